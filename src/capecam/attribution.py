@@ -1,0 +1,156 @@
+"""The formulas of DESIGN section 3: one function per map, tensors in, tensors out.
+
+Notation, as in the papers: ``A`` (..., K, h, w) activations at the target layer, ``g`` the
+gradient of one score per tile with respect to ``A``, same shape. All maps are raw: nothing is
+scaled by its own range. Everything is computed in float32 at least.
+
+Sources: Selvaraju et al. 2017 (Grad-CAM), Chattopadhay et al. 2018 (Grad-CAM++), Springenberg et
+al. 2015 (guided backpropagation), Vinogradova et al. 2020 (scores of segmentation networks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SINGULAR = 1e-6
+"""Grad-CAM++ entries with abs(2 + g sum A) below this get weight 0 (DESIGN section 3)."""
+
+
+class Cam(NamedTuple):
+    """A raw class activation map and what had to be left out of it."""
+
+    map: Tensor
+    """(..., h, w), not negative."""
+    singular: Tensor
+    """(...) int64; entries of alpha left out because their denominator vanishes."""
+
+
+def class_scores(logits: Tensor, valid: Tensor, kind: str) -> Tensor:
+    """One score per tile and class, ``S_c``: (B, C, H, W), (B, H, W) bool -> (B, C).
+
+    ``mean`` sums the logits over all valid pixels, ``predicted`` over those whose argmax is the
+    class (the mask is constant: no gradient runs through it); both divide by the tile's size².
+    """
+    mask = valid[:, None]
+    if kind == "predicted":
+        mask = mask & predicted(logits)
+    elif kind != "mean":
+        raise ValueError(f"score must be 'mean' or 'predicted', got {kind!r}")
+    return (logits * mask).sum(dim=(2, 3)) / logits[0, 0].numel()
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """(B, C, H, W) bool; where each class is the argmax (ties: the lower index)."""
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return logits.detach().argmax(dim=1, keepdim=True) == classes[:, None, None]
+
+
+def gradcam(A: Tensor, g: Tensor) -> Cam:
+    """``relu(sum_k mean_ij(g_k) * A_k)``: Selvaraju 2017, eq. 1 and 2."""
+    A, g = _precise(A), _precise(g)
+    weights = g.mean(dim=(-2, -1))
+    return _cam(weights, A, weights.new_zeros(weights.shape[:-1], dtype=torch.int64))
+
+
+def gradcampp(A: Tensor, g: Tensor) -> Cam:
+    """Grad-CAM++ by Chattopadhay 2018, eq. 19, without the factor exp(S).
+
+    ``alpha = g² / (2 g² + g³ sum_ab A_ab) = 1 / (2 + g sum_ab A_ab)``; only positive gradients
+    carry weight. There is no absolute epsilon under the ratio: with a mean score g² is about
+    5e-11 and any epsilon would *be* the denominator.
+    """
+    A, g = _precise(A), _precise(g)
+    denominator = 2 + g * A.sum(dim=(-2, -1), keepdim=True)
+    singular = (denominator.abs() < SINGULAR) & (g > 0)
+    alpha = torch.where(singular, 0.0, 1 / torch.where(singular, 1.0, denominator))
+    weights = (alpha * g.relu()).sum(dim=(-2, -1))
+    return _cam(weights, A, singular.sum(dim=(-3, -2, -1)))
+
+
+def gradcampp_notebook(A: Tensor, g: Tensor) -> Cam:
+    """Grad-CAM++ as the original notebook has it, to reproduce earlier figures.
+
+    The denominator is ``2 g² + sum(A g³) + 1e-8``; with a mean score the 1e-8 dominates it.
+    """
+    A, g = _precise(A), _precise(g)
+    denominator = 2 * g**2 + (A * g**3).sum(dim=(-2, -1), keepdim=True) + 1e-8
+    weights = (g**2 / denominator * g.relu()).sum(dim=(-2, -1))
+    return _cam(weights, A, weights.new_zeros(weights.shape[:-1], dtype=torch.int64))
+
+
+CAMS: dict[str, Callable[[Tensor, Tensor], Cam]] = {
+    "gradcam": gradcam,
+    "gradcampp": gradcampp,
+    "gradcampp_notebook": gradcampp_notebook,
+}
+"""The class activation maps by name; each needs A and the true gradient, nothing more."""
+
+GUIDED = "guided_gradcam"
+"""The one method that also needs the guided gradient, and lives at full resolution."""
+
+
+def guided_gradcam(guided: Tensor, cam: Tensor) -> Tensor:
+    """Guided gradient x Grad-CAM: (..., 3, H, W) and (..., h, w) -> (..., H, W), not negative.
+
+    The map is resampled to the tile bilinearly with half-pixel centres; as a raster, the maximum
+    over the channels of the product's absolute value (Selvaraju 2017, section 3.3).
+    """
+    at_pixels = resample(cam, guided.shape[-1])
+    return (_precise(guided).abs() * at_pixels.unsqueeze(-3)).amax(dim=-3)
+
+
+def resample(cam: Tensor, size: int) -> Tensor:
+    """(..., h, w) -> (..., size, size), bilinear with half-pixel centres."""
+    flat = cam.reshape(-1, 1, *cam.shape[-2:])
+    sized = F.interpolate(flat, size=(size, size), mode="bilinear", align_corners=False)
+    return sized.reshape(*cam.shape[:-2], size, size)
+
+
+def _cam(weights: Tensor, A: Tensor, singular: Tensor) -> Cam:
+    """relu of the weighted sum of activations over channels: (..., K), (..., K, h, w)."""
+    return Cam((weights[..., None, None] * A).sum(dim=-3).relu(), singular)
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Float32 at least: half precision in, float32 out; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class ReluSwitch:
+    """Says how the ReLUs of a network pass gradient: as they are, or guided (Springenberg 2015).
+
+    Register :meth:`attach` as a forward hook on every ``nn.ReLU``.
+    """
+
+    def __init__(self) -> None:
+        self.guided = False
+        self.seen = 0
+        """How many ReLUs have run."""
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Guided backpropagation inside, true gradients outside."""
+        self.guided = True
+        try:
+            yield
+        finally:
+            self.guided = False
+
+    def attach(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        """A forward hook that hooks the *output tensor*.
+
+        A module backward hook fails on in-place ReLUs; a hook on the tensor does not. ReLU's own
+        backward then zeroes what had no positive input, so only the sign is left to do here.
+        """
+        self.seen += 1
+        if output.requires_grad:
+            output.register_hook(self._pass)  # type: ignore[no-untyped-call]
+
+    def _pass(self, grad: Tensor) -> Tensor:
+        return grad.clamp(min=0) if self.guided else grad

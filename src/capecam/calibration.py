@@ -1,0 +1,149 @@
+"""One colour scale for the city: per method and class, from a seeded sample of tiles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capecam.attribution import GUIDED
+from capecam.batch import Tile, batches
+from capecam.engine import Engine
+from capecam.errors import ImageError, SettingsError
+from capecam.grid import Tiling
+from capecam.raster import Mosaic, Reader
+from capecam.stitch import block_validity, to_blocks
+
+PERCENTILE = 99.5
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The raw value that becomes the top of the scale, by method and foreground class."""
+
+    tops: dict[str, tuple[float | None, ...]]
+    """None: the class has no positive value anywhere in the sample; it is empty."""
+    basis: dict[str, str]
+    """What a run must have in common to use these numbers: checkpoint, layer, score."""
+    tiles: int
+    """How many tiles were looked at."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in run.json."""
+        return {"tops": self.tops, "basis": self.basis, "tiles": self.tiles}
+
+    @classmethod
+    def from_json(cls, tree: Any) -> Calibration:
+        """The inverse of :meth:`to_json`."""
+        tops = {method: tuple(values) for method, values in tree["tops"].items()}
+        return cls(tops, dict(tree["basis"]), int(tree["tiles"]))
+
+
+def basis(engine: Engine) -> dict[str, str]:
+    """What raw values depend on, beside the imagery."""
+    return {
+        "checkpoint": engine.model.sha256,
+        "target_layer": engine.model.target_layer,
+        "score": engine.score,
+        "where": engine.where,
+    }
+
+
+def load_calibration(run_json: Path, engine: Engine) -> Calibration:
+    """The calibration of another run.
+
+    Raises:
+        SettingsError: unreadable, or made with another checkpoint, layer, score or methods.
+    """
+    try:
+        found = Calibration.from_json(json.loads(run_json.read_text("utf-8"))["calibration"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{run_json}: holds no calibration of a run ({error!r})") from error
+    if reason := why_not_usable(found, engine):
+        raise SettingsError(f"{run_json}: its calibration does not fit this run: {reason}")
+    return found
+
+
+def why_not_usable(calibration: Calibration, engine: Engine) -> str | None:
+    """In what a calibration differs from what an engine makes, or None."""
+    for key, wanted in basis(engine).items():
+        if calibration.basis.get(key) != wanted:
+            return f"{key} is {calibration.basis.get(key)}, this run has {wanted}"
+    missing = [method for method in engine.methods if method not in calibration.tops]
+    return f"it has no {', '.join(missing)}" if missing else None
+
+
+def calibrate(
+    mosaic: Mosaic, tiling: Tiling, engine: Engine, *, tiles: int, batch_size: int, seed: int
+) -> Calibration:
+    """Look at a sample of tiles: the 99.5th percentile of positive raw values, as written.
+
+    The sample depends on the windows' places alone, not on how the mosaic is cut into files.
+    """
+    classes = len(engine.model.foreground)
+    values: dict[str, list[list[NDArray[np.float32]]]] = {
+        method: [[] for _ in range(classes)] for method in engine.methods
+    }
+    seen = 0
+    for batch in batches(_sample(mosaic, tiling, tiles, seed), batch_size):
+        maps = engine(batch.pixels, batch.valid)
+        valid = batch.valid[:, None].to(engine.device)
+        blocks = block_validity(valid, tiling.stride)
+        for method, heat in maps.heat.items():
+            raw, counts = (heat, valid) if method == GUIDED else (to_blocks(heat, tiling), blocks)
+            for c in range(classes):
+                positive = raw[:, c][counts[:, 0] & (raw[:, c] > 0)]
+                values[method][c].append(positive.cpu().numpy().astype(np.float32))
+        seen += len(batch.windows)
+    tops = {method: tuple(map(_top, by_class)) for method, by_class in values.items()}
+    return Calibration(tops, basis(engine), seen)
+
+
+def _top(parts: list[NDArray[np.float32]]) -> float | None:
+    values = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    return float(np.percentile(values, PERCENTILE)) if values.size else None
+
+
+def _sample(mosaic: Mosaic, tiling: Tiling, tiles: int, seed: int) -> Iterator[Tile]:
+    """The first valid tiles in the order of a hash of their place on the lattice."""
+    found = 0
+    with Reader(mosaic) as reader:
+        for i, j in _shuffled(_lattice(mosaic, tiling), seed):
+            window = tiling.window(int(i), int(j))
+            try:
+                pixels, valid = reader.read(window)
+            except ImageError:
+                continue  # its cell will fail and say so; the scale comes from the others
+            if valid.any():
+                yield Tile(window, pixels, valid)
+                found += 1
+            if found == tiles:
+                return
+
+
+def _lattice(mosaic: Mosaic, tiling: Tiling) -> NDArray[np.int64]:
+    """(N, 2) indices of every window that touches a source, each once."""
+    parts = []
+    for source in mosaic.sources:
+        rows, cols = tiling.lattice(source.window)
+        grid = np.meshgrid(np.asarray(rows), np.asarray(cols), indexing="ij")
+        parts.append(np.stack(grid, axis=-1).reshape(-1, 2))
+    return np.unique(np.concatenate(parts), axis=0)
+
+
+def _shuffled(indices: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """In the order of splitmix64 of (i, j, seed); ties cannot matter, the rows are distinct.
+
+    A hash and not a shuffle: a window's rank must not depend on which others there are.
+    """
+    key = (indices[:, 0] << 32) ^ (indices[:, 1] & 0xFFFFFFFF)
+    x = key.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    return indices[np.lexsort((indices[:, 1], indices[:, 0], x))]

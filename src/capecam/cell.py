@@ -1,0 +1,148 @@
+"""One cell, start to finish: the way of the data as a straight line. Read this file first.
+
+``windows -> batches -> engine -> maps -> stitcher -> rows -> rasters and pieces``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from capecam.attribution import GUIDED
+from capecam.batch import batches, read_tiles
+from capecam.calibration import Calibration
+from capecam.engine import Engine
+from capecam.grid import Cell
+from capecam.raster import CogSet, Mosaic, Product
+from capecam.settings import ClassSettings, Settings
+from capecam.stitch import LEVELS, NODATA, Rows, Stitcher
+from capecam.vectors import Tracer, write_pieces
+
+PIECES = "detections.parquet"
+"""A cell's unfiltered pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all cells of a run have in common."""
+
+    mosaic: Mosaic
+    engine: Engine
+    calibration: Calibration
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class CellReport:
+    """What came of a cell."""
+
+    tiles: int
+    """Windows that were run, those shared with neighbours included."""
+    valid_px: int
+    """Pixels of the core with imagery."""
+    detections: int
+    """Unfiltered pieces."""
+    singular: int
+    """Grad-CAM++ entries left out because their denominator vanishes."""
+
+
+def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object]) -> CellReport:
+    """Make all products of a cell in a folder.
+
+    Args:
+        cell: the pixels to cover.
+        job: imagery, network, colour scale, settings.
+        folder: exists and is empty.
+        progress: told the number of tiles of each finished batch.
+
+    Raises:
+        ImageError: an image that the cell needs cannot be decoded.
+    """
+    engine, tiling, compute = job.engine, job.settings.tiling.tiling, job.settings.compute
+    grid = job.mosaic.grid.crop(cell.core)
+    windows = read_tiles(job.mosaic, tiling, cell.core, compute.readers)
+    stitcher = _stitcher(cell, job)
+    tracer = Tracer(cell.core.col, cell.image)
+    tiles, singular = 0, torch.zeros((), dtype=torch.int64, device=engine.device)
+
+    with CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs:
+        sink = _Sink(cogs, tracer)
+        for batch in batches(windows, compute.batch_size, pin=engine.device.type == "cuda"):
+            maps = engine(batch.pixels, batch.valid)
+            for rows in stitcher.add(batch, maps):
+                sink.write(rows)
+            singular += maps.singular
+            tiles += len(batch.windows)
+            progress(len(batch.windows))
+        for rows in stitcher.finish():
+            sink.write(rows)
+
+    pieces = tracer.finish()
+    write_pieces(pieces, grid, [c.name for c in engine.model.classes], folder / PIECES)
+    return CellReport(tiles, sink.valid_px, len(pieces), int(singular))
+
+
+class _Sink:
+    """Where finished rows go: into the rasters, and through the tracer."""
+
+    def __init__(self, cogs: CogSet, tracer: Tracer) -> None:
+        self._cogs, self._tracer = cogs, tracer
+        self.valid_px = 0
+
+    def write(self, rows: Rows) -> None:
+        for name, values in rows.products.items():
+            self._cogs.write(name, values)
+        classes = rows.products["classes"][0]
+        self._tracer.add(rows.row, classes, rows.products["probability"])
+        self.valid_px += int(np.count_nonzero(classes != NODATA))
+
+
+def _stitcher(cell: Cell, job: Job) -> Stitcher:
+    explain = job.settings.explain
+    return Stitcher(
+        job.settings.tiling.tiling,
+        cell.core,
+        explain.methods,
+        len(job.engine.model.foreground),
+        job.calibration.tops if explain.heatmap_dtype == "uint8" else None,
+        detected=explain.where == "detected",
+        device=job.engine.device,
+    )
+
+
+def products(job: Job) -> list[Product]:
+    """The rasters of a cell (DESIGN section 5)."""
+    explain, classes = job.settings.explain, job.engine.model.classes
+    names = tuple(c.name for c in classes[1:])
+    levels = Product("probability", names, "uint8", NODATA, scale=1 / LEVELS)
+    raw = Product("", names, "float32", float("nan"))
+    heat = levels if explain.heatmap_dtype == "uint8" else raw
+    return [
+        Product("classes", ("class",), "uint8", NODATA, palette=_palette(classes)),
+        levels,
+        *(
+            replace(heat, name=method, tags=_heat_tags(method, job), coarse=method != GUIDED)
+            for method in explain.methods
+        ),
+    ]
+
+
+def _palette(classes: Sequence[ClassSettings]) -> dict[int, tuple[int, int, int]]:
+    return {index: entry.rgb for index, entry in enumerate(classes)}
+
+
+def _heat_tags(method: str, job: Job) -> tuple[dict[str, str], ...]:
+    """By band, what a reader needs to get raw values back; ``none`` marks an empty class."""
+    return tuple(
+        {
+            "CAPECAM_CALIBRATION": "none" if top is None else repr(top),
+            "CAPECAM_METHOD": method,
+            "CAPECAM_SCORE": job.settings.explain.score,
+            "CAPECAM_TARGET_LAYER": job.engine.model.target_layer,
+        }
+        for top in job.calibration.tops[method]
+    )

@@ -1,0 +1,134 @@
+"""Many cells to one city: a virtual raster per product, one detections layer, a summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+
+from capecam.cell import PIECES
+from capecam.errors import OutputError
+from capecam.grid import Grid, Window
+from capecam.ledger import Ledger, replacing
+from capecam.raster import write_vrt
+from capecam.settings import DetectionSettings
+from capecam.vectors import COLUMNS, Pieces, join, measure, read_pieces
+
+RUN_JSON = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a city amounts to."""
+
+    cells: int
+    tiles: int
+    by_class: dict[str, tuple[int, float]]
+    """Class name -> (number of detections, m²)."""
+
+
+def finish(out: Path) -> Totals:
+    """Make the city products from the cells that are done.
+
+    Raises:
+        OutputError: the folder holds no run, or no finished cell.
+    """
+    run = read_run(out)
+    if run is None:
+        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+    ledger = Ledger(out / "cells")
+    names = [name for name in ledger.done() if name in run["cells"]]
+    if not names:
+        raise OutputError(f"{out}: no cell is finished; start with capecam run")
+    records = [ledger.read(name) or {} for name in names]
+    _write_layers(out, ledger, names)
+    classes = [entry["name"] for entry in run["settings"]["model"]["classes"]]
+    detections = _detections(ledger, names, run, classes)
+    totals = _summary(detections, classes)
+    _write_detections(out, detections, totals)
+    by_class = {row["class"]: (row["count"], row["area_m2"]) for row in totals.to_dict("records")}
+    return Totals(len(names), sum(record["tiles"] for record in records), by_class)
+
+
+def read_run(out: Path) -> dict[str, Any] | None:
+    """The record of the run in a folder, or None.
+
+    Raises:
+        OutputError: it is there and cannot be read.
+    """
+    path = out / RUN_JSON
+    if not path.exists():
+        return None
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read ({error}); remove it to start afresh") from error
+    return tree
+
+
+def _write_layers(out: Path, ledger: Ledger, names: Sequence[str]) -> None:
+    products = sorted({p.name for name in names for p in (ledger.folder / name).glob("*.tif")})
+    for product in products:
+        tiles = [ledger.folder / name / product for name in names]
+        with replacing(out / f"{Path(product).stem}.vrt") as temporary:
+            write_vrt(temporary, [tile for tile in tiles if tile.exists()])
+
+
+def _detections(
+    ledger: Ledger, names: Sequence[str], run: dict[str, Any], classes: Sequence[str]
+) -> gpd.GeoDataFrame:
+    """Joined across cells, then filtered."""
+    settings = DetectionSettings.model_validate(run["settings"]["detections"])
+    grid = grid_from_json(run["grid"])
+    pieces = Pieces.concatenate([read_pieces(ledger.folder / n / PIECES, grid) for n in names])
+    table = measure(join(pieces, settings.join_distance_px), grid, classes)
+    large = table["area_m2"] > settings.min_area_m2
+    return table.loc[large, [*COLUMNS, "geometry"]].reset_index(drop=True)
+
+
+def _summary(detections: gpd.GeoDataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """A row a foreground class, those without a detection included."""
+    by_class = detections.groupby("class_id")["area_m2"].agg(["count", "sum"])
+    by_class = by_class.reindex(range(1, len(classes)), fill_value=0)
+    return pd.DataFrame(
+        {
+            "class_id": by_class.index,
+            "class": list(classes[1:]),
+            "count": by_class["count"].to_numpy(int),
+            "area_m2": by_class["sum"].to_numpy(float).round(2),
+        }
+    )
+
+
+def _write_detections(out: Path, detections: gpd.GeoDataFrame, summary: pd.DataFrame) -> None:
+    with replacing(out / "detections.gpkg") as temporary:
+        detections.to_file(
+            temporary,
+            driver="GPKG",
+            layer="detections",
+            engine="pyogrio",
+            geometry_type="MultiPolygon",
+            dataset_options={"VERSION": "1.2"},  # 1.3 and later make older QGIS warn
+        )
+    with replacing(out / "detections.parquet") as temporary:
+        detections.to_parquet(temporary, index=False)
+    with replacing(out / "summary.csv") as temporary:
+        summary.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def grid_to_json(grid: Grid) -> dict[str, Any]:
+    """As kept in run.json."""
+    w = grid.window
+    window = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
+    return {"crs": grid.crs, "anchor": grid.anchor, "pixel": grid.pixel, "window": window}
+
+
+def grid_from_json(tree: dict[str, Any]) -> Grid:
+    """The inverse of :func:`grid_to_json`."""
+    (x, y), (dx, dy) = tree["anchor"], tree["pixel"]
+    return Grid(tree["crs"], (x, y), (dx, dy), Window(**tree["window"]))

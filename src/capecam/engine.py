@@ -1,0 +1,212 @@
+"""One forward and shared backward passes per batch. The only place that calls autograd."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from capecam.attribution import CAMS, GUIDED, ReluSwitch, class_scores, guided_gradcam, predicted
+from capecam.errors import SettingsError
+from capecam.model import Model
+from capecam.settings import METHODS
+
+NOT_RELU = (
+    "Celu", "Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid",
+    "Mish", "Prelu", "PreluKernel", "RreluWithNoise", "Silu", "Softplus", "Softshrink",
+)  # fmt: skip
+"""Activations for which guided backpropagation is not defined, as autograd's nodes name them.
+Sigmoid and softmax are left out: as gates (squeeze-and-excitation) they are no activation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What one forward and its backward passes leave to the formulas. C: foreground classes."""
+
+    logits: Tensor
+    """(B, 1 + C, H, W)."""
+    activations: Tensor
+    """(B, K, h, w), A at the target layer."""
+    gradients: Tensor
+    """(B, C, K, h, w), dS_c/dA."""
+    guided: Tensor | None
+    """(B, C, 3, H, W), guided gradient of S_c with respect to the unnormalised pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Everything about a batch of tiles, raw. C: foreground classes, in the order of the model."""
+
+    probability: Tensor
+    """(B, 1 + C, H, W), softmax; channel 0 is the background."""
+    heat: dict[str, Tensor]
+    """By method: CAMs (B, C, h, w) at the target layer's resolution, ``guided_gradcam``
+    (B, C, H, W); not negative, never scaled per tile."""
+    explained: Tensor
+    """(B, C) bool; False where ``where='detected'`` left tile and class out (the map is 0)."""
+    singular: Tensor
+    """() int64; Grad-CAM++ entries left out because their denominator vanishes."""
+
+
+class Engine:
+    """Maps a batch of tiles to maps.
+
+    It works on a private copy of the network, so that the model it is given stays as it is:
+    weights, mode, hooks and device.
+
+    Args:
+        model: the network and what it expects.
+        methods: names of heatmaps (``settings.METHODS``).
+        score: ``mean`` or ``predicted`` (``attribution.class_scores``).
+        where: ``all``, or ``detected`` to explain only tiles and classes with a predicted pixel.
+        device: of torch.
+
+    Raises:
+        SettingsError: guided gradients are asked of a network that cannot have them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        methods: Sequence[str] = METHODS,
+        *,
+        score: str = "mean",
+        where: str = "all",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.model, self.methods, self.score, self.where = model, tuple(methods), score, where
+        self.device = torch.device(device)
+        self._network = copy.deepcopy(model.network).eval().requires_grad_(False).to(self.device)
+        self._dtype = next(self._network.parameters()).dtype
+        self._scale = model.normalisation.input_max / 255
+        self._mean = self._per_channel(model.normalisation.mean)
+        self._std = self._per_channel(model.normalisation.std)
+        self._switch = ReluSwitch()
+        self._activations: Tensor | None = None
+        for module in self._network.modules():
+            if isinstance(module, nn.ReLU):
+                module.register_forward_hook(self._switch.attach)
+        self._network.get_submodule(model.target_layer).register_forward_hook(self._tap)
+        if GUIDED in self.methods and (reason := why_not_guided(self)):
+            raise SettingsError(f"{GUIDED} is not possible: {reason}; choose other --methods")
+
+    def __call__(self, pixels: Tensor, valid: Tensor) -> Maps:
+        """All maps of a batch.
+
+        Args:
+            pixels: (B, 3, H, W) uint8, 0 where invalid.
+            valid: (B, H, W) bool; True is imagery.
+        """
+        signals = self.signals(pixels, valid)
+        explained = self._explained(signals.logits, valid.to(self.device))
+        A = signals.activations.unsqueeze(1)
+        cams = {name: CAMS[name](A, signals.gradients) for name in self._cams()}
+        heat = {name: cam.map for name, cam in cams.items()}
+        if signals.guided is not None:
+            heat[GUIDED] = guided_gradcam(signals.guided, heat["gradcam"])
+        return Maps(
+            probability=signals.logits.softmax(dim=1),
+            heat={name: heat[name] * explained[..., None, None] for name in self.methods},
+            explained=explained,
+            singular=torch.stack([cam.singular.sum() for cam in cams.values()]).sum(),
+        )
+
+    def signals(self, pixels: Tensor, valid: Tensor) -> Signals:
+        """One forward; per class one backward to the target layer and one guided to the pixels.
+
+        Tiles of a batch do not see each other (eval mode), so the gradient of the sum of their
+        scores is every tile's own gradient.
+        """
+        guided = GUIDED in self.methods
+        valid = valid.to(self.device, non_blocking=True)
+        x = pixels.to(self.device, non_blocking=True).to(self._dtype).requires_grad_(guided)
+        logits = self._network((x * self._scale - self._mean) / self._std)
+        A, self._activations = self._activations, None
+        if A is None:
+            raise SettingsError(f"the network does not run its layer {self.model.target_layer}")
+        scores = class_scores(logits, valid, self.score)[:, 1:]
+        wanted = self._explained(logits, valid).any(dim=0)
+        needed = [bool(wanted[c]) for c in range(len(wanted))]
+        gradients = [_gradient(scores[:, c], A, needed[c]) for c in range(len(needed))]
+        guided_gradients = []
+        if guided:
+            with self._switch.on():
+                guided_gradients = [
+                    _gradient(scores[:, c], x, needed[c]) for c in range(len(needed))
+                ]
+        return Signals(
+            logits.detach(),
+            A.detach(),
+            torch.stack(gradients, dim=1),
+            torch.stack(guided_gradients, dim=1) if guided else None,
+        )
+
+    def forward_graph(self, size: int) -> tuple[Node | None, int]:
+        """The graph of one forward from pixels to logits, and how many ``nn.ReLU`` it ran."""
+        self._switch.seen = 0
+        x = torch.zeros(1, 3, size, size, dtype=self._dtype, device=self.device)
+        logits = self._network(x.requires_grad_())
+        self._activations = None
+        return logits.grad_fn, self._switch.seen
+
+    def _cams(self) -> list[str]:
+        """The CAMs to compute; Guided Grad-CAM needs Grad-CAM whether it is asked for or not."""
+        cams = [name for name in self.methods if name in CAMS]
+        return ["gradcam", *cams] if GUIDED in self.methods and "gradcam" not in cams else cams
+
+    def _explained(self, logits: Tensor, valid: Tensor) -> Tensor:
+        """(B, C) bool; which tiles and classes are to be explained."""
+        if self.where == "all":
+            shape = (logits.shape[0], logits.shape[1] - 1)
+            return torch.ones(shape, dtype=torch.bool, device=self.device)
+        return (predicted(logits) & valid[:, None])[:, 1:].flatten(2).any(dim=2)
+
+    def _tap(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        """Keep the target layer's output; what follows works on a copy, maybe in place."""
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+        self._activations = output
+        return output.clone()
+
+    def _per_channel(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=self._dtype, device=self.device).view(1, -1, 1, 1)
+
+
+def _gradient(scores: Tensor, inputs: Tensor, needed: bool) -> Tensor:
+    """d(sum of scores)/d inputs, keeping the graph for the next class; zeros if not needed."""
+    if not needed:
+        return torch.zeros_like(inputs)
+    gradient: Tensor = torch.autograd.grad(scores.sum(), inputs, retain_graph=True)[0]
+    return gradient
+
+
+def why_not_guided(engine: Engine, size: int = 128) -> str | None:
+    """Why the network has no guided gradient, or None: every activation must be an ``nn.ReLU``.
+
+    Looked up in the graph of a forward, which also shows functional calls that no module names.
+    """
+    root, hooked = engine.forward_graph(size)
+    names = [node.name().removesuffix("Backward0") for node in _nodes(root)]
+    others = sorted({name for name in names if name.rstrip("0123456789_") in NOT_RELU})
+    if others:
+        return f"the network uses {', '.join(others)} where a ReLU is needed"
+    relus = names.count("Relu")
+    if relus > hooked:
+        return f"{relus - hooked} of the network's {relus} ReLUs are functional calls, not nn.ReLU"
+    return None if relus else "the network has no ReLU"
+
+
+def _nodes(root: Node | None) -> set[Node]:
+    """Every node of a graph."""
+    seen: set[Node] = set()
+    stack = [root] if root is not None else []
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(parent for parent, _ in node.next_functions if parent is not None)
+    return seen

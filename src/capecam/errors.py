@@ -1,0 +1,34 @@
+"""What can go wrong, in words for the person who can mend it.
+
+Every message says what was found, where, and what to do.
+"""
+
+
+class CapecamError(Exception):
+    """Base of all errors that are reported as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(CapecamError):
+    """The call, the configuration, the checkpoint or all inputs are unusable."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting is unknown, has the wrong type or contradicts another."""
+
+
+class CheckpointError(UsageError):
+    """The checkpoint cannot be read, is not safe to read, or does not fit the network."""
+
+
+class OutputError(UsageError):
+    """The output folder cannot be written or holds something else."""
+
+
+class ImageError(CapecamError):
+    """One image cannot be used. It fails its own cell; the rest of the run goes on."""
+
+    exit_code = 2

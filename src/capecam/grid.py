@@ -1,0 +1,249 @@
+"""Windows, grids, the tile lattice and cells: integers, no I/O.
+
+All positions are whole pixels on one lattice whose origin (0, 0) is the *anchor*, a point in map
+coordinates that never moves (DESIGN section 4). A window's place in its file, its cell or its
+strip is a subtraction away; map coordinates appear only in :class:`Grid`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from capecam.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """A rectangle of whole pixels; may start at negative positions. Sorts row-major."""
+
+    row: int
+    """Top edge, in pixels below the anchor."""
+    col: int
+    """Left edge, in pixels right of the anchor."""
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"window {name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def bottom(self) -> int:
+        """First row below the window."""
+        return self.row + self.height
+
+    @property
+    def right(self) -> int:
+        """First column right of the window."""
+        return self.col + self.width
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width), as numpy counts."""
+        return self.height, self.width
+
+    @classmethod
+    def between(cls, row: int, col: int, bottom: int, right: int) -> Window:
+        """The window from (row, col) to the first row and column outside it."""
+        return cls(row, col, bottom - row, right - col)
+
+    def intersection(self, other: Window) -> Window | None:
+        """The pixels in both, or None."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        return Window.between(row, col, bottom, right) if bottom > row and right > col else None
+
+    def hull(self, other: Window) -> Window:
+        """The smallest window that holds both."""
+        return Window.between(
+            min(self.row, other.row),
+            min(self.col, other.col),
+            max(self.bottom, other.bottom),
+            max(self.right, other.right),
+        )
+
+    def contains(self, other: Window) -> bool:
+        """Whether every pixel of the other is in this one."""
+        return self.hull(other) == self
+
+    def slices(self, inside: Window) -> tuple[slice, slice]:
+        """Index of this window in an array that covers ``inside``."""
+        if not inside.contains(self):
+            raise ValueError(f"{self} does not lie inside {inside}")
+        row, col = self.row - inside.row, self.col - inside.col
+        return slice(row, row + self.height), slice(col, col + self.width)
+
+    def blocks(self, stride: int) -> Window | None:
+        """The ``stride``-px blocks whose top-left pixel is in this window, in block units.
+
+        None where no block starts inside: a window narrower than a block can miss them all.
+        """
+        row, col = -(-self.row // stride), -(-self.col // stride)
+        bottom, right = -(-self.bottom // stride), -(-self.right // stride)
+        return Window.between(row, col, bottom, right) if bottom > row and right > col else None
+
+
+def decimal(value: float) -> Fraction:
+    """The number as it is written: 0.08 is 8/100, not the nearest binary fraction."""
+    return Fraction(repr(float(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A north-up pixel grid over a window of the lattice, closed under crop and coarsen.
+
+    Map coordinates are computed in exact decimals and rounded once, so that a cell's corner is
+    the very number that its image has in its header (``-57000.0``, not ``-56999.99999999999``).
+    """
+
+    crs: str
+    """WKT, as the first image of the mosaic's group carries it."""
+    anchor: tuple[float, float]
+    """Map coordinates of the lattice's origin."""
+    pixel: tuple[float, float]
+    """Width and height of a pixel in CRS units, both positive; rows run down, y runs up."""
+    window: Window
+
+    def __post_init__(self) -> None:
+        if not min(self.pixel) > 0:
+            raise ValueError(f"pixel width and height must be positive, got {self.pixel}")
+
+    @property
+    def transform(self) -> Affine:
+        """Of the window's top-left corner, as GDAL and rasterio use it."""
+        x, y = self.xy(self.window.col, self.window.row)
+        return Affine(self.pixel[0], 0.0, x, 0.0, -self.pixel[1], y)
+
+    def xy(self, col: int, row: int) -> tuple[float, float]:
+        """Map coordinates of a lattice point."""
+        x = decimal(self.anchor[0]) + col * decimal(self.pixel[0])
+        y = decimal(self.anchor[1]) - row * decimal(self.pixel[1])
+        return float(x), float(y)
+
+    def lattice(self, x: float, y: float) -> tuple[Fraction, Fraction]:
+        """Exact (col, row) of a map point on the lattice; whole numbers where it is on the grid."""
+        col = (decimal(x) - decimal(self.anchor[0])) / decimal(self.pixel[0])
+        row = (decimal(self.anchor[1]) - decimal(y)) / decimal(self.pixel[1])
+        return col, row
+
+    def to_map(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, 2) lattice points (col, row) to map coordinates."""
+        steps = np.array([self.pixel[0], -self.pixel[1]])
+        return np.asarray(np.asarray(self.anchor) + points * steps)
+
+    def to_lattice(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, 2) map coordinates of pixel corners to whole lattice points (col, row)."""
+        steps = np.array([self.pixel[0], -self.pixel[1]])
+        return np.asarray(np.rint((points - np.asarray(self.anchor)) / steps))
+
+    def crop(self, window: Window) -> Grid:
+        """The same lattice over another window."""
+        return Grid(self.crs, self.anchor, self.pixel, window)
+
+    def coarsen(self, stride: int) -> Grid | None:
+        """The grid of ``stride``-px blocks whose top-left pixel is in this grid's window."""
+        blocks = self.window.blocks(stride)
+        if blocks is None:
+            return None
+        width, height = (float(stride * decimal(size)) for size in self.pixel)
+        return Grid(self.crs, self.anchor, (width, height), blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """The lattice of windows: ``anchor + k * step`` for every integer k, on both axes."""
+
+    size: int = 320
+    overlap: int = 70
+    stride: int = 10
+    """Edge of a heatmap block in pixels; tiles start and end on blocks."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.stride < 1:
+            raise SettingsError(
+                f"tile and stride must be at least 1, got {self.size} and {self.stride}"
+            )
+        if not 0 <= self.overlap < self.size:
+            raise SettingsError(
+                f"overlap must be from 0 to {self.size - 1} (one less than the tile), "
+                f"got {self.overlap}"
+            )
+        for name, value in (("tile", self.size), ("step (tile - overlap)", self.step)):
+            if value % self.stride:
+                below = value - value % self.stride
+                raise SettingsError(
+                    f"{name} must be a multiple of {self.stride}, got {value}; "
+                    f"the nearest are {below} and {below + self.stride}"
+                )
+
+    @property
+    def step(self) -> int:
+        """Distance between neighbouring windows."""
+        return self.size - self.overlap
+
+    def steps(self, start: int, stop: int) -> range:
+        """The k of all windows that touch pixels ``start`` to ``stop - 1`` of one axis."""
+        return range((start - self.size) // self.step + 1, -(-stop // self.step))
+
+    def lattice(self, core: Window) -> tuple[range, range]:
+        """Row and column indices k of all windows that touch ``core``."""
+        return self.steps(core.row, core.bottom), self.steps(core.col, core.right)
+
+    def window(self, i: int, j: int) -> Window:
+        """The window in row i and column j of the lattice."""
+        return Window(i * self.step, j * self.step, self.size, self.size)
+
+    def reach(self, core: Window) -> Window:
+        """Everything that the windows of ``core`` look at."""
+        rows, cols = self.lattice(core)
+        return self.window(rows[0], cols[0]).hull(self.window(rows[-1], cols[-1]))
+
+    def count(self, core: Window) -> int:
+        """How many windows touch ``core``: 51 x 51 for a lone 12,500 px image at 320/70."""
+        rows, cols = self.lattice(core)
+        return len(rows) * len(cols)
+
+    def parts(self, core: Window, cell_size: int) -> Iterator[tuple[int, int, Window]]:
+        """(i, j, part) of a core cut into parts of at most ``cell_size`` px, on the lattice."""
+        for i, (top, bottom) in enumerate(self._cuts(core.row, core.bottom, cell_size)):
+            for j, (left, right) in enumerate(self._cuts(core.col, core.right, cell_size)):
+                yield i, j, Window.between(top, left, bottom, right)
+
+    def _cuts(self, start: int, stop: int, cell_size: int) -> Iterator[tuple[int, int]]:
+        """Consecutive stretches of one axis, cut at multiples of the step."""
+        while stop - start > cell_size:
+            cut = (start + cell_size) // self.step * self.step
+            yield start, cut
+            start = cut
+        yield start, stop
+
+    def weights(self, unit: int = 1) -> NDArray[np.float32]:
+        """(size/unit,) blending weight along one axis, in (0, 1]; counted in ``unit``-px blocks.
+
+        ``min(i + .5, size - i - .5, overlap) / overlap``, at most 1; uniform without overlap.
+        """
+        size, overlap = self.size // unit, self.overlap // unit
+        if overlap == 0:
+            return np.ones(size, np.float32)
+        i = np.arange(size)
+        ramp = np.minimum(np.minimum(i + 0.5, size - i - 0.5), overlap) / overlap
+        return np.asarray(ramp, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The unit of work, resume and distribution: one image, or a part of a large one."""
+
+    name: str
+    """The file's stem, ``_r<i>c<j>`` for parts, six hex digits of the path added on a clash."""
+    image: str
+    """Name of the source image, as in the column ``images``."""
+    core: Window
+    """The pixels that this cell's products cover, exactly once."""

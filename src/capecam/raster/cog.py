@@ -1,0 +1,185 @@
+"""Writing GeoTIFFs: products as COGs, and images as cities deliver them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.windows import Window as RasterWindow
+
+from capecam.grid import Grid
+
+BLOCK = 512
+"""Edge of a block. Whole blocks are written once; windows of 320 written straight to a compressed
+file bloat it by 39 % (DESIGN section 8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What one output raster is: everything but its place and its pixels."""
+
+    name: str
+    """Stem of the file."""
+    bands: tuple[str, ...]
+    """Descriptions."""
+    dtype: str
+    nodata: float
+    scale: float = 1.0
+    """GDAL scale: stored value x scale = value."""
+    palette: dict[int, tuple[int, int, int]] | None = None
+    tags: tuple[dict[str, str], ...] = ()
+    """Metadata, a dictionary a band."""
+    coarse: bool = False
+    """On the grid of blocks instead of pixels."""
+
+
+class CogWriter:
+    """Takes rows from top to bottom in strips of any height; makes one COG.
+
+    Strips go as whole blocks to a tiled temporary file, which GDAL's COG driver then orders and
+    gives overviews: constant memory, and every block is compressed and written once.
+    """
+
+    def __init__(self, path: Path, product: Product, grid: Grid) -> None:
+        self._path, self._product, self._grid = path, product, grid
+        self._raw = path.with_name(f".{path.name}.raw.tif")
+        width = grid.window.width
+        self._buffer = np.empty((len(product.bands), BLOCK, width), product.dtype)
+        self._filled = 0
+        self._row = 0
+        self._dataset = rasterio.open(
+            self._raw,
+            "w",
+            driver="GTiff",
+            crs=rasterio.crs.CRS.from_wkt(grid.crs),
+            transform=grid.transform,
+            width=width,
+            height=grid.window.height,
+            count=len(product.bands),
+            dtype=product.dtype,
+            nodata=product.nodata,
+            tiled=True,
+            blockxsize=BLOCK,
+            blockysize=BLOCK,
+            compress="ZSTD",
+            zstd_level=1,
+            sparse_ok=True,
+            bigtiff="IF_SAFER",
+            photometric="MINISBLACK",  # three bands of heat are not red, green and blue
+        )
+        self._describe()
+
+    def _describe(self) -> None:
+        product, dataset = self._product, self._dataset
+        dataset.descriptions = product.bands
+        if product.scale != 1.0:
+            dataset.scales = (product.scale,) * len(product.bands)
+        if product.palette:
+            dataset.write_colormap(1, product.palette)
+        for band, tags in enumerate(product.tags, start=1):
+            dataset.update_tags(band, **tags)
+
+    def write(self, rows: NDArray[Any]) -> None:
+        """Append (bands, n, width) rows."""
+        while rows.shape[1]:
+            n = min(rows.shape[1], BLOCK - self._filled)
+            self._buffer[:, self._filled : self._filled + n] = rows[:, :n]
+            self._filled += n
+            rows = rows[:, n:]
+            if self._filled == BLOCK:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._filled:
+            window = RasterWindow(0, self._row, self._buffer.shape[2], self._filled)
+            self._dataset.write(self._buffer[:, : self._filled], window=window)
+            self._row += self._filled
+            self._filled = 0
+
+    def close(self) -> None:
+        """Finish the COG.
+
+        Raises:
+            ValueError: where rows are missing or too many (a bug, never the input).
+        """
+        self._flush()
+        self._dataset.close()
+        if self._row != self._grid.window.height:
+            raise ValueError(f"{self._path}: {self._row} of {self._grid.window.height} rows came")
+        resampling = "NEAREST" if self._product.palette else "AVERAGE"
+        rasterio.shutil.copy(
+            self._raw,
+            self._path,
+            driver="COG",
+            compress="ZSTD",
+            level=1,
+            blocksize=BLOCK,
+            overview_resampling=resampling,
+            bigtiff="IF_SAFER",
+        )
+        self._raw.unlink()
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        self._dataset.close()
+        self._raw.unlink(missing_ok=True)
+
+
+class CogSet:
+    """One writer per product, closed together; on an error nothing is left."""
+
+    def __init__(self, folder: Path, grid: Grid, coarse: Grid | None, products: Sequence[Product]):
+        self.writers: dict[str, CogWriter] = {}
+        for product in products:
+            target = coarse if product.coarse else grid
+            if target is not None:  # a cell narrower than a block may have no block of its own
+                writer = CogWriter(folder / f"{product.name}.tif", product, target)
+                self.writers[product.name] = writer
+
+    def write(self, name: str, rows: NDArray[Any]) -> None:
+        """Append rows to one product."""
+        self.writers[name].write(rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        for writer in self.writers.values():
+            writer.abandon() if kind else writer.close()
+
+
+def write_image(
+    path: Path, grid: Grid, pixels: NDArray[np.uint8], mask: NDArray[np.bool_] | None
+) -> None:
+    """An orthophoto as cities deliver them: tiled JPEG (YCbCr) with an optional internal mask.
+
+    Args:
+        path: the GeoTIFF to make.
+        grid: of the image.
+        pixels: (3, H, W).
+        mask: (H, W) bool, True where there is imagery.
+    """
+    profile = {
+        "driver": "GTiff", "crs": rasterio.crs.CRS.from_wkt(grid.crs), "transform": grid.transform,
+        "width": grid.window.width, "height": grid.window.height, "count": 3, "dtype": "uint8",
+        "tiled": True, "compress": "JPEG", "photometric": "YCBCR", "jpeg_quality": 90,
+    }  # fmt: skip
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", **profile) as dataset,
+    ):
+        dataset.write(pixels)
+        if mask is not None:
+            dataset.write_mask(mask)

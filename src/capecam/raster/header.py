@@ -1,0 +1,123 @@
+"""Opening rasters safely, and what an image file says about itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyproj
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from capecam.errors import ImageError
+
+DRIVER = "GTiff"
+"""The only driver allowed: a VRT in disguise can read any file on the machine (DESIGN section 8)."""
+
+CACHE_MB = 256
+"""GDAL's block cache, as measured; GDAL_NUM_THREADS stays unset: a thread with a handle of its own
+is faster than GDAL's (DESIGN section 8)."""
+
+BANDS = (1, 2, 3)
+
+
+@contextmanager
+def gdal_settings() -> Iterator[None]:
+    """GDAL's configuration, once around a run."""
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        yield
+
+
+def open_readonly(path: Path) -> Any:
+    """A product of ours, or an image to inspect, as a rasterio dataset (GeoTIFF only)."""
+    return rasterio.open(path, driver=DRIVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an image file says about itself."""
+
+    path: Path
+    crs: str
+    """WKT, verbatim."""
+    corner: tuple[float, float]
+    """Map coordinates of the top-left corner."""
+    pixel: tuple[float, float]
+    """Width and height of a pixel, both positive."""
+    width: int
+    height: int
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Equal for images that can share a grid: CRS parameters and resolution."""
+        return (crs_key(self.crs), *(f"{size:.7g}" for size in self.pixel))  # type: ignore[return-value]
+
+
+def read_header(path: Path) -> Header:
+    """Check that a file can be used as it is, without decoding any pixel.
+
+    Raises:
+        ImageError: what was found instead, and what to do.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, driver=DRIVER) as dataset:
+                return _header(path, dataset)
+    except RasterioError as error:
+        raise ImageError(_not_a_geotiff(path, error)) from error
+
+
+def _not_a_geotiff(path: Path, error: Exception) -> str:
+    try:
+        size = path.stat().st_size
+    except OSError as reason:
+        return f"{path}: {reason.strerror}"
+    if size == 0:
+        return f"{path}: the file is empty (0 bytes); deliver it again"
+    message = " ".join(str(error).split())
+    return f"{path}: not a readable GeoTIFF ({message}); check the delivery"
+
+
+def _header(path: Path, dataset: Any) -> Header:
+    t = dataset.transform
+    if dataset.crs is None or not dataset.crs.wkt:
+        raise ImageError(
+            f"{path}: has no coordinate reference system; assign it with gdal_edit.py -a_srs"
+        )
+    if t.b or t.d or t.a <= 0 or t.e >= 0:
+        raise ImageError(f"{path}: is rotated or not north-up; straighten it with gdalwarp")
+    if dataset.count < len(BANDS):
+        raise ImageError(f"{path}: has {dataset.count} band(s), expected at least 3 (R, G, B)")
+    if set(dataset.dtypes[:3]) != {"uint8"}:
+        raise ImageError(
+            f"{path}: pixels are {dataset.dtypes[0]}, expected uint8; "
+            "convert it with gdal_translate -ot Byte -scale"
+        )
+    return Header(
+        path, dataset.crs.wkt, (t.c, t.f), (t.a, -t.e), int(dataset.width), int(dataset.height)
+    )
+
+
+def crs_key(wkt: str) -> str:
+    """CRS by its parameters, not by name or code: equal keys mean the same map grid.
+
+    ESRI:102562 and the same grid as a custom WKT agree; EPSG:2048, the same with both axes
+    flipped, does not.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "you will likely lose information": wanted
+        parameters = pyproj.CRS.from_wkt(wkt).to_dict()
+    if not parameters:
+        return wkt
+    if parameters.pop("datum", None) == "WGS84":
+        parameters["ellps"] = "WGS84"
+    if not any(map(float, parameters.get("towgs84", [1]))):
+        del parameters["towgs84"]
+    for key in ("no_defs", "type", "wktext"):
+        parameters.pop(key, None)
+    return " ".join(f"+{key}={value}" for key, value in sorted(parameters.items()))

@@ -1,0 +1,295 @@
+"""All settings as one validated, frozen tree: defaults, YAML, command line, in that order.
+
+The command line's options are made from this tree (``Option`` marks the fields that have one), and
+so is docs/configuration.md; nothing about a setting is written down twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from capecam.errors import SettingsError
+from capecam.grid import Tiling
+
+METHODS = ("gradcam", "gradcampp", "gradcampp_notebook", "guided_gradcam")
+"""The heatmaps by name, which is also the stem of their files. The formulas are in
+``attribution``, which imports torch; a test compares the two lists."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Marks a field that the command line offers: its flag and the value's name in the help."""
+
+    flag: str
+    metavar: str | None = None
+
+
+def _known_methods(methods: tuple[str, ...]) -> tuple[str, ...]:
+    for method in methods:
+        if method not in METHODS:
+            near = difflib.get_close_matches(method, METHODS, 1) or [", ".join(METHODS)]
+            raise ValueError(f"unknown method {method!r}; did you mean {near[0]}?")
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"a method is named twice: {', '.join(methods)}")
+    return methods
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ClassSettings(_Section):
+    """One class of the network, in the order of its output channels."""
+
+    name: str = Field(min_length=1)
+    color: str = Field(pattern=r"^#[0-9A-Fa-f]{6}$", description="#RRGGBB")
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """The colour as 0..255."""
+        red, green, blue = bytes.fromhex(self.color[1:])
+        return red, green, blue
+
+
+CAPE_TOWN_CLASSES = (
+    ClassSettings(name="background", color="#000000"),
+    ClassSettings(name="solar panel", color="#00FF00"),
+    ClassSettings(name="water heater", color="#FF0000"),
+    ClassSettings(name="pool heater", color="#0000FF"),
+)
+
+Triple = tuple[float, float, float]
+
+
+class ModelSettings(_Section):
+    """The network that the checkpoint belongs to, and what it expects as input."""
+
+    architecture: str | None = Field(
+        None, description="segmentation_models_pytorch architecture: FPN, Unet, DeepLabV3Plus ..."
+    )
+    encoder: str | None = Field(None, description="its encoder: resnext50_32x4d ...")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of the architecture"
+    )
+    classes: tuple[ClassSettings, ...] = Field(
+        CAPE_TOWN_CLASSES, min_length=2, description="name and colour by output channel; 0 first"
+    )
+    input_max: float = Field(
+        1.0, gt=0, description="what a pixel of 255 is to the network: 1, or 255 if not scaled"
+    )
+    mean: Triple | None = Field(
+        None, description="subtracted from scaled pixels; else the checkpoint's own, else ImageNet"
+    )
+    std: Triple | None = Field(None, description="then divided by; else as for mean")
+    target_layer: str | None = Field(
+        None,
+        description="where the CAMs look: layer4.2.conv3 or layer4[-1].conv3; "
+        "else the last Conv2d that the encoder runs",
+    )
+
+
+class TilingSettings(_Section):
+    """The lattice of windows."""
+
+    size: Annotated[int, Option("--tile", "PX")] = Field(
+        320, ge=1, description="edge of a tile in pixels"
+    )
+    overlap: Annotated[int, Option("--overlap", "PX")] = Field(
+        70, ge=0, description="how far neighbouring tiles overlap"
+    )
+    stride: int = Field(10, ge=1, description="edge of a heatmap block in pixels")
+    anchor: tuple[float, float] | None = Field(
+        None,
+        description="point of the lattice in CRS units; else the mosaic's top-left corner",
+    )
+    cell_size: Annotated[int, Option("--cell-size", "PX")] = Field(
+        12_500, ge=1, description="larger images are worked on in parts of this size"
+    )
+
+    @property
+    def tiling(self) -> Tiling:
+        """The lattice itself."""
+        return Tiling(self.size, self.overlap, self.stride)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        step = self.tiling.step
+        if self.cell_size < step:
+            raise SettingsError(
+                f"cell_size must be at least one step of {step} px, got {self.cell_size}"
+            )
+        return self
+
+
+class ExplainSettings(_Section):
+    """Which heatmaps, of which score, where, and on which scale."""
+
+    methods: Annotated[
+        tuple[str, ...], AfterValidator(_known_methods), Option("--methods", "LIST")
+    ] = Field(
+        ("gradcam", "gradcampp", "guided_gradcam"),
+        description=f"heatmaps to make, comma-separated: {', '.join(METHODS)}",
+    )
+    score: Annotated[Literal["mean", "predicted"], Option("--score")] = Field(
+        "mean",
+        description="what is explained: the class's mean logit over the tile's valid pixels, "
+        "or over those predicted as the class",
+    )
+    where: Annotated[Literal["all", "detected"], Option("--where")] = Field(
+        "all", description="explain every tile, or only tiles and classes with a detection"
+    )
+    heatmap_dtype: Annotated[Literal["uint8", "float32"], Option("--heatmap-dtype")] = Field(
+        "uint8", description="0..254 on the calibrated scale, or raw values"
+    )
+    calibration: Annotated[Path | None, Option("--calibration", "RUN.json")] = Field(
+        None, description="take the colour scale from another run's run.json"
+    )
+    calibration_tiles: int = Field(
+        256, ge=1, description="how many sampled tiles set the colour scale"
+    )
+    seed: int = Field(0, ge=0, description="of that sample")
+
+
+class ComputeSettings(_Section):
+    """The machine. Nothing here changes results beyond rounding."""
+
+    device: Annotated[str, Option("--device")] = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1"
+    )
+    batch_size: Annotated[int, Option("--batch-size", "N")] = Field(
+        8, ge=1, description="tiles that go through the network together"
+    )
+    readers: Annotated[int, Option("--readers", "N")] = Field(
+        3, ge=0, description="threads that read imagery ahead; 0 reads in the main thread"
+    )
+
+
+class DetectionSettings(_Section):
+    """From class pixels to objects."""
+
+    join_distance_px: Annotated[float, Option("--join-distance", "PX")] = Field(
+        2.0, ge=0, description="pieces of a class with at most this gap are one object"
+    )
+    min_area_m2: Annotated[float, Option("--min-area", "M2")] = Field(
+        1.7, ge=0, description="objects of this area or less are dropped"
+    )
+
+
+class Settings(_Section):
+    """Everything a run needs to know."""
+
+    sources: tuple[str, ...] = Field(
+        (), description="images, folders of images, or globs (the command's arguments)"
+    )
+    checkpoint: Annotated[Path | None, Option("--checkpoint", "FILE")] = Field(
+        None, description="the trained network: .ckpt, .pt, .safetensors or a saved folder"
+    )
+    out: Annotated[Path | None, Option("--out", "DIR")] = Field(
+        None, description="folder for everything that is made"
+    )
+    model: ModelSettings = ModelSettings()
+    tiling: TilingSettings = TilingSettings()
+    explain: ExplainSettings = ExplainSettings()
+    compute: ComputeSettings = ComputeSettings()
+    detections: DetectionSettings = DetectionSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One leaf of the tree, as the command line and the documentation need it."""
+
+    key: str
+    """Dotted YAML key: ``tiling.overlap``."""
+    annotation: Any
+    default: Any
+    help: str
+    option: Option | None
+
+
+def leaves(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Setting]:
+    """All settings, depth first, in the order in which they are written above."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, _Section):
+            yield from leaves(kind, f"{prefix}{name}.")
+        else:
+            option = next((m for m in field.metadata if isinstance(m, Option)), None)
+            default = field.get_default(call_default_factory=True)
+            yield Setting(f"{prefix}{name}", kind, default, field.description or "", option)
+
+
+def load(config: Path | None, options: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """Settings from a YAML file and, above it, options by dotted key (None: not given).
+
+    Paths in the file are relative to the file.
+
+    Raises:
+        SettingsError: naming the key, what was found and what is expected.
+    """
+    tree = _read_yaml(config) if config else {}
+    for key, value in options.items():
+        if value is not None:
+            _put(tree, key, value)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        where = f"{config}: " if config else ""
+        raise SettingsError(where + "; ".join(map(_in_words, error.errors()))) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        message = " ".join(str(error).split())
+        raise SettingsError(f"{path} is not valid YAML: {message}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
+    _anchor_paths(tree, path.parent)
+    return tree
+
+
+def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
+    for section, key in ((tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration")):
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = str(folder / section[key])
+    if isinstance(tree.get("sources"), list):
+        tree["sources"] = [str(folder / str(source)) for source in tree["sources"]]
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, leaf = key.split(".")
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            return  # the validation names what stands there instead of a section
+        tree = below
+    tree[leaf] = value
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    """One pydantic error as a line; an unknown key with the nearest known one."""
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        found = "" if isinstance(error["input"], (dict, BaseModel)) else f", got {error['input']!r}"
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{path}: {message}{found}" if path else message
+    keys = [setting.key for setting in leaves()]
+    sections = {key.split(".")[0] for key in keys}
+    near = difflib.get_close_matches(path, [*keys, *sections], 1, cutoff=0.5)
+    return f"unknown setting {path!r}" + (f"; did you mean {near[0]!r}?" if near else "")
