@@ -153,6 +153,13 @@ class Engine:
         self._activations = None
         return logits.grad_fn, self._switch.seen
 
+    def activation_shape(self, size: int) -> tuple[int, int, int]:
+        """(K, h, w) of the target layer's output for a tile of ``size`` px."""
+        pixels = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        signals = self.signals(pixels, torch.ones(1, size, size, dtype=torch.bool))
+        channels, height, width = signals.activations.shape[1:]
+        return channels, height, width
+
     def _cams(self) -> list[str]:
         """The CAMs to compute; Guided Grad-CAM needs Grad-CAM whether it is asked for or not."""
         cams = [name for name in self.methods if name in CAMS]

@@ -20,7 +20,7 @@ from capecam.engine import Engine
 from capecam.errors import CapecamError, SettingsError, UsageError
 from capecam.grid import Cell
 from capecam.ledger import Ledger, basis, record, write_json
-from capecam.model import load_model
+from capecam.model import Model, load_model
 from capecam.raster import gdal_settings
 from capecam.settings import Settings
 from capecam.sources import City, open_city
@@ -82,9 +82,19 @@ class Outcome:
 
 
 def run(
-    settings: Settings, *, recalibrate: bool = False, progress: Progress | None = None
+    settings: Settings,
+    *,
+    model: Model | None = None,
+    recalibrate: bool = False,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Do everything that ``capecam run`` does.
+
+    Args:
+        settings: at least ``sources`` and ``out``, and ``checkpoint`` where no model is given.
+        model: a network that is loaded already.
+        recalibrate: sample the colour scale anew.
+        progress: told how it goes.
 
     Raises:
         CapecamError: nothing could be started; no cell was touched.
@@ -92,8 +102,7 @@ def run(
     started = time.perf_counter()
     progress = progress or Silent()
     out = required(settings.out, "out", "--out DIR")
-    checkpoint = required(settings.checkpoint, "checkpoint", "--checkpoint FILE")
-    engine = build_engine(settings, checkpoint)
+    engine = build_engine(settings, model or _load(settings))
     ledger = Ledger.open(out)
     before = read_run(out) or {}
     with gdal_settings():
@@ -152,11 +161,16 @@ def _process_cell(
     return report.tiles
 
 
-def build_engine(settings: Settings, checkpoint: Path) -> Engine:
-    """The network on its device, ready to explain."""
+def _load(settings: Settings) -> Model:
+    checkpoint = required(settings.checkpoint, "checkpoint", "--checkpoint FILE")
+    return load_model(checkpoint, settings.model)
+
+
+def build_engine(settings: Settings, model: Model) -> Engine:
+    """The network on its device, ready to explain as the settings say."""
     explain = settings.explain
     return Engine(
-        load_model(checkpoint, settings.model),
+        model,
         explain.methods,
         score=explain.score,
         where=explain.where,

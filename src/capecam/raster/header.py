@@ -16,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from capecam.errors import ImageError
 
 DRIVER = "GTiff"
-"""The only driver allowed: a VRT in disguise can read any file on the machine (DESIGN section 8)."""
+"""The only driver allowed: a VRT in disguise reads any file of the machine (DESIGN section 8)."""
 
 CACHE_MB = 256
 """GDAL's block cache, as measured; GDAL_NUM_THREADS stays unset: a thread with a handle of its own

@@ -1,0 +1,41 @@
+# capecam: `make demo` and `make test` each work as the first command on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?= demo
+
+.PHONY: help setup demo test check bench clean
+
+help:
+	@echo "make demo    draw a sample city, explain it, compare with the truth, leave a picture"
+	@echo "make test    the tests that a newcomer runs (minutes)"
+	@echo "make check   lint, format and types"
+	@echo "make bench   memory and time at full size (long)"
+	@echo "make setup   .venv with everything that these need"
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+demo: setup
+	rm -rf $(DEMO)
+	$(BIN)/capecam demo $(DEMO)
+	$(BIN)/capecam run --config $(DEMO)/demo.yaml
+	$(BIN)/python scripts/demo_report.py $(DEMO)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf .venv $(DEMO)

@@ -1,0 +1,142 @@
+"""After `make demo`: counts and m² beside the truth, and one picture of everything.
+
+Usage: demo_report.py DIR [--at COL,ROW] [--size PX]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import rasterio
+from PIL import Image, ImageDraw, ImageFont
+from rasterio.windows import Window
+
+PANELS = ("imagery", "classes", "gradcam", "gradcampp", "guided_gradcam")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--at", help="col,row of the picture's corner; default: most classes")
+    parser.add_argument("--size", type=int, default=640)
+    arguments = parser.parse_args()
+    folder, out = arguments.folder, arguments.folder / "out"
+    print(comparison(folder, out).to_string(index=False, float_format="{:.1f}".format))
+    image = sorted((folder / "images").glob("*.tif"))[0]
+    at = (
+        tuple(map(int, arguments.at.split(",")))
+        if arguments.at
+        else busiest(out / "cells" / image.stem / "classes.tif", arguments.size)
+    )
+    picture(image, out / "cells" / image.stem, Window(*at, arguments.size, arguments.size)).save(
+        out / "picture.png"
+    )
+    print(f"picture: {out / 'picture.png'}")
+
+
+def comparison(folder: Path, out: Path) -> pd.DataFrame:
+    """Counts and m² by class, found and true; and how many true objects a detection touches."""
+    truth = gpd.read_file(folder / "truth.gpkg")
+    found = gpd.read_file(out / "detections.gpkg")
+    rows = []
+    for class_id, name in sorted(set(zip(truth["class_id"], truth["class"], strict=True))):
+        true, ours = truth[truth.class_id == class_id], found[found.class_id == class_id]
+        rows.append(
+            {
+                "class": name,
+                "true count": len(true),
+                "found": len(ours),
+                "true objects hit": int(true.intersects(ours.union_all()).sum()),
+                "true m²": true.area_m2.sum(),
+                "found m²": ours.area_m2.sum(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def busiest(classes: Path, size: int) -> tuple[int, int]:
+    """Corner of the window with the most of its rarest class."""
+    with rasterio.open(classes) as dataset:
+        values = dataset.read(1)
+    corners = [
+        (col, row)
+        for row in range(0, values.shape[0] - size + 1, size // 4)
+        for col in range(0, values.shape[1] - size + 1, size // 4)
+    ]
+
+    def rarest(corner: tuple[int, int]) -> int:
+        col, row = corner
+        counts = np.bincount(values[row : row + size, col : col + size].ravel(), minlength=256)
+        return int(counts[1:4].min())
+
+    return max(corners, key=rarest)
+
+
+def picture(image: Path, cell: Path, window: Window) -> Image.Image:
+    """Imagery, classes and heatmaps side by side; a row of heat per class."""
+    with rasterio.open(image) as dataset:
+        pixels = dataset.read((1, 2, 3), window=window).transpose(1, 2, 0)
+    with rasterio.open(cell / "classes.tif") as dataset:
+        classes, palette = dataset.read(1, window=window), dataset.colormap(1)
+        names = rasterio.open(cell / "gradcam.tif").descriptions
+    size, margin, title = pixels.shape[0], 8, 24
+    sheet = Image.new(
+        "RGB",
+        (len(PANELS) * (size + margin) + margin, len(names) * (size + title + margin) + margin),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(16)
+    for row, name in enumerate(names):
+        panels = {
+            "imagery": pixels,
+            "classes": overlay(pixels, classes, palette, row + 1),
+            **{m: heat(pixels, cell / f"{m}.tif", row + 1, window) for m in PANELS[2:]},
+        }
+        for col, (panel, values) in enumerate(panels.items()):
+            x, y = margin + col * (size + margin), margin + row * (size + title + margin)
+            draw.text((x, y), f"{panel}: {name}" if col else panel, "black", font)
+            sheet.paste(Image.fromarray(values), (x, y + title))
+    return sheet
+
+
+def overlay(pixels: np.ndarray, classes: np.ndarray, palette: dict, class_id: int) -> np.ndarray:
+    """The prediction over the imagery: this class in its colour, the others faint."""
+    shown = pixels.astype(float)
+    for value in range(1, 4):
+        share = 0.6 if value == class_id else 0.2
+        where = classes == value
+        shown[where] = (1 - share) * shown[where] + share * np.array(palette[value][:3])
+    return shown.astype(np.uint8)
+
+
+def heat(pixels: np.ndarray, path: Path, band: int, window: Window) -> np.ndarray:
+    """A heatmap over the greyed imagery, on the city's scale (no stretch)."""
+    with rasterio.open(path) as dataset, rasterio.open(path.parent / "classes.tif") as fine:
+        factor = round(dataset.transform.a / fine.transform.a)
+        part = Window(
+            window.col_off / factor,
+            window.row_off / factor,
+            window.width / factor,
+            window.height / factor,
+        )
+        values = dataset.read(
+            band, window=part, out_shape=pixels.shape[:2], masked=True, boundless=False
+        ).filled(0)
+    strength = (values / 254)[..., None]
+    grey = np.repeat(pixels.mean(axis=2, keepdims=True), 3, axis=2) * 0.6
+    return ((1 - strength) * grey + strength * ramp(strength[..., 0])).astype(np.uint8)
+
+
+def ramp(x: np.ndarray) -> np.ndarray:
+    """(H, W) of 0..1 to (H, W, 3): dark red, orange, pale yellow; lightness rises evenly."""
+    stops = np.array([[90, 0, 60], [200, 40, 40], [250, 140, 30], [255, 250, 190]], float)
+    return np.stack([np.interp(x, np.linspace(0, 1, 4), stops[:, c]) for c in range(3)], axis=-1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The few names for a notebook: the same parts that the command line is made of.
+
+``load_settings`` and ``run`` do what ``capecam run`` does; ``load_model`` and ``Engine`` explain
+tiles that you have in memory; ``read_heatmap`` and ``read_detections`` open results.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+from numpy.typing import NDArray
+
+from capecam.engine import Engine, Maps
+from capecam.model import Model, load_model
+from capecam.raster import open_readonly
+from capecam.run import Outcome, run
+from capecam.settings import ModelSettings, Settings
+from capecam.settings import load as load_settings
+
+__all__ = [
+    "Engine",
+    "Maps",
+    "Model",
+    "ModelSettings",
+    "Outcome",
+    "Settings",
+    "load_model",
+    "load_settings",
+    "read_detections",
+    "read_heatmap",
+    "run",
+]
+
+
+def read_detections(out: Path) -> gpd.GeoDataFrame:
+    """The detections of a run: a row an object, in the imagery's CRS."""
+    return gpd.read_parquet(out / "detections.parquet")
+
+
+def read_heatmap(out: Path, cell: str, method: str, band: str) -> NDArray[np.float32]:
+    """One heatmap of one cell: (rows, columns) in 0..1 of the city's scale, NaN where nodata.
+
+    With ``--heatmap-dtype float32``: raw values.
+
+    Raises:
+        KeyError: the file has no such band; the message lists those there are.
+    """
+    with open_readonly(out / "cells" / cell / f"{method}.tif") as dataset:
+        if band not in dataset.descriptions:
+            raise KeyError(f"{method} has no band {band!r}, only {dataset.descriptions}")
+        index = dataset.descriptions.index(band) + 1
+        values = dataset.read(index, masked=True).astype(np.float32) * dataset.scales[index - 1]
+    return np.asarray(np.ma.filled(values, np.nan), np.float32)

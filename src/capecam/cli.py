@@ -1,0 +1,227 @@
+"""The command line. No logic: it reads options, calls, and prints what came of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from capecam import __version__
+from capecam.errors import CapecamError
+from capecam.settings import Setting, Settings, leaves, load
+
+app = typer.Typer(
+    help="Maps of rooftop solar from aerial orthophotos, and of why the network says so.\n\n"
+    "Start with: capecam demo DIR, then the command that it prints.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SOURCES...", help="images, folders of images, or globs"),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.yaml", help="settings (docs/configuration.md)"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="say more, with tracebacks")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+
+
+def main() -> None:
+    """Run a command; errors are one line and an exit code."""
+    try:
+        app()
+    except CapecamError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"capecam: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"capecam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="and exit")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting that has one; it gets ``settings`` instead.
+
+    The command's own parameters stay; ``sources`` and ``config`` must be among them.
+    """
+    offered = {_parameter(setting.key): setting for setting in leaves() if setting.option}
+
+    def called(**given: Any) -> None:
+        options = {offered[name].key: given.pop(name) for name in offered}
+        options = {key: _listed(key, value) for key, value in options.items()}
+        options["sources"] = given.pop("sources") or None
+        command(settings=load(given.pop("config"), options), **given)
+
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    extra = [_option(name, setting) for name, setting in offered.items()]
+    first = [
+        inspect.Parameter(
+            "sources", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Sources
+        ),
+        inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config
+        ),
+    ]
+    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "settings"]
+    called.__signature__ = inspect.Signature([*first, *extra, *rest])  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in (*first, *extra, *rest)}
+    called.__doc__, called.__name__ = command.__doc__, command.__name__
+    return called
+
+
+def _parameter(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def _listed(key: str, value: Any) -> Any:
+    """Lists are comma-separated."""
+    return value.split(",") if key == "explain.methods" and value is not None else value
+
+
+def _option(name: str, setting: Setting) -> inspect.Parameter:
+    """A setting as an option of typer; its own default stays in the settings tree."""
+    option = setting.option
+    if option is None:
+        raise ValueError(f"{setting.key} has no option")
+    kind = setting.annotation if setting.annotation in (int, float) else str
+    shown = setting.default
+    if isinstance(shown, tuple):
+        shown = ",".join(shown)
+    choices = getattr(setting.annotation, "__args__", ()) if kind is str else ()
+    names = "|".join(c for c in choices if isinstance(c, str))
+    default = "" if shown is None else f"  [default: {shown}]"
+    info = typer.Option(
+        option.flag,
+        metavar=option.metavar or names or "NAME",
+        help=setting.help + default,
+        show_default=False,
+    )
+    annotation = Annotated[kind | None, info]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+@app.command("run")
+@with_settings
+def run_command(
+    settings: Settings,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="sample the colour scale anew")
+    ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Explain images: rasters, heatmaps and polygons of everything in SOURCES."""
+    from capecam.progress import Bar, summary
+    from capecam.run import Silent, run
+
+    _log(verbose, quiet)
+    outcome = run(settings, recalibrate=recalibrate, progress=Silent() if quiet else Bar())
+    if not quiet:
+        print(summary(outcome))
+    for name, reason in outcome.failures.items():
+        print(f"capecam: {name} failed: {reason}", file=sys.stderr)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command("plan")
+@with_settings
+def plan_command(
+    settings: Settings, as_json: AsJson = False, verbose: Verbose = False, quiet: Quiet = False
+) -> None:
+    """Say what run would do: cells, tiles, memory, disk and time. Touches no GPU."""
+    _log(verbose, quiet)
+    from capecam.plan import make_plan
+
+    plan = make_plan(settings)
+    print(json.dumps(plan.to_json(), indent=1) if as_json else plan.to_text())
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a checkpoint or a GeoTIFF")],
+    config: Config = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a checkpoint or an image is, and whether it can be used."""
+    from capecam.inspection import inspect_path
+
+    _log(verbose, quiet)
+    facts = inspect_path(path, load(config).model)
+    if as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        width = max(map(len, facts))
+        print("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()))
+
+
+@app.command("finish")
+def finish_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make the city's layers and tables from the cells that are done (run does it by itself)."""
+    from capecam.city import finish
+    from capecam.progress import totals_table
+
+    _log(verbose, quiet)
+    table = totals_table(finish(out))
+    if not quiet:
+        print(table)
+
+
+@app.command("demo")
+def demo_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder")],
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the city")] = 1,
+    size: Annotated[int, typer.Option("--size", metavar="PX", help="of each image, about")] = 2500,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a sample city: four images, the truth, a trained network and its settings."""
+    from capecam.demo import write_demo
+
+    _log(verbose, quiet)
+    write_demo(folder, seed, size)
+    if not quiet:
+        print(f"a sample city is in {folder}; now type:\n  capecam run --config {folder}/demo.yaml")
+
+
+def _log(verbose: bool, quiet: bool) -> None:
+    """Warnings of other libraries, and as much of our own as is asked for."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
+    logging.getLogger("capecam").setLevel(level)

@@ -1,0 +1,71 @@
+"""What a checkpoint or an image is, in plain words, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from capecam.attribution import GUIDED
+from capecam.engine import Engine, why_not_guided
+from capecam.model import HEAD, class_count, describe, load_model, read_weights
+from capecam.raster import read_header
+from capecam.settings import ModelSettings
+from capecam.sources import SUFFIXES
+
+PROBE_PX = 320
+"""Tile at which the target layer's shape is given."""
+
+
+def inspect_path(path: Path, settings: ModelSettings) -> dict[str, Any]:
+    """Facts by name.
+
+    Raises:
+        CheckpointError: it is a checkpoint that cannot be used.
+        ImageError: it is an image that cannot be used.
+    """
+    return _raster(path) if path.suffix.lower() in SUFFIXES else _checkpoint(path, settings)
+
+
+def _raster(path: Path) -> dict[str, Any]:
+    header = read_header(path)
+    return {
+        "raster": str(path),
+        "size": f"{header.width} x {header.height} px",
+        "pixel": f"{header.pixel[0]:g} x {header.pixel[1]:g} CRS units",
+        "top-left corner": f"{header.corner[0]!r}, {header.corner[1]!r}",
+        "CRS": header.crs,
+    }
+
+
+def _checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
+    weights = read_weights(path)
+    facts: dict[str, Any] = {
+        "checkpoint": str(path),
+        "sha256": weights.sha256,
+        "architecture": describe(settings, weights.config),
+        "classes": class_count(weights),
+    }
+    if facts["architecture"] == "unknown":
+        known = {k: v for k, v in weights.tensors.items() if v.ndim and "running_" not in k}
+        return facts | {
+            "tensors": len(known),
+            "parameters": sum(tensor.numel() for tensor in known.values()),
+            "to see more": "name model.architecture and model.encoder in a --config",
+            "last layer": next(key for key in known if key.endswith(HEAD)),
+        }
+    model = load_model(path, settings)
+    engine = Engine(model, ["gradcam"])
+    activations = engine.activation_shape(PROBE_PX)
+    reason = why_not_guided(engine)
+    scaling = model.normalisation
+    return facts | {
+        "class names": ", ".join(c.name for c in model.classes),
+        "input bands": 3,
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "input scaling": f"0..255 becomes 0..{scaling.input_max:g}, "
+        f"then (x - {scaling.mean}) / {scaling.std}",
+        "target layer": model.target_layer,
+        "its shape": f"{activations} for a tile of {PROBE_PX} px",
+        GUIDED: "possible" if reason is None else f"not possible: {reason}",
+        "ignored keys": ", ".join(model.ignored) or "none",
+    }

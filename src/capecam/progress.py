@@ -1,0 +1,67 @@
+"""What a person sees of a run: a bar on a terminal, plain lines in a log, a closing summary."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from capecam.city import Totals
+from capecam.run import Outcome
+
+
+class Bar:
+    """Progress by tiles; on a terminal a bar, elsewhere a line a cell."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._cells = self._ended = 0
+
+    def start(self, tiles: int, cells: int) -> None:
+        """Windows without imagery are found on the way, so the total is an upper bound."""
+        self._cells = cells
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=tiles, unit="tile", smoothing=0.1, dynamic_ncols=True)
+        else:
+            print(f"{cells} cell(s), at most {tiles} tiles", file=sys.stderr, flush=True)
+
+    def tiles(self, count: int) -> None:
+        """So many more are done."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def cell(self, name: str, outcome: str) -> None:
+        """A cell has ended."""
+        self._ended += 1
+        line = f"[{self._ended}/{self._cells}] {name}: {outcome}"
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+            return
+        self._bar.write(line, file=sys.stderr)
+        if self._ended == self._cells:
+            self._bar.close()
+
+
+def summary(outcome: Outcome) -> str:
+    """The last lines of a run: what was done, what was found, where to look."""
+    seconds = outcome.stages.get("cells", 0.0)
+    rate = f" ({outcome.tiles / seconds:.1f} tiles/s)" if outcome.tiles and seconds else ""
+    cells = f"{outcome.done} cell(s) done"
+    cells += f", {outcome.kept} kept" if outcome.kept else ""
+    cells += f", {len(outcome.failures)} failed" if outcome.failures else ""
+    lines = [f"{cells}; {outcome.tiles} tiles in {seconds:.0f} s{rate}"]
+    if outcome.totals:
+        lines += [
+            totals_table(outcome.totals),
+            f"look at {outcome.out}/detections.gpkg and {outcome.out}/*.vrt in QGIS",
+        ]
+    return "\n".join(lines)
+
+
+def totals_table(totals: Totals) -> str:
+    """Detections and m² by class."""
+    width = max(len("class"), *map(len, totals.by_class))
+    rows = [f"{'class':<{width}}  {'count':>8}  {'area m²':>12}"]
+    rows += [f"{n:<{width}}  {c:>8,}  {a:>12,.1f}" for n, (c, a) in totals.by_class.items()]
+    return "\n".join(rows)

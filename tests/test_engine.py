@@ -1,0 +1,536 @@
+"""The engine beside the loops, the notebook's way and two other libraries; and its manners."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from captum.attr import GuidedBackprop, GuidedGradCam
+from networks import (
+    CAPE_TOWN_LAYER,
+    TINY_INPUT,
+    FunctionalReLU,
+    cape_town_model,
+    images,
+    smp_network,
+    tiny_model,
+    tiny_network,
+)
+from pytorch_grad_cam import GradCAM
+from torch import Tensor, nn
+
+from capecam.attribution import CAMS, GUIDED
+from capecam.engine import Engine, Maps
+from capecam.errors import SettingsError
+from capecam.model import Model, Normalisation
+from capecam.settings import METHODS
+
+FOREGROUND = (1, 2, 3)
+SCORES = ("mean", "predicted")
+FLOAT32 = 1e-3
+"""Largest departure from the notebook's way, by the largest value. Its passes compute the same
+numbers in another order; single ReLU bits may flip (DESIGN section 3)."""
+
+
+def tiles(count: int, size: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Tiles and their validity; the second is nodata (raw 0) at its right and bottom."""
+    pixels, valid = images(count, size, seed), torch.ones(count, size, size, dtype=torch.bool)
+    if count > 1:
+        valid[1, :, size * 5 // 8 :] = False
+        valid[1, size * 7 // 8 :] = False
+        pixels[1, :, ~valid[1]] = 0
+    return pixels, valid
+
+
+def normalisation(model: Model) -> oracles.Normalise:
+    n = model.normalisation
+    return oracles.Normalise(n.input_max, n.mean, n.std)
+
+
+def noted(
+    model: Model, pixels: Tensor, valid: Tensor, c: int, score: str = "mean"
+) -> oracles.Noted:
+    """The notebook's way for one tile, in the network's own precision."""
+    dtype = next(model.network.parameters()).dtype
+    return oracles.notebook_way(
+        model.network,
+        pixels.to(dtype),
+        valid,
+        c,
+        model.target_layer,
+        normalisation(model),
+        score,
+    )
+
+
+def error(actual: Tensor, expected: np.ndarray) -> float:
+    """Largest difference by the largest expected value, which must not be zero."""
+    largest = np.abs(expected).max()
+    assert largest > 0, "an empty map proves nothing"
+    return float(np.abs(actual.double().numpy() - expected).max() / largest)
+
+
+def ranged(x: np.ndarray) -> np.ndarray:
+    """(x - min) / (max - min)."""
+    return (x - x.min()) / np.ptp(x)
+
+
+# --- The tiny network, float64: every map equals the loops --------------------------------------
+
+
+@pytest.mark.parametrize("input_max", [1.0, 255.0])
+@pytest.mark.parametrize("score", SCORES)
+def test_maps_of_a_batch_equal_the_loops(score: str, input_max: float) -> None:
+    model = tiny_model(
+        tiny_network(seed=0),
+        normalisation=Normalisation(input_max, TINY_INPUT.mean, TINY_INPUT.std),
+    )
+    pixels, valid = tiles(3, 32)
+    maps = Engine(model, METHODS, score=score)(pixels, valid)
+    assert maps.explained.all()
+    assert not maps.singular
+    compared = 0
+    for b in range(3):
+        for c in FOREGROUND:
+            note = noted(model, pixels[b], valid[b], c, score)
+            cam = oracles.gradcam(note.activations, note.gradient)
+            expected = {
+                name: formula(note.activations, note.gradient)
+                for name, formula in oracles.CAMS.items()
+            } | {GUIDED: oracles.guided_gradcam(note.guided, cam)}
+            for method in METHODS:
+                actual = maps.heat[method][b, c - 1]
+                if expected[method].any():
+                    assert error(actual, expected[method]) < 1e-9, (b, c, method)
+                    compared += 1
+                else:
+                    assert not actual.any()
+    # Empty maps are possible (DESIGN section 3), but here they must be the exception.
+    assert compared >= 0.8 * 3 * len(FOREGROUND) * len(METHODS)
+
+
+def test_probability_and_scores_equal_the_loops() -> None:
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(3, 32)
+    maps = Engine(model, ["gradcam"])(pixels, valid)
+    for b in range(3):
+        logits = model.network(normalisation(model)(pixels[b : b + 1].double()))[0].detach().numpy()
+        exponentials = np.exp(logits - logits.max(axis=0))
+        assert error(maps.probability[b], exponentials / exponentials.sum(axis=0)) < 1e-12
+        for score in SCORES:
+            note = noted(model, pixels[b], valid[b], 2, score)
+            expected = oracles.class_score(logits, valid[b].numpy(), 2, score)
+            assert note.score == pytest.approx(expected, rel=1e-12)
+
+
+def test_nodata_pixels_do_not_count() -> None:
+    # Raw 0 enters the network whatever the file holds there, but the score leaves it out.
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(3, 32)
+    engine = Engine(model, ["gradcam"])
+    with_mask, without = engine(pixels, valid), engine(pixels, torch.ones_like(valid))
+    assert with_mask.heat["gradcam"][0].equal(without.heat["gradcam"][0])
+    assert not torch.allclose(with_mask.heat["gradcam"][1], without.heat["gradcam"][1], rtol=1e-2)
+
+
+def test_guided_gradients_of_the_tiny_network_equal_the_notebooks_way() -> None:
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(3, 32)
+    guided = Engine(model).signals(pixels, valid).guided
+    assert guided is not None
+    for b in range(3):
+        for c in FOREGROUND:
+            assert error(guided[b, c - 1], noted(model, pixels[b], valid[b], c).guided) < 1e-12
+
+
+def test_guided_is_not_the_plain_gradient() -> None:
+    # Otherwise the comparisons above could pass with the switch left off on both sides.
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(1, 32)
+    guided = Engine(model).signals(pixels, valid).guided
+    x = pixels.double().requires_grad_()
+    model.network(normalisation(model)(x))[0, 1].mean().backward()
+    assert guided is not None
+    assert x.grad is not None
+    assert error(guided[0, 0], x.grad[0].numpy()) > 0.1
+
+
+@pytest.mark.parametrize("methods", [("gradcampp",), (GUIDED,), ("gradcam", "gradcampp")])
+def test_maps_do_not_depend_on_what_else_is_asked_for(methods: tuple[str, ...]) -> None:
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(3, 32)
+    everything = Engine(model, METHODS)(pixels, valid)
+    some = Engine(model, methods)(pixels, valid)
+    assert tuple(some.heat) == methods
+    for method in methods:
+        assert some.heat[method].any()
+        torch.testing.assert_close(some.heat[method], everything.heat[method], rtol=1e-12, atol=0)
+
+
+# --- FPN-resnext50_32x4d, float32 ----------------------------------------------------------------
+
+
+@cache
+def cape_town_engine(score: str = "mean") -> Engine:
+    return Engine(cape_town_model(), METHODS, score=score)
+
+
+@pytest.mark.parametrize(
+    ("size", "score", "classes"),
+    [(128, "mean", (1, 2, 3)), (128, "predicted", (1, 2, 3)), (320, "mean", (1,))],
+)
+def test_cape_town_network_against_the_notebooks_way(
+    size: int, score: str, classes: tuple[int, ...]
+) -> None:
+    model = cape_town_model()
+    pixels, valid = tiles(2, size)
+    engine = cape_town_engine(score)
+    signals, maps = engine.signals(pixels, valid), engine(pixels, valid)
+    assert signals.guided is not None
+    for b in range(2):
+        for c in classes:
+            note = noted(model, pixels[b], valid[b], c, score)
+            A, g = signals.activations[b], signals.gradients[b, c - 1]
+            weights = oracles.gradcam_weights(note.gradient)
+            before_relu = oracles.weighted_sum(weights, note.activations)
+            assert error(A, note.activations) < FLOAT32
+            assert error(g.mean(dim=(1, 2)), weights) < FLOAT32
+            assert error(torch.einsum("k,kij->ij", g.mean(dim=(1, 2)), A), before_relu) < FLOAT32
+            assert error(signals.guided[b, c - 1], note.guided) < FLOAT32
+            for method, formula in oracles.CAMS.items():
+                actual = maps.heat[method][b, c - 1]
+                expected = formula(note.activations, note.gradient)
+                if expected.any():
+                    scaled = torch.from_numpy(ranged(actual.double().numpy()))
+                    assert error(actual, expected) < FLOAT32, (b, c, method)
+                    assert error(scaled, ranged(expected)) < FLOAT32, (b, c, method)
+                else:
+                    assert not actual.any()
+
+
+def test_cape_town_maps_are_not_empty() -> None:
+    # What the comparisons above rest on.
+    for size in (128, 320):
+        for method, heat in cape_town_engine()(*tiles(2, size)).heat.items():
+            filled = heat.flatten(2).amax(dim=2) > 0
+            assert filled.float().mean() >= 0.5, (size, method, filled)
+            assert filled.any(dim=0)[0], "class 1 is the one compared at 320"
+
+
+class Scores(nn.Module):
+    """Pixels -> the mean logit of every class: a classifier, as other libraries want one."""
+
+    def __init__(self, network: nn.Module, normalise: oracles.Normalise) -> None:
+        super().__init__()
+        self.network = oracles.with_relu(network, nn.ReLU)  # captum fails on in-place ReLUs
+        self.normalise = normalise
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalise(pixels))
+        return logits.mean(dim=(2, 3))
+
+
+class SemanticSegmentationTarget:
+    """pytorch-grad-cam's target of this name, with our score: the mean over the tile's pixels."""
+
+    def __init__(self, c: int) -> None:
+        self.c = c
+
+    def __call__(self, output: Tensor) -> Tensor:
+        return output[self.c].mean()
+
+
+@pytest.mark.parametrize("c", FOREGROUND)
+def test_gradcam_agrees_with_pytorch_grad_cam(c: int) -> None:
+    model = cape_town_model()
+    network = copy.deepcopy(model.network)
+    layer = network.get_submodule(model.target_layer)
+    pixels = images(2, 128)
+    x = normalisation(model)(pixels.float()).requires_grad_()
+    targets = [SemanticSegmentationTarget(c)] * len(x)
+    with GradCAM(network, [layer]) as cam:
+        cam(x, targets)
+        kept = cam.activations_and_grads
+        raw = cam.get_cam_image(
+            x, layer, targets, kept.activations[0].numpy(), kept.gradients[0].numpy()
+        )
+    maps = cape_town_engine()(pixels, torch.ones(2, 128, 128, dtype=torch.bool))
+    expected = np.maximum(raw, 0)
+    assert error(maps.heat["gradcam"][:, c - 1], expected) < 1e-5
+
+
+@pytest.mark.parametrize("c", FOREGROUND)
+def test_guided_agrees_with_captum(c: int) -> None:
+    model = cape_town_model()
+    scores = Scores(model.network, normalisation(model))
+    layer = scores.network.get_submodule(CAPE_TOWN_LAYER)
+    pixels = images(2, 128)
+    x, valid = pixels.float().requires_grad_(), torch.ones(2, 128, 128, dtype=torch.bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # captum tells that it sets hooks
+        guided = GuidedBackprop(scores).attribute(x, target=c).detach().numpy()
+        product = GuidedGradCam(scores, layer).attribute(x, target=c, interpolate_mode="bilinear")
+    signals = cape_town_engine().signals(pixels, valid)
+    assert signals.guided is not None
+    assert error(signals.guided[:, c - 1], guided) < 1e-5
+    actual = cape_town_engine()(pixels, valid).heat[GUIDED][:, c - 1]
+    assert error(actual, product.detach().abs().amax(dim=1).numpy()) < 1e-5
+
+
+# --- A tile's maps are its own --------------------------------------------------------------------
+
+
+def alike(some: Maps, others: Maps, i: int, j: int) -> None:
+    """Tile i of the one is bit for bit tile j of the other."""
+    assert some.probability[i].equal(others.probability[j])
+    for method in METHODS:
+        assert some.heat[method][i].equal(others.heat[method][j]), method
+
+
+def test_a_tiles_maps_do_not_depend_on_its_batch() -> None:
+    engine = cape_town_engine()
+    pixels, valid = tiles(8, 96)
+    eight = engine(pixels, valid)
+    assert all(heat.flatten(2).any(dim=2).float().mean() > 0.5 for heat in eight.heat.values())
+    three = engine(pixels[:3], valid[:3])
+    for i in range(3):
+        alike(three, eight, i, i)
+    alike(engine(pixels[1:2], valid[1:2]), eight, 0, 1)
+
+    # Other neighbours, in another order; and an empty tile, as fills the last batch of a row.
+    order = [5, 1, 3]
+    other = engine(pixels[order], valid[order])
+    padded_pixels, padded_valid = pixels[order].clone(), valid[order].clone()
+    padded_pixels[2], padded_valid[2] = 0, False
+    padded = engine(padded_pixels, padded_valid)
+    for j, i in enumerate(order[:2]):
+        alike(other, eight, j, i)
+        alike(padded, eight, j, i)
+    assert all(not heat[2].any() for heat in padded.heat.values())
+
+
+# --- A guest in the user's model ------------------------------------------------------------------
+
+
+def state(network: nn.Module) -> dict[str, object]:
+    """Everything about a network that a guest might leave changed."""
+    return {
+        "modules": {name: id(module) for name, module in network.named_modules()},
+        "types": [type(module) for module in network.modules()],
+        "training": {name: module.training for name, module in network.named_modules()},
+        "inplace": [m.inplace for m in network.modules() if isinstance(m, nn.ReLU)],
+        "parameters": {name: (id(p), p.requires_grad) for name, p in network.named_parameters()},
+        "gradients": {name: p.grad for name, p in network.named_parameters()},
+        "hooks": {
+            (name, kind): list(hooks)
+            for name, module in network.named_modules()
+            for kind, hooks in vars(module).items()
+            if "hooks" in kind
+        },
+        "forward": {name for name, module in network.named_modules() if "forward" in vars(module)},
+    }
+
+
+def test_the_users_network_stays_as_it_was() -> None:
+    # In training mode, thawed, and with a hook of the user's own: none of it is ours to change.
+    network = tiny_network().train()
+    network.encoder.bn1.eval()
+    network.encoder.conv1.weight.requires_grad_(False)
+    network.encoder.relu.register_forward_hook(lambda *_: None)
+    before, weights = state(network), copy.deepcopy(network.state_dict())
+    assert any(before["hooks"].values())  # type: ignore[attr-defined]
+
+    model = tiny_model(network)
+    # find_layer of the default target runs the network; here only the engine is a guest.
+    maps = Engine(model)(*tiles(2, 32))
+    Engine(model, score="predicted", where="detected")(*tiles(2, 32))
+
+    assert maps.heat[GUIDED].any()
+    assert state(network) == before
+    after = network.state_dict()
+    assert list(after) == list(weights)
+    assert all(after[key].equal(value) for key, value in weights.items())
+
+
+def test_maps_carry_no_graph() -> None:
+    maps = Engine(tiny_model(tiny_network()))(*tiles(2, 32))
+    assert not maps.probability.requires_grad
+    assert not any(heat.requires_grad for heat in maps.heat.values())
+
+
+def test_running_twice_changes_nothing() -> None:
+    engine, batch = Engine(tiny_model(tiny_network())), tiles(3, 32)
+    first, second = engine(*batch), engine(*batch)
+    for b in range(3):
+        alike(first, second, b, b)
+
+
+# --- where = detected -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_detected_explains_tiles_and_classes_with_a_predicted_pixel(score: str) -> None:
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(6, 32)
+    # The directly calculated argmax, then tiles cut down until classes are missing.
+    winner = model.network(normalisation(model)(pixels.double())).argmax(dim=1)
+    valid &= winner != 2  # class 2 is nowhere
+    valid[3] &= winner[3] != 1
+    valid[4] &= winner[4] == 0
+    valid[5] = False
+    expected = [[bool((winner[b] == c)[valid[b]].any()) for c in FOREGROUND] for b in range(6)]
+    assert any(expected[0])
+    assert expected[0] != expected[3]
+
+    everywhere = Engine(model, score=score)(pixels, valid)
+    detected = Engine(model, score=score, where="detected")(pixels, valid)
+    assert everywhere.explained.all()
+    assert detected.explained.tolist() == expected
+    assert detected.probability.equal(everywhere.probability)
+    explained = detected.explained
+    for method in METHODS:
+        some, every = detected.heat[method], everywhere.heat[method]
+        assert not some[~explained].any()
+        assert some[explained].any()
+        assert some[explained].equal(every[explained])
+
+
+def test_detected_leaves_everything_out_where_nothing_is_detected() -> None:
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(2, 32)
+    maps = Engine(model, where="detected")(pixels, torch.zeros_like(valid))
+    assert not maps.explained.any()
+    assert not any(heat.any() for heat in maps.heat.values())
+
+
+# --- Networks that guided backpropagation is not defined for --------------------------------------
+
+
+class Mixed(nn.Module):
+    """An in-place LeakyReLU behind an in-place ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.leaky = nn.ReLU(inplace=True), nn.LeakyReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.leaky(self.relu(x) - 1)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("activation", "named"),
+    [
+        (nn.SiLU, "Silu"),
+        (nn.GELU, "Gelu"),
+        (FunctionalReLU, "functional"),
+        (lambda: nn.ReLU6(inplace=True), "Hardtanh"),
+        (nn.LeakyReLU, "LeakyRelu"),
+        (nn.Identity, "no ReLU"),
+        pytest.param(
+            Mixed,
+            "LeakyRelu",
+            marks=pytest.mark.xfail(
+                strict=True, reason="LeakyReluBackward1, of the in-place form, is not recognised"
+            ),
+        ),
+    ],
+)
+def test_networks_without_relu_modules_have_no_guided_gradient(
+    activation: Callable[[], nn.Module], named: str
+) -> None:
+    model = tiny_model(tiny_network(activation))
+    with pytest.raises(SettingsError, match=named) as caught:
+        Engine(model, METHODS)
+    assert GUIDED in str(caught.value)
+
+
+def test_networks_without_relu_modules_still_have_cams() -> None:
+    model = tiny_model(tiny_network(nn.SiLU))
+    pixels, valid = tiles(2, 32)
+    maps = Engine(model, list(CAMS))(pixels, valid)
+    for method, formula in oracles.CAMS.items():
+        note = noted(model, pixels[0], valid[0], 1)
+        assert error(maps.heat[method][0, 0], formula(note.activations, note.gradient)) < 1e-9
+
+
+def test_a_layer_that_is_not_run_is_an_error() -> None:
+    network = tiny_network()
+    network.encoder.spare = nn.Conv2d(1, 1, 1).double()
+    with pytest.raises(SettingsError, match=r"encoder\.spare"):
+        Engine(tiny_model(network, "encoder.spare"), ["gradcam"])(*tiles(1, 32))
+
+
+# --- Other networks of segmentation_models_pytorch ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "layer", "methods"),
+    [
+        ("Unet", "resnet18", None, METHODS),
+        ("FPN", "tu-regnetx_002", None, METHODS),
+        # The convolution's output goes straight into an in-place ReLU.
+        ("Unet", "vgg11", "encoder.features.18", METHODS),
+        ("Unet", "vgg11_bn", None, METHODS),
+        ("Unet", "mobilenet_v2", None, ("gradcam", "gradcampp")),  # ReLU6: nothing guided
+    ],
+)
+def test_other_networks_against_the_notebooks_way(
+    architecture: str, encoder: str, layer: str | None, methods: tuple[str, ...]
+) -> None:
+    model = tiny_model(smp_network(architecture, encoder), layer)
+    pixels, valid = tiles(2, 64, seed=3)
+    engine = Engine(model, methods)
+    maps, signals = engine(pixels, valid), engine.signals(pixels, valid)
+    compared = 0
+    for c in FOREGROUND:
+        note = noted(model, pixels[1], valid[1], c)
+        weights = oracles.gradcam_weights(note.gradient)
+        before_relu = oracles.weighted_sum(weights, note.activations)
+        A, g = signals.activations[1], signals.gradients[1, c - 1]
+        assert error(torch.einsum("k,kij->ij", g.mean(dim=(1, 2)), A), before_relu) < FLOAT32
+        if before_relu.max() > 0:
+            cam = oracles.positive(before_relu)
+            assert error(maps.heat["gradcam"][1, c - 1], cam) < FLOAT32
+            compared += 1
+        if signals.guided is not None:
+            assert error(signals.guided[1, c - 1], note.guided) < FLOAT32
+    assert compared >= 2
+
+
+# --- On a GPU -------------------------------------------------------------------------------------
+
+
+def levels(heat: Tensor, reference: Tensor) -> Tensor:
+    """As written: 0..254 on the scale of the 99.5th percentile of the positive reference."""
+    scale = reference[reference > 0].double().quantile(0.995)
+    return (254 * (heat.double() / scale).clamp(max=1)).round()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("score", SCORES)
+def test_maps_on_cuda_are_those_of_the_cpu(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identity between devices (DESIGN section 4): classes 1e-4, CAMs one level, Guided 99.9 %."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # float32 means float32
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    pixels, valid = tiles(4, 320)
+    cpu = Engine(cape_town_model(), score=score)(pixels, valid)
+    cuda = Engine(cape_town_model(), score=score, device="cuda")(pixels, valid)
+    probability = cuda.probability.cpu()
+    differing = probability.argmax(dim=1) != cpu.probability.argmax(dim=1)
+    assert differing.float().mean() <= 1e-4
+    assert (254 * (probability - cpu.probability)).abs().max() <= 1
+    for method in METHODS:
+        for c in range(len(FOREGROUND)):
+            reference = cpu.heat[method][:, c]
+            assert reference.any()
+            apart = levels(cuda.heat[method][:, c].cpu(), reference) - levels(reference, reference)
+            share = (apart.abs() <= 1).double().mean()
+            assert share >= (0.999 if method == GUIDED else 1.0), (method, c)

@@ -1,0 +1,199 @@
+"""Imagery in: what counts as a pixel, and many files as one grid. Oracle: rasterio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+from cities import CORNER, GSD, blobs, write_tif
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
+
+from capecam.batch import batches, read_tiles
+from capecam.errors import ImageError, UsageError
+from capecam.grid import Tiling, Window
+from capecam.raster import Reader, read_header
+from capecam.raster.header import crs_key
+from capecam.sources import find_images, name_images, open_city
+
+CUSTOM_WKT = (
+    'PROJCS["City grid, do not use",GEOGCS["WGS84",DATUM["WGS_1984",SPHEROID["WGS84",6378137,'
+    '298.257223563]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],'
+    'PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],'
+    'PARAMETER["central_meridian",19],PARAMETER["scale_factor",1],PARAMETER["false_easting",0],'
+    'PARAMETER["false_northing",0],UNIT["metre",1]]'
+)
+
+
+def read(mosaic, window):
+    with Reader(mosaic) as reader:
+        return reader.read(window)
+
+
+def test_the_same_grid_by_another_name_is_the_same_grid() -> None:
+    lo19 = crs_key(pyproj.CRS("ESRI:102562").to_wkt())
+    assert crs_key(CUSTOM_WKT) == lo19
+    assert crs_key(pyproj.CRS("EPSG:2048").to_wkt()) != lo19
+
+
+@pytest.mark.parametrize("kind", ["mask", "alpha", "nodata", "none"])
+def test_validity(tmp_path: Path, kind: str) -> None:
+    pixels = np.maximum(blobs(90, 110), 1)
+    hole = np.zeros((90, 110), bool)
+    hole[10:30, 50:] = True
+    options = {}
+    if kind == "mask":
+        options["mask"] = ~hole
+    elif kind == "alpha":
+        pixels = np.concatenate([pixels, np.where(hole, 0, 255)[None].astype(np.uint8)])
+        i = ColorInterp
+        options["colorinterp"] = (i.red, i.green, i.blue, i.alpha)
+    elif kind == "nodata":
+        pixels[:, hole] = 0
+        pixels[0, 40, 40] = 0  # one band alone does not make a pixel nodata
+        options["nodata"] = 0
+    else:
+        hole[:] = False
+    write_tif(tmp_path / "a.tif", pixels, **options)
+    mosaic = open_city([str(tmp_path / "a.tif")], None).mosaic
+    found, valid = read(mosaic, mosaic.grid.window)
+    assert np.array_equal(valid, ~hole)
+    assert np.array_equal(found, np.where(hole, 0, pixels[:3]))
+
+
+def test_windows_read_across_borders_and_past_the_edge(tmp_path: Path) -> None:
+    whole = blobs(200, 300)
+    for n, (r, c) in enumerate([(0, 0), (0, 137), (93, 0), (93, 137)]):
+        r1, c1 = (93, 200)[r > 0], (137, 300)[c > 0]
+        write_tif(tmp_path / f"{n}.tif", whole[:, r:r1, c:c1], c, r)
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    assert mosaic.grid.window == Window(0, 0, 200, 300)
+    window = Window(-10, 100, 150, 220)
+    found, valid = read(mosaic, window)
+    expected = np.zeros((3, 150, 220), np.uint8)
+    expected[:, 10:, :200] = whole[:, :140, 100:]
+    assert np.array_equal(found, expected)
+    assert np.array_equal(valid, np.pad(np.ones((140, 200), bool), ((10, 0), (0, 20))))
+
+
+def test_the_grid_is_that_of_the_most_and_others_snap(tmp_path: Path) -> None:
+    for n, shift in enumerate([(0.3, 0.0), (0, 0), (0, 0)]):
+        write_tif(tmp_path / f"{n}.tif", blobs(50, 60), 60 * n, 0, shift_px=shift)
+    write_tif(tmp_path / "wgs.tif", blobs(50, 60), crs="EPSG:32734")
+    write_tif(tmp_path / "named.tif", blobs(50, 60), 180, 0, crs=CUSTOM_WKT)
+    city = open_city([str(tmp_path)], None)
+    sources = {s.name: s for s in city.mosaic.sources}
+    assert [sources[n].window.col for n in ("0", "1", "2", "named")] == [0, 60, 120, 180]
+    assert sources["0"].shift_px == (0.3, 0)
+    assert sources["1"].shift_px == (0, 0)
+    assert set(city.failures) == {"wgs"}
+    assert "CRS or resolution" in city.failures["wgs"]
+
+
+def test_an_anchor_moves_the_origin_to_whole_pixels(tmp_path: Path) -> None:
+    write_tif(tmp_path / "a.tif", blobs(50, 60))
+    grid = open_city([str(tmp_path)], (0.0, 0.0)).mosaic.grid
+    assert grid.window == Window(47_037_500, -637_500, 50, 60)
+    assert (grid.transform.c, grid.transform.f) == CORNER
+    odd = open_city([str(tmp_path)], (CORNER[0] - 0.1, CORNER[1])).mosaic.grid
+    assert (odd.window.col, odd.transform.c) == (1, CORNER[0])
+
+
+@pytest.mark.parametrize("readers", [0, 3])
+def test_every_window_with_imagery_comes_once_and_in_order(tmp_path: Path, readers: int) -> None:
+    whole = blobs(333, 700)
+    write_tif(tmp_path / "a.tif", whole[:, :, :300])
+    write_tif(tmp_path / "b.tif", whole[:, :, 300:], 300)
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    tiling = Tiling(32, 12, 2)
+    core = Window(0, 0, 333, 300)
+    tiles = list(read_tiles(mosaic, tiling, core, readers))
+    rows, cols = tiling.lattice(core)
+    assert [t.window for t in tiles] == [tiling.window(i, j) for i in rows for j in cols]
+    for tile in tiles[:: len(tiles) // 20]:
+        expected, valid = read(mosaic, tile.window)
+        assert np.array_equal(tile.pixels, expected)
+        assert np.array_equal(tile.valid, valid)
+
+
+def test_windows_without_imagery_are_not_run(tmp_path: Path) -> None:
+    mask = np.zeros((200, 200), bool)
+    mask[:20, :20] = True
+    write_tif(tmp_path / "a.tif", blobs(200, 200), mask=mask)
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    tiles = list(read_tiles(mosaic, Tiling(40, 0, 10), mosaic.grid.window, 0))
+    assert [t.window for t in tiles] == [Window(0, 0, 40, 40)]
+    (batch,) = batches(tiles, 4)
+    assert batch.pixels.shape == (4, 3, 40, 40)
+    assert batch.valid.sum() == 400
+
+
+BAD = {
+    "text": (b"<html>404</html>", "not a readable GeoTIFF"),
+    "empty": (b"", r"empty \(0 bytes\)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_files_that_are_no_rasters(tmp_path: Path, name: str) -> None:
+    content, message = BAD[name]
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ImageError, match=message):
+        read_header(tmp_path / "a.tif")
+
+
+def test_a_vrt_in_disguise_is_not_opened(tmp_path: Path) -> None:
+    source = write_tif(tmp_path / "real.tif", blobs(30, 30))
+    with rasterio.open(source) as dataset:
+        rasterio.shutil.copy(dataset, tmp_path / "a.vrt", driver="VRT")
+    (tmp_path / "a.vrt").rename(tmp_path / "b.tif")
+    with pytest.raises(ImageError, match="not a readable GeoTIFF"):
+        read_header(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crs": None}, "no coordinate reference system"),
+        ({"transform": Affine.translation(0, 0) * Affine.rotation(5)}, "rotated or not north-up"),
+        ({"dtype": "uint16"}, "pixels are uint16"),
+        ({"count": 1}, r"1 band\(s\)"),
+    ],
+)
+def test_images_that_cannot_be_used_say_why(tmp_path: Path, options: dict, message: str) -> None:
+    pixels = blobs(30, 30)[: options.pop("count", 3)].astype(options.pop("dtype", "uint8"))
+    write_tif(tmp_path / "a.tif", pixels, **options)
+    with pytest.raises(ImageError, match=message):
+        read_header(tmp_path / "a.tif")
+
+
+def test_a_truncated_image_fails_when_it_is_read(tmp_path: Path) -> None:
+    path = write_tif(
+        tmp_path / "a.tif",
+        np.random.default_rng(0).integers(0, 255, (3, 600, 600)).astype(np.uint8),
+    )
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    mosaic = open_city([str(path)], None).mosaic
+    with pytest.raises(ImageError, match=r"a\.tif: cannot be decoded at rows"):
+        read(mosaic, mosaic.grid.window)
+
+
+def test_sources_are_found_and_named(tmp_path: Path) -> None:
+    for name in ("x/a.tif", "y/a.TIF", "y/b.tiff", "y/note.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([str(tmp_path / "x"), str(tmp_path / "*" / "*.TIF"), str(tmp_path / "y")])
+    assert [p.name for p in found] == ["a.tif", "a.TIF", "b.tiff"]
+    names = list(name_images(found))
+    assert names[2] == "b"
+    assert all(len(n) == len("a_012345") and n.startswith("a_") for n in names[:2])
+    with pytest.raises(UsageError, match="there is no such file"):
+        find_images([str(tmp_path / "z")])
+
+
+def test_the_pixel_size_is_that_of_the_files(tmp_path: Path) -> None:
+    write_tif(tmp_path / "a.tif", blobs(50, 60))
+    assert open_city([str(tmp_path)], None).mosaic.grid.pixel == (GSD, GSD)
