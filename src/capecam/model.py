@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from capecam.errors import CheckpointError, SettingsError
+from capecam.grid import Tiling
 from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSettings, Triple
 
 HEAD = "segmentation_head.0.weight"
@@ -24,6 +26,10 @@ HEAD = "segmentation_head.0.weight"
 
 OPTIONAL = "num_batches_tracked"
 """A counter of batch norms that inference never reads; older files lack it."""
+
+
+SCALING = ("mean", "std")
+"""Buffers beside the network, (1, 3, 1, 1), with which a checkpoint carries its normalisation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +146,11 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     """Tensors only: ``weights_only`` refuses every pickle that names a function or a class."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way; it always ends here
-        raise CheckpointError(_why_not_loaded(file, str(error))) from error
+    with file.open("rb") as stream:
+        try:
+            content = torch.load(stream, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle can fail in any way; it always ends here
+            raise CheckpointError(_why_not_loaded(file, str(error))) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -238,7 +243,8 @@ def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
                 f"but the network wants {tuple(tensor.shape)}"
             )
     network.load_state_dict({k: v for k, v in offered.items() if k in wanted}, strict=False)
-    return tuple(key for key in weights.tensors if key.removeprefix(prefix) not in wanted)
+    known = {f"{prefix}{key}" for key in wanted} | {*SCALING}
+    return tuple(key for key in weights.tensors if key not in known)
 
 
 def _prefix(offered: Iterable[str]) -> str:
@@ -268,6 +274,24 @@ def _normalisation(settings: ModelSettings, weights: Weights) -> Normalisation:
         triple("mean", settings.mean, IMAGENET_MEAN),
         triple("std", settings.std, IMAGENET_STD),
     )
+
+
+def check_tile(network: nn.Module, tiling: Tiling) -> None:
+    """A tile must be of whole heatmap blocks and of whole samples of the deepest activations.
+
+    Raises:
+        SettingsError: it is not; the message names the nearest that is.
+    """
+    divides = getattr(network, "requires_divisible_input_shape", True)
+    divisor = getattr(getattr(network, "encoder", None), "output_stride", 1) if divides else 1
+    unit = math.lcm(int(divisor), tiling.stride)
+    if tiling.size % unit:
+        below = tiling.size // unit * unit
+        nearest = [str(size) for size in (below, below + unit) if size]
+        raise SettingsError(
+            f"tile must be a multiple of {unit} (the network needs {divisor}, "
+            f"heatmap blocks {tiling.stride}), got {tiling.size}; nearest: {' and '.join(nearest)}"
+        )
 
 
 def describe(settings: ModelSettings, config: Mapping[str, Any] | None) -> str:

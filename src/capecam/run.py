@@ -20,7 +20,7 @@ from capecam.engine import Engine
 from capecam.errors import CapecamError, SettingsError, UsageError
 from capecam.grid import Cell
 from capecam.ledger import Ledger, basis, record, write_json
-from capecam.model import Model, load_model
+from capecam.model import Model, check_tile, load_model
 from capecam.raster import gdal_settings
 from capecam.settings import Settings
 from capecam.sources import City, open_city
@@ -168,6 +168,7 @@ def _load(settings: Settings) -> Model:
 
 def build_engine(settings: Settings, model: Model) -> Engine:
     """The network on its device, ready to explain as the settings say."""
+    check_tile(model.network, settings.tiling.tiling)
     explain = settings.explain
     return Engine(
         model,

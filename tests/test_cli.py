@@ -1,0 +1,151 @@
+"""The commands as typed: exit codes, one clear line, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cities import blobs, write_tif
+from networks import smp_network
+
+ROOT = Path(__file__).parents[1]
+
+
+def capecam(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-c", "from capecam.cli import main; main()", *map(str, arguments)],
+        capture_output=True, text=True, timeout=200, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory) -> Path:
+    """Two images, a checkpoint, a configuration."""
+    folder = tmp_path_factory.mktemp("city")
+    whole = blobs(200, 640)
+    write_tif(folder / "images" / "a.tif", whole[:, :, :330])
+    write_tif(folder / "images" / "b.tif", whole[:, :, 330:], 330)
+    torch.save(smp_network("FPN", "resnet18").state_dict(), folder / "model.pt")
+    (folder / "city.yaml").write_text(
+        "sources: [images]\ncheckpoint: model.pt\nmodel: {architecture: FPN, encoder: resnet18}\n"
+        "explain: {calibration_tiles: 2}\ntiling: {size: 160, overlap: 40}\n"
+    )
+    return folder
+
+
+def test_help_answers_without_torch() -> None:
+    code = (
+        "import sys; import capecam.cli; "
+        "assert not {'torch', 'rasterio', 'geopandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    text = capecam("run", "--help").stdout
+    for option in ("--checkpoint", "--out", "--tile", "--methods", "--where", "--heatmap-dtype"):
+        assert option in text
+    assert capecam("--version").stdout.startswith("capecam 0.1")
+
+
+def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan = json.loads(
+        capecam("plan", "--config", city / "city.yaml", "--out", out, "--json").stdout
+    )
+    assert set(plan["cells"]) == {"a", "b"}
+    assert plan["seconds"] is None
+    assert not out.exists()
+    done = capecam("run", "--config", city / "city.yaml", "--out", out, "--min-area", "0")
+    assert "2 cell(s) done" in done.stdout
+    assert "solar panel" in done.stdout
+    assert f"{out}/detections.gpkg" in done.stdout
+    assert "[2/2] b: done" in done.stderr
+    run_json = json.loads((out / "run.json").read_text())
+    assert run_json["tiles"] == plan["tiles"]
+    assert run_json["settings"]["detections"]["min_area_m2"] == 0
+    before = (out / "summary.csv").read_bytes()
+    (out / "summary.csv").unlink()
+    capecam("finish", out)
+    assert (out / "summary.csv").read_bytes() == before
+    again = capecam("plan", "--config", city / "city.yaml", "--out", out).stdout
+    assert "as measured before" in again
+
+
+def test_one_bad_image_is_exit_3(city: Path, tmp_path: Path) -> None:
+    good = city / "images" / "a.tif"
+    bad = tmp_path / "bad.tif"
+    bad.write_text("<html>")
+    out = tmp_path / "out"
+    done = capecam("run", good, bad, "--config", city / "city.yaml", "--out", out, code=3)
+    assert done.stderr.splitlines()[-1].startswith("capecam: bad failed: ")
+    assert (out / "cells" / "a" / "cell.json").exists()
+
+
+def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]:
+    """Name -> (what is typed, what is answered)."""
+    config = ["--config", city / "city.yaml"]
+    (tmp_path / "text.tif").write_text("no raster")
+    (tmp_path / "file").touch()
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((city / "model.pt").read_bytes()[:50_000])
+    three = tmp_path / "three.yaml"
+    three.write_text(
+        "model: {architecture: FPN, encoder: resnet18, classes: "
+        "[{name: a, color: '#000000'}, {name: b, color: '#000000'}, {name: c, color: '#000000'}]}"
+    )
+    typo = tmp_path / "typo.yaml"
+    typo.write_text("tiling: {overlapp: 3}")
+    out = ["--out", tmp_path / "out"]
+    model = ["--checkpoint", city / "model.pt"]
+    return {
+        "damaged": (
+            [*config, *out, "--checkpoint", damaged],
+            "damaged or not a PyTorch checkpoint",
+        ),
+        "absent": ([*config, *out, "--checkpoint", tmp_path / "x.pt"], "does not exist"),
+        "classes": ([city / "images", "--config", three, *out, *model], "has 4 classes"),
+        "no raster": ([tmp_path / "text.tif", *config, *out], "not a readable GeoTIFF"),
+        "no source": ([tmp_path / "nowhere", *config, *out], "there is no such file"),
+        "output": ([*config, "--out", tmp_path / "file"], "cannot write to the output folder"),
+        "no output": (config, "give --out DIR"),
+        "typo": (["--config", typo, *out], "did you mean 'tiling.overlap'?"),
+        "overlap": ([*config, *out, "--overlap", "45"], "multiple of 10, got 115"),
+        "method": ([*config, *out, "--methods", "gradcm"], "did you mean gradcam?"),
+        "device": ([*config, *out, "--device", "cuda:77"], "device cuda:77 is not there"),
+        "option": ([*config, *out, "--nonsense"], "No such option"),
+        "divisor": ([*config, *out, "--tile", "150", "--overlap", "50"], "nearest: 160"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["damaged", "absent", "classes", "no raster", "no source", "output", "no output", "typo",
+     "overlap", "method", "device", "option", "divisor"],
+)  # fmt: skip
+def test_bad_calls_are_one_line_and_exit_2(city: Path, tmp_path: Path, name: str) -> None:
+    arguments, message = bad_calls(city, tmp_path)[name]
+    done = capecam("run", *arguments, code=2)
+    assert message in done.stderr
+    assert not list((tmp_path / "out").glob("**/*.tif"))
+
+
+def test_inspect(city: Path) -> None:
+    text = capecam("inspect", city / "model.pt", "--config", city / "city.yaml").stdout
+    assert "FPN (resnet18)" in text
+    facts = json.loads(capecam("inspect", city / "images" / "a.tif", "--json").stdout)
+    assert facts["size"] == "330 x 200 px"
+
+
+def test_cells_of_any_name(city: Path, tmp_path: Path) -> None:
+    image = tmp_path / "it's ünïcode, 100 %.tif"
+    write_tif(image, np.full((3, 160, 160), 200, np.uint8))
+    capecam("run", image, "--config", city / "city.yaml", "--out", tmp_path / "o p")
+    assert (tmp_path / "o p" / "cells" / image.stem / "cell.json").exists()

@@ -1,0 +1,77 @@
+"""A module imports only from layers below it (DESIGN section 7)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import capecam
+
+PACKAGE = Path(capecam.__file__).parent
+LAYERS = [
+    {"errors"},
+    {"grid"},
+    {"attribution"},
+    {"settings"},
+    {"raster"},
+    {"sources", "model"},
+    {"batch"},
+    {"engine"},
+    {"stitch"},
+    {"calibration", "vectors"},
+    {"cell"},
+    {"ledger"},
+    {"city"},
+    {"run"},
+    {"inspection", "plan", "progress", "api"},
+    {"scene_canvas"}, {"scene_land"}, {"scene_props"}, {"scene_objects"}, {"scenes"}, {"demo"},
+    {"cli"},
+]  # fmt: skip
+RASTER = {"rasterio"}
+TORCH = {"torch", "segmentation_models_pytorch", "safetensors", "timm"}
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of everything that a file imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def files() -> list[tuple[str, Path]]:
+    """(module, file), a package's files under the package's name."""
+    found = [
+        (p.relative_to(PACKAGE).parts[0].removesuffix(".py"), p) for p in PACKAGE.rglob("*.py")
+    ]
+    return [(module, path) for module, path in found if module != "__init__"]
+
+
+def test_imports_point_down() -> None:
+    level = {module: n for n, layer in enumerate(LAYERS) for module in layer}
+    assert {module for module, _ in files()} <= set(level), "a module without a layer"
+    for module, path in files():
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "capecam" and parts[1] in level and parts[1] != module:
+                assert level[parts[1]] < level[module], f"{module} imports {parts[1]}"
+
+
+def test_the_two_worlds_meet_only_where_they_should() -> None:
+    for module, path in files():
+        roots = {name.split(".")[0] for name in imports(path)}
+        if roots & RASTER:
+            assert module in {"raster", "vectors"}, f"{module} knows rasters"
+        if module in {"errors", "grid", "settings", "raster", "sources", "vectors"}:
+            assert not roots & TORCH, f"{module} knows torch"
+
+
+def test_one_module_opens_rasters_and_one_calls_autograd() -> None:
+    for module, path in files():
+        text = path.read_text()
+        assert "rasterio.open(" not in text or module == "raster"
+        assert "autograd.grad(" not in text or module == "engine"
+        assert ".backward(" not in text

@@ -1,0 +1,324 @@
+"""The whole path on real files, with a network whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import torch
+from cities import GSD, blobs, colours_model, write_tif
+from rio_cogeo import cog_validate
+from test_mosaic import CUSTOM_WKT
+
+from capecam.api import read_detections, read_heatmap
+from capecam.calibration import PERCENTILE
+from capecam.engine import Engine
+from capecam.errors import SettingsError, UsageError
+from capecam.grid import Tiling, Window
+from capecam.run import Outcome, run
+from capecam.settings import load
+from capecam.stitch import to_blocks
+
+HEIGHT, WIDTH = 613, 777
+CUTS = (211, 402)
+"""Row and column at which the four abutting images are cut; nothing divides them."""
+PRODUCTS = ("classes", "probability", "gradcam", "gradcampp", "guided_gradcam")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return blobs(HEIGHT, WIDTH, seed=5)
+
+
+@pytest.fixture(scope="module")
+def one(pixels, tmp_path_factory) -> Path:
+    return write_tif(tmp_path_factory.mktemp("one") / "whole.tif", pixels)
+
+
+@pytest.fixture(scope="module")
+def four(pixels, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    r, c = CUTS
+    for name, rows, cols in (
+        ("nw", slice(0, r), slice(0, c)),
+        ("ne", slice(0, r), slice(c, None)),
+        ("sw", slice(r, None), slice(0, c)),
+        ("se", slice(r, None), slice(c, None)),
+    ):
+        write_tif(folder / f"{name}.tif", pixels[:, rows, cols], cols.start, rows.start)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(one, tmp_path_factory) -> Outcome:
+    return explain(one, tmp_path_factory.mktemp("reference"))
+
+
+def explain(source: Path, out: Path, **options) -> Outcome:
+    """A run with the known network; options by key with ``__`` for the dot."""
+    given = {key.replace("__", "."): value for key, value in options.items()}
+    defaults = {"detections.min_area_m2": 0.0, "compute.readers": 0, "explain.calibration_tiles": 8}
+    settings = load(None, {"sources": [str(source)], "out": str(out), **defaults, **given})
+    return run(settings, model=colours_model())
+
+
+def layer(out: Path, product: str) -> np.ndarray:
+    with rasterio.open(out / f"{product}.vrt") as dataset:
+        return dataset.read()
+
+
+def objects(out: Path) -> list[tuple]:
+    table = read_detections(out)
+    return [
+        (row["id"], row["area_m2"], row["confidence"], row["geometry"].wkb)
+        for row in table.to_dict("records")
+    ]
+
+
+@pytest.mark.parametrize("readers", [0, 3])
+def test_four_abutting_images_are_one(reference, four, tmp_path, readers) -> None:
+    found = explain(four, tmp_path, compute__readers=readers)
+    assert (found.done, found.exit_code) == (4, 0)
+    for product in PRODUCTS:
+        expected = layer(reference.out, product)
+        assert expected.any(), f"{product} is empty: nothing is compared"
+        assert np.array_equal(layer(tmp_path, product), expected), product
+    assert len(objects(reference.out)) > 5
+    assert objects(tmp_path) == objects(reference.out)
+    assert any("," in images for images in read_detections(tmp_path)["images"])
+
+
+def test_parts_of_a_large_image_are_the_image(reference, one, tmp_path) -> None:
+    found = explain(one, tmp_path, tiling__cell_size=400)
+    assert sorted(p.name for p in (tmp_path / "cells").iterdir()) == sorted(
+        f"whole_r{i}c{j}" for i in range(2) for j in range(3)
+    )
+    assert found.done == 6
+    for product in PRODUCTS:
+        assert np.array_equal(layer(tmp_path, product), layer(reference.out, product)), product
+    assert objects(tmp_path) == objects(reference.out)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batch_size_is_within_the_identity_rule(reference, one, tmp_path, batch_size) -> None:
+    explain(one, tmp_path, compute__batch_size=batch_size)
+    expected, found = ({p: layer(out, p) for p in PRODUCTS} for out in (reference.out, tmp_path))
+    assert (expected["classes"] != found["classes"]).mean() <= 1e-4
+    for product in PRODUCTS[1:]:
+        apart = np.abs(expected[product].astype(int) - found[product])
+        assert apart.max() <= 1 or (product == "guided_gradcam" and (apart <= 1).mean() >= 0.999)
+
+
+def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:
+    explain(one, tmp_path)
+    compared = 0
+    for path in reference.out.rglob("*"):
+        if path.suffix in (".tif", ".vrt", ".parquet", ".csv"):
+            assert (tmp_path / path.relative_to(reference.out)).read_bytes() == path.read_bytes()
+            compared += 1
+    assert compared == 5 + 1 + 5 + 2
+
+
+def test_rasters_line_up_with_the_image(reference, one) -> None:
+    with rasterio.open(one) as source:
+        for product in PRODUCTS:
+            path = reference.out / "cells" / "whole" / f"{product}.tif"
+            assert cog_validate(path, strict=True)[0]
+            with rasterio.open(path) as made:
+                coarse = product in ("gradcam", "gradcampp")
+                assert made.crs.wkt == source.crs.wkt
+                assert (made.transform.c, made.transform.f) == (
+                    source.transform.c,
+                    source.transform.f,
+                )
+                assert made.res == ((0.8, 0.8) if coarse else (GSD, GSD))
+                shape = (-(-HEIGHT // 10), -(-WIDTH // 10)) if coarse else (HEIGHT, WIDTH)
+                assert made.shape == shape
+                assert made.dtypes[0] == "uint8"
+                assert made.nodata == 255
+                assert made.profile["compress"] == "zstd"
+                if product == "classes":
+                    assert made.colormap(1)[1][:3] == (0, 255, 0)
+                    assert made.overviews(1)
+                else:
+                    assert made.descriptions == ("solar panel", "water heater", "pool heater")
+                    assert made.scales == (1 / 254,) * 3
+                if product.endswith(("cam", "campp")):
+                    tags = made.tags(1)
+                    tops = json.loads((reference.out / "run.json").read_text())["calibration"][
+                        "tops"
+                    ]
+                    assert float(tags["CAPECAM_CALIBRATION"]) == tops[product][0]
+                    assert (tags["CAPECAM_METHOD"], tags["CAPECAM_SCORE"]) == (product, "mean")
+
+
+def test_classes_and_objects_are_what_was_drawn(reference, pixels) -> None:
+    bright = pixels > 128 + 3
+    expected = np.where(bright.any(axis=0), bright.argmax(axis=0) + 1, 0)
+    found = layer(reference.out, "classes")[0]
+    assert np.array_equal(found[bright.sum(axis=0) <= 1], expected[bright.sum(axis=0) <= 1])
+    table = read_detections(reference.out)
+    for class_id, group in table.groupby("class_id"):
+        assert group["area_m2"].sum() == pytest.approx((found == class_id).sum() * GSD**2)
+    gpkg = gpd.read_file(reference.out / "detections.gpkg", layer="detections")
+    assert gpkg["id"].tolist() == table["id"].tolist()
+    assert gpkg.crs.to_authority() == ("ESRI", "102562")
+
+
+def test_heat_is_where_the_object_is(tmp_path) -> None:
+    pixels = np.full((3, 960, 960), 20, np.uint8)
+    pixels[1, 600:664, 256:320] = 250
+    source = write_tif(tmp_path / "a.tif", pixels)
+    out = explain(source, tmp_path / "out", tiling__overlap=0, explain__heatmap_dtype="float32").out
+    for method, unit in (("gradcam", 10), ("guided_gradcam", 1)):
+        heat = read_heatmap(out, "a", method, "water heater")
+        hot = np.argwhere(heat > heat.max() / 2) * unit
+        assert len(hot)
+        low, high = hot.min(axis=0), hot.max(axis=0)
+        reach = 32 if unit == 10 else 0  # half a sample of the CAM to each side, and a block
+        assert (low >= np.array([600, 256]) - reach).all()
+        assert (high < np.array([664, 320]) + reach).all()
+        assert np.abs(hot.mean(axis=0) - [632, 288]).max() < 12
+
+
+def test_nodata_comes_out_as_nodata(tmp_path) -> None:
+    pixels = blobs(400, 500)
+    mask = np.ones((400, 500), bool)
+    mask[:150, 222:] = False
+    write_tif(tmp_path / "a.tif", pixels, mask=mask)
+    out = explain(tmp_path / "a.tif", tmp_path / "out").out
+    for product in ("classes", "probability", "guided_gradcam"):
+        assert np.array_equal((layer(out, product) != 255).all(axis=0), mask), product
+    blocks = mask.reshape(40, 10, 50, 10).any(axis=(1, 3))
+    assert np.array_equal((layer(out, "gradcam") != 255).all(axis=0), blocks)
+
+
+def test_detected_explains_only_what_is_detected(tmp_path) -> None:
+    pixels = np.full((3, 640, 960), 20, np.uint8)
+    pixels[2, 40:80, 400:440] = 250
+    source = write_tif(tmp_path / "a.tif", pixels)
+    out = explain(source, tmp_path / "o", explain__where="detected", tiling__overlap=0).out
+    seen = layer(out, "gradcam") != 255
+    expected = np.zeros((3, 64, 96), bool)
+    expected[2, :32, 32:64] = True
+    assert np.array_equal(seen, expected)
+    assert (layer(out, "probability") != 255).all()
+
+
+def test_float32_heatmaps_are_raw(reference, one, tmp_path) -> None:
+    explain(one, tmp_path, explain__heatmap_dtype="float32")
+    run_json = json.loads((tmp_path / "run.json").read_text())
+    raw, levels = layer(tmp_path, "gradcampp"), layer(reference.out, "gradcampp")
+    tops = np.array(run_json["calibration"]["tops"]["gradcampp"])[:, None, None]
+    assert np.abs(np.round(254 * np.minimum(raw / tops, 1)) - levels).max() <= 1
+    assert raw.dtype == np.float32
+    assert raw.max() > tops.min()
+
+
+def test_calibration_is_the_percentile_of_what_is_written(one, pixels, tmp_path) -> None:
+    explain(one, tmp_path, explain__calibration_tiles=1000, explain__methods=["gradcam"])
+    run_json = json.loads((tmp_path / "run.json").read_text())
+    tiling, engine = Tiling(), Engine(colours_model(), ["gradcam"])
+    core = Window(0, 0, HEIGHT, WIDTH)
+    values: list[np.ndarray] = []
+    rows, cols = tiling.lattice(core)
+    for i in rows:
+        for j in cols:
+            window = tiling.window(i, j)
+            part = window.intersection(core)
+            tile, valid = np.zeros((3, 320, 320), np.uint8), np.zeros((320, 320), bool)
+            place = part.slices(window)
+            tile[:, *place], valid[place] = pixels[:, *part.slices(core)], True
+            maps = engine(torch.from_numpy(tile)[None], torch.from_numpy(valid)[None])
+            blocks = to_blocks(maps.heat["gradcam"], tiling)[0, 0].numpy()
+            seen = valid.reshape(32, 10, 32, 10).any(axis=(1, 3))
+            values.append(blocks[seen & (blocks > 0)])
+    assert run_json["calibration"]["tiles"] == len(rows) * len(cols)
+    expected = np.percentile(np.concatenate(values), PERCENTILE)
+    assert run_json["calibration"]["tops"]["gradcam"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_class_without_heat_is_empty_and_said_so(tmp_path) -> None:
+    pixels = np.zeros((3, 320, 320), np.uint8)
+    pixels[0] = 250
+    out = explain(write_tif(tmp_path / "a.tif", pixels), tmp_path / "out").out
+    run_json = json.loads((out / "run.json").read_text())
+    assert run_json["calibration"]["tops"]["gradcam"][1] is None
+    assert run_json["empty"]["gradcam"] == ["water heater", "pool heater"]
+    assert (layer(out, "gradcam")[1] == 0).all()
+    with rasterio.open(out / "cells" / "a" / "gradcam.tif") as dataset:
+        assert dataset.tags(2)["CAPECAM_CALIBRATION"] == "none"
+
+
+def test_calibration_of_another_run(reference, one, tmp_path) -> None:
+    other = reference.out / "run.json"
+    explain(one, tmp_path / "a", explain__calibration=str(other))
+    with pytest.raises(SettingsError, match="score is mean, this run has predicted"):
+        explain(one, tmp_path / "b", explain__calibration=str(other), explain__score="predicted")
+    with pytest.raises(SettingsError, match="it has no gradcampp_notebook"):
+        explain(
+            one, tmp_path / "c", explain__calibration=str(other),
+            explain__methods=["gradcampp_notebook"],
+        )  # fmt: skip
+
+
+def test_what_is_done_is_not_done_again(four, tmp_path) -> None:
+    first = explain(four, tmp_path)
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/*")}
+    again = explain(four, tmp_path)
+    assert (first.done, again.done, again.kept, again.exit_code) == (4, 0, 4, 0)
+    assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/*")}
+    assert explain(four, tmp_path, explain__score="predicted").done == 4
+
+
+def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 700, 700)).astype(np.uint8)
+    for n, content in enumerate((pixels[:, :320, :320], noise, pixels[:, 320:, :320])):
+        write_tif(tmp_path / "in" / f"{n}.tif", content, 2000 * n)  # apart: no common windows
+    damaged = tmp_path / "in" / "1.tif"
+    damaged.write_bytes(damaged.read_bytes()[:400_000])
+    (tmp_path / "in" / "3.tif").write_text("not an image")
+    outcome = explain(tmp_path / "in", tmp_path / "out")
+    assert (outcome.done, outcome.exit_code) == (2, 3)
+    assert set(outcome.failures) == {"1", "3"}
+    assert "cannot be decoded" in outcome.failures["1"]
+    assert sorted(p.name for p in (tmp_path / "out" / "cells").iterdir()) == ["0", "2"]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["failures"] == outcome.failures
+
+
+def test_no_usable_image_is_the_callers_problem(tmp_path) -> None:
+    (tmp_path / "a.tif").write_text("not an image")
+    with pytest.raises(UsageError, match="no image can be used"):
+        explain(tmp_path / "a.tif", tmp_path / "out")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (9, 330), (319, 320), (321, 11)])
+def test_images_smaller_than_a_tile(tmp_path, shape) -> None:
+    source = write_tif(tmp_path / "a.tif", np.full((3, *shape), 30, np.uint8))
+    outcome = explain(source, tmp_path / "out")
+    assert outcome.exit_code == 0
+    assert layer(outcome.out, "classes").shape == (1, *shape)
+    assert (layer(outcome.out, "classes") == 0).all()
+
+
+def test_a_custom_crs_is_carried_over_exactly(tmp_path) -> None:
+    source = write_tif(tmp_path / "a.tif", blobs(60, 60), crs=CUSTOM_WKT)
+    out = explain(source, tmp_path / "out").out
+    with rasterio.open(source) as image, rasterio.open(out / "cells" / "a" / "classes.tif") as made:
+        assert image.crs.to_authority() is None
+        # GeoTIFF keys respell the ellipsoid's name; the CRS's own name and parameters stay.
+        assert made.crs == image.crs
+        assert made.crs.to_authority() is None
+        assert made.crs.wkt.startswith('PROJCS["City grid, do not use"')
+
+
+def test_an_anchored_lattice_writes_the_blocks_that_start_inside(tmp_path) -> None:
+    source = write_tif(tmp_path / "a.tif", blobs(333, 347), col=3, row=7)
+    out = explain(source, tmp_path / "out", tiling__anchor=(-51_000.0, -3_763_000.0)).out
+    with rasterio.open(out / "cells" / "a" / "gradcam.tif") as made:
+        assert made.shape == (34 - 1, 35 - 1)
+        assert (made.transform.c, made.transform.f) == (-51_000 + 0.8, -3_763_000 - 0.8)
