@@ -62,10 +62,10 @@ def noted(
         model.network,
         pixels.to(dtype),
         valid,
-        c,
-        model.target_layer,
-        normalisation(model),
-        score,
+        class_index=c,
+        layer=model.target_layer,
+        normalise=normalisation(model),
+        kind=score,
     )
 
 
@@ -182,36 +182,40 @@ def cape_town_engine(score: str = "mean") -> Engine:
 
 
 @pytest.mark.parametrize(
-    ("size", "score", "classes"),
-    [(128, "mean", (1, 2, 3)), (128, "predicted", (1, 2, 3)), (320, "mean", (1,))],
+    ("size", "score", "pairs"),
+    [
+        (128, "mean", [(0, 1), (1, 1), (1, 2), (1, 3)]),
+        (128, "predicted", [(0, 2), (1, 1)]),
+        (320, "mean", [(1, 1)]),
+    ],
 )
 def test_cape_town_network_against_the_notebooks_way(
-    size: int, score: str, classes: tuple[int, ...]
+    size: int, score: str, pairs: list[tuple[int, int]]
 ) -> None:
+    """Pairs of tile and class; tile 1 is partly nodata. The notebook needs two passes for each."""
     model = cape_town_model()
     pixels, valid = tiles(2, size)
     engine = cape_town_engine(score)
     signals, maps = engine.signals(pixels, valid), engine(pixels, valid)
     assert signals.guided is not None
-    for b in range(2):
-        for c in classes:
-            note = noted(model, pixels[b], valid[b], c, score)
-            A, g = signals.activations[b], signals.gradients[b, c - 1]
-            weights = oracles.gradcam_weights(note.gradient)
-            before_relu = oracles.weighted_sum(weights, note.activations)
-            assert error(A, note.activations) < FLOAT32
-            assert error(g.mean(dim=(1, 2)), weights) < FLOAT32
-            assert error(torch.einsum("k,kij->ij", g.mean(dim=(1, 2)), A), before_relu) < FLOAT32
-            assert error(signals.guided[b, c - 1], note.guided) < FLOAT32
-            for method, formula in oracles.CAMS.items():
-                actual = maps.heat[method][b, c - 1]
-                expected = formula(note.activations, note.gradient)
-                if expected.any():
-                    scaled = torch.from_numpy(ranged(actual.double().numpy()))
-                    assert error(actual, expected) < FLOAT32, (b, c, method)
-                    assert error(scaled, ranged(expected)) < FLOAT32, (b, c, method)
-                else:
-                    assert not actual.any()
+    for b, c in pairs:
+        note = noted(model, pixels[b], valid[b], c, score)
+        A, g = signals.activations[b], signals.gradients[b, c - 1]
+        weights = oracles.gradcam_weights(note.gradient)
+        before_relu = oracles.weighted_sum(weights, note.activations)
+        assert error(A, note.activations) < FLOAT32
+        assert error(g.mean(dim=(1, 2)), weights) < FLOAT32
+        assert error(torch.einsum("k,kij->ij", g.mean(dim=(1, 2)), A), before_relu) < FLOAT32
+        assert error(signals.guided[b, c - 1], note.guided) < FLOAT32
+        for method, formula in oracles.CAMS.items():
+            actual = maps.heat[method][b, c - 1]
+            expected = formula(note.activations, note.gradient)
+            if expected.any():
+                scaled = torch.from_numpy(ranged(actual.double().numpy()))
+                assert error(actual, expected) < FLOAT32, (b, c, method)
+                assert error(scaled, ranged(expected)) < FLOAT32, (b, c, method)
+            else:
+                assert not actual.any()
 
 
 def test_cape_town_maps_are_not_empty() -> None:
@@ -286,33 +290,47 @@ def test_guided_agrees_with_captum(c: int) -> None:
 # --- A tile's maps are its own --------------------------------------------------------------------
 
 
-def alike(some: Maps, others: Maps, i: int, j: int) -> None:
+def same(some: Maps, others: Maps, pairs: dict[int, int]) -> None:
     """Tile i of the one is bit for bit tile j of the other."""
-    assert some.probability[i].equal(others.probability[j])
-    for method in METHODS:
-        assert some.heat[method][i].equal(others.heat[method][j]), method
+    for i, j in pairs.items():
+        assert some.probability[i].equal(others.probability[j])
+        for method in METHODS:
+            assert some.heat[method][i].equal(others.heat[method][j]), method
 
 
-def test_a_tiles_maps_do_not_depend_on_its_batch() -> None:
+def test_a_tiles_maps_do_not_depend_on_its_neighbours() -> None:
     engine = cape_town_engine()
     pixels, valid = tiles(8, 96)
-    eight = engine(pixels, valid)
-    assert all(heat.flatten(2).any(dim=2).float().mean() > 0.5 for heat in eight.heat.values())
-    three = engine(pixels[:3], valid[:3])
-    for i in range(3):
-        alike(three, eight, i, i)
-    alike(engine(pixels[1:2], valid[1:2]), eight, 0, 1)
+    maps = engine(pixels, valid)
+    for method, heat in maps.heat.items():
+        assert heat.flatten(2).any(dim=2).float().mean() > 0.5, method
 
-    # Other neighbours, in another order; and an empty tile, as fills the last batch of a row.
-    order = [5, 1, 3]
-    other = engine(pixels[order], valid[order])
-    padded_pixels, padded_valid = pixels[order].clone(), valid[order].clone()
-    padded_pixels[2], padded_valid[2] = 0, False
-    padded = engine(padded_pixels, padded_valid)
-    for j, i in enumerate(order[:2]):
-        alike(other, eight, j, i)
-        alike(padded, eight, j, i)
-    assert all(not heat[2].any() for heat in padded.heat.values())
+    # The same neighbours in another order.
+    order = [3, 1, 4, 7, 5, 0, 2, 6]
+    same(engine(pixels[order], valid[order]), maps, dict(enumerate(order)))
+
+    # Empty tiles for neighbours, as they fill up a last batch.
+    pixels[3:], valid[3:] = 0, False
+    padded = engine(pixels, valid)
+    same(padded, maps, {0: 0, 1: 1, 2: 2})
+    assert not any(heat[3:].any() for heat in padded.heat.values())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_tiles_maps_do_not_depend_on_the_size_of_its_batch(count: int) -> None:
+    # PyTorch may choose another algorithm for another shape: on 2 CPU cores (torch 2.15) tiles of
+    # 320 were bit-identical in batches of 1, 2, 3, 4 and 8; tiles of 96 differed by up to 1.7e-6,
+    # and by 3.5e-5 in the notebook's Grad-CAM++, where nearly everything cancels.
+    engine = cape_town_engine()
+    pixels, valid = tiles(8, 96)
+    eight, fewer = engine(pixels, valid), engine(pixels[:count], valid[:count])
+    assert error(fewer.probability, eight.probability[:count].double().numpy()) < 1e-5
+    for method in METHODS:
+        tolerance = 1e-3 if method == "gradcampp_notebook" else 1e-5
+        expected = eight.heat[method][:count].double().numpy()
+        for c in range(len(FOREGROUND)):
+            actual = fewer.heat[method][:, c]
+            assert error(actual, expected[:, c]) < tolerance, (method, c)
 
 
 # --- A guest in the user's model ------------------------------------------------------------------
@@ -366,9 +384,7 @@ def test_maps_carry_no_graph() -> None:
 
 def test_running_twice_changes_nothing() -> None:
     engine, batch = Engine(tiny_model(tiny_network())), tiles(3, 32)
-    first, second = engine(*batch), engine(*batch)
-    for b in range(3):
-        alike(first, second, b, b)
+    same(engine(*batch), engine(*batch), {0: 0, 1: 1, 2: 2})
 
 
 # --- where = detected -----------------------------------------------------------------------------
@@ -433,13 +449,7 @@ class Mixed(nn.Module):
         (lambda: nn.ReLU6(inplace=True), "Hardtanh"),
         (nn.LeakyReLU, "LeakyRelu"),
         (nn.Identity, "no ReLU"),
-        pytest.param(
-            Mixed,
-            "LeakyRelu",
-            marks=pytest.mark.xfail(
-                strict=True, reason="LeakyReluBackward1, of the in-place form, is not recognised"
-            ),
-        ),
+        (Mixed, "LeakyRelu"),
     ],
 )
 def test_networks_without_relu_modules_have_no_guided_gradient(
@@ -477,7 +487,6 @@ def test_a_layer_that_is_not_run_is_an_error() -> None:
         ("FPN", "tu-regnetx_002", None, METHODS),
         # The convolution's output goes straight into an in-place ReLU.
         ("Unet", "vgg11", "encoder.features.18", METHODS),
-        ("Unet", "vgg11_bn", None, METHODS),
         ("Unet", "mobilenet_v2", None, ("gradcam", "gradcampp")),  # ReLU6: nothing guided
     ],
 )
@@ -489,7 +498,7 @@ def test_other_networks_against_the_notebooks_way(
     engine = Engine(model, methods)
     maps, signals = engine(pixels, valid), engine.signals(pixels, valid)
     compared = 0
-    for c in FOREGROUND:
+    for c in (1, 2):
         note = noted(model, pixels[1], valid[1], c)
         weights = oracles.gradcam_weights(note.gradient)
         before_relu = oracles.weighted_sum(weights, note.activations)
@@ -501,7 +510,7 @@ def test_other_networks_against_the_notebooks_way(
             compared += 1
         if signals.guided is not None:
             assert error(signals.guided[1, c - 1], note.guided) < FLOAT32
-    assert compared >= 2
+    assert compared >= 1
 
 
 # --- On a GPU -------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ class ReluSwitch:
     def __init__(self) -> None:
         self.guided = False
         self.seen = 0
-        """How many ReLUs have run."""
+        """How many ReLUs have run inside a graph."""
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -148,8 +148,8 @@ class ReluSwitch:
         A module backward hook fails on in-place ReLUs; a hook on the tensor does not. ReLU's own
         backward then zeroes what had no positive input, so only the sign is left to do here.
         """
-        self.seen += 1
         if output.requires_grad:
+            self.seen += 1
             output.register_hook(self._pass)  # type: ignore[no-untyped-call]
 
     def _pass(self, grad: Tensor) -> Tensor:

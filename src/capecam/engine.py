@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,12 @@ from torch.autograd.graph import Node
 from capecam.attribution import CAMS, GUIDED, ReluSwitch, class_scores, guided_gradcam, predicted
 from capecam.errors import SettingsError
 from capecam.model import Model
-from capecam.settings import METHODS
+from capecam.settings import METHODS, SCORES, WHERE
 
 NOT_RELU = (
-    "Celu", "Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid",
-    "Mish", "Prelu", "PreluKernel", "RreluWithNoise", "Silu", "Softplus", "Softshrink",
+    "Celu", "Clamp", "ClampMin", "Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh",
+    "LeakyRelu", "LogSigmoid", "Mish", "Prelu", "PreluKernel", "RreluWithNoise", "Silu", "Softplus",
+    "Softshrink", "Threshold",
 )  # fmt: skip
 """Activations for which guided backpropagation is not defined, as autograd's nodes name them.
 Sigmoid and softmax are left out: as gates (squeeze-and-excitation) they are no activation."""
@@ -66,7 +68,8 @@ class Engine:
         device: of torch.
 
     Raises:
-        SettingsError: guided gradients are asked of a network that cannot have them.
+        SettingsError: an unknown method, score or where; or guided gradients are asked of a
+            network that cannot have them.
     """
 
     def __init__(
@@ -78,6 +81,9 @@ class Engine:
         where: str = "all",
         device: str | torch.device = "cpu",
     ) -> None:
+        _check("method", METHODS, *methods)
+        _check("score", SCORES, score)
+        _check("where", WHERE, where)
         self.model, self.methods, self.score, self.where = model, tuple(methods), score, where
         self.device = torch.device(device)
         self._network = copy.deepcopy(model.network).eval().requires_grad_(False).to(self.device)
@@ -115,6 +121,7 @@ class Engine:
             singular=torch.stack([cam.singular.sum() for cam in cams.values()]).sum(),
         )
 
+    @torch.enable_grad()
     def signals(self, pixels: Tensor, valid: Tensor) -> Signals:
         """One forward; per class one backward to the target layer and one guided to the pixels.
 
@@ -124,7 +131,7 @@ class Engine:
         guided = GUIDED in self.methods
         valid = valid.to(self.device, non_blocking=True)
         x = pixels.to(self.device, non_blocking=True).to(self._dtype).requires_grad_(guided)
-        logits = self._network((x * self._scale - self._mean) / self._std)
+        logits = self._forward(x)
         A, self._activations = self._activations, None
         if A is None:
             raise SettingsError(f"the network does not run its layer {self.model.target_layer}")
@@ -145,11 +152,17 @@ class Engine:
             torch.stack(guided_gradients, dim=1) if guided else None,
         )
 
+    def _forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels of 0..255 to logits; the target layer's output is kept aside."""
+        logits: Tensor = self._network((pixels * self._scale - self._mean) / self._std)
+        return logits
+
+    @torch.enable_grad()
     def forward_graph(self, size: int) -> tuple[Node | None, int]:
         """The graph of one forward from pixels to logits, and how many ``nn.ReLU`` it ran."""
         self._switch.seen = 0
         x = torch.zeros(1, 3, size, size, dtype=self._dtype, device=self.device)
-        logits = self._network(x.requires_grad_())
+        logits = self._forward(x.requires_grad_())
         self._activations = None
         return logits.grad_fn, self._switch.seen
 
@@ -183,6 +196,13 @@ class Engine:
         return torch.tensor(values, dtype=self._dtype, device=self.device).view(1, -1, 1, 1)
 
 
+def _check(what: str, known: Sequence[str], *found: str) -> None:
+    """Raise where a word is not known, or there is none."""
+    for word in found or ("",):
+        if word not in known:
+            raise SettingsError(f"{what} must be one of {', '.join(known)}, got {word!r}")
+
+
 def _gradient(scores: Tensor, inputs: Tensor, needed: bool) -> Tensor:
     """d(sum of scores)/d inputs, keeping the graph for the next class; zeros if not needed."""
     if not needed:
@@ -197,8 +217,8 @@ def why_not_guided(engine: Engine, size: int = 128) -> str | None:
     Looked up in the graph of a forward, which also shows functional calls that no module names.
     """
     root, hooked = engine.forward_graph(size)
-    names = [node.name().removesuffix("Backward0") for node in _nodes(root)]
-    others = sorted({name for name in names if name.rstrip("0123456789_") in NOT_RELU})
+    names = [re.sub(r"Backward\d*$", "", node.name()) for node in _nodes(root)]
+    others = sorted(set(names) & set(NOT_RELU))
     if others:
         return f"the network uses {', '.join(others)} where a ReLU is needed"
     relus = names.count("Relu")

@@ -23,6 +23,9 @@ METHODS = ("gradcam", "gradcampp", "gradcampp_notebook", "guided_gradcam")
 """The heatmaps by name, which is also the stem of their files. The formulas are in
 ``attribution``, which imports torch; a test compares the two lists."""
 
+SCORES = ("mean", "predicted")
+WHERE = ("all", "detected")
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -40,6 +43,8 @@ def _known_methods(methods: tuple[str, ...]) -> tuple[str, ...]:
         if method not in METHODS:
             near = difflib.get_close_matches(method, METHODS, 1) or [", ".join(METHODS)]
             raise ValueError(f"unknown method {method!r}; did you mean {near[0]}?")
+    if not methods:
+        raise ValueError("at least one method is needed")
     if len(set(methods)) < len(methods):
         raise ValueError(f"a method is named twice: {', '.join(methods)}")
     return methods

@@ -1,0 +1,144 @@
+"""Peak memory and time of whole runs at full size: memory must not grow with a cell's height.
+
+Usage: memory.py [--size WIDTHxHEIGHT ...] [--sample-model] [--csv FILE]
+
+Each run has a process of its own. The default network is a stand-in (one small convolution), since
+what is measured is reading, stitching, writing and tracing; --sample-model takes the shipped one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.transform import from_origin
+from torch import nn
+
+from capecam.api import Model, load_model, load_settings, run
+from capecam.model import Normalisation
+from capecam.settings import CAPE_TOWN_CLASSES
+
+SIZES = ("12500x12500", "12500x25000")
+
+
+class StandIn(nn.Module):
+    """The shapes of a segmentation network, at nearly no cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.AvgPool2d(32), nn.Conv2d(3, 16, 1), nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(16, 4, 1), nn.Upsample(scale_factor=32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(x))
+
+
+def stand_in() -> Model:
+    torch.manual_seed(0)
+    scaling = Normalisation(1.0, (0.0,) * 3, (1.0,) * 3)
+    network = StandIn().eval().requires_grad_(False)
+    return Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "stand-in", "0" * 64, ())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", action="append", help="WIDTHxHEIGHT; may be repeated")
+    parser.add_argument("--sample-model", action="store_true")
+    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/memory.csv"))
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(Path(arguments.measure), arguments.sample_model)))
+        return
+    rows = [one(size, arguments.sample_model) for size in arguments.size or SIZES]
+    arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+    new = not arguments.csv.exists()
+    with arguments.csv.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def one(size: str, sample_model: bool) -> dict[str, object]:
+    """Draw an image of this size, run it in a process of its own, print what came of it."""
+    width, height = map(int, size.split("x"))
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder) / "image.tif", width, height)
+        command = [sys.executable, __file__, "--measure", folder]
+        command += ["--sample-model"] if sample_model else []
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    row = {"size": size, **json.loads(done.stdout.splitlines()[-1])}
+    print(row, flush=True)
+    return row
+
+
+def draw(path: Path, width: int, height: int) -> None:
+    """Noise with bright rectangles, as a tiled JPEG, strip by strip."""
+    rng = np.random.default_rng(0)
+    profile = {
+        "driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8",
+        "crs": "ESRI:102562", "transform": from_origin(-51000, -3763000, 0.08, 0.08),
+        "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "JPEG",
+        "photometric": "YCBCR", "BIGTIFF": "IF_SAFER",
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as dataset:
+        for row in range(0, height, 512):
+            n = min(512, height - row)
+            strip = rng.integers(60, 120, (3, n, width)).astype(np.uint8)
+            for _ in range(width // 250):
+                r, c = rng.integers(0, n), rng.integers(0, width)
+                strip[rng.integers(0, 3), r : r + 60, c : c + 60] = 240
+            dataset.write(strip, window=rasterio.windows.Window(0, row, width, n))
+
+
+def measure(folder: Path, sample_model: bool) -> dict[str, object]:
+    """Run, in this process."""
+    options: dict[str, object] = {
+        "sources": [str(folder / "image.tif")],
+        "out": str(folder / "out"),
+        "tiling.cell_size": 1_000_000,  # one cell, however large
+    }
+    config = None
+    model = stand_in()
+    if sample_model:
+        data = files("capecam") / "data"
+        config = Path(str(data / "demo.yaml"))
+        model = load_model(
+            Path(str(data / "sample_model.safetensors")), load_settings(config).model
+        )
+    started = time.perf_counter()
+    outcome = run(load_settings(config, options), model=model)
+    seconds = time.perf_counter() - started
+    disk = sum(p.stat().st_size for p in (folder / "out" / "cells").rglob("*.tif"))
+    return {
+        "network": model.architecture,
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "seconds": round(seconds, 1),
+        "tiles": outcome.tiles,
+        "tiles_per_s": round(outcome.tiles / outcome.stages["cells"], 1),
+        "disk_mb": round(disk / 1e6, 1),
+        "exit_code": outcome.exit_code,
+        "machine": f"{os.cpu_count()} CPU {platform.machine()}",
+        "torch": torch.__version__,
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
+    }
+
+
+if __name__ == "__main__":
+    main()
