@@ -24,7 +24,7 @@ LAYERS = [
     {"city"},
     {"run"},
     {"inspection", "plan", "progress", "api"},
-    {"scene_canvas"}, {"scene_land"}, {"scene_props"}, {"scene_objects"}, {"scenes"}, {"demo"},
+    {"scenes"}, {"demo"},
     {"cli"},
 ]  # fmt: skip
 RASTER = {"rasterio"}

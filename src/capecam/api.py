@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 
-def read_detections(out: Path) -> gpd.GeoDataFrame:
+def read_detections(out: Path | str) -> gpd.GeoDataFrame:
     """The detections of a run: a row an object, in the imagery's CRS."""
-    return gpd.read_parquet(out / "detections.parquet")
+    return gpd.read_parquet(Path(out) / "detections.parquet")
 
 
-def read_heatmap(out: Path, cell: str, method: str, band: str) -> NDArray[np.float32]:
+def read_heatmap(out: Path | str, cell: str, method: str, band: str) -> NDArray[np.float32]:
     """One heatmap of one cell: (rows, columns) in 0..1 of the city's scale, NaN where nodata.
 
     With ``--heatmap-dtype float32``: raw values.
@@ -47,7 +47,7 @@ def read_heatmap(out: Path, cell: str, method: str, band: str) -> NDArray[np.flo
     Raises:
         KeyError: the file has no such band; the message lists those there are.
     """
-    with open_readonly(out / "cells" / cell / f"{method}.tif") as dataset:
+    with open_readonly(Path(out) / "cells" / cell / f"{method}.tif") as dataset:
         if band not in dataset.descriptions:
             raise KeyError(f"{method} has no band {band!r}, only {dataset.descriptions}")
         index = dataset.descriptions.index(band) + 1

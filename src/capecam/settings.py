@@ -234,7 +234,7 @@ def leaves(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Se
             yield Setting(f"{prefix}{name}", kind, default, field.description or "", option)
 
 
-def load(config: Path | None, options: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+def load(config: Path | str | None, options: Mapping[str, Any] = MappingProxyType({})) -> Settings:
     """Settings from a YAML file and, above it, options by dotted key (None: not given).
 
     Paths in the file are relative to the file.
@@ -242,7 +242,7 @@ def load(config: Path | None, options: Mapping[str, Any] = MappingProxyType({}))
     Raises:
         SettingsError: naming the key, what was found and what is expected.
     """
-    tree = _read_yaml(config) if config else {}
+    tree = _read_yaml(Path(config)) if config else {}
     for key, value in options.items():
         if value is not None:
             _put(tree, key, value)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def _header(path: Path, dataset: Any) -> Header:
     )
 
 
+@cache  # a city has thousands of images and a handful of spellings
 def crs_key(wkt: str) -> str:
     """CRS by its parameters, not by name or code: equal keys mean the same map grid.
 
