@@ -33,7 +33,8 @@ WEIGHTS = ROOT / "src/capecam/data/sample_model.safetensors"
 REPORT = ROOT / "docs/sample-model.md"
 CLASSES = ("background", "solar panel", "water heater", "pool heater")
 NETWORK = {
-    "encoder_name": "tu-regnetx_002",
+    "encoder_name": "tu-resnet18d",  # averages before its strided shortcuts: no lattice in the maps
+    "channels": (32, 64, 128, 224),  # half as wide as usual
     "encoder_weights": None,
     "in_channels": 3,
     "classes": 4,

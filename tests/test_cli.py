@@ -52,7 +52,8 @@ def test_help_answers_without_torch() -> None:
     text = capecam("run", "--help").stdout
     for option in ("--checkpoint", "--out", "--tile", "--methods", "--where", "--heatmap-dtype"):
         assert option in text
-    assert capecam("--version").stdout.startswith("capecam 0.1")
+    for place in ([], ["run"], ["inspect"]):
+        assert capecam(*place, "--version").stdout.startswith("capecam 0.1")
 
 
 def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     assert run_json["settings"]["detections"]["min_area_m2"] == 0
     before = (out / "summary.csv").read_bytes()
     (out / "summary.csv").unlink()
-    capecam("finish", out)
+    assert not capecam("finish", out, "-q").stdout
     assert (out / "summary.csv").read_bytes() == before
     again = capecam("plan", "--config", city / "city.yaml", "--out", out).stdout
     assert "as measured before" in again

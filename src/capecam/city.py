@@ -84,7 +84,7 @@ def _detections(
 ) -> gpd.GeoDataFrame:
     """Joined across cells, then filtered."""
     settings = DetectionSettings.model_validate(run["settings"]["detections"])
-    grid = grid_from_json(run["grid"])
+    grid = grid_from_json(run)
     pieces = Pieces.concatenate([read_pieces(ledger.folder / n / PIECES, grid) for n in names])
     table = measure(join(pieces, settings.join_distance_px), grid, classes)
     large = table["area_m2"] > settings.min_area_m2
@@ -122,13 +122,16 @@ def _write_detections(out: Path, detections: gpd.GeoDataFrame, summary: pd.DataF
 
 
 def grid_to_json(grid: Grid) -> dict[str, Any]:
-    """As kept in run.json."""
+    """As kept in run.json: ``anchor`` and ``grid``."""
     w = grid.window
     window = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
-    return {"crs": grid.crs, "anchor": grid.anchor, "pixel": grid.pixel, "window": window}
+    return {
+        "anchor": grid.anchor,
+        "grid": {"crs": grid.crs, "pixel": grid.pixel, "window": window},
+    }
 
 
-def grid_from_json(tree: dict[str, Any]) -> Grid:
+def grid_from_json(run: dict[str, Any]) -> Grid:
     """The inverse of :func:`grid_to_json`."""
-    (x, y), (dx, dy) = tree["anchor"], tree["pixel"]
-    return Grid(tree["crs"], (x, y), (dx, dy), Window(**tree["window"]))
+    (x, y), (dx, dy) = run["anchor"], run["grid"]["pixel"]
+    return Grid(run["grid"]["crs"], (x, y), (dx, dy), Window(**run["grid"]["window"]))

@@ -17,8 +17,6 @@ from capecam.errors import CapecamError
 from capecam.settings import Setting, Settings, leaves, load
 
 app = typer.Typer(
-    help="Maps of rooftop solar from aerial orthophotos, and of why the network says so.\n\n"
-    "Start with: capecam demo DIR, then the command that it prints.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,19 +25,21 @@ app = typer.Typer(
 
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="SOURCES...", help="images, folders of images, or globs"),
+    typer.Argument(metavar="SOURCES", help="images, folders of images, or globs"),
 ]
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE.yaml", help="settings (docs/configuration.md)"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="say more, with tracebacks")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+
+log = logging.getLogger("capecam")
 
 
 def main() -> None:
     """Run a command; errors are one line and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log.setLevel(logging.INFO)
     try:
         app()
     except CapecamError as error:
@@ -59,19 +59,77 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _say_more(wanted: bool) -> None:
+    if wanted:
+        log.setLevel(logging.DEBUG)
+
+
+def _say_less(wanted: bool) -> None:
+    if wanted:
+        log.setLevel(logging.ERROR)
+
+
+def _quiet() -> bool:
+    """Whether only errors are to be printed: the logger's level says so."""
+    return not log.isEnabledFor(logging.INFO)
+
+
+EVERYWHERE = {
+    "verbose": typer.Option(
+        "--verbose", "-v", callback=_say_more, help="say more, with tracebacks"
+    ),
+    "quiet": typer.Option("--quiet", "-q", callback=_say_less, help="print errors only"),
+    "version": typer.Option(
+        "--version", callback=_show_version, is_eager=True, help="print the version and exit"
+    ),
+}
+
+
+def everywhere(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that all have; they act by themselves."""
+
+    def called(**given: Any) -> None:
+        command(**{name: value for name, value in given.items() if name not in EVERYWHERE})
+
+    common = [_keyword(name, Annotated[bool, o], False) for name, o in EVERYWHERE.items()]
+    return _dressed(called, command, [*_parameters(command), *common])
+
+
+def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
+    """Of a command, all to be given by name."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    return [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+
+
+def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def _dressed(
+    called: Callable[..., None], command: Callable[..., None], parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """``called`` with the command's name and help, and with these parameters for typer to see."""
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    called.__doc__, called.__name__ = command.__doc__, command.__name__
+    return called
+
+
 @app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="and exit")
-    ] = False,
-) -> None:
-    """Options that stand before the command."""
+@everywhere
+def _root() -> None:
+    """Maps of rooftop solar from aerial orthophotos, and of why the network says so.
+
+    Start with: capecam demo DIR, then the command that it prints.
+    """
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting that has one; it gets ``settings`` instead.
+    """Give a command SOURCES, --config and an option for every setting that has one.
 
-    The command's own parameters stay; ``sources`` and ``config`` must be among them.
+    It gets ``settings`` instead; its other parameters stay.
     """
     offered = {_parameter(setting.key): setting for setting in leaves() if setting.option}
 
@@ -81,21 +139,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         options["sources"] = given.pop("sources") or None
         command(settings=load(given.pop("config"), options), **given)
 
-    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    first = [_keyword("sources", Sources), _keyword("config", Config)]
     extra = [_option(name, setting) for name, setting in offered.items()]
-    first = [
-        inspect.Parameter(
-            "sources", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Sources
-        ),
-        inspect.Parameter(
-            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config
-        ),
-    ]
-    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "settings"]
-    called.__signature__ = inspect.Signature([*first, *extra, *rest])  # type: ignore[attr-defined]
-    called.__annotations__ = {p.name: p.annotation for p in (*first, *extra, *rest)}
-    called.__doc__, called.__name__ = command.__doc__, command.__name__
-    return called
+    rest = [p for p in _parameters(command) if p.name != "settings"]
+    return _dressed(called, command, [*first, *extra, *rest])
 
 
 def _parameter(key: str) -> str:
@@ -125,29 +172,24 @@ def _option(name: str, setting: Setting) -> inspect.Parameter:
         help=setting.help + default,
         show_default=False,
     )
-    annotation = Annotated[kind | None, info]  # type: ignore[valid-type]
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-    )
+    return _keyword(name, Annotated[kind | None, info])
 
 
 @app.command("run")
+@everywhere
 @with_settings
 def run_command(
     settings: Settings,
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="sample the colour scale anew")
     ] = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
 ) -> None:
     """Explain images: rasters, heatmaps and polygons of everything in SOURCES."""
     from capecam.progress import Bar, summary
     from capecam.run import Silent, run
 
-    _log(verbose, quiet)
-    outcome = run(settings, recalibrate=recalibrate, progress=Silent() if quiet else Bar())
-    if not quiet:
+    outcome = run(settings, recalibrate=recalibrate, progress=Silent() if _quiet() else Bar())
+    if not _quiet():
         print(summary(outcome))
     for name, reason in outcome.failures.items():
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)
@@ -155,12 +197,10 @@ def run_command(
 
 
 @app.command("plan")
+@everywhere
 @with_settings
-def plan_command(
-    settings: Settings, as_json: AsJson = False, verbose: Verbose = False, quiet: Quiet = False
-) -> None:
+def plan_command(settings: Settings, as_json: AsJson = False) -> None:
     """Say what run would do: cells, tiles, memory, disk and time. Touches no GPU."""
-    _log(verbose, quiet)
     from capecam.plan import make_plan
 
     plan = make_plan(settings)
@@ -168,17 +208,15 @@ def plan_command(
 
 
 @app.command("inspect")
+@everywhere
 def inspect_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="a checkpoint or a GeoTIFF")],
     config: Config = None,
     as_json: AsJson = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
 ) -> None:
     """Show what a checkpoint or an image is, and whether it can be used."""
     from capecam.inspection import inspect_path
 
-    _log(verbose, quiet)
     facts = inspect_path(path, load(config).model)
     if as_json:
         print(json.dumps(facts, indent=1))
@@ -188,40 +226,29 @@ def inspect_command(
 
 
 @app.command("finish")
+@everywhere
 def finish_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
-    verbose: Verbose = False,
-    quiet: Quiet = False,
 ) -> None:
     """Make the city's layers and tables from the cells that are done (run does it by itself)."""
     from capecam.city import finish
     from capecam.progress import totals_table
 
-    _log(verbose, quiet)
     table = totals_table(finish(out))
-    if not quiet:
+    if not _quiet():
         print(table)
 
 
 @app.command("demo")
+@everywhere
 def demo_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder")],
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the city")] = 1,
     size: Annotated[int, typer.Option("--size", metavar="PX", help="of each image, about")] = 2500,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
 ) -> None:
     """Draw a sample city: four images, the truth, a trained network and its settings."""
     from capecam.demo import write_demo
 
-    _log(verbose, quiet)
     write_demo(folder, seed, size)
-    if not quiet:
+    if not _quiet():
         print(f"a sample city is in {folder}; now type:\n  capecam run --config {folder}/demo.yaml")
-
-
-def _log(verbose: bool, quiet: bool) -> None:
-    """Warnings of other libraries, and as much of our own as is asked for."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
-    logging.getLogger("capecam").setLevel(level)

@@ -198,7 +198,7 @@ def anchor(settings: Settings, before: Mapping[str, Any]) -> tuple[float, float]
     """The setting's, else that of the first run into the same folder, else the mosaic's corner."""
     if settings.tiling.anchor or not before:
         return settings.tiling.anchor
-    x, y = before["grid"]["anchor"]
+    x, y = before["anchor"]
     return x, y
 
 
@@ -243,7 +243,7 @@ def _run_record(job: Job, cells: tuple[Cell, ...], outcome: Outcome) -> dict[str
             "target_layer": job.engine.model.target_layer,
             "ignored": job.engine.model.ignored,
         },
-        "grid": grid_to_json(job.mosaic.grid),
+        **grid_to_json(job.mosaic.grid),
         "calibration": job.calibration.to_json(),
         "empty": _empty(job),
         "cells": [cell.name for cell in cells],

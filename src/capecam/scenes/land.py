@@ -256,7 +256,10 @@ def paint_lot(canvas: Canvas, rng: np.random.Generator, lot: Lot, house: House) 
         )
     if house.has_pool:
         pool = lot.frame.at(rng.uniform(-0.4, 0.4) * lot.half_u_m, -lot.half_v_m + 4.2)
-        paint_pool(canvas, rng, pool, rng.uniform(2.2, 4.2), rng.uniform(1.5, 2.3))
+        half_u_m, half_v_m = rng.uniform(2.2, 4.2), rng.uniform(1.5, 2.3)
+        paved = pool.box_px(half_u_m + 0.8, half_v_m + 0.8)
+        if not any(wing.foot_px.intersects(paved) for wing in house.wings):
+            paint_pool(canvas, rng, pool, half_u_m, half_v_m)
     for _ in range(rng.poisson(1.6)):
         u_m, v_m = rng.uniform(-0.8, 0.8) * lot.half_u_m, rng.uniform(-0.85, 0.85) * lot.half_v_m
         place = lot.frame.at(u_m, v_m, rng.choice([0, 0, 0.4, 0.8]))
