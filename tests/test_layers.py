@@ -11,7 +11,7 @@ PACKAGE = Path(capecam.__file__).parent
 LAYERS = [
     {"errors"},
     {"grid"},
-    {"attribution"},
+    {"attribution", "graph"},
     {"settings"},
     {"raster"},
     {"sources", "model"},

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from capecam.attribution import CAMS, GUIDED, ReluSwitch, class_scores, guided_gradcam, predicted
 from capecam.errors import SettingsError
+from capecam.graph import not_only_relu
 from capecam.model import Model
 from capecam.settings import METHODS, SCORES, WHERE
 
-NOT_RELU = (
-    "Celu", "Clamp", "ClampMin", "Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh",
-    "LeakyRelu", "LogSigmoid", "Mish", "Prelu", "PreluKernel", "RreluWithNoise", "Silu", "Softplus",
-    "Softshrink", "Threshold",
-)  # fmt: skip
-"""Activations for which guided backpropagation is not defined, as autograd's nodes name them.
-Sigmoid and softmax are left out: as gates (squeeze-and-excitation) they are no activation."""
+PROBE_PX = 128
+"""Edge of the tile with which the network is looked over; all encoders' strides divide it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,7 @@ class Engine:
             if isinstance(module, nn.ReLU):
                 module.register_forward_hook(self._switch.attach)
         self._network.get_submodule(model.target_layer).register_forward_hook(self._tap)
-        if GUIDED in self.methods and (reason := why_not_guided(self)):
+        if GUIDED in self.methods and (reason := self.why_not_guided()):
             raise SettingsError(f"{GUIDED} is not possible: {reason}; choose other --methods")
 
     def __call__(self, pixels: Tensor, valid: Tensor) -> Maps:
@@ -158,13 +152,12 @@ class Engine:
         return logits
 
     @torch.enable_grad()
-    def forward_graph(self, size: int) -> tuple[Node | None, int]:
-        """The graph of one forward from pixels to logits, and how many ``nn.ReLU`` it ran."""
+    def why_not_guided(self) -> str | None:
+        """Why the network has no guided gradient, or None."""
         self._switch.seen = 0
-        x = torch.zeros(1, 3, size, size, dtype=self._dtype, device=self.device)
-        logits = self._forward(x.requires_grad_())
+        logits = self._forward(self._blank(PROBE_PX).requires_grad_())
         self._activations = None
-        return logits.grad_fn, self._switch.seen
+        return not_only_relu(logits.grad_fn, self._switch.seen)
 
     def activation_shape(self, size: int) -> tuple[int, int, int]:
         """(K, h, w) of the target layer's output for a tile of ``size`` px."""
@@ -192,6 +185,10 @@ class Engine:
         self._activations = output
         return output.clone()
 
+    def _blank(self, size: int) -> Tensor:
+        """(1, 3, size, size) zeros as the network takes them."""
+        return torch.zeros(1, 3, size, size, dtype=self._dtype, device=self.device)
+
     def _per_channel(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self._dtype, device=self.device).view(1, -1, 1, 1)
 
@@ -209,31 +206,3 @@ def _gradient(scores: Tensor, inputs: Tensor, needed: bool) -> Tensor:
         return torch.zeros_like(inputs)
     gradient: Tensor = torch.autograd.grad(scores.sum(), inputs, retain_graph=True)[0]
     return gradient
-
-
-def why_not_guided(engine: Engine, size: int = 128) -> str | None:
-    """Why the network has no guided gradient, or None: every activation must be an ``nn.ReLU``.
-
-    Looked up in the graph of a forward, which also shows functional calls that no module names.
-    """
-    root, hooked = engine.forward_graph(size)
-    names = [re.sub(r"Backward\d*$", "", node.name()) for node in _nodes(root)]
-    others = sorted(set(names) & set(NOT_RELU))
-    if others:
-        return f"the network uses {', '.join(others)} where a ReLU is needed"
-    relus = names.count("Relu")
-    if relus > hooked:
-        return f"{relus - hooked} of the network's {relus} ReLUs are functional calls, not nn.ReLU"
-    return None if relus else "the network has no ReLU"
-
-
-def _nodes(root: Node | None) -> set[Node]:
-    """Every node of a graph."""
-    seen: set[Node] = set()
-    stack = [root] if root is not None else []
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(parent for parent, _ in node.next_functions if parent is not None)
-    return seen
