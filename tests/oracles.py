@@ -5,8 +5,9 @@ in float64; the notebook's way runs the network once per image and class, reads 
 with a full backward hook, and gets its guided gradient from a copy of the network whose ReLUs are
 replaced by a custom ``autograd.Function`` (capecam hooks tensors instead).
 
-Papers: Selvaraju 2017 (Grad-CAM), Chattopadhay 2018 (Grad-CAM++), Springenberg 2015 (guided
-backpropagation), Vinogradova 2020 (Seg-Grad-CAM).
+Papers: Selvaraju 2017 (Grad-CAM), Chattopadhay 2018 (Grad-CAM++), Draelos 2020 (HiResCAM), Jiang
+2021 (LayerCAM), Fu 2020 (XGrad-CAM), Springenberg 2015 (guided backpropagation), Vinogradova 2020
+(Seg-Grad-CAM).
 """
 
 from __future__ import annotations
@@ -111,10 +112,46 @@ def gradcampp_notebook(A: Array, g: Array) -> Array:
     return positive(weighted_sum(gradcampp_notebook_weights(A, g), A))
 
 
+def hirescam(A: Array, g: Array) -> Array:
+    """Draelos and Carin 2020, eq. 3: the gradient is not averaged."""
+    return positive(weighted_sum(np.ones(len(A)), A * g))
+
+
+def layercam(A: Array, g: Array) -> Array:
+    """Jiang 2021, eq. 5 and 6: the positive part of the gradient, place by place."""
+    return positive(weighted_sum(np.ones(len(A)), A * np.array([positive(g_k) for g_k in g])))
+
+
+def xgradcam_weights(A: Array, g: Array) -> tuple[Array, int]:
+    """Fu 2020, eq. 8: w_k = sum_ij A_ij g_ij / sum_ab A_ab. (K,), channels that cancel."""
+    weights, singular = [], 0
+    for A_k, g_k in zip(A.tolist(), g.tolist(), strict=True):
+        total = math.fsum(value for row in A_k for value in row)
+        size = math.fsum(abs(value) for row in A_k for value in row)
+        if abs(total) < SINGULAR * size or total == 0:
+            singular += size > 0
+            weights.append(0.0)
+            continue
+        w = 0.0
+        for A_row, g_row in zip(A_k, g_k, strict=True):
+            for a, value in zip(A_row, g_row, strict=True):
+                w += a / total * value
+        weights.append(w)
+    return np.array(weights), singular
+
+
+def xgradcam(A: Array, g: Array) -> Array:
+    """Fu 2020, eq. 8 inside Selvaraju eq. 2."""
+    return positive(weighted_sum(xgradcam_weights(A, g)[0], A))
+
+
 CAMS: dict[str, Callable[[Array, Array], Array]] = {
     "gradcam": gradcam,
     "gradcampp": gradcampp,
     "gradcampp_notebook": gradcampp_notebook,
+    "hirescam": hirescam,
+    "layercam": layercam,
+    "xgradcam": xgradcam,
 }
 
 

@@ -20,7 +20,10 @@ from capecam.attribution import (
     gradcampp,
     gradcampp_notebook,
     guided_gradcam,
+    hirescam,
+    layercam,
     resample,
+    xgradcam,
 )
 from capecam.settings import METHODS
 
@@ -74,6 +77,36 @@ def test_the_notebooks_epsilon_is_the_denominator_under_a_mean_score() -> None:
     ones, g = torch.ones(1, 1, 1, dtype=torch.float64), torch.full((1, 1, 1), 7e-6).double()
     assert gradcampp(ones, g).map.item() / 7e-6 == pytest.approx(0.5, rel=1e-5)
     assert gradcampp_notebook(ones, g).map.item() / 7e-6 == pytest.approx(0.004852, rel=1e-3)
+
+
+def test_hirescam_by_hand() -> None:
+    # (0,0): .5 + .25   (0,1): -2 + 0 -> 0   (1,0): 6 + 0   (1,1): -1 - 2 -> 0
+    assert hirescam(A, G).map.tolist() == [[0.75, 0.0], [6.0, 0.0]]
+
+
+def test_layercam_by_hand() -> None:
+    # As above, without the places where g is negative: (0,1) of k = 0 and (1,0) of k = 1.
+    assert layercam(A, G).map.tolist() == [[0.75, 0.0], [6.0, 0.0]]
+    # Twice as much of k = 1 at (1,0), where its g is -4 and its A becomes 1: only HiResCAM sees it.
+    a = A.clone()
+    a[1, 1, 0] = 1.0
+    assert layercam(a, G).map[1, 0].item() == 6.0
+    assert hirescam(a, G).map[1, 0].item() == 2.0
+
+
+def test_xgradcam_by_hand() -> None:
+    # w_0 = (.5 - 2 + 6 - 1) / 4 = .875      w_1 = (.25 + 0 + 0 - 2) / -4 = .4375
+    # (0,0): .875 + .4375   (0,1): 1.75 - .4375   (1,0): 2.625   (1,1): -1.75 - 1.75 -> 0
+    cam = xgradcam(A, G)
+    assert cam.map.tolist() == [[1.3125, 1.3125], [2.625, 0.0]]
+    assert cam.singular.item() == 0
+    # A channel that cancels is left out and counted; a dead one is not counted.
+    cancels = torch.stack([A[0], torch.tensor([[1.0, -1.0], [2.0, -2.0]]).double()])
+    assert xgradcam(cancels, G).map.tolist() == [[0.875, 1.75], [2.625, 0.0]]
+    assert xgradcam(cancels, G).singular.item() == 1
+    dead = torch.stack([A[0], torch.zeros(2, 2).double()])
+    assert xgradcam(dead, G).map.tolist() == [[0.875, 1.75], [2.625, 0.0]]
+    assert xgradcam(dead, G).singular.item() == 0
 
 
 def test_guided_gradcam_by_hand() -> None:
@@ -195,6 +228,9 @@ def test_every_map_equals_its_loops(a: np.ndarray, g: np.ndarray, method: str) -
         "gradcam": lambda: oracles.gradcam_weights(g),
         "gradcampp": lambda: oracles.gradcampp_weights(a, g)[0],
         "gradcampp_notebook": lambda: oracles.gradcampp_notebook_weights(a, g),
+        "hirescam": lambda: g,
+        "layercam": lambda: g,
+        "xgradcam": lambda: oracles.xgradcam_weights(a, g)[0],
     }[method]()
     # The notebook's denominator cancels without a bound on what is left: compare by its weights.
     scale = 4 * np.abs(weights).sum() * (1e6 if method == "gradcampp_notebook" else 1)
@@ -202,8 +238,9 @@ def test_every_map_equals_its_loops(a: np.ndarray, g: np.ndarray, method: str) -
 
 
 @given(stacks, stacks)
-def test_gradcampp_counts_what_the_loops_count(a: np.ndarray, g: np.ndarray) -> None:
+def test_what_is_left_out_is_what_the_loops_leave_out(a: np.ndarray, g: np.ndarray) -> None:
     assert gradcampp(*tensors(a, g)).singular.item() == oracles.gradcampp_weights(a, g)[1]
+    assert xgradcam(*tensors(a, g)).singular.item() == oracles.xgradcam_weights(a, g)[1]
 
 
 @given(

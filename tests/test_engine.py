@@ -377,13 +377,13 @@ def test_the_users_network_stays_as_it_was() -> None:
 
 
 def test_maps_carry_no_graph() -> None:
-    maps = Engine(tiny_model(tiny_network()))(*tiles(2, 32))
+    maps = Engine(tiny_model(tiny_network()), METHODS)(*tiles(2, 32))
     assert not maps.probability.requires_grad
     assert not any(heat.requires_grad for heat in maps.heat.values())
 
 
 def test_running_twice_changes_nothing() -> None:
-    engine, batch = Engine(tiny_model(tiny_network())), tiles(3, 32)
+    engine, batch = Engine(tiny_model(tiny_network()), METHODS), tiles(3, 32)
     same(engine(*batch), engine(*batch), {0: 0, 1: 1, 2: 2})
 
 
@@ -404,8 +404,8 @@ def test_detected_explains_tiles_and_classes_with_a_predicted_pixel(score: str) 
     assert any(expected[0])
     assert expected[0] != expected[3]
 
-    everywhere = Engine(model, score=score)(pixels, valid)
-    detected = Engine(model, score=score, where="detected")(pixels, valid)
+    everywhere = Engine(model, METHODS, score=score)(pixels, valid)
+    detected = Engine(model, METHODS, score=score, where="detected")(pixels, valid)
     assert everywhere.explained.all()
     assert detected.explained.tolist() == expected
     assert detected.probability.equal(everywhere.probability)
@@ -420,7 +420,7 @@ def test_detected_explains_tiles_and_classes_with_a_predicted_pixel(score: str) 
 def test_detected_leaves_everything_out_where_nothing_is_detected() -> None:
     model = tiny_model(tiny_network())
     pixels, valid = tiles(2, 32)
-    maps = Engine(model, where="detected")(pixels, torch.zeros_like(valid))
+    maps = Engine(model, METHODS, where="detected")(pixels, torch.zeros_like(valid))
     assert not maps.explained.any()
     assert not any(heat.any() for heat in maps.heat.values())
 
@@ -530,8 +530,8 @@ def test_maps_on_cuda_are_those_of_the_cpu(score: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # float32 means float32
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     pixels, valid = tiles(4, 320)
-    cpu = Engine(cape_town_model(), score=score)(pixels, valid)
-    cuda = Engine(cape_town_model(), score=score, device="cuda")(pixels, valid)
+    cpu = Engine(cape_town_model(), METHODS, score=score)(pixels, valid)
+    cuda = Engine(cape_town_model(), METHODS, score=score, device="cuda")(pixels, valid)
     probability = cuda.probability.cpu()
     differing = probability.argmax(dim=1) != cpu.probability.argmax(dim=1)
     assert differing.float().mean() <= 1e-4

@@ -4,8 +4,9 @@ Notation, as in the papers: ``A`` (..., K, h, w) activations at the target layer
 gradient of one score per tile with respect to ``A``, same shape. All maps are raw: nothing is
 scaled by its own range. Everything is computed in float32 at least.
 
-Sources: Selvaraju et al. 2017 (Grad-CAM), Chattopadhay et al. 2018 (Grad-CAM++), Springenberg et
-al. 2015 (guided backpropagation), Vinogradova et al. 2020 (scores of segmentation networks).
+Sources: Selvaraju et al. 2017 (Grad-CAM), Chattopadhay et al. 2018 (Grad-CAM++), Fu et al. 2020
+(XGrad-CAM), Draelos and Carin 2020 (HiResCAM), Jiang et al. 2021 (LayerCAM), Springenberg et al.
+2015 (guided backpropagation), Vinogradova et al. 2020 (scores of segmentation networks).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SINGULAR = 1e-6
-"""Grad-CAM++ entries with abs(2 + g sum A) below this get weight 0 (DESIGN section 3)."""
+"""Grad-CAM++ entries with abs(2 + g sum A) below this get weight 0 (DESIGN section 3); and
+XGrad-CAM channels whose sum of A is below this share of their sum of abs(A)."""
 
 
 class Cam(NamedTuple):
@@ -28,7 +30,8 @@ class Cam(NamedTuple):
     map: Tensor
     """(..., h, w), not negative."""
     singular: Tensor
-    """(...) int64; entries of alpha left out because their denominator vanishes."""
+    """(...) int64; entries (Grad-CAM++) or channels (XGrad-CAM) left out because their denominator
+    vanishes."""
 
 
 def class_scores(logits: Tensor, valid: Tensor, kind: str) -> Tensor:
@@ -54,8 +57,7 @@ def predicted(logits: Tensor) -> Tensor:
 def gradcam(A: Tensor, g: Tensor) -> Cam:
     """``relu(sum_k mean_ij(g_k) * A_k)``: Selvaraju 2017, eq. 1 and 2."""
     A, g = _precise(A), _precise(g)
-    weights = g.mean(dim=(-2, -1))
-    return _cam(weights, A, weights.new_zeros(weights.shape[:-1], dtype=torch.int64))
+    return _cam(g.mean(dim=(-2, -1)), A)
 
 
 def gradcampp(A: Tensor, g: Tensor) -> Cam:
@@ -80,14 +82,40 @@ def gradcampp_notebook(A: Tensor, g: Tensor) -> Cam:
     """
     A, g = _precise(A), _precise(g)
     denominator = 2 * g**2 + (A * g**3).sum(dim=(-2, -1), keepdim=True) + 1e-8
-    weights = (g**2 / denominator * g.relu()).sum(dim=(-2, -1))
-    return _cam(weights, A, weights.new_zeros(weights.shape[:-1], dtype=torch.int64))
+    return _cam((g**2 / denominator * g.relu()).sum(dim=(-2, -1)), A)
+
+
+def hirescam(A: Tensor, g: Tensor) -> Cam:
+    """``relu(sum_k g_k * A_k)``, no averaging: Draelos and Carin 2020, eq. 3."""
+    return _unpooled(_precise(A) * _precise(g))
+
+
+def layercam(A: Tensor, g: Tensor) -> Cam:
+    """``relu(sum_k relu(g_k) * A_k)``: Jiang 2021, eq. 5 and 6."""
+    return _unpooled(_precise(A) * _precise(g).relu())
+
+
+def xgradcam(A: Tensor, g: Tensor) -> Cam:
+    """``w_k = sum_ij g_k A_k / sum_ij A_k``, then as Grad-CAM: Fu 2020, eq. 8.
+
+    A channel whose activations cancel has no such mean; it gets weight 0 and is counted.
+    """
+    A, g = _precise(A), _precise(g)
+    total, size = A.sum(dim=(-2, -1)), A.abs().sum(dim=(-2, -1))
+    # A dead channel (all zeros) adds nothing whatever its weight, and is not counted.
+    singular = (total.abs() < SINGULAR * size) | (total == 0)
+    weights = (g * A).sum(dim=(-2, -1)) / torch.where(singular, 1.0, total)
+    left_out = (singular & (size > 0)).expand(weights.shape)
+    return _cam(weights.masked_fill(singular, 0.0), A, left_out.sum(dim=-1))
 
 
 CAMS: dict[str, Callable[[Tensor, Tensor], Cam]] = {
     "gradcam": gradcam,
     "gradcampp": gradcampp,
     "gradcampp_notebook": gradcampp_notebook,
+    "hirescam": hirescam,
+    "layercam": layercam,
+    "xgradcam": xgradcam,
 }
 """The class activation maps by name; each needs A and the true gradient, nothing more."""
 
@@ -112,9 +140,17 @@ def resample(cam: Tensor, size: int) -> Tensor:
     return sized.reshape(*cam.shape[:-2], size, size)
 
 
-def _cam(weights: Tensor, A: Tensor, singular: Tensor) -> Cam:
+def _cam(weights: Tensor, A: Tensor, singular: Tensor | None = None) -> Cam:
     """relu of the weighted sum of activations over channels: (..., K), (..., K, h, w)."""
-    return Cam((weights[..., None, None] * A).sum(dim=-3).relu(), singular)
+    return _unpooled(weights[..., None, None] * A, singular)
+
+
+def _unpooled(weighted: Tensor, singular: Tensor | None = None) -> Cam:
+    """relu of the sum over channels: (..., K, h, w)."""
+    cam = weighted.sum(dim=-3).relu()
+    return Cam(
+        cam, cam.new_zeros(cam.shape[:-2], dtype=torch.int64) if singular is None else singular
+    )
 
 
 def _precise(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from capecam.attribution import CAMS, GUIDED, ReluSwitch, class_scores, guided_g
 from capecam.errors import SettingsError
 from capecam.graph import not_only_relu
 from capecam.model import Model
-from capecam.settings import METHODS, SCORES, WHERE
+from capecam.settings import DEFAULT_METHODS, METHODS, SCORES, WHERE
 
 PROBE_PX = 128
 """Edge of the tile with which the network is looked over; all encoders' strides divide it."""
@@ -69,7 +69,7 @@ class Engine:
     def __init__(
         self,
         model: Model,
-        methods: Sequence[str] = METHODS,
+        methods: Sequence[str] = DEFAULT_METHODS,
         *,
         score: str = "mean",
         where: str = "all",

@@ -19,9 +19,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from capecam.errors import SettingsError
 from capecam.grid import Tiling
 
-METHODS = ("gradcam", "gradcampp", "gradcampp_notebook", "guided_gradcam")
+METHODS = (
+    "gradcam", "gradcampp", "gradcampp_notebook", "hirescam", "layercam", "xgradcam",
+    "guided_gradcam",
+)  # fmt: skip
 """The heatmaps by name, which is also the stem of their files. The formulas are in
 ``attribution``, which imports torch; a test compares the two lists."""
+
+DEFAULT_METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 
 SCORES = ("mean", "predicted")
 WHERE = ("all", "detected")
@@ -143,7 +148,7 @@ class ExplainSettings(_Section):
     methods: Annotated[
         tuple[str, ...], AfterValidator(_known_methods), Option("--methods", "LIST")
     ] = Field(
-        ("gradcam", "gradcampp", "guided_gradcam"),
+        DEFAULT_METHODS,
         description=f"heatmaps to make, comma-separated: {', '.join(METHODS)}",
     )
     score: Annotated[Literal["mean", "predicted"], Option("--score")] = Field(
