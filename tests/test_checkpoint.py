@@ -82,6 +82,25 @@ def test_every_layout_gives_the_same_network(kind: str, small: dict, tmp_path: P
         assert torch.allclose(value, small[key], atol=exact, rtol=exact), key
 
 
+def test_a_network_of_four_bands_is_refused(tmp_path: Path) -> None:
+    network = smp.Unet("resnet18", encoder_weights=None, in_channels=4, classes=4)
+    network.save_pretrained(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="takes 4 bands, but images are read as 3"):
+        load_model(tmp_path / "a", ModelSettings())
+
+
+def test_logits_come_out_whatever_the_folder_says_comes_after_them(tmp_path: Path) -> None:
+    network = smp.Unet(
+        "resnet18", encoder_weights=None, classes=4, activation="softmax2d",
+        aux_params={"classes": 2},
+    ).eval()  # fmt: skip
+    network.save_pretrained(tmp_path / "a")
+    model = load_model(tmp_path / "a", ModelSettings())
+    assert {key.split(".")[0] for key in model.ignored} == {"classification_head"}
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(model.network(x).softmax(dim=1), network(x)[0])
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch /tmp/capecam_was_here",)

@@ -24,6 +24,9 @@ from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSe
 HEAD = "segmentation_head.0.weight"
 """The last layer of every segmentation_models_pytorch network: (classes, channels, kh, kw)."""
 
+BANDS = 3
+"""Red, green, blue: what is read of every image."""
+
 OPTIONAL = "num_batches_tracked"
 """A counter of batch norms that inference never reads; older files lack it."""
 
@@ -85,7 +88,8 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
     weights = read_weights(path)
     network = build_network(settings, weights.config, class_count(weights))
     ignored = _fill(network, weights)
-    if settings.classes and len(settings.classes) != class_count(weights):
+    _check_bands(network, path)
+    if len(settings.classes) != class_count(weights):
         raise CheckpointError(
             f"{path}: the network has {class_count(weights)} classes, but the configuration "
             f"names {len(settings.classes)}; correct model.classes"
@@ -202,7 +206,7 @@ def build_network(
         name, options = str(config.get("_model_class")), arguments
     elif settings.architecture and settings.encoder:
         name = settings.architecture
-        options = {"encoder_name": settings.encoder, "in_channels": 3, **settings.options}
+        options = {"encoder_name": settings.encoder, "in_channels": BANDS, **settings.options}
         options["classes"] = classes
     else:
         raise SettingsError(
@@ -215,11 +219,25 @@ def build_network(
         hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
         raise SettingsError(f"unknown architecture {name!r}{hint}")
     try:
-        network: nn.Module = known[name.lower()](**options, encoder_weights=None)
+        # The last activation would turn logits into something else, and an auxiliary
+        # classifier the output into a pair: explanations need neither.
+        network: nn.Module = known[name.lower()](
+            **{**options, "encoder_weights": None, "activation": None, "aux_params": None}
+        )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SettingsError(f"cannot build {name} with {options}: {reason}") from error
     return network
+
+
+def _check_bands(network: nn.Module, path: Path) -> None:
+    """The filled network says how many bands it takes: by its first convolution."""
+    bands = next(m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d))
+    if bands != BANDS:
+        raise CheckpointError(
+            f"{path}: the network takes {bands} bands, but images are read as "
+            f"{BANDS} (R, G, B); it cannot be used"
+        )
 
 
 def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
