@@ -1,6 +1,6 @@
 """After `make demo`: counts and m² beside the truth, and one picture of everything.
 
-Usage: demo_report.py DIR [--at COL,ROW] [--size PX]
+Usage: demo_report.py DIR [--at COL,ROW] [--size PX] [--small FILE]
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import rasterio
 from PIL import Image, ImageDraw, ImageFont
 from rasterio.windows import Window
 
-PANELS = ("imagery", "classes", "gradcam", "gradcampp", "guided_gradcam")
+HEATMAPS = {"gradcam": "Grad-CAM", "gradcampp": "Grad-CAM++", "guided_gradcam": "Guided Grad-CAM"}
+SMALL_PX = 1600
+"""Width of the copy for the README."""
 
 
 def main() -> None:
@@ -23,6 +25,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--at", help="col,row of the picture's corner; default: most classes")
     parser.add_argument("--size", type=int, default=640)
+    parser.add_argument("--small", type=Path, help="also a copy of this name, smaller")
     arguments = parser.parse_args()
     folder, out = arguments.folder, arguments.folder / "out"
     print(comparison(folder, out).to_string(index=False, float_format="{:.1f}".format))
@@ -32,10 +35,13 @@ def main() -> None:
         if arguments.at
         else busiest(out / "cells" / image.stem / "classes.tif", arguments.size)
     )
-    picture(image, out / "cells" / image.stem, Window(*at, arguments.size, arguments.size)).save(
-        out / "picture.png"
-    )
+    window = Window(*at, arguments.size, arguments.size)
+    sheet = picture(image, out / "cells" / image.stem, window)
+    sheet.save(out / "picture.png")
     print(f"picture: {out / 'picture.png'}")
+    if arguments.small:
+        sheet.thumbnail((SMALL_PX, SMALL_PX))
+        sheet.save(arguments.small, quality=88)
 
 
 def comparison(folder: Path, out: Path) -> pd.DataFrame:
@@ -83,23 +89,25 @@ def picture(image: Path, cell: Path, window: Window) -> Image.Image:
     with rasterio.open(cell / "classes.tif") as dataset:
         classes, palette = dataset.read(1, window=window), dataset.colormap(1)
         names = rasterio.open(cell / "gradcam.tif").descriptions
-    size, margin, title = pixels.shape[0], 8, 24
-    sheet = Image.new(
-        "RGB",
-        (len(PANELS) * (size + margin) + margin, len(names) * (size + title + margin) + margin),
-        "white",
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(16)
-    for row, name in enumerate(names):
-        panels = {
-            "imagery": pixels,
-            "classes": overlay(pixels, classes, palette, row + 1),
-            **{m: heat(pixels, cell / f"{m}.tif", row + 1, window) for m in PANELS[2:]},
+    rows = [
+        {
+            "Imagery": pixels,
+            f"Classes: {name}": overlay(pixels, classes, palette, band),
+            **{
+                f"{title}: {name}": heat(pixels, cell / f"{method}.tif", band, window)
+                for method, title in HEATMAPS.items()
+            },
         }
-        for col, (panel, values) in enumerate(panels.items()):
-            x, y = margin + col * (size + margin), margin + row * (size + title + margin)
-            draw.text((x, y), f"{panel}: {name}" if col else panel, "black", font)
+        for band, name in enumerate(names, start=1)
+    ]
+    size, margin, title = pixels.shape[0], 8, 40
+    across, down = size + margin, size + title + margin
+    sheet = Image.new("RGB", (len(rows[0]) * across + margin, len(rows) * down + margin), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(28)
+    for row, panels in enumerate(rows):
+        for col, (caption, values) in enumerate(panels.items()):
+            x, y = margin + col * across, margin + row * down
+            draw.text((x, y), caption, "black", font)
             sheet.paste(Image.fromarray(values), (x, y + title))
     return sheet
 

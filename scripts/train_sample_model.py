@@ -1,6 +1,6 @@
 """Train the sample network from scratch on drawn scenes, test it on scenes it never saw.
 
-    python scripts/train_sample_model.py [--steps 1400] [--real DIR] [--evaluate-only]
+    python scripts/train_sample_model.py [--steps 3500] [--real DIR] [--evaluate-only]
 
 It writes src/capecam/data/sample_model.safetensors (fp16) and docs/sample-model.md. Everything is
 seeded. On a busy machine one thread is faster than two: OpenMP's threads wait for each other by
@@ -348,7 +348,7 @@ def save_overlay(pixels: NDArray, truth: NDArray, found: NDArray, path: Path) ->
 def main() -> None:
     """Train (unless told not to), evaluate, report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--start", type=Path, default=None, help="weights to go on from")

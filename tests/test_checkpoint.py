@@ -175,6 +175,8 @@ def test_layers_have_two_spellings_and_a_default() -> None:
     for name in ("layer4.2.conv3", "layer4[-1].conv3", "encoder.layer4[2].conv3"):
         assert find_layer(network, name) == CAPE_TOWN_LAYER
     assert find_layer(network, None) == CAPE_TOWN_LAYER
+    wrapped = smp_network("FPN", "tu-resnet18d")
+    assert find_layer(wrapped, "layer4.1.conv2") == "encoder.model.layer4.1.conv2"
     with pytest.raises(
         SettingsError, match=r"no layer 'layer4\.2\.conv9'; near it are: .*layer4\.2\.conv"
     ):

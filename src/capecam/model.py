@@ -330,7 +330,7 @@ def find_layer(network: nn.Module, name: str | None) -> str:
     if name is None:
         return _last_encoder_conv(network)
     parts = re.sub(r"\[(-?\d+)\]", r".\1", name).split(".")
-    for start in ([], ["encoder"]):
+    for start in ([], ["encoder"], ["encoder", "model"]):  # the last is how timm is wrapped
         path = _walk(network, [*start, *parts])
         if path is not None:
             return path
