@@ -15,7 +15,7 @@ LAYERS = [
     {"settings"},
     {"raster"},
     {"sources", "model"},
-    {"batch"},
+    {"batch", "backward"},
     {"engine"},
     {"stitch"},
     {"calibration", "vectors"},

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from capecam.attribution import CAMS, GUIDED, ReluSwitch, class_scores, guided_gradcam, predicted
+from capecam.backward import make_lean
 from capecam.errors import SettingsError
-from capecam.graph import not_only_relu
+from capecam.graph import why_not_guided
 from capecam.model import Model
 from capecam.settings import DEFAULT_METHODS, METHODS, SCORES, WHERE
-
-PROBE_PX = 128
-"""Edge of the tile with which the network is looked over; all encoders' strides divide it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +85,13 @@ class Engine:
         self._std = self._per_channel(model.normalisation.std)
         self._switch = ReluSwitch()
         self._activations: Tensor | None = None
-        for module in self._network.modules():
-            if isinstance(module, nn.ReLU):
-                module.register_forward_hook(self._switch.attach)
-        self._network.get_submodule(model.target_layer).register_forward_hook(self._tap)
-        if GUIDED in self.methods and (reason := self.why_not_guided()):
+        if GUIDED in self.methods and (reason := why_not_guided(self._network)):
             raise SettingsError(f"{GUIDED} is not possible: {reason}; choose other --methods")
+        self._network.get_submodule(model.target_layer).register_forward_hook(self._tap)
+        on_cpu = self.device.type == "cpu"  # on a GPU it is not measured yet
+        layout = torch.channels_last if on_cpu else torch.contiguous_format
+        make_lean(self._network, self._switch, layout)
+        self._activations = None
 
     def __call__(self, pixels: Tensor, valid: Tensor) -> Maps:
         """All maps of a batch.
@@ -151,14 +150,6 @@ class Engine:
         logits: Tensor = self._network((pixels * self._scale - self._mean) / self._std)
         return logits
 
-    @torch.enable_grad()
-    def why_not_guided(self) -> str | None:
-        """Why the network has no guided gradient, or None."""
-        self._switch.seen = 0
-        logits = self._forward(self._blank(PROBE_PX).requires_grad_())
-        self._activations = None
-        return not_only_relu(logits.grad_fn, self._switch.seen)
-
     def activation_shape(self, size: int) -> tuple[int, int, int]:
         """(K, h, w) of the target layer's output for a tile of ``size`` px."""
         pixels = torch.zeros(1, 3, size, size, dtype=torch.uint8)
@@ -184,10 +175,6 @@ class Engine:
             output = output.detach().requires_grad_()
         self._activations = output
         return output.clone()
-
-    def _blank(self, size: int) -> Tensor:
-        """(1, 3, size, size) zeros as the network takes them."""
-        return torch.zeros(1, 3, size, size, dtype=self._dtype, device=self.device)
 
     def _per_channel(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self._dtype, device=self.device).view(1, -1, 1, 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from capecam.attribution import GUIDED
 from capecam.engine import Engine
+from capecam.graph import why_not_guided
 from capecam.model import HEAD, class_count, describe, load_model, read_weights
 from capecam.raster import read_header
 from capecam.settings import ModelSettings
@@ -56,7 +57,7 @@ def _checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
     model = load_model(path, settings)
     engine = Engine(model, ["gradcam"])
     activations = engine.activation_shape(PROBE_PX)
-    reason = engine.why_not_guided()
+    reason = why_not_guided(model.network)
     scaling = model.normalisation
     return facts | {
         "class names": ", ".join(c.name for c in model.classes),
