@@ -17,6 +17,7 @@ from capecam.attribution import (
     ReluSwitch,
     SwitchedReLU,
     class_scores,
+    decide,
     gradcam,
     gradcampp,
     gradcampp_notebook,
@@ -158,6 +159,17 @@ def test_no_gradient_runs_through_the_mask_of_predicted() -> None:
     score = class_scores(logits, torch.ones(1, 2, 2, dtype=torch.bool), "predicted")[0, 1]
     (grad,) = torch.autograd.grad(score, logits)
     assert grad[0].tolist() == [[[0.0] * 2] * 2, [[0.25, 0.0], [0.0, 0.25]], [[0.0] * 2] * 2]
+
+
+def test_a_sigmoid_decides_for_the_class_from_one_half_on() -> None:
+    logits = torch.tensor([[[0.0, 0.0, 0.0]], [[-1.0, 0.0, 1.0]]])  # (2, 1, 3): 0 against z
+    assert decide(logits, sigmoid=True).tolist() == [[0, 1, 1]]
+    assert decide(logits.softmax(dim=0), sigmoid=True).tolist() == [[0, 1, 1]]
+    assert decide(logits).tolist() == [[0, 0, 1]], "of a softmax the lower index wins"
+    everywhere = torch.ones(1, 1, 3, dtype=torch.bool)
+    logits = logits[None] + torch.tensor([[0.0], [0.25]])[:, :, None]
+    found = class_scores(logits, everywhere, "predicted", sigmoid=True)
+    assert found.tolist() == [[0.0, pytest.approx((0.25 + 1.25) / 3)]]
 
 
 def test_an_unknown_score_is_named() -> None:

@@ -101,6 +101,36 @@ def test_logits_come_out_whatever_the_folder_says_comes_after_them(tmp_path: Pat
     torch.testing.assert_close(model.network(x).softmax(dim=1), network(x)[0])
 
 
+def one_channel(folder: Path, **options) -> Path:
+    smp.Unet("resnet18", encoder_weights=None, **{"classes": 1, **options}).save_pretrained(folder)
+    return folder
+
+
+TWO = ModelSettings(classes=ModelSettings().classes[:2])
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_channel_is_a_sigmoid_and_two_classes(tmp_path: Path, activation: str | None) -> None:
+    model = load_model(one_channel(tmp_path, activation=activation), TWO)
+    assert model.sigmoid
+    assert [c.name for c in model.foreground] == ["solar panel"]
+    assert not load_model(one_channel(tmp_path / "two", classes=2), TWO).sigmoid
+
+
+def test_what_cannot_be_mapped_of_sigmoids_is_said(tmp_path: Path) -> None:
+    path = one_channel(tmp_path)
+    with pytest.raises(CheckpointError, match=r"one sigmoid channel, so 2 classes, but .* names 4"):
+        load_model(path, ModelSettings())
+    with pytest.raises(CheckpointError, match="softmax would make 1 everywhere"):
+        load_model(path, TWO.model_copy(update={"activation": "softmax"}))
+    path = one_channel(tmp_path / "four", classes=4, activation="sigmoid")
+    with pytest.raises(CheckpointError, match="4 sigmoid channels, whose classes may overlap"):
+        load_model(path, ModelSettings())
+    path = one_channel(tmp_path / "quiet", classes=4)
+    with pytest.raises(CheckpointError, match="4 sigmoid channels"):
+        load_model(path, ModelSettings(activation="sigmoid"))
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch /tmp/capecam_was_here",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -475,6 +476,38 @@ def test_a_layer_that_is_not_run_is_an_error() -> None:
     network.encoder.spare = nn.Conv2d(1, 1, 1).double()
     with pytest.raises(SettingsError, match=r"encoder\.spare"):
         Engine(tiny_model(network, "encoder.spare"), ["gradcam"])(*tiles(1, 32))
+
+
+# --- One sigmoid channel --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("where", ["all", "detected"])
+def test_one_sigmoid_channel_is_two_classes_of_which_the_first_has_logit_0(
+    score: str, where: str
+) -> None:
+    two = tiny_network()
+    head = two.segmentation_head[0]
+    head.weight.data, head.bias.data = head.weight[:2].detach(), head.bias[:2].detach()
+    head.weight.data[0], head.bias.data[0] = 0, 0
+    one = copy.deepcopy(two)
+    head = one.segmentation_head[0]
+    head.weight.data, head.bias.data = head.weight[1:].detach(), head.bias[1:].detach()
+    pixels, valid = tiles(4, 32)
+    expected, found = (
+        Engine(dataclasses.replace(tiny_model(n), sigmoid=s), METHODS, score=score, where=where)(
+            pixels, valid
+        )
+        for n, s in ((two, False), (one, True))
+    )
+    assert found.probability.shape == (4, 2, 32, 32)
+    torch.testing.assert_close(found.probability, expected.probability)
+    z = one(normalisation(tiny_model(one))(pixels.double()))
+    torch.testing.assert_close(found.probability[:, 1:], z.sigmoid())
+    assert found.explained.equal(expected.explained)
+    for method in METHODS:
+        assert found.heat[method].any()
+        torch.testing.assert_close(found.heat[method], expected.heat[method])
 
 
 # --- Other networks of segmentation_models_pytorch ------------------------------------------------

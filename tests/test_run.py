@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from cities import GSD, blobs, colours_model, write_tif
+from cities import GSD, Colours, blobs, colours_model, write_tif
 from rio_cogeo import cog_validate
 from test_mosaic import CUSTOM_WKT
+from torch import nn
 
 from capecam.api import read_detections, read_heatmap
 from capecam.calibration import PERCENTILE
@@ -20,7 +22,7 @@ from capecam.engine import Engine
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.run import Outcome, run
-from capecam.settings import load
+from capecam.settings import CAPE_TOWN_CLASSES, load
 from capecam.stitch import to_blocks
 
 HEIGHT, WIDTH = 613, 777
@@ -322,3 +324,38 @@ def test_an_anchored_lattice_writes_the_blocks_that_start_inside(tmp_path) -> No
     with rasterio.open(out / "cells" / "a" / "gradcam.tif") as made:
         assert made.shape == (34 - 1, 35 - 1)
         assert (made.transform.c, made.transform.f) == (-51_000 + 0.8, -3_763_000 - 0.8)
+
+
+class OneChannel(nn.Module):
+    """The first colour's logit where it is bright, and exactly 0 where everything is undecided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = Colours()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.colours(x)[:, 1:2]
+        return torch.where(x[:, 2:] > 0.5, 0.0, logits - 0.5)
+
+
+def test_a_sigmoid_maps_class_1_from_one_half_on(tmp_path) -> None:
+    scene = np.full((3, 400, 400), 30, np.uint8)
+    scene[0, 40:200, 60:100] = 230  # bright in the first colour: positive logits
+    scene[2, 250:300, 60:100] = 230  # bright in the third: undecided, so p = .5
+    network = OneChannel().eval().requires_grad_(False)
+    model = replace(
+        colours_model(), network=network, classes=CAPE_TOWN_CLASSES[:2],
+        target_layer="colours.encoder.1", sigmoid=True,
+    )  # fmt: skip
+    settings = load(
+        None,
+        {"sources": [str(write_tif(tmp_path / "a.tif", scene))], "out": str(tmp_path / "out"),
+         "model.classes": CAPE_TOWN_CLASSES[:2], "explain.calibration_tiles": 2},
+    )  # fmt: skip
+    assert run(settings, model=model).exit_code == 0
+    expected = (scene[0] > 127) | (scene[2] > 127)
+    assert np.array_equal(layer(tmp_path / "out", "classes")[0], expected)
+    probability = layer(tmp_path / "out", "probability")
+    assert probability.shape[0] == 1
+    assert set(probability[0][scene[2] > 127]) == {127}
+    assert read_detections(tmp_path / "out")["class"].tolist() == ["solar panel"] * 2

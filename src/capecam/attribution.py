@@ -34,24 +34,34 @@ class Cam(NamedTuple):
     vanishes."""
 
 
-def class_scores(logits: Tensor, valid: Tensor, kind: str) -> Tensor:
+def class_scores(logits: Tensor, valid: Tensor, kind: str, *, sigmoid: bool = False) -> Tensor:
     """One score per tile and class, ``S_c``: (B, C, H, W), (B, H, W) bool -> (B, C).
 
-    ``mean`` sums the logits over all valid pixels, ``predicted`` over those whose argmax is the
+    ``mean`` sums the logits over all valid pixels, ``predicted`` over those decided for the
     class (the mask is constant: no gradient runs through it); both divide by the tile's size².
     """
     mask = valid[:, None]
     if kind == "predicted":
-        mask = mask & predicted(logits)
+        mask = mask & predicted(logits, sigmoid=sigmoid)
     elif kind != "mean":
         raise ValueError(f"score must be 'mean' or 'predicted', got {kind!r}")
     return (logits * mask).sum(dim=(2, 3)) / logits[0, 0].numel()
 
 
-def predicted(logits: Tensor) -> Tensor:
-    """(B, C, H, W) bool; where each class is the argmax (ties: the lower index)."""
+def predicted(logits: Tensor, *, sigmoid: bool = False) -> Tensor:
+    """(B, C, H, W) bool; where the network decides for each class."""
     classes = torch.arange(logits.shape[1], device=logits.device)
-    return logits.detach().argmax(dim=1, keepdim=True) == classes[:, None, None]
+    return decide(logits.detach(), sigmoid=sigmoid).unsqueeze(1) == classes[:, None, None]
+
+
+def decide(scores: Tensor, *, sigmoid: bool = False) -> Tensor:
+    """(..., C, H, W) logits or probabilities -> (..., H, W) int64, the class of every pixel.
+
+    The argmax, ties to the lower index; of a sigmoid (C = 2), class 1 from p = .5 on.
+    """
+    if sigmoid:
+        return (scores[..., 1, :, :] >= scores[..., 0, :, :]).long()
+    return scores.argmax(dim=-3)
 
 
 def gradcam(A: Tensor, g: Tensor) -> Cam:

@@ -110,6 +110,7 @@ def _stitcher(cell: Cell, job: Job) -> Stitcher:
         len(job.engine.model.foreground),
         job.calibration.tops if explain.heatmap_dtype == "uint8" else None,
         detected=explain.where == "detected",
+        sigmoid=job.engine.model.sigmoid,
         device=job.engine.device,
     )
 

@@ -128,7 +128,7 @@ class Engine:
         A, self._activations = self._activations, None
         if A is None:
             raise SettingsError(f"the network does not run its layer {self.model.target_layer}")
-        scores = class_scores(logits, valid, self.score)[:, 1:]
+        scores = class_scores(logits, valid, self.score, sigmoid=self.model.sigmoid)[:, 1:]
         wanted = self._explained(logits, valid).any(dim=0)
         needed = [bool(wanted[c]) for c in range(len(wanted))]
         gradients = [_gradient(scores[:, c], A, needed[c]) for c in range(len(needed))]
@@ -148,6 +148,8 @@ class Engine:
     def _forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) pixels of 0..255 to logits; the target layer's output is kept aside."""
         logits: Tensor = self._network((pixels * self._scale - self._mean) / self._std)
+        if self.model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits
 
     def activation_shape(self, size: int) -> tuple[int, int, int]:
@@ -167,7 +169,8 @@ class Engine:
         if self.where == "all":
             shape = (logits.shape[0], logits.shape[1] - 1)
             return torch.ones(shape, dtype=torch.bool, device=self.device)
-        return (predicted(logits) & valid[:, None])[:, 1:].flatten(2).any(dim=2)
+        decided = predicted(logits, sigmoid=self.model.sigmoid)
+        return (decided & valid[:, None])[:, 1:].flatten(2).any(dim=2)
 
     def _tap(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         """Keep the target layer's output; what follows works on a copy, maybe in place."""

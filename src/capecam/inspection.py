@@ -8,7 +8,7 @@ from typing import Any
 from capecam.attribution import GUIDED
 from capecam.engine import Engine
 from capecam.graph import why_not_guided
-from capecam.model import HEAD, class_count, describe, load_model, read_weights
+from capecam.model import HEAD, channel_count, describe, load_model, read_weights
 from capecam.raster import read_header
 from capecam.settings import ModelSettings
 from capecam.sources import SUFFIXES
@@ -44,7 +44,7 @@ def _checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
         "checkpoint": str(path),
         "sha256": weights.sha256,
         "architecture": describe(settings, weights.config),
-        "classes": class_count(weights),
+        "classes": max(channel_count(weights), 2),
     }
     if facts["architecture"] == "unknown":
         known = {k: v for k, v in weights.tensors.items() if v.ndim and "running_" not in k}
@@ -61,6 +61,7 @@ def _checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
     scaling = model.normalisation
     return facts | {
         "class names": ", ".join(c.name for c in model.classes),
+        "activation": "sigmoid of one channel" if model.sigmoid else "softmax",
         "input bands": 3,
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "input scaling": f"0..255 becomes 0..{scaling.input_max:g}, "

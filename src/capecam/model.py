@@ -60,9 +60,9 @@ class Model:
     """A network that is ready to be explained."""
 
     network: nn.Module
-    """In eval mode, parameters frozen, on the CPU. (B, 3, H, W) -> logits (B, classes, H, W)."""
+    """In eval mode, parameters frozen, on the CPU. (B, 3, H, W) -> logits (B, channels, H, W)."""
     classes: tuple[ClassSettings, ...]
-    """By output channel; 0 is the background."""
+    """By output channel; 0 is the background, and has no channel if ``sigmoid``."""
     normalisation: Normalisation
     target_layer: str
     """Path of the module whose output the CAMs are made of."""
@@ -71,6 +71,8 @@ class Model:
     """Of the checkpoint file."""
     ignored: tuple[str, ...]
     """Keys of the checkpoint that are not part of the network."""
+    sigmoid: bool = False
+    """The network has one channel: the logit of class 1, against 0 for the background."""
 
     @property
     def foreground(self) -> tuple[ClassSettings, ...]:
@@ -86,13 +88,17 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
         SettingsError: the settings name no or an unknown architecture, encoder or layer.
     """
     weights = read_weights(path)
-    network = build_network(settings, weights.config, class_count(weights))
+    channels = channel_count(weights)
+    sigmoid = _is_sigmoid(settings, weights, channels)
+    network = build_network(settings, weights.config, channels)
     ignored = _fill(network, weights)
     _check_bands(network, path)
-    if len(settings.classes) != class_count(weights):
+    found, classes = len(settings.classes), 2 if sigmoid else channels
+    if found != classes:
+        kind = "one sigmoid channel, so 2 classes" if sigmoid else f"{classes} classes"
         raise CheckpointError(
-            f"{path}: the network has {class_count(weights)} classes, but the configuration "
-            f"names {len(settings.classes)}; correct model.classes"
+            f"{path}: the network has {kind}, but the configuration "
+            f"names {found}; correct model.classes"
         )
     network.eval().requires_grad_(False)
     return Model(
@@ -103,6 +109,7 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
         describe(settings, weights.config),
         weights.sha256,
         ignored,
+        sigmoid,
     )
 
 
@@ -178,7 +185,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def class_count(weights: Weights) -> int:
+def channel_count(weights: Weights) -> int:
     """Output channels, read from the last layer.
 
     Raises:
@@ -192,8 +199,25 @@ def class_count(weights: Weights) -> int:
     )
 
 
+def _is_sigmoid(settings: ModelSettings, weights: Weights, channels: int) -> bool:
+    """Whether probabilities are a sigmoid's: of the one channel there is."""
+    said = settings.activation or settings.options.get("activation")
+    said = said or (weights.config or {}).get("activation")
+    if said == "sigmoid" and channels > 1:
+        raise CheckpointError(
+            f"{weights.path}: the network has {channels} sigmoid channels, whose classes may "
+            "overlap; only softmax, or one sigmoid channel, can be mapped"
+        )
+    if said == "softmax" and channels == 1:
+        raise CheckpointError(
+            f"{weights.path}: the network has one channel, which softmax would make 1 everywhere; "
+            "set model.activation to sigmoid"
+        )
+    return channels == 1
+
+
 def build_network(
-    settings: ModelSettings, config: Mapping[str, Any] | None, classes: int
+    settings: ModelSettings, config: Mapping[str, Any] | None, channels: int
 ) -> nn.Module:
     """An empty network; never downloads weights."""
     # Slow to import (timm), and not needed to read about a checkpoint.
@@ -207,7 +231,7 @@ def build_network(
     elif settings.architecture and settings.encoder:
         name = settings.architecture
         options = {"encoder_name": settings.encoder, "in_channels": BANDS, **settings.options}
-        options["classes"] = classes
+        options["classes"] = channels
     else:
         raise SettingsError(
             "the checkpoint does not say what network it is for; "

@@ -95,6 +95,11 @@ class ModelSettings(_Section):
     classes: tuple[ClassSettings, ...] = Field(
         CAPE_TOWN_CLASSES, min_length=2, description="name and colour by output channel; 0 first"
     )
+    activation: Literal["softmax", "sigmoid"] | None = Field(
+        None,
+        description="what makes probabilities of logits; sigmoid is for one channel: "
+        "an implicit background and one class. Else by the number of channels",
+    )
     input_max: float = Field(
         1.0, gt=0, description="what a pixel of 255 is to the network: 1, or 255 if not scaled"
     )

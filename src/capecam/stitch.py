@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from capecam.attribution import GUIDED, resample
+from capecam.attribution import GUIDED, decide, resample
 from capecam.batch import Batch
 from capecam.engine import Maps
 from capecam.grid import Tiling, Window
@@ -97,6 +97,7 @@ class Stitcher:
         calibration: by method and class the raw value that becomes 254, None for an empty class;
             None instead of the mapping writes raw float32 heatmaps.
         detected: whether tiles and classes can be unexplained.
+        sigmoid: whether the only class is decided by a sigmoid.
         device: of the maps.
     """
 
@@ -109,12 +110,13 @@ class Stitcher:
         calibration: Mapping[str, Sequence[float | None]] | None,
         *,
         detected: bool,
+        sigmoid: bool = False,
         device: torch.device,
     ) -> None:
         self._tiling, self._core, self._device = tiling, core, device
         self._blocks = core.blocks(tiling.stride)
         self._calibration = calibration
-        self._detected = detected
+        self._detected, self._sigmoid = detected, sigmoid
         reach = tiling.reach(core)
         self._row = reach.row
         self._weights = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
@@ -172,7 +174,7 @@ class Stitcher:
         products: dict[str, list[Tensor]] = {}
         for means, weights in self._probability.take(bottom, self._core):
             seen = weights > 0
-            classes = means.argmax(dim=0, keepdim=True).to(torch.uint8)
+            classes = decide(means, sigmoid=self._sigmoid)[None].to(torch.uint8)
             products.setdefault("classes", []).append(torch.where(seen, classes, NODATA))
             levels = to_levels(means[1:], [1.0] * (len(means) - 1))
             products.setdefault("probability", []).append(torch.where(seen, levels, NODATA))
