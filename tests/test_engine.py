@@ -7,6 +7,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import cache
+from unittest.mock import Mock
 
 import numpy as np
 import oracles
@@ -27,7 +28,7 @@ from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
 
 from capecam.attribution import CAMS, GUIDED
-from capecam.engine import Engine, Maps
+from capecam.engine import Engine, Maps, Signals
 from capecam.errors import SettingsError
 from capecam.model import Model, Normalisation
 from capecam.settings import METHODS
@@ -476,6 +477,35 @@ def test_a_layer_that_is_not_run_is_an_error() -> None:
     network.encoder.spare = nn.Conv2d(1, 1, 1).double()
     with pytest.raises(SettingsError, match=r"encoder\.spare"):
         Engine(tiny_model(network, "encoder.spare"), ["gradcam"])(*tiles(1, 32))
+
+
+# --- When memory runs out -------------------------------------------------------------------------
+
+
+class Crowded(Engine):
+    """On a device that holds no more than three tiles."""
+
+    def signals(self, pixels: Tensor, valid: Tensor) -> Signals:
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError
+        return super().signals(pixels, valid)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(7, 32)
+    expected = Engine(model, METHODS)(pixels, valid)
+    engine = Crowded(model, METHODS)
+    same(engine(pixels, valid), expected, {i: i for i in range(7)})
+    assert engine.most == 3
+
+
+def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(tiny_model(tiny_network()), METHODS)
+    monkeypatch.setattr(engine, "signals", Mock(side_effect=torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        engine(*tiles(7, 32))
+    assert engine.most == 1
 
 
 # --- One sigmoid channel --------------------------------------------------------------------------

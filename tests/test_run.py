@@ -20,6 +20,7 @@ from capecam.api import read_detections, read_heatmap
 from capecam.calibration import PERCENTILE
 from capecam.engine import Engine
 from capecam.errors import SettingsError, UsageError
+from capecam.fit import CPU_BATCH
 from capecam.grid import Tiling, Window
 from capecam.run import Outcome, run
 from capecam.settings import CAPE_TOWN_CLASSES, load
@@ -105,7 +106,7 @@ def test_parts_of_a_large_image_are_the_image(reference, one, tmp_path) -> None:
     assert objects(tmp_path) == objects(reference.out)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_batch_size_is_within_the_identity_rule(reference, one, tmp_path, batch_size) -> None:
     explain(one, tmp_path, compute__batch_size=batch_size)
     expected, found = ({p: layer(out, p) for p in PRODUCTS} for out in (reference.out, tmp_path))
@@ -113,6 +114,18 @@ def test_batch_size_is_within_the_identity_rule(reference, one, tmp_path, batch_
     for product in PRODUCTS[1:]:
         apart = np.abs(expected[product].astype(int) - found[product])
         assert apart.max() <= 1 or (product == "guided_gradcam" and (apart <= 1).mean() >= 0.999)
+
+
+def test_a_resumed_run_keeps_its_batch_size(one, tmp_path) -> None:
+    def recorded(out: Path) -> int:
+        return json.loads((out / "run.json").read_text())["batch_size"]
+
+    explain(one, tmp_path / "a", compute__batch_size=3)
+    assert recorded(tmp_path / "a") == 3
+    explain(one, tmp_path / "a", compute__batch_size="auto")
+    assert recorded(tmp_path / "a") == 3
+    explain(one, tmp_path / "b", compute__batch_size="auto")
+    assert recorded(tmp_path / "b") == CPU_BATCH
 
 
 def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:

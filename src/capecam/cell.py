@@ -34,6 +34,8 @@ class Job:
     engine: Engine
     calibration: Calibration
     settings: Settings
+    batch_size: int
+    """Tiles that go through the network together; part of what makes results identical."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +64,16 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
     Raises:
         ImageError: an image that the cell needs cannot be decoded.
     """
-    engine, tiling, compute = job.engine, job.settings.tiling.tiling, job.settings.compute
+    engine, tiling, readers = job.engine, job.settings.tiling.tiling, job.settings.compute.readers
     grid = job.mosaic.grid.crop(cell.core)
-    windows = read_tiles(job.mosaic, tiling, cell.core, compute.readers)
+    windows = read_tiles(job.mosaic, tiling, cell.core, readers)
     stitcher = _stitcher(cell, job)
     tracer = Tracer(cell.core.col, cell.image)
     tiles, singular = 0, torch.zeros((), dtype=torch.int64, device=engine.device)
 
     with CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs:
         sink = _Sink(cogs, tracer)
-        for batch in batches(windows, compute.batch_size, pin=engine.device.type == "cuda"):
+        for batch in batches(windows, job.batch_size, pin=engine.device.type == "cuda"):
             maps = engine(batch.pixels, batch.valid)
             for rows in stitcher.add(batch, maps):
                 sink.write(rows)

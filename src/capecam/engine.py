@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ from capecam.errors import SettingsError
 from capecam.graph import why_not_guided
 from capecam.model import Model
 from capecam.settings import DEFAULT_METHODS, METHODS, SCORES, WHERE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,18 @@ class Maps:
     """(B, C) bool; False where ``where='detected'`` left tile and class out (the map is 0)."""
     singular: Tensor
     """() int64; Grad-CAM++ entries left out because their denominator vanishes."""
+
+
+def join_maps(parts: Sequence[Maps]) -> Maps:
+    """Batches of maps as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Maps(
+        torch.cat([part.probability for part in parts]),
+        {name: torch.cat([part.heat[name] for part in parts]) for name in parts[0].heat},
+        torch.cat([part.explained for part in parts]),
+        torch.stack([part.singular for part in parts]).sum(),
+    )
 
 
 class Engine:
@@ -92,14 +108,31 @@ class Engine:
         layout = torch.channels_last if on_cpu else torch.contiguous_format
         make_lean(self._network, self._switch, layout)
         self._activations = None
+        self.most = sys.maxsize
+        """Tiles that go through at once; less after the device ran out of memory."""
 
     def __call__(self, pixels: Tensor, valid: Tensor) -> Maps:
         """All maps of a batch.
+
+        If the device runs out of memory, the batch goes through in halves from then on.
 
         Args:
             pixels: (B, 3, H, W) uint8, 0 where invalid.
             valid: (B, H, W) bool; True is imagery.
         """
+        while True:
+            try:
+                parts = zip(*(torch.split(x, self.most) for x in (pixels, valid)), strict=True)
+                return join_maps([self._explain(*part) for part in parts])
+            except torch.OutOfMemoryError:
+                if self.most == 1:
+                    raise
+            # Here and not above: the exception holds the tensors that are in the way.
+            self.most = max(1, min(self.most, len(pixels)) // 2)
+            torch.cuda.empty_cache()
+            log.warning("out of memory; going on with %d tiles at a time", self.most)
+
+    def _explain(self, pixels: Tensor, valid: Tensor) -> Maps:
         signals = self.signals(pixels, valid)
         explained = self._explained(signals.logits, valid.to(self.device))
         A = signals.activations.unsqueeze(1)
@@ -113,6 +146,13 @@ class Engine:
             explained=explained,
             singular=torch.stack([cam.singular.sum() for cam in cams.values()]).sum(),
         )
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """The forward alone: (B, 3, H, W) uint8 -> (B, 1 + C, H, W)."""
+        logits = self._forward(pixels.to(self.device, non_blocking=True).to(self._dtype))
+        self._activations = None
+        return logits
 
     @torch.enable_grad()
     def signals(self, pixels: Tensor, valid: Tensor) -> Signals:

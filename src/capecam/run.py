@@ -18,6 +18,7 @@ from capecam.cell import Job, process
 from capecam.city import RUN_JSON, Totals, finish, grid_to_json, read_run
 from capecam.engine import Engine
 from capecam.errors import CapecamError, SettingsError, UsageError
+from capecam.fit import fitting_batch
 from capecam.grid import Cell
 from capecam.ledger import Ledger, basis, record, write_json
 from capecam.model import Model, check_tile, load_model
@@ -107,8 +108,11 @@ def run(
     before = read_run(out) or {}
     with gdal_settings():
         city = open_city(settings.sources, anchor(settings, before))
-        calibration = _calibration(settings, city, engine, {} if recalibrate else before)
-        job = Job(city.mosaic, engine, calibration, settings)
+        batch_size = _batch_size(settings, engine, before)
+        calibration = _calibration(
+            settings, city, engine, batch_size, {} if recalibrate else before
+        )
+        job = Job(city.mosaic, engine, calibration, settings, batch_size)
         cells = city.mosaic.cells(settings.tiling.tiling, settings.tiling.cell_size)
         outcome = Outcome(out, dict(city.failures))
         outcome.stages["prepare"] = time.perf_counter() - started
@@ -209,8 +213,17 @@ def required(value: Path | None, key: str, option: str) -> Path:
     return value
 
 
+def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -> int:
+    """The setting; or that of the run before, since results depend on it; or what fits."""
+    if settings.compute.batch_size != "auto":
+        return settings.compute.batch_size
+    if before.get("device") == str(engine.device) and "batch_size" in before:
+        return int(before["batch_size"])
+    return fitting_batch(engine, settings.tiling.size)
+
+
 def _calibration(
-    settings: Settings, city: City, engine: Engine, before: Mapping[str, Any]
+    settings: Settings, city: City, engine: Engine, batch_size: int, before: Mapping[str, Any]
 ) -> Calibration:
     """Another run's if one is named, else this folder's own if it still fits, else a new one."""
     explain = settings.explain
@@ -225,7 +238,7 @@ def _calibration(
         settings.tiling.tiling,
         engine,
         tiles=explain.calibration_tiles,
-        batch_size=settings.compute.batch_size,
+        batch_size=batch_size,
         seed=explain.seed,
     )
 
@@ -237,6 +250,7 @@ def _run_record(job: Job, cells: tuple[Cell, ...], outcome: Outcome) -> dict[str
         "settings": job.settings.model_dump(mode="json"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "device": str(job.engine.device),
+        "batch_size": min(job.batch_size, job.engine.most),
         "checkpoint": {
             "sha256": job.engine.model.sha256,
             "architecture": job.engine.model.architecture,

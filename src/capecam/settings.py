@@ -14,7 +14,15 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from capecam.errors import SettingsError
 from capecam.grid import Tiling
@@ -176,14 +184,26 @@ class ExplainSettings(_Section):
     seed: int = Field(0, ge=0, description="of that sample")
 
 
+def _count_or_auto(value: object) -> int | str:
+    """One message, where pydantic has one for each type."""
+    if value == "auto":
+        return "auto"
+    if not str(value).isdecimal() or int(str(value)) < 1:
+        raise ValueError("must be auto or a number from 1 on")
+    return int(str(value))
+
+
 class ComputeSettings(_Section):
     """The machine. Nothing here changes results beyond rounding."""
 
     device: Annotated[str, Option("--device")] = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1"
     )
-    batch_size: Annotated[int, Option("--batch-size", "N")] = Field(
-        8, ge=1, description="tiles that go through the network together"
+    batch_size: Annotated[
+        int | Literal["auto"], BeforeValidator(_count_or_auto), Option("--batch-size", "N|auto")
+    ] = Field(
+        "auto",
+        description="tiles that go through the network together; auto is what the device holds",
     )
     readers: Annotated[int, Option("--readers", "N")] = Field(
         3, ge=0, description="threads that read imagery ahead; 0 reads in the main thread"
