@@ -9,7 +9,7 @@ help:
 	@echo "make demo    draw a sample city, explain it, compare with the truth, leave a picture"
 	@echo "make test    the tests that a newcomer runs (minutes)"
 	@echo "make check   lint, format and types"
-	@echo "make bench   memory and time at full size (long)"
+	@echo "make bench   the engine beside other libraries; memory at full size (an hour)"
 	@echo "make setup   .venv with everything that these need"
 
 setup: .venv/ready
@@ -35,6 +35,7 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
+	$(BIN)/capecam bench
 	$(BIN)/python benchmarks/memory.py
 
 clean:

@@ -122,6 +122,7 @@ def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]
         "method": ([*config, *out, "--methods", "gradcm"], "did you mean gradcam?"),
         "device": ([*config, *out, "--device", "cuda:77"], "device cuda:77 is not there"),
         "option": ([*config, *out, "--nonsense"], "No such option"),
+        "batch": ([*config, *out, "--batch-size", "0"], "must be auto or a number from 1 on, got"),
         "divisor": ([*config, *out, "--tile", "150", "--overlap", "50"], "nearest: 160"),
     }
 
@@ -129,7 +130,7 @@ def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]
 @pytest.mark.parametrize(
     "name",
     ["damaged", "absent", "classes", "no raster", "no source", "output", "no output", "typo",
-     "overlap", "method", "device", "option", "divisor"],
+     "overlap", "method", "device", "option", "batch", "divisor"],
 )  # fmt: skip
 def test_bad_calls_are_one_line_and_exit_2(city: Path, tmp_path: Path, name: str) -> None:
     arguments, message = bad_calls(city, tmp_path)[name]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from capecam import __version__
-from capecam.errors import CapecamError
+from capecam.errors import CapecamError, UsageError
 from capecam.settings import Setting, Settings, leaves, load
 
 app = typer.Typer(
@@ -252,3 +252,47 @@ def demo_command(
     write_demo(folder, seed, size)
     if not _quiet():
         print(f"a sample city is in {folder}; now type:\n  capecam run --config {folder}/demo.yaml")
+
+
+@app.command("bench")
+@everywhere
+def bench_command(
+    *,
+    config: Config = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="FILE", help="else FPN resnext50_32x4d, untrained"),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="as for run")] = "auto",
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="LIST", help="how many tiles go together")
+    ] = "1,8,32",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="of which medians are taken")] = 3,
+    peers: Annotated[
+        bool, typer.Option("--peers/--no-peers", help="measure other libraries, too")
+    ] = True,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="else benchmarks/results/engine-DEVICE.csv"),
+    ] = None,
+) -> None:
+    """Measure the engine here, beside the notebook's way and the peer libraries."""
+    from capecam.benchmarks.bench import bench_settings, table, write_csv
+
+    settings = load(config, {"checkpoint": checkpoint, "compute.device": device})
+    say = (lambda _: None) if _quiet() else (lambda line: print(line, file=sys.stderr, flush=True))
+    rows, machine = bench_settings(
+        settings, batches=_numbers(batch), rounds=rounds, with_peers=peers, say=say
+    )
+    path = csv or Path("benchmarks/results") / f"engine-{machine.device}.csv"
+    write_csv(path, rows, machine)
+    if not _quiet():
+        print(f"{table(rows, machine)}\nwritten to {path}")
+
+
+def _numbers(text: str) -> list[int]:
+    """1,8,32 as numbers from 1 on."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise UsageError(f"--batch takes numbers from 1 on, such as 1,8,32; got {text!r}")
+    return [int(part) for part in parts]

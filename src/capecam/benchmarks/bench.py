@@ -1,0 +1,327 @@
+"""``capecam bench``: interleaved rounds in one process, medians, and the error in the same row."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from capecam.attribution import GUIDED
+from capecam.benchmarks import measure
+from capecam.benchmarks.accuracy import compare
+from capecam.benchmarks.notebook import Notebook
+from capecam.benchmarks.peers import peers
+from capecam.benchmarks.subject import sample_tiles, untrained_model
+from capecam.benchmarks.ways import DECISION, Capecam, Heat, Way
+from capecam.ledger import replacing
+from capecam.model import Model, load_model
+from capecam.run import pick_device
+from capecam.settings import Settings
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "forward": (),
+    "six CAMs": ("gradcam", "gradcampp"),
+    "nine maps": ("gradcam", "gradcampp", GUIDED),
+}
+REFERENCE_TILES = 4
+"""Errors are taken on the first of them; the reference is slow."""
+
+PACKAGES = ("torch", "numpy", "segmentation-models-pytorch", "grad-cam", "captum", "torchcam")
+
+COLUMNS = {
+    "way": "way", "task": "task", "maps": "maps", "batch": "batch", "tiles_per_s": "tiles/s",
+    "times_notebook": "x notebook", "gflops": "GFLOP/s", "matrix_share": "of peak",
+    "peak_mb": "MB", "compared": "compared", "corr_gradcam": "r cam", "corr_gradcampp": "r cam++",
+    "corr_guided": "r guided", "max_difference": "max diff", "mean_difference": "mean diff",
+    "argmax_agreement": "argmax",
+}  # fmt: skip
+"""What the terminal shows; the file has everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way, one task, one batch size."""
+
+    way: str
+    task: str
+    maps: int
+    """How many of the task's maps a tile gets."""
+    batch: int
+    tiles_per_s: float
+    times_notebook: float
+    """How many times as fast as the notebook's way to the same maps; median over rounds."""
+    gflop_per_tile: float
+    gflops: float
+    matrix_share: float
+    """Of the float32 matrix rate measured on this device."""
+    peak_mb: float | None
+    compared: int
+    """Maps of the first tiles whose reference is not empty."""
+    corr_gradcam: float | None
+    corr_gradcampp: float | None
+    corr_guided: float | None
+    """Correlation with the reference, of the class where it is lowest."""
+    max_difference: float | None
+    mean_difference: float | None
+    """Of range-scaled maps."""
+    argmax_agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and with what it was measured."""
+
+    device: str
+    """cpu or cuda."""
+    machine: str
+    threads: int
+    matrix_gflops: float
+    versions: str
+    network: str
+    commit: str
+
+
+@dataclass(slots=True)
+class _Case:
+    """A way at a task and a batch size, and what has been measured of it."""
+
+    way: Way
+    task: str
+    methods: tuple[str, ...]
+    """Those of the task that the way can make."""
+    pixels: Tensor
+    found: Heat = field(default_factory=dict)
+    """Of the first tiles."""
+    peak_mb: float | None = None
+    gflop: float = 0.0
+    """Per tile."""
+    seconds: list[float] = field(default_factory=list)
+    """Per tile, by round."""
+
+    def run(self) -> Heat:
+        return self.way(self.pixels, self.methods)
+
+
+def bench_settings(
+    settings: Settings,
+    *,
+    batches: Sequence[int],
+    rounds: int,
+    with_peers: bool,
+    say: Callable[[str], object],
+) -> tuple[list[Row], Machine]:
+    """:func:`bench` of the settings' checkpoint, or of the original architecture untrained."""
+    device = pick_device(settings.compute.device)
+    tiles = sample_tiles(max(*batches, REFERENCE_TILES), settings.tiling.size)
+    if settings.checkpoint:
+        model = load_model(settings.checkpoint, settings.model)
+    else:
+        model = untrained_model(tiles[:REFERENCE_TILES])
+    return bench(
+        model, tiles, device, batches=batches, rounds=rounds, with_peers=with_peers, say=say
+    )
+
+
+def bench(
+    model: Model,
+    tiles: Tensor,
+    device: torch.device,
+    *,
+    batches: Sequence[int] = (1, 8, 32),
+    rounds: int = 3,
+    with_peers: bool = True,
+    say: Callable[[str], object] = print,
+) -> tuple[list[Row], Machine]:
+    """Measure every way at every task and batch size.
+
+    Args:
+        model: is explained.
+        tiles: (N, 3, S, S) uint8, at least as many as the largest batch.
+        device: to run on.
+        batches: how many tiles go together.
+        rounds: of which medians are taken; one more goes before, to warm up.
+        with_peers: measure the other libraries too.
+        say: told how it goes.
+    """
+    tiles = tiles.to(device)
+    notebook = _single(Notebook(model, device), tiles)
+    ways: list[Way] = [Capecam(model, device), *(peers(model, device) if with_peers else ())]
+    cases = [*notebook.values(), *(case for way in ways for case in _cases(way, tiles, batches))]
+    matrix_gflops = measure.matrix_gflops(device)
+    for round_ in range(rounds + 1):
+        say(f"round {round_} of {rounds}" if round_ else "warming up")
+        for case in cases:
+            if round_:
+                seconds = measure.seconds(case.run, device)
+                case.seconds.append(seconds / len(case.pixels))
+            else:
+                _look_over(case, device)
+    reference = _reference(model, tiles[:REFERENCE_TILES], device)
+    cases = [*_summed(notebook), *cases[len(notebook) :]]
+    rows = [_row(case, notebook, reference, matrix_gflops, len(model.foreground)) for case in cases]
+    return rows, _machine(model, device, matrix_gflops)
+
+
+def _cases(way: Way, tiles: Tensor, batches: Sequence[int]) -> Iterator[_Case]:
+    """What the way can do of each task, unless that is what it does for the task before."""
+    seen: set[tuple[str, ...]] = set() if way.forwards else {()}
+    for task, wanted in TASKS.items():
+        methods = tuple(method for method in wanted if method in way.methods)
+        if methods not in seen:
+            seen.add(methods)
+            yield from (_Case(way, task, methods, tiles[:batch]) for batch in batches)
+
+
+def _single(way: Way, tiles: Tensor) -> dict[str, _Case]:
+    """A case for the forward and for each map; whatever takes images one by one is their sum."""
+    methods = TASKS["nine maps"]
+    one = tiles[:1]
+    return {DECISION: _Case(way, "forward", (), one)} | {
+        method: _Case(way, method, (method,), one) for method in methods
+    }
+
+
+def _summed(single: dict[str, _Case]) -> Iterator[_Case]:
+    """The cases of the tasks, from those of the single maps."""
+    for task, methods in TASKS.items():
+        parts = [single[method] for method in methods or (DECISION,)]
+        yield _Case(
+            parts[0].way,
+            task,
+            methods,
+            parts[0].pixels,
+            {name: heat for part in parts for name, heat in part.found.items()},
+            max((part.peak_mb for part in parts if part.peak_mb is not None), default=None),
+            sum(part.gflop for part in parts),
+            [sum(seconds) for seconds in zip(*(part.seconds for part in parts), strict=True)],
+        )
+
+
+def _look_over(case: _Case, device: torch.device) -> None:
+    """Warm up, and keep what need not be measured again."""
+    case.found = {name: heat[:REFERENCE_TILES].cpu() for name, heat in case.run().items()}
+    case.peak_mb = measure.peak_mb(case.run, device)
+    case.gflop = measure.gflop(lambda: case.way(case.pixels[:1], case.methods))
+
+
+def _reference(model: Model, tiles: Tensor, device: torch.device) -> Heat:
+    """The notebook's way in float32, with the papers' formulas."""
+    way = Notebook(model, device, plusplus="gradcampp")
+    found = way(tiles, TASKS["nine maps"]) | way(tiles, ())
+    return {name: heat.cpu() for name, heat in found.items()}
+
+
+def _row(
+    case: _Case, notebook: dict[str, _Case], reference: Heat, matrix_gflops: float, classes: int
+) -> Row:
+    seconds = statistics.median(case.seconds)
+    by_hand = [notebook[method].seconds for method in case.methods or (DECISION,)]
+    ratios = [sum(parts) / own for own, *parts in zip(case.seconds, *by_hand, strict=True)]
+    heat = {name: maps for name, maps in case.found.items() if name != DECISION}
+    error = compare(heat, reference)
+    gflops = case.gflop / seconds
+    return Row(
+        way=case.way.name,
+        task=case.task,
+        maps=len(case.methods) * classes,
+        batch=len(case.pixels),
+        tiles_per_s=1 / seconds,
+        times_notebook=statistics.median(ratios),
+        gflop_per_tile=case.gflop,
+        gflops=gflops,
+        matrix_share=gflops / matrix_gflops,
+        peak_mb=case.peak_mb,
+        compared=error.maps,
+        corr_gradcam=error.correlation.get("gradcam"),
+        corr_gradcampp=error.correlation.get("gradcampp"),
+        corr_guided=error.correlation.get(GUIDED),
+        max_difference=error.max_difference,
+        mean_difference=error.mean_difference,
+        argmax_agreement=_agreement(case.found, reference),
+    )
+
+
+def _agreement(found: Heat, reference: Heat) -> float | None:
+    """Share of pixels with the class of the reference."""
+    if DECISION not in found:
+        return None
+    decision = found[DECISION]
+    same = decision.argmax(dim=1) == reference[DECISION][: len(decision)].argmax(dim=1)
+    return same.float().mean().item()
+
+
+def _machine(model: Model, device: torch.device, matrix_gflops: float) -> Machine:
+    where = f"{os.cpu_count()} CPU {platform.machine()}"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    return Machine(
+        device.type,
+        where,
+        torch.get_num_threads(),
+        matrix_gflops,
+        " ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        model.architecture,
+        _commit(),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _commit() -> str:
+    """Of the checkout that this code is run from; empty where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def table(rows: Sequence[Row], machine: Machine) -> str:
+    """For a terminal."""
+    heads = [*COLUMNS.values()]
+    lines = [[_cell(getattr(row, name)) for name in COLUMNS] for row in rows]
+    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
+    text = [
+        "  ".join(
+            value.ljust(width) if i < 2 else value.rjust(width)
+            for i, (value, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in [heads, *lines]
+    ]
+    where = ", ".join(f"{key}: {_cell(value)}" for key, value in asdict(machine).items())
+    return "\n".join([*text, "", where])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.5g}"
+
+
+def write_csv(path: Path, rows: Sequence[Row], machine: Machine) -> None:
+    """A line a row, each with machine, versions and commit; appears whole."""
+    lines = [asdict(row) | asdict(machine) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        for line in lines:
+            writer.writerow(
+                {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}
+            )
