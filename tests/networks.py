@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capecam.model import Model, Normalisation, find_layer
-from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD
+from capecam.model import Model, Normalisation, find_layer, load_model
+from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD, load
 
 CAPE_TOWN_LAYER = "encoder.layer4.2.conv3"
 """Where the original work hooks its FPN-resnext50_32x4d (DESIGN section 3)."""
@@ -207,3 +208,11 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
             image[:, top : top + edge, left : left + edge] = colour()
     x += 20 * torch.randn(x.shape, generator=draw)
     return x.clamp(0, 255).to(torch.uint8)
+
+
+@cache
+def sample_model() -> Model:
+    """The trained one that comes with the package."""
+    data = Path(str(files("capecam") / "data"))
+    settings = load(data / "demo.yaml")
+    return load_model(data / "sample_model.safetensors", settings.model)

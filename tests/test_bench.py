@@ -10,9 +10,9 @@ import pytest
 import torch
 from networks import images, tiny_model, tiny_network
 
+from capecam.accuracy import compare
 from capecam.attribution import GUIDED
 from capecam.benchmarks import measure
-from capecam.benchmarks.accuracy import compare
 from capecam.benchmarks.bench import Machine, Row, bench, table, write_csv
 from capecam.model import Model
 

@@ -7,6 +7,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -20,16 +21,23 @@ from networks import (
     FunctionalReLU,
     cape_town_model,
     images,
+    sample_model,
     smp_network,
     tiny_model,
     tiny_network,
 )
 from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from capecam.accuracy import compare
 from capecam.attribution import CAMS, GUIDED
-from capecam.engine import Engine, Maps, Signals
-from capecam.errors import SettingsError
+from capecam.backward import SteadyUpsampling
+from capecam.benchmarks.measure import gflop
+from capecam.benchmarks.subject import sample_tiles, untrained_model
+from capecam.engine import Engine, Maps, Signals, check_finite
+from capecam.errors import NotFiniteError, SettingsError
+from capecam.fit import fitting_precision
 from capecam.model import Model, Normalisation
 from capecam.settings import METHODS
 
@@ -392,8 +400,11 @@ def test_running_twice_changes_nothing() -> None:
 # --- where = detected -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("together", [1, 2, 4])
 @pytest.mark.parametrize("score", SCORES)
-def test_detected_explains_tiles_and_classes_with_a_predicted_pixel(score: str) -> None:
+def test_detected_explains_tiles_and_classes_with_a_predicted_pixel(
+    score: str, together: int
+) -> None:
     model = tiny_model(tiny_network())
     pixels, valid = tiles(6, 32)
     # The directly calculated argmax, then tiles cut down until classes are missing.
@@ -407,7 +418,9 @@ def test_detected_explains_tiles_and_classes_with_a_predicted_pixel(score: str) 
     assert expected[0] != expected[3]
 
     everywhere = Engine(model, METHODS, score=score)(pixels, valid)
-    detected = Engine(model, METHODS, score=score, where="detected")(pixels, valid)
+    engine = Engine(model, METHODS, score=score, where="detected")
+    engine.detected_batch = together
+    detected = engine(pixels, valid)
     assert everywhere.explained.all()
     assert detected.explained.tolist() == expected
     assert detected.probability.equal(everywhere.probability)
@@ -425,6 +438,26 @@ def test_detected_leaves_everything_out_where_nothing_is_detected() -> None:
     maps = Engine(model, METHODS, where="detected")(pixels, torch.zeros_like(valid))
     assert not maps.explained.any()
     assert not any(heat.any() for heat in maps.heat.values())
+
+
+def test_detected_costs_what_is_detected() -> None:
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(6, 32)
+    winner = model.network(normalisation(model)(pixels.double())).argmax(dim=1)
+    valid &= winner == 0
+    engine = Engine(model, METHODS, where="detected")
+
+    def cost(engine: Engine) -> float:
+        return gflop(lambda: engine(pixels, valid))
+
+    forward = gflop(lambda: engine.logits(pixels))
+    assert cost(engine) == pytest.approx(forward)
+    valid[2] |= winner[2] == 1
+    valid[4] |= winner[4] == 1
+    only = Engine(model, METHODS).signals
+    explained = 2 * gflop(lambda: only(pixels[:1], valid[:1], [0]))
+    assert cost(engine) == pytest.approx(forward + explained)
+    assert cost(Engine(model, METHODS)) > 2 * cost(engine)
 
 
 # --- Networks that guided backpropagation is not defined for --------------------------------------
@@ -508,6 +541,94 @@ def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.Monkey
     assert engine.most == 1
 
 
+# --- Precision ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close_and_its_formulas_are_not_half(precision: str) -> None:
+    model, pixels, valid = sample_model(), sample_tiles(4, 320), torch.ones(4, 320, 320).bool()
+    exact, half = Engine(model)(pixels, valid), Engine(model, precision=precision)(pixels, valid)
+    found = compare(half.heat, exact.heat)
+    assert found.maps > 20
+    assert min(found.correlation.values()) > 0.99
+    assert found.max_difference is not None
+    assert found.max_difference > 1e-4  # it is another precision
+    assert {heat.dtype for heat in half.heat.values()} == {torch.float32}
+    decided = half.probability.argmax(dim=1) == exact.probability.argmax(dim=1)
+    assert decided.float().mean() > 0.999
+
+
+def test_half_precision_is_that_of_plain_autocast() -> None:
+    """The lean backward adds nothing: PyTorch's own gradient of the same network."""
+    model, pixels, valid = cape_town_model(), images(2, 160), torch.ones(2, 160, 160).bool()
+    network, kept = copy.deepcopy(model.network), {}
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        kept["A"] = output.detach().requires_grad_()
+        return kept["A"].clone()
+
+    network.get_submodule(model.target_layer).register_forward_hook(keep)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(normalisation(model)(pixels.float())).float()
+    signals = Engine(model, precision="bf16").signals(pixels, valid)
+    assert signals.logits.equal(logits)
+    for c in FOREGROUND:
+        score = logits[:, c].mean(dim=(1, 2)).sum()
+        expected = torch.autograd.grad(score, kept["A"], retain_graph=True)[0].float()
+        assert error(signals.gradients[:, c - 1], expected.numpy()) < 0.05  # bf16 has 8 bits
+
+
+def test_scores_of_fp16_are_scaled_up_and_gradients_down_again() -> None:
+    """Without it most guided gradients of a mean score would be 0."""
+    model, pixels, valid = sample_model(), sample_tiles(1, 320), torch.ones(1, 320, 320).bool()
+    exact, half = (Engine(model, precision=p).signals(pixels, valid) for p in ("fp32", "fp16"))
+    assert exact.guided is not None
+    assert half.guided is not None
+    there = exact.guided.abs() > 1e-12
+    assert (half.guided[there] != 0).float().mean() > 0.999
+    assert half.gradients.norm() == pytest.approx(exact.gradients.norm().item(), rel=0.01)
+
+
+def test_the_fastest_precision_that_is_good_enough_is_chosen() -> None:
+    pixels, valid = sample_tiles(4, 320), torch.ones(4, 320, 320).bool()
+    assert fitting_precision(Engine(sample_model()), pixels, valid) == "fp16"
+    # Untrained, and so a network where every bit counts: 16 of them are not enough.
+    untrained = Engine(untrained_model(pixels))
+    assert fitting_precision(untrained, pixels, valid) == "tf32"
+
+
+def test_values_that_no_raster_can_hold_are_counted() -> None:
+    model = tiny_model(tiny_network())
+    pixels, valid = tiles(2, 32)
+    fine = Engine(model, METHODS)(pixels, valid)
+    check_finite(fine.broken, "fp32")
+    nn.init.constant_(model.network.get_parameter("encoder.conv1.weight"), 1e200)
+    broken = Engine(model, METHODS)(pixels, valid)
+    with pytest.raises(NotFiniteError, match=r"not finite in fp16; use --precision bf16"):
+        check_finite(broken.broken, "fp16")
+
+
+def test_upsampling_in_a_fixed_order_is_the_adjoint() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    ways: list[dict[str, Any]] = [
+        {"size": (20, 9), "align_corners": False},
+        {"scale_factor": 4, "align_corners": True},
+        {"scale_factor": (2.0, 3.0), "align_corners": None},
+        {"scale_factor": 2.5, "align_corners": False},  # left to PyTorch
+    ]
+    for way in ways:
+        y = F.interpolate(x, mode="bilinear", **way)
+        with SteadyUpsampling():
+            steady = F.interpolate(x, mode="bilinear", **way)
+        assert steady.equal(y)
+        seed = torch.randn_like(y)
+        (expected,) = torch.autograd.grad(y, x, seed)
+        (found,) = torch.autograd.grad(steady, x, seed)
+        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+        assert ("_Upsample" in type(steady.grad_fn).__name__) == (way.get("scale_factor") != 2.5)
+
+
 # --- One sigmoid channel --------------------------------------------------------------------------
 
 
@@ -579,35 +700,3 @@ def test_other_networks_against_the_notebooks_way(
         if signals.guided is not None:
             assert error(signals.guided[1, c - 1], note.guided) < FLOAT32
     assert compared >= 1
-
-
-# --- On a GPU -------------------------------------------------------------------------------------
-
-
-def levels(heat: Tensor, reference: Tensor) -> Tensor:
-    """As written: 0..254 on the scale of the 99.5th percentile of the positive reference."""
-    scale = reference[reference > 0].double().quantile(0.995)
-    return (254 * (heat.double() / scale).clamp(max=1)).round()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("score", SCORES)
-def test_maps_on_cuda_are_those_of_the_cpu(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Identity between devices (DESIGN section 4): classes 1e-4, CAMs one level, Guided 99.9 %."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # float32 means float32
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    pixels, valid = tiles(4, 320)
-    cpu = Engine(cape_town_model(), METHODS, score=score)(pixels, valid)
-    cuda = Engine(cape_town_model(), METHODS, score=score, device="cuda")(pixels, valid)
-    probability = cuda.probability.cpu()
-    differing = probability.argmax(dim=1) != cpu.probability.argmax(dim=1)
-    assert differing.float().mean() <= 1e-4
-    assert (254 * (probability - cpu.probability)).abs().max() <= 1
-    for method in METHODS:
-        for c in range(len(FOREGROUND)):
-            reference = cpu.heat[method][:, c]
-            assert reference.any()
-            apart = levels(cuda.heat[method][:, c].cpu(), reference) - levels(reference, reference)
-            share = (apart.abs() <= 1).double().mean()
-            assert share >= (0.999 if method == GUIDED else 1.0), (method, c)

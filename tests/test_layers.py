@@ -16,6 +16,7 @@ LAYERS = [
     {"raster"},
     {"sources", "model"},
     {"batch", "backward"},
+    {"precision", "accuracy", "clock", "behind"},
     {"engine"},
     {"fit"},
     {"stitch"},

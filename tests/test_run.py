@@ -22,6 +22,7 @@ from capecam.engine import Engine
 from capecam.errors import SettingsError, UsageError
 from capecam.fit import CPU_BATCH
 from capecam.grid import Tiling, Window
+from capecam.progress import summary
 from capecam.run import Outcome, run
 from capecam.settings import CAPE_TOWN_CLASSES, load
 from capecam.stitch import to_blocks
@@ -288,6 +289,35 @@ def test_what_is_done_is_not_done_again(four, tmp_path) -> None:
     assert (first.done, again.done, again.kept, again.exit_code) == (4, 0, 4, 0)
     assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/*")}
     assert explain(four, tmp_path, explain__score="predicted").done == 4
+
+
+def test_a_run_says_where_its_time_went(one, tmp_path) -> None:
+    outcome = explain(one, tmp_path)
+    run_json = json.loads((tmp_path / "run.json").read_text())
+    assert list(run_json["stages"]) == ["prepare", "calibrate", "cells", "finish"]
+    assert sum(run_json["stages"].values()) == pytest.approx(run_json["seconds"], abs=0.01)
+    work, wall = run_json["work"], run_json["stages"]["cells"]
+    assert set(work) == {"read", "engine", "stitch", "download", "write", "trace"}
+    assert work["read"] + work["engine"] + work["stitch"] <= wall
+    assert run_json["engine_waited"] == pytest.approx(1 - work["engine"] / wall, abs=1e-3)
+    assert "the engine waited" in summary(outcome)
+    again = explain(one, tmp_path)
+    assert (again.waited, again.tiles) == (None, 0)
+    assert "waited" not in summary(again)
+
+
+def test_heat_that_is_not_finite_fails_its_cell(pixels, tmp_path) -> None:
+    source = write_tif(tmp_path / "in" / "a.tif", pixels)
+    given = {"sources": [str(source)], "explain.calibration_tiles": 4}
+    scale = load(None, {**given, "out": str(tmp_path / "good")})
+    assert run(scale, model=colours_model()).exit_code == 0
+    model = colours_model()
+    model.network.encoder[1].weight.data *= 1e38
+    given["explain.calibration"] = str(tmp_path / "good" / "run.json")
+    outcome = run(load(None, {**given, "out": str(tmp_path / "bad")}), model=model)
+    assert outcome.exit_code == 2
+    assert "values of heatmaps are not finite in fp32" in outcome.failures["a"]
+    assert not list((tmp_path / "bad").rglob("*.tif"))
 
 
 def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:

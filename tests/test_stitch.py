@@ -35,7 +35,7 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling, **optio
 
     def collect(rows) -> None:
         rows_seen.append((rows.row, rows.products["classes"].shape[1]))
-        for name, values in rows.products.items():
+        for name, values in rows.arrays().items():
             collected.setdefault(name, []).append(values)
 
     for i in lattice_rows:
@@ -51,7 +51,7 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling, **optio
                 torch.cat([background, tile], dim=1),
                 {"gradcam": blocks, "guided_gradcam": tile},
                 torch.ones(1, 3, dtype=torch.bool),
-                torch.tensor(0),
+                *(torch.tensor(0), torch.tensor(0)),
             )
             batch = Batch((window,), (tile * 255).to(torch.uint8), seen)
             for rows in stitcher.add(batch, maps):
@@ -110,7 +110,7 @@ def test_float32_keeps_raw_values_and_nan() -> None:
         torch.ones(1, 2, 64, 64) / 2,
         {"gradcam": torch.full((1, 1, 2, 2), 7e-9)},
         torch.ones(1, 1, dtype=torch.bool),
-        torch.tensor(0),
+        *(torch.tensor(0), torch.tensor(0)),
     )
     valid = torch.zeros(1, 64, 64, dtype=torch.bool)
     valid[:, :, :31] = True
@@ -134,7 +134,7 @@ def test_unexplained_tiles_carry_no_weight() -> None:
     for value, explained, col in ((1.0, False, 0), (0.5, True, 2)):
         maps = Maps(
             torch.ones(1, 2, 4, 4) / 2, {"guided_gradcam": torch.full((1, 1, 4, 4), value)},
-            torch.tensor([[explained]]), torch.tensor(0),
+            torch.tensor([[explained]]), *(torch.tensor(0), torch.tensor(0)),
         )  # fmt: skip
         batch = Batch(
             (Window(-2, col, 4, 4),), torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
@@ -147,4 +147,5 @@ def test_unexplained_tiles_carry_no_weight() -> None:
 
 def test_levels_are_those_of_the_contract() -> None:
     raw = torch.tensor([[[0.0, 1.0, 2.0, 5.0]], [[0.0, 1.0, 2.0, 5.0]]])
-    assert to_levels(raw, [2.0, None]).tolist() == [[[0, 127, 254, 254]], [[0, 0, 0, 0]]]
+    levels = to_levels(raw, torch.tensor([2.0, torch.inf]))
+    assert levels.tolist() == [[[0, 127, 254, 254]], [[0, 0, 0, 0]]]

@@ -66,7 +66,7 @@ def decide(scores: Tensor, *, sigmoid: bool = False) -> Tensor:
 
 def gradcam(A: Tensor, g: Tensor) -> Cam:
     """``relu(sum_k mean_ij(g_k) * A_k)``: Selvaraju 2017, eq. 1 and 2."""
-    A, g = _precise(A), _precise(g)
+    A, g = precise(A), precise(g)
     return _cam(g.mean(dim=(-2, -1)), A)
 
 
@@ -77,7 +77,7 @@ def gradcampp(A: Tensor, g: Tensor) -> Cam:
     carry weight. There is no absolute epsilon under the ratio: with a mean score g² is about
     5e-11 and any epsilon would *be* the denominator.
     """
-    A, g = _precise(A), _precise(g)
+    A, g = precise(A), precise(g)
     denominator = 2 + g * A.sum(dim=(-2, -1), keepdim=True)
     singular = (denominator.abs() < SINGULAR) & (g > 0)
     alpha = torch.where(singular, 0.0, 1 / torch.where(singular, 1.0, denominator))
@@ -90,19 +90,19 @@ def gradcampp_notebook(A: Tensor, g: Tensor) -> Cam:
 
     The denominator is ``2 g² + sum(A g³) + 1e-8``; with a mean score the 1e-8 dominates it.
     """
-    A, g = _precise(A), _precise(g)
+    A, g = precise(A), precise(g)
     denominator = 2 * g**2 + (A * g**3).sum(dim=(-2, -1), keepdim=True) + 1e-8
     return _cam((g**2 / denominator * g.relu()).sum(dim=(-2, -1)), A)
 
 
 def hirescam(A: Tensor, g: Tensor) -> Cam:
     """``relu(sum_k g_k * A_k)``, no averaging: Draelos and Carin 2020, eq. 3."""
-    return _unpooled(_precise(A) * _precise(g))
+    return _unpooled(precise(A) * precise(g))
 
 
 def layercam(A: Tensor, g: Tensor) -> Cam:
     """``relu(sum_k relu(g_k) * A_k)``: Jiang 2021, eq. 5 and 6."""
-    return _unpooled(_precise(A) * _precise(g).relu())
+    return _unpooled(precise(A) * precise(g).relu())
 
 
 def xgradcam(A: Tensor, g: Tensor) -> Cam:
@@ -110,7 +110,7 @@ def xgradcam(A: Tensor, g: Tensor) -> Cam:
 
     A channel whose activations cancel has no such mean; it gets weight 0 and is counted.
     """
-    A, g = _precise(A), _precise(g)
+    A, g = precise(A), precise(g)
     total, size = A.sum(dim=(-2, -1)), A.abs().sum(dim=(-2, -1))
     # A dead channel (all zeros) adds nothing whatever its weight, and is not counted.
     singular = (total.abs() < SINGULAR * size) | (total == 0)
@@ -140,7 +140,7 @@ def guided_gradcam(guided: Tensor, cam: Tensor) -> Tensor:
     over the channels of the product's absolute value (Selvaraju 2017, section 3.3).
     """
     at_pixels = resample(cam, guided.shape[-1])
-    return (_precise(guided).abs() * at_pixels.unsqueeze(-3)).amax(dim=-3)
+    return (precise(guided).abs() * at_pixels.unsqueeze(-3)).amax(dim=-3)
 
 
 def resample(cam: Tensor, size: int) -> Tensor:
@@ -163,8 +163,8 @@ def _unpooled(weighted: Tensor, singular: Tensor | None = None) -> Cam:
     )
 
 
-def _precise(x: Tensor) -> Tensor:
-    """Float32 at least: half precision in, float32 out; float64 stays."""
+def precise(x: Tensor) -> Tensor:
+    """Float32 at least: 16 bits in, float32 out; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 

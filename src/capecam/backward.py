@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from capecam.attribution import ReluSwitch, SwitchedReLU
 from capecam.graph import normed_convolutions
@@ -72,20 +74,33 @@ class _Convolution:
     ) -> None:
         self.run: Forward = conv.forward
         weight = conv.weight if scale is None else conv.weight.double() * scale[:, None, None, None]
-        self._weight = weight.detach().to(conv.weight.dtype, memory_format=memory_format)
+        weight = weight.detach().to(conv.weight.dtype, memory_format=memory_format)
+        self._weights = {weight.dtype: weight}
         self._geometry = (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)
         self._memory_format = memory_format
 
     def to_input(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """From the gradient of the output to that of the input."""
+        """From the gradient of the output to that of the input, in the output's precision."""
         # Its values are not looked at, only its shape and its memory format.
         like = torch.empty(
             shape, dtype=gradient.dtype, device=gradient.device, memory_format=self._memory_format
         )
         result: Tensor = torch.ops.aten.convolution_backward(
-            gradient, like, self._weight, None, *self._geometry, [True, False, False]
+            gradient,
+            like,
+            self._weight(gradient.dtype),
+            None,
+            *self._geometry,
+            [True, False, False],
         )[0]
         return result
+
+    def _weight(self, dtype: torch.dtype) -> Tensor:
+        """Converted once."""
+        if dtype not in self._weights:
+            weight = next(iter(self._weights.values()))
+            self._weights[dtype] = weight.to(dtype)
+        return self._weights[dtype]
 
 
 class _Convolve(torch.autograd.Function):
@@ -94,13 +109,13 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, conv: _Convolution, x: Tensor) -> Tensor:
         """As ``nn.Conv2d``."""
-        ctx.conv, ctx.shape = conv, x.shape
+        ctx.conv, ctx.shape, ctx.dtype = conv, x.shape, x.dtype
         return conv.run(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """Of the input, from that of the output *of the batch norm*, if there is one."""
-        return None, ctx.conv.to_input(gradient, ctx.shape)
+        return None, ctx.conv.to_input(gradient, ctx.shape).to(ctx.dtype)
 
 
 class _Scaled(torch.autograd.Function):
@@ -115,3 +130,53 @@ class _Scaled(torch.autograd.Function):
     def backward(_ctx: Any, gradient: Tensor) -> Any:
         """Nothing is left to do."""
         return None, gradient
+
+
+class SteadyUpsampling(TorchFunctionMode):
+    """Inside, the backward of bilinear upsampling is two matrix products.
+
+    CUDA's own adds with atomics, in another order each time, and identity (DESIGN section 4) is
+    lost; PyTorch's deterministic one sorts every index first.
+    """
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        run = partial(func, **(kwargs or {}))
+        if func is F.interpolate and _is_bilinear(**kwargs):
+            return _Upsample.apply(run, kwargs["align_corners"], *args)
+        return run(*args)
+
+
+def _is_bilinear(
+    mode: str, scale_factor: Any = None, antialias: bool = False, **_options: Any
+) -> bool:
+    """By a whole factor or to a size: then the weights follow from the two sizes."""
+    factors = scale_factor if isinstance(scale_factor, tuple) else (scale_factor,)
+    whole = all(factor is None or float(factor).is_integer() for factor in factors)
+    return mode == "bilinear" and whole and not antialias
+
+
+class _Upsample(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Forward, align_corners: bool | None, x: Tensor) -> Tensor:
+        """As ``F.interpolate``."""
+        y = run(x)
+        ctx.weights = [
+            _interpolation(x, x.shape[axis], y.shape[axis], align_corners) for axis in (-2, -1)
+        ]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """The adjoint: rows, then columns."""
+        rows, cols = (weights.to(gradient.dtype) for weights in ctx.weights)
+        return None, None, rows @ gradient @ cols.mT
+
+
+def _interpolation(like: Tensor, n: int, size: int, align_corners: bool | None) -> Tensor:
+    """(n, size); what each of n samples adds to each of ``size``."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    unit = torch.eye(n, dtype=dtype, device=like.device)
+    with torch.autocast(like.device.type, enabled=False):
+        return F.interpolate(unit[None], size, mode="linear", align_corners=align_corners)[0]

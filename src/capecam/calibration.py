@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from capecam.attribution import GUIDED
 from capecam.batch import Tile, batches
-from capecam.engine import Engine
+from capecam.engine import Engine, check_finite
 from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
 from capecam.raster import Mosaic, Reader
@@ -84,14 +84,18 @@ def calibrate(
     """Look at a sample of tiles: the 99.5th percentile of positive raw values, as written.
 
     The sample depends on the windows' places alone, not on how the mosaic is cut into files.
+
+    Raises:
+        NotFiniteError: the network's gradients overflowed.
     """
     classes = len(engine.model.foreground)
     values: dict[str, list[list[NDArray[np.float32]]]] = {
         method: [[] for _ in range(classes)] for method in engine.methods
     }
     seen = 0
-    for batch in batches(_sample(mosaic, tiling, tiles, seed), batch_size):
+    for batch in batches(sample(mosaic, tiling, tiles, seed), batch_size):
         maps = engine(batch.pixels, batch.valid)
+        check_finite(maps.broken, engine.precision)
         valid = batch.valid[:, None].to(engine.device)
         blocks = block_validity(valid, tiling.stride)
         for method, heat in maps.heat.items():
@@ -109,7 +113,7 @@ def _top(parts: list[NDArray[np.float32]]) -> float | None:
     return float(np.percentile(values, PERCENTILE)) if values.size else None
 
 
-def _sample(mosaic: Mosaic, tiling: Tiling, tiles: int, seed: int) -> Iterator[Tile]:
+def sample(mosaic: Mosaic, tiling: Tiling, tiles: int, seed: int) -> Iterator[Tile]:
     """The first valid tiles in the order of a hash of their place on the lattice."""
     found = 0
     with Reader(mosaic) as reader:

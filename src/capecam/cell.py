@@ -14,8 +14,10 @@ import torch
 
 from capecam.attribution import GUIDED
 from capecam.batch import batches, read_tiles
+from capecam.behind import behind
 from capecam.calibration import Calibration
-from capecam.engine import Engine
+from capecam.clock import Clock
+from capecam.engine import Engine, check_finite
 from capecam.grid import Cell
 from capecam.raster import CogSet, Mosaic, Product
 from capecam.settings import ClassSettings, Settings
@@ -50,6 +52,9 @@ class CellReport:
     """Unfiltered pieces."""
     singular: int
     """Grad-CAM++ entries left out because their denominator vanishes."""
+    stages: dict[str, float]
+    """Seconds. The main thread reads (waits for pixels, that is), runs the engine and stitches;
+    behind it rows are downloaded, written and traced."""
 
 
 def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object]) -> CellReport:
@@ -63,44 +68,57 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
 
     Raises:
         ImageError: an image that the cell needs cannot be decoded.
+        NotFiniteError: the network's gradients overflowed.
     """
     engine, tiling, readers = job.engine, job.settings.tiling.tiling, job.settings.compute.readers
     grid = job.mosaic.grid.crop(cell.core)
     windows = read_tiles(job.mosaic, tiling, cell.core, readers)
     stitcher = _stitcher(cell, job)
     tracer = Tracer(cell.core.col, cell.image)
-    tiles, singular = 0, torch.zeros((), dtype=torch.int64, device=engine.device)
+    tiles, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
+    clock = Clock()
 
     with CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs:
-        sink = _Sink(cogs, tracer)
-        for batch in batches(windows, job.batch_size, pin=engine.device.type == "cuda"):
-            maps = engine(batch.pixels, batch.valid)
-            for rows in stitcher.add(batch, maps):
-                sink.write(rows)
-            singular += maps.singular
-            tiles += len(batch.windows)
-            progress(len(batch.windows))
-        for rows in stitcher.finish():
-            sink.write(rows)
+        sink = _Sink(cogs, tracer, clock)
+        with behind(sink.write) as hand_over:
+            size, pin = engine.together(job.batch_size), engine.device.type == "cuda"
+            for batch in clock.each("read", batches(windows, size, pin=pin)):
+                with clock("engine", engine.device):
+                    maps = engine(batch.pixels, batch.valid)
+                with clock("stitch", engine.device):
+                    finished = list(stitcher.add(batch, maps))
+                for rows in finished:
+                    hand_over(rows)
+                singular += maps.singular
+                broken += maps.broken
+                tiles += len(batch.windows)
+                progress(len(batch.windows))
+            for rows in stitcher.finish():
+                hand_over(rows)
+        check_finite(broken, engine.precision)
 
     pieces = tracer.finish()
     write_pieces(pieces, grid, [c.name for c in engine.model.classes], folder / PIECES)
-    return CellReport(tiles, sink.valid_px, len(pieces), int(singular))
+    return CellReport(tiles, sink.valid_px, len(pieces), int(singular), clock.seconds())
 
 
 class _Sink:
     """Where finished rows go: into the rasters, and through the tracer."""
 
-    def __init__(self, cogs: CogSet, tracer: Tracer) -> None:
-        self._cogs, self._tracer = cogs, tracer
+    def __init__(self, cogs: CogSet, tracer: Tracer, clock: Clock) -> None:
+        self._cogs, self._tracer, self._clock = cogs, tracer, clock
         self.valid_px = 0
 
     def write(self, rows: Rows) -> None:
-        for name, values in rows.products.items():
-            self._cogs.write(name, values)
-        classes = rows.products["classes"][0]
-        self._tracer.add(rows.row, classes, rows.products["probability"])
-        self.valid_px += int(np.count_nonzero(classes != NODATA))
+        with self._clock("download"):
+            arrays = rows.arrays()
+        with self._clock("write"):
+            for name, values in arrays.items():
+                self._cogs.write(name, values)
+        with self._clock("trace"):
+            classes = arrays["classes"][0]
+            self._tracer.add(rows.row, classes, arrays["probability"])
+            self.valid_px += int(np.count_nonzero(classes != NODATA))
 
 
 def _stitcher(cell: Cell, job: Job) -> Stitcher:

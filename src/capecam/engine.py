@@ -5,20 +5,37 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from capecam.attribution import CAMS, GUIDED, ReluSwitch, class_scores, guided_gradcam, predicted
-from capecam.backward import make_lean
-from capecam.errors import SettingsError
+from capecam.attribution import (
+    CAMS,
+    GUIDED,
+    ReluSwitch,
+    class_scores,
+    guided_gradcam,
+    precise,
+    predicted,
+)
+from capecam.backward import SteadyUpsampling, make_lean
+from capecam.errors import NotFiniteError, SettingsError
 from capecam.graph import why_not_guided
 from capecam.model import Model
-from capecam.settings import DEFAULT_METHODS, METHODS, SCORES, WHERE
+from capecam.precision import half_precision, repeatable, score_factor
+from capecam.settings import DEFAULT_METHODS, METHODS, PRECISIONS, SCORES, WHERE
 
 log = logging.getLogger(__name__)
+
+DETECTED_BATCH = 32
+"""Tiles that are explained together on a GPU where only some are; on a CPU one by one, which costs
+9 % a tile and pads nothing (docs/performance.md)."""
+
+AHEAD = 8
+"""Batches that a GPU looks at to fill these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +65,23 @@ class Maps:
     """(B, C) bool; False where ``where='detected'`` left tile and class out (the map is 0)."""
     singular: Tensor
     """() int64; Grad-CAM++ entries left out because their denominator vanishes."""
+    broken: Tensor
+    """() int64; values of heatmaps that are not finite, in fp16 by overflow."""
+
+
+def check_finite(broken: Tensor, precision: str) -> None:
+    """Wait for a count of ``Maps.broken``, and raise if it is not 0.
+
+    Raises:
+        NotFiniteError: heatmaps have values that no raster can hold.
+    """
+    if count := int(broken):
+        remedy = (
+            "use --precision bf16 or fp32"
+            if precision == "fp16"
+            else "check the checkpoint and how its input is scaled (model.input_max)"
+        )
+        raise NotFiniteError(f"{count} values of heatmaps are not finite in {precision}; {remedy}")
 
 
 def join_maps(parts: Sequence[Maps]) -> Maps:
@@ -59,6 +93,7 @@ def join_maps(parts: Sequence[Maps]) -> Maps:
         {name: torch.cat([part.heat[name] for part in parts]) for name in parts[0].heat},
         torch.cat([part.explained for part in parts]),
         torch.stack([part.singular for part in parts]).sum(),
+        torch.stack([part.broken for part in parts]).sum(),
     )
 
 
@@ -73,11 +108,13 @@ class Engine:
         methods: names of heatmaps (``settings.METHODS``).
         score: ``mean`` or ``predicted`` (``attribution.class_scores``).
         where: ``all``, or ``detected`` to explain only tiles and classes with a predicted pixel.
+        precision: of the network, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; a float64 network
+            stays one with ``fp32``.
         device: of torch.
 
     Raises:
-        SettingsError: an unknown method, score or where; or guided gradients are asked of a
-            network that cannot have them.
+        SettingsError: an unknown method, score, where or precision; or guided gradients are asked
+            of a network that cannot have them.
     """
 
     def __init__(
@@ -87,29 +124,33 @@ class Engine:
         *,
         score: str = "mean",
         where: str = "all",
+        precision: str = "fp32",
         device: str | torch.device = "cpu",
     ) -> None:
         _check("method", METHODS, *methods)
         _check("score", SCORES, score)
         _check("where", WHERE, where)
+        _check("precision", PRECISIONS, precision)
         self.model, self.methods, self.score, self.where = model, tuple(methods), score, where
-        self.device = torch.device(device)
+        self.precision, self.device = precision, torch.device(device)
         self._network = copy.deepcopy(model.network).eval().requires_grad_(False).to(self.device)
         self._dtype = next(self._network.parameters()).dtype
         self._scale = model.normalisation.input_max / 255
         self._mean = self._per_channel(model.normalisation.mean)
         self._std = self._per_channel(model.normalisation.std)
         self._switch = ReluSwitch()
-        self._activations: Tensor | None = None
         if GUIDED in self.methods and (reason := why_not_guided(self._network)):
             raise SettingsError(f"{GUIDED} is not possible: {reason}; choose other --methods")
         self._network.get_submodule(model.target_layer).register_forward_hook(self._tap)
         on_cpu = self.device.type == "cpu"  # on a GPU it is not measured yet
         layout = torch.channels_last if on_cpu else torch.contiguous_format
         make_lean(self._network, self._switch, layout)
-        self._activations = None
+        self._activations: Tensor | None = None
+        self._cam_size = 0, 0
         self.most = sys.maxsize
         """Tiles that go through at once; less after the device ran out of memory."""
+        self.detected_batch = 1 if on_cpu else DETECTED_BATCH
+        """The same of those with a detection, if only they are explained."""
 
     def __call__(self, pixels: Tensor, valid: Tensor) -> Maps:
         """All maps of a batch.
@@ -120,10 +161,11 @@ class Engine:
             pixels: (B, 3, H, W) uint8, 0 where invalid.
             valid: (B, H, W) bool; True is imagery.
         """
+        explain = self._explain_all if self.where == "all" else self._explain_detected
         while True:
             try:
-                parts = zip(*(torch.split(x, self.most) for x in (pixels, valid)), strict=True)
-                return join_maps([self._explain(*part) for part in parts])
+                with repeatable(self.precision):
+                    return explain(pixels, valid)
             except torch.OutOfMemoryError:
                 if self.most == 1:
                     raise
@@ -132,71 +174,132 @@ class Engine:
             torch.cuda.empty_cache()
             log.warning("out of memory; going on with %d tiles at a time", self.most)
 
-    def _explain(self, pixels: Tensor, valid: Tensor) -> Maps:
-        signals = self.signals(pixels, valid)
-        explained = self._explained(signals.logits, valid.to(self.device))
+    def at(self, precision: str) -> Engine:
+        """The same at another precision."""
+        return Engine(
+            self.model,
+            self.methods,
+            score=self.score,
+            where=self.where,
+            precision=precision,
+            device=self.device,
+        )
+
+    def together(self, batch_size: int) -> int:
+        """How many tiles to hand over at once, for batches of a size to be full.
+
+        Where only some tiles are explained, a GPU needs several batches to fill one of these.
+        """
+        regroups = self.where == "detected" and self.detected_batch > 1
+        return batch_size * AHEAD if regroups else batch_size
+
+    def _explain_all(self, pixels: Tensor, valid: Tensor) -> Maps:
+        parts = []
+        for part in zip(*(torch.split(x, self.most) for x in (pixels, valid)), strict=True):
+            signals = self.signals(*part)
+            heat, singular = self._heat(signals)
+            explained = torch.ones_like(signals.logits[:, 1:, 0, 0], dtype=torch.bool)
+            probability = signals.logits.softmax(dim=1)
+            parts.append(Maps(probability, heat, explained, singular, _broken(heat)))
+        return join_maps(parts)
+
+    def _explain_detected(self, pixels: Tensor, valid: Tensor) -> Maps:
+        """A forward of every tile; then forward and backward where a class is detected.
+
+        Tiles with the same classes go together, in padded batches of one size, so that what a tile
+        gets does not depend on its neighbours.
+        """
+        pixels, valid = (x.to(self.device, non_blocking=True) for x in (pixels, valid))
+        logits = torch.cat([self.logits(part) for part in torch.split(pixels, self.most)])
+        decided = predicted(logits, sigmoid=self.model.sigmoid) & valid[:, None]
+        explained = decided[:, 1:].flatten(2).any(dim=2)
+        heat, singular = self._no_heat(logits), torch.zeros_like(valid[0, 0, 0], dtype=torch.int64)
+        size = min(self.detected_batch, self.most)
+        for classes, tiles in _groups(explained.tolist(), size):
+            index = torch.tensor(tiles, device=self.device)
+            found, left_out = self._heat(
+                self.signals(_padded(pixels[index], size), _padded(valid[index], size), classes)
+            )
+            for name, values in found.items():
+                heat[name][index[:, None], list(classes)] = values[: len(tiles)]
+            singular += left_out
+        return Maps(logits.softmax(dim=1), heat, explained, singular, _broken(heat))
+
+    def _heat(self, signals: Signals) -> tuple[dict[str, Tensor], Tensor]:
+        """The heatmaps, and how many entries were singular."""
         A = signals.activations.unsqueeze(1)
         cams = {name: CAMS[name](A, signals.gradients) for name in self._cams()}
         heat = {name: cam.map for name, cam in cams.items()}
         if signals.guided is not None:
             heat[GUIDED] = guided_gradcam(signals.guided, heat["gradcam"])
-        return Maps(
-            probability=signals.logits.softmax(dim=1),
-            heat={name: heat[name] * explained[..., None, None] for name in self.methods},
-            explained=explained,
-            singular=torch.stack([cam.singular.sum() for cam in cams.values()]).sum(),
-        )
+        singular = torch.stack([cam.singular.sum() for cam in cams.values()]).sum()
+        return {name: heat[name] for name in self.methods}, singular
 
-    @torch.no_grad()
+    def _no_heat(self, logits: Tensor) -> dict[str, Tensor]:
+        B, C, *tile = logits.shape
+        return {
+            name: logits.new_zeros(B, C - 1, *(tile if name == GUIDED else self._cam_size))
+            for name in self.methods
+        }
+
     def logits(self, pixels: Tensor) -> Tensor:
         """The forward alone: (B, 3, H, W) uint8 -> (B, 1 + C, H, W)."""
-        logits = self._forward(pixels.to(self.device, non_blocking=True).to(self._dtype))
-        self._activations = None
-        return logits
+        with torch.no_grad(), repeatable(self.precision):
+            return self._forward(pixels.to(self.device, non_blocking=True).to(self._dtype))[0]
 
     @torch.enable_grad()
-    def signals(self, pixels: Tensor, valid: Tensor) -> Signals:
+    def signals(
+        self, pixels: Tensor, valid: Tensor, classes: Sequence[int] | None = None
+    ) -> Signals:
         """One forward; per class one backward to the target layer and one guided to the pixels.
 
         Tiles of a batch do not see each other (eval mode), so the gradient of the sum of their
         scores is every tile's own gradient.
+
+        Args:
+            pixels: (B, 3, H, W) uint8.
+            valid: (B, H, W) bool.
+            classes: which of the C foreground classes, by index; all without it.
         """
         guided = GUIDED in self.methods
         valid = valid.to(self.device, non_blocking=True)
         x = pixels.to(self.device, non_blocking=True).to(self._dtype).requires_grad_(guided)
-        logits = self._forward(x)
-        A, self._activations = self._activations, None
-        if A is None:
-            raise SettingsError(f"the network does not run its layer {self.model.target_layer}")
+        logits, A = self._forward(x)
         scores = class_scores(logits, valid, self.score, sigmoid=self.model.sigmoid)[:, 1:]
-        wanted = self._explained(logits, valid).any(dim=0)
-        needed = [bool(wanted[c]) for c in range(len(wanted))]
-        gradients = [_gradient(scores[:, c], A, needed[c]) for c in range(len(needed))]
+        classes = range(scores.shape[1]) if classes is None else classes
+        factor = score_factor(self.precision, logits[0, 0].numel())
+        totals = [scores[:, c].sum() * factor for c in classes]
         guided_gradients = []
+        gradients = [_gradient(total, A) for total in totals]
         if guided:
             with self._switch.on():
-                guided_gradients = [
-                    _gradient(scores[:, c], x, needed[c]) for c in range(len(needed))
-                ]
+                guided_gradients = [_gradient(total, x) for total in totals]
         return Signals(
             logits.detach(),
             A.detach(),
-            torch.stack(gradients, dim=1),
-            torch.stack(guided_gradients, dim=1) if guided else None,
+            precise(torch.stack(gradients, dim=1)) / factor,
+            precise(torch.stack(guided_gradients, dim=1)) / factor if guided else None,
         )
 
-    def _forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) pixels of 0..255 to logits; the target layer's output is kept aside."""
-        logits: Tensor = self._network((pixels * self._scale - self._mean) / self._std)
+    def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
+        steady = SteadyUpsampling() if self.device.type == "cuda" else nullcontext()
+        with half_precision(self.precision, self.device), steady:
+            logits = precise(self._network((pixels * self._scale - self._mean) / self._std))
         if self.model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        return logits
+        A, self._activations = self._activations, None
+        if A is None:
+            raise SettingsError(f"the network does not run its layer {self.model.target_layer}")
+        return logits, A
 
     def activation_shape(self, size: int) -> tuple[int, int, int]:
         """(K, h, w) of the target layer's output for a tile of ``size`` px."""
-        pixels = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-        signals = self.signals(pixels, torch.ones(1, size, size, dtype=torch.bool))
-        channels, height, width = signals.activations.shape[1:]
+        with torch.no_grad():
+            _, A = self._forward(
+                torch.zeros(1, 3, size, size, dtype=self._dtype, device=self.device)
+            )
+        channels, height, width = A.shape[1:]
         return channels, height, width
 
     def _cams(self) -> list[str]:
@@ -204,19 +307,11 @@ class Engine:
         cams = [name for name in self.methods if name in CAMS]
         return ["gradcam", *cams] if GUIDED in self.methods and "gradcam" not in cams else cams
 
-    def _explained(self, logits: Tensor, valid: Tensor) -> Tensor:
-        """(B, C) bool; which tiles and classes are to be explained."""
-        if self.where == "all":
-            shape = (logits.shape[0], logits.shape[1] - 1)
-            return torch.ones(shape, dtype=torch.bool, device=self.device)
-        decided = predicted(logits, sigmoid=self.model.sigmoid)
-        return (decided & valid[:, None])[:, 1:].flatten(2).any(dim=2)
-
     def _tap(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         """Keep the target layer's output; what follows works on a copy, maybe in place."""
         if not output.requires_grad:
             output = output.detach().requires_grad_()
-        self._activations = output
+        self._activations, self._cam_size = output, (output.shape[-2], output.shape[-1])
         return output.clone()
 
     def _per_channel(self, values: Sequence[float]) -> Tensor:
@@ -230,9 +325,30 @@ def _check(what: str, known: Sequence[str], *found: str) -> None:
             raise SettingsError(f"{what} must be one of {', '.join(known)}, got {word!r}")
 
 
-def _gradient(scores: Tensor, inputs: Tensor, needed: bool) -> Tensor:
-    """d(sum of scores)/d inputs, keeping the graph for the next class; zeros if not needed."""
-    if not needed:
-        return torch.zeros_like(inputs)
-    gradient: Tensor = torch.autograd.grad(scores.sum(), inputs, retain_graph=True)[0]
+def _broken(heat: dict[str, Tensor]) -> Tensor:
+    return torch.stack([(~maps.isfinite()).sum() for maps in heat.values()]).sum()
+
+
+def _gradient(score: Tensor, inputs: Tensor) -> Tensor:
+    """d score / d inputs, keeping the graph for the next class."""
+    gradient: Tensor = torch.autograd.grad(score, inputs, retain_graph=True)[0]
     return gradient
+
+
+def _groups(
+    explained: Sequence[Sequence[bool]], size: int
+) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Classes, and up to ``size`` tiles where exactly these are to be explained."""
+    by_classes: dict[tuple[int, ...], list[int]] = {}
+    for tile, flags in enumerate(explained):
+        classes = tuple(c for c, flag in enumerate(flags) if flag)
+        by_classes.setdefault(classes, []).append(tile)
+    by_classes.pop((), None)
+    for classes, tiles in by_classes.items():
+        for start in range(0, len(tiles), size):
+            yield classes, tiles[start : start + size]
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """(n, ...) -> (size, ...), zeros behind."""
+    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])

@@ -28,6 +28,12 @@ class OutputError(UsageError):
     """The output folder cannot be written or holds something else."""
 
 
+class NotFiniteError(CapecamError):
+    """The network's gradients overflowed, or are no numbers. It fails the cell."""
+
+    exit_code = 2
+
+
 class ImageError(CapecamError):
     """One image cannot be used. It fails its own cell; the rest of the run goes on."""
 

@@ -1,9 +1,12 @@
-"""How many tiles go through the network together, where nobody says."""
+"""What fits the device, where nobody says: how many tiles go together, in what precision."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from capecam.accuracy import compare
+from capecam.attribution import GUIDED
 from capecam.engine import Engine
 
 CPU_BATCH = 4
@@ -12,6 +15,11 @@ activations outgrow the heap and every one is paged in anew (docs/performance.md
 
 GPU_MOST = 256
 """More than this saves nothing, and delays the first rows."""
+
+FASTEST_FIRST = ("fp16", "bf16", "tf32")
+"""Of the first two, which are as fast as each other, the more exact one comes first."""
+
+GOOD_ENOUGH = 0.99
 
 SHARE = 0.8
 """Of the free memory; the rest is for strips, fragments and other processes."""
@@ -30,6 +38,35 @@ def fitting_batch(engine: Engine, size: int) -> int:
     free, _ = torch.cuda.mem_get_info(engine.device)
     count = int((SHARE * free - (one - tile)) // tile)
     return max(1, min(count // 8 * 8 or count, GPU_MOST))
+
+
+def fitting_precision(engine: Engine, pixels: Tensor, valid: Tensor) -> str:
+    """The fastest precision that is good enough for these tiles.
+
+    Grad-CAM has to correlate with that of float32 above ``GOOD_ENOUGH`` for every class, and all
+    values have to be finite (fp16 can overflow).
+
+    Args:
+        engine: whose model, methods, score and device count.
+        pixels: (B, 3, S, S) uint8.
+        valid: (B, S, S) bool.
+    """
+    methods = ["gradcam", *({GUIDED} & set(engine.methods))]
+
+    def heat(precision: str) -> dict[str, Tensor]:
+        candidate = Engine(
+            engine.model, methods, score=engine.score, precision=precision, device=engine.device
+        )
+        return candidate(pixels, valid).heat
+
+    exact = heat("fp32")
+    for precision in FASTEST_FIRST:
+        found = heat(precision)
+        error = compare({"gradcam": found["gradcam"]}, exact)
+        finite = all(bool(maps.isfinite().all()) for maps in found.values())
+        if finite and error.correlation.get("gradcam", 0) > GOOD_ENOUGH:
+            return precision
+    return "fp32"
 
 
 def _peak_bytes(engine: Engine, size: int, count: int) -> int:

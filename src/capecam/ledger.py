@@ -107,6 +107,7 @@ def basis(cell: Cell, job: Job) -> dict[str, Any]:
         "grid": {"anchor": job.mosaic.grid.anchor, "pixel": job.mosaic.grid.pixel},
         "images": {s.name: _stamp(s.header.path) for s in job.mosaic.touching(reach)},
         "checkpoint": job.engine.model.sha256,
+        "precision": job.engine.precision,
         "model": settings.model.model_dump(mode="json"),
         "tiling": settings.tiling.model_dump(mode="json", include={"size", "overlap", "stride"}),
         "explain": settings.explain.model_dump(

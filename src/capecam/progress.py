@@ -51,12 +51,23 @@ def summary(outcome: Outcome) -> str:
     cells += f", {outcome.kept} kept" if outcome.kept else ""
     cells += f", {len(outcome.failures)} failed" if outcome.failures else ""
     lines = [f"{cells}; {outcome.tiles} tiles in {seconds:.0f} s{rate}"]
+    lines += _where_time_went(outcome)
     if outcome.totals:
         lines += [
             totals_table(outcome.totals),
             f"look at {outcome.out}/detections.gpkg and {outcome.out}/*.vrt in QGIS",
         ]
     return "\n".join(lines)
+
+
+def _where_time_went(outcome: Outcome) -> list[str]:
+    """Shares of the cells' wall time, which overlap; and seconds before and after them."""
+    if outcome.waited is None:
+        return []
+    wall = outcome.stages["cells"]
+    shares = ", ".join(f"{name} {value / wall:.0%}" for name, value in outcome.work.items())
+    around = ", ".join(f"{n} {s:.0f} s" for n, s in outcome.stages.items() if n != "cells")
+    return [f"time: {shares}; the engine waited {outcome.waited:.0%}; beside it {around}"]
 
 
 def totals_table(totals: Totals) -> str:

@@ -13,12 +13,19 @@ from typing import Any, Protocol
 import torch
 
 from capecam import __version__
-from capecam.calibration import Calibration, calibrate, load_calibration, why_not_usable
-from capecam.cell import Job, process
+from capecam.batch import batches
+from capecam.calibration import (
+    Calibration,
+    calibrate,
+    load_calibration,
+    sample,
+    why_not_usable,
+)
+from capecam.cell import CellReport, Job, process
 from capecam.city import RUN_JSON, Totals, finish, grid_to_json, read_run
 from capecam.engine import Engine
 from capecam.errors import CapecamError, SettingsError, UsageError
-from capecam.fit import fitting_batch
+from capecam.fit import fitting_batch, fitting_precision
 from capecam.grid import Cell
 from capecam.ledger import Ledger, basis, record, write_json
 from capecam.model import Model, check_tile, load_model
@@ -27,6 +34,9 @@ from capecam.settings import Settings
 from capecam.sources import City, open_city
 
 log = logging.getLogger(__name__)
+
+PRECISION_TILES = 16
+"""Of the calibration's sample, on which the precision is chosen."""
 
 
 class Progress(Protocol):
@@ -72,7 +82,16 @@ class Outcome:
     totals: Totals | None = None
     """Of all finished cells; None if there is none."""
     stages: dict[str, float] = field(default_factory=dict)
-    """Wall seconds."""
+    """Wall seconds, one after the other."""
+    work: dict[str, float] = field(default_factory=dict)
+    """Seconds inside the cells, by stage: some of them at the same time (``cell.CellReport``)."""
+
+    @property
+    def waited(self) -> float | None:
+        """The share of the cells' wall time in which the engine had nothing to do."""
+        if not self.done:
+            return None
+        return max(0.0, 1 - self.work["engine"] / self.stages["cells"])
 
     @property
     def exit_code(self) -> int:
@@ -108,17 +127,20 @@ def run(
     before = read_run(out) or {}
     with gdal_settings():
         city = open_city(settings.sources, anchor(settings, before))
+        engine = _at_precision(engine, settings, city, before)
         batch_size = _batch_size(settings, engine, before)
+        prepared = time.perf_counter()
         calibration = _calibration(
             settings, city, engine, batch_size, {} if recalibrate else before
         )
         job = Job(city.mosaic, engine, calibration, settings, batch_size)
         cells = city.mosaic.cells(settings.tiling.tiling, settings.tiling.cell_size)
         outcome = Outcome(out, dict(city.failures))
-        outcome.stages["prepare"] = time.perf_counter() - started
+        calibrated = time.perf_counter()
+        outcome.stages = {"prepare": prepared - started, "calibrate": calibrated - prepared}
         write_json(out / RUN_JSON, _run_record(job, cells, outcome))
         _process_cells(cells, job, ledger, outcome, progress)
-        outcome.stages["cells"] = time.perf_counter() - started - outcome.stages["prepare"]
+        outcome.stages["cells"] = time.perf_counter() - calibrated
         if outcome.done + outcome.kept:
             outcome.totals = finish(out)
     outcome.seconds = time.perf_counter() - started
@@ -142,7 +164,7 @@ def _process_cells(
     progress.start(sum(tiling.count(cell.core) for cell in todo), len(todo))
     for cell, made_from in todo.items():
         try:
-            outcome.tiles += _process_cell(cell, job, ledger, made_from, progress.tiles)
+            report = _process_cell(cell, job, ledger, made_from, progress.tiles)
         except Exception as error:  # whatever one image does, the night goes on; exit code 3
             reason = str(error) if isinstance(error, CapecamError) else repr(error)
             log.debug("cell %s failed", cell.name, exc_info=True)
@@ -151,18 +173,21 @@ def _process_cells(
             progress.cell(cell.name, f"failed: {reason}")
         else:
             outcome.done += 1
+            outcome.tiles += report.tiles
+            for stage, seconds in report.stages.items():
+                outcome.work[stage] = outcome.work.get(stage, 0.0) + seconds
             progress.cell(cell.name, "done")
 
 
 def _process_cell(
     cell: Cell, job: Job, ledger: Ledger, made_from: dict[str, Any], tick: Callable[[int], None]
-) -> int:
+) -> CellReport:
     started = time.perf_counter()
     with ledger.making(cell) as work:
         report = process(cell, job, work, tick)
         seconds = time.perf_counter() - started
         ledger.commit(cell, work, record(cell, report, made_from, seconds))
-    return report.tiles
+    return report
 
 
 def _load(settings: Settings) -> Model:
@@ -179,8 +204,24 @@ def build_engine(settings: Settings, model: Model) -> Engine:
         explain.methods,
         score=explain.score,
         where=explain.where,
+        precision="fp32" if settings.compute.precision == "auto" else settings.compute.precision,
         device=pick_device(settings.compute.device),
     )
+
+
+def _at_precision(
+    engine: Engine, settings: Settings, city: City, before: Mapping[str, Any]
+) -> Engine:
+    """As set; or as in the run before; or as fits a sample of tiles. On a CPU auto is float32."""
+    if settings.compute.precision != "auto" or engine.device.type == "cpu":
+        return engine
+    if before.get("device") == str(engine.device) and "precision" in before:
+        return engine.at(before["precision"])
+    tiling, seed = settings.tiling.tiling, settings.explain.seed
+    tiles = sample(city.mosaic, tiling, PRECISION_TILES, seed)
+    for batch in batches(tiles, PRECISION_TILES):
+        return engine.at(fitting_precision(engine, batch.pixels, batch.valid))
+    return engine  # there is nothing to see
 
 
 def pick_device(name: str) -> torch.device:
@@ -250,6 +291,7 @@ def _run_record(job: Job, cells: tuple[Cell, ...], outcome: Outcome) -> dict[str
         "settings": job.settings.model_dump(mode="json"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "device": str(job.engine.device),
+        "precision": job.engine.precision,
         "batch_size": min(job.batch_size, job.engine.most),
         "checkpoint": {
             "sha256": job.engine.model.sha256,
@@ -266,6 +308,8 @@ def _run_record(job: Job, cells: tuple[Cell, ...], outcome: Outcome) -> dict[str
         "tiles": outcome.tiles,
         "seconds": round(outcome.seconds, 3),
         "stages": {name: round(seconds, 3) for name, seconds in outcome.stages.items()},
+        "work": {name: round(seconds, 3) for name, seconds in outcome.work.items()},
+        "engine_waited": None if outcome.waited is None else round(outcome.waited, 4),
         "totals": None
         if totals is None
         else {"cells": totals.cells, "tiles": totals.tiles, "by_class": totals.by_class},

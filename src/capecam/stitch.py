@@ -32,8 +32,17 @@ class Rows:
 
     row: int
     """First pixel row, in lattice pixels."""
-    products: dict[str, NDArray[np.generic]]
-    """By product: (bands, n, width); CAMs have their own number of rows, of blocks."""
+    products: dict[str, Tensor]
+    """By product: (bands, n, width) in the host's memory; CAMs have their own number of rows, of
+    blocks."""
+    downloaded: torch.cuda.Event | None
+    """When a GPU has copied them there; it may still be at it."""
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The products, once they are there."""
+        if self.downloaded is not None:
+            self.downloaded.synchronize()
+        return {name: values.numpy() for name, values in self.products.items()}
 
 
 class Strip:
@@ -115,11 +124,12 @@ class Stitcher:
     ) -> None:
         self._tiling, self._core, self._device = tiling, core, device
         self._blocks = core.blocks(tiling.stride)
-        self._calibration = calibration
+        self._tops = None if calibration is None else self._on_device(methods, calibration)
         self._detected, self._sigmoid = detected, sigmoid
         reach = tiling.reach(core)
         self._row = reach.row
         self._weights = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
+        self._certain = torch.ones(classes, device=device)
         self._probability = Strip(tiling, reach, 1, bands=classes + 1, weights=1, device=device)
         self._heat = {
             method: Strip(
@@ -132,6 +142,15 @@ class Stitcher:
             )
             for method in methods
             if method == GUIDED or self._blocks
+        }
+
+    def _on_device(
+        self, methods: Sequence[str], calibration: Mapping[str, Sequence[float | None]]
+    ) -> dict[str, Tensor]:
+        """Uploaded once; an empty class has an infinite top."""
+        return {
+            method: torch.tensor([top or torch.inf for top in calibration[method]]).to(self._device)
+            for method in methods
         }
 
     def _unit(self, method: str) -> int:
@@ -167,16 +186,16 @@ class Stitcher:
             bottom = min(self._row + self._tiling.step, until)
             products = self._finished(bottom)
             if products:
-                yield Rows(max(self._row, self._core.row), products)
+                yield Rows(max(self._row, self._core.row), *_download(products, self._device))
             self._row = bottom
 
-    def _finished(self, bottom: int) -> dict[str, NDArray[np.generic]]:
+    def _finished(self, bottom: int) -> dict[str, Tensor]:
         products: dict[str, list[Tensor]] = {}
         for means, weights in self._probability.take(bottom, self._core):
             seen = weights > 0
             classes = decide(means, sigmoid=self._sigmoid)[None].to(torch.uint8)
             products.setdefault("classes", []).append(torch.where(seen, classes, NODATA))
-            levels = to_levels(means[1:], [1.0] * (len(means) - 1))
+            levels = to_levels(means[1:], self._certain)
             products.setdefault("probability", []).append(torch.where(seen, levels, NODATA))
         for method, strip in self._heat.items():
             core = self._core if strip.unit == 1 else self._blocks
@@ -184,20 +203,36 @@ class Stitcher:
                 continue
             for means, weights in strip.take(-(-bottom // strip.unit), core):
                 products.setdefault(method, []).append(self._stored(method, means, weights > 0))
-        return {name: torch.cat(parts, dim=1).cpu().numpy() for name, parts in products.items()}
+        return {name: torch.cat(parts, dim=1) for name, parts in products.items()}
 
     def _stored(self, method: str, means: Tensor, seen: Tensor) -> Tensor:
         """Raw means as they are written: levels of the calibrated scale, or float32."""
-        if self._calibration is None:
+        if self._tops is None:
             return torch.where(seen, means, torch.nan)
-        levels = to_levels(means, self._calibration[method])
+        levels = to_levels(means, self._tops[method])
         return torch.where(seen, levels, NODATA)
 
 
-def to_levels(values: Tensor, tops: Sequence[float | None]) -> Tensor:
-    """(C, h, w) to uint8 ``round(254 * min(value / top, 1))``; a class without a top is 0."""
-    scale = torch.tensor([top or torch.inf for top in tops], device=values.device)
-    return (LEVELS * (values / scale[:, None, None]).clamp(max=1)).round().to(torch.uint8)
+def to_levels(values: Tensor, tops: Tensor) -> Tensor:
+    """(C, h, w), (C,) to uint8 ``round(254 * min(value / top, 1))``; 0 where top is infinite."""
+    return (LEVELS * (values / tops[:, None, None]).clamp(max=1)).round().to(torch.uint8)
+
+
+def _download(
+    products: dict[str, Tensor], device: torch.device
+) -> tuple[dict[str, Tensor], torch.cuda.Event | None]:
+    """Start the copies to the host; a GPU goes on computing meanwhile."""
+    if device.type != "cuda":
+        return products, None
+    host = {
+        name: torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        for name, values in products.items()
+    }
+    for name, values in products.items():
+        host[name].copy_(values, non_blocking=True)
+    event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return host, event
 
 
 def to_blocks(cam: Tensor, tiling: Tiling) -> Tensor:

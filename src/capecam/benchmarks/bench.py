@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from capecam.accuracy import compare
 from capecam.attribution import GUIDED
 from capecam.benchmarks import measure
-from capecam.benchmarks.accuracy import compare
 from capecam.benchmarks.notebook import Notebook
 from capecam.benchmarks.peers import peers
 from capecam.benchmarks.subject import sample_tiles, untrained_model

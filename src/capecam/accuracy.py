@@ -1,4 +1,4 @@
-"""How far maps are from the reference: the notebook's way in float32 with the papers' formulas."""
+"""How far heatmaps are from those of a reference."""
 
 from __future__ import annotations
 
