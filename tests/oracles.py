@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -264,10 +264,17 @@ def notebook_way(
         normalise: from pixels to the network's input.
         kind: of score.
     """
-    how = {"c": class_index, "layer": layer, "normalise": normalise, "kind": kind}
-    score, seen, _ = _backward(network, nn.ReLU, pixels, valid, **how)
-    _, _, guided = _backward(network, GuidedReLU, pixels, valid, **how)
+    how = {"layer": layer, "normalise": normalise, "kind": kind}
+    score, seen, _ = _backward(network, nn.ReLU, pixels, valid, [class_index], **how)
+    _, _, guided = _backward(network, GuidedReLU, pixels, valid, [class_index], **how)
     return Noted(score, seen["activations"], seen["gradient"], guided)
+
+
+def shared_guided(
+    network: nn.Module, pixels: Tensor, valid: Tensor, classes: list[int], **how: Any
+) -> Array:
+    """The guided gradient of the sum of the classes' scores, (3, H, W); else as above."""
+    return _backward(network, GuidedReLU, pixels, valid, classes, **how)[2]
 
 
 def _backward(
@@ -275,8 +282,8 @@ def _backward(
     relu: type[nn.Module],
     pixels: Tensor,
     valid: Tensor,
+    classes: list[int],
     *,
-    c: int,
     layer: str,
     normalise: Normalise,
     kind: str,
@@ -289,9 +296,12 @@ def _backward(
     target.register_full_backward_hook(lambda _m, _i, out: seen.update(gradient=_array(out[0][0])))
     x = pixels.clone()[None].requires_grad_()  # a new leaf: nothing is left of the class before
     logits = copied(normalise(x))
-    mask = torch.from_numpy(score_pixels(_array(logits[0]), valid.numpy(), c, kind))
-    score = logits[0, c][mask].sum() / mask.numel()
-    if mask.any():
+    score, empty = logits.new_zeros(()), True
+    for c in classes:
+        mask = torch.from_numpy(score_pixels(_array(logits[0]), valid.numpy(), c, kind))
+        score = score + logits[0, c][mask].sum() / mask.numel()
+        empty = empty and not mask.any()
+    if not empty:
         score.backward()
     else:
         seen["gradient"] = np.zeros_like(seen["activations"])

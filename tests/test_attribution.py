@@ -13,7 +13,6 @@ from torch import Tensor
 
 from capecam.attribution import (
     CAMS,
-    GUIDED,
     ReluSwitch,
     SwitchedReLU,
     class_scores,
@@ -27,16 +26,10 @@ from capecam.attribution import (
     resample,
     xgradcam,
 )
-from capecam.settings import METHODS
 
 # K = 2 channels of 2 x 2. Sums of A: 1 + 2 + 3 - 2 = 4 and 1 - 1 + 0 - 4 = -4.
 A = torch.tensor([[[1.0, 2.0], [3.0, -2.0]], [[1.0, -1.0], [0.0, -4.0]]], dtype=torch.float64)
 G = torch.tensor([[[0.5, -1.0], [2.0, 0.5]], [[0.25, 0.0], [-4.0, 0.5]]], dtype=torch.float64)
-
-
-def test_methods_of_the_settings_are_those_there_are_formulas_for() -> None:
-    assert set(METHODS) == {*CAMS, GUIDED}
-    assert len(METHODS) == len(CAMS) + 1
 
 
 def test_gradcam_by_hand() -> None:

@@ -26,7 +26,7 @@ def test_configuration_page_is_the_settings_tree() -> None:
 
 
 def test_method_names_are_the_formulas() -> None:
-    assert (*attribution.CAMS, attribution.GUIDED) == METHODS
+    assert (*attribution.CAMS, attribution.GUIDED, attribution.SHARED) == METHODS
 
 
 @pytest.mark.parametrize("name", ["capetown", "demo"])

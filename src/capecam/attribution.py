@@ -130,7 +130,11 @@ CAMS: dict[str, Callable[[Tensor, Tensor], Cam]] = {
 """The class activation maps by name; each needs A and the true gradient, nothing more."""
 
 GUIDED = "guided_gradcam"
-"""The one method that also needs the guided gradient, and lives at full resolution."""
+"""Needs the guided gradient of every class as well, and lives at full resolution."""
+
+SHARED = "guided_gradcam_shared"
+"""The same with one guided gradient for all classes, that of the sum of their scores: cheaper, and
+as good as guided gradients are class-blind (docs/performance.md)."""
 
 
 def guided_gradcam(guided: Tensor, cam: Tensor) -> Tensor:

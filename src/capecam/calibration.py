@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from capecam.attribution import GUIDED
 from capecam.batch import Tile, batches
 from capecam.engine import Engine, check_finite
 from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
 from capecam.raster import Mosaic, Reader
+from capecam.settings import PIXEL_METHODS
 from capecam.stitch import block_validity, to_blocks
 
 PERCENTILE = 99.5
@@ -99,7 +99,8 @@ def calibrate(
         valid = batch.valid[:, None].to(engine.device)
         blocks = block_validity(valid, tiling.stride)
         for method, heat in maps.heat.items():
-            raw, counts = (heat, valid) if method == GUIDED else (to_blocks(heat, tiling), blocks)
+            coarse = method not in PIXEL_METHODS
+            raw, counts = (to_blocks(heat, tiling), blocks) if coarse else (heat, valid)
             for c in range(classes):
                 positive = raw[:, c][counts[:, 0] & (raw[:, c] > 0)]
                 values[method][c].append(positive.cpu().numpy().astype(np.float32))

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capecam.attribution import GUIDED
 from capecam.batch import batches, read_tiles
 from capecam.behind import behind
 from capecam.calibration import Calibration
@@ -20,7 +19,7 @@ from capecam.clock import Clock
 from capecam.engine import Engine, check_finite
 from capecam.grid import Cell
 from capecam.raster import CogSet, Mosaic, Product
-from capecam.settings import ClassSettings, Settings
+from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
 from capecam.stitch import LEVELS, NODATA, Rows, Stitcher
 from capecam.vectors import Tracer, write_pieces
 
@@ -146,8 +145,8 @@ def products(job: Job) -> list[Product]:
         Product("classes", ("class",), "uint8", NODATA, palette=_palette(classes)),
         levels,
         *(
-            replace(heat, name=method, tags=_heat_tags(method, job), coarse=method != GUIDED)
-            for method in explain.methods
+            replace(heat, name=name, tags=_heat_tags(name, job), coarse=name not in PIXEL_METHODS)
+            for name in explain.methods
         ),
     ]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from capecam.attribution import (
     CAMS,
     GUIDED,
+    SHARED,
     ReluSwitch,
     class_scores,
     guided_gradcam,
@@ -26,9 +27,13 @@ from capecam.errors import NotFiniteError, SettingsError
 from capecam.graph import why_not_guided
 from capecam.model import Model
 from capecam.precision import half_precision, repeatable, score_factor
-from capecam.settings import DEFAULT_METHODS, METHODS, PRECISIONS, SCORES, WHERE
+from capecam.settings import DEFAULT_METHODS, METHODS, PIXEL_METHODS, PRECISIONS, SCORES, WHERE
 
 log = logging.getLogger(__name__)
+
+CPU_BATCH = 4
+"""Tiles that a CPU takes at once. With more, activations outgrow the heap and are paged in anew:
+FPN resnext50_32x4d took 0.65 s a tile by 4, 0.68 by 8 and 1.35 by 32 (docs/performance.md)."""
 
 DETECTED_BATCH = 32
 """Tiles that are explained together on a GPU where only some are; on a CPU one by one, which costs
@@ -50,6 +55,8 @@ class Signals:
     """(B, C, K, h, w), dS_c/dA."""
     guided: Tensor | None
     """(B, C, 3, H, W), guided gradient of S_c with respect to the unnormalised pixels."""
+    shared: Tensor | None
+    """(B, 1, 3, H, W), the same of the sum of all foreground classes' scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Maps:
     probability: Tensor
     """(B, 1 + C, H, W), softmax; channel 0 is the background."""
     heat: dict[str, Tensor]
-    """By method: CAMs (B, C, h, w) at the target layer's resolution, ``guided_gradcam``
+    """By method: CAMs (B, C, h, w) at the target layer's resolution, those of ``PIXEL_METHODS``
     (B, C, H, W); not negative, never scaled per tile."""
     explained: Tensor
     """(B, C) bool; False where ``where='detected'`` left tile and class out (the map is 0)."""
@@ -139,15 +146,16 @@ class Engine:
         self._mean = self._per_channel(model.normalisation.mean)
         self._std = self._per_channel(model.normalisation.std)
         self._switch = ReluSwitch()
-        if GUIDED in self.methods and (reason := why_not_guided(self._network)):
-            raise SettingsError(f"{GUIDED} is not possible: {reason}; choose other --methods")
+        guided = [name for name in self.methods if name in PIXEL_METHODS]
+        if guided and (reason := why_not_guided(self._network)):
+            raise SettingsError(f"{guided[0]} is not possible: {reason}; choose other --methods")
         self._network.get_submodule(model.target_layer).register_forward_hook(self._tap)
         on_cpu = self.device.type == "cpu"  # on a GPU it is not measured yet
         layout = torch.channels_last if on_cpu else torch.contiguous_format
         make_lean(self._network, self._switch, layout)
         self._activations: Tensor | None = None
         self._cam_size = 0, 0
-        self.most = sys.maxsize
+        self.most = CPU_BATCH if on_cpu else sys.maxsize
         """Tiles that go through at once; less after the device ran out of memory."""
         self.detected_batch = 1 if on_cpu else DETECTED_BATCH
         """The same of those with a detection, if only they are explained."""
@@ -230,15 +238,16 @@ class Engine:
         A = signals.activations.unsqueeze(1)
         cams = {name: CAMS[name](A, signals.gradients) for name in self._cams()}
         heat = {name: cam.map for name, cam in cams.items()}
-        if signals.guided is not None:
-            heat[GUIDED] = guided_gradcam(signals.guided, heat["gradcam"])
+        for name, guided in ((GUIDED, signals.guided), (SHARED, signals.shared)):
+            if guided is not None:
+                heat[name] = guided_gradcam(guided, heat["gradcam"])
         singular = torch.stack([cam.singular.sum() for cam in cams.values()]).sum()
         return {name: heat[name] for name in self.methods}, singular
 
     def _no_heat(self, logits: Tensor) -> dict[str, Tensor]:
         B, C, *tile = logits.shape
         return {
-            name: logits.new_zeros(B, C - 1, *(tile if name == GUIDED else self._cam_size))
+            name: logits.new_zeros(B, C - 1, *(tile if name in PIXEL_METHODS else self._cam_size))
             for name in self.methods
         }
 
@@ -251,7 +260,7 @@ class Engine:
     def signals(
         self, pixels: Tensor, valid: Tensor, classes: Sequence[int] | None = None
     ) -> Signals:
-        """One forward; per class one backward to the target layer and one guided to the pixels.
+        """One forward; per class a backward to the target layer and a guided one to the pixels.
 
         Tiles of a batch do not see each other (eval mode), so the gradient of the sum of their
         scores is every tile's own gradient.
@@ -261,25 +270,28 @@ class Engine:
             valid: (B, H, W) bool.
             classes: which of the C foreground classes, by index; all without it.
         """
-        guided = GUIDED in self.methods
+        guided, shared = GUIDED in self.methods, SHARED in self.methods
         valid = valid.to(self.device, non_blocking=True)
-        x = pixels.to(self.device, non_blocking=True).to(self._dtype).requires_grad_(guided)
+        x = pixels.to(self.device, non_blocking=True).to(self._dtype)
+        x.requires_grad_(guided or shared)
         logits, A = self._forward(x)
         scores = class_scores(logits, valid, self.score, sigmoid=self.model.sigmoid)[:, 1:]
         classes = range(scores.shape[1]) if classes is None else classes
         factor = score_factor(self.precision, logits[0, 0].numel())
         totals = [scores[:, c].sum() * factor for c in classes]
-        guided_gradients = []
-        gradients = [_gradient(total, A) for total in totals]
-        if guided:
-            with self._switch.on():
-                guided_gradients = [_gradient(total, x) for total in totals]
-        return Signals(
-            logits.detach(),
-            A.detach(),
-            precise(torch.stack(gradients, dim=1)) / factor,
-            precise(torch.stack(guided_gradients, dim=1)) / factor if guided else None,
-        )
+
+        def gradients(of: Sequence[Tensor], inputs: Tensor) -> Tensor:
+            return precise(torch.stack([_gradient(total, inputs) for total in of], 1)) / factor
+
+        true = gradients(totals, A)
+        with self._switch.on():
+            return Signals(
+                logits.detach(),
+                A.detach(),
+                true,
+                gradients(totals, x) if guided else None,
+                gradients([scores.sum() * factor], x) if shared else None,
+            )
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
@@ -305,7 +317,8 @@ class Engine:
     def _cams(self) -> list[str]:
         """The CAMs to compute; Guided Grad-CAM needs Grad-CAM whether it is asked for or not."""
         cams = [name for name in self.methods if name in CAMS]
-        return ["gradcam", *cams] if GUIDED in self.methods and "gradcam" not in cams else cams
+        pixels = len(cams) < len(self.methods)
+        return ["gradcam", *cams] if pixels and "gradcam" not in cams else cams
 
     def _tap(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         """Keep the target layer's output; what follows works on a copy, maybe in place."""

@@ -6,12 +6,8 @@ import torch
 from torch import Tensor
 
 from capecam.accuracy import compare
-from capecam.attribution import GUIDED
-from capecam.engine import Engine
-
-CPU_BATCH = 4
-"""On 2 cores, FPN resnext50_32x4d, nine maps: 0.81 s a tile at batch 1, 0.74 at 4, 0.77 at 8, where
-activations outgrow the heap and every one is paged in anew (docs/performance.md)."""
+from capecam.engine import CPU_BATCH, Engine
+from capecam.settings import PIXEL_METHODS
 
 GPU_MOST = 256
 """More than this saves nothing, and delays the first rows."""
@@ -33,7 +29,7 @@ def fitting_batch(engine: Engine, size: int) -> int:
     if engine.device.type != "cuda":
         return CPU_BATCH
     _peak_bytes(engine, size, 1)  # libraries take their workspaces at the first call
-    one, two = (_peak_bytes(engine, size, count) for count in (1, 2))
+    one, two = (_peak_bytes(engine, size, engine.together(count)) for count in (1, 2))
     tile = max(two - one, 1)
     free, _ = torch.cuda.mem_get_info(engine.device)
     count = int((SHARE * free - (one - tile)) // tile)
@@ -51,7 +47,7 @@ def fitting_precision(engine: Engine, pixels: Tensor, valid: Tensor) -> str:
         pixels: (B, 3, S, S) uint8.
         valid: (B, S, S) bool.
     """
-    methods = ["gradcam", *({GUIDED} & set(engine.methods))]
+    methods = ["gradcam", *(name for name in engine.methods if name in PIXEL_METHODS)]
 
     def heat(precision: str) -> dict[str, Tensor]:
         candidate = Engine(

@@ -8,7 +8,7 @@ from typing import Any
 from capecam.city import read_run
 from capecam.grid import Cell
 from capecam.run import anchor
-from capecam.settings import Settings
+from capecam.settings import PIXEL_METHODS, Settings
 from capecam.sources import open_city
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
@@ -119,7 +119,7 @@ def _costs(cells: tuple[Cell, ...], settings: Settings) -> tuple[Cost, ...]:
     bands, block = len(settings.model.classes) - 1, settings.tiling.stride**2
     amounts = {"classes": ("classes", pixels), "probability": ("noisy", pixels * bands)}
     for method in settings.explain.methods:
-        share = 1 if method == "guided_gradcam" else block
+        share = 1 if method in PIXEL_METHODS else block
         amounts[method] = ("noisy", pixels * bands // share)
     return tuple(
         Cost(name, BYTES_PER_PX[kind] * n / 1e9, n / 1e6 / WRITE_MPX_S[kind])

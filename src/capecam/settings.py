@@ -29,10 +29,13 @@ from capecam.grid import Tiling
 
 METHODS = (
     "gradcam", "gradcampp", "gradcampp_notebook", "hirescam", "layercam", "xgradcam",
-    "guided_gradcam",
+    "guided_gradcam", "guided_gradcam_shared",
 )  # fmt: skip
 """The heatmaps by name, which is also the stem of their files. The formulas are in
 ``attribution``, which imports torch; a test compares the two lists."""
+
+PIXEL_METHODS = ("guided_gradcam", "guided_gradcam_shared")
+"""Those at full resolution; the others come in blocks."""
 
 DEFAULT_METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 

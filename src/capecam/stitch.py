@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from capecam.attribution import GUIDED, decide, resample
+from capecam.attribution import decide, resample
 from capecam.batch import Batch
 from capecam.engine import Maps
 from capecam.grid import Tiling, Window
+from capecam.settings import PIXEL_METHODS
 
 NODATA = 255
 """Of all uint8 products; 0..254 are values, so that 254 steps make the scale 1/254."""
@@ -141,7 +142,7 @@ class Stitcher:
                 device=device,
             )
             for method in methods
-            if method == GUIDED or self._blocks
+            if method in PIXEL_METHODS or self._blocks
         }
 
     def _on_device(
@@ -154,7 +155,7 @@ class Stitcher:
         }
 
     def _unit(self, method: str) -> int:
-        return 1 if method == GUIDED else self._tiling.stride
+        return 1 if method in PIXEL_METHODS else self._tiling.stride
 
     def add(self, batch: Batch, maps: Maps) -> Iterator[Rows]:
         """Blend a batch in; yields the rows that it completes."""
