@@ -29,9 +29,13 @@ from torch import nn
 
 from capecam.api import Model, load_model, load_settings, run
 from capecam.model import Normalisation
+from capecam.scenes import draw_scene
 from capecam.settings import CAPE_TOWN_CLASSES
 
 SIZES = ("12500x12500", "12500x25000")
+STAGES = ("read", "engine", "stitch", "trace", "finish")
+SCENE = 2560
+"""Edge of what is drawn."""
 
 
 class StandIn(nn.Module):
@@ -58,15 +62,27 @@ def main() -> None:
     parser.add_argument("--size", action="append", help="WIDTHxHEIGHT; may be repeated")
     parser.add_argument("--sample-model", action="store_true")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/memory.csv"))
+    parser.add_argument("--products", type=Path, default=Path("benchmarks/results/products.csv"))
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(Path(arguments.measure), arguments.sample_model)))
         return
     rows = [one(size, arguments.sample_model) for size in arguments.size or SIZES]
-    arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-    new = not arguments.csv.exists()
-    with arguments.csv.open("a", newline="") as stream:
+    products = [
+        {"size": row["size"], "network": row["network"], **product, "commit": row["commit"]}
+        for row in rows
+        for product in row.pop("products")
+    ]
+    append(arguments.csv, rows)
+    append(arguments.products, products)
+
+
+def append(path: Path, rows: list[dict[str, object]]) -> None:
+    """To a table, which begins with its heads."""
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0])
         if new:
             writer.writeheader()
@@ -87,8 +103,9 @@ def one(size: str, sample_model: bool) -> dict[str, object]:
 
 
 def draw(path: Path, width: int, height: int) -> None:
-    """Noise with bright rectangles, as a tiled JPEG, strip by strip."""
-    rng = np.random.default_rng(0)
+    """A drawn scene, repeated, as a tiled JPEG, strip by strip."""
+    scene = np.moveaxis(draw_scene(0, SCENE, SCENE).pixels, -1, 0)
+    across = -(-width // SCENE)
     profile = {
         "driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8",
         "crs": "ESRI:102562", "transform": from_origin(-51000, -3763000, 0.08, 0.08),
@@ -98,10 +115,8 @@ def draw(path: Path, width: int, height: int) -> None:
     with rasterio.open(path, "w", **profile) as dataset:
         for row in range(0, height, 512):
             n = min(512, height - row)
-            strip = rng.integers(60, 120, (3, n, width)).astype(np.uint8)
-            for _ in range(width // 250):
-                r, c = rng.integers(0, n), rng.integers(0, width)
-                strip[rng.integers(0, 3), r : r + 60, c : c + 60] = 240
+            strip = scene[:, row % SCENE : row % SCENE + n]
+            strip = np.tile(strip, (1, 1, across))[:, :, :width]
             dataset.write(strip, window=rasterio.windows.Window(0, row, width, n))
 
 
@@ -123,14 +138,23 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
     started = time.perf_counter()
     outcome = run(load_settings(config, options), model=model)
     seconds = time.perf_counter() - started
-    disk = sum(p.stat().st_size for p in (folder / "out" / "cells").rglob("*.tif"))
+    products = [
+        {
+            "product": path.stem,
+            "mb": round(path.stat().st_size / 1e6, 1),
+            "write_s": round(outcome.work[f"write {path.stem}"], 1),
+        }
+        for path in sorted((folder / "out" / "cells").rglob("*.tif"))
+    ]
     return {
         "network": model.architecture,
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
         "seconds": round(seconds, 1),
         "tiles": outcome.tiles,
         "tiles_per_s": round(outcome.tiles / outcome.stages["cells"], 1),
-        "disk_mb": round(disk / 1e6, 1),
+        "engine_waited": round(outcome.waited, 3),
+        **{f"{name}_s": round(outcome.work[name], 1) for name in STAGES},
+        "products": products,
         "exit_code": outcome.exit_code,
         "machine": f"{os.cpu_count()} CPU {platform.machine()}",
         "torch": torch.__version__,

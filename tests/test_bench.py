@@ -13,7 +13,7 @@ from networks import images, tiny_model, tiny_network
 from capecam.accuracy import compare
 from capecam.attribution import GUIDED
 from capecam.benchmarks import measure
-from capecam.benchmarks.bench import Machine, Row, bench, table, write_csv
+from capecam.benchmarks.bench import Extent, Machine, Row, bench, table, write_csv
 from capecam.model import Model
 
 CPU = torch.device("cpu")
@@ -26,13 +26,13 @@ def float_model() -> Model:
 
 @pytest.fixture(scope="module")
 def measured() -> tuple[list[Row], Machine]:
-    return bench(float_model(), images(5, 64), CPU, batches=(1, 5), rounds=2, say=lambda _: None)
+    return bench(float_model(), images(5, 64), CPU, Extent((1, 5), rounds=2), say=lambda _: None)
 
 
 def test_every_way_makes_the_maps_of_the_reference(measured: tuple[list[Row], Machine]) -> None:
     rows, _ = measured
     assert {row.way for row in rows} == {
-        "notebook's way", "capecam", "pytorch-grad-cam", "captum", "torch-cam"
+        "notebook's way", "capecam fp32", "pytorch-grad-cam", "captum", "torch-cam"
     }  # fmt: skip
     for row in rows:
         if row.task == "forward":
@@ -40,7 +40,7 @@ def test_every_way_makes_the_maps_of_the_reference(measured: tuple[list[Row], Ma
             continue
         assert row.compared > 0
         assert row.corr_gradcam == pytest.approx(1, abs=1e-3), row
-        if row.way == "capecam" and row.task == "nine maps":
+        if row.way == "capecam fp32" and row.task == "nine maps":
             assert row.maps == 9
             assert row.corr_gradcampp == pytest.approx(1, abs=1e-6)
             assert row.corr_guided == pytest.approx(1, abs=1e-6)
@@ -56,7 +56,7 @@ def test_rows_are_complete_and_ratios_those_of_the_same_maps(
     assert len(set(cases)) == len(cases)
     for task in ("forward", "six CAMs", "nine maps"):
         assert ("notebook's way", task, 1) in cases
-        assert {("capecam", task, 1), ("capecam", task, 5)} <= set(cases)
+        assert {("capecam fp32", task, 1), ("capecam fp32", task, 5)} <= set(cases)
     for row in rows:
         assert row.tiles_per_s > 0
         assert row.matrix_share == pytest.approx(row.gflops / machine.matrix_gflops)
@@ -64,7 +64,7 @@ def test_rows_are_complete_and_ratios_those_of_the_same_maps(
             assert row.times_notebook == pytest.approx(1)
     by_hand, ours = (
         next(row for row in rows if (row.way, row.task, row.batch) == (way, "nine maps", 1))
-        for way in ("notebook's way", "capecam")
+        for way in ("notebook's way", "capecam fp32")
     )
     assert by_hand.gflop_per_tile > 3 * ours.gflop_per_tile
 

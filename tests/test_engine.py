@@ -32,14 +32,15 @@ from torch.nn import functional as F
 
 from capecam.accuracy import compare
 from capecam.attribution import CAMS, GUIDED, SHARED
-from capecam.backward import SteadyUpsampling
 from capecam.benchmarks.measure import gflop
 from capecam.benchmarks.subject import sample_tiles, untrained_model
-from capecam.engine import Engine, Maps, Signals, check_finite
+from capecam.engine import Engine
 from capecam.errors import NotFiniteError, SettingsError
 from capecam.fit import fitting_precision
+from capecam.maps import Maps, Signals, check_finite
 from capecam.model import Model, Normalisation
 from capecam.settings import METHODS
+from capecam.upsampling import SteadyUpsampling
 
 FOREGROUND = (1, 2, 3)
 SCORES = ("mean", "predicted")

@@ -13,8 +13,9 @@ from torch import Tensor
 from capecam.accuracy import compare
 from capecam.attribution import GUIDED
 from capecam.benchmarks.subject import sample_tiles
-from capecam.engine import Engine, Maps
+from capecam.engine import Engine
 from capecam.fit import fitting_batch, fitting_precision
+from capecam.maps import Maps
 from capecam.run import Outcome, run
 from capecam.settings import METHODS, PRECISIONS, load
 

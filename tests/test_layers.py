@@ -16,7 +16,7 @@ LAYERS = [
     {"raster"},
     {"sources", "model"},
     {"batch", "backward"},
-    {"precision", "accuracy", "clock", "behind"},
+    {"maps", "detected", "precision", "upsampling", "accuracy", "clock", "behind"},
     {"engine"},
     {"fit"},
     {"stitch"},
@@ -29,6 +29,7 @@ LAYERS = [
     {"scenes"}, {"demo"},
     {"benchmarks"},
     {"cli"},
+    {"__main__"},
 ]  # fmt: skip
 RASTER = {"rasterio"}
 TORCH = {"torch", "segmentation_models_pytorch", "safetensors", "timm"}

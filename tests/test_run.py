@@ -297,8 +297,9 @@ def test_a_run_says_where_its_time_went(one, tmp_path) -> None:
     assert list(run_json["stages"]) == ["prepare", "calibrate", "cells", "finish"]
     assert sum(run_json["stages"].values()) == pytest.approx(run_json["seconds"], abs=0.01)
     work, wall = run_json["work"], run_json["stages"]["cells"]
-    assert set(work) == {"read", "engine", "stitch", "download", "write", "trace"}
-    assert work["read"] + work["engine"] + work["stitch"] <= wall
+    writes = {f"write {product}" for product in PRODUCTS}
+    assert set(work) == {"read", "engine", "stitch", *writes, "trace", "finish"}
+    assert work["read"] + work["engine"] + work["stitch"] + work["finish"] <= wall
     assert run_json["engine_waited"] == pytest.approx(1 - work["engine"] / wall, abs=1e-3)
     assert "the engine waited" in summary(outcome)
     again = explain(one, tmp_path)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from capecam.batch import Batch
-from capecam.engine import Maps
 from capecam.grid import Tiling, Window
+from capecam.maps import Maps
 from capecam.stitch import NODATA, Stitcher, to_levels
 
 TILING = Tiling(64, 14, 2)

@@ -12,7 +12,8 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
-from capecam.engine import Engine, Maps
+from capecam.engine import Engine
+from capecam.maps import Maps
 from capecam.model import Model, load_model
 from capecam.raster import open_readonly
 from capecam.run import Outcome, run

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capecam.batch import Tile, batches
-from capecam.engine import Engine, check_finite
+from capecam.engine import Engine
 from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
+from capecam.maps import check_finite
 from capecam.raster import Mosaic, Reader
 from capecam.settings import PIXEL_METHODS
 from capecam.stitch import block_validity, to_blocks

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from capecam.batch import batches, read_tiles
 from capecam.behind import behind
 from capecam.calibration import Calibration
 from capecam.clock import Clock
-from capecam.engine import Engine, check_finite
+from capecam.engine import Engine
 from capecam.grid import Cell
+from capecam.maps import check_finite
 from capecam.raster import CogSet, Mosaic, Product
 from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
 from capecam.stitch import LEVELS, NODATA, Rows, Stitcher
@@ -52,8 +54,8 @@ class CellReport:
     singular: int
     """Grad-CAM++ entries left out because their denominator vanishes."""
     stages: dict[str, float]
-    """Seconds. The main thread reads (waits for pixels, that is), runs the engine and stitches;
-    behind it rows are downloaded, written and traced."""
+    """Seconds. The main thread reads (waits for pixels, that is), runs the engine, stitches, and in
+    the end finishes the rasters; behind it each raster is written, and polygons are traced."""
 
 
 def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object]) -> CellReport:
@@ -78,8 +80,7 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
     clock = Clock()
 
     with CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs:
-        sink = _Sink(cogs, tracer, clock)
-        with behind(sink.write) as hand_over:
+        with _sink(cogs, tracer, clock) as hand_over:
             size, pin = engine.together(job.batch_size), engine.device.type == "cuda"
             for batch in clock.each("read", batches(windows, size, pin=pin)):
                 with clock("engine", engine.device):
@@ -95,29 +96,37 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
             for rows in stitcher.finish():
                 hand_over(rows)
         check_finite(broken, engine.precision)
+        with clock("finish"):
+            cogs.finish()
 
     pieces = tracer.finish()
     write_pieces(pieces, grid, [c.name for c in engine.model.classes], folder / PIECES)
-    return CellReport(tiles, sink.valid_px, len(pieces), int(singular), clock.seconds())
+    return CellReport(tiles, int(stitcher.valid_px), len(pieces), int(singular), clock.seconds())
 
 
-class _Sink:
-    """Where finished rows go: into the rasters, and through the tracer."""
+@contextmanager
+def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Rows], None]]:
+    """Where finished rows go: into every raster and through the tracer, each in its own thread."""
 
-    def __init__(self, cogs: CogSet, tracer: Tracer, clock: Clock) -> None:
-        self._cogs, self._tracer, self._clock = cogs, tracer, clock
-        self.valid_px = 0
+    def write(name: str, rows: Rows) -> None:
+        values = rows.arrays()[name]
+        with clock(f"write {name}"):
+            cogs.writers[name].write(values)
 
-    def write(self, rows: Rows) -> None:
-        with self._clock("download"):
-            arrays = rows.arrays()
-        with self._clock("write"):
-            for name, values in arrays.items():
-                self._cogs.write(name, values)
-        with self._clock("trace"):
-            classes = arrays["classes"][0]
-            self._tracer.add(rows.row, classes, arrays["probability"])
-            self.valid_px += int(np.count_nonzero(classes != NODATA))
+    def trace(rows: Rows) -> None:
+        arrays = rows.arrays()
+        with clock("trace"):
+            tracer.add(rows.row, arrays["classes"][0], arrays["probability"])
+
+    with ExitStack() as stack:
+        consumers: list[Callable[[Rows], None]] = [partial(write, name) for name in cogs.writers]
+        threads = [stack.enter_context(behind(consume)) for consume in (*consumers, trace)]
+
+        def hand_over(rows: Rows) -> None:
+            for thread in threads:
+                thread(rows)
+
+        yield hand_over
 
 
 def _stitcher(cell: Cell, job: Job) -> Stitcher:

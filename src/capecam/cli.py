@@ -277,22 +277,21 @@ def bench_command(
     ] = None,
 ) -> None:
     """Measure the engine here, beside the notebook's way and the peer libraries."""
-    from capecam.benchmarks.bench import bench_settings, table, write_csv
+    from capecam.benchmarks.bench import Extent, bench_settings, table, write_csv
 
     settings = load(config, {"checkpoint": checkpoint, "compute.device": device})
     say = (lambda _: None) if _quiet() else (lambda line: print(line, file=sys.stderr, flush=True))
-    rows, machine = bench_settings(
-        settings, batches=_numbers(batch), rounds=rounds, with_peers=peers, say=say
-    )
+    extent = Extent(_numbers(batch), rounds, with_peers=peers)
+    rows, machine = bench_settings(settings, extent, say)
     path = csv or Path("benchmarks/results") / f"engine-{machine.device}.csv"
     write_csv(path, rows, machine)
     if not _quiet():
         print(f"{table(rows, machine)}\nwritten to {path}")
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str) -> tuple[int, ...]:
     """1,8,32 as numbers from 1 on."""
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) for part in parts):
         raise UsageError(f"--batch takes numbers from 1 on, such as 1,8,32; got {text!r}")
-    return [int(part) for part in parts]
+    return tuple(int(part) for part in parts)

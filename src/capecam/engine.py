@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +21,15 @@ from capecam.attribution import (
     precise,
     predicted,
 )
-from capecam.backward import SteadyUpsampling, make_lean
-from capecam.errors import NotFiniteError, SettingsError
+from capecam.backward import make_lean
+from capecam.detected import groups, padded
+from capecam.errors import SettingsError
 from capecam.graph import why_not_guided
+from capecam.maps import Maps, Signals, join_maps
 from capecam.model import Model
 from capecam.precision import half_precision, repeatable, score_factor
 from capecam.settings import DEFAULT_METHODS, METHODS, PIXEL_METHODS, PRECISIONS, SCORES, WHERE
+from capecam.upsampling import SteadyUpsampling
 
 log = logging.getLogger(__name__)
 
@@ -41,67 +43,6 @@ DETECTED_BATCH = 32
 
 AHEAD = 8
 """Batches that a GPU looks at to fill these."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signals:
-    """What one forward and its backward passes leave to the formulas. C: foreground classes."""
-
-    logits: Tensor
-    """(B, 1 + C, H, W)."""
-    activations: Tensor
-    """(B, K, h, w), A at the target layer."""
-    gradients: Tensor
-    """(B, C, K, h, w), dS_c/dA."""
-    guided: Tensor | None
-    """(B, C, 3, H, W), guided gradient of S_c with respect to the unnormalised pixels."""
-    shared: Tensor | None
-    """(B, 1, 3, H, W), the same of the sum of all foreground classes' scores."""
-
-
-@dataclass(frozen=True, slots=True)
-class Maps:
-    """Everything about a batch of tiles, raw. C: foreground classes, in the order of the model."""
-
-    probability: Tensor
-    """(B, 1 + C, H, W), softmax; channel 0 is the background."""
-    heat: dict[str, Tensor]
-    """By method: CAMs (B, C, h, w) at the target layer's resolution, those of ``PIXEL_METHODS``
-    (B, C, H, W); not negative, never scaled per tile."""
-    explained: Tensor
-    """(B, C) bool; False where ``where='detected'`` left tile and class out (the map is 0)."""
-    singular: Tensor
-    """() int64; Grad-CAM++ entries left out because their denominator vanishes."""
-    broken: Tensor
-    """() int64; values of heatmaps that are not finite, in fp16 by overflow."""
-
-
-def check_finite(broken: Tensor, precision: str) -> None:
-    """Wait for a count of ``Maps.broken``, and raise if it is not 0.
-
-    Raises:
-        NotFiniteError: heatmaps have values that no raster can hold.
-    """
-    if count := int(broken):
-        remedy = (
-            "use --precision bf16 or fp32"
-            if precision == "fp16"
-            else "check the checkpoint and how its input is scaled (model.input_max)"
-        )
-        raise NotFiniteError(f"{count} values of heatmaps are not finite in {precision}; {remedy}")
-
-
-def join_maps(parts: Sequence[Maps]) -> Maps:
-    """Batches of maps as one."""
-    if len(parts) == 1:
-        return parts[0]
-    return Maps(
-        torch.cat([part.probability for part in parts]),
-        {name: torch.cat([part.heat[name] for part in parts]) for name in parts[0].heat},
-        torch.cat([part.explained for part in parts]),
-        torch.stack([part.singular for part in parts]).sum(),
-        torch.stack([part.broken for part in parts]).sum(),
-    )
 
 
 class Engine:
@@ -223,10 +164,10 @@ class Engine:
         explained = decided[:, 1:].flatten(2).any(dim=2)
         heat, singular = self._no_heat(logits), torch.zeros_like(valid[0, 0, 0], dtype=torch.int64)
         size = min(self.detected_batch, self.most)
-        for classes, tiles in _groups(explained.tolist(), size):
+        for classes, tiles in groups(explained.tolist(), size):
             index = torch.tensor(tiles, device=self.device)
             found, left_out = self._heat(
-                self.signals(_padded(pixels[index], size), _padded(valid[index], size), classes)
+                self.signals(padded(pixels[index], size), padded(valid[index], size), classes)
             )
             for name, values in found.items():
                 heat[name][index[:, None], list(classes)] = values[: len(tiles)]
@@ -346,22 +287,3 @@ def _gradient(score: Tensor, inputs: Tensor) -> Tensor:
     """d score / d inputs, keeping the graph for the next class."""
     gradient: Tensor = torch.autograd.grad(score, inputs, retain_graph=True)[0]
     return gradient
-
-
-def _groups(
-    explained: Sequence[Sequence[bool]], size: int
-) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-    """Classes, and up to ``size`` tiles where exactly these are to be explained."""
-    by_classes: dict[tuple[int, ...], list[int]] = {}
-    for tile, flags in enumerate(explained):
-        classes = tuple(c for c, flag in enumerate(flags) if flag)
-        by_classes.setdefault(classes, []).append(tile)
-    by_classes.pop((), None)
-    for classes, tiles in by_classes.items():
-        for start in range(0, len(tiles), size):
-            yield classes, tiles[start : start + size]
-
-
-def _padded(x: Tensor, size: int) -> Tensor:
-    """(n, ...) -> (size, ...), zeros behind."""
-    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])

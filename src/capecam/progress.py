@@ -65,7 +65,11 @@ def _where_time_went(outcome: Outcome) -> list[str]:
     if outcome.waited is None:
         return []
     wall = outcome.stages["cells"]
-    shares = ", ".join(f"{name} {value / wall:.0%}" for name, value in outcome.work.items())
+    work: dict[str, float] = {}
+    for name, value in outcome.work.items():
+        stage = name.split()[0]  # every raster has its own "write"
+        work[stage] = work.get(stage, 0.0) + value
+    shares = ", ".join(f"{stage} {value / wall:.0%}" for stage, value in work.items())
     around = ", ".join(f"{n} {s:.0f} s" for n, s in outcome.stages.items() if n != "cells")
     return [f"time: {shares}; the engine waited {outcome.waited:.0%}; beside it {around}"]
 

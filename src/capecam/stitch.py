@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from capecam.attribution import decide, resample
 from capecam.batch import Batch
-from capecam.engine import Maps
 from capecam.grid import Tiling, Window
+from capecam.maps import Maps
 from capecam.settings import PIXEL_METHODS
 
 NODATA = 255
@@ -131,6 +131,8 @@ class Stitcher:
         self._row = reach.row
         self._weights = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
         self._certain = torch.ones(classes, device=device)
+        self.valid_px = torch.zeros((), dtype=torch.int64, device=device)
+        """() pixels with imagery in the rows that are finished."""
         self._probability = Strip(tiling, reach, 1, bands=classes + 1, weights=1, device=device)
         self._heat = {
             method: Strip(
@@ -194,6 +196,7 @@ class Stitcher:
         products: dict[str, list[Tensor]] = {}
         for means, weights in self._probability.take(bottom, self._core):
             seen = weights > 0
+            self.valid_px += seen.sum()
             classes = decide(means, sigmoid=self._sigmoid)[None].to(torch.uint8)
             products.setdefault("classes", []).append(torch.where(seen, classes, NODATA))
             levels = to_levels(means[1:], self._certain)

@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,10 +22,13 @@ from capecam.benchmarks.notebook import Notebook
 from capecam.benchmarks.peers import peers
 from capecam.benchmarks.subject import sample_tiles, untrained_model
 from capecam.benchmarks.ways import DECISION, Capecam, Heat, Way
+from capecam.engine import Engine
+from capecam.fit import fitting_batch
 from capecam.ledger import replacing
 from capecam.model import Model, load_model
+from capecam.precision import repeatable
 from capecam.run import pick_device
-from capecam.settings import Settings
+from capecam.settings import PRECISIONS, Settings
 
 TASKS: dict[str, tuple[str, ...]] = {
     "forward": (),
@@ -111,34 +114,46 @@ class _Case:
         return self.way(self.pixels, self.methods)
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured."""
+
+    batches: tuple[int, ...] = (1, 8, 32)
+    """How many tiles go together."""
+    rounds: int = 3
+    """Of which medians are taken; one more goes before, to warm up."""
+    precisions: tuple[str, ...] = ("fp32",)
+    """Of this engine; the others run as they are."""
+    with_peers: bool = True
+    """Measure the other libraries, too."""
+
+
 def bench_settings(
-    settings: Settings,
-    *,
-    batches: Sequence[int],
-    rounds: int,
-    with_peers: bool,
-    say: Callable[[str], object],
+    settings: Settings, extent: Extent, say: Callable[[str], object]
 ) -> tuple[list[Row], Machine]:
-    """:func:`bench` of the settings' checkpoint, or of the original architecture untrained."""
-    device = pick_device(settings.compute.device)
-    tiles = sample_tiles(max(*batches, REFERENCE_TILES), settings.tiling.size)
+    """:func:`bench` of the settings' checkpoint, or of the original architecture untrained.
+
+    On a GPU in every precision, and also with the batch that fits.
+    """
+    device, size = pick_device(settings.compute.device), settings.tiling.size
+    tiles = sample_tiles(REFERENCE_TILES, size)
     if settings.checkpoint:
         model = load_model(settings.checkpoint, settings.model)
     else:
-        model = untrained_model(tiles[:REFERENCE_TILES])
-    return bench(
-        model, tiles, device, batches=batches, rounds=rounds, with_peers=with_peers, say=say
-    )
+        model = untrained_model(tiles)
+    if device.type == "cuda":
+        fits = fitting_batch(Engine(model, TASKS["nine maps"], device=device), size)
+        batches = tuple(sorted({*extent.batches, fits}))
+        extent = replace(extent, batches=batches, precisions=PRECISIONS)
+    tiles = sample_tiles(max(*extent.batches, REFERENCE_TILES), size)
+    return bench(model, tiles, device, extent, say)
 
 
 def bench(
     model: Model,
     tiles: Tensor,
     device: torch.device,
-    *,
-    batches: Sequence[int] = (1, 8, 32),
-    rounds: int = 3,
-    with_peers: bool = True,
+    extent: Extent,
     say: Callable[[str], object] = print,
 ) -> tuple[list[Row], Machine]:
     """Measure every way at every task and batch size.
@@ -147,24 +162,24 @@ def bench(
         model: is explained.
         tiles: (N, 3, S, S) uint8, at least as many as the largest batch.
         device: to run on.
-        batches: how many tiles go together.
-        rounds: of which medians are taken; one more goes before, to warm up.
-        with_peers: measure the other libraries too.
+        extent: how much.
         say: told how it goes.
     """
     tiles = tiles.to(device)
     notebook = _single(Notebook(model, device), tiles)
-    ways: list[Way] = [Capecam(model, device), *(peers(model, device) if with_peers else ())]
-    cases = [*notebook.values(), *(case for way in ways for case in _cases(way, tiles, batches))]
+    ways: list[Way] = [Capecam(model, device, precision) for precision in extent.precisions]
+    ways += peers(model, device) if extent.with_peers else ()
+    cases = [
+        *notebook.values(),
+        *(case for way in ways for case in _cases(way, tiles, extent.batches)),
+    ]
     matrix_gflops = measure.matrix_gflops(device)
-    for round_ in range(rounds + 1):
-        say(f"round {round_} of {rounds}" if round_ else "warming up")
+    say("warming up")
+    cases = [case for case in cases if _looked_over(case, device, say)]
+    for round_ in range(extent.rounds):
+        say(f"round {round_ + 1} of {extent.rounds}")
         for case in cases:
-            if round_:
-                seconds = measure.seconds(case.run, device)
-                case.seconds.append(seconds / len(case.pixels))
-            else:
-                _look_over(case, device)
+            case.seconds.append(measure.seconds(case.run, device) / len(case.pixels))
     reference = _reference(model, tiles[:REFERENCE_TILES], device)
     cases = [*_summed(notebook), *cases[len(notebook) :]]
     rows = [_row(case, notebook, reference, matrix_gflops, len(model.foreground)) for case in cases]
@@ -206,17 +221,23 @@ def _summed(single: dict[str, _Case]) -> Iterator[_Case]:
         )
 
 
-def _look_over(case: _Case, device: torch.device) -> None:
-    """Warm up, and keep what need not be measured again."""
-    case.found = {name: heat[:REFERENCE_TILES].cpu() for name, heat in case.run().items()}
-    case.peak_mb = measure.peak_mb(case.run, device)
+def _looked_over(case: _Case, device: torch.device, say: Callable[[str], object]) -> bool:
+    """Warm up, and keep what need not be measured again; False if it does not fit."""
+    try:
+        case.found = {name: heat[:REFERENCE_TILES].cpu() for name, heat in case.run().items()}
+        case.peak_mb = measure.peak_mb(case.run, device)
+    except torch.OutOfMemoryError:
+        say(f"left out: {case.way.name}, {case.task}, {len(case.pixels)} tiles: out of memory")
+        return False
     case.gflop = measure.gflop(lambda: case.way(case.pixels[:1], case.methods))
+    return True
 
 
 def _reference(model: Model, tiles: Tensor, device: torch.device) -> Heat:
     """The notebook's way in float32, with the papers' formulas."""
     way = Notebook(model, device, plusplus="gradcampp")
-    found = way(tiles, TASKS["nine maps"]) | way(tiles, ())
+    with repeatable("fp32"):
+        found = way(tiles, TASKS["nine maps"]) | way(tiles, ())
     return {name: heat.cpu() for name, heat in found.items()}
 
 

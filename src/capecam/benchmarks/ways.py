@@ -37,12 +37,14 @@ class Way(Protocol):
 class Capecam:
     """This engine: one for each list of methods, as a run has it."""
 
-    name = "capecam"
     methods: tuple[str, ...] = METHODS
     forwards = True
 
-    def __init__(self, model: Model, device: torch.device) -> None:
-        self._engine = cache(lambda methods: Engine(model, methods, device=device))
+    def __init__(self, model: Model, device: torch.device, precision: str = "fp32") -> None:
+        self.name = f"capecam {precision}"
+        self._engine = cache(
+            lambda methods: Engine(model, methods, precision=precision, device=device)
+        )
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
         """Every pixel is valid; without methods, the forward alone."""

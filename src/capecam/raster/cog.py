@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -103,8 +103,8 @@ class CogWriter:
             self._row += self._filled
             self._filled = 0
 
-    def close(self) -> None:
-        """Finish the COG.
+    def finish(self) -> None:
+        """Make the COG.
 
         Raises:
             ValueError: where rows are missing or too many (a bug, never the input).
@@ -133,7 +133,7 @@ class CogWriter:
 
 
 class CogSet:
-    """One writer per product, closed together; on an error nothing is left."""
+    """One writer per product, finished together; without that, or on an error, nothing is left."""
 
     def __init__(self, folder: Path, grid: Grid, coarse: Grid | None, products: Sequence[Product]):
         self.writers: dict[str, CogWriter] = {}
@@ -143,21 +143,19 @@ class CogSet:
                 writer = CogWriter(folder / f"{product.name}.tif", product, target)
                 self.writers[product.name] = writer
 
-    def write(self, name: str, rows: NDArray[Any]) -> None:
-        """Append rows to one product."""
-        self.writers[name].write(rows)
+    def finish(self) -> None:
+        """Make the COGs, at the same time: GDAL works outside of Python's lock."""
+        with ThreadPoolExecutor(len(self.writers), thread_name_prefix="finish") as threads:
+            for done in [threads.submit(writer.finish) for writer in self.writers.values()]:
+                done.result()
+        self.writers.clear()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for writer in self.writers.values():
-            writer.abandon() if kind else writer.close()
+            writer.abandon()
 
 
 def write_image(

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# What only a GPU can tell, on a machine that has one: the checks first, then the tables.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-.venv/bin/python}
+results=benchmarks/results
+
+"$PYTHON" -m pytest -m gpu
+"$PYTHON" -m capecam bench --device cuda --csv "$results/engine-cuda.csv"
+"$PYTHON" benchmarks/techniques.py --device cuda --csv "$results/techniques-cuda.csv"
+"$PYTHON" benchmarks/memory.py --sample-model --size 12500x12500 --csv "$results/memory-cuda.csv"

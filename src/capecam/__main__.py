@@ -1,0 +1,5 @@
+"""``python -m capecam``."""
+
+from capecam.cli import main
+
+main()
