@@ -99,14 +99,15 @@ class Tracer:
         regions: NDArray[Any],
     ) -> None:
         """Polygons of a block of columns; writes the regions' numbers (from 1) into ``regions``."""
-        numbered = []
+        traced = shapes(np.ascontiguousarray(classes), mask=found, connectivity=4)
+        outlines, values = zip(*traced, strict=True)
+        polygons = np.array([shapely.geometry.shape(outline) for outline in outlines], object)
         corner = np.array([self._col + cols.start, row])
-        for outline, value in shapes(np.ascontiguousarray(classes), mask=found, connectivity=4):
-            self._class_id.append(int(value))
-            here = shapely.geometry.shape(outline)
-            self._geometry.append(shapely.transform(here, lambda xy: xy + corner))
-            self._level_sum.append(0)
-            numbered.append((here, len(self._geometry)))
+        first = len(self._geometry) + 1
+        self._geometry += shapely.transform(polygons, lambda xy: xy + corner).tolist()
+        self._class_id += map(int, values)
+        self._level_sum += [0] * len(polygons)
+        numbered = zip(outlines, range(first, first + len(polygons)), strict=True)
         regions[:] = rasterize(numbered, out_shape=regions.shape, dtype="int32")
 
     def _sum_levels(

@@ -46,14 +46,9 @@ class PytorchGradCam:
         self._target = importlib.import_module(
             "pytorch_grad_cam.utils.model_targets"
         ).ClassifierOutputTarget
-        self._cams = {}
-        for method, kind in (
-            ("gradcam", library.GradCAM),
-            ("gradcampp", library.GradCAMPlusPlus),
-        ):
-            scores = Scores(model, device)
-            layer = scores.network.get_submodule(model.target_layer)
-            self._cams[method] = kind(scores, [layer])
+        self._kinds = {"gradcam": library.GradCAM, "gradcampp": library.GradCAMPlusPlus}
+        self._scores = Scores(model, device)
+        self._layer = self._scores.network.get_submodule(model.target_layer)
         self._guided = library.GuidedBackpropReLUModel(Scores(model, device), device)
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
@@ -70,8 +65,9 @@ class PytorchGradCam:
             guided = [self._guided(image[None].clone(), c) for image in x]
             gradient = torch.stack([torch.from_numpy(array) for array in guided])
             return gradient.abs().amax(dim=-1) * cam
-        scaled = self._cams[method](x, [self._target(c)] * len(x))
-        return torch.from_numpy(scaled)
+        # In a with statement, or it keeps the graph of the last batch: 5 GB by 8 tiles.
+        with self._kinds[method](self._scores, [self._layer]) as cam:
+            return torch.from_numpy(cam(x, [self._target(c)] * len(x)))
 
 
 class Captum:
@@ -115,20 +111,18 @@ class TorchCam:
 
     def __init__(self, library: Any, model: Model, device: torch.device) -> None:
         self._classes = range(1, len(model.classes))
-        self._cams = {}
-        for method, kind in (("gradcam", library.GradCAM), ("gradcampp", library.GradCAMpp)):
-            scores = Scores(model, device)
-            self._cams[method] = scores, kind(scores, f"network.{model.target_layer}")
+        self._kinds = {"gradcam": library.GradCAM, "gradcampp": library.GradCAMpp}
+        self._scores, self._layer = Scores(model, device), f"network.{model.target_layer}"
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
         """Raw maps."""
         heat: Heat = {}
         for method in methods:
-            scores, cam = self._cams[method]
-            output = scores(pixels.float())
-            maps = [
-                cam([c] * len(pixels), output, normalized=False, retain_graph=True)[0]
-                for c in self._classes
-            ]
+            with self._kinds[method](self._scores, self._layer) as cam:
+                output = self._scores(pixels.float())
+                maps = [
+                    cam([c] * len(pixels), output, normalized=False, retain_graph=True)[0]
+                    for c in self._classes
+                ]
             heat[method] = torch.stack(maps, dim=1).detach()
         return heat

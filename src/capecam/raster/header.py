@@ -19,9 +19,9 @@ from capecam.errors import ImageError
 DRIVER = "GTiff"
 """The only driver allowed: a VRT in disguise reads any file of the machine (DESIGN section 8)."""
 
-CACHE_MB = 256
-"""GDAL's block cache, as measured; GDAL_NUM_THREADS stays unset: a thread with a handle of its own
-is faster than GDAL's (DESIGN section 8)."""
+CACHE_MB = 64
+"""GDAL's block cache; 256 MB were no faster, and memory grew until it was full. GDAL_NUM_THREADS
+stays unset: a thread with a handle of its own is faster than GDAL's (DESIGN section 8)."""
 
 BANDS = (1, 2, 3)
 
