@@ -69,6 +69,18 @@ def test_rows_are_complete_and_ratios_those_of_the_same_maps(
     assert by_hand.gflop_per_tile > 3 * ours.gflop_per_tile
 
 
+def test_what_a_cpu_cannot_hold_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system would kill the process, and the rows that were measured with it."""
+    said: list[str] = []
+    monkeypatch.setattr(measure, "peak_mb", lambda call, _device: 100.0 if call() else None)
+    monkeypatch.setattr(measure, "free_mb", lambda: 150.0)
+    rows, _ = bench(float_model(), images(5, 64), CPU, Extent((1, 5), rounds=1), said.append)
+    assert {row.batch for row in rows} == {1}
+    assert "left out: captum, nine maps, 5 tiles: needs about 500 MB of 150" in said
+    alone, _ = bench(float_model(), images(5, 64), CPU, Extent((5,), rounds=1), said.append)
+    assert {row.way for row in alone} == {"notebook's way"}
+
+
 def test_a_difference_is_seen() -> None:
     torch.manual_seed(0)
     reference = {"gradcam": torch.rand(3, 2, 8, 8), GUIDED: torch.rand(3, 2, 8, 8)}

@@ -175,14 +175,19 @@ def bench(
     ]
     matrix_gflops = measure.matrix_gflops(device)
     say("warming up")
-    cases = [case for case in cases if _looked_over(case, device, say)]
+    fitting: list[_Case] = []
+    for case in cases:
+        if _looked_over(case, fitting, device, say):
+            fitting.append(case)
     for round_ in range(extent.rounds):
         say(f"round {round_ + 1} of {extent.rounds}")
-        for case in cases:
+        for case in fitting:
             case.seconds.append(measure.seconds(case.run, device) / len(case.pixels))
     reference = _reference(model, tiles[:REFERENCE_TILES], device)
-    cases = [*_summed(notebook), *cases[len(notebook) :]]
-    rows = [_row(case, notebook, reference, matrix_gflops, len(model.foreground)) for case in cases]
+    summed = [*_summed(notebook), *fitting[len(notebook) :]]
+    rows = [
+        _row(case, notebook, reference, matrix_gflops, len(model.foreground)) for case in summed
+    ]
     return rows, _machine(model, device, matrix_gflops)
 
 
@@ -221,16 +226,35 @@ def _summed(single: dict[str, _Case]) -> Iterator[_Case]:
         )
 
 
-def _looked_over(case: _Case, device: torch.device, say: Callable[[str], object]) -> bool:
+def _looked_over(
+    case: _Case, before: Sequence[_Case], device: torch.device, say: Callable[[str], object]
+) -> bool:
     """Warm up, and keep what need not be measured again; False if it does not fit."""
+    left_out = f"left out: {case.way.name}, {case.task}, {len(case.pixels)} tiles: "
+    if reason := _why_not(case, before, device):
+        say(left_out + reason)
+        return False
     try:
         case.found = {name: heat[:REFERENCE_TILES].cpu() for name, heat in case.run().items()}
         case.peak_mb = measure.peak_mb(case.run, device)
     except torch.OutOfMemoryError:
-        say(f"left out: {case.way.name}, {case.task}, {len(case.pixels)} tiles: out of memory")
+        say(left_out + "out of memory")
         return False
     case.gflop = measure.gflop(lambda: case.way(case.pixels[:1], case.methods))
     return True
+
+
+def _why_not(case: _Case, before: Sequence[_Case], device: torch.device) -> str | None:
+    """Why a case would not fit a CPU, judged by a smaller one: it would be killed, not refused."""
+    free = measure.free_mb() if device.type == "cpu" and len(case.pixels) > 1 else None
+    if free is None:
+        return None
+    known = [c for c in before if (c.way, c.task) == (case.way, case.task)]
+    smaller = max(known, key=lambda c: len(c.pixels), default=replace(case, pixels=case.pixels[:1]))
+    if smaller.peak_mb is None:
+        smaller.peak_mb = measure.peak_mb(smaller.run, device)
+    needed = (smaller.peak_mb or 0.0) * len(case.pixels) / len(smaller.pixels)
+    return f"needs about {needed:.0f} MB of {free:.0f}" if needed > free else None
 
 
 def _reference(model: Model, tiles: Tensor, device: torch.device) -> Heat:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -66,11 +67,19 @@ def peak_mb(call: Callable[[], object], device: torch.device) -> float | None:
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     try:
         _trim()
-        before = _resident_kb("VmRSS")
+        before = _kb(_STATUS, "VmRSS")
         _CLEAR.write_text("5")  # the peak of the resident set starts again from here
         call()
-        return (_resident_kb("VmHWM") - before) * 1024 / 1e6
+        return (_kb(_STATUS, "VmHWM") - before) * 1024 / 1e6
     except (OSError, AttributeError):  # not Linux with glibc
+        return None
+
+
+def free_mb() -> float | None:
+    """What a CPU has left for a call, other processes counted; None: unknown."""
+    try:
+        return _kb(_MEMORY, "MemAvailable") * 1024 / 1e6
+    except OSError:  # not Linux
         return None
 
 
@@ -79,8 +88,8 @@ def _trim() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _resident_kb(key: str) -> int:
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(key))
+def _kb(path: Path, key: str) -> int:
+    (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1])
 
 
