@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench nightly clean
 
 help:
 	@echo "make demo    draw a sample city, explain it, compare with the truth, leave a picture"
 	@echo "make test    the tests that a newcomer runs (minutes)"
 	@echo "make check   lint, format and types"
+	@echo "make nightly CONFIG=FILE   run and verify what is new; a log in OUT/logs (cron, systemd)"
 	@echo "make bench   the engine beside other libraries; memory at full size (an hour)"
 	@echo "make setup   .venv with everything that these need"
 
@@ -33,6 +34,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+nightly: setup
+	@$(BIN)/python scripts/nightly.py $(CONFIG)
 
 bench: setup
 	$(BIN)/capecam bench

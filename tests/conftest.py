@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
+from cities import blobs, write_tif
+from commands import capecam
+from networks import smp_network
 
 # The networks of most tests are so small that a second thread costs more than it brings, and many
 # times more on a machine that is busy otherwise.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def city(tmp_path_factory) -> Path:
+    """Nine images, a network, and the output of an undisturbed run."""
+    folder, size = tmp_path_factory.mktemp("city"), 200
+    whole = blobs(3 * size, 3 * size, seed=4)
+    for n in range(9):
+        r, c = n // 3 * size, n % 3 * size
+        write_tif(folder / "images" / f"{n}.tif", whole[:, r : r + size, c : c + size], c, r)
+    torch.manual_seed(0)
+    torch.save(smp_network("FPN", "resnet18").state_dict(), folder / "model.pt")
+    (folder / "city.yaml").write_text(
+        "sources: [images]\ncheckpoint: model.pt\nmodel: {architecture: FPN, encoder: resnet18}\n"
+        "explain: {calibration_tiles: 4, methods: [gradcam]}\n"
+        "tiling: {size: 64, overlap: 24, stride: 8}\n"
+        "detections: {min_area_m2: 0}\ncompute: {workers: 2}\n"
+    )
+    capecam("run", "--config", folder / "city.yaml", "--out", folder / "out", "--in-process")
+    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,20 +11,10 @@ import numpy as np
 import pytest
 import torch
 from cities import blobs, write_tif
+from commands import capecam
 from networks import smp_network
 
 ROOT = Path(__file__).parents[1]
-
-
-def capecam(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-c", "from capecam.cli import main; main()", *map(str, arguments)],
-        capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +28,7 @@ def city(tmp_path_factory) -> Path:
     (folder / "city.yaml").write_text(
         "sources: [images]\ncheckpoint: model.pt\nmodel: {architecture: FPN, encoder: resnet18}\n"
         "explain: {calibration_tiles: 2}\ntiling: {size: 160, overlap: 40}\n"
+        "run: {in_process: true}\n"
     )
     return folder
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pyproj
 import pytest
 import rasterio
-from cities import CORNER, GSD, blobs, write_tif
-from rasterio.enums import ColorInterp
+import shapely
+from cities import CORNER, CRS, GSD, blobs, write_tif
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.transform import Affine
+from rasterio.warp import calculate_default_transform, reproject
 
 from capecam.batch import batches, read_tiles
 from capecam.errors import ImageError, UsageError
-from capecam.grid import Tiling, Window
+from capecam.grid import Cell, Tiling, Window
 from capecam.raster import Reader, read_header
 from capecam.raster.header import crs_key
+from capecam.settings import MosaicSettings
 from capecam.sources import find_images, name_images, open_city
 
 CUSTOM_WKT = (
@@ -110,7 +114,7 @@ def test_every_window_with_imagery_comes_once_and_in_order(tmp_path: Path, reade
     mosaic = open_city([str(tmp_path)], None).mosaic
     tiling = Tiling(32, 12, 2)
     core = Window(0, 0, 333, 300)
-    tiles = list(read_tiles(mosaic, tiling, core, readers))
+    tiles = list(read_tiles(mosaic, tiling, Cell("a", "a", core), readers))
     rows, cols = tiling.lattice(core)
     assert [t.window for t in tiles] == [tiling.window(i, j) for i in rows for j in cols]
     for tile in tiles[:: len(tiles) // 20]:
@@ -124,7 +128,8 @@ def test_windows_without_imagery_are_not_run(tmp_path: Path) -> None:
     mask[:20, :20] = True
     write_tif(tmp_path / "a.tif", blobs(200, 200), mask=mask)
     mosaic = open_city([str(tmp_path)], None).mosaic
-    tiles = list(read_tiles(mosaic, Tiling(40, 0, 10), mosaic.grid.window, 0))
+    cell = Cell("a", "a", mosaic.grid.window)
+    tiles = list(read_tiles(mosaic, Tiling(40, 0, 10), cell, 0))
     assert [t.window for t in tiles] == [Window(0, 0, 40, 40)]
     (batch,) = batches(tiles, 4)
     assert batch.pixels.shape == (4, 3, 40, 40)
@@ -192,6 +197,128 @@ def test_sources_are_found_and_named(tmp_path: Path) -> None:
     assert all(len(n) == len("a_012345") and n.startswith("a_") for n in names[:2])
     with pytest.raises(UsageError, match="there is no such file"):
         find_images([str(tmp_path / "z")])
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.txt").write_text("# two of them\n../x\n\n../y/b.tiff\n")
+    listed = find_images([f"@{tmp_path / 'lists' / 'list.txt'}"])
+    assert [p.name for p in listed] == ["a.tif", "b.tiff"]
+    with pytest.raises(UsageError, match="the list of images cannot be read"):
+        find_images([f"@{tmp_path / 'none.txt'}"])
+
+
+def test_where_images_overlap_every_pixel_has_one_cell(tmp_path: Path) -> None:
+    whole = blobs(200, 300)
+    for name, r, c, h, w in (
+        ("a", 0, 0, 120, 180), ("b", 0, 130, 150, 170), ("c", 90, 0, 110, 150),
+        ("d", 100, 100, 100, 200), ("under", 20, 140, 30, 100),
+    ):  # fmt: skip
+        write_tif(tmp_path / f"{name}.tif", whole[:, r : r + h, c : c + w], c, r)
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    cells = mosaic.cells(Tiling(), 12_500)
+    assert [cell.name for cell in cells] == ["a", "b", "c", "d"]
+    owners = np.zeros((200, 300), int)
+    for cell in cells:
+        own = np.ones(cell.core.shape, bool)
+        for part in cell.taken:
+            own[part.slices(cell.core)] = False
+        owners[cell.core.slices(mosaic.grid.window)] += own
+    assert (owners == 1).all()
+
+
+def test_blocks_that_decode_are_used_of_a_damaged_neighbour(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(1, 255, (3, 600, 600)).astype(np.uint8)
+    path = write_tif(tmp_path / "a.tif", noise, blockxsize=128, blockysize=128)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    write_tif(tmp_path / "b.tif", noise, 600)
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    unreadable: dict[str, str] = {}
+    with Reader(mosaic, "b", unreadable) as reader:
+        found, valid = reader.read(Window(0, 0, 600, 1200))
+    assert valid[:, 600:].all()
+    assert valid[:128, :600].all()
+    assert not valid[512:, :600].any()
+    assert 0.3 < valid[:, :600].mean() < 0.7
+    whole = np.concatenate([noise, noise], axis=2)
+    assert np.array_equal(found, np.where(valid, whole, 0))
+    assert list(unreadable) == ["a"]
+    with pytest.raises(ImageError, match=r"a\.tif: cannot be decoded"), Reader(mosaic, "a") as own:
+        own.read(Window(0, 0, 600, 1200))
+
+
+def test_align_error_refuses_what_lies_off_the_grid(tmp_path: Path) -> None:
+    for n, shift in enumerate([(0.3, 0.0), (0, 0), (0, 0)]):
+        write_tif(tmp_path / f"{n}.tif", blobs(50, 60), 60 * n, 0, shift_px=shift)
+    city = open_city([str(tmp_path)], None, MosaicSettings(align="error"))
+    assert [s.name for s in city.mosaic.sources] == ["1", "2"]
+    assert "0.3, 0 px (right, down) off the grid" in city.failures["0"]
+
+
+@pytest.mark.parametrize("kind", ["none", "mask", "nodata"])
+def test_align_warp_reprojects_other_grids(tmp_path: Path, kind: str) -> None:
+    """A scene with a bright square, once on the city's grid and once warped to UTM by GDAL."""
+    scene = np.full((3, 300, 400), 90, np.uint8)
+    scene[:, 100:180, 200:260] = 220
+    write_tif(tmp_path / "in" / "a.tif", scene)
+    write_tif(tmp_path / "in" / "b.tif", scene, 0, 300)
+    shifted = write_tif(tmp_path / "c.tif", scene, 400, 150)
+    with rasterio.open(shifted) as source:
+        transform, width, height = calculate_default_transform(
+            source.crs, "EPSG:32734", source.width, source.height, *source.bounds, resolution=0.1
+        )
+        turned = np.zeros((3, height, width), np.uint8)
+        for band in range(3):
+            reproject(
+                rasterio.band(source, band + 1), turned[band], dst_transform=transform,
+                dst_crs="EPSG:32734", resampling=Resampling.bilinear,
+            )  # fmt: skip
+    options = {"mask": turned.any(axis=0)} if kind == "mask" else {}
+    options |= {"nodata": 0} if kind == "nodata" else {}
+    write_tif(tmp_path / "in" / "c.tif", turned, transform=transform, crs="EPSG:32734", **options)
+    assert set(open_city([str(tmp_path / "in")], None).failures) == {"c"}
+    city = open_city([str(tmp_path / "in")], None, MosaicSettings(align="warp"))
+    assert not city.failures
+    found, valid = read(city.mosaic, Window(150, 400, 300, 400))
+    assert valid[10:-10, 10:-10].all()
+    assert abs(found[0, 5:-5, 5:-5].astype(int) - scene[0, 5:-5, 5:-5]).mean() < 1
+    around = city.mosaic.sources[[s.name for s in city.mosaic.sources].index("c")].window
+    found, valid = read(city.mosaic, around)
+    black = valid & (found == 0).all(axis=0)
+    assert black.any() == (kind == "none")  # black is imagery if nothing says no
+
+
+def test_what_is_not_of_interest_is_not_run(tmp_path: Path) -> None:
+    write_tif(tmp_path / "a.tif", blobs(400, 600))
+    x, y = CORNER
+    tiling = Tiling(40, 0, 10)
+
+    def chosen(**settings) -> set[tuple[int, int]]:
+        city = open_city([str(tmp_path / "a.tif")], None, MosaicSettings(**settings))
+        core = city.mosaic.grid.window
+        tiles = read_tiles(city.mosaic, tiling, Cell("a", "a", core), 0, interest=city.interest)
+        return {(t.window.row // 40, t.window.col // 40) for t in tiles}
+
+    def place(*pixels: int) -> tuple[float, ...]:
+        left, top, right, bottom = (p * GSD for p in pixels)
+        return x + left, y - bottom, x + right, y - top
+
+    assert len(chosen()) == 10 * 15
+    part = {(i, j) for i in (1, 2) for j in (3, 4, 5)}
+    assert chosen(bbox=",".join(map(str, place(120, 40, 240, 120)))) == part
+    aoi = gpd.GeoSeries([shapely.box(*place(120, 40, 240, 120))], crs=CRS)
+    shrunk = aoi.buffer(-0.01)
+    shrunk.to_crs("EPSG:4326").to_file(tmp_path / "aoi.geojson")
+    assert chosen(aoi=tmp_path / "aoi.geojson") == part
+    houses = gpd.GeoSeries([shapely.box(*place(*p)) for p in ((5, 5, 9, 9), (130, 50, 170, 60))])
+    houses.set_crs(CRS).to_file(tmp_path / "houses.gpkg")
+    assert chosen(footprints=tmp_path / "houses.gpkg") == {(0, 0), (1, 3), (1, 4)}
+    both = {"aoi": tmp_path / "aoi.geojson", "footprints": tmp_path / "houses.gpkg"}
+    assert chosen(**both) == {(1, 3), (1, 4)}
+    with pytest.raises(UsageError, match="--bbox: nothing of it lies on the images"):
+        chosen(bbox=(0, 0, 1, 1))
+    with pytest.raises(UsageError, match="there is no such file"):
+        chosen(aoi=tmp_path / "none.gpkg")
+    (tmp_path / "bad.gpkg").write_text("no layer")
+    with pytest.raises(UsageError, match="cannot be read as a vector layer"):
+        chosen(aoi=tmp_path / "bad.gpkg")
 
 
 def test_the_pixel_size_is_that_of_the_files(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:
         if path.suffix in (".tif", ".vrt", ".parquet", ".csv"):
             assert (tmp_path / path.relative_to(reference.out)).read_bytes() == path.read_bytes()
             compared += 1
-    assert compared == 5 + 1 + 5 + 2
+    assert compared == 5 + 1 + 5 + 5 + 2  # rasters and pieces; layers and overviews; city tables
 
 
 def test_rasters_line_up_with_the_image(reference, one) -> None:
@@ -332,8 +332,51 @@ def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:
     assert (outcome.done, outcome.exit_code) == (2, 3)
     assert set(outcome.failures) == {"1", "3"}
     assert "cannot be decoded" in outcome.failures["1"]
-    assert sorted(p.name for p in (tmp_path / "out" / "cells").iterdir()) == ["0", "2"]
+    cells = tmp_path / "out" / "cells"
+    assert sorted(p.name for p in cells.glob("*/*.tif")) == sorted(
+        2 * [f"{p}.tif" for p in PRODUCTS]
+    )
+    assert [p.parent.name for p in cells.rglob("failed.json")] == ["1"]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["failures"] == outcome.failures
+
+
+def test_overlapping_images_are_one(reference, pixels, tmp_path) -> None:
+    for name, rows, cols in (
+        ("a", slice(0, 350), slice(0, 450)), ("b", slice(0, 300), slice(380, 777)),
+        ("c", slice(290, 613), slice(0, 500)), ("d", slice(255, 613), slice(431, 777)),
+        ("under", slice(100, 200), slice(100, 400)),
+    ):  # fmt: skip
+        write_tif(tmp_path / "in" / f"{name}.tif", pixels[:, rows, cols], cols.start, rows.start)
+    found = explain(tmp_path / "in", tmp_path / "out")
+    assert (found.done, found.exit_code) == (4, 0)
+    for product in PRODUCTS:
+        assert np.array_equal(layer(found.out, product), layer(reference.out, product)), product
+    assert objects(found.out) == objects(reference.out)
+
+
+def test_a_damaged_neighbour_is_named_and_the_rest_of_it_used(pixels, tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 613, 400)).astype(np.uint8)
+    path = write_tif(tmp_path / "in" / "a.tif", noise, blockxsize=128, blockysize=128)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    write_tif(tmp_path / "in" / "b.tif", pixels[:, :, 400:], 400)
+    outcome = explain(tmp_path / "in", tmp_path / "out")
+    assert (set(outcome.failures), outcome.done, outcome.exit_code) == ({"a"}, 1, 3)
+    record = json.loads((tmp_path / "out" / "cells" / "b" / "cell.json").read_text())
+    assert list(record["unreadable"]) == ["a"]
+    assert (layer(outcome.out, "classes") != 255).all()
+
+
+def test_a_box_limits_the_work(reference, one, tmp_path) -> None:
+    with rasterio.open(one) as image:
+        left, top = image.transform * (260, 260)
+        box = f"{left},{top - 200 * GSD},{left + 200 * GSD},{top}"
+    found = explain(
+        one, tmp_path, mosaic__bbox=box, explain__calibration=reference.out / "run.json"
+    )
+    assert (found.tiles, found.exit_code) == (4, 0)
+    classes, whole = (layer(out, "classes")[0] for out in (tmp_path, reference.out))
+    assert np.array_equal(classes != 255, np.pad(np.ones((570, 570), bool), ((0, 43), (0, 207))))
+    assert np.array_equal(classes[250:500, 250:500], whole[250:500, 250:500])
 
 
 def test_no_usable_image_is_the_callers_problem(tmp_path) -> None:

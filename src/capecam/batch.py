@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capecam.grid import Tiling, Window
+from capecam.grid import Cell, Tiling, Window
+from capecam.interest import EVERYWHERE, Chosen, Interest
 from capecam.raster import Mosaic, Reader
 
 SUPER_BLOCK = 10
@@ -70,20 +72,40 @@ def batches(tiles: Iterable[Tile], batch_size: int, *, pin: bool = False) -> Ite
         yield Batch(tuple(tile.window for tile in group), pixels, valid)
 
 
-def read_tiles(mosaic: Mosaic, tiling: Tiling, core: Window, readers: int) -> Iterator[Tile]:
-    """All windows of a core that have a valid pixel, row-major.
+def read_tiles(
+    mosaic: Mosaic,
+    tiling: Tiling,
+    cell: Cell,
+    readers: int,
+    *,
+    interest: Interest = EVERYWHERE,
+    unreadable: dict[str, str] | None = None,
+) -> Iterator[Tile]:
+    """All windows of a cell's core that are of interest and have a valid pixel, row-major.
 
     While one row of super-blocks is cut, ``readers`` threads read the next; 0 reads in the
     calling thread, with the same result.
+
+    Args:
+        mosaic: imagery.
+        tiling: the lattice.
+        cell: whose own image has to be readable.
+        readers: number of threads.
+        interest: what is to be run.
+        unreadable: is told the names of other images that are damaged there, and why.
+
+    Raises:
+        ImageError: the cell's own image cannot be decoded.
     """
-    rows = list(_super_rows(tiling, core))
-    with _reading(mosaic, readers) as submit:
-        ahead = [submit(_extent(tiling, block)) for block in rows[0]]
-        for i, row in enumerate(rows):
+    wanted = interest.chosen(tiling, cell.core)
+    rows = list(_super_rows(tiling, cell.core, wanted))
+    reader = partial(Reader, mosaic, cell.image, {} if unreadable is None else unreadable)
+    with _reading(reader, readers) as submit:
+        ahead = [submit(_extent(tiling, block)) for row in rows[:1] for block in row]
+        for row, following in zip(rows, [*rows[1:], []], strict=True):
             loaded = [result() for result in ahead]
-            following = rows[i + 1] if i + 1 < len(rows) else []
             ahead = [submit(_extent(tiling, block)) for block in following]
-            yield from _cut(tiling, row, loaded)
+            yield from _cut(tiling, row, loaded, wanted)
 
 
 Block = tuple[range, range]
@@ -91,11 +113,13 @@ Block = tuple[range, range]
 Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
 
-def _super_rows(tiling: Tiling, core: Window) -> Iterator[list[Block]]:
-    """Rows of super-blocks, aligned to the lattice and not to the core."""
+def _super_rows(tiling: Tiling, core: Window, wanted: Chosen) -> Iterator[list[Block]]:
+    """Rows of super-blocks with a wanted window, aligned to the lattice and not to the core."""
     rows, cols = tiling.lattice(core)
     for i in _chunks(rows):
-        yield [(i, j) for j in _chunks(cols)]
+        blocks = [(i, j) for j in _chunks(cols) if not wanted.isdisjoint(product(i, j))]
+        if blocks:
+            yield blocks
 
 
 def _chunks(indices: range) -> Iterator[range]:
@@ -111,27 +135,29 @@ def _extent(tiling: Tiling, block: Block) -> Window:
     return tiling.window(rows[0], cols[0]).hull(tiling.window(rows[-1], cols[-1]))
 
 
-def _cut(tiling: Tiling, row: list[Block], loaded: list[Pixels]) -> Iterator[Tile]:
-    """The windows of a row of super-blocks, row-major over the whole row."""
+def _cut(tiling: Tiling, row: list[Block], loaded: list[Pixels], wanted: Chosen) -> Iterator[Tile]:
+    """The wanted windows of a row of super-blocks, row-major over the whole row."""
     for i in row[0][0]:
         for block, (pixels, valid) in zip(row, loaded, strict=True):
             extent = _extent(tiling, block)
             for j in block[1]:
                 window = tiling.window(i, j)
                 place = window.slices(extent)
-                if valid[place].any():
+                if (i, j) in wanted and valid[place].any():
                     yield Tile(window, pixels[:, *place], valid[place])
 
 
 @contextmanager
-def _reading(mosaic: Mosaic, readers: int) -> Iterator[Callable[[Window], Callable[[], Pixels]]]:
+def _reading(
+    make_reader: Callable[[], Reader], readers: int
+) -> Iterator[Callable[[Window], Callable[[], Pixels]]]:
     """A function that starts reading a window and returns how to get the result."""
     local = threading.local()
     with ExitStack() as stack:
 
         def read(window: Window) -> Pixels:
             if not hasattr(local, "reader"):
-                local.reader = stack.enter_context(Reader(mosaic))
+                local.reader = stack.enter_context(make_reader())
             reader: Reader = local.reader
             return reader.read(window)
 

@@ -16,8 +16,9 @@ from capecam.engine import Engine
 from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
 from capecam.maps import check_finite
-from capecam.raster import Mosaic, Reader
+from capecam.raster import Reader
 from capecam.settings import PIXEL_METHODS
+from capecam.sources import City
 from capecam.stitch import block_validity, to_blocks
 
 PERCENTILE = 99.5
@@ -55,16 +56,25 @@ def basis(engine: Engine) -> dict[str, str]:
     }
 
 
+def read_calibration(run_json: Path) -> Calibration:
+    """The calibration in a run's record.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    try:
+        return Calibration.from_json(json.loads(run_json.read_text("utf-8"))["calibration"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{run_json}: holds no calibration of a run ({error!r})") from error
+
+
 def load_calibration(run_json: Path, engine: Engine) -> Calibration:
     """The calibration of another run.
 
     Raises:
         SettingsError: unreadable, or made with another checkpoint, layer, score or methods.
     """
-    try:
-        found = Calibration.from_json(json.loads(run_json.read_text("utf-8"))["calibration"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SettingsError(f"{run_json}: holds no calibration of a run ({error!r})") from error
+    found = read_calibration(run_json)
     if reason := why_not_usable(found, engine):
         raise SettingsError(f"{run_json}: its calibration does not fit this run: {reason}")
     return found
@@ -80,7 +90,7 @@ def why_not_usable(calibration: Calibration, engine: Engine) -> str | None:
 
 
 def calibrate(
-    mosaic: Mosaic, tiling: Tiling, engine: Engine, *, tiles: int, batch_size: int, seed: int
+    city: City, tiling: Tiling, engine: Engine, *, tiles: int, batch_size: int, seed: int
 ) -> Calibration:
     """Look at a sample of tiles: the 99.5th percentile of positive raw values, as written.
 
@@ -94,7 +104,7 @@ def calibrate(
         method: [[] for _ in range(classes)] for method in engine.methods
     }
     seen = 0
-    for batch in batches(sample(mosaic, tiling, tiles, seed), batch_size):
+    for batch in batches(sample(city, tiling, tiles, seed), batch_size):
         maps = engine(batch.pixels, batch.valid)
         check_finite(maps.broken, engine.precision)
         valid = batch.valid[:, None].to(engine.device)
@@ -115,11 +125,11 @@ def _top(parts: list[NDArray[np.float32]]) -> float | None:
     return float(np.percentile(values, PERCENTILE)) if values.size else None
 
 
-def sample(mosaic: Mosaic, tiling: Tiling, tiles: int, seed: int) -> Iterator[Tile]:
+def sample(city: City, tiling: Tiling, tiles: int, seed: int) -> Iterator[Tile]:
     """The first valid tiles in the order of a hash of their place on the lattice."""
     found = 0
-    with Reader(mosaic) as reader:
-        for i, j in _shuffled(_lattice(mosaic, tiling), seed):
+    with Reader(city.mosaic) as reader:
+        for i, j in _shuffled(_lattice(city, tiling), seed):
             window = tiling.window(int(i), int(j))
             try:
                 pixels, valid = reader.read(window)
@@ -132,24 +142,30 @@ def sample(mosaic: Mosaic, tiling: Tiling, tiles: int, seed: int) -> Iterator[Ti
                 return
 
 
-def _lattice(mosaic: Mosaic, tiling: Tiling) -> NDArray[np.int64]:
-    """(N, 2) indices of every window that touches a source, each once."""
+def _lattice(city: City, tiling: Tiling) -> NDArray[np.int64]:
+    """(N,) keys of every window of interest that touches a source, each once."""
     parts = []
-    for source in mosaic.sources:
+    for source in city.mosaic.sources:
         rows, cols = tiling.lattice(source.window)
-        grid = np.meshgrid(np.asarray(rows), np.asarray(cols), indexing="ij")
-        parts.append(np.stack(grid, axis=-1).reshape(-1, 2))
-    return np.unique(np.concatenate(parts), axis=0)
+        i, j = np.nonzero(city.interest.windows(tiling, source.window))
+        parts.append(_key(i + rows.start, j + cols.start))
+    return np.unique(np.concatenate(parts))
 
 
-def _shuffled(indices: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """In the order of splitmix64 of (i, j, seed); ties cannot matter, the rows are distinct.
+def _key(i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row and column of a window as one number."""
+    return (i << 32) + j
+
+
+def _shuffled(keys: NDArray[np.int64], seed: int) -> Iterator[tuple[int, int]]:
+    """Rows and columns in the order of splitmix64 of key and seed.
 
     A hash and not a shuffle: a window's rank must not depend on which others there are.
     """
-    key = (indices[:, 0] << 32) ^ (indices[:, 1] & 0xFFFFFFFF)
-    x = key.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+    x = keys.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     x ^= x >> np.uint64(31)
-    return indices[np.lexsort((indices[:, 1], indices[:, 0], x))]
+    for key in keys[np.argsort(x, kind="stable")].tolist():
+        i = (key + (1 << 31)) >> 32
+        yield i, key - (i << 32)

@@ -19,6 +19,7 @@ from capecam.calibration import Calibration
 from capecam.clock import Clock
 from capecam.engine import Engine
 from capecam.grid import Cell
+from capecam.interest import Interest
 from capecam.maps import check_finite
 from capecam.raster import CogSet, Mosaic, Product
 from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
@@ -34,6 +35,7 @@ class Job:
     """What all cells of a run have in common."""
 
     mosaic: Mosaic
+    interest: Interest
     engine: Engine
     calibration: Calibration
     settings: Settings
@@ -53,6 +55,10 @@ class CellReport:
     """Unfiltered pieces."""
     singular: int
     """Grad-CAM++ entries left out because their denominator vanishes."""
+    batch_size: int
+    """Tiles that went through the network at once: fewer, once the device had no memory left."""
+    unreadable: dict[str, str]
+    """Neighbouring images of which blocks in reach are nodata, and why."""
     stages: dict[str, float]
     """Seconds. The main thread reads (waits for pixels, that is), runs the engine, stitches, and in
     the end finishes the rasters; behind it each raster is written, and polygons are traced."""
@@ -73,7 +79,10 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
     """
     engine, tiling, readers = job.engine, job.settings.tiling.tiling, job.settings.compute.readers
     grid = job.mosaic.grid.crop(cell.core)
-    windows = read_tiles(job.mosaic, tiling, cell.core, readers)
+    unreadable: dict[str, str] = {}
+    windows = read_tiles(
+        job.mosaic, tiling, cell, readers, interest=job.interest, unreadable=unreadable
+    )
     stitcher = _stitcher(cell, job)
     tracer = Tracer(cell.core.col, cell.image)
     tiles, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
@@ -101,7 +110,15 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
 
     pieces = tracer.finish()
     write_pieces(pieces, grid, [c.name for c in engine.model.classes], folder / PIECES)
-    return CellReport(tiles, int(stitcher.valid_px), len(pieces), int(singular), clock.seconds())
+    return CellReport(
+        tiles,
+        int(stitcher.valid_px),
+        len(pieces),
+        int(singular),
+        min(job.batch_size, engine.most),
+        unreadable,
+        clock.seconds(),
+    )
 
 
 @contextmanager
@@ -139,6 +156,7 @@ def _stitcher(cell: Cell, job: Job) -> Stitcher:
         job.calibration.tops if explain.heatmap_dtype == "uint8" else None,
         detected=explain.where == "detected",
         sigmoid=job.engine.model.sigmoid,
+        taken=cell.taken,
         device=job.engine.device,
     )
 

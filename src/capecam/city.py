@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import pandas as pd
 from capecam.cell import PIECES
 from capecam.errors import OutputError
 from capecam.grid import Grid, Window
-from capecam.ledger import Ledger, replacing
-from capecam.raster import write_vrt
-from capecam.settings import DetectionSettings
+from capecam.ledger import Ledger, facts, replacing, write_json
+from capecam.lock import hold
+from capecam.raster import Layer, VrtTile, write_overview, write_vrt
+from capecam.settings import METHODS, PIXEL_METHODS, DetectionSettings
 from capecam.vectors import COLUMNS, Pieces, join, measure, read_pieces
 
 RUN_JSON = "run.json"
+COMPARED = ("*.vrt", "*.tif", "*.parquet", "*.csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +32,54 @@ class Totals:
     tiles: int
     by_class: dict[str, tuple[int, float]]
     """Class name -> (number of detections, m²)."""
+    products: dict[str, dict[str, Any]]
+    """File name -> ``bytes`` and ``sha256``."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in run.json."""
+        totals = {"cells": self.cells, "tiles": self.tiles, "by_class": self.by_class}
+        return {"totals": totals, "products": self.products}
 
 
 def finish(out: Path) -> Totals:
-    """Make the city products from the cells that are done.
+    """Make the city products, while no run does.
 
     Raises:
-        OutputError: the folder holds no run, or no finished cell.
+        OutputError: the folder holds no run, or no finished cell, or a run is at it.
     """
+    if not (out / RUN_JSON).exists():
+        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+    with hold(out):
+        return assemble(out)
+
+
+def assemble(out: Path) -> Totals:
+    """The city products from the cells that are done; ``run.json`` says what came of it."""
     run = read_run(out)
     if run is None:
         raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
-    ledger = Ledger(out / "cells")
-    names = [name for name in ledger.done() if name in run["cells"]]
+    ledger = Ledger.of(out)
+    wanted = set(run["cells"])
+    names = [name for name in ledger.done() if name in wanted]
     if not names:
         raise OutputError(f"{out}: no cell is finished; start with capecam run")
-    records = [ledger.read(name) or {} for name in names]
-    _write_layers(out, ledger, names)
+    records = {name: ledger.read(name) or {} for name in names}
+    _write_layers(out, ledger, records, run)
     classes = [entry["name"] for entry in run["settings"]["model"]["classes"]]
     detections = _detections(ledger, names, run, classes)
     totals = _summary(detections, classes)
     _write_detections(out, detections, totals)
     by_class = {row["class"]: (row["count"], row["area_m2"]) for row in totals.to_dict("records")}
-    return Totals(len(names), sum(record["tiles"] for record in records), by_class)
+    tiles = sum(record["tiles"] for record in records.values())
+    made = Totals(len(names), tiles, by_class, _facts_of_products(out))
+    write_json(out / RUN_JSON, {**run, **made.to_json()})
+    return made
+
+
+def _facts_of_products(out: Path) -> dict[str, dict[str, Any]]:
+    """Of what can be compared byte for byte; QGIS writes into a GeoPackage that it opens."""
+    files = sorted(path for pattern in COMPARED for path in out.glob(pattern))
+    return {path.name: facts(path) for path in files}
 
 
 def read_run(out: Path) -> dict[str, Any] | None:
@@ -71,12 +98,31 @@ def read_run(out: Path) -> dict[str, Any] | None:
     return tree
 
 
-def _write_layers(out: Path, ledger: Ledger, names: Sequence[str]) -> None:
-    products = sorted({p.name for name in names for p in (ledger.folder / name).glob("*.tif")})
+def _write_layers(
+    out: Path, ledger: Ledger, records: Mapping[str, dict[str, Any]], run: dict[str, Any]
+) -> None:
+    """A virtual raster per product, over an overview; from the records, no file is searched."""
+    products = sorted(
+        {f for record in records.values() for f in record["files"] if f[-4:] == ".tif"}
+    )
+    stride = run["settings"]["tiling"]["stride"]
     for product in products:
-        tiles = [ledger.folder / name / product for name in names]
-        with replacing(out / f"{Path(product).stem}.vrt") as temporary:
-            write_vrt(temporary, [tile for tile in tiles if tile.exists()])
+        stem = Path(product).stem
+        grid, unit = grid_from_json(run), 1
+        if stem in METHODS and stem not in PIXEL_METHODS:
+            grid, unit = grid.coarsen(stride) or grid, stride
+        tiles = [
+            VrtTile(ledger.folder / name / product, window, record["files"][product]["sha256"])
+            for name, record in records.items()
+            if product in record["files"]
+            and (window := Window(**record["basis"]["core"]).blocks(unit)) is not None
+        ]
+        layer, overview = Layer.over(grid, tiles), out / f"{stem}.overview.tif"
+        with replacing(out / f"{stem}.vrt") as vrt:
+            write_vrt(vrt, layer)
+            with replacing(overview) as temporary:
+                write_overview(temporary, layer, vrt, overview)
+            write_vrt(vrt, layer, overview)
 
 
 def _detections(

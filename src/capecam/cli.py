@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ app = typer.Typer(
 
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="SOURCES", help="images, folders of images, or globs"),
+    typer.Argument(metavar="SOURCES", help="images, folders of images, globs, or @list.txt"),
 ]
 Config = Annotated[
     Path | None,
@@ -35,17 +36,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a ta
 
 log = logging.getLogger("capecam")
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run a command; errors are one line and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     log.setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except CapecamError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 130)
+    except SystemExit as end:  # typer makes one of Ctrl-C, and says nothing
+        if end.code == INTERRUPTED:
+            _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        raise
+
+
+def _interrupt(*_: object) -> None:
+    """A polite request to end is an interruption like Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> None:
@@ -159,8 +170,8 @@ def _option(name: str, setting: Setting) -> inspect.Parameter:
     option = setting.option
     if option is None:
         raise ValueError(f"{setting.key} has no option")
-    kind = setting.annotation if setting.annotation in (int, float) else str
-    shown = setting.default
+    kind = setting.annotation if setting.annotation in (int, float, bool) else str
+    shown = setting.default if kind is not bool else None
     if isinstance(shown, tuple):
         shown = ",".join(shown)
     choices = getattr(setting.annotation, "__args__", ()) if kind is str else ()
@@ -168,7 +179,7 @@ def _option(name: str, setting: Setting) -> inspect.Parameter:
     default = "" if shown is None else f"  [default: {shown}]"
     info = typer.Option(
         option.flag,
-        metavar=option.metavar or names or "NAME",
+        metavar=None if kind is bool else option.metavar or names or "NAME",
         help=setting.help + default,
         show_default=False,
     )
@@ -180,15 +191,16 @@ def _option(name: str, setting: Setting) -> inspect.Parameter:
 @with_settings
 def run_command(
     settings: Settings,
-    recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="sample the colour scale anew")
-    ] = False,
 ) -> None:
     """Explain images: rasters, heatmaps and polygons of everything in SOURCES."""
+    from capecam.plan import make_plan
     from capecam.progress import Bar, summary
     from capecam.run import Silent, run
 
-    outcome = run(settings, recalibrate=recalibrate, progress=Silent() if _quiet() else Bar())
+    if settings.run.dry_run:
+        print(make_plan(settings).to_text())
+        return
+    outcome = run(settings, progress=Silent() if _quiet() else Bar())
     if not _quiet():
         print(summary(outcome))
     for name, reason in outcome.failures.items():
@@ -237,6 +249,20 @@ def finish_command(
     table = totals_table(finish(out))
     if not _quiet():
         print(table)
+
+
+@app.command("verify")
+@everywhere
+def verify_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare every product with its recorded checksum, and rasters with the rules of COGs."""
+    from capecam.verify import verify
+
+    found = verify(out)
+    print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+    raise typer.Exit(found.exit_code)
 
 
 @app.command("demo")

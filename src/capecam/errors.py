@@ -28,6 +28,12 @@ class OutputError(UsageError):
     """The output folder cannot be written or holds something else."""
 
 
+class StoppedError(CapecamError):
+    """The machine, and not the input, keeps the run from going on; the same command resumes."""
+
+    exit_code = 1
+
+
 class NotFiniteError(CapecamError):
     """The network's gradients overflowed, or are no numbers. It fails the cell."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
@@ -33,6 +34,11 @@ class Window:
         for name in ("height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"window {name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def box(self) -> shapely.Polygon:
+        """As a shape: x is the column, y the row."""
+        return shapely.box(self.col, self.row, self.right, self.bottom)
 
     @property
     def bottom(self) -> int:
@@ -138,10 +144,14 @@ class Grid:
         steps = np.array([self.pixel[0], -self.pixel[1]])
         return np.asarray(np.asarray(self.anchor) + points * steps)
 
+    def to_pixels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, 2) map coordinates to lattice points (col, row); the inverse of :meth:`to_map`."""
+        steps = np.array([self.pixel[0], -self.pixel[1]])
+        return np.asarray((points - np.asarray(self.anchor)) / steps)
+
     def to_lattice(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N, 2) map coordinates of pixel corners to whole lattice points (col, row)."""
-        steps = np.array([self.pixel[0], -self.pixel[1]])
-        return np.asarray(np.rint((points - np.asarray(self.anchor)) / steps))
+        return np.rint(self.to_pixels(points))
 
     def crop(self, window: Window) -> Grid:
         """The same lattice over another window."""
@@ -246,4 +256,7 @@ class Cell:
     image: str
     """Name of the source image, as in the column ``images``."""
     core: Window
-    """The pixels that this cell's products cover, exactly once."""
+    """The pixels that this cell's products cover."""
+    taken: tuple[Window, ...] = ()
+    """Where images overlap: parts of the core that belong to other cells, and are nodata here. So
+    that every pixel belongs to one cell."""

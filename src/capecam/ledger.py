@@ -1,4 +1,4 @@
-"""What is done: a cell's folder appears whole, and says what it was made from."""
+"""What is done and what failed: a cell's folder appears whole, and says what it was made from."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capecam import __version__
-from capecam.cell import CellReport, Job
-from capecam.errors import OutputError
+from capecam.errors import OutputError, StoppedError
 from capecam.grid import Cell
 
 CELL_JSON = "cell.json"
+"""Written last: the cell is done."""
+FAILED_JSON = "failed.json"
+"""Instead of products: why there are none."""
 WORK = ".work-"
 """Prefix of folders in the making, beside the finished cells."""
+PROBE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,111 +31,121 @@ class Ledger:
     folder: Path
 
     @classmethod
+    def of(cls, out: Path) -> Ledger:
+        """That of an output folder, which may not be there yet."""
+        return cls(out / "cells")
+
+    @classmethod
     def open(cls, out: Path) -> Ledger:
-        """Make the folder and clear what an interrupted run left half-made.
+        """Make the folder.
 
         Raises:
             OutputError: it cannot be written.
         """
-        folder = out / "cells"
+        ledger = cls.of(out)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for stale in folder.glob(f"{WORK}*"):
-                shutil.rmtree(stale)
-            (probe := folder / f"{WORK}probe").mkdir()
-            probe.rmdir()
+            ledger.folder.mkdir(parents=True, exist_ok=True)
+            ledger._probe()
         except OSError as error:
             raise OutputError(
                 f"cannot write to the output folder {out}: {error.strerror}"
             ) from error
-        return cls(folder)
+        return ledger
 
-    def is_done(self, cell: Cell, basis: Mapping[str, Any]) -> bool:
-        """Whether a cell is finished and was made from exactly this."""
-        found = self.read(cell.name)
-        return found is not None and found.get("basis") == json.loads(json.dumps(basis))
+    def check_writable(self) -> None:
+        """After a failure: was it the disk?
+
+        Raises:
+            StoppedError: it was, so there is no point in going on.
+        """
+        try:
+            self._probe()
+        except OSError as error:
+            raise StoppedError(
+                f"cannot write to {self.folder.parent} any more: {error.strerror}; mend that, and "
+                "the same command goes on where it stopped"
+            ) from error
+
+    def _probe(self) -> None:
+        probe = self.folder / f"{WORK}probe-{os.getpid()}"
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def clear(self, cell: Cell) -> None:
+        """Remove what an interrupted run left of a cell half-made."""
+        shutil.rmtree(self._work(cell), ignore_errors=True)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A cell's record, or None if it is not done."""
-        try:
-            record: dict[str, Any] = json.loads((self.folder / name / CELL_JSON).read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        return record
+        return _read_json(self.folder / name / CELL_JSON)
+
+    def read_failure(self, name: str) -> dict[str, Any] | None:
+        """The record of a cell that failed, or None."""
+        return _read_json(self.folder / name / FAILED_JSON)
 
     def done(self) -> list[str]:
         """Names of all finished cells, sorted."""
         return sorted(path.parent.name for path in self.folder.glob(f"*/{CELL_JSON}"))
 
+    def names(self) -> list[str]:
+        """Of all cells that have a folder, done or failed, sorted."""
+        return sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+
     @contextmanager
     def making(self, cell: Cell) -> Iterator[Path]:
         """A new folder to work in; nothing of it stays if the work fails."""
-        work = self.folder / f"{WORK}{cell.name}"
-        shutil.rmtree(work, ignore_errors=True)
+        work = self._work(cell)
+        self.clear(cell)
         work.mkdir()
         try:
             yield work
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            self.clear(cell)
 
     def commit(self, cell: Cell, work: Path, record: Mapping[str, Any]) -> None:
         """Put a finished folder in its place: in one step, with the record inside."""
-        files = {path.name: _facts(path) for path in sorted(work.iterdir())}
+        files = {path.name: facts(path) for path in sorted(work.iterdir())}
         write_json(work / CELL_JSON, {**record, "files": files})
-        final = self.folder / cell.name
+        self.discard(cell.name)
+        work.replace(self.folder / cell.name)
+
+    def refresh(self, name: str, images: Mapping[str, Any]) -> None:
+        """Keep new times of images that were only touched, so that they are not read again."""
+        record = self.read(name)
+        if record is not None and record["images"] != images:
+            write_json(self.folder / name / CELL_JSON, {**record, "images": images})
+
+    def fail(self, cell: Cell, record: Mapping[str, Any]) -> None:
+        """Remove products, which are out of date and cannot be made again, and say why."""
+        self.discard(cell.name)
+        (self.folder / cell.name).mkdir()
+        write_json(self.folder / cell.name / FAILED_JSON, record)
+
+    def discard(self, name: str) -> None:
+        """Remove all that there is of a cell."""
+        final = self.folder / name
         (final / CELL_JSON).unlink(missing_ok=True)  # from here on the old cell is not done
         shutil.rmtree(final, ignore_errors=True)
-        work.replace(final)
 
-    def discard(self, cell: Cell) -> None:
-        """Remove products that are out of date, where they cannot be made again."""
-        (self.folder / cell.name / CELL_JSON).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / cell.name, ignore_errors=True)
+    def _work(self, cell: Cell) -> Path:
+        return self.folder / f"{WORK}{cell.name}"
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """``bytes`` and ``sha256`` of a file."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def basis(cell: Cell, job: Job) -> dict[str, Any]:
-    """Everything that a cell's pixels depend on; if it is the same, so are they."""
-    settings = job.settings
-    reach = settings.tiling.tiling.reach(cell.core)
-    return {
-        "capecam": __version__,
-        "core": asdict(cell.core),
-        "grid": {"anchor": job.mosaic.grid.anchor, "pixel": job.mosaic.grid.pixel},
-        "images": {s.name: _stamp(s.header.path) for s in job.mosaic.touching(reach)},
-        "checkpoint": job.engine.model.sha256,
-        "precision": job.engine.precision,
-        "model": settings.model.model_dump(mode="json"),
-        "tiling": settings.tiling.model_dump(mode="json", include={"size", "overlap", "stride"}),
-        "explain": settings.explain.model_dump(
-            mode="json", include={"methods", "score", "where", "heatmap_dtype"}
-        ),
-        "calibration": job.calibration.tops,
-    }
-
-
-def _stamp(path: Path) -> list[int]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def record(
-    cell: Cell, report: CellReport, made_from: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    """What cell.json says, beside its files."""
-    return {
-        "cell": cell.name,
-        "image": cell.image,
-        "status": "done",
-        **asdict(report),
-        "seconds": round(seconds, 3),
-        "basis": made_from,
-    }
 
 
 def write_json(path: Path, tree: Mapping[str, Any]) -> None:

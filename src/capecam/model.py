@@ -131,6 +131,16 @@ def read_weights(path: Path) -> Weights:
     return Weights(path, tensors, sha256, config)
 
 
+def checkpoint_sha256(path: Path) -> str:
+    """Of the file with the tensors.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    file, _ = _locate(path)
+    return _sha256(file)
+
+
 def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:
     """The file with the tensors, and the configuration beside it."""
     if not path.is_dir():

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from capecam.calibration import Calibration, read_calibration
+from capecam.changes import Contents, Inputs, basis, judge
 from capecam.city import read_run
 from capecam.grid import Cell
-from capecam.run import anchor
+from capecam.ledger import Ledger
+from capecam.model import checkpoint_sha256
+from capecam.run import anchor, share
 from capecam.settings import PIXEL_METHODS, Settings
-from capecam.sources import open_city
+from capecam.sources import City, find_cells, open_city
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
 """Pixels encoded per CPU-second: the mask of classes; a noisy 8-bit band (DESIGN section 8)."""
@@ -31,8 +36,11 @@ class Plan:
     """What run would do."""
 
     cells: dict[str, int]
-    """Name of each cell -> tiles, at most; windows without imagery are not run."""
+    """Name of each cell of this share -> tiles, at most; windows without imagery are not run."""
+    todo: dict[str, str]
+    """Name of each cell that run would make -> why."""
     failures: dict[str, str]
+    """Images that cannot be used, and cells that failed before and would be left alone."""
     shifted: dict[str, tuple[float, float]]
     size: tuple[int, int]
     """Of the mosaic in pixels: width, height."""
@@ -43,8 +51,8 @@ class Plan:
 
     @property
     def tiles(self) -> int:
-        """Of all cells, at most."""
-        return sum(self.cells.values())
+        """Of the cells that run would make, at most."""
+        return sum(self.cells[name] for name in self.todo)
 
     @property
     def seconds(self) -> float | None:
@@ -59,7 +67,7 @@ class Plan:
         """For people."""
         lines = [
             f"mosaic    {self.size[0]} x {self.size[1]} px",
-            f"cells     {len(self.cells)}",
+            f"cells     {len(self.cells)}, of which {len(self.todo)} are to be made",
             f"tiles     at most {self.tiles} (those without imagery are not run)",
             f"memory    about {self.host_memory_gb:.1f} GB beside the network",
         ]
@@ -75,31 +83,70 @@ class Plan:
         )
         lines += [f"shifted   {name}: {dx}, {dy} px" for name, (dx, dy) in self.shifted.items()]
         lines += [f"unusable  {name}: {reason}" for name, reason in self.failures.items()]
-        lines += [f"cell      {name}: {tiles} tiles" for name, tiles in self.cells.items()]
+        lines += [f"make      {n}: {self.cells[n]} tiles; {why}" for n, why in self.todo.items()]
         return "\n".join(lines)
 
 
 def make_plan(settings: Settings) -> Plan:
-    """Read the headers and count.
+    """Read the headers, compare with what is done, and count.
 
     Raises:
         UsageError: there is no usable image.
     """
     before = (read_run(settings.out) if settings.out else None) or {}
-    city = open_city(settings.sources, anchor(settings, before))
+    city = open_city(settings.sources, anchor(settings, before), settings.mosaic)
     tiling = settings.tiling.tiling
-    cells = city.mosaic.cells(tiling, settings.tiling.cell_size)
+    cells = share(find_cells(city, settings.tiling), settings.run.shard)
+    todo, failed = _compare(settings, city, cells, before)
     window = city.mosaic.grid.window
     stages = before.get("stages", {})
     rate = before["tiles"] / stages["cells"] if before.get("tiles") else None
     return Plan(
-        {cell.name: tiling.count(cell.core) for cell in cells},
-        city.failures,
+        {cell.name: len(city.interest.chosen(tiling, cell.core)) for cell in cells},
+        todo,
+        city.failures | failed,
         {s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},
         (window.width, window.height),
-        max(_memory_gb(cell, settings) for cell in cells),
-        _costs(cells, settings),
+        max((_memory_gb(cell, settings) for cell in cells), default=0.0),
+        _costs([cell for cell in cells if cell.name in todo], settings),
         rate,
+    )
+
+
+def _compare(
+    settings: Settings, city: City, cells: Sequence[Cell], before: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Cells to be made and why, and those that failed before and would be left alone."""
+    if settings.out is None or not before:
+        return dict.fromkeys((cell.name for cell in cells), "new"), {}
+    inputs, ledger, contents = _inputs(settings, city, before), Ledger.of(settings.out), Contents()
+    verdicts = {}
+    for cell in cells:
+        images = city.mosaic.touching(settings.tiling.tiling.reach(cell.core))
+        verdicts[cell.name] = judge(cell, ledger, basis(cell, inputs), images, contents)
+    again = {"todo", "failed"} if settings.run.retry_failed else {"todo"}
+    todo = {name: v.reason for name, v in verdicts.items() if v.state in again}
+    return todo, {
+        name: v.reason for name, v in verdicts.items() if v.state == "failed" and name not in todo
+    }
+
+
+def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs:
+    """What a run would find out, as far as it follows from the run before."""
+    calibration = Calibration.from_json(before["calibration"])
+    if settings.explain.calibration:
+        calibration = read_calibration(settings.explain.calibration)
+    checkpoint = before["checkpoint"]["sha256"]
+    if settings.checkpoint:
+        checkpoint = checkpoint_sha256(settings.checkpoint)
+    precision = settings.compute.precision
+    return Inputs(
+        city.mosaic.grid,
+        city.interest,
+        settings,
+        checkpoint,
+        before["precision"] if precision == "auto" else precision,
+        calibration.tops,
     )
 
 
@@ -113,7 +160,7 @@ def _memory_gb(cell: Cell, settings: Settings) -> float:
     return (strips + pixels + writing) / 1e9
 
 
-def _costs(cells: tuple[Cell, ...], settings: Settings) -> tuple[Cost, ...]:
+def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
     """From the measured facts; heatmaps of blocks are a hundredth of a full band."""
     pixels = sum(cell.core.width * cell.core.height for cell in cells)
     bands, block = len(settings.model.classes) - 1, settings.tiling.stride**2

@@ -50,7 +50,8 @@ def summary(outcome: Outcome) -> str:
     cells = f"{outcome.done} cell(s) done"
     cells += f", {outcome.kept} kept" if outcome.kept else ""
     cells += f", {len(outcome.failures)} failed" if outcome.failures else ""
-    lines = [f"{cells}; {outcome.tiles} tiles in {seconds:.0f} s{rate}"]
+    lines = [f"stopped: {outcome.stopped}"] if outcome.stopped else []
+    lines += [f"{cells}; {outcome.tiles} tiles in {seconds:.0f} s{rate}"]
     lines += _where_time_went(outcome)
     if outcome.totals:
         lines += [

@@ -1,11 +1,13 @@
-"""The run: open the city, calibrate once, process every cell that is not done, finish."""
+"""The run: open the city, prepare once, make every cell that is missing or out of date, finish."""
 
 from __future__ import annotations
 
 import logging
 import platform
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,30 +15,21 @@ from typing import Any, Protocol
 import torch
 
 from capecam import __version__
-from capecam.batch import batches
-from capecam.calibration import (
-    Calibration,
-    calibrate,
-    load_calibration,
-    sample,
-    why_not_usable,
-)
-from capecam.cell import CellReport, Job, process
-from capecam.city import RUN_JSON, Totals, finish, grid_to_json, read_run
-from capecam.engine import Engine
-from capecam.errors import CapecamError, SettingsError, UsageError
-from capecam.fit import fitting_batch, fitting_precision
+from capecam.board import show_all, state_of
+from capecam.changes import Contents, basis, judge
+from capecam.city import RUN_JSON, Totals, assemble, grid_to_json, read_run
+from capecam.cluster import RayActors
 from capecam.grid import Cell
-from capecam.ledger import Ledger, basis, record, write_json
-from capecam.model import Model, check_tile, load_model
-from capecam.raster import gdal_settings
+from capecam.ledger import Ledger, write_json
+from capecam.lock import hold
+from capecam.maker import Prepared, required
+from capecam.model import Model
+from capecam.raster import Source, gdal_settings
 from capecam.settings import Settings
-from capecam.sources import City, open_city
+from capecam.sources import City, find_cells, open_city
+from capecam.workers import InProcess, Made, Processes, Workshop, devices
 
 log = logging.getLogger(__name__)
-
-PRECISION_TILES = 16
-"""Of the calibration's sample, on which the precision is chosen."""
 
 
 class Progress(Protocol):
@@ -74,10 +67,17 @@ class Outcome:
     """By image or cell: why it is missing."""
     done: int = 0
     """Cells finished in this run."""
+    failed: int = 0
+    """Cells that failed in this run; ``failures`` has those of before, too."""
+    stopped: str | None = None
+    """Why it ended before all cells were tried."""
     kept: int = 0
     """Cells that were done before and are still right."""
     tiles: int = 0
     """Tiles run in this run."""
+    workers: int = 1
+    batch_size: int = sys.maxsize
+    """Tiles that went through the network at once, at the least."""
     seconds: float = 0.0
     totals: Totals | None = None
     """Of all finished cells; None if there is none."""
@@ -91,7 +91,7 @@ class Outcome:
         """The share of the cells' wall time in which the engine had nothing to do."""
         if not self.done:
             return None
-        return max(0.0, 1 - self.work["engine"] / self.stages["cells"])
+        return max(0.0, 1 - self.work["engine"] / self.workers / self.stages["cells"])
 
     @property
     def exit_code(self) -> int:
@@ -102,141 +102,130 @@ class Outcome:
 
 
 def run(
-    settings: Settings,
-    *,
-    model: Model | None = None,
-    recalibrate: bool = False,
-    progress: Progress | None = None,
+    settings: Settings, *, model: Model | None = None, progress: Progress | None = None
 ) -> Outcome:
     """Do everything that ``capecam run`` does.
 
     Args:
         settings: at least ``sources`` and ``out``, and ``checkpoint`` where no model is given.
-        model: a network that is loaded already.
-        recalibrate: sample the colour scale anew.
+        model: a network that is loaded already; then everything happens in this process.
         progress: told how it goes.
 
     Raises:
-        CapecamError: nothing could be started; no cell was touched.
+        UsageError: nothing could be started; no cell was touched.
+        StoppedError: the machine failed; the same call goes on where it stopped.
     """
     started = time.perf_counter()
-    progress = progress or Silent()
     out = required(settings.out, "out", "--out DIR")
-    engine = build_engine(settings, model or _load(settings))
     ledger = Ledger.open(out)
-    before = read_run(out) or {}
-    with gdal_settings():
-        city = open_city(settings.sources, anchor(settings, before))
-        engine = _at_precision(engine, settings, city, before)
-        batch_size = _batch_size(settings, engine, before)
-        prepared = time.perf_counter()
-        calibration = _calibration(
-            settings, city, engine, batch_size, {} if recalibrate else before
-        )
-        job = Job(city.mosaic, engine, calibration, settings, batch_size)
-        cells = city.mosaic.cells(settings.tiling.tiling, settings.tiling.cell_size)
+    with hold(out, settings.run.shard), gdal_settings():
+        before = read_run(out) or {}
+        city = open_city(settings.sources, anchor(settings, before), settings.mosaic)
+        cells = find_cells(city, settings.tiling)
         outcome = Outcome(out, dict(city.failures))
-        calibrated = time.perf_counter()
-        outcome.stages = {"prepare": prepared - started, "calibrate": calibrated - prepared}
-        write_json(out / RUN_JSON, _run_record(job, cells, outcome))
-        _process_cells(cells, job, ledger, outcome, progress)
-        outcome.stages["cells"] = time.perf_counter() - calibrated
-        if outcome.done + outcome.kept:
-            outcome.totals = finish(out)
-    outcome.seconds = time.perf_counter() - started
-    outcome.stages["finish"] = outcome.seconds - sum(outcome.stages.values())
-    write_json(out / RUN_JSON, _run_record(job, cells, outcome))
+        with _workshop(settings, model) as workshop:
+            outcome.workers = workshop.count
+            kept = {} if settings.run.recalibrate else before.get("calibration", {})
+            prepared = workshop.prepare(city, {**before, "calibration": kept})
+            prepared_at = time.perf_counter()
+            outcome.stages["prepare"] = prepared_at - started - prepared.calibrated_s
+            outcome.stages["calibrate"] = prepared.calibrated_s
+            record = _Record(settings, city, cells, prepared)
+            write_json(out / RUN_JSON, record.to_json(outcome))
+            _make_cells(record, ledger, workshop, outcome, progress or Silent())
+            outcome.stages["cells"] = time.perf_counter() - prepared_at
+        if outcome.done + outcome.kept and not settings.run.shard:
+            outcome.totals = assemble(out)
+        outcome.seconds = time.perf_counter() - started
+        outcome.stages["finish"] = outcome.seconds - sum(outcome.stages.values())
+        write_json(out / RUN_JSON, record.to_json(outcome))
     return outcome
 
 
-def _process_cells(
-    cells: tuple[Cell, ...], job: Job, ledger: Ledger, outcome: Outcome, progress: Progress
+def _workshop(settings: Settings, model: Model | None) -> Workshop:
+    if model is not None or settings.run.in_process:
+        return InProcess(settings, model)
+    if settings.compute.cluster:
+        return RayActors(settings, settings.compute.cluster)
+    return Processes(settings, devices(settings))
+
+
+def _make_cells(
+    record: _Record, ledger: Ledger, workshop: Workshop, outcome: Outcome, progress: Progress
 ) -> None:
-    """Every cell that is not done; one that fails is recorded, and the rest goes on."""
+    """Every cell of this share that has to be made; one that fails is noted, the rest goes on."""
+    settings, tiling = record.settings.run, record.settings.tiling.tiling
+    if settings.prune:
+        for name in set(ledger.names()) - {cell.name for cell in record.cells}:
+            ledger.discard(name)
+    contents = Contents()
+    todo = _todo(record, ledger, contents, outcome)
+    most = len(todo) if settings.max_failures is None else settings.max_failures
+    interest = record.city.interest
+    progress.start(sum(len(interest.chosen(tiling, cell.core)) for cell in todo), len(todo))
+    board = show_all(outcome.out, record.city.mosaic.grid, record.cells)
+    try:
+        with closing(workshop.make(board.running(todo), contents, progress.tiles)) as making:
+            for made in making:
+                _note(made, record, ledger, contents, outcome)
+                board.show(made.cell.name, state_of(ledger, made.cell))
+                progress.cell(made.cell.name, f"failed: {made.reason}" if made.reason else "done")
+                if outcome.failed > most:
+                    outcome.stopped = f"more than {most} cells failed"
+                    break
+    finally:
+        for cell in todo:
+            ledger.clear(cell)
+        board.flush()
+
+
+def _todo(record: _Record, ledger: Ledger, contents: Contents, outcome: Outcome) -> dict[Cell, str]:
+    """What has to be made, and why; notes what is done, and what failed and has not changed."""
     todo = {}
-    for cell in cells:
-        made_from = basis(cell, job)
-        if ledger.is_done(cell, made_from):
+    for cell in share(record.cells, record.settings.run.shard):
+        images = record.images(cell)
+        verdict = judge(cell, ledger, record.basis(cell), images, contents)
+        if verdict.state == "done":
             outcome.kept += 1
+            ledger.refresh(cell.name, {s.name: contents.of(s, cell) for s in images})
+        elif verdict.state == "failed" and not record.settings.run.retry_failed:
+            outcome.failures[cell.name] = f"{verdict.reason} (before; --retry-failed tries again)"
         else:
-            todo[cell] = made_from
-    tiling = job.settings.tiling.tiling
-    progress.start(sum(tiling.count(cell.core) for cell in todo), len(todo))
-    for cell, made_from in todo.items():
-        try:
-            report = _process_cell(cell, job, ledger, made_from, progress.tiles)
-        except Exception as error:  # whatever one image does, the night goes on; exit code 3
-            reason = str(error) if isinstance(error, CapecamError) else repr(error)
-            log.debug("cell %s failed", cell.name, exc_info=True)
-            ledger.discard(cell)
-            outcome.failures[cell.name] = reason
-            progress.cell(cell.name, f"failed: {reason}")
-        else:
-            outcome.done += 1
-            outcome.tiles += report.tiles
-            for stage, seconds in report.stages.items():
-                outcome.work[stage] = outcome.work.get(stage, 0.0) + seconds
-            progress.cell(cell.name, "done")
+            log.debug("cell %s is to be made: %s", cell.name, verdict.reason)
+            todo[cell] = verdict.reason
+    return todo
 
 
-def _process_cell(
-    cell: Cell, job: Job, ledger: Ledger, made_from: dict[str, Any], tick: Callable[[int], None]
-) -> CellReport:
-    started = time.perf_counter()
-    with ledger.making(cell) as work:
-        report = process(cell, job, work, tick)
-        seconds = time.perf_counter() - started
-        ledger.commit(cell, work, record(cell, report, made_from, seconds))
-    return report
+def share(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell]:
+    """The I-th of N shares: neighbours stay together, since they read the same images."""
+    index, count = shard or (1, 1)
+    return cells[len(cells) * (index - 1) // count : len(cells) * index // count]
 
 
-def _load(settings: Settings) -> Model:
-    checkpoint = required(settings.checkpoint, "checkpoint", "--checkpoint FILE")
-    return load_model(checkpoint, settings.model)
-
-
-def build_engine(settings: Settings, model: Model) -> Engine:
-    """The network on its device, ready to explain as the settings say."""
-    check_tile(model.network, settings.tiling.tiling)
-    explain = settings.explain
-    return Engine(
-        model,
-        explain.methods,
-        score=explain.score,
-        where=explain.where,
-        precision="fp32" if settings.compute.precision == "auto" else settings.compute.precision,
-        device=pick_device(settings.compute.device),
-    )
-
-
-def _at_precision(
-    engine: Engine, settings: Settings, city: City, before: Mapping[str, Any]
-) -> Engine:
-    """As set; or as in the run before; or as fits a sample of tiles. On a CPU auto is float32."""
-    if settings.compute.precision != "auto" or engine.device.type == "cpu":
-        return engine
-    if before.get("device") == str(engine.device) and "precision" in before:
-        return engine.at(before["precision"])
-    tiling, seed = settings.tiling.tiling, settings.explain.seed
-    tiles = sample(city.mosaic, tiling, PRECISION_TILES, seed)
-    for batch in batches(tiles, PRECISION_TILES):
-        return engine.at(fitting_precision(engine, batch.pixels, batch.valid))
-    return engine  # there is nothing to see
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first GPU, if there is one.
-
-    Raises:
-        SettingsError: a GPU is asked for that is not there.
-    """
-    count = torch.cuda.device_count()
-    if name == "auto":
-        return torch.device("cuda" if count else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise SettingsError(f"device {name} is not there: {count} CUDA device(s) found; use cpu")
-    return device
+def _note(
+    made: Made, record: _Record, ledger: Ledger, contents: Contents, outcome: Outcome
+) -> None:
+    """Count a cell that has ended; keep the reason if it failed."""
+    cell = made.cell
+    if made.report is not None:
+        outcome.done += 1
+        outcome.tiles += made.report.tiles
+        outcome.batch_size = min(outcome.batch_size, made.report.batch_size)
+        for stage, seconds in made.report.stages.items():
+            outcome.work[stage] = outcome.work.get(stage, 0.0) + seconds
+        return
+    ledger.check_writable()
+    outcome.failed += 1
+    outcome.failures[cell.name] = made.reason
+    failure = {
+        "cell": cell.name,
+        "image": cell.image,
+        "status": "failed",
+        "error": made.reason,
+        "basis": record.basis(cell),
+        "images": {s.name: contents.of_neighbour(s) for s in record.images(cell)},
+    }
+    ledger.fail(cell, failure)
 
 
 def anchor(settings: Settings, before: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -247,79 +236,58 @@ def anchor(settings: Settings, before: Mapping[str, Any]) -> tuple[float, float]
     return x, y
 
 
-def required(value: Path | None, key: str, option: str) -> Path:
-    """A setting that has no default."""
-    if value is None:
-        raise UsageError(f"{key} is not set; give {option} or set it in the configuration")
-    return value
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is decided when the first cell is made."""
 
+    settings: Settings
+    city: City
+    cells: tuple[Cell, ...]
+    prepared: Prepared
 
-def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -> int:
-    """The setting; or that of the run before, since results depend on it; or what fits."""
-    if settings.compute.batch_size != "auto":
-        return settings.compute.batch_size
-    if before.get("device") == str(engine.device) and "batch_size" in before:
-        return int(before["batch_size"])
-    return fitting_batch(engine, settings.tiling.size)
+    def basis(self, cell: Cell) -> dict[str, Any]:
+        return basis(cell, self.prepared.inputs(self.settings, self.city))
 
+    def images(self, cell: Cell) -> list[Source]:
+        """Those that the cell sees."""
+        return self.city.mosaic.touching(self.settings.tiling.tiling.reach(cell.core))
 
-def _calibration(
-    settings: Settings, city: City, engine: Engine, batch_size: int, before: Mapping[str, Any]
-) -> Calibration:
-    """Another run's if one is named, else this folder's own if it still fits, else a new one."""
-    explain = settings.explain
-    if explain.calibration:
-        return load_calibration(explain.calibration, engine)
-    if "calibration" in before:
-        own = Calibration.from_json(before["calibration"])
-        if why_not_usable(own, engine) is None:
-            return own
-    return calibrate(
-        city.mosaic,
-        settings.tiling.tiling,
-        engine,
-        tiles=explain.calibration_tiles,
-        batch_size=batch_size,
-        seed=explain.seed,
-    )
+    def to_json(self, outcome: Outcome) -> dict[str, Any]:
+        """``run.json``."""
+        prepared, totals = self.prepared, outcome.totals
+        return {
+            "capecam": __version__,
+            "settings": self.settings.model_dump(mode="json"),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "device": prepared.device,
+            "precision": prepared.precision,
+            "batch_size": min(prepared.batch_size, outcome.batch_size),
+            "checkpoint": {
+                "sha256": prepared.checkpoint,
+                "architecture": prepared.architecture,
+                "target_layer": prepared.target_layer,
+                "ignored": prepared.ignored,
+            },
+            **grid_to_json(self.city.mosaic.grid),
+            "calibration": prepared.calibration.to_json(),
+            "empty": self._empty(),
+            "cells": [cell.name for cell in self.cells],
+            "shifted": {s.name: s.shift_px for s in self.city.mosaic.sources if any(s.shift_px)},
+            "warped": [s.name for s in self.city.mosaic.sources if s.warped],
+            "failures": outcome.failures,
+            "stopped": outcome.stopped,
+            "tiles": outcome.tiles,
+            "seconds": round(outcome.seconds, 3),
+            "stages": {name: round(seconds, 3) for name, seconds in outcome.stages.items()},
+            "work": {name: round(seconds, 3) for name, seconds in outcome.work.items()},
+            "engine_waited": None if outcome.waited is None else round(outcome.waited, 4),
+            **({} if totals is None else totals.to_json()),
+        }
 
-
-def _run_record(job: Job, cells: tuple[Cell, ...], outcome: Outcome) -> dict[str, Any]:
-    totals = outcome.totals
-    return {
-        "capecam": __version__,
-        "settings": job.settings.model_dump(mode="json"),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "device": str(job.engine.device),
-        "precision": job.engine.precision,
-        "batch_size": min(job.batch_size, job.engine.most),
-        "checkpoint": {
-            "sha256": job.engine.model.sha256,
-            "architecture": job.engine.model.architecture,
-            "target_layer": job.engine.model.target_layer,
-            "ignored": job.engine.model.ignored,
-        },
-        **grid_to_json(job.mosaic.grid),
-        "calibration": job.calibration.to_json(),
-        "empty": _empty(job),
-        "cells": [cell.name for cell in cells],
-        "shifted": {s.name: s.shift_px for s in job.mosaic.sources if any(s.shift_px)},
-        "failures": outcome.failures,
-        "tiles": outcome.tiles,
-        "seconds": round(outcome.seconds, 3),
-        "stages": {name: round(seconds, 3) for name, seconds in outcome.stages.items()},
-        "work": {name: round(seconds, 3) for name, seconds in outcome.work.items()},
-        "engine_waited": None if outcome.waited is None else round(outcome.waited, 4),
-        "totals": None
-        if totals is None
-        else {"cells": totals.cells, "tiles": totals.tiles, "by_class": totals.by_class},
-    }
-
-
-def _empty(job: Job) -> dict[str, list[str]]:
-    """By method: the classes whose maps have no positive value."""
-    names = [c.name for c in job.engine.model.foreground]
-    return {
-        method: [name for name, top in zip(names, tops, strict=True) if top is None]
-        for method, tops in job.calibration.tops.items()
-    }
+    def _empty(self) -> dict[str, list[str]]:
+        """By method: the classes whose maps have no positive value."""
+        names = [c.name for c in self.settings.model.classes[1:]]
+        return {
+            method: [name for name, top in zip(names, tops, strict=True) if top is None]
+            for method, tops in self.prepared.calibration.tops.items()
+        }

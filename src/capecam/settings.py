@@ -160,6 +160,40 @@ class TilingSettings(_Section):
         return self
 
 
+def _bounds(value: object) -> object:
+    """Left, bottom, right, top; on the command line with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        left, bottom, right, top = map(float, parts)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError("must be four numbers, X0,Y0,X1,Y1") from None
+    if not (left < right and bottom < top):
+        raise ValueError("must be the lower left and the upper right corner, X0,Y0,X1,Y1")
+    return left, bottom, right, top
+
+
+class MosaicSettings(_Section):
+    """How images become one grid, and which part of it is worked on."""
+
+    align: Annotated[Literal["snap", "warp", "error"], Option("--align")] = Field(
+        "snap",
+        description="snap: images of the mosaic's grid that lie a part of a pixel off go to the "
+        "nearest pixel, others fail; warp: those are reprojected; error: both fail",
+    )
+    aoi: Annotated[Path | None, Option("--aoi", "FILE")] = Field(
+        None,
+        description="area of interest, any vector format: tiles that do not touch it are not run",
+    )
+    bbox: Annotated[
+        tuple[float, float, float, float] | None,
+        BeforeValidator(lambda value: value if value is None else _bounds(value)),
+        Option("--bbox", "X0,Y0,X1,Y1"),
+    ] = Field(None, description="the same as a rectangle, in the CRS of the mosaic")
+    footprints: Annotated[Path | None, Option("--footprints", "FILE")] = Field(
+        None, description="building footprints, any vector format: tiles without one are not run"
+    )
+
+
 class ExplainSettings(_Section):
     """Which heatmaps, of which score, where, and on which scale."""
 
@@ -217,9 +251,62 @@ class ComputeSettings(_Section):
         "auto",
         description="tiles that go through the network together; auto is what the device holds",
     )
+    workers: int | None = Field(
+        None, ge=1, description="processes that make cells: else one a GPU, or one on a CPU"
+    )
+    gpus_per_worker: float = Field(
+        1.0, gt=0, le=1, description="on a cluster: of a GPU, so that several share one"
+    )
+    cluster: Annotated[str | None, Option("--cluster", "local-ray|ADDRESS")] = Field(
+        None, description="make cells on Ray: of this machine, or of a cluster (host:6379, auto)"
+    )
     readers: Annotated[int, Option("--readers", "N")] = Field(
         3, ge=0, description="threads that read imagery ahead; 0 reads in the main thread"
     )
+
+
+class RunSettings(_Section):
+    """How this run goes about it; nothing here changes results."""
+
+    shard: Annotated[
+        tuple[int, int] | None,
+        BeforeValidator(lambda value: value if value is None else _share(value)),
+        Option("--shard", "I/N"),
+    ] = Field(
+        None,
+        description="do the I-th of N shares of the cells, 1/4 to 4/4, beside other runs on the "
+        "same output; then capecam finish",
+    )
+    in_process: Annotated[bool, Option("--in-process")] = Field(
+        False, description="no worker processes: for debugging"
+    )
+    recalibrate: Annotated[bool, Option("--recalibrate")] = Field(
+        False, description="sample the colour scale anew"
+    )
+    retry_failed: Annotated[bool, Option("--retry-failed")] = Field(
+        False, description="try cells again that failed before, although nothing changed"
+    )
+    max_failures: Annotated[int | None, Option("--max-failures", "N")] = Field(
+        None, ge=0, description="stop when more cells than these have failed"
+    )
+    prune: Annotated[bool, Option("--prune")] = Field(
+        False, description="remove the cells of images that are no longer among the sources"
+    )
+    dry_run: Annotated[bool, Option("--dry-run")] = Field(
+        False, description="only say what would be done and why"
+    )
+
+
+def _share(value: object) -> object:
+    """(I, N) of I/N."""
+    parts = value.split("/") if isinstance(value, str) else value
+    try:
+        index, count = map(int, parts)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError("must be two numbers, I/N, such as 1/4") from None
+    if not 1 <= index <= count:
+        raise ValueError("must be I/N with I from 1 to N")
+    return index, count
 
 
 class DetectionSettings(_Section):
@@ -237,7 +324,9 @@ class Settings(_Section):
     """Everything a run needs to know."""
 
     sources: tuple[str, ...] = Field(
-        (), description="images, folders of images, or globs (the command's arguments)"
+        (),
+        description="images, folders of images, globs, or @list.txt with one of these a line "
+        "(the command's arguments)",
     )
     checkpoint: Annotated[Path | None, Option("--checkpoint", "FILE")] = Field(
         None, description="the trained network: .ckpt, .pt, .safetensors or a saved folder"
@@ -246,10 +335,12 @@ class Settings(_Section):
         None, description="folder for everything that is made"
     )
     model: ModelSettings = ModelSettings()
+    mosaic: MosaicSettings = MosaicSettings()
     tiling: TilingSettings = TilingSettings()
     explain: ExplainSettings = ExplainSettings()
     compute: ComputeSettings = ComputeSettings()
     detections: DetectionSettings = DetectionSettings()
+    run: RunSettings = RunSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,11 +403,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
-    for section, key in ((tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration")):
+    paths = (
+        (tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration"),
+        (tree.get("mosaic"), "aoi"), (tree.get("mosaic"), "footprints"),
+    )  # fmt: skip
+    for section, key in paths:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str(folder / section[key])
     if isinstance(tree.get("sources"), list):
-        tree["sources"] = [str(folder / str(source)) for source in tree["sources"]]
+        tree["sources"] = [_anchor_source(str(source), folder) for source in tree["sources"]]
+
+
+def _anchor_source(source: str, folder: Path) -> str:
+    """Of ``@list.txt``, the path behind the @."""
+    at = "@" if source.startswith("@") else ""
+    return at + str(folder / source.removeprefix("@"))
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:

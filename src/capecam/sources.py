@@ -5,12 +5,16 @@ from __future__ import annotations
 import glob
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from capecam.errors import ImageError, UsageError
-from capecam.raster import Header, Mosaic, build_mosaic, read_header
+from capecam.grid import Cell
+from capecam.interest import Interest, read_interest
+from capecam.raster import Header, Mosaic, build_mosaic, read_headers
+from capecam.settings import MosaicSettings, TilingSettings
 
 SUFFIXES = (".tif", ".tiff")
 
@@ -20,40 +24,58 @@ class City:
     """What there is to work on."""
 
     mosaic: Mosaic
+    interest: Interest
+    """The part of it that is worked on."""
     failures: dict[str, str]
     """By image name: why it cannot be used."""
 
 
-def open_city(sources: Sequence[str], anchor: tuple[float, float] | None) -> City:
+def open_city(
+    sources: Sequence[str],
+    anchor: tuple[float, float] | None,
+    settings: MosaicSettings = MosaicSettings(),  # noqa: B008 it is frozen
+) -> City:
     """Find the images, read their headers and lay them on one grid.
 
     Raises:
-        UsageError: there is no usable image; every reason is named.
+        UsageError: there is no usable image, and every reason is named; or what limits the work
+            cannot be used.
     """
     images = name_images(find_images(sources))
-    headers: list[tuple[str, Header]] = []
-    failures: dict[str, str] = {}
-    for name, path in images.items():
-        try:
-            headers.append((name, read_header(path)))
-        except ImageError as error:
-            failures[name] = str(error)
+    headers, failures = _read_headers(images)
     if not headers:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
-    mosaic, misfits = build_mosaic(headers, anchor)
-    return City(mosaic, failures | misfits)
+    mosaic, misfits = build_mosaic(headers, anchor, settings.align)
+    return City(mosaic, read_interest(settings, mosaic.grid), failures | misfits)
+
+
+def _read_headers(
+    images: Mapping[str, Path],
+) -> tuple[list[tuple[str, Header]], dict[str, str]]:
+    """Headers of named images, and why others have none."""
+    found = list(zip(images, read_headers(list(images.values())), strict=True))
+    headers = [(name, header) for name, header in found if isinstance(header, Header)]
+    return headers, {name: str(error) for name, error in found if isinstance(error, ImageError)}
+
+
+def find_cells(city: City, settings: TilingSettings) -> tuple[Cell, ...]:
+    """The cells with a window of interest."""
+    tiling = settings.tiling
+    cells = city.mosaic.cells(tiling, settings.cell_size)
+    return tuple(cell for cell in cells if city.interest.windows(tiling, cell.core).any())
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:
-    """Files as they are named, GeoTIFFs of folders, matches of globs; each once, sorted.
+    """Files as they are named, GeoTIFFs of folders, matches of globs, and the lines of lists
+    (``@list.txt``; relative to the list, ``#`` begins a comment); each once, sorted.
 
     Raises:
         UsageError: a source does not exist, or holds no GeoTIFF.
     """
     if not sources:
-        raise UsageError("no images were named; give files, folders or globs as SOURCES")
+        raise UsageError("no images were named; give files, folders, globs or @list.txt as SOURCES")
     found: set[Path] = set()
-    for source in sources:
+    for source in chain.from_iterable(map(_listed, sources)):
         matches = list(_expand(source))
         if not matches:
             raise UsageError(f"{source}: there is no such file, or no GeoTIFF in it")
@@ -69,6 +91,19 @@ def _expand(source: str) -> Iterator[Path]:
         yield path
     else:
         yield from (Path(match) for match in glob.glob(source, recursive=True))
+
+
+def _listed(source: str) -> list[str]:
+    """The lines of a list; anything else is itself."""
+    if not source.startswith("@"):
+        return [source]
+    path = Path(source[1:])
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{source}: the list of images cannot be read ({error})") from error
+    entries = [line.strip() for line in lines]
+    return [str(path.parent / entry) for entry in entries if entry and not entry.startswith("#")]
 
 
 def name_images(paths: Sequence[Path]) -> dict[str, Path]:

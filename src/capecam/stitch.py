@@ -57,9 +57,10 @@ class Strip:
         *,
         bands: int,
         weights: int,
+        taken: Sequence[Window] = (),
         device: torch.device,
     ) -> None:
-        self.unit = unit
+        self.unit, self._taken = unit, taken
         self._height = tiling.size // unit
         self._left, self._top = reach.col // unit, reach.row // unit
         shape = (self._height, reach.width // unit)
@@ -78,7 +79,8 @@ class Strip:
     def take(self, until: int, core: Window) -> Iterator[tuple[Tensor, Tensor]]:
         """Means and weights of the rows above ``until`` that are in ``core``; they are final.
 
-        Rows and core are in the strip's units. Weight 0 means that nothing was seen there.
+        Rows and core are in the strip's units. Weight 0 means that nothing was seen there, or that
+        it belongs to another cell.
         """
         while self._top < until:
             n = min(until - self._top, self._height)
@@ -86,6 +88,9 @@ class Strip:
             if first < last:
                 cols = slice(core.col - self._left, core.right - self._left)
                 weights = self._weights[:, first:last, cols]
+                rows = Window.between(self._top + first, core.col, self._top + last, core.right)
+                for part in filter(None, map(rows.intersection, self._taken)):
+                    weights[:, *part.slices(rows)] = 0
                 yield self._sums[:, first:last, cols] / weights.clamp(min=1e-12), weights
             self._sums, self._weights = _scroll(self._sums, n), _scroll(self._weights, n)
             self._top += n
@@ -108,6 +113,7 @@ class Stitcher:
             None instead of the mapping writes raw float32 heatmaps.
         detected: whether tiles and classes can be unexplained.
         sigmoid: whether the only class is decided by a sigmoid.
+        taken: parts of the core that belong to other cells.
         device: of the maps.
     """
 
@@ -121,6 +127,7 @@ class Stitcher:
         *,
         detected: bool,
         sigmoid: bool = False,
+        taken: Sequence[Window] = (),
         device: torch.device,
     ) -> None:
         self._tiling, self._core, self._device = tiling, core, device
@@ -128,12 +135,16 @@ class Stitcher:
         self._tops = None if calibration is None else self._on_device(methods, calibration)
         self._detected, self._sigmoid = detected, sigmoid
         reach = tiling.reach(core)
+        blocks = filter(None, (window.blocks(tiling.stride) for window in taken))
+        others = {1: taken, tiling.stride: tuple(blocks)}
         self._row = reach.row
         self._weights = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
         self._certain = torch.ones(classes, device=device)
         self.valid_px = torch.zeros((), dtype=torch.int64, device=device)
         """() pixels with imagery in the rows that are finished."""
-        self._probability = Strip(tiling, reach, 1, bands=classes + 1, weights=1, device=device)
+        self._probability = Strip(
+            tiling, reach, 1, bands=classes + 1, weights=1, taken=others[1], device=device
+        )
         self._heat = {
             method: Strip(
                 tiling,
@@ -141,6 +152,7 @@ class Stitcher:
                 self._unit(method),
                 bands=classes,
                 weights=classes if detected else 1,
+                taken=others[self._unit(method)],
                 device=device,
             )
             for method in methods

@@ -25,9 +25,9 @@ from capecam.benchmarks.ways import DECISION, Capecam, Heat, Way
 from capecam.engine import Engine
 from capecam.fit import fitting_batch
 from capecam.ledger import replacing
+from capecam.maker import pick_device
 from capecam.model import Model, load_model
 from capecam.precision import repeatable
-from capecam.run import pick_device
 from capecam.settings import PRECISIONS, Settings
 
 TASKS: dict[str, tuple[str, ...]] = {

@@ -1,22 +1,28 @@
 """Rasters: reading the mosaic, writing products. Only this package opens raster files."""
 
-from capecam.raster.cog import CogSet, CogWriter, Product, write_image
-from capecam.raster.header import Header, gdal_settings, open_readonly, read_header
+from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
+from capecam.raster.header import Header, gdal_settings, open_readonly, read_header, read_headers
 from capecam.raster.mosaic import Mosaic, Reader, Source, build_mosaic
-from capecam.raster.vrt import write_vrt
+from capecam.raster.overview import write_overview
+from capecam.raster.vrt import Layer, VrtTile, write_vrt
 
 __all__ = [
     "CogSet",
     "CogWriter",
     "Header",
+    "Layer",
     "Mosaic",
     "Product",
     "Reader",
     "Source",
+    "VrtTile",
     "build_mosaic",
     "gdal_settings",
     "open_readonly",
     "read_header",
+    "read_headers",
+    "why_not_cog",
     "write_image",
+    "write_overview",
     "write_vrt",
 ]

@@ -12,7 +12,9 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
+from rio_cogeo.cogeo import cog_validate
 
 from capecam.grid import Grid
 
@@ -113,18 +115,7 @@ class CogWriter:
         self._dataset.close()
         if self._row != self._grid.window.height:
             raise ValueError(f"{self._path}: {self._row} of {self._grid.window.height} rows came")
-        resampling = "NEAREST" if self._product.palette else "AVERAGE"
-        rasterio.shutil.copy(
-            self._raw,
-            self._path,
-            driver="COG",
-            compress="ZSTD",
-            level=1,
-            blocksize=BLOCK,
-            overview_resampling=resampling,
-            bigtiff="IF_SAFER",
-        )
-        self._raw.unlink()
+        to_cog(self._raw, self._path, nearest=self._product.palette is not None)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -156,6 +147,37 @@ class CogSet:
     def __exit__(self, *_: object) -> None:
         for writer in self.writers.values():
             writer.abandon()
+
+
+def to_cog(raw: Path, path: Path, *, nearest: bool) -> None:
+    """Turn a tiled GeoTIFF into a COG with overviews, and remove it.
+
+    Args:
+        raw: what there is.
+        path: what is to be.
+        nearest: overviews pick pixels; otherwise they average them.
+    """
+    rasterio.shutil.copy(
+        raw,
+        path,
+        driver="COG",
+        compress="ZSTD",
+        level=1,
+        blocksize=BLOCK,
+        overview_resampling="NEAREST" if nearest else "AVERAGE",
+        bigtiff="IF_SAFER",
+        sparse_ok=True,
+    )
+    raw.unlink()
+
+
+def why_not_cog(path: Path) -> str | None:
+    """Which rule of Cloud Optimized GeoTIFFs a file breaks, or None."""
+    try:
+        valid, errors, warnings = cog_validate(path, strict=True, quiet=True)
+    except RasterioError as error:
+        return " ".join(str(error).split())
+    return None if valid else "; ".join([*errors, *warnings])
 
 
 def write_image(

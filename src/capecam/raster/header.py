@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,8 @@ CACHE_MB = 64
 stays unset: a thread with a handle of its own is faster than GDAL's (DESIGN section 8)."""
 
 BANDS = (1, 2, 3)
+
+HEADER_THREADS = 16
 
 
 @contextmanager
@@ -64,13 +67,27 @@ def read_header(path: Path) -> Header:
     Raises:
         ImageError: what was found instead, and what to do.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    (found,) = read_headers([path])
+    if isinstance(found, ImageError):
+        raise found
+    return found
+
+
+def read_headers(paths: Sequence[Path]) -> list[Header | ImageError]:
+    """Those of many files, or why they cannot be used; disks and networks answer slowly."""
+
+    def read(path: Path) -> Header | ImageError:
+        try:
             with rasterio.open(path, driver=DRIVER) as dataset:
                 return _header(path, dataset)
-    except RasterioError as error:
-        raise ImageError(_not_a_geotiff(path, error)) from error
+        except RasterioError as error:
+            return ImageError(_not_a_geotiff(path, error))
+        except ImageError as error:
+            return error
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(HEADER_THREADS) as threads:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return list(threads.map(read, paths))
 
 
 def _not_a_geotiff(path: Path, error: Exception) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import floor
-from pathlib import Path
+from math import ceil, floor
 from typing import Any, Self, TypeVar
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags
+from rasterio.crs import CRS
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
 from capecam.errors import ImageError
@@ -21,6 +25,9 @@ from capecam.grid import Cell, Grid, Tiling, Window, decimal
 from capecam.raster.header import BANDS, Header, open_readonly
 
 T = TypeVar("T")
+
+WARP_TOLERANCE = 1e-6
+"""Pixels by which a place may be off: a rougher approximation depends on what is read at once."""
 
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
@@ -36,6 +43,13 @@ class Source:
     window: Window
     shift_px: tuple[float, float]
     """How far (right, down) its own corner lies from the whole pixel that it was given."""
+    warped: bool = False
+    """Of another CRS or resolution, and reprojected as it is read."""
+
+    @property
+    def key(self) -> tuple[Window, str]:
+        """By which sources are ordered, whatever order they were named in."""
+        return self.window, self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,52 +60,96 @@ class Mosaic:
     """Over the hull of all images."""
     sources: tuple[Source, ...]
     """Row-major; where two overlap, the first that is valid at a pixel counts."""
+    _index: shapely.STRtree = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("a mosaic needs at least one source")
+        boxes = [source.window.box for source in self.sources]
+        object.__setattr__(self, "_index", shapely.STRtree(boxes))
 
     def touching(self, window: Window) -> list[Source]:
-        """The sources that have pixels in a window."""
-        return [s for s in self.sources if s.window.intersection(window)]
+        """The sources that have pixels in a window, row-major."""
+        near = sorted(self._index.query(window.box).tolist())  # with those that only abut
+        return [s for s in map(self.sources.__getitem__, near) if s.window.intersection(window)]
 
     def cells(self, tiling: Tiling, cell_size: int) -> tuple[Cell, ...]:
-        """A cell an image; an image over ``cell_size`` in parts, cut at multiples of the step."""
+        """A cell an image; an image over ``cell_size`` in parts, cut at multiples of the step.
+
+        Where images overlap, pixels belong to the cell of the first of them (row-major, then by
+        name); an image that lies wholly under earlier ones has no cell.
+        """
         cells: list[Cell] = []
         for source in self.sources:
             parts = list(tiling.parts(source.window, cell_size))
             for i, j, core in parts:
                 part = f"_r{i}c{j}" if len(parts) > 1 else ""
-                cells.append(Cell(source.name + part, source.name, core))
+                taken = tuple(self._taken(core, source))
+                if not _cover(taken, core):
+                    cells.append(Cell(source.name + part, source.name, core, taken))
         return tuple(cells)
+
+    def _taken(self, core: Window, source: Source) -> Iterator[Window]:
+        """The parts of a source's core that earlier sources cover."""
+        for other in self.touching(core):
+            part = other.window.intersection(core)
+            if part is not None and other.key < source.key:
+                yield part
+
+
+def _cover(parts: Sequence[Window], core: Window) -> bool:
+    return bool(shapely.union_all([part.box for part in parts]).covers(core.box))
 
 
 def build_mosaic(
-    headers: Sequence[tuple[str, Header]], anchor: tuple[float, float] | None
+    headers: Sequence[tuple[str, Header]],
+    anchor: tuple[float, float] | None,
+    align: str = "snap",
 ) -> tuple[Mosaic, dict[str, str]]:
-    """One grid for the largest group of named images, and why the others do not fit.
+    """One grid for the largest group of named images, and why others do not fit.
 
-    The grid has the phase (place of pixel corners) that most images of the group have; others of
-    the group go to the nearest whole pixel. ``anchor`` (CRS units) likewise; by default the
-    group's top-left corner.
+    The grid has the phase (place of pixel corners) that most images of the group have. With
+    ``snap``, others of the group go to the nearest whole pixel; with ``warp``, images of other
+    groups are reprojected as well; with ``error``, neither.
+
+    Args:
+        headers: by name.
+        anchor: in CRS units; goes to a pixel corner likewise; else the group's top-left corner.
+        align: ``snap``, ``warp`` or ``error``.
     """
     groups = Counter(header.group for _, header in headers)
     best = min(groups, key=lambda group: (-groups[group], group))
     members = [(name, header) for name, header in headers if header.group == best]
-    misfits = {
-        name: f"{header.path}: its CRS or resolution is not that of the {groups[best]} images "
-        f"that make the mosaic; reproject it with gdalwarp to their grid"
-        for name, header in headers
-        if header.group != best
-    }
+    others = [(name, header) for name, header in headers if header.group != best]
     grid = _common_grid([header for _, header in members], anchor)
-    sources = sorted(
-        (_place(name, header, grid) for name, header in members), key=lambda s: (s.window, s.name)
-    )
+    placed = [_place(name, header, grid) for name, header in members]
+    misfits = {}
+    if align == "warp":
+        placed += [_warped(name, header, grid) for name, header in others]
+    else:
+        misfits = {name: _other_grid(header, groups[best]) for name, header in others}
+    if align == "error":
+        misfits |= {s.name: _off_grid(s) for s in placed if any(s.shift_px)}
+    sources = sorted((s for s in placed if s.name not in misfits), key=lambda source: source.key)
     hull = sources[0].window
     for source in sources[1:]:
         hull = hull.hull(source.window)
     return Mosaic(grid.crop(hull), tuple(sources)), misfits
+
+
+def _other_grid(header: Header, count: int) -> str:
+    return (
+        f"{header.path}: its CRS or resolution is not that of the {count} images that make the "
+        "mosaic; reproject it with gdalwarp to their grid, or use --align warp"
+    )
+
+
+def _off_grid(source: Source) -> str:
+    right, down = source.shift_px
+    return (
+        f"{source.header.path}: lies {right:g}, {down:g} px (right, down) off the grid of the "
+        "mosaic; use --align snap, or shift it with gdal_translate -a_ullr"
+    )
 
 
 def _common_grid(headers: Sequence[Header], anchor: tuple[float, float] | None) -> Grid:
@@ -140,26 +198,64 @@ def _place(name: str, header: Header, grid: Grid) -> Source:
     return Source(header, name, Window(top, left, header.height, header.width), shift)
 
 
+def _warped(name: str, header: Header, grid: Grid) -> Source:
+    """An image of another grid, with the whole pixels that it reaches."""
+    (left, top), (dx, dy) = header.corner, header.pixel
+    right, bottom = left + header.width * dx, top - header.height * dy
+    bounds = transform_bounds(
+        CRS.from_wkt(header.crs), CRS.from_wkt(grid.crs), left, bottom, right, top
+    )
+    west, south, east, north = bounds
+    (col, row), (end_col, end_row) = grid.lattice(west, north), grid.lattice(east, south)
+    window = Window.between(floor(row), floor(col), ceil(end_row), ceil(end_col))
+    return Source(header, name, window, (0.0, 0.0), warped=True)
+
+
 @dataclass(slots=True)
 class Reader:
     """Reads windows of a mosaic. One per thread: GDAL handles must not be shared."""
 
     mosaic: Mosaic
-    _open: dict[Path, Any] = field(default_factory=dict)
+    needed: str | None = None
+    """The image without which there is no point in going on; None: every image is."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Other images of which some blocks cannot be decoded, by name, and why; those are nodata."""
+    _open: dict[str, list[Any]] = field(default_factory=dict)
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Pixels (3, height, width), 0 where invalid, and validity (height, width).
 
         Raises:
-            ImageError: naming the file that cannot be decoded.
+            ImageError: naming the file that is needed and cannot be decoded.
         """
         pixels = np.zeros((len(BANDS), *window.shape), np.uint8)
         valid = np.zeros(window.shape, np.bool_)
         for source in self.mosaic.touching(window):
             part = source.window.intersection(window)
-            if part is not None:
+            if part is None:
+                continue
+            try:
                 self._paste(source, part, pixels, valid, part.slices(window))
+            except ImageError as error:
+                if self.needed in (None, source.name):
+                    raise
+                self.unreadable.setdefault(source.name, str(error))
+                self._paste_blocks(source, part, pixels, valid, window)
         return pixels, valid
+
+    def _paste_blocks(
+        self,
+        source: Source,
+        part: Window,
+        pixels: NDArray[np.uint8],
+        valid: NDArray[np.bool_],
+        window: Window,
+    ) -> None:
+        """What can be decoded of a damaged image, a block of its file at a time."""
+        with suppress(RasterioError):
+            for block in _blocks(self._dataset(source), source.window, part):
+                with suppress(ImageError):
+                    self._paste(source, block, pixels, valid, block.slices(window))
 
     def _paste(
         self,
@@ -172,7 +268,7 @@ class Reader:
         rows, cols = part.slices(source.window)
         inside = RasterWindow.from_slices(rows, cols)
         try:
-            dataset = self._dataset(source.header.path)
+            dataset = self._dataset(source)
             found = dataset.read(BANDS, window=inside)
             usable = _valid(dataset, inside, found)
         except RasterioError as error:
@@ -185,23 +281,58 @@ class Reader:
         pixels[:, *place] = np.where(fresh, found, pixels[:, *place])
         valid[place] |= usable
 
-    def _dataset(self, path: Path) -> Any:
-        if path not in self._open:
+    def _dataset(self, source: Source) -> Any:
+        """The file, as a dataset on the mosaic's grid."""
+        if source.name not in self._open:
             while len(self._open) >= OPEN_FILES:
-                self._open.pop(next(iter(self._open))).close()
-            self._open[path] = open_readonly(path)
-        return self._open[path]
+                self._close(next(iter(self._open)))
+            self._open[source.name] = self._opened(source)
+        return self._open[source.name][-1]
+
+    def _opened(self, source: Source) -> list[Any]:
+        """What has to be closed, the dataset to read from last."""
+        file = open_readonly(source.header.path)
+        return [file, self._reprojected(file, source)] if source.warped else [file]
+
+    def _reprojected(self, dataset: Any, source: Source) -> WarpedVRT:
+        place = self.mosaic.grid.crop(source.window)
+        has_alpha = MaskFlags.alpha in dataset.mask_flag_enums[0]
+        return WarpedVRT(
+            dataset,
+            crs=CRS.from_wkt(place.crs),
+            transform=place.transform,
+            height=source.window.height,
+            width=source.window.width,
+            resampling=Resampling.bilinear,
+            tolerance=WARP_TOLERANCE,
+            add_alpha=not has_alpha,
+        )
 
     def close(self) -> None:
         """Close all files."""
         while self._open:
-            self._open.popitem()[1].close()
+            self._close(next(iter(self._open)))
+
+    def _close(self, name: str) -> None:
+        for dataset in reversed(self._open.pop(name)):
+            dataset.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _blocks(dataset: Any, place: Window, part: Window) -> Iterator[Window]:
+    """The blocks of a file that lies at ``place``, as far as they are in ``part``."""
+    height, width = dataset.block_shapes[0]
+    first_row, first_col = (part.row - place.row) // height, (part.col - place.col) // width
+    for row in range(place.row + first_row * height, part.bottom, height):
+        for col in range(place.col + first_col * width, part.right, width):
+            block = Window(row, col, height, width).intersection(part)
+            if block is not None:
+                yield block
 
 
 def _valid(dataset: Any, window: RasterWindow, found: NDArray[np.uint8]) -> NDArray[np.bool_]:

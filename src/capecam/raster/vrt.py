@@ -3,59 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 
+from capecam.grid import Grid, Window
 from capecam.raster.cog import BLOCK
 from capecam.raster.header import open_readonly
 
 
-def write_vrt(path: Path, tiles: Sequence[Path]) -> None:
-    """One virtual raster over the same product of many cells, with paths relative to it.
+@dataclass(frozen=True, slots=True)
+class VrtTile:
+    """A cell's raster, and its place on the product's lattice."""
 
-    The tiles share a pixel size and lie whole pixels apart, so that nothing is resampled.
+    path: Path
+    window: Window
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One product of the whole city."""
+
+    grid: Grid
+    """Over the hull of the tiles."""
+    tiles: tuple[VrtTile, ...]
+
+    @classmethod
+    def over(cls, grid: Grid, tiles: Sequence[VrtTile]) -> Layer:
+        """Of tiles on the lattice of a grid."""
+        hull = tiles[0].window
+        for tile in tiles[1:]:
+            hull = hull.hull(tile.window)
+        return cls(grid.crop(hull), tuple(tiles))
+
+
+def write_vrt(path: Path, layer: Layer, overview: Path | None = None) -> None:
+    """The tiles as one raster, with paths relative to it; nothing is resampled.
+
+    Only the first tile is opened: the others have the same bands, and their place is known.
+
+    Args:
+        path: of the VRT.
+        layer: the product.
+        overview: beside it; what it shows when it is zoomed out.
     """
-    headers = []
-    for tile in tiles:
-        with open_readonly(tile) as dataset:
-            headers.append((tile, dataset.transform, dataset.width, dataset.height))
-            profile, like = dataset.profile, _vrt_band_facts(dataset)
-    left = min(t.c for _, t, _, _ in headers)
-    top = max(t.f for _, t, _, _ in headers)
-    dx, dy = headers[0][1].a, -headers[0][1].e
-
-    def place(t: Any) -> tuple[int, int]:
-        return round((t.c - left) / dx), round((top - t.f) / dy)
-
-    width = max(place(t)[0] + w for _, t, w, _ in headers)
-    height = max(place(t)[1] + h for _, t, _, h in headers)
-    root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
-    ET.SubElement(root, "SRS").text = profile["crs"].wkt
-    ET.SubElement(root, "GeoTransform").text = f"{left!r}, {dx!r}, 0.0, {top!r}, 0.0, {-dy!r}"
-    for index, facts in enumerate(like, start=1):
-        band = _vrt_band(root, index, facts)
-        for tile, t, w, h in headers:
-            col, row = place(t)
+    with open_readonly(layer.tiles[0].path) as dataset:
+        bands, crs = _band_facts(dataset), dataset.crs.wkt
+    hull, t = layer.grid.window, layer.grid.transform
+    root = ET.Element("VRTDataset", rasterXSize=str(hull.width), rasterYSize=str(hull.height))
+    ET.SubElement(root, "SRS").text = crs
+    ET.SubElement(root, "GeoTransform").text = f"{t.c!r}, {t.a!r}, 0.0, {t.f!r}, 0.0, {t.e!r}"
+    for index, facts in enumerate(bands, start=1):
+        band = _band(root, index, facts)
+        for tile in layer.tiles:
+            w = tile.window
             source = ET.SubElement(band, "ComplexSource")
             name = ET.SubElement(source, "SourceFilename", relativeToVRT="1")
-            name.text = tile.relative_to(path.parent).as_posix()
+            name.text = tile.path.relative_to(path.parent).as_posix()
             ET.SubElement(source, "SourceBand").text = str(index)
-            size: dict[str, Any] = {"xSize": str(w), "ySize": str(h)}
+            size: dict[str, Any] = {"xSize": str(w.width), "ySize": str(w.height)}
             ET.SubElement(
-                source, "SourceProperties", RasterXSize=str(w), RasterYSize=str(h),
+                source, "SourceProperties", RasterXSize=str(w.width), RasterYSize=str(w.height),
                 DataType=facts["type"], BlockXSize=str(BLOCK), BlockYSize=str(BLOCK),
             )  # fmt: skip
             ET.SubElement(source, "SrcRect", xOff="0", yOff="0", **size)
-            ET.SubElement(source, "DstRect", xOff=str(col), yOff=str(row), **size)
+            place: dict[str, Any] = {"xOff": str(w.col - hull.col), "yOff": str(w.row - hull.row)}
+            ET.SubElement(source, "DstRect", **place, **size)
             ET.SubElement(source, "NODATA").text = facts["nodata"]
+        if overview is not None:
+            above = ET.SubElement(band, "Overview")
+            ET.SubElement(above, "SourceFilename", relativeToVRT="1").text = overview.name
+            ET.SubElement(above, "SourceBand").text = str(index)
     ET.indent(root)
     path.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
 
 
-def _vrt_band_facts(dataset: Any) -> list[dict[str, Any]]:
+def _band_facts(dataset: Any) -> list[dict[str, Any]]:
     """What the bands of a VRT take over from its first tile."""
     palette = dataset.colormap(1) if dataset.colorinterp[0].name == "palette" else None
     return [
@@ -71,7 +98,7 @@ def _vrt_band_facts(dataset: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _vrt_band(root: ET.Element, index: int, facts: dict[str, Any]) -> ET.Element:
+def _band(root: ET.Element, index: int, facts: dict[str, Any]) -> ET.Element:
     band = ET.SubElement(root, "VRTRasterBand", dataType=facts["type"], band=str(index))
     metadata = ET.SubElement(band, "Metadata")
     for key, value in sorted(facts["tags"].items()):

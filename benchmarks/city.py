@@ -1,0 +1,126 @@
+"""A whole city in its real layout, with small images: plan, run, run again, finish.
+
+Usage: city.py BOUNDS [--scale N] [--images N] [--csv FILE]
+
+BOUNDS has a line an image, ``name: left=.., bottom=.., right=.., top=..`` in metres, as cities
+list their deliveries. Each becomes an image of 1/N of its pixels on both axes at the same relative
+place; odd sizes, gaps and shifts of a part of a pixel stay. The network is a stand-in
+(``memory.py``): what is measured is everything around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from memory import append, stand_in
+from rasterio.transform import from_origin
+
+from capecam.api import load_settings, run
+from capecam.city import finish
+from capecam.plan import make_plan
+
+GSD = 0.08
+LINE = re.compile(r"(\S+): left=(\S+), bottom=(\S+), right=(\S+), top=(\S+)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bounds", type=Path)
+    parser.add_argument("--scale", type=int, default=125)
+    parser.add_argument("--images", type=int, default=None, help="only the first N")
+    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/city.csv"))
+    arguments = parser.parse_args()
+    lines = LINE.findall(arguments.bounds.read_text())[: arguments.images]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, *bounds in lines:
+            draw(Path(folder) / "in" / f"{name}.tif", [*map(float, bounds)], arguments.scale)
+        rows = [row | facts() for row in measure(Path(folder), len(lines))]
+    for row in rows:
+        print(row, flush=True)
+    append(arguments.csv, rows)
+
+
+def draw(path: Path, bounds: list[float], scale: int) -> None:
+    """Noise with a bright rectangle; lossless."""
+    left, bottom, right, top = bounds
+    path.parent.mkdir(exist_ok=True)
+    size = GSD * scale
+    width, height = (max(1, round((b - a) / size)) for a, b in ((left, right), (bottom, top)))
+    rng = np.random.default_rng(round(abs(left * 7 + top)))
+    pixels = rng.integers(20, 60, (3, height, width)).astype(np.uint8)
+    pixels[0, height // 3 : height // 2, width // 3 : width // 2] = 230
+    profile = {
+        "driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8",
+        "crs": "ESRI:102562", "compress": "deflate",
+        "transform": from_origin(place(left, scale), place(top, scale), size, size),
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(pixels)
+
+
+def place(coordinate: float, scale: int) -> float:
+    """At the smaller scale, as far off the grid as before, in pixels."""
+    pixels = coordinate / GSD
+    return (round(pixels / scale) + pixels - round(pixels)) * GSD * scale
+
+
+def measure(folder: Path, images: int) -> list[dict[str, object]]:
+    """Seconds and what came of each step."""
+    settings = load_settings(
+        None,
+        {
+            "sources": [str(folder / "in")], "out": str(folder / "out"), "tiling.size": 32,
+            "tiling.overlap": 12, "tiling.stride": 4, "tiling.anchor": (0.0, 0.0),
+            "compute.readers": 0, "detections.min_area_m2": 0.0,
+        },
+    )  # fmt: skip
+    rows = []
+
+    def step(name: str, call) -> None:
+        started = time.perf_counter()
+        found = call()
+        seconds = round(time.perf_counter() - started, 1)
+        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+        rows.append({"step": name, "images": images, "seconds": seconds, "peak_mb": peak, **found})
+
+    def plan() -> dict[str, int]:
+        made = make_plan(settings)
+        return {"cells": len(made.todo), "tiles": made.tiles, "failures": len(made.failures)}
+
+    def process() -> dict[str, int]:
+        made = run(settings, model=stand_in())
+        return {"cells": made.done, "tiles": made.tiles, "failures": len(made.failures)}
+
+    def city() -> dict[str, int]:
+        made = finish(folder / "out")
+        return {"cells": made.cells, "tiles": made.tiles, "failures": 0}
+
+    step("plan", plan)
+    step("run", process)
+    step("run again: nothing to do", process)
+    step("finish", city)
+    return rows
+
+
+def facts() -> dict[str, object]:
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return {
+        "machine": f"{os.cpu_count()} CPU {platform.machine()}",
+        "commit": commit.stdout.strip(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What a cell was made from, and in what that differs from what it would be made from now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from capecam.errors import ImageError
+from capecam.grid import Cell, Grid
+from capecam.interest import Interest
+from capecam.ledger import Ledger
+from capecam.raster import Source
+from capecam.settings import Settings
+
+FORMAT = 1
+"""Goes up where the same inputs come to give other pixels; then all cells are made again."""
+
+
+GONE = {"bytes": None, "mtime_ns": None, "sha256": None}
+"""Facts of an image that is not there any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the pixels of all cells depend on, beside the imagery."""
+
+    grid: Grid
+    interest: Interest
+    settings: Settings
+    checkpoint: str
+    """sha256."""
+    precision: str
+    tops: dict[str, tuple[float | None, ...]]
+    """The calibration."""
+
+
+def basis(cell: Cell, inputs: Inputs) -> dict[str, Any]:
+    """Everything but images that a cell's pixels depend on, as JSON has it."""
+    settings = inputs.settings
+    model = settings.model.model_dump(mode="json")
+    model["classes"] = [entry.name for entry in settings.model.classes]  # colours are styling
+    tree = {
+        "format": FORMAT,
+        "core": asdict(cell.core),
+        "taken": [asdict(window) for window in cell.taken],
+        "windows": inputs.interest.key(settings.tiling.tiling, cell.core),
+        "grid": {"anchor": inputs.grid.anchor, "pixel": inputs.grid.pixel},
+        "checkpoint": inputs.checkpoint,
+        "precision": inputs.precision,
+        "model": model,
+        "align": settings.mosaic.align,
+        "tiling": settings.tiling.model_dump(mode="json", include={"size", "overlap", "stride"}),
+        "explain": settings.explain.model_dump(
+            mode="json", include={"methods", "score", "where", "heatmap_dtype"}
+        ),
+        "calibration": inputs.tops,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(tree))
+    return plain
+
+
+@dataclass(slots=True)
+class Contents:
+    """sha256 of images. Size and time are the shortcut: what has the same is not read again."""
+
+    _known: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the lock, which cannot go to another process."""
+        return Contents, (dict(self._known),)
+
+    def learn(self, images: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what a cell's record says of images."""
+        for name, facts in images.items():
+            if facts["sha256"] is not None:
+                self._known[name, facts["bytes"], facts["mtime_ns"]] = facts["sha256"]
+
+    def of_neighbour(self, source: Source) -> dict[str, Any]:
+        """The same of an image that may be gone."""
+        try:
+            return self.facts(source)
+        except ImageError:
+            return dict(GONE)
+
+    def of(self, source: Source, cell: Cell) -> dict[str, Any]:
+        """The facts of an image that a cell sees; a neighbour may be gone, its own image not."""
+        return self.facts(source) if source.name == cell.image else self.of_neighbour(source)
+
+    def facts(self, source: Source) -> dict[str, Any]:
+        """``bytes``, ``mtime_ns`` and ``sha256`` of an image.
+
+        Raises:
+            ImageError: it is not there any more, or changes while it is read.
+        """
+        path = source.header.path
+        try:
+            before = path.stat()
+            key = source.name, before.st_size, before.st_mtime_ns
+            with self._lock:
+                sha256 = self._known.get(key)
+            if sha256 is None:
+                with path.open("rb") as stream:
+                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+                after = path.stat()
+                if (after.st_size, after.st_mtime_ns) != key[1:]:
+                    raise ImageError(
+                        f"{path}: changes while it is read; run again when it is whole"
+                    )
+                with self._lock:
+                    self._known[key] = sha256
+        except OSError as error:
+            raise ImageError(f"{path}: {error.strerror}") from error
+        return {"bytes": key[1], "mtime_ns": key[2], "sha256": sha256}
+
+
+class Verdict(NamedTuple):
+    """What is to be done about a cell."""
+
+    state: str
+    """``done``, ``failed`` (and nothing has changed) or ``todo``."""
+    reason: str
+    """Why it failed or is to be made."""
+
+
+def judge(
+    cell: Cell,
+    ledger: Ledger,
+    wanted: Mapping[str, Any],
+    images: Sequence[Source],
+    contents: Contents,
+) -> Verdict:
+    """Compare a cell's record with what it would be made from now.
+
+    Args:
+        cell: the cell.
+        ledger: of the output.
+        wanted: the cell's :func:`basis`.
+        images: those that it sees.
+        contents: of images.
+    """
+    done, failed = ledger.read(cell.name), ledger.read_failure(cell.name)
+    record = done or failed
+    if record is None:
+        return Verdict("todo", "new")
+    contents.learn(record.get("images", {}))
+    if reason := why_again(record, wanted, images, contents):
+        return Verdict("todo", reason)
+    return Verdict("done", "") if done else Verdict("failed", record["error"])
+
+
+def why_again(
+    record: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    images: Sequence[Source],
+    contents: Contents,
+) -> str | None:
+    """In what a cell differs from its record, in words; None if it does not.
+
+    Args:
+        record: ``cell.json`` or ``failed.json``.
+        wanted: the cell's :func:`basis` now.
+        images: those that it would see now.
+        contents: of images, this run's.
+    """
+    reasons = []
+    if keys := _differences(record.get("basis", {}), wanted):
+        reasons.append(f"changed: {', '.join(keys)}")
+    before: Mapping[str, Any] = record.get("images", {})
+    now = {source.name: source for source in images}
+    reasons += [f"{name} is new" for name in now.keys() - before.keys()]
+    reasons += [f"{name} is gone" for name in before.keys() - now.keys()]
+    for name in now.keys() & before.keys():
+        try:
+            changed = contents.facts(now[name])["sha256"] != before[name]["sha256"]
+        except ImageError:
+            changed = before[name]["sha256"] is not None
+        if changed:
+            reasons.append(f"{name} changed")
+    return "; ".join(sorted(reasons)) or None
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted keys at which two trees differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*new, *(key for key in old if key not in new)]
+        return [
+            difference
+            for key in keys
+            for difference in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [path]

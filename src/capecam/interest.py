@@ -1,0 +1,96 @@
+"""Where people want to know: what lies elsewhere is not run, and comes out as nodata."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pyproj
+import shapely
+from numpy.typing import NDArray
+
+from capecam.errors import UsageError
+from capecam.grid import Grid, Tiling, Window
+from capecam.settings import MosaicSettings
+
+Chosen = frozenset[tuple[int, int]]
+
+INSIDE = 1e-3
+"""By how many pixels a window has to reach into a shape: to share an edge is not to touch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """The windows of a lattice that are to be run: those that touch a shape of every layer."""
+
+    layers: tuple[shapely.STRtree, ...] = ()
+    """In lattice pixels; without any, every window is of interest."""
+
+    def windows(self, tiling: Tiling, core: Window) -> NDArray[np.bool_]:
+        """(rows, cols) of ``tiling.lattice(core)``; True is to be run."""
+        rows, cols = (np.asarray(k) * tiling.step for k in tiling.lattice(core))
+        top, left = np.meshgrid(rows, cols, indexing="ij")
+        end = tiling.size - INSIDE
+        boxes = shapely.box(left + INSIDE, top + INSIDE, left + end, top + end)
+        wanted = np.ones(boxes.shape, np.bool_)
+        for layer in self.layers:
+            touched, _ = layer.query(boxes.ravel(), predicate="intersects")
+            wanted &= np.isin(np.arange(boxes.size), touched).reshape(boxes.shape)
+        return wanted
+
+    def chosen(self, tiling: Tiling, core: Window) -> Chosen:
+        """Row and column indices of the windows of a core that are to be run."""
+        rows, cols = tiling.lattice(core)
+        i, j = np.nonzero(self.windows(tiling, core))
+        pairs = zip((i + rows.start).tolist(), (j + cols.start).tolist(), strict=True)
+        return frozenset(pairs)
+
+    def key(self, tiling: Tiling, core: Window) -> str | None:
+        """Tells selections of a core's windows apart; None where all are run."""
+        wanted = self.windows(tiling, core)
+        return None if wanted.all() else hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest()
+
+
+EVERYWHERE = Interest()
+
+
+def read_interest(settings: MosaicSettings, grid: Grid) -> Interest:
+    """What ``bbox``, ``aoi`` and ``footprints`` leave of a grid.
+
+    Raises:
+        UsageError: a file cannot be used, or nothing is left.
+    """
+    layers = []
+    if settings.bbox:
+        layers.append(("bbox", np.array([shapely.box(*settings.bbox)])))
+    for name, path in (("aoi", settings.aoi), ("footprints", settings.footprints)):
+        if path:
+            layers.append((name, _read_shapes(path, grid)))
+    placed = [(name, shapely.transform(shapes, grid.to_pixels)) for name, shapes in layers]
+    extent = grid.window.box
+    for name, shapes in placed:
+        if not shapely.intersects(shapes, extent).any():
+            raise UsageError(f"--{name}: nothing of it lies on the images; check its CRS")
+    return Interest(tuple(shapely.STRtree(shapes) for _, shapes in placed))
+
+
+def _read_shapes(path: Path, grid: Grid) -> NDArray[np.object_]:
+    """The shapes of a vector file near a grid, in its CRS; nothing else is read."""
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file")
+    crs = pyproj.CRS.from_wkt(grid.crs)
+    # With points along the edges: straight lines of one CRS are curves in another.
+    corners = shapely.segmentize(grid.window.box, max(grid.window.shape) / 20)
+    near = gpd.GeoSeries([shapely.transform(corners, grid.to_map)], crs=crs)
+    try:
+        table = gpd.read_file(path, engine="pyogrio", bbox=near, columns=[])
+    except (OSError, ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise UsageError(f"{path}: cannot be read as a vector layer ({message})") from error
+    if table.crs is None:
+        raise UsageError(f"{path}: has no coordinate reference system; assign it with ogr2ogr")
+    shapes = table.geometry.to_crs(crs).to_numpy()
+    return np.asarray(shapes[~shapely.is_missing(shapes)], object)

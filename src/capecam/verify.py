@@ -1,0 +1,88 @@
+"""Is everything that was made still what it was?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from capecam.city import read_run
+from capecam.errors import OutputError
+from capecam.ledger import Ledger
+from capecam.raster import why_not_cog
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One product that is not as it was recorded."""
+
+    path: str
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What came of looking at every product of an output."""
+
+    files: int
+    """How many were looked at."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """3 if one is bad."""
+        return 3 if self.findings else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """For people."""
+        bad = [f"{f.path}: {f.problem}; {f.remedy}" for f in self.findings]
+        return "\n".join([*bad, f"{self.files} products, {len(self.findings)} of them bad"])
+
+
+def verify(out: Path) -> Verification:
+    """Compare every product with its recorded size and sha256, and rasters with the rules of COGs.
+
+    Raises:
+        OutputError: the folder holds no run.
+    """
+    run = read_run(out)
+    if run is None:
+        raise OutputError(f"{out}: holds no run.json, so there is nothing to verify")
+    findings: list[Finding] = []
+    count = 0
+    for folder, files, remedy in _recorded(out, run):
+        for name, facts in files.items():
+            count += 1
+            if problem := _problem(folder / name, facts):
+                findings.append(Finding(str(folder / name), problem, remedy))
+    return Verification(count, tuple(findings))
+
+
+def _recorded(out: Path, run: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
+    """Folders, the files recorded in them, and what makes these again."""
+    ledger = Ledger.of(out)
+    for name in ledger.done():
+        folder = ledger.folder / name
+        remedy = f"remove {folder} and run again"
+        yield folder, (ledger.read(name) or {}).get("files", {}), remedy
+    yield out, run.get("products", {}), f"make it again with capecam finish {out}"
+
+
+def _problem(path: Path, recorded: Mapping[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != recorded["bytes"]:
+            return f"has {size} bytes, not {recorded['bytes']}"
+        with path.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != recorded["sha256"]:
+                return "its content is not what was written"
+    except OSError as error:
+        return str(error.strerror)
+    return why_not_cog(path) if path.suffix == ".tif" else None

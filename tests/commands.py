@@ -1,0 +1,67 @@
+"""capecam as it is typed, also while it runs and is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE_S = 60
+
+
+def capecam(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-c", "from capecam.cli import main; main()", *map(str, arguments)],
+        capture_output=True, text=True, timeout=200, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@contextmanager
+def started(city: Path, out: Path, *options: str) -> Iterator[subprocess.Popen]:
+    """A run going on; killed at the end if it still does."""
+    command = [sys.executable, "-m", "capecam", "run", "--config", str(city / "city.yaml")]
+    log = out.with_suffix(".log").open("w")
+    with log, subprocess.Popen([*command, "--out", str(out), *options], stderr=log) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def workers_of(pid: int) -> list[int]:
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def in_the_making(out: Path) -> list[str]:
+    return [path.name for path in (out / "cells").glob(".work-*") if path.is_dir()]
+
+
+def done(out: Path) -> int:
+    return len(list((out / "cells").glob("*/cell.json")))
+
+
+def same_products(out: Path, expected: Path) -> None:
+    compared = 0
+    for path in sorted(expected.rglob("*")):
+        if path.suffix in (".tif", ".vrt", ".parquet", ".csv"):
+            assert (out / path.relative_to(expected)).read_bytes() == path.read_bytes(), path
+            compared += 1
+    assert compared >= 9 * 4
