@@ -11,18 +11,15 @@ place; odd sizes, gaps and shifts of a part of a pixel stay. The network is a st
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import re
 import resource
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from memory import append, stand_in
+from memory import append, facts, stand_in
 from rasterio.transform import from_origin
 
 from capecam.api import load_settings, run
@@ -110,16 +107,6 @@ def measure(folder: Path, images: int) -> list[dict[str, object]]:
     step("run again: nothing to do", process)
     step("finish", city)
     return rows
-
-
-def facts() -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return {
-        "machine": f"{os.cpu_count()} CPU {platform.machine()}",
-        "commit": commit.stdout.strip(),
-    }
 
 
 if __name__ == "__main__":

@@ -8,4 +8,5 @@ results=benchmarks/results
 "$PYTHON" -m pytest -m gpu
 "$PYTHON" -m capecam bench --device cuda --csv "$results/engine-cuda.csv"
 "$PYTHON" benchmarks/techniques.py --device cuda --csv "$results/techniques-cuda.csv"
+"$PYTHON" benchmarks/image.py --device cuda --size 12500 --csv "$results/image-cuda.csv"
 "$PYTHON" benchmarks/memory.py --sample-model --size 12500x12500 --csv "$results/memory-cuda.csv"

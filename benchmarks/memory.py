@@ -156,11 +156,19 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
         **{f"{name}_s": round(outcome.work[name], 1) for name in STAGES},
         "products": products,
         "exit_code": outcome.exit_code,
+        **facts(),
+    }
+
+
+def facts() -> dict[str, object]:
+    """Where and with what it was measured."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return {
         "machine": f"{os.cpu_count()} CPU {platform.machine()}",
         "torch": torch.__version__,
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "commit": commit.stdout.strip(),
     }
 
 

@@ -1,0 +1,71 @@
+"""A whole image beside the engine alone: what reading, stitching, writing and tracing cost.
+
+Usage: image.py [--size PX] [--rounds N] [--device NAME] [--csv FILE]
+
+FPN resnext50_32x4d, untrained, on a drawn image; nine maps, all products. The engine alone takes
+the same tiles in the same batches, read before. Rounds alternate; seconds are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+
+from memory import append, draw, facts
+
+from capecam.api import Engine, load_settings, run
+from capecam.batch import batches, read_tiles
+from capecam.benchmarks.measure import seconds
+from capecam.benchmarks.subject import sample_tiles, untrained_model
+from capecam.fit import fitting_batch
+from capecam.maker import pick_device
+from capecam.sources import find_cells, open_city
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=2500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/image.csv"))
+    arguments = parser.parse_args()
+    model = untrained_model(sample_tiles(4, 320))
+    device = pick_device(arguments.device)
+    with tempfile.TemporaryDirectory() as folder:
+        image, out = Path(folder) / "image.tif", Path(folder) / "out"
+        draw(image, arguments.size, arguments.size)
+        scale = Path(folder) / "scale"
+        given = {"sources": [str(image)], "compute.device": str(device)}
+        run(load_settings(None, {**given, "out": str(scale)}), model=model)
+        settings = load_settings(
+            None, {**given, "out": str(out), "explain.calibration": str(scale / "run.json")}
+        )
+        city = open_city(settings.sources, None)
+        (cell,) = find_cells(city, settings.tiling)
+        engine = Engine(model, device=device)
+        size = engine.together(fitting_batch(engine, settings.tiling.size))
+        ready = list(batches(read_tiles(city.mosaic, settings.tiling.tiling, cell, 0), size))
+        alone, whole = [], []
+        for _ in range(arguments.rounds):
+            alone.append(seconds(lambda: [engine(b.pixels, b.valid) for b in ready], device))
+            shutil.rmtree(out, ignore_errors=True)
+            last = run(settings, model=model)
+            whole.append(last.stages["cells"])
+    row = {
+        "size": arguments.size,
+        "tiles": last.tiles,
+        "engine_alone_s": round(statistics.median(alone), 1),
+        "run_s": round(statistics.median(whole), 1),
+        "share": round(statistics.median(a / w for a, w in zip(alone, whole, strict=True)), 3),
+        "engine_waited": round(last.waited, 3),
+        **facts(),
+    }
+    print(row, flush=True)
+    append(arguments.csv, [row])
+
+
+if __name__ == "__main__":
+    main()
