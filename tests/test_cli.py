@@ -46,6 +46,26 @@ def test_help_answers_without_torch() -> None:
         assert capecam(*place, "--version").stdout.startswith("capecam 0.1")
 
 
+def test_a_night_leaves_a_log_and_its_exit_code(city: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.tif"
+    bad.write_text("not an image")
+    config = tmp_path / "night.yaml"
+    config.write_text(
+        (city / "city.yaml").read_text().replace("[images]", f"[{city}/images, {bad}]")
+        .replace("model.pt", f"{city}/model.pt") + "out: out\n"
+    )  # fmt: skip
+    script = ROOT / "scripts" / "nightly.py"
+    done = subprocess.run(
+        [sys.executable, script, config], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+    (log,) = (tmp_path / "out" / "logs").iterdir()
+    lines = log.read_text().splitlines()
+    assert any("bad failed" in line and "not a readable GeoTIFF" in line for line in lines)
+    assert any("products, 0 of them bad" in line for line in lines)
+    assert "exit 3: done, but for" in lines[-1]
+
+
 def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     plan = json.loads(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,11 @@ PRODUCTS = ("classes", "probability", "gradcam", "gradcampp", "guided_gradcam")
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    return blobs(HEIGHT, WIDTH, seed=5)
+    pixels = blobs(HEIGHT, WIDTH, seed=5)
+    corner = slice(CUTS[0] - 20, CUTS[0] + 25), slice(CUTS[1] - 30, CUTS[1] + 20)
+    pixels[:, *corner] = 30
+    pixels[1, *corner] = 240  # one object on the corner of four images
+    return pixels
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,23 @@ def test_four_abutting_images_are_one(reference, four, tmp_path, readers) -> Non
         assert np.array_equal(layer(tmp_path, product), expected), product
     assert len(objects(reference.out)) > 5
     assert objects(tmp_path) == objects(reference.out)
-    assert any("," in images for images in read_detections(tmp_path)["images"])
+    assert "ne,nw,se,sw" in set(read_detections(tmp_path)["images"])
+
+
+def test_nine_images_in_a_shuffled_list_are_one(reference, pixels, tmp_path) -> None:
+    rows, cols = (0, 101, 355, HEIGHT), (0, 263, 488, WIDTH)
+    paths = []
+    for i, j in itertools.product(range(3), range(3)):
+        part = slice(rows[i], rows[i + 1]), slice(cols[j], cols[j + 1])
+        name = tmp_path / "in" / f"{i}{j}.tif"
+        paths.append(write_tif(name, pixels[:, *part], cols[j], rows[i]))
+    np.random.default_rng(1).shuffle(paths)
+    (tmp_path / "list.txt").write_text("\n".join(f"in/{path.name}" for path in paths))
+    found = explain(f"@{tmp_path / 'list.txt'}", tmp_path / "out")
+    assert (found.done, found.exit_code) == (9, 0)
+    for name in PRODUCTS:
+        assert np.array_equal(layer(found.out, name), layer(reference.out, name)), name
+    assert objects(found.out) == objects(reference.out)
 
 
 def test_parts_of_a_large_image_are_the_image(reference, one, tmp_path) -> None:
@@ -328,10 +349,22 @@ def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:
     damaged = tmp_path / "in" / "1.tif"
     damaged.write_bytes(damaged.read_bytes()[:400_000])
     (tmp_path / "in" / "3.tif").write_text("not an image")
+    (tmp_path / "in" / "4.tif").touch()
+    write_tif(tmp_path / "in" / "5.tif", noise, crs="EPSG:32734")
     outcome = explain(tmp_path / "in", tmp_path / "out")
     assert (outcome.done, outcome.exit_code) == (2, 3)
-    assert set(outcome.failures) == {"1", "3"}
-    assert "cannot be decoded" in outcome.failures["1"]
+    reasons = {
+        "1": "cannot be decoded", "3": "not a readable GeoTIFF", "4": "the file is empty",
+        "5": "its CRS or resolution is not that of",
+    }  # fmt: skip
+    assert set(outcome.failures) == set(reasons)
+    assert all(reason in outcome.failures[name] for name, reason in reasons.items())
+    board = gpd.read_file(tmp_path / "out" / "cells.gpkg").set_index("cell")
+    assert board["status"].to_dict() == dict.fromkeys(reasons, "failed") | {
+        "0": "done",
+        "2": "done",
+    }
+    assert all(reason in board.loc[name, "error"] for name, reason in reasons.items())
     cells = tmp_path / "out" / "cells"
     assert sorted(p.name for p in cells.glob("*/*.tif")) == sorted(
         2 * [f"{p}.tif" for p in PRODUCTS]

@@ -37,9 +37,16 @@ class Board:
         path: of the GeoPackage.
         grid: of the mosaic.
         cells: all of them, with their states so far.
+        unusable: images that have no cell, and why; they come without a shape.
     """
 
-    def __init__(self, path: Path, grid: Grid, cells: Mapping[Cell, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        grid: Grid,
+        cells: Mapping[Cell, Mapping[str, Any]],
+        unusable: Mapping[str, str],
+    ) -> None:
         self._path = path
         self._pending: dict[str, Mapping[str, Any]] = {}
         self._written = 0.0
@@ -48,7 +55,12 @@ class Board:
             log.debug("%s is in use; it keeps the cells that it has", path)
             return
         rows = [{"cell": cell.name, **_row(state)} for cell, state in cells.items()]
-        shapes = shapely.transform([cell.core.box for cell in cells], grid.to_map)
+        rows += [
+            {"cell": name, **_row({"status": "failed", "error": reason})}
+            for name, reason in unusable.items()
+        ]
+        boxes = [cell.core.box for cell in cells]
+        shapes = [*shapely.transform(boxes, grid.to_map), *(None for _ in unusable)]
         table = gpd.GeoDataFrame(rows, geometry=shapes, crs=grid.crs)
         table = table.astype({"tiles": "Int64", "detections": "Int64", "seconds": "Float64"})
         with replacing(path) as temporary:
@@ -120,7 +132,8 @@ def state_of(ledger: Ledger, cell: Cell) -> Mapping[str, Any]:
     return ledger.read_failure(cell.name) or {"status": "pending"}
 
 
-def show_all(out: Path, grid: Grid, cells: Sequence[Cell]) -> Board:
+def show_all(out: Path, grid: Grid, cells: Sequence[Cell], unusable: Mapping[str, str]) -> Board:
     """A board of all cells as the ledger has them."""
     ledger = Ledger.of(out)
-    return Board(out / "cells.gpkg", grid, {cell: state_of(ledger, cell) for cell in cells})
+    states = {cell: state_of(ledger, cell) for cell in cells}
+    return Board(out / "cells.gpkg", grid, states, unusable)

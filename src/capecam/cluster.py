@@ -12,6 +12,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, Self
 
 from capecam.changes import Contents
@@ -80,7 +81,7 @@ class RayActors:
     def __init__(self, settings: Settings, address: str) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here calls home
         try:
-            import ray  # noqa: PLC0415 an extra; only this workshop needs it
+            ray: Any = import_module("ray")  # an extra: only this workshop needs it
         except ImportError:
             raise UsageError(
                 "--cluster needs Ray; install it with: pip install capecam[ray]"

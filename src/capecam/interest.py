@@ -31,7 +31,13 @@ class Interest:
 
     def windows(self, tiling: Tiling, core: Window) -> NDArray[np.bool_]:
         """(rows, cols) of ``tiling.lattice(core)``; True is to be run."""
-        rows, cols = (np.asarray(k) * tiling.step for k in tiling.lattice(core))
+        lattice = tiling.lattice(core)
+        reach = tiling.reach(core).box
+        if not all(layer.query(reach, predicate="intersects").size for layer in self.layers):
+            return np.zeros([len(k) for k in lattice], np.bool_)
+        if not self.layers:
+            return np.ones([len(k) for k in lattice], np.bool_)
+        rows, cols = (np.asarray(k) * tiling.step for k in lattice)
         top, left = np.meshgrid(rows, cols, indexing="ij")
         end = tiling.size - INSIDE
         boxes = shapely.box(left + INSIDE, top + INSIDE, left + end, top + end)
@@ -40,6 +46,10 @@ class Interest:
             touched, _ = layer.query(boxes.ravel(), predicate="intersects")
             wanted &= np.isin(np.arange(boxes.size), touched).reshape(boxes.shape)
         return wanted
+
+    def count(self, tiling: Tiling, core: Window) -> int:
+        """How many windows of a core are to be run, at most: some may hold no imagery."""
+        return int(self.windows(tiling, core).sum())
 
     def chosen(self, tiling: Tiling, core: Window) -> Chosen:
         """Row and column indices of the windows of a core that are to be run."""

@@ -102,7 +102,7 @@ def make_plan(settings: Settings) -> Plan:
     stages = before.get("stages", {})
     rate = before["tiles"] / stages["cells"] if before.get("tiles") else None
     return Plan(
-        {cell.name: len(city.interest.chosen(tiling, cell.core)) for cell in cells},
+        {cell.name: city.interest.count(tiling, cell.core) for cell in cells},
         todo,
         city.failures | failed,
         {s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},

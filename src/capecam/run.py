@@ -161,9 +161,9 @@ def _make_cells(
     contents = Contents()
     todo = _todo(record, ledger, contents, outcome)
     most = len(todo) if settings.max_failures is None else settings.max_failures
-    interest = record.city.interest
-    progress.start(sum(len(interest.chosen(tiling, cell.core)) for cell in todo), len(todo))
-    board = show_all(outcome.out, record.city.mosaic.grid, record.cells)
+    city = record.city
+    progress.start(sum(city.interest.count(tiling, cell.core) for cell in todo), len(todo))
+    board = show_all(outcome.out, city.mosaic.grid, record.cells, city.failures)
     try:
         with closing(workshop.make(board.running(todo), contents, progress.tiles)) as making:
             for made in making:
@@ -187,7 +187,7 @@ def _todo(record: _Record, ledger: Ledger, contents: Contents, outcome: Outcome)
         verdict = judge(cell, ledger, record.basis(cell), images, contents)
         if verdict.state == "done":
             outcome.kept += 1
-            ledger.refresh(cell.name, {s.name: contents.of(s, cell) for s in images})
+            ledger.refresh(cell.name, {s.name: contents.of_neighbour(s) for s in images})
         elif verdict.state == "failed" and not record.settings.run.retry_failed:
             outcome.failures[cell.name] = f"{verdict.reason} (before; --retry-failed tries again)"
         else:

@@ -62,7 +62,7 @@ def find_cells(city: City, settings: TilingSettings) -> tuple[Cell, ...]:
     """The cells with a window of interest."""
     tiling = settings.tiling
     cells = city.mosaic.cells(tiling, settings.cell_size)
-    return tuple(cell for cell in cells if city.interest.windows(tiling, cell.core).any())
+    return tuple(cell for cell in cells if city.interest.count(tiling, cell.core))
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:

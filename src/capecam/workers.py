@@ -198,8 +198,9 @@ def devices(settings: Settings) -> list[str]:
     wanted, count = settings.compute.device, torch.cuda.device_count()
     if wanted == "cpu" or (wanted == "auto" and not count):
         return ["cpu"] * (settings.compute.workers or 1)
-    gpus = [wanted] if ":" in wanted else [f"cuda:{index}" for index in range(count)]
-    return [gpus[n % len(gpus)] for n in range(settings.compute.workers or len(gpus))] or [wanted]
+    if ":" in wanted or not count:  # one that is not there is refused by the worker
+        return [wanted] * (settings.compute.workers or 1)
+    return [f"cuda:{n % count}" for n in range(settings.compute.workers or count)]
 
 
 def _on_device(settings: Settings, device: str) -> Settings:
@@ -238,10 +239,10 @@ class _Worker:
         Raises:
             CapecamError: that of the worker; or StoppedError, if it dies of it.
         """
-        self._send(*request)
         try:
+            self._send(*request)
             answer = self._receive()
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             raise StoppedError(f"a worker ended before its first cell: {self._how()}") from None
         if isinstance(answer, BaseException):
             raise answer

@@ -14,6 +14,7 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from capecam.grid import Window
@@ -45,6 +46,7 @@ def write_overview(path: Path, layer: Layer, vrt: Path, before: Path) -> None:
     height, width = -(-hull.height // FACTOR), -(-hull.width // FACTOR)
     raw = path.with_name(f".{path.name}.raw.tif")
     with ExitStack() as files:
+        files.callback(raw.unlink, missing_ok=True)
         # The only VRT that is ever opened: it is ours.
         city = files.enter_context(rasterio.open(vrt, driver="VRT"))
         old, known = _before(before, files, (height, width))
@@ -60,18 +62,20 @@ def write_overview(path: Path, layer: Layer, vrt: Path, before: Path) -> None:
                     dataset.write(_shrunk(city, window, nearest=nearest), window=place)
                 keys.append(key)
             dataset.update_tags(**{KEYS: " ".join(keys)})
-    to_cog(raw, path, nearest=nearest)
+        to_cog(raw, path, nearest=nearest)
 
 
 def _before(
     path: Path, files: ExitStack, shape: tuple[int, int]
 ) -> tuple[Any | None, dict[int, str]]:
     """The overview of the last time and the keys of its blocks, if it has the same shape."""
-    if path.exists():
+    try:
         old = files.enter_context(open_readonly(path))
-        if old.shape == shape:
-            return old, dict(enumerate(old.tags().get(KEYS, "").split()))
-    return None, {}
+    except RasterioError:  # there is none, or it is damaged
+        return None, {}
+    if old.shape != shape:
+        return None, {}
+    return old, dict(enumerate(old.tags().get(KEYS, "").split()))
 
 
 def _profile(city: Any, height: int, width: int) -> dict[str, Any]:
