@@ -30,7 +30,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a cluster of two nodes with a CPU each."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or its nodes ask each other for a token
     address = f"127.0.0.1:{PORT}"
-    common = ("--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--disable-usage-stats")
+    common = (
+        "--num-cpus=1",
+        "--node-ip-address=127.0.0.1",
+        "--object-store-memory=100000000",
+        "--disable-usage-stats",
+    )
     ray("start", "--head", f"--port={PORT}", "--include-dashboard=false", *common)
     ray("start", f"--address={address}", *common)
     yield address

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 LOCAL = "local-ray"
 """Instead of an address: a cluster of this machine alone, started and ended with the run."""
+
+KNOCK_S = 10.0
 
 ATTEMPTS = 3
 """A cell that takes its worker along that often has failed."""
@@ -92,9 +95,11 @@ class RayActors:
             if address == LOCAL:
                 ray.init(address="local", include_dashboard=False, **options)
             else:
+                _knock(address)
                 ray.init(address=address, **options)
-        except (ConnectionError, ValueError) as error:
-            raise UsageError(f"--cluster {address}: {' '.join(str(error).split())}") from error
+        except (OSError, ValueError) as error:
+            message = " ".join(str(error).split())
+            raise UsageError(f"--cluster {address}: no Ray cluster answers ({message})") from error
         self._settings = _absolute_settings(settings)
         self._share, self.count = _shares(settings, ray.cluster_resources(), len(ray.nodes()))
         self._actors = [self._start() for _ in range(self.count)]
@@ -163,6 +168,17 @@ class RayActors:
     def __exit__(self, *_: object) -> None:
         """Ends the workers, and a cluster that was started for this run."""
         self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes where nobody is at home.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _shares(
