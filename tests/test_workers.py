@@ -22,12 +22,6 @@ from commands import (
 )
 
 
-def test_two_workers_make_what_one_process_does(city, tmp_path) -> None:
-    found = capecam("run", "--config", city / "city.yaml", "--out", tmp_path / "out")
-    assert "9 cell(s) done" in found.stdout
-    same_products(tmp_path / "out", city / "out")
-
-
 def test_a_worker_that_dies_fails_its_cell_and_is_replaced(city, tmp_path) -> None:
     out = tmp_path / "out"
     with started(city, out) as run:

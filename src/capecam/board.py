@@ -26,6 +26,7 @@ LAYER = "cells"
 FIELDS = ("status", "tiles", "detections", "seconds", "error")
 EVERY_S = 2.0
 """Between updates, so that thousands of small cells do not wait for it."""
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 WAIT_S = 0.2
 """For a file that something holds locked; then that update is skipped."""
 
@@ -71,6 +72,8 @@ class Board:
                 engine="pyogrio",
                 geometry_type="Polygon",
                 dataset_options={"VERSION": "1.2"},
+                # Its triggers call functions that SQLite itself does not have.
+                layer_options={"SPATIAL_INDEX": "NO"},
             )
 
     def running(self, cells: Iterable[Cell]) -> Iterator[Cell]:
@@ -98,7 +101,12 @@ class Board:
             with closing(sqlite3.connect(self._path, timeout=WAIT_S)) as database, database:
                 database.executemany(f"UPDATE {LAYER} SET {columns} WHERE cell = ?", values)
         except sqlite3.Error as error:
-            log.debug("%s is not updated: %s", self._path, error)
+            level = (
+                logging.DEBUG
+                if getattr(error, "sqlite_errorcode", None) in LOCKED
+                else logging.WARNING
+            )
+            log.log(level, "%s is not updated: %s", self._path, error)
             return
         self._pending.clear()
         self._written = time.monotonic()
