@@ -126,7 +126,9 @@ def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Rows
     """Where finished rows go: into every raster and through the tracer, each in its own thread."""
 
     def write(name: str, rows: Rows) -> None:
-        values = rows.arrays()[name]
+        values = rows.arrays().get(name)
+        if values is None:
+            return  # a few pixel rows, in which no row of blocks starts
         with clock(f"write {name}"):
             cogs.writers[name].write(values)
 
