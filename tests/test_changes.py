@@ -20,7 +20,8 @@ from capecam.errors import OutputError, SettingsError, StoppedError
 from capecam.ledger import Ledger
 from capecam.lock import hold
 from capecam.plan import make_plan
-from capecam.run import Outcome, run
+from capecam.record import Outcome
+from capecam.run import run
 from capecam.settings import Settings, load
 from capecam.verify import verify
 

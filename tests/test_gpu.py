@@ -16,7 +16,8 @@ from capecam.benchmarks.subject import sample_tiles
 from capecam.engine import Engine
 from capecam.fit import fitting_batch, fitting_precision
 from capecam.maps import Maps
-from capecam.run import Outcome, run
+from capecam.record import Outcome
+from capecam.run import run
 from capecam.settings import METHODS, PRECISIONS, load
 
 pytestmark = [

@@ -18,7 +18,7 @@ from rasterio.warp import calculate_default_transform, reproject
 from capecam.batch import batches, read_tiles
 from capecam.errors import ImageError, UsageError
 from capecam.grid import Cell, Tiling, Window
-from capecam.raster import Reader, read_header
+from capecam.raster import Reader, read_header, read_headers
 from capecam.raster.header import crs_key
 from capecam.settings import MosaicSettings
 from capecam.sources import find_images, name_images, open_city
@@ -173,6 +173,17 @@ def test_images_that_cannot_be_used_say_why(tmp_path: Path, options: dict, messa
     write_tif(tmp_path / "a.tif", pixels, **options)
     with pytest.raises(ImageError, match=message):
         read_header(tmp_path / "a.tif")
+
+
+def test_headers_are_the_same_from_other_processes(tmp_path: Path, monkeypatch) -> None:
+    paths = [write_tif(tmp_path / f"{n}.tif", blobs(20, 20 + n), col=20 * n) for n in range(5)]
+    paths[3].write_text("not a raster")
+    here = read_headers(paths)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("capecam.raster.header.HEADERS_A_PROCESS", 2)
+    elsewhere = read_headers(paths)
+    assert [str(found) for found in elsewhere] == [str(found) for found in here]
+    assert [isinstance(found, ImageError) for found in here] == [False] * 3 + [True, False]
 
 
 def test_a_truncated_image_fails_when_it_is_read(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from capecam.errors import SettingsError, UsageError
 from capecam.fit import CPU_BATCH
 from capecam.grid import Tiling, Window
 from capecam.progress import summary
-from capecam.run import Outcome, run
+from capecam.record import Outcome
+from capecam.run import run
 from capecam.settings import CAPE_TOWN_CLASSES, load
 from capecam.stitch import to_blocks
 

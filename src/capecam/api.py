@@ -16,7 +16,8 @@ from capecam.engine import Engine
 from capecam.maps import Maps
 from capecam.model import Model, load_model
 from capecam.raster import open_readonly
-from capecam.run import Outcome, run
+from capecam.record import Outcome
+from capecam.run import run
 from capecam.settings import ModelSettings, Settings
 from capecam.settings import load as load_settings
 

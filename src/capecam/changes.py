@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,12 +14,14 @@ from capecam.errors import ImageError
 from capecam.grid import Cell, Grid
 from capecam.interest import Interest
 from capecam.ledger import Ledger
-from capecam.raster import Source
+from capecam.raster import Mosaic, Source
 from capecam.settings import Settings
 
 FORMAT = 1
 """Goes up where the same inputs come to give other pixels; then all cells are made again."""
 
+HASH_THREADS = 8
+"""sha256 works outside of Python's lock, and waits for disks."""
 
 GONE = {"bytes": None, "mtime_ns": None, "sha256": None}
 """Facts of an image that is not there any more."""
@@ -128,29 +131,34 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    cell: Cell,
-    ledger: Ledger,
-    wanted: Mapping[str, Any],
-    images: Sequence[Source],
-    contents: Contents,
-) -> Verdict:
-    """Compare a cell's record with what it would be made from now.
+    cells: Sequence[Cell], mosaic: Mosaic, inputs: Inputs, ledger: Ledger, contents: Contents
+) -> dict[Cell, Verdict]:
+    """Compare the records of cells with what they would be made from now.
 
     Args:
-        cell: the cell.
+        cells: of the mosaic.
+        mosaic: the imagery.
+        inputs: what cells depend on beside it.
         ledger: of the output.
-        wanted: the cell's :func:`basis`.
-        images: those that it sees.
-        contents: of images.
+        contents: of images; those that may have changed are read, several at a time.
     """
-    done, failed = ledger.read(cell.name), ledger.read_failure(cell.name)
-    record = done or failed
-    if record is None:
-        return Verdict("todo", "new")
-    contents.learn(record.get("images", {}))
-    if reason := why_again(record, wanted, images, contents):
-        return Verdict("todo", reason)
-    return Verdict("done", "") if done else Verdict("failed", record["error"])
+    tiling = inputs.settings.tiling.tiling
+    records = {cell: ledger.read(cell.name) or ledger.read_failure(cell.name) for cell in cells}
+    images = {cell: mosaic.touching(tiling.reach(cell.core)) for cell in cells if records[cell]}
+    for known in filter(None, records.values()):
+        contents.learn(known.get("images", {}))
+    with ThreadPoolExecutor(HASH_THREADS) as threads:
+        distinct = {source.name: source for sources in images.values() for source in sources}
+        list(threads.map(contents.of_neighbour, distinct.values()))
+    verdicts = {}
+    for cell, record in records.items():
+        if record is None:
+            verdicts[cell] = Verdict("todo", "new")
+        elif reason := why_again(record, basis(cell, inputs), images[cell], contents):
+            verdicts[cell] = Verdict("todo", reason)
+        else:
+            verdicts[cell] = Verdict(record["status"], record.get("error", ""))
+    return verdicts
 
 
 def why_again(

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
-import pandas as pd
-
 from capecam.cell import PIECES
+from capecam.detections import Part, write_detections
 from capecam.errors import OutputError
 from capecam.grid import Grid, Window
 from capecam.ledger import Ledger, facts, replacing, write_json
 from capecam.lock import hold
-from capecam.raster import Layer, VrtTile, write_overview, write_vrt
+from capecam.raster import Layer, VrtTile, gdal_settings, write_overview, write_vrt
 from capecam.settings import METHODS, PIXEL_METHODS, DetectionSettings
-from capecam.vectors import COLUMNS, Pieces, join, measure, read_pieces
 
 RUN_JSON = "run.json"
 COMPARED = ("*.vrt", "*.tif", "*.parquet", "*.csv")
@@ -49,7 +48,7 @@ def finish(out: Path) -> Totals:
     """
     if not (out / RUN_JSON).exists():
         raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
-    with hold(out):
+    with hold(out), gdal_settings():
         return assemble(out)
 
 
@@ -65,11 +64,14 @@ def assemble(out: Path) -> Totals:
         raise OutputError(f"{out}: no cell is finished; start with capecam run")
     records = {name: ledger.read(name) or {} for name in names}
     _write_layers(out, ledger, records, run)
-    classes = [entry["name"] for entry in run["settings"]["model"]["classes"]]
-    detections = _detections(ledger, names, run, classes)
-    totals = _summary(detections, classes)
-    _write_detections(out, detections, totals)
-    by_class = {row["class"]: (row["count"], row["area_m2"]) for row in totals.to_dict("records")}
+    summary = write_detections(
+        out,
+        [Part(r["basis"]["core"]["row"], ledger.folder / n / PIECES) for n, r in records.items()],
+        grid_from_json(run),
+        [entry["name"] for entry in run["settings"]["model"]["classes"]],
+        DetectionSettings.model_validate(run["settings"]["detections"]),
+    )
+    by_class = {row["class"]: (row["count"], row["area_m2"]) for row in summary.to_dict("records")}
     tiles = sum(record["tiles"] for record in records.values())
     made = Totals(len(names), tiles, by_class, _facts_of_products(out))
     write_json(out / RUN_JSON, {**run, **made.to_json()})
@@ -105,66 +107,36 @@ def _write_layers(
     products = sorted(
         {f for record in records.values() for f in record["files"] if f[-4:] == ".tif"}
     )
-    stride = run["settings"]["tiling"]["stride"]
-    for product in products:
+
+    def write(product: str) -> None:
         stem = Path(product).stem
-        grid, unit = grid_from_json(run), 1
-        if stem in METHODS and stem not in PIXEL_METHODS:
-            grid, unit = grid.coarsen(stride) or grid, stride
-        tiles = [
-            VrtTile(ledger.folder / name / product, window, record["files"][product]["sha256"])
-            for name, record in records.items()
-            if product in record["files"]
-            and (window := Window(**record["basis"]["core"]).blocks(unit)) is not None
-        ]
-        layer, overview = Layer.over(grid, tiles), out / f"{stem}.overview.tif"
+        layer = _layer(product, ledger, records, run)
+        overview = out / f"{stem}.overview.tif"
+        with replacing(overview) as temporary:
+            write_overview(temporary, layer, before=overview)
         with replacing(out / f"{stem}.vrt") as vrt:
-            write_vrt(vrt, layer)
-            with replacing(overview) as temporary:
-                write_overview(temporary, layer, vrt, overview)
             write_vrt(vrt, layer, overview)
 
-
-def _detections(
-    ledger: Ledger, names: Sequence[str], run: dict[str, Any], classes: Sequence[str]
-) -> gpd.GeoDataFrame:
-    """Joined across cells, then filtered."""
-    settings = DetectionSettings.model_validate(run["settings"]["detections"])
-    grid = grid_from_json(run)
-    pieces = Pieces.concatenate([read_pieces(ledger.folder / n / PIECES, grid) for n in names])
-    table = measure(join(pieces, settings.join_distance_px), grid, classes)
-    large = table["area_m2"] > settings.min_area_m2
-    return table.loc[large, [*COLUMNS, "geometry"]].reset_index(drop=True)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # GDAL works outside of Python's lock
+        for done in [threads.submit(write, product) for product in products]:
+            done.result()
 
 
-def _summary(detections: gpd.GeoDataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """A row a foreground class, those without a detection included."""
-    by_class = detections.groupby("class_id")["area_m2"].agg(["count", "sum"])
-    by_class = by_class.reindex(range(1, len(classes)), fill_value=0)
-    return pd.DataFrame(
-        {
-            "class_id": by_class.index,
-            "class": list(classes[1:]),
-            "count": by_class["count"].to_numpy(int),
-            "area_m2": by_class["sum"].to_numpy(float).round(2),
-        }
-    )
-
-
-def _write_detections(out: Path, detections: gpd.GeoDataFrame, summary: pd.DataFrame) -> None:
-    with replacing(out / "detections.gpkg") as temporary:
-        detections.to_file(
-            temporary,
-            driver="GPKG",
-            layer="detections",
-            engine="pyogrio",
-            geometry_type="MultiPolygon",
-            dataset_options={"VERSION": "1.2"},  # 1.3 and later make older QGIS warn
-        )
-    with replacing(out / "detections.parquet") as temporary:
-        detections.to_parquet(temporary, index=False)
-    with replacing(out / "summary.csv") as temporary:
-        summary.to_csv(temporary, index=False, lineterminator="\n")
+def _layer(
+    product: str, ledger: Ledger, records: Mapping[str, dict[str, Any]], run: dict[str, Any]
+) -> Layer:
+    """Where the cells' rasters of one product lie."""
+    grid, unit, stem = grid_from_json(run), 1, Path(product).stem
+    if stem in METHODS and stem not in PIXEL_METHODS:
+        unit = run["settings"]["tiling"]["stride"]
+        grid = grid.coarsen(unit) or grid
+    tiles = [
+        VrtTile(ledger.folder / name / product, window, record["files"][product]["sha256"])
+        for name, record in records.items()
+        if product in record["files"]
+        and (window := Window(**record["basis"]["core"]).blocks(unit)) is not None
+    ]
+    return Layer.over(grid, tiles)
 
 
 def grid_to_json(grid: Grid) -> dict[str, Any]:

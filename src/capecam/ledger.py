@@ -89,9 +89,9 @@ class Ledger:
         """Names of all finished cells, sorted."""
         return sorted(path.parent.name for path in self.folder.glob(f"*/{CELL_JSON}"))
 
-    def names(self) -> list[str]:
-        """Of all cells that have a folder, done or failed, sorted."""
-        return sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+    def names(self) -> set[str]:
+        """Of all cells that have a folder: done, failed or half-made."""
+        return {path.name.removeprefix(WORK) for path in self.folder.iterdir() if path.is_dir()}
 
     @contextmanager
     def making(self, cell: Cell) -> Iterator[Path]:
@@ -123,8 +123,13 @@ class Ledger:
         (self.folder / cell.name).mkdir()
         write_json(self.folder / cell.name / FAILED_JSON, record)
 
+    def remove(self, name: str) -> None:
+        """Everything that there is of a cell, half-made or whole."""
+        shutil.rmtree(self.folder / f"{WORK}{name}", ignore_errors=True)
+        self.discard(name)
+
     def discard(self, name: str) -> None:
-        """Remove all that there is of a cell."""
+        """Remove the products of a cell, or the reason why there are none."""
         final = self.folder / name
         (final / CELL_JSON).unlink(missing_ok=True)  # from here on the old cell is not done
         shutil.rmtree(final, ignore_errors=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from capecam.calibration import Calibration, read_calibration
-from capecam.changes import Contents, Inputs, basis, judge
+from capecam.changes import Contents, Inputs, judge
 from capecam.city import read_run
 from capecam.grid import Cell
 from capecam.ledger import Ledger
@@ -119,11 +119,9 @@ def _compare(
     """Cells to be made and why, and those that failed before and would be left alone."""
     if settings.out is None or not before:
         return dict.fromkeys((cell.name for cell in cells), "new"), {}
-    inputs, ledger, contents = _inputs(settings, city, before), Ledger.of(settings.out), Contents()
-    verdicts = {}
-    for cell in cells:
-        images = city.mosaic.touching(settings.tiling.tiling.reach(cell.core))
-        verdicts[cell.name] = judge(cell, ledger, basis(cell, inputs), images, contents)
+    inputs = _inputs(settings, city, before)
+    found = judge(cells, city.mosaic, inputs, Ledger.of(settings.out), Contents())
+    verdicts = {cell.name: verdict for cell, verdict in found.items()}
     again = {"todo", "failed"} if settings.run.retry_failed else {"todo"}
     todo = {name: v.reason for name, v in verdicts.items() if v.state in again}
     return todo, {

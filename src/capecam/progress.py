@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from capecam.city import Totals
-from capecam.run import Outcome
+from capecam.record import Outcome
 
 
 class Bar:

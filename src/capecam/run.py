@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import logging
-import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from capecam import __version__
 from capecam.board import show_all, state_of
 from capecam.changes import Contents, basis, judge
-from capecam.city import RUN_JSON, Totals, assemble, grid_to_json, read_run
+from capecam.city import RUN_JSON, assemble, read_run
 from capecam.cluster import RayActors
 from capecam.grid import Cell
 from capecam.ledger import Ledger, write_json
 from capecam.lock import hold
-from capecam.maker import Prepared, required
+from capecam.maker import required
 from capecam.model import Model
-from capecam.raster import Source, gdal_settings
+from capecam.raster import gdal_settings
+from capecam.record import Outcome, Record
 from capecam.settings import Settings
-from capecam.sources import City, find_cells, open_city
+from capecam.sources import find_cells, open_city
 from capecam.workers import InProcess, Made, Processes, Workshop, devices
 
 log = logging.getLogger(__name__)
@@ -58,49 +52,6 @@ class Silent:
         """Nothing."""
 
 
-@dataclass(slots=True)
-class Outcome:
-    """How a run ended."""
-
-    out: Path
-    failures: dict[str, str]
-    """By image or cell: why it is missing."""
-    done: int = 0
-    """Cells finished in this run."""
-    failed: int = 0
-    """Cells that failed in this run; ``failures`` has those of before, too."""
-    stopped: str | None = None
-    """Why it ended before all cells were tried."""
-    kept: int = 0
-    """Cells that were done before and are still right."""
-    tiles: int = 0
-    """Tiles run in this run."""
-    workers: int = 1
-    batch_size: int = sys.maxsize
-    """Tiles that went through the network at once, at the least."""
-    seconds: float = 0.0
-    totals: Totals | None = None
-    """Of all finished cells; None if there is none."""
-    stages: dict[str, float] = field(default_factory=dict)
-    """Wall seconds, one after the other."""
-    work: dict[str, float] = field(default_factory=dict)
-    """Seconds inside the cells, by stage: some of them at the same time (``cell.CellReport``)."""
-
-    @property
-    def waited(self) -> float | None:
-        """The share of the cells' wall time in which the engine had nothing to do."""
-        if not self.done:
-            return None
-        return max(0.0, 1 - self.work["engine"] / self.workers / self.stages["cells"])
-
-    @property
-    def exit_code(self) -> int:
-        """0 done; 3 some cells failed; 2 none could be made."""
-        if not self.failures:
-            return 0
-        return 3 if self.done + self.kept else 2
-
-
 def run(
     settings: Settings, *, model: Model | None = None, progress: Progress | None = None
 ) -> Outcome:
@@ -130,7 +81,7 @@ def run(
             prepared_at = time.perf_counter()
             outcome.stages["prepare"] = prepared_at - started - prepared.calibrated_s
             outcome.stages["calibrate"] = prepared.calibrated_s
-            record = _Record(settings, city, cells, prepared)
+            record = Record(settings, city, cells, prepared)
             write_json(out / RUN_JSON, record.to_json(outcome))
             _make_cells(record, ledger, workshop, outcome, progress or Silent())
             outcome.stages["cells"] = time.perf_counter() - prepared_at
@@ -151,13 +102,13 @@ def _workshop(settings: Settings, model: Model | None) -> Workshop:
 
 
 def _make_cells(
-    record: _Record, ledger: Ledger, workshop: Workshop, outcome: Outcome, progress: Progress
+    record: Record, ledger: Ledger, workshop: Workshop, outcome: Outcome, progress: Progress
 ) -> None:
     """Every cell of this share that has to be made; one that fails is noted, the rest goes on."""
     settings, tiling = record.settings.run, record.settings.tiling.tiling
     if settings.prune:
-        for name in set(ledger.names()) - {cell.name for cell in record.cells}:
-            ledger.discard(name)
+        for name in ledger.names() - {cell.name for cell in record.cells}:
+            ledger.remove(name)
     contents = Contents()
     todo = _todo(record, ledger, contents, outcome)
     most = len(todo) if settings.max_failures is None else settings.max_failures
@@ -179,15 +130,15 @@ def _make_cells(
         board.flush()
 
 
-def _todo(record: _Record, ledger: Ledger, contents: Contents, outcome: Outcome) -> dict[Cell, str]:
+def _todo(record: Record, ledger: Ledger, contents: Contents, outcome: Outcome) -> dict[Cell, str]:
     """What has to be made, and why; notes what is done, and what failed and has not changed."""
     todo = {}
-    for cell in share(record.cells, record.settings.run.shard):
-        images = record.images(cell)
-        verdict = judge(cell, ledger, record.basis(cell), images, contents)
+    cells = share(record.cells, record.settings.run.shard)
+    verdicts = judge(cells, record.city.mosaic, record.inputs, ledger, contents)
+    for cell, verdict in verdicts.items():
         if verdict.state == "done":
             outcome.kept += 1
-            ledger.refresh(cell.name, {s.name: contents.of_neighbour(s) for s in images})
+            ledger.refresh(cell.name, record.images(cell, contents))
         elif verdict.state == "failed" and not record.settings.run.retry_failed:
             outcome.failures[cell.name] = f"{verdict.reason} (before; --retry-failed tries again)"
         else:
@@ -202,9 +153,7 @@ def share(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell
     return cells[len(cells) * (index - 1) // count : len(cells) * index // count]
 
 
-def _note(
-    made: Made, record: _Record, ledger: Ledger, contents: Contents, outcome: Outcome
-) -> None:
+def _note(made: Made, record: Record, ledger: Ledger, contents: Contents, outcome: Outcome) -> None:
     """Count a cell that has ended; keep the reason if it failed."""
     cell = made.cell
     if made.report is not None:
@@ -222,8 +171,8 @@ def _note(
         "image": cell.image,
         "status": "failed",
         "error": made.reason,
-        "basis": record.basis(cell),
-        "images": {s.name: contents.of_neighbour(s) for s in record.images(cell)},
+        "basis": basis(cell, record.inputs),
+        "images": record.images(cell, contents),
     }
     ledger.fail(cell, failure)
 
@@ -234,60 +183,3 @@ def anchor(settings: Settings, before: Mapping[str, Any]) -> tuple[float, float]
         return settings.tiling.anchor
     x, y = before["anchor"]
     return x, y
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What is decided when the first cell is made."""
-
-    settings: Settings
-    city: City
-    cells: tuple[Cell, ...]
-    prepared: Prepared
-
-    def basis(self, cell: Cell) -> dict[str, Any]:
-        return basis(cell, self.prepared.inputs(self.settings, self.city))
-
-    def images(self, cell: Cell) -> list[Source]:
-        """Those that the cell sees."""
-        return self.city.mosaic.touching(self.settings.tiling.tiling.reach(cell.core))
-
-    def to_json(self, outcome: Outcome) -> dict[str, Any]:
-        """``run.json``."""
-        prepared, totals = self.prepared, outcome.totals
-        return {
-            "capecam": __version__,
-            "settings": self.settings.model_dump(mode="json"),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "device": prepared.device,
-            "precision": prepared.precision,
-            "batch_size": min(prepared.batch_size, outcome.batch_size),
-            "checkpoint": {
-                "sha256": prepared.checkpoint,
-                "architecture": prepared.architecture,
-                "target_layer": prepared.target_layer,
-                "ignored": prepared.ignored,
-            },
-            **grid_to_json(self.city.mosaic.grid),
-            "calibration": prepared.calibration.to_json(),
-            "empty": self._empty(),
-            "cells": [cell.name for cell in self.cells],
-            "shifted": {s.name: s.shift_px for s in self.city.mosaic.sources if any(s.shift_px)},
-            "warped": [s.name for s in self.city.mosaic.sources if s.warped],
-            "failures": outcome.failures,
-            "stopped": outcome.stopped,
-            "tiles": outcome.tiles,
-            "seconds": round(outcome.seconds, 3),
-            "stages": {name: round(seconds, 3) for name, seconds in outcome.stages.items()},
-            "work": {name: round(seconds, 3) for name, seconds in outcome.work.items()},
-            "engine_waited": None if outcome.waited is None else round(outcome.waited, 4),
-            **({} if totals is None else totals.to_json()),
-        }
-
-    def _empty(self) -> dict[str, list[str]]:
-        """By method: the classes whose maps have no positive value."""
-        names = [c.name for c in self.settings.model.classes[1:]]
-        return {
-            method: [name for name, top in zip(names, tops, strict=True) if top is None]
-            for method, tops in self.prepared.calibration.tops.items()
-        }

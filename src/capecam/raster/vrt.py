@@ -41,7 +41,7 @@ class Layer:
         return cls(grid.crop(hull), tuple(tiles))
 
 
-def write_vrt(path: Path, layer: Layer, overview: Path | None = None) -> None:
+def write_vrt(path: Path, layer: Layer, overview: Path) -> None:
     """The tiles as one raster, with paths relative to it; nothing is resampled.
 
     Only the first tile is opened: the others have the same bands, and their place is known.
@@ -74,10 +74,9 @@ def write_vrt(path: Path, layer: Layer, overview: Path | None = None) -> None:
             place: dict[str, Any] = {"xOff": str(w.col - hull.col), "yOff": str(w.row - hull.row)}
             ET.SubElement(source, "DstRect", **place, **size)
             ET.SubElement(source, "NODATA").text = facts["nodata"]
-        if overview is not None:
-            above = ET.SubElement(band, "Overview")
-            ET.SubElement(above, "SourceFilename", relativeToVRT="1").text = overview.name
-            ET.SubElement(above, "SourceBand").text = str(index)
+        above = ET.SubElement(band, "Overview")
+        ET.SubElement(above, "SourceFilename", relativeToVRT="1").text = overview.name
+        ET.SubElement(above, "SourceBand").text = str(index)
     ET.indent(root)
     path.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
 

@@ -1,0 +1,172 @@
+"""Finishing a whole city at its true size: virtual rasters, overviews, one detections layer.
+
+Usage: finish.py BOUNDS --like OUT [--detections N] [--images N] [--csv FILE]
+
+BOUNDS is that of ``city.py``. OUT is a finished run, whose first cell's rasters are repeated over
+every image at its true size (``make demo`` leaves one in demo/out). Images of one size share their
+files by hard links; each has detections of its own. Nothing is run but ``capecam finish``, in a
+process of its own: once from nothing, then with one image changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import shapely
+from city import GSD, LINE
+from memory import append, facts
+
+from capecam.cell import PIECES
+from capecam.city import RUN_JSON, grid_to_json, read_run
+from capecam.grid import Cell, Grid, Tiling
+from capecam.ledger import CELL_JSON, Ledger, write_json
+from capecam.ledger import facts as file_facts
+from capecam.raster import CogSet, Mosaic, Product
+from capecam.raster.header import Header
+from capecam.raster.mosaic import build_mosaic
+from capecam.vectors import Pieces, write_pieces
+
+TILING = Tiling()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bounds", type=Path)
+    parser.add_argument("--like", type=Path, required=True, help="a finished run")
+    parser.add_argument("--detections", type=int, default=300, help="pieces an image")
+    parser.add_argument("--images", type=int, default=None, help="only the first N")
+    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/finish.csv"))
+    arguments = parser.parse_args()
+    lines = LINE.findall(arguments.bounds.read_text())[: arguments.images]
+    with tempfile.TemporaryDirectory(dir=arguments.like.parent) as folder:
+        out = Path(folder)
+        build(out, lines, arguments.like, arguments.detections)
+        rows = [measure(out, "finish, from nothing")]
+        change(out)
+        rows.append(measure(out, "finish, one image changed"))
+    for row in rows:
+        print(row, flush=True)
+    append(arguments.csv, rows)
+
+
+def build(out: Path, lines: list[tuple[str, ...]], like: Path, detections: int) -> None:
+    """An output folder as ``run`` leaves it, without the city products."""
+    run = read_run(like)
+    mosaic = city(lines, run["grid"]["crs"])
+    cells = mosaic.cells(TILING, 12_500)
+    record = {**run, **grid_to_json(mosaic.grid), "cells": [cell.name for cell in cells]}
+    write_json(out / RUN_JSON, record)
+    names = [entry["name"] for entry in run["settings"]["model"]["classes"]]
+    template = min(path.parent for path in like.glob(f"cells/*/{CELL_JSON}"))
+    made: dict[tuple[int, int], Path] = {}
+    for cell in cells:
+        folder = Ledger.of(out).folder / cell.name
+        folder.mkdir(parents=True)
+        first = made.setdefault(cell.core.shape, folder)
+        if first is folder:
+            rasters(folder, mosaic.grid.crop(cell.core), template)
+        else:
+            for path in first.glob("*.tif"):
+                (folder / path.name).hardlink_to(path)
+        write_pieces(pieces(cell, detections), mosaic.grid, names, folder / PIECES)
+        known = json.loads((first / CELL_JSON).read_text())["files"] if first != folder else {}
+        note(cell, folder, known)
+
+
+def city(lines: list[tuple[str, ...]], crs: str) -> Mosaic:
+    """The layout, without a file."""
+    headers = []
+    for name, *bounds in lines:
+        left, bottom, right, top = map(float, bounds)
+        size = round((right - left) / GSD), round((top - bottom) / GSD)
+        headers.append((name, Header(Path(name), crs, (left, top), (GSD, GSD), *size)))
+    return build_mosaic(headers, (0.0, 0.0))[0]
+
+
+def rasters(folder: Path, grid: Grid, template: Path) -> None:
+    """Those of the template, repeated to fill the grid."""
+    patterns, products = {}, []
+    for path in sorted(template.glob("*.tif")):
+        with rasterio.open(path) as dataset:
+            patterns[path.stem] = dataset.read()
+            index = path.stem == "classes"
+            palette = {k: dataset.colormap(1)[k][:3] for k in range(4)} if index else None
+            products.append(
+                Product(
+                    path.stem, dataset.descriptions, dataset.dtypes[0], dataset.nodata,
+                    dataset.scales[0], palette, coarse=dataset.res[0] > grid.pixel[0] * 2,
+                )
+            )  # fmt: skip
+    with CogSet(folder, grid, grid.coarsen(TILING.stride), products) as cogs:
+        for product in products:
+            if product.name in cogs.writers:
+                writer, pattern = cogs.writers[product.name], patterns[product.name]
+                size = (grid.coarsen(TILING.stride) if product.coarse else grid).window
+                cols = np.arange(size.width) % pattern.shape[2]
+                for row in range(0, size.height, 512):
+                    rows = np.arange(row, min(row + 512, size.height)) % pattern.shape[1]
+                    writer.write(pattern[:, rows][:, :, cols])
+        cogs.finish()
+
+
+def pieces(cell: Cell, count: int) -> Pieces:
+    """Seeded rectangles of about the annotated sizes; a tenth of them at the core's edges."""
+    core, rng = cell.core, np.random.default_rng(abs(hash(cell.core)) % 2**32)
+    count = max(1, count * core.width * core.height // 12_500**2)
+    width, height = rng.integers(4, 60, (2, count))
+    width, height = np.minimum(width, core.width), np.minimum(height, core.height)
+    left = core.col + (rng.random(count) * (core.width - width + 1)).astype(int)
+    top = core.row + (rng.random(count) * (core.height - height + 1)).astype(int)
+    left[rng.random(count) < 0.05] = core.col
+    top[rng.random(count) < 0.05] = core.row
+    shapes = shapely.box(left, top, left + width, top + height)
+    levels = (width * height * 200).astype(np.int64)
+    return Pieces(rng.integers(1, 4, count), shapes, levels, (frozenset([cell.image]),) * count)
+
+
+def note(cell: Cell, folder: Path, known: dict[str, object]) -> None:
+    """``cell.json``, as far as finishing reads it."""
+    w = cell.core
+    core = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
+    files = {p.name: known.get(p.name) or file_facts(p) for p in folder.glob("*.tif")}
+    record = {"cell": cell.name, "status": "done", "tiles": TILING.count(w)}
+    write_json(folder / CELL_JSON, {**record, "basis": {"core": core}, "files": files})
+
+
+def change(out: Path) -> None:
+    """As if the first image had been made again."""
+    path = min(out.glob(f"cells/*/{CELL_JSON}"))
+    write_json(path, json.loads(re.sub(r'"sha256": "\w{4}', '"sha256": "0000', path.read_text())))
+
+
+def measure(out: Path, step: str) -> dict[str, object]:
+    """Seconds and peak memory of ``capecam finish``."""
+    command = [sys.executable, "-c", PROGRAM, str(out)]
+    started = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    row = json.loads(done.stdout.splitlines()[-1])
+    return {"step": step, "seconds": round(time.perf_counter() - started, 1), **row, **facts()}
+
+
+PROGRAM = """
+import json, resource, sys
+from pathlib import Path
+from capecam.city import finish
+made = finish(Path(sys.argv[1]))
+peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+found = sum(count for count, _ in made.by_class.values())
+print(json.dumps({"cells": made.cells, "detections": found, "peak_mb": peak}))
+"""
+
+
+if __name__ == "__main__":
+    main()

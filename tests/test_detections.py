@@ -1,0 +1,91 @@
+"""From the pieces of cells to one file: the same, however many cells there are and are joined."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tracing import LO19, NAMES, rasters, trace
+
+from capecam import detections
+from capecam.detections import Part, sweep, write_detections
+from capecam.settings import DetectionSettings
+from capecam.vectors import Pieces, join, write_pieces
+
+BLOCKS = np.random.default_rng(5).choice([0, 0, 0, 1, 2, 3], (40, 60)).astype(np.uint8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rasters, st.sets(st.integers(1, 13), max_size=5), st.sampled_from([0.0, 1.0, 2.0, 5.0]))
+def test_bands_of_cells_make_the_objects_of_all_at_once(
+    classes: np.ndarray, cuts: set[int], distance: float
+) -> None:
+    edges = [0, *sorted(c for c in cuts if c < len(classes)), len(classes)]
+    bands = [trace(classes[a:b], row=a) for a, b in itertools.pairwise(edges)]
+    below = [float(row) for row in edges[1:-1]] + [np.inf]
+    swept = Pieces.concatenate(list(sweep(zip(bands, below, strict=True), distance)))
+    expected = join(Pieces.concatenate(bands), distance)
+    assert [g.wkb for g in swept.geometry] == [g.wkb for g in expected.geometry]
+    assert np.array_equal(swept.class_id, expected.class_id)
+    assert np.array_equal(swept.level_sum, expected.level_sum)
+
+
+def test_what_cannot_change_any_more_is_let_go() -> None:
+    classes = np.zeros((30, 10), np.uint8)
+    classes[2:5, 2:5] = classes[18:20, 2:5] = 1  # the second may go on below row 20
+    objects = sweep([(trace(classes[:20]), 20.0), (trace(classes[20:], row=20), np.inf)], 2.0)
+    assert [len(band) for band in objects] == [1, 1]
+
+
+def pieces_of_cells(folder: Path, rows: int, cols: int) -> list[Part]:
+    """BLOCKS in cells of that many rows and columns."""
+    parts = []
+    for row in range(0, BLOCKS.shape[0], rows):
+        for col in range(0, BLOCKS.shape[1], cols):
+            path = folder / f"{row}_{col}.parquet"
+            cut = trace(BLOCKS[row : row + rows, col : col + cols], row=row, col=col)
+            write_pieces(cut, LO19, NAMES, path)
+            parts.append(Part(row, path))
+    return parts
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64])
+def test_the_files_do_not_show_the_cells(tmp_path, monkeypatch, batch: int) -> None:
+    monkeypatch.setattr(detections, "ROW_GROUP", 7)
+    rules = DetectionSettings(join_distance_px=1.0, min_area_m2=0.01)
+    outs = []
+    for name, size in (("whole", (40, 60)), ("cells", (7, 13))):
+        out = tmp_path / name
+        out.mkdir()
+        monkeypatch.setattr(detections, "BATCH", batch)
+        summary = write_detections(out, pieces_of_cells(out, *size), LO19, NAMES, rules)
+        assert summary["count"].sum() == len(gpd.read_parquet(out / "detections.parquet")) > 20
+        outs.append(out)
+    for file in ("detections.parquet", "summary.csv"):
+        assert (outs[0] / file).read_bytes() == (outs[1] / file).read_bytes()
+
+
+def test_the_two_formats_say_the_same(tmp_path) -> None:
+    parts = pieces_of_cells(tmp_path, 10, 20)
+    write_detections(tmp_path, parts, LO19, NAMES, DetectionSettings(min_area_m2=0.0))
+    table = gpd.read_parquet(tmp_path / "detections.parquet")
+    package = gpd.read_file(tmp_path / "detections.gpkg", layer="detections")
+    assert package.drop(columns="geometry").equals(table.drop(columns="geometry"))
+    assert shapely.equals_exact(package.geometry, table.geometry).all()
+    assert package.crs == table.crs
+    assert table.crs.to_authority() == ("ESRI", "102562")
+
+
+def test_nothing_found_makes_empty_files(tmp_path) -> None:
+    write_pieces(trace(np.zeros((5, 5), np.uint8)), LO19, NAMES, tmp_path / "p.parquet")
+    parts = [Part(0, tmp_path / "p.parquet")]
+    summary = write_detections(tmp_path, parts, LO19, NAMES, DetectionSettings())
+    assert summary["count"].tolist() == [0, 0, 0]
+    assert len(gpd.read_parquet(tmp_path / "detections.parquet")) == 0
+    assert len(gpd.read_file(tmp_path / "detections.gpkg", layer="detections")) == 0
