@@ -37,9 +37,11 @@ def started(city: Path, out: Path, *options: str) -> Iterator[subprocess.Popen]:
 
 
 def workers_of(pid: int) -> list[int]:
+    """Processes that it started, from whichever of its threads, in that order."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
     try:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
+        return sorted(int(child) for children in lists for child in children.read_text().split())
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 

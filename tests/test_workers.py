@@ -37,6 +37,16 @@ def test_a_worker_that_dies_fails_its_cell_and_is_replaced(city, tmp_path) -> No
     same_products(out, city / "out")
 
 
+def test_the_rest_goes_on_without_a_worker_that_does_not_start(city, tmp_path) -> None:
+    out = tmp_path / "out"
+    with started(city, out) as run:
+        wait_for(lambda: len(workers_of(run.pid)) == 2)
+        os.kill(max(workers_of(run.pid)), signal.SIGKILL)  # while it loads the network
+        assert run.wait(PATIENCE_S) == 0
+    assert "the other workers go on" in out.with_suffix(".log").read_text()
+    same_products(out, city / "out")
+
+
 @pytest.mark.parametrize(
     ("number", "options"), [(signal.SIGTERM, ()), (signal.SIGINT, ("--in-process",))]
 )

@@ -119,6 +119,23 @@ def is_of_the_device(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
+class _Shelf:
+    """Cells for several workers to take, each once; one that could not start puts its cell back."""
+
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        self.returned: list[Cell] = []
+        self._cells = iter(cells)
+        self._lock = threading.Lock()
+
+    def take(self) -> Cell | None:
+        with self._lock:
+            return self.returned.pop() if self.returned else next(self._cells, None)
+
+    def put_back(self, cell: Cell) -> None:
+        with self._lock:
+            self.returned.append(cell)
+
+
 class Processes:
     """Cells in worker processes, one a device. One that dies fails its cell and is replaced.
 
@@ -146,20 +163,19 @@ class Processes:
         self, cells: Iterable[Cell], known: Contents, tick: Callable[[int], object]
     ) -> Generator[Made, None, None]:
         """See :class:`Workshop`."""
-        waiting = iter(cells)
-        lock = threading.Lock()
+        shelf = _Shelf(cells)
         events: queue.Queue[Made | int | BaseException | None] = queue.Queue()
-
-        def following() -> Cell | None:
-            with lock:
-                return None if self._closing else next(waiting, None)
 
         def work(worker: _Worker) -> None:
             try:
-                while (cell := following()) is not None:
+                while not self._closing and (cell := shelf.take()) is not None:
                     if not worker.alive:
-                        worker.start()
-                        worker.ask("take", self._city, self._prepared, known)
+                        try:
+                            worker.start()
+                            worker.ask("take", self._city, self._prepared, known)
+                        except StoppedError:
+                            shelf.put_back(cell)
+                            raise
                     events.put(worker.make(cell, events.put))
             except BaseException as error:  # it belongs to the main thread
                 events.put(error)
@@ -171,17 +187,25 @@ class Processes:
         threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in self._workers]
         for thread in threads:
             thread.start()
-        ended = 0
-        while ended < len(threads):
+        working = len(threads)
+        lost: StoppedError | None = None
+        while working:
             event = events.get()
             if isinstance(event, Made):
                 yield event
             elif isinstance(event, int):
                 tick(event)
             elif event is None:
-                ended += 1
+                working -= 1
+            elif isinstance(event, StoppedError):
+                working -= 1
+                lost = event
+                if working:
+                    log.warning("%s; the other workers go on", event)
             else:
                 raise event
+        if lost is not None and shelf.returned:
+            raise lost
 
     def __enter__(self) -> Self:
         return self
