@@ -47,7 +47,8 @@ def main() -> None:
         (cell,) = find_cells(city, settings.tiling)
         engine = Engine(model, device=device)
         size = engine.together(fitting_batch(engine, settings.tiling.size))
-        ready = list(batches(read_tiles(city.mosaic, settings.tiling.tiling, cell, 0), size))
+        tiles = read_tiles(city.mosaic, settings.tiling.tiling, cell, 0, device=device)
+        ready = list(batches(tiles, size))
         alone, whole = [], []
         for _ in range(arguments.rounds):
             alone.append(seconds(lambda: [engine(b.pixels, b.valid) for b in ready], device))

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from capecam.accuracy import compare
 from capecam.attribution import GUIDED
+from capecam.batch import read_tiles
 from capecam.benchmarks.subject import sample_tiles
 from capecam.engine import Engine
 from capecam.fit import fitting_batch, fitting_precision
+from capecam.grid import Cell, Tiling
 from capecam.maps import Maps
 from capecam.record import Outcome
 from capecam.run import run
 from capecam.settings import METHODS, PRECISIONS, load
+from capecam.sources import open_city
 
 pytestmark = [
     pytest.mark.gpu,
@@ -108,6 +111,23 @@ def test_running_out_of_memory_halves_the_batch() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert engine.most < 64
     assert torch.allclose(maps.heat["gradcam"], expected.expand(64, -1, -1, -1), rtol=1e-3)
+
+
+def test_pixels_arrive_whole_while_the_device_computes(tmp_path: Path) -> None:
+    write_tif(tmp_path / "a.tif", blobs(3000, 5000))
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    cell = Cell("a", "a", mosaic.grid.window)
+    busy = torch.ones(4096, 4096, device="cuda")
+    expected = list(read_tiles(mosaic, Tiling(), cell, 0))
+    for tile, there in zip(
+        expected,
+        read_tiles(mosaic, Tiling(), cell, 3, device=busy.device),
+        strict=True,
+    ):
+        busy = busy @ busy / 4096
+        assert there.pixels.is_cuda
+        assert there.pixels.cpu().equal(tile.pixels)
+        assert there.valid.cpu().equal(tile.valid)
 
 
 def explain(source: Path, out: Path, device: str, **options: object) -> Outcome:

@@ -1,4 +1,4 @@
-"""Pixels up: windows read ahead by threads, in row-major order, cut to batches of one shape."""
+"""Pixels up: super-blocks read ahead by threads, on the device cut to batches of one shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from capecam.grid import Cell, Tiling, Window
 from capecam.interest import EVERYWHERE, Chosen, Interest
 from capecam.raster import Mosaic, Reader
 
+CPU = torch.device("cpu")
 SUPER_BLOCK = 10
 """Windows along the edge of what is read at once: 2,570 px at 320/70. Reading window by window
 decodes most blocks twice and costs 5 to 30 times more (DESIGN section 8)."""
@@ -29,10 +30,10 @@ class Tile(NamedTuple):
     """One window's pixels."""
 
     window: Window
-    pixels: NDArray[np.uint8]
-    """(3, size, size); 0 where invalid."""
-    valid: NDArray[np.bool_]
-    """(size, size); True is imagery, False is nodata."""
+    pixels: Tensor
+    """(3, size, size) uint8; 0 where invalid."""
+    valid: Tensor
+    """(size, size) bool; True is imagery, False is nodata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +54,20 @@ class Batch:
             )
 
 
-def batches(tiles: Iterable[Tile], batch_size: int, *, pin: bool = False) -> Iterator[Batch]:
+def batches(tiles: Iterable[Tile], batch_size: int) -> Iterator[Batch]:
     """Tiles in order, ``batch_size`` at a time; the last batch is padded with zeros.
 
     Args:
-        tiles: of one size.
+        tiles: of one size and on one device, where the batches are then made.
         batch_size: B.
-        pin: allocate page-locked memory, from which a GPU copies while it computes.
     """
     tiles = iter(tiles)
     while group := list(islice(tiles, batch_size)):
-        size = group[0].valid.shape[0]
-        pixels = torch.zeros((batch_size, 3, size, size), dtype=torch.uint8, pin_memory=pin)
-        valid = torch.zeros((batch_size, size, size), dtype=torch.bool, pin_memory=pin)
+        first = group[0]
+        pixels = first.pixels.new_zeros((batch_size, *first.pixels.shape))
+        valid = first.valid.new_zeros((batch_size, *first.valid.shape))
         for i, tile in enumerate(group):
-            pixels[i] = torch.from_numpy(tile.pixels)
-            valid[i] = torch.from_numpy(tile.valid)
+            pixels[i], valid[i] = tile.pixels, tile.valid
         yield Batch(tuple(tile.window for tile in group), pixels, valid)
 
 
@@ -78,19 +77,21 @@ def read_tiles(
     cell: Cell,
     readers: int,
     *,
+    device: torch.device = CPU,
     interest: Interest = EVERYWHERE,
     unreadable: dict[str, str] | None = None,
 ) -> Iterator[Tile]:
     """All windows of a cell's core that are of interest and have a valid pixel, row-major.
 
-    While one row of super-blocks is cut, ``readers`` threads read the next; 0 reads in the
-    calling thread, with the same result.
+    While one row of super-blocks is cut, ``readers`` threads read the next and upload it, so that
+    no pixel goes up twice and nothing waits; 0 reads in the calling thread, with the same result.
 
     Args:
         mosaic: imagery.
         tiling: the lattice.
         cell: whose own image has to be readable.
         readers: number of threads.
+        device: where the tiles are to be.
         interest: what is to be run.
         unreadable: is told the names of other images that are damaged there, and why.
 
@@ -100,7 +101,7 @@ def read_tiles(
     wanted = interest.chosen(tiling, cell.core)
     rows = list(_super_rows(tiling, cell.core, wanted))
     reader = partial(Reader, mosaic, cell.image, {} if unreadable is None else unreadable)
-    with _reading(reader, readers) as submit:
+    with _reading(reader, readers, device) as submit:
         ahead = [submit(_extent(tiling, block)) for row in rows[:1] for block in row]
         for row, following in zip(rows, [*rows[1:], []], strict=True):
             loaded = [result() for result in ahead]
@@ -110,7 +111,17 @@ def read_tiles(
 
 Block = tuple[range, range]
 """Row and column indices of the windows of a super-block."""
-Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+
+
+class Loaded(NamedTuple):
+    """A super-block's pixels."""
+
+    pixels: Tensor
+    """(3, H, W) uint8 on the device."""
+    valid: Tensor
+    """(H, W) bool on the device."""
+    seen: NDArray[np.bool_]
+    """The same on the host, to be asked without waiting for the device."""
 
 
 def _super_rows(tiling: Tiling, core: Window, wanted: Chosen) -> Iterator[list[Block]]:
@@ -135,31 +146,32 @@ def _extent(tiling: Tiling, block: Block) -> Window:
     return tiling.window(rows[0], cols[0]).hull(tiling.window(rows[-1], cols[-1]))
 
 
-def _cut(tiling: Tiling, row: list[Block], loaded: list[Pixels], wanted: Chosen) -> Iterator[Tile]:
+def _cut(tiling: Tiling, row: list[Block], loaded: list[Loaded], wanted: Chosen) -> Iterator[Tile]:
     """The wanted windows of a row of super-blocks, row-major over the whole row."""
     for i in row[0][0]:
-        for block, (pixels, valid) in zip(row, loaded, strict=True):
+        for block, (pixels, valid, seen) in zip(row, loaded, strict=True):
             extent = _extent(tiling, block)
             for j in block[1]:
                 window = tiling.window(i, j)
                 place = window.slices(extent)
-                if (i, j) in wanted and valid[place].any():
+                if (i, j) in wanted and seen[place].any():
                     yield Tile(window, pixels[:, *place], valid[place])
 
 
 @contextmanager
 def _reading(
-    make_reader: Callable[[], Reader], readers: int
-) -> Iterator[Callable[[Window], Callable[[], Pixels]]]:
+    make_reader: Callable[[], Reader], readers: int, device: torch.device
+) -> Iterator[Callable[[Window], Callable[[], Loaded]]]:
     """A function that starts reading a window and returns how to get the result."""
     local = threading.local()
     with ExitStack() as stack:
 
-        def read(window: Window) -> Pixels:
+        def read(window: Window) -> Loaded:
             if not hasattr(local, "reader"):
                 local.reader = stack.enter_context(make_reader())
             reader: Reader = local.reader
-            return reader.read(window)
+            pixels, seen = reader.read(window)
+            return Loaded(_up(pixels, device), _up(seen, device), seen)
 
         if readers == 0:
             yield lambda window: lambda: read(window)
@@ -167,3 +179,17 @@ def _reading(
         threads = ThreadPoolExecutor(readers, thread_name_prefix="read")
         stack.callback(threads.shutdown, cancel_futures=True)
         yield lambda window: threads.submit(read, window).result
+
+
+def _up(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Upload beside what the device computes; only the calling thread waits."""
+    host = torch.from_numpy(array)
+    if device.type != "cuda":
+        return host.to(device)
+    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(beside):
+        there = host.pin_memory().to(device, non_blocking=True)
+    beside.synchronize()
+    # Its memory is not used again before what is queued for the tiles cut from it has run.
+    there.record_stream(torch.cuda.default_stream(device))
+    return there

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from capecam.batch import Tile, batches
@@ -136,7 +137,7 @@ def sample(city: City, tiling: Tiling, tiles: int, seed: int) -> Iterator[Tile]:
             except ImageError:
                 continue  # its cell will fail and say so; the scale comes from the others
             if valid.any():
-                yield Tile(window, pixels, valid)
+                yield Tile(window, torch.from_numpy(pixels), torch.from_numpy(valid))
                 found += 1
             if found == tiles:
                 return

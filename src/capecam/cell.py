@@ -81,7 +81,13 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
     grid = job.mosaic.grid.crop(cell.core)
     unreadable: dict[str, str] = {}
     windows = read_tiles(
-        job.mosaic, tiling, cell, readers, interest=job.interest, unreadable=unreadable
+        job.mosaic,
+        tiling,
+        cell,
+        readers,
+        device=engine.device,
+        interest=job.interest,
+        unreadable=unreadable,
     )
     stitcher = _stitcher(cell, job)
     tracer = Tracer(cell.core.col, cell.image)
@@ -90,8 +96,8 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
 
     with CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs:
         with _sink(cogs, tracer, clock) as hand_over:
-            size, pin = engine.together(job.batch_size), engine.device.type == "cuda"
-            for batch in clock.each("read", batches(windows, size, pin=pin)):
+            together = engine.together(job.batch_size)
+            for batch in clock.each("read", batches(windows, together)):
                 with clock("engine", engine.device):
                     maps = engine(batch.pixels, batch.valid)
                 with clock("stitch", engine.device):
