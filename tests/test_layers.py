@@ -12,7 +12,7 @@ LAYERS = [
     {"errors"},
     {"grid"},
     {"attribution", "graph"},
-    {"settings", "ledger", "lock"},
+    {"settings", "ledger", "lock", "vectorfiles"},
     {"raster", "interest", "board"},
     {"sources", "model", "changes"},
     {"batch", "backward"},

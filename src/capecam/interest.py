@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
 import pyproj
 import shapely
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from capecam.errors import UsageError
 from capecam.grid import Grid, Tiling, Window
 from capecam.settings import MosaicSettings
+from capecam.vectorfiles import read_polygons
 
 Chosen = frozenset[tuple[int, int]]
 
@@ -73,34 +72,17 @@ def read_interest(settings: MosaicSettings, grid: Grid) -> Interest:
     Raises:
         UsageError: a file cannot be used, or nothing is left.
     """
+    extent = grid.window.box
     layers = []
     if settings.bbox:
         layers.append(("bbox", np.array([shapely.box(*settings.bbox)])))
     for name, path in (("aoi", settings.aoi), ("footprints", settings.footprints)):
         if path:
-            layers.append((name, _read_shapes(path, grid)))
+            near = shapely.transform(extent, grid.to_map)
+            shapes = read_polygons(path, pyproj.CRS.from_wkt(grid.crs), near=near, columns=[])
+            layers.append((name, shapes.geometry.to_numpy()))
     placed = [(name, shapely.transform(shapes, grid.to_pixels)) for name, shapes in layers]
-    extent = grid.window.box
     for name, shapes in placed:
         if not shapely.intersects(shapes, extent).any():
             raise UsageError(f"--{name}: nothing of it lies on the images; check its CRS")
     return Interest(tuple(shapely.STRtree(shapes) for _, shapes in placed))
-
-
-def _read_shapes(path: Path, grid: Grid) -> NDArray[np.object_]:
-    """The shapes of a vector file near a grid, in its CRS; nothing else is read."""
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such file")
-    crs = pyproj.CRS.from_wkt(grid.crs)
-    # With points along the edges: straight lines of one CRS are curves in another.
-    corners = shapely.segmentize(grid.window.box, max(grid.window.shape) / 20)
-    near = gpd.GeoSeries([shapely.transform(corners, grid.to_map)], crs=crs)
-    try:
-        table = gpd.read_file(path, engine="pyogrio", bbox=near, columns=[])
-    except (OSError, ValueError, RuntimeError) as error:
-        message = " ".join(str(error).split())
-        raise UsageError(f"{path}: cannot be read as a vector layer ({message})") from error
-    if table.crs is None:
-        raise UsageError(f"{path}: has no coordinate reference system; assign it with ogr2ogr")
-    shapes = table.geometry.to_crs(crs).to_numpy()
-    return np.asarray(shapes[~shapely.is_missing(shapes)], object)
