@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracing import LO19, NAMES, rasters, trace
 
-from capecam import detections
-from capecam.detections import Part, sweep, write_detections
+from capecam import detections, tables
+from capecam.detections import REJECTED, Part, Recipe, sweep, write_detections
 from capecam.settings import DetectionSettings
+from capecam.sieve import Sieve
 from capecam.vectors import Pieces, join, write_pieces
 
 BLOCKS = np.random.default_rng(5).choice([0, 0, 0, 1, 2, 3], (40, 60)).astype(np.uint8)
@@ -43,6 +44,15 @@ def test_what_cannot_change_any_more_is_let_go() -> None:
     assert [len(band) for band in objects] == [1, 1]
 
 
+def cooked(
+    join_distance_px: float = 2.0, min_area_m2: float = 1.7, tolerance_px: float = 0.0, **options
+) -> Recipe:
+    rules = DetectionSettings(min_area_m2=min_area_m2)
+    return Recipe(
+        LO19, tuple(NAMES), join_distance_px, tolerance_px, Sieve.of(rules, NAMES), **options
+    )
+
+
 def pieces_of_cells(folder: Path, rows: int, cols: int) -> list[Part]:
     """BLOCKS in cells of that many rows and columns."""
     parts = []
@@ -57,23 +67,27 @@ def pieces_of_cells(folder: Path, rows: int, cols: int) -> list[Part]:
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_the_files_do_not_show_the_cells(tmp_path, monkeypatch, batch: int) -> None:
-    monkeypatch.setattr(detections, "ROW_GROUP", 7)
-    rules = DetectionSettings(join_distance_px=1.0, min_area_m2=0.01)
-    outs = []
+    monkeypatch.setattr(tables, "ROW_GROUP", 7)
+    recipe = cooked(1.0, 0.01, tolerance_px=1.0, keep_rejected=True)
+    outs, tallies = [], []
     for name, size in (("whole", (40, 60)), ("cells", (7, 13))):
         out = tmp_path / name
         out.mkdir()
         monkeypatch.setattr(detections, "BATCH", batch)
-        summary = write_detections(out, pieces_of_cells(out, *size), LO19, NAMES, rules)
-        assert summary["count"].sum() == len(gpd.read_parquet(out / "detections.parquet")) > 20
+        made = write_detections(out, pieces_of_cells(out, *size), recipe)
+        kept = gpd.read_parquet(out / "detections.parquet")
+        assert made.summary["count"].sum() == len(kept) > 20
+        assert len(gpd.read_parquet(out / "rejected.parquet")) > 20
         outs.append(out)
-    for file in ("detections.parquet", "summary.csv"):
+        tallies.append(made.tally.to_json(NAMES))
+    assert tallies[0] == tallies[1]
+    for file in ("detections.parquet", "rejected.parquet", "summary.csv"):
         assert (outs[0] / file).read_bytes() == (outs[1] / file).read_bytes()
 
 
 def test_the_two_formats_say_the_same(tmp_path) -> None:
     parts = pieces_of_cells(tmp_path, 10, 20)
-    write_detections(tmp_path, parts, LO19, NAMES, DetectionSettings(min_area_m2=0.0))
+    write_detections(tmp_path, parts, cooked(2.0, 0.0))
     table = gpd.read_parquet(tmp_path / "detections.parquet")
     package = gpd.read_file(tmp_path / "detections.gpkg", layer="detections")
     assert package.drop(columns="geometry").equals(table.drop(columns="geometry"))
@@ -85,7 +99,25 @@ def test_the_two_formats_say_the_same(tmp_path) -> None:
 def test_nothing_found_makes_empty_files(tmp_path) -> None:
     write_pieces(trace(np.zeros((5, 5), np.uint8)), LO19, NAMES, tmp_path / "p.parquet")
     parts = [Part(0, tmp_path / "p.parquet")]
-    summary = write_detections(tmp_path, parts, LO19, NAMES, DetectionSettings())
+    summary = write_detections(tmp_path, parts, cooked()).summary
     assert summary["count"].tolist() == [0, 0, 0]
     assert len(gpd.read_parquet(tmp_path / "detections.parquet")) == 0
     assert len(gpd.read_file(tmp_path / "detections.gpkg", layer="detections")) == 0
+
+
+def test_what_is_dropped_is_counted_and_kept_apart(tmp_path) -> None:
+    parts = pieces_of_cells(tmp_path, 40, 60)
+    made = write_detections(tmp_path, parts, cooked(1.0, 0.05, keep_rejected=True))
+    counts = made.tally.to_json(NAMES)
+    dropped = gpd.read_file(tmp_path / "detections.gpkg", layer=REJECTED)
+    assert set(dropped["reason"]) == {"small"}
+    assert (dropped["area_m2"] <= 0.05).all()
+    for name in NAMES[1:]:
+        assert counts["small"][name] == (dropped["class"] == name).sum() > 0
+        assert counts["joined"][name] == counts["small"][name] + counts["kept"][name]
+        assert counts["traced"][name] > counts["joined"][name]
+    assert dropped.drop(columns="geometry").equals(
+        gpd.read_parquet(tmp_path / "rejected.parquet").drop(columns="geometry")
+    )
+    write_detections(tmp_path, parts, cooked(1.0, 0.05))
+    assert not (tmp_path / "rejected.parquet").exists()

@@ -10,6 +10,7 @@ import capecam
 PACKAGE = Path(capecam.__file__).parent
 LAYERS = [
     {"errors"},
+    {"children"},
     {"grid"},
     {"attribution", "graph"},
     {"settings", "ledger", "lock", "vectorfiles"},
@@ -20,7 +21,9 @@ LAYERS = [
     {"engine"},
     {"fit"},
     {"stitch"},
-    {"calibration", "vectors"},
+    {"calibration", "vectors", "matching"},
+    {"surroundings", "outlines", "tables"},
+    {"evidence", "sieve"},
     {"cell", "detections"},
     {"city", "maker"},
     {"workers", "record"},

@@ -1,42 +1,39 @@
-"""The objects of a city, from the pieces of its cells: joined, filtered, written.
+"""The objects of a city, from the pieces of its cells: joined, sieved, measured, written.
 
-Cells come from top to bottom, and an object goes out as soon as nothing that is still to come can
-touch it: memory holds two rows of cells, whatever the size of the city.
+``pieces -> objects -> outlines -> sieve -> evidence -> queue -> files``. Cells come from top to
+bottom, and an object goes on as soon as nothing that is still to come can touch it: memory holds
+two rows of cells, whatever the size of the city.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pyogrio
 import pyproj
 import shapely
 from numpy.typing import NDArray
 
+from capecam.evidence import Evidence
 from capecam.grid import Grid
 from capecam.ledger import replacing
-from capecam.settings import DetectionSettings
+from capecam.outlines import simplified
+from capecam.sieve import REASONS, Sieve
+from capecam.tables import GeoParquet, with_column, write_gpkg
 from capecam.vectors import COLUMNS, Pieces, first_pixels, join, measure, read_pieces
 
 LAYER = "detections"
+REJECTED = "rejected"
+"""Layer and file of what was dropped."""
 
 BATCH = 64
 """Cells that are joined at once: about a row of a city's."""
-
-ROW_GROUP = 65_536
-"""Rows of the GeoParquet that readers can skip together; never those of a batch of cells, so that
-the file does not depend on how the work was cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,46 +45,164 @@ class Part:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How pieces become detections."""
+
+    grid: Grid
+    """Of the lattice."""
+    names: tuple[str, ...]
+    """Of all classes, 0 first."""
+    join_distance_px: float
+    tolerance_px: float
+    """Of outlines; 0 leaves them as they are."""
+    sieve: Sieve
+    keep_rejected: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """What each step left or removed: step -> objects by class id."""
+
+    steps: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Tally:
+        """Nothing counted yet."""
+        steps = ("traced", "joined", *REASONS, "kept")
+        return cls({step: np.zeros(len(names), np.int64) for step in steps})
+
+    def add(self, objects: Pieces, reasons: NDArray[np.object_]) -> None:
+        """Count objects; a piece is traced as many times as it has parts."""
+        self._count(
+            "traced", np.repeat(objects.class_id, shapely.get_num_geometries(objects.geometry))
+        )
+        self._count("joined", objects.class_id)
+        for reason in REASONS:
+            self._count(reason, objects.class_id[reasons == reason])
+        self._count("kept", objects.class_id[reasons == ""])
+
+    def _count(self, step: str, class_ids: NDArray[np.int64]) -> None:
+        self.steps[step] += np.bincount(class_ids, minlength=len(self.steps[step]))
+
+    def to_json(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """As kept in run.json."""
+        return {
+            step: {name: int(count) for name, count in list(zip(names, counts, strict=True))[1:]}
+            for step, counts in self.steps.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What became of a city's pieces."""
+
+    summary: pd.DataFrame
+    """A row a foreground class, those without a detection included."""
+    tally: Tally
+
+
 def write_detections(
-    out: Path,
-    parts: Iterable[Part],
-    grid: Grid,
-    names: Sequence[str],
-    settings: DetectionSettings,
-) -> pd.DataFrame:
+    out: Path, parts: Iterable[Part], recipe: Recipe, evidence: Evidence | None = None
+) -> Found:
     """``detections.parquet``, ``detections.gpkg`` and ``summary.csv``.
 
     Args:
         out: the folder to write to.
         parts: of all cells.
-        grid: of the lattice.
-        names: of all classes, 0 first.
-        settings: how pieces become objects.
-
-    Returns:
-        The summary: a row a foreground class, those without a detection included.
+        recipe: how pieces become objects.
+        evidence: asked about each; None leaves these columns out.
     """
-    crs = pyproj.CRS.from_wkt(grid.crs)
-    with (
-        replacing(out / "detections.parquet") as parquet,
-        replacing(out / "detections.gpkg") as gpkg,
-        replacing(out / "summary.csv") as csv,
-    ):
-        _write_parquet(parquet, _tables(parts, grid, names, settings), crs)
-        _write_gpkg(gpkg, parquet, crs)
+    crs = pyproj.CRS.from_wkt(recipe.grid.crs)
+    names, stale = recipe.names, out / f"{REJECTED}.parquet"
+    with ExitStack() as files:
+        parquet, gpkg, csv = (
+            files.enter_context(replacing(out / name))
+            for name in ("detections.parquet", "detections.gpkg", "summary.csv")
+        )
+        layers = {LAYER: parquet}
+        if recipe.keep_rejected:
+            layers[REJECTED] = files.enter_context(replacing(stale))
+        tally = _write_rows(layers, parts, recipe, evidence)
+        write_gpkg(gpkg, layers, crs)
         summary = _summary(pd.read_parquet(parquet, columns=["class_id", "area_m2"]), names)
         summary.to_csv(csv, index=False, lineterminator="\n")
-    return summary
+    if not recipe.keep_rejected:
+        stale.unlink(missing_ok=True)
+    return Found(summary, tally)
 
 
-def _tables(
-    parts: Iterable[Part], grid: Grid, names: Sequence[str], settings: DetectionSettings
-) -> Iterator[gpd.GeoDataFrame]:
-    """Objects from top to bottom, at least one table; what is too small is left out."""
-    for objects in sweep(_batches(parts, grid), settings.join_distance_px):
-        table = measure(objects, grid, names)
-        large = table["area_m2"] > settings.min_area_m2
-        yield table.loc[large, [*COLUMNS, "geometry"]]
+def _write_rows(
+    layers: Mapping[str, Path], parts: Iterable[Part], recipe: Recipe, evidence: Evidence | None
+) -> Tally:
+    """The GeoParquets; the place in the review queue is known only when all have been seen."""
+    crs = pyproj.CRS.from_wkt(recipe.grid.crs)
+    tally, doubts = Tally.of(recipe.names), []
+    draft = layers[LAYER].with_suffix(".draft")
+    with ExitStack() as files:
+        files.callback(draft.unlink, missing_ok=True)
+        sinks = {LAYER: GeoParquet(draft, crs)}
+        if REJECTED in layers:
+            sinks[REJECTED] = GeoParquet(layers[REJECTED], crs)
+        with ExitStack() as writing:
+            for sink in sinks.values():
+                writing.enter_context(sink)
+            for objects, table in _objects(parts, recipe, tally):
+                kept = (table["reason"] == "").to_numpy()
+                if REJECTED in sinks:
+                    sinks[REJECTED].add(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
+                found, doubt = _with_evidence(objects.take(kept), table[kept], evidence, recipe)
+                sinks[LAYER].add(found)
+                doubts.append(doubt)
+        if evidence is None:
+            draft.replace(layers[LAYER])
+        else:
+            with_column(draft, layers[LAYER], "review", ranks(np.concatenate(doubts)))
+    return tally
+
+
+def _objects(
+    parts: Iterable[Part], recipe: Recipe, tally: Tally
+) -> Iterator[tuple[Pieces, gpd.GeoDataFrame]]:
+    """Objects from top to bottom, measured, with the ``reason`` of those that are dropped."""
+    objects = sweep(_batches(parts, recipe.grid), recipe.join_distance_px)
+    for some, outlines in simplified(objects, recipe.tolerance_px):
+        table = measure(some, recipe.grid, recipe.names, outlines)
+        reasons = recipe.sieve.reasons(some, table)
+        tally.add(some, reasons)
+        yield some, table.assign(reason=pd.Series(reasons, dtype="str"))
+
+
+def _with_evidence(
+    objects: Pieces, table: gpd.GeoDataFrame, evidence: Evidence | None, recipe: Recipe
+) -> tuple[gpd.GeoDataFrame, NDArray[np.float64]]:
+    """The columns of the file but ``review``, and how much each object wants to be looked at."""
+    if evidence is None:
+        return table[[*COLUMNS, "geometry"]], np.zeros(len(table))
+    added = evidence.columns(objects, table, recipe.grid).set_index(table.index)
+    doubt = added.pop("doubt").to_numpy()
+    return gpd.GeoDataFrame(table[[*COLUMNS]].join(added), geometry=table.geometry), doubt
+
+
+def steps(parts: Iterable[Part], recipe: Recipe) -> dict[str, gpd.GeoDataFrame]:
+    """All objects after each step: traced, joined, and what each rule leaves.
+
+    For scoring; in memory, unlike :func:`write_detections`.
+    """
+    tables = [table for _, table in _objects(parts, recipe, Tally.of(recipe.names))]
+    joined = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
+    left = {"traced": joined.explode(ignore_index=True), "joined": joined}
+    for reason, step in (("small", "large"), ("unsure", "sure"), ("off building", "on buildings")):
+        joined = joined[joined["reason"] != reason]
+        left[step] = joined
+    return left
+
+
+def ranks(doubt: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The place of each object in the review queue, from 1; the most doubtful first."""
+    place = np.empty(len(doubt), np.int64)
+    place[np.argsort(-doubt, kind="stable")] = np.arange(1, len(doubt) + 1)
+    return place
 
 
 def _batches(parts: Iterable[Part], grid: Grid) -> Iterator[tuple[Pieces, float]]:
@@ -115,62 +230,6 @@ def sweep(batches: Iterable[tuple[Pieces, float]], distance_px: float) -> Iterat
         ready = whole & (top < np.min(top[~whole].astype(float), initial=below))
         yield held.take(ready)
         held = held.take(~ready)
-
-
-def _write_parquet(path: Path, tables: Iterable[gpd.GeoDataFrame], crs: pyproj.CRS) -> None:
-    """GeoParquet from tables of any length, of which there is at least one.
-
-    ``GeoDataFrame.to_parquet`` wants all rows at once.
-    """
-    bounds: list[NDArray[np.float64]] = []
-
-    def arrow() -> Iterator[pa.Table]:
-        for table in tables:
-            bounds.append(table.total_bounds)
-            yield pa.table(table.to_arrow(index=False, geometry_encoding="WKB"))
-
-    groups = _row_groups(arrow())
-    first = next(groups)
-    with pq.ParquetWriter(path, first.schema) as writer:
-        for group in chain([first], groups):
-            writer.write_table(group)
-        writer.add_key_value_metadata({"geo": json.dumps(_geo(crs, np.array(bounds)))})
-
-
-def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of ``ROW_GROUP`` rows; the last has what is left."""
-    held: pa.Table | None = None
-    for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        while len(held) > ROW_GROUP:
-            yield held.slice(0, ROW_GROUP).combine_chunks()
-            held = held.slice(ROW_GROUP)
-    if held is not None:
-        yield held.combine_chunks()
-
-
-def _geo(crs: pyproj.CRS, bounds: NDArray[np.float64]) -> dict[str, Any]:
-    """What makes it GeoParquet (specification 1.1.0); bounds (N, 4) are NaN for empty tables."""
-    column = {"encoding": "WKB", "crs": crs.to_json_dict(), "geometry_types": ["MultiPolygon"]}
-    bounds = bounds[~np.isnan(bounds[:, 0])]
-    if len(bounds):
-        column["bbox"] = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
-    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-
-
-def _write_gpkg(path: Path, parquet: Path, crs: pyproj.CRS) -> None:
-    """The same as a GeoPackage, a row group at a time."""
-    with pq.ParquetFile(parquet) as table:
-        pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(table.schema_arrow, table.iter_batches()),
-            path,
-            driver="GPKG",
-            layer=LAYER,
-            geometry_name="geometry",
-            geometry_type="MultiPolygon",
-            crs=crs.to_wkt("WKT1_GDAL"),
-            dataset_options={"VERSION": "1.2"},  # 1.3 and later make older QGIS warn
-        )
 
 
 def _summary(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

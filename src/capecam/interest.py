@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyproj
@@ -75,14 +76,23 @@ def read_interest(settings: MosaicSettings, grid: Grid) -> Interest:
     extent = grid.window.box
     layers = []
     if settings.bbox:
-        layers.append(("bbox", np.array([shapely.box(*settings.bbox)])))
+        box = np.array([shapely.box(*settings.bbox)])
+        layers.append(("bbox", shapely.transform(box, grid.to_pixels)))
     for name, path in (("aoi", settings.aoi), ("footprints", settings.footprints)):
         if path:
-            near = shapely.transform(extent, grid.to_map)
-            shapes = read_polygons(path, pyproj.CRS.from_wkt(grid.crs), near=near, columns=[])
-            layers.append((name, shapes.geometry.to_numpy()))
-    placed = [(name, shapely.transform(shapes, grid.to_pixels)) for name, shapes in layers]
-    for name, shapes in placed:
+            layers.append((name, read_shapes(path, grid)))
+    for name, shapes in layers:
         if not shapely.intersects(shapes, extent).any():
             raise UsageError(f"--{name}: nothing of it lies on the images; check its CRS")
-    return Interest(tuple(shapely.STRtree(shapes) for _, shapes in placed))
+    return Interest(tuple(shapely.STRtree(shapes) for _, shapes in layers))
+
+
+def read_shapes(path: Path, grid: Grid) -> NDArray[np.object_]:
+    """The polygons of a vector file near a grid, in its pixels; nothing else is read.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
+    near = shapely.transform(grid.window.box, grid.to_map)
+    table = read_polygons(path, pyproj.CRS.from_wkt(grid.crs), near=near, columns=[])
+    return np.asarray(shapely.transform(table.geometry.to_numpy(), grid.to_pixels), object)

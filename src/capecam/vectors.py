@@ -15,10 +15,11 @@ import geopandas as gpd
 import numpy as np
 import pyproj
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize, shapes
 
-from capecam.grid import Grid
+from capecam.grid import Grid, Window
 
 Integers = NDArray[np.int64]
 Polygons = NDArray[np.object_]
@@ -162,7 +163,7 @@ def join(pieces: Pieces, distance_px: float) -> Pieces:
 
 def merge(pieces: Pieces, links: Iterable[tuple[int, int]]) -> Pieces:
     """Unite what is linked, directly or not; in canonical form and order."""
-    groups = _groups(len(pieces), links)
+    groups = components(len(pieces), links)
     geometry = np.empty(len(groups), object)
     geometry[:] = [_united(pieces.geometry[group]) for group in groups]
     first = [group[0] for group in groups]
@@ -176,7 +177,7 @@ def merge(pieces: Pieces, links: Iterable[tuple[int, int]]) -> Pieces:
     return united.take(np.lexsort((united.class_id, col, row)))
 
 
-def _groups(count: int, links: Iterable[tuple[int, int]]) -> list[list[int]]:
+def components(count: int, links: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Connected components of 0..count-1 (union-find with path halving)."""
     parent = list(range(count))
 
@@ -224,13 +225,23 @@ def first_pixels(geometry: Polygons) -> tuple[Integers, Integers]:
     return corner[:, 0], corner[:, 1]
 
 
-def measure(pieces: Pieces, grid: Grid, names: Sequence[str]) -> gpd.GeoDataFrame:
+def mask(geometry: Any, window: Window) -> NDArray[np.bool_]:
+    """(height, width) of a window: True where the pixel belongs to a region in lattice pixels."""
+    place = Affine.translation(window.col, window.row)
+    burnt = rasterize([geometry], out_shape=window.shape, transform=place, dtype="uint8")
+    return np.asarray(burnt, np.bool_)
+
+
+def measure(
+    pieces: Pieces, grid: Grid, names: Sequence[str], outlines: Polygons | None = None
+) -> gpd.GeoDataFrame:
     """The pieces as a table in map coordinates: ``COLUMNS``, ``level_sum`` and geometry.
 
     Args:
         pieces: in lattice pixels.
         grid: of the lattice.
         names: of all classes, 0 first.
+        outlines: (N,) in lattice pixels, for the geometry alone; else the pieces' own.
     """
     pixels = shapely.area(pieces.geometry)
     inside = shapely.get_coordinates(shapely.point_on_surface(pieces.geometry))
@@ -249,7 +260,8 @@ def measure(pieces: Pieces, grid: Grid, names: Sequence[str]) -> gpd.GeoDataFram
         "images": [",".join(sorted(images)) for images in pieces.images],
         LEVEL_SUM: pieces.level_sum,
     }
-    table = gpd.GeoDataFrame(columns, geometry=_multi(pieces.geometry, grid), crs=crs)
+    shapes = pieces.geometry if outlines is None else outlines
+    table = gpd.GeoDataFrame(columns, geometry=_multi(shapes, grid), crs=crs)
     return table.astype({"id": "str", "class": "str", "images": "str"})
 
 
@@ -259,6 +271,21 @@ def _multi(geometry: Polygons, grid: Grid) -> Polygons:
     multi = np.empty(len(placed), object)
     multi[:] = [shapely.MultiPolygon(list(shapely.get_parts(g))) for g in placed]
     return multi
+
+
+def pixel_m(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 2) width and height in metres of the pixel at each of (N, 2) lattice points."""
+    crs = pyproj.CRS.from_wkt(grid.crs)
+    if not crs.is_geographic:
+        unit = crs.axis_info[0].unit_conversion_factor
+        return np.tile(np.asarray(grid.pixel) * unit, (len(points), 1))
+    geod = crs.get_geod() or pyproj.Geod(ellps="WGS84")
+    x, y = grid.to_map(np.floor(points)).T
+    dx, dy = grid.pixel
+    middle = y - dy / 2
+    width = geod.inv(x, middle, x + dx, middle)[2]
+    height = geod.inv(x, y, x, y - dy)[2]
+    return np.stack([width, height], axis=1)
 
 
 def pixel_area_m2(grid: Grid, crs: pyproj.CRS, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,16 +1,20 @@
 """Rasters: reading the mosaic, writing products. Only this package opens raster files."""
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
+from capecam.raster.coverage import Coverage
 from capecam.raster.header import Header, gdal_settings, open_readonly, read_header, read_headers
 from capecam.raster.mosaic import Mosaic, Reader, Source, build_mosaic
 from capecam.raster.overview import write_overview
+from capecam.raster.places import LayerReader
 from capecam.raster.vrt import Layer, VrtTile, write_vrt
 
 __all__ = [
     "CogSet",
     "CogWriter",
+    "Coverage",
     "Header",
     "Layer",
+    "LayerReader",
     "Mosaic",
     "Product",
     "Reader",

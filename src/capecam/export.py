@@ -1,0 +1,78 @@
+"""Detections in other formats; the columns and units are the same in all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyogrio
+import pyproj
+
+from capecam.errors import OutputError
+from capecam.ledger import replacing
+from capecam.tables import crs_of, read_rows, write_gpkg
+
+FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg")
+LAYER = "detections"
+
+
+def export(out: Path, kind: str, to: Path | None = None) -> Path:
+    """The detections of a run in one of ``FORMATS``; all but CSV have the geometry.
+
+    GeoJSON is in longitude and latitude (RFC 7946), the others in the CRS of the imagery; CSV has
+    the columns ``lon`` and ``lat``.
+
+    Args:
+        out: the folder of a run.
+        kind: one of ``FORMATS``.
+        to: the file to write; else ``detections.KIND`` in ``out``.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputError: there are no detections, or the file cannot be written.
+    """
+    source = out / "detections.parquet"
+    if not source.exists():
+        raise OutputError(f"{out}: holds no detections.parquet; start with capecam run")
+    target = to or out / f"{LAYER}.{kind}"
+    if target.resolve() in (source.resolve(), (out / "detections.gpkg").resolve()):
+        return target  # they are made by every run
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: there is no folder {target.parent}")
+    with replacing(target) as temporary:
+        if kind == "csv":
+            _write_csv(source, temporary)
+        elif kind == "parquet":
+            shutil.copyfile(source, temporary)
+        elif kind == "gpkg":
+            write_gpkg(temporary, {LAYER: source}, crs_of(source))
+        else:
+            _write_with_gdal(source, temporary, kind)
+    return target
+
+
+def _write_csv(source: Path, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for n, rows in enumerate(read_rows(source)):
+            table = rows.drop(columns="geometry")
+            table.to_csv(file, index=False, header=n == 0, lineterminator="\n")
+
+
+def _write_with_gdal(source: Path, path: Path, kind: str) -> None:
+    geojson = kind == "geojson"
+    crs: pyproj.CRS = crs_of(source)
+    with pq.ParquetFile(source) as table:
+        pyogrio.write_arrow(
+            pa.RecordBatchReader.from_batches(table.schema_arrow, table.iter_batches()),
+            path,
+            driver="GeoJSON" if geojson else "FlatGeobuf",
+            layer=LAYER,
+            geometry_name="geometry",
+            geometry_type="MultiPolygon",
+            crs=crs.to_wkt("WKT1_GDAL"),
+            layer_options={"RFC7946": "YES"} if geojson else {},
+        )
