@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from capecam import surroundings
-from capecam.city import finish, grid_from_json, read_run
+from capecam.city import finish
 from capecam.detections import ranks
 from capecam.evidence import MEASURES, doubt, judged
 from capecam.grid import Window
 from capecam.ledger import Ledger
+from capecam.outputs import grid_from_json, read_run
 from capecam.run import run
 from capecam.settings import EvidenceSettings, load
 from capecam.surroundings import REACH_M, RING_M, sights, within

@@ -265,6 +265,23 @@ def verify_command(
     raise typer.Exit(found.exit_code)
 
 
+@app.command("export")
+@everywhere
+def export_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    kind: Annotated[str, typer.Option("--format", metavar="fgb|geojson|csv|parquet|gpkg")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="else OUT/detections.FORMAT")
+    ] = None,
+) -> None:
+    """Write the detections in another format; GeoJSON is in longitude and latitude."""
+    from capecam.export import export
+
+    path = export(out, kind, to)
+    if not _quiet():
+        print(path)
+
+
 @app.command("demo")
 @everywhere
 def demo_command(

@@ -20,7 +20,7 @@ from capecam.children import Children
 from capecam.grid import Grid
 from capecam.raster import Layer, LayerReader, gdal_settings
 from capecam.settings import EvidenceSettings
-from capecam.surroundings import RING_M, Blocks, Sight, distance_m, sights, strips
+from capecam.surroundings import RING_M, Blocks, Nearest, Sight, sights
 from capecam.vectors import Pieces, first_pixels, pixel_m
 
 MEASURES = ("in", "ring", "share", "peak", "peak_m")
@@ -58,7 +58,7 @@ class Heat:
     def scaled(self, values: NDArray[Any], class_id: int) -> NDArray[np.float64]:
         """Stored values as 0..1 of the city's scale, NaN where there is nothing."""
         if self.tops is None:
-            return SCALE[values]
+            return np.asarray(SCALE[values], np.float64)
         top = self.tops[class_id - 1]
         levels = np.zeros(values.shape) if top is None else np.minimum(values / top, 1)
         return np.asarray(np.where(np.isnan(values), np.nan, levels), np.float64)
@@ -102,7 +102,7 @@ class _Sums:
         if highest == self.peak_around:
             self.peaks.append((sight, near & (values == highest), stride))
 
-    def measures(self, geometry: Any, pixel: tuple[float, float]) -> tuple[float, ...]:
+    def measures(self, nearest: Nearest) -> tuple[float, ...]:
         """In the order of ``MEASURES``; NaN where there is nothing to say."""
         energy = self.inside + self.around
         peak = max(self.peak_inside, self.peak_around)
@@ -111,14 +111,14 @@ class _Sums:
             self.ring / self.ring_px if self.ring_px else np.nan,
             self.inside / energy if energy > 0 else np.nan,
             peak if peak > NOTHING else np.nan,
-            self._away_m(geometry, pixel) if peak > 0 else np.nan,
+            self._away_m(nearest) if peak > 0 else np.nan,
         )
 
-    def _away_m(self, geometry: Any, pixel: tuple[float, float]) -> float:
+    def _away_m(self, nearest: Nearest) -> float:
         if self.peak_inside >= self.peak_around:
             return 0.0
         at = [sight.pixels_around(blocks, stride) for sight, blocks, stride in self.peaks]
-        return distance_m(np.concatenate(at), geometry, pixel)
+        return nearest.distance_m(np.concatenate(at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,28 +163,27 @@ class Witness:
 
     def _row(self, geometry: Any, class_id: int, pixel: tuple[float, float]) -> tuple[float, ...]:
         sums = [_Sums() for _ in self._heats]
+        levels = np.zeros(self._classes + 1, np.int64)
         for sight in sights(geometry, pixel):
             blocks = {n: sight.blocks(n) for n in {heat.stride for heat in self._heats}}
             for heat, reader, so_far in zip(self._heats, self._readers, sums, strict=True):
                 part = blocks[heat.stride]
                 values = heat.scaled(reader.read(class_id, part.window), class_id)
                 so_far.add(sight, part, heat.stride, values)
-        measures = [value for so_far in sums for value in so_far.measures(geometry, pixel)]
-        return (*measures, *self._rival(geometry, class_id))
-
-    def _rival(self, geometry: Any, class_id: int) -> tuple[float, float]:
-        """The other class that is likeliest inside, and its mean probability there; 0 if none."""
-        levels = np.zeros(self._classes)
-        pixels = 0
-        for window, inside in strips(geometry):
-            pixels += int(inside.sum())
-            for band in range(1, self._classes + 1):
-                if band != class_id:
-                    found = self._probability.read(band, window)[inside]
-                    levels[band - 1] += found.sum(dtype=np.int64)
+            self._add_levels(levels, sight)
+        nearest = Nearest(geometry, pixel)
+        measures = [value for so_far in sums for value in so_far.measures(nearest)]
+        levels[class_id] = 0
         rival = int(np.argmax(levels))
-        found = levels[rival] / pixels / LEVELS
-        return (rival + 1.0, found) if found > 0 else (0.0, 0.0)
+        return (*measures, rival, levels[rival] / shapely.area(geometry) / LEVELS)
+
+    def _add_levels(self, levels: NDArray[np.int64], sight: Sight) -> None:
+        """The probabilities inside, by class id, as sums of stored levels."""
+        if sight.own is not None:
+            inside = sight.inside[sight.own.slices(sight.window)]
+            for band in range(1, self._classes + 1):
+                found = self._probability.read(band, sight.own)[inside]
+                levels[band] += found.sum(dtype=np.int64)
 
 
 ADDED = ("rival", "rival_in", "evidence")

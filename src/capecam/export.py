@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pyogrio
 import pyproj
 
-from capecam.errors import OutputError
+from capecam.errors import OutputError, UsageError
 from capecam.ledger import replacing
 from capecam.tables import crs_of, read_rows, write_gpkg
 
@@ -33,8 +33,11 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
         The file.
 
     Raises:
+        UsageError: there is no such format.
         OutputError: there are no detections, or the file cannot be written.
     """
+    if kind not in FORMATS:
+        raise UsageError(f"--format must be one of {', '.join(FORMATS)}; got {kind!r}")
     source = out / "detections.parquet"
     if not source.exists():
         raise OutputError(f"{out}: holds no detections.parquet; start with capecam run")

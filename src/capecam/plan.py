@@ -8,10 +8,10 @@ from typing import Any
 
 from capecam.calibration import Calibration, read_calibration
 from capecam.changes import Contents, Inputs, judge
-from capecam.city import read_run
 from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.model import checkpoint_sha256
+from capecam.outputs import read_run
 from capecam.run import anchor, share
 from capecam.settings import PIXEL_METHODS, Settings
 from capecam.sources import City, find_cells, open_city

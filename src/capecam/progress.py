@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from capecam.city import Totals
 from capecam.record import Outcome
+from capecam.sieve import REASONS
 
 
 class Bar:
@@ -56,6 +57,7 @@ def summary(outcome: Outcome) -> str:
     if outcome.totals:
         lines += [
             totals_table(outcome.totals),
+            _dropped(outcome.totals),
             f"look at {outcome.out}/detections.gpkg and {outcome.out}/*.vrt in QGIS",
         ]
     return "\n".join(lines)
@@ -73,6 +75,14 @@ def _where_time_went(outcome: Outcome) -> list[str]:
     shares = ", ".join(f"{stage} {value / wall:.0%}" for stage, value in work.items())
     around = ", ".join(f"{n} {s:.0f} s" for n, s in outcome.stages.items() if n != "cells")
     return [f"time: {shares}; the engine waited {outcome.waited:.0%}; beside it {around}"]
+
+
+def _dropped(totals: Totals) -> str:
+    """What became of all that was traced."""
+    left = {step: sum(counts.values()) for step, counts in totals.steps.items()}
+    reasons = [f"{count:,} {step}" for step, count in left.items() if step in REASONS and count]
+    dropped = f"; dropped: {', '.join(reasons)}" if reasons else ""
+    return f"{left['traced']:,} pieces joined to {left['joined']:,} objects{dropped}"
 
 
 def totals_table(totals: Totals) -> str:

@@ -12,9 +12,10 @@ import torch
 
 from capecam import __version__
 from capecam.changes import Contents, Inputs
-from capecam.city import Totals, grid_to_json
+from capecam.city import Totals
 from capecam.grid import Cell
 from capecam.maker import Prepared
+from capecam.outputs import grid_to_json
 from capecam.settings import Settings
 from capecam.sources import City
 

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 from capecam.board import show_all, state_of
 from capecam.changes import Contents, basis, judge
-from capecam.city import RUN_JSON, assemble, read_run
+from capecam.city import assemble
 from capecam.cluster import RayActors
 from capecam.grid import Cell
 from capecam.ledger import Ledger, write_json
 from capecam.lock import hold
 from capecam.maker import required
 from capecam.model import Model
+from capecam.outputs import RUN_JSON, read_run
 from capecam.raster import gdal_settings
 from capecam.record import Outcome, Record
 from capecam.settings import Settings

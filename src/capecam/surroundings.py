@@ -33,6 +33,8 @@ class Sight:
 
     window: Window
     """In pixels of the lattice."""
+    own: Window | None
+    """The part of it in which the object lies; None: above or below it."""
     inside: NDArray[np.bool_]
     """(height, width): the object's own pixels."""
     ring: NDArray[np.bool_]
@@ -99,7 +101,7 @@ def sights(geometry: Any, pixel: tuple[float, float]) -> Iterator[Sight]:
             inside[part.slices(window)] = region[part.slices(seen)]
         around = within(region, seen, REACH_M, pixel, window) & ~inside
         ring = within(region, seen, RING_M, pixel, window) & ~inside
-        yield Sight(window, inside, ring, around)
+        yield Sight(window, own.intersection(window), inside, ring, around)
 
 
 def within(
@@ -141,20 +143,20 @@ def within(
     return np.asarray(covered[:, :width] > 0)
 
 
-def distance_m(at: NDArray[np.int64], geometry: Any, pixel: tuple[float, float]) -> float:
-    """From the nearest of (N, 2) pixels (row, column) to the nearest pixel of an object."""
-    window = _bounds(geometry)
-    own = np.argwhere(mask(geometry, window)) + np.array([window.row, window.col])
-    size = np.array([pixel[1], pixel[0]])
-    return float(cKDTree(own * size).query(at * size)[0].min())
+class Nearest:
+    """How far pixels are from an object; the object is drawn only when that is asked."""
 
+    def __init__(self, geometry: Any, pixel: tuple[float, float]) -> None:
+        self._geometry, self._size = geometry, np.array([pixel[1], pixel[0]])
+        self._own: cKDTree | None = None
 
-def strips(geometry: Any) -> Iterator[tuple[Window, NDArray[np.bool_]]]:
-    """An object alone: windows of at most ``STRIP`` rows, and where in them it is."""
-    whole = _bounds(geometry)
-    for row in range(whole.row, whole.bottom, STRIP):
-        window = Window.between(row, whole.col, min(row + STRIP, whole.bottom), whole.right)
-        yield window, mask(geometry, window)
+    def distance_m(self, at: NDArray[np.int64]) -> float:
+        """From the nearest of (N, 2) pixels (row, column) to the object's nearest pixel."""
+        if self._own is None:
+            window = _bounds(self._geometry)
+            own = np.argwhere(mask(self._geometry, window)) + np.array([window.row, window.col])
+            self._own = cKDTree(own * self._size)
+        return float(self._own.query(at * self._size)[0].min())
 
 
 def _bounds(geometry: Any) -> Window:

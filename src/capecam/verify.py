@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from capecam.city import read_run
 from capecam.errors import OutputError
 from capecam.ledger import Ledger
+from capecam.outputs import read_run
 from capecam.raster import why_not_cog
 
 

@@ -27,7 +27,8 @@ Booleans = NDArray[np.bool_]
 
 FULL_PX = 1 << 24
 """Shapes whose bounding box has at most so many pixels, 4,096 x 4,096, are counted pixel by pixel;
-that takes 0.1 s (2 shared cores, ZSTD). Larger ones are counted on the overview."""
+that takes 0.04 s (one core, ZSTD). Larger ones are counted on the overview: of zones of 1 to 4 km²
+in imagery of 8 cm with a gap of 240 x 160 m in every km², the share was off by less than 0.0005."""
 
 STRIP_PX = 1 << 24
 """Samples that are held at once, in three arrays of a byte each."""
@@ -129,7 +130,7 @@ class Coverage:
             return np.empty(0, np.bool_)
         with self._coarse() as coarse:
             around = _sums_around(coarse, coarse.place(points))
-        seen = around == 9
+        seen = np.asarray(around == 9)
         doubtful = np.flatnonzero((around > 0) & (around < 9))
         doubtful = doubtful[_neighbours_in_a_row(shapely.points(points[doubtful]))]
         with self._full() as full:

@@ -54,7 +54,8 @@ class LayerReader:
                 found = self._dataset(tile).read(
                     band, window=((rows.start, rows.stop), (cols.start, cols.stop))
                 )
-                pixels[part.slices(window)] = found
+                here = ~np.isnan(found) if np.isnan(self.nodata) else found != self.nodata
+                np.copyto(pixels[part.slices(window)], found, where=here)  # cells may overlap
         return pixels
 
     def _dataset(self, tile: VrtTile) -> Any:

@@ -1,0 +1,92 @@
+"""One-to-one matching of polygons by overlap: as many pairs as there can be, then the best ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
+
+Indices = NDArray[np.intp]
+
+DENSE = 1_000_000
+"""Entries of a cost matrix (8 MB) up to which it is written out."""
+
+
+def match(
+    a: NDArray[Any], b: NDArray[Any], min_iou: float, *, most_pairs: bool = True
+) -> tuple[Indices, Indices, NDArray[np.float64]]:
+    """The optimal assignment of two sets of polygons by intersection over union.
+
+    That with the largest sum of IoU, by default among those with as many pairs as there can be. A
+    greedy choice, best pair first, can end with fewer pairs and a smaller sum.
+
+    Args:
+        a: (N,) valid polygons.
+        b: (M,) valid polygons in the same CRS.
+        min_iou: pairs below it are none; above 0.
+        most_pairs: rather two poor pairs than a good one.
+
+    Returns:
+        Indices into ``a``, indices into ``b``, and the IoU of each pair, by index into ``a``.
+    """
+    i, j, iou = overlaps(a, b, min_iou)
+    if not len(i):
+        return i, j, iou
+    # A pair more outweighs any sum of IoUs.
+    worth = 1 + iou / (min(len(a), len(b)) + 1) if most_pairs else iou
+    links = coo_array((np.ones(len(i), np.int8), (i, j + len(a))), shape=[len(a) + len(b)] * 2)
+    _, group = connected_components(links, directed=False)
+    order = np.argsort(group[i], kind="stable")
+    starts = np.flatnonzero(np.diff(group[i][order], prepend=-1))
+    chosen = [
+        edges if len(edges) == 1 else edges[_best(i[edges], j[edges], worth[edges])]
+        for edges in np.split(order, starts[1:])
+    ]
+    kept = np.sort(np.concatenate(chosen))
+    return i[kept], j[kept], iou[kept]
+
+
+def overlaps(
+    a: NDArray[Any], b: NDArray[Any], min_iou: float
+) -> tuple[Indices, Indices, NDArray[np.float64]]:
+    """All pairs that overlap by at least ``min_iou``, sorted by index: into ``a``, ``b``, IoU."""
+    i, j = shapely.STRtree(b).query(a, predicate="intersects")
+    common = shapely.area(shapely.intersection(a[i], b[j]))
+    iou = common / (shapely.area(a[i]) + shapely.area(b[j]) - common)
+    kept = (iou >= min_iou) & (common > 0)
+    order = np.lexsort((j[kept], i[kept]))
+    return i[kept][order], j[kept][order], iou[kept][order]
+
+
+def _best(i: Indices, j: Indices, worth: NDArray[np.float64]) -> Indices:
+    """The edges to take of a connected graph."""
+    rows, row = np.unique(i, return_inverse=True)
+    cols, col = np.unique(j, return_inverse=True)
+    if len(rows) * len(cols) <= DENSE:
+        gain = np.zeros((len(rows), len(cols)))
+        gain[row, col] = worth
+        taken = np.zeros(gain.shape, np.bool_)
+        taken[linear_sum_assignment(gain, maximize=True)] = True
+        return np.flatnonzero(taken[row, col])
+    return _best_sparse(row, col, worth, (len(rows), len(cols)))
+
+
+def _best_sparse(
+    row: Indices, col: Indices, worth: NDArray[np.float64], shape: tuple[int, int]
+) -> Indices:
+    """The same where the matrix would be too large: each row may also take a column of its own."""
+    rows, cols = shape
+    alone = np.arange(rows)
+    nothing = 3.0  # more than any pair costs, and not 0, which would be no entry
+    cost = np.concatenate([nothing - worth, np.full(rows, nothing)])
+    ends = (np.concatenate([row, alone]), np.concatenate([col, cols + alone]))
+    graph = coo_array((cost, ends), shape=(rows, cols + rows)).tocsr()
+    partner = np.empty(rows, np.intp)
+    first, second = min_weight_full_bipartite_matching(graph)
+    partner[first] = second
+    return np.flatnonzero(partner[row] == col)

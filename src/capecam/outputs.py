@@ -1,0 +1,118 @@
+"""What a run has left in its folder, for all that comes after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from capecam.errors import OutputError
+from capecam.grid import Grid, Window
+from capecam.ledger import Ledger
+from capecam.raster import Layer, VrtTile
+from capecam.settings import METHODS, PIXEL_METHODS, Settings
+
+RUN_JSON = "run.json"
+
+
+def read_run(out: Path) -> dict[str, Any] | None:
+    """The record of the run in a folder, or None.
+
+    Raises:
+        OutputError: it is there and cannot be read.
+    """
+    path = out / RUN_JSON
+    if not path.exists():
+        return None
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read ({error}); remove it to start afresh") from error
+    return tree
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """A run whose cells are done, at least some of them."""
+
+    out: Path
+    record: Mapping[str, Any]
+    """``run.json``."""
+    settings: Settings
+    """Of the run."""
+    cells: Mapping[str, dict[str, Any]]
+    """``cell.json`` of every finished cell that belongs to the run, by name."""
+
+    @classmethod
+    def open(cls, out: Path) -> Self:
+        """That of a folder.
+
+        Raises:
+            OutputError: it holds no run, or no finished cell.
+        """
+        record, ledger = read_run(out), Ledger.of(out)
+        if record is None:
+            raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+        wanted = set(record["cells"])
+        cells = {name: ledger.read(name) or {} for name in ledger.done() if name in wanted}
+        if not cells:
+            raise OutputError(f"{out}: no cell is finished; start with capecam run")
+        return cls(out, record, Settings.model_validate(record["settings"]), cells)
+
+    @property
+    def grid(self) -> Grid:
+        """Of the mosaic."""
+        return grid_from_json(self.record)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all classes, 0 first."""
+        return tuple(entry.name for entry in self.settings.model.classes)
+
+    @property
+    def products(self) -> list[str]:
+        """File names of the rasters of which there are some."""
+        files = {file for cell in self.cells.values() for file in cell["files"]}
+        return sorted(file for file in files if file.endswith(".tif"))
+
+    def core(self, cell: str) -> Window:
+        """The pixels that a cell covers."""
+        return Window(**self.cells[cell]["basis"]["core"])
+
+    def path(self, cell: str, file: str) -> Path:
+        """Of a file of a cell."""
+        return Ledger.of(self.out).folder / cell / file
+
+    def stride(self, product: str) -> int:
+        """Edge of a raster's blocks, in pixels of the imagery."""
+        method = Path(product).stem
+        coarse = method in METHODS and method not in PIXEL_METHODS
+        return self.settings.tiling.stride if coarse else 1
+
+    def layer(self, product: str) -> Layer:
+        """Where the cells' rasters of one product lie."""
+        stride = self.stride(product)
+        tiles = [
+            VrtTile(self.path(name, product), window, cell["files"][product]["sha256"])
+            for name, cell in self.cells.items()
+            if product in cell["files"] and (window := self.core(name).blocks(stride)) is not None
+        ]
+        return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
+
+
+def grid_to_json(grid: Grid) -> dict[str, Any]:
+    """As kept in run.json: ``anchor`` and ``grid``."""
+    w = grid.window
+    window = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
+    return {
+        "anchor": grid.anchor,
+        "grid": {"crs": grid.crs, "pixel": grid.pixel, "window": window},
+    }
+
+
+def grid_from_json(run: Mapping[str, Any]) -> Grid:
+    """The inverse of :func:`grid_to_json`."""
+    (x, y), (dx, dy) = run["anchor"], run["grid"]["pixel"]
+    return Grid(run["grid"]["crs"], (x, y), (dx, dy), Window(**run["grid"]["window"]))
