@@ -26,8 +26,9 @@ from capecam.raster import CogSet, Layer, Product, VrtTile, coverage, write_over
 from capecam.run import run
 from capecam.settings import CAPE_TOWN_CLASSES, load
 from capecam.styles import graduated
+from capecam.summary import ZoneSummary, summarize
 from capecam.vectors import LEVEL_SUM, join, measure
-from capecam.zones import COLUMNS, ZoneRules, ZoneSummary, summarize
+from capecam.zones import COLUMNS, ZoneRules
 
 PIXEL_M2 = 0.08 * 0.08
 CLASSES = Product("classes", ("class",), "uint8", 255, palette={1: (0, 255, 0)})

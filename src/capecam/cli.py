@@ -265,6 +265,62 @@ def verify_command(
     raise typer.Exit(found.exit_code)
 
 
+@app.command("evaluate")
+@everywhere
+def evaluate_command(
+    found: Annotated[Path, typer.Argument(metavar="OUT|VECTOR", help="a run, or polygons")],
+    *,
+    truth: Annotated[Path, typer.Option("--truth", metavar="FILE", help="annotated polygons")],
+    area: Annotated[
+        Path | None, typer.Option("--area", metavar="FILE", help="what was labelled; else all")
+    ] = None,
+    iou: Annotated[
+        float, typer.Option("--iou", metavar="X", help="from which overlap two objects are one")
+    ] = 0.5,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="also after tracing, joining and each rule")
+    ] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score detections against annotations: precision, recall and F1 by class, object by object."""
+    from capecam.evaluation import Question, evaluate
+    from capecam.score import Rules
+
+    answer = evaluate(Question(found, truth, area, steps, Rules(iou), load(config)))
+    print(json.dumps(answer.to_json(), indent=1) if as_json else answer.to_text())
+
+
+@app.command("summarize")
+@everywhere
+def summarize_command(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="the folder of a run; of two, the earlier")
+    ],
+    later: Annotated[
+        Path | None, typer.Argument(metavar="[OUT2]", help="the folder of the later run")
+    ] = None,
+    *,
+    zones: Annotated[
+        Path, typer.Option("--zones", metavar="FILE", help="polygons, any vector format")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="COLUMN", help="names of zones; else the first with text"),
+    ] = None,
+    footprints: Annotated[
+        Path | None, typer.Option("--footprints", metavar="FILE", help="buildings: also per these")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count detections and m² per zone and class; with two runs, also what has changed."""
+    from capecam.summary import summarize
+    from capecam.zones import ZoneRules
+
+    found = summarize(out, later, ZoneRules(zones, name, footprints))
+    print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+
+
 @app.command("export")
 @everywhere
 def export_command(

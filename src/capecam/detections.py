@@ -185,17 +185,23 @@ def _with_evidence(
 
 
 def steps(parts: Iterable[Part], recipe: Recipe) -> dict[str, gpd.GeoDataFrame]:
-    """All objects after each step: traced, joined, and what each rule leaves.
+    """All objects after each step: traced, joined, and what each rule leaves that there is.
 
     For scoring; in memory, unlike :func:`write_detections`.
     """
     tables = [table for _, table in _objects(parts, recipe, Tally.of(recipe.names))]
-    joined = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
-    left = {"traced": joined.explode(ignore_index=True), "joined": joined}
-    for reason, step in (("small", "large"), ("unsure", "sure"), ("off building", "on buildings")):
-        joined = joined[joined["reason"] != reason]
-        left[step] = joined
-    return left
+    left = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
+    after = {"tracing": left.explode(ignore_index=True), "joining": left}
+    rules = {
+        "dropping small ones": ("small", True),
+        "dropping unsure ones": ("unsure", any(recipe.sieve.min_confidence)),
+        "dropping those off buildings": ("off building", recipe.sieve.buildings is not None),
+    }
+    for step, (reason, exists) in rules.items():
+        left = left[left["reason"] != reason]
+        if exists:
+            after[step] = left
+    return after
 
 
 def ranks(doubt: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -35,11 +35,19 @@ def match(
         Indices into ``a``, indices into ``b``, and the IoU of each pair, by index into ``a``.
     """
     i, j, iou = overlaps(a, b, min_iou)
+    kept = assign(i, j, iou, most_pairs=most_pairs)
+    return i[kept], j[kept], iou[kept]
+
+
+def assign(i: Indices, j: Indices, iou: NDArray[np.float64], *, most_pairs: bool = True) -> Indices:
+    """Which of some pairs to take, so that nothing is taken twice: see :func:`match`."""
     if not len(i):
-        return i, j, iou
+        return np.empty(0, np.intp)
+    count = i.max() + 1
     # A pair more outweighs any sum of IoUs.
-    worth = 1 + iou / (min(len(a), len(b)) + 1) if most_pairs else iou
-    links = coo_array((np.ones(len(i), np.int8), (i, j + len(a))), shape=[len(a) + len(b)] * 2)
+    worth = 1 + iou / (len(i) + 1) if most_pairs else iou
+    size = count + j.max() + 1
+    links = coo_array((np.ones(len(i), np.int8), (i, j + count)), shape=(size, size))
     _, group = connected_components(links, directed=False)
     order = np.argsort(group[i], kind="stable")
     starts = np.flatnonzero(np.diff(group[i][order], prepend=-1))
@@ -47,8 +55,7 @@ def match(
         edges if len(edges) == 1 else edges[_best(i[edges], j[edges], worth[edges])]
         for edges in np.split(order, starts[1:])
     ]
-    kept = np.sort(np.concatenate(chosen))
-    return i[kept], j[kept], iou[kept]
+    return np.sort(np.concatenate(chosen))
 
 
 def overlaps(

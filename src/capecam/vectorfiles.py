@@ -13,12 +13,15 @@ import geopandas as gpd
 import numpy as np
 import pyproj
 import shapely
+from numpy.typing import NDArray
 
 from capecam.errors import UsageError
 
 log = logging.getLogger(__name__)
 
 POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+
+GEOPARQUET = (".parquet", ".geoparquet")
 
 EDGE_POINTS = 20
 """Straight lines of one CRS are curves in another: an area gets so many points along an edge."""
@@ -38,7 +41,7 @@ def read_polygons(
     """The polygons of a vector file, valid, in one CRS, in the file's order.
 
     Args:
-        path: any format that GDAL reads.
+        path: any format that GDAL reads, or GeoParquet.
         crs: to bring them to; None leaves them in their own.
         near: in ``crs``; only what touches its bounding box is read, so that the buildings of a
             country cost no more than those of a city.
@@ -52,7 +55,10 @@ def read_polygons(
         raise UsageError(f"{path}: there is no such file")
     area = None if near is None else gpd.GeoSeries([_with_points(near)], crs=crs)
     try:
-        table = gpd.read_file(path, engine="pyogrio", bbox=area, columns=columns, layer=layer)
+        if path.suffix in GEOPARQUET:
+            table = _read_parquet(path, area, columns)
+        else:
+            table = gpd.read_file(path, engine="pyogrio", bbox=area, columns=columns, layer=layer)
     except (OSError, ValueError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise UsageError(f"{path}: cannot be read as a vector layer ({message})") from error
@@ -64,6 +70,21 @@ def read_polygons(
         log.warning("%s: %s", path, doubt)
     polygons = _polygons(table, path)
     return polygons if crs is None else polygons.to_crs(crs)
+
+
+def _read_parquet(
+    path: Path, area: gpd.GeoSeries | None, columns: Sequence[str] | None
+) -> gpd.GeoDataFrame:
+    """GDAL's own wheels cannot read it."""
+    table = gpd.read_parquet(path)
+    if columns is not None:
+        table = table[[*(name for name in columns if name in table), table.geometry.name]]
+    return table if area is None else table.cx[_slices(area.to_crs(table.crs).total_bounds)]
+
+
+def _slices(bounds: NDArray[np.float64]) -> tuple[slice, slice]:
+    left, bottom, right, top = bounds
+    return slice(left, right), slice(bottom, top)
 
 
 def _with_points(area: shapely.Geometry) -> shapely.Geometry:
