@@ -25,6 +25,7 @@ demo: setup
 	rm -rf $(DEMO)
 	$(BIN)/capecam demo $(DEMO)
 	$(BIN)/capecam run --config $(DEMO)/demo.yaml
+	$(BIN)/capecam evaluate $(DEMO)/out --truth $(DEMO)/truth.gpkg --steps
 	$(BIN)/python scripts/demo_report.py $(DEMO)
 
 test: setup

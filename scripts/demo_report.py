@@ -1,4 +1,4 @@
-"""After `make demo`: counts and m² beside the truth, and one picture of everything.
+"""After `make demo`: one picture of everything.
 
 Usage: demo_report.py DIR [--at COL,ROW] [--size PX] [--small FILE]
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
 import rasterio
 from PIL import Image, ImageDraw, ImageFont
 from rasterio.windows import Window
@@ -28,7 +26,6 @@ def main() -> None:
     parser.add_argument("--small", type=Path, help="also a copy of this name, smaller")
     arguments = parser.parse_args()
     folder, out = arguments.folder, arguments.folder / "out"
-    print(comparison(folder, out).to_string(index=False, float_format="{:.1f}".format))
     image = sorted((folder / "images").glob("*.tif"))[0]
     at = (
         tuple(map(int, arguments.at.split(",")))
@@ -42,26 +39,6 @@ def main() -> None:
     if arguments.small:
         sheet.thumbnail((SMALL_PX, SMALL_PX))
         sheet.save(arguments.small, quality=88)
-
-
-def comparison(folder: Path, out: Path) -> pd.DataFrame:
-    """Counts and m² by class, found and true; and how many true objects a detection touches."""
-    truth = gpd.read_file(folder / "truth.gpkg")
-    found = gpd.read_file(out / "detections.gpkg")
-    rows = []
-    for class_id, name in sorted(set(zip(truth["class_id"], truth["class"], strict=True))):
-        true, ours = truth[truth.class_id == class_id], found[found.class_id == class_id]
-        rows.append(
-            {
-                "class": name,
-                "true count": len(true),
-                "found": len(ours),
-                "true objects hit": int(true.intersects(ours.union_all()).sum()),
-                "true m²": true.area_m2.sum(),
-                "found m²": ours.area_m2.sum(),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def busiest(classes: Path, size: int) -> tuple[int, int]:
