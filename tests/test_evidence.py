@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from capecam import surroundings
-from capecam.city import finish
+from capecam.city import MEMORY, finish
 from capecam.detections import ranks
-from capecam.evidence import MEASURES, doubt, judged
+from capecam.evidence import MEASURES, Evidence, doubt, judged
 from capecam.grid import Window
 from capecam.ledger import Ledger
 from capecam.outputs import grid_from_json, read_run
@@ -134,8 +134,44 @@ def test_strips_and_processes_change_nothing(whole: Path, monkeypatch) -> None:
     monkeypatch.setattr(surroundings, "STRIP", 37)
     monkeypatch.setattr("capecam.evidence.CHUNK", 2)
     monkeypatch.setattr("capecam.evidence.WORTH_IT", 1)
+    (whole / MEMORY).unlink()
     finish(whole)
     assert (whole / "detections.parquet").read_bytes() == before
+
+
+def asked(monkeypatch) -> list[int]:
+    """How many objects are looked at, call by call."""
+    counts, measured = [], Evidence._measured
+
+    def counted(self, objects):
+        counts.append(len(objects))
+        return measured(self, objects)
+
+    monkeypatch.setattr(Evidence, "_measured", counted)
+    return counts
+
+
+def test_only_objects_near_a_change_are_looked_at_again(scene, tmp_path: Path, monkeypatch) -> None:
+    for n in range(4):
+        part = scene[:, :, n * 120 : (n + 1) * 120]
+        write_tif(tmp_path / "images" / f"{n}.tif", part, n * 120)
+    settings = {"explain__methods": ("gradcam",), "tiling__size": 160, "tiling__overlap": 40}
+    out = explain(tmp_path / "images", tmp_path / "out", **settings)
+    table = gpd.read_parquet(out / "detections.parquet")
+    counts = asked(monkeypatch)
+    finish(out)
+    assert sum(counts) == 0
+    changed = scene[:, :, :120].copy()
+    changed[:, :60, :60] = 35
+    write_tif(tmp_path / "images" / "0.tif", changed)
+    explain(tmp_path / "images", out, **settings)
+    assert 0 < sum(counts) < len(table)
+    before = (out / "detections.parquet").read_bytes()
+    (out / MEMORY).write_bytes(b"damaged")
+    counts.clear()
+    finish(out)
+    assert sum(counts) > len(table) / 2
+    assert (out / "detections.parquet").read_bytes() == before
 
 
 def test_raw_heatmaps_say_the_same_but_for_rounding(scene, whole: Path, tmp_path: Path) -> None:

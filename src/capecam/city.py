@@ -22,6 +22,9 @@ from capecam.raster import gdal_settings, write_overview, write_vrt
 from capecam.sieve import Sieve
 from capecam.vectors import pixel_m
 
+MEMORY = ".evidence.npy"
+"""Numbers of the last time; without it they are measured again."""
+
 COMPARED = ("*.vrt", "*.tif", "detections.parquet", "rejected.parquet", "summary.csv")
 """Byte for byte; QGIS writes into a GeoPackage that it opens."""
 
@@ -61,7 +64,8 @@ def assemble(out: Path) -> Totals:
     run = RunOutput.open(out)
     _write_layers(run)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
-    with Evidence(_rasters(run), run.settings.evidence, processes) as evidence:
+    rules = run.settings.evidence
+    with Evidence(_rasters(run), run.grid, rules, processes, out / MEMORY) as evidence:
         found = write_detections(out, parts(run), recipe(run), evidence)
     summary = found.summary.to_dict("records")
     made = Totals(

@@ -151,7 +151,7 @@ def _write_rows(
                 kept = (table["reason"] == "").to_numpy()
                 if REJECTED in sinks:
                     sinks[REJECTED].add(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
-                found, doubt = _with_evidence(objects.take(kept), table[kept], evidence, recipe)
+                found, doubt = _with_evidence(objects.take(kept), table[kept], evidence)
                 sinks[LAYER].add(found)
                 doubts.append(doubt)
         if evidence is None:
@@ -174,12 +174,12 @@ def _objects(
 
 
 def _with_evidence(
-    objects: Pieces, table: gpd.GeoDataFrame, evidence: Evidence | None, recipe: Recipe
+    objects: Pieces, table: gpd.GeoDataFrame, evidence: Evidence | None
 ) -> tuple[gpd.GeoDataFrame, NDArray[np.float64]]:
     """The columns of the file but ``review``, and how much each object wants to be looked at."""
     if evidence is None:
         return table[[*COLUMNS, "geometry"]], np.zeros(len(table))
-    added = evidence.columns(objects, table, recipe.grid).set_index(table.index)
+    added = evidence.columns(objects, table).set_index(table.index)
     doubt = added.pop("doubt").to_numpy()
     return gpd.GeoDataFrame(table[[*COLUMNS]].join(added), geometry=table.geometry), doubt
 

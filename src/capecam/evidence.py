@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,9 +20,13 @@ from numpy.typing import NDArray
 from capecam.children import Children
 from capecam.grid import Grid
 from capecam.raster import Layer, LayerReader, gdal_settings
+from capecam.recall import Recall
 from capecam.settings import EvidenceSettings
-from capecam.surroundings import RING_M, Blocks, Nearest, Sight, sights
+from capecam.surroundings import REACH_M, RING_M, Blocks, Nearest, Sight, sights
 from capecam.vectors import Pieces, first_pixels, pixel_m
+
+VERSION = 1
+"""Of what is measured, and how: numbers of another version are not taken over."""
 
 MEASURES = ("in", "ring", "share", "peak", "peak_m")
 """Columns of a method: ``gradcam_in`` ..."""
@@ -200,27 +205,39 @@ def witness(rasters: Rasters) -> Iterator[Witness]:
 class Evidence:
     """Asks about many objects, in as many processes as there are cores."""
 
-    def __init__(self, rasters: Rasters, rules: EvidenceSettings, processes: int) -> None:
-        """With 0 processes everything happens in this one."""
-        self._rasters, self._rules, self._processes = rasters, rules, processes
+    def __init__(
+        self, rasters: Rasters, grid: Grid, rules: EvidenceSettings, processes: int, memory: Path
+    ) -> None:
+        """With 0 processes everything happens in this one.
+
+        Args:
+            rasters: what is asked.
+            grid: of the lattice.
+            rules: what makes words of numbers.
+            processes: how many work.
+            memory: file with the numbers of the last time; may be missing.
+        """
+        self._rasters, self._grid, self._rules, self._processes = rasters, grid, rules, processes
         self._files = ExitStack()
         self._children: Children | None = None
+        self._recall = _recall(rasters, grid, memory)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._files.close()
+        if kind is None:
+            self._recall.save()
 
-    def columns(self, objects: Pieces, table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    def columns(self, objects: Pieces, table: pd.DataFrame) -> pd.DataFrame:
         """What is added to a table of N objects, and ``doubt`` (:func:`doubt`), N rows.
 
         Args:
             objects: in lattice pixels.
             table: their ``confidence``.
-            grid: of the lattice.
         """
-        found = self._measures(objects, grid)
+        found = pd.DataFrame(self._numbers(objects), columns=self._rasters.columns)
         found["confidence"] = table["confidence"].to_numpy()
         method = self._rules.method or self._rasters.heats[0].method
         names = np.array([None, *self._rasters.classes], object)
@@ -229,18 +246,25 @@ class Evidence:
         found["doubt"] = doubt(found, method)
         return found[[*self._rasters.columns[:-2], *ADDED, "doubt"]]
 
-    def _measures(self, objects: Pieces, grid: Grid) -> pd.DataFrame:
-        pixel = pixel_m(grid, shapely.get_coordinates(shapely.centroid(objects.geometry)))
-        names = self._rasters.columns
-        table = np.empty((len(objects), len(names)))
+    def _numbers(self, objects: Pieces) -> NDArray[np.float64]:
+        """(N, columns); those that are known from the last time are not asked for."""
+        keys = self._recall.keys(objects)
+        known, numbers = self._recall.known(keys)
+        numbers[~known] = self._measured(objects.take(~known))
+        self._recall.keep(keys, numbers)
+        return numbers
+
+    def _measured(self, objects: Pieces) -> NDArray[np.float64]:
+        pixel = pixel_m(self._grid, shapely.get_coordinates(shapely.centroid(objects.geometry)))
+        numbers = np.empty((len(objects), len(self._rasters.columns)))
         col, row = first_pixels(objects.geometry)
         # Neighbours one after the other read the same blocks of the same files.
         order = np.lexsort((row, col // NEAR_PX, row // NEAR_PX))
         chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
         tasks = [(objects.geometry[c], objects.class_id[c].tolist(), pixel[c]) for c in chunks]
         for chunk, answer in zip(chunks, self._answers(tasks), strict=True):
-            table[chunk] = answer
-        return pd.DataFrame(table, columns=names)
+            numbers[chunk] = answer
+        return numbers
 
     def _answers(self, tasks: Sequence[Task]) -> Iterable[NDArray[np.float64]]:
         if self._processes and self._children is None and len(tasks) >= WORTH_IT:
@@ -250,6 +274,20 @@ class Evidence:
             return self._children.map(tasks)
         with closing(Witness(self._rasters)) as here:
             return [here(task) for task in tasks]
+
+
+def _recall(rasters: Rasters, grid: Grid, memory: Path) -> Recall:
+    """What is known from the last time, and what it depends on."""
+    tiles, tops = list(rasters.probability.tiles), []
+    for heat in rasters.heats:
+        tops.append(f"{heat.method} {heat.stride} {heat.tops}")
+        tiles += [replace(t, window=t.window.scaled(heat.stride)) for t in heat.layer.tiles]
+    middle = shapely.get_coordinates(grid.window.box.centroid)
+    size_m = float(pixel_m(grid, middle).min())
+    # In degrees a pixel is not everywhere as large as in the middle.
+    reach_px = 1.5 * REACH_M / size_m + max(heat.stride for heat in rasters.heats)
+    recipe = f"{VERSION} {RING_M} {REACH_M} {grid.crs} {grid.anchor} {grid.pixel} {tops}"
+    return Recall(memory, recipe, tiles, reach_px, len(rasters.columns))
 
 
 def judged(table: pd.DataFrame, method: str, rules: EvidenceSettings) -> NDArray[np.object_]:
@@ -272,12 +310,12 @@ def judged(table: pd.DataFrame, method: str, rules: EvidenceSettings) -> NDArray
 
 
 def _around(table: pd.DataFrame, method: str) -> NDArray[np.float64]:
-    """How strong the surroundings are: the ring's mean, or half of a peak beyond the ring.
+    """How strong the surroundings are: the ring's mean, or half of a peak outside the object.
 
     Half, since a peak is compared with the mean of the inside.
     """
     ring, peak, away = (table[f"{method}_{m}"].to_numpy(float) for m in ("ring", "peak", "peak_m"))
-    found: NDArray[np.float64] = np.fmax(ring, np.where(away > RING_M, peak / 2, np.nan))
+    found: NDArray[np.float64] = np.fmax(ring, np.where(away > 0, peak / 2, np.nan))
     return found
 
 

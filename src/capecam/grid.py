@@ -86,6 +86,11 @@ class Window:
         row, col = self.row - inside.row, self.col - inside.col
         return slice(row, row + self.height), slice(col, col + self.width)
 
+    def scaled(self, stride: int) -> Window:
+        """Of a window in blocks: all pixels of these."""
+        row, col, height, width = self.row, self.col, self.height, self.width
+        return Window(row * stride, col * stride, height * stride, width * stride)
+
     def blocks(self, stride: int) -> Window | None:
         """The ``stride``-px blocks whose top-left pixel is in this window, in block units.
 
