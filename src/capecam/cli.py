@@ -205,6 +205,10 @@ def run_command(
         print(summary(outcome))
     for name, reason in outcome.failures.items():
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)
+    if settings.audit.sample and outcome.found:
+        from capecam.audit import audit
+
+        print(audit(outcome.out, settings.audit).to_text())
     raise typer.Exit(outcome.exit_code)
 
 
@@ -318,6 +322,29 @@ def summarize_command(
     from capecam.zones import ZoneRules
 
     found = summarize(out, later, ZoneRules(zones, name, footprints))
+    print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+
+
+@app.command("audit")
+@everywhere
+def audit_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    sample: Annotated[
+        int, typer.Option("--sample", metavar="N", min=1, help="detections to look at")
+    ] = 30,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="of the sample")] = 0,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="else as in the run")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test whether the explanations of a run are faithful: deletion, randomisation, shifts."""
+    from capecam.audit import audit
+    from capecam.progress import Counter
+    from capecam.settings import AuditSettings
+
+    counter = (lambda _done, _of: None) if _quiet() else Counter("detection")
+    found = audit(out, AuditSettings(sample=sample, seed=seed), device=device, progress=counter)
     print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
 
 

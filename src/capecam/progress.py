@@ -44,6 +44,23 @@ class Bar:
             self._bar.close()
 
 
+class Counter:
+    """Progress of something that is counted; on a terminal alone."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, done: int, of: int) -> None:
+        """So many of them are done."""
+        if self._bar is None:
+            # None: only where standard error is a terminal.
+            self._bar = tqdm(total=of, unit=self._unit, dynamic_ncols=True, disable=None)
+        self._bar.update(done - self._bar.n)
+        if done == of:
+            self._bar.close()
+
+
 def summary(outcome: Outcome) -> str:
     """The last lines of a run: what was done, what was found, where to look."""
     seconds = outcome.stages.get("cells", 0.0)

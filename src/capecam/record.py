@@ -56,6 +56,11 @@ class Outcome:
         return max(0.0, 1 - self.work["engine"] / self.workers / self.stages["cells"])
 
     @property
+    def found(self) -> int:
+        """Detections of all finished cells."""
+        return 0 if self.totals is None else sum(n for n, _ in self.totals.by_class.values())
+
+    @property
     def exit_code(self) -> int:
         """0 done; 3 some cells failed; 2 none could be made."""
         if not self.failures:

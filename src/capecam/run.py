@@ -90,8 +90,17 @@ def run(
             outcome.totals = assemble(out)
         outcome.seconds = time.perf_counter() - started
         outcome.stages["finish"] = outcome.seconds - sum(outcome.stages.values())
-        write_json(out / RUN_JSON, record.to_json(outcome))
+        write_json(out / RUN_JSON, {**record.to_json(outcome), **_still_true(before, outcome)})
     return outcome
+
+
+def _still_true(before: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """What an audit has found of the same detections."""
+    file = "detections.parquet"
+    if outcome.totals is None or "audit" not in before:
+        return {}
+    same = before.get("products", {}).get(file) == outcome.totals.products[file]
+    return {"audit": before["audit"]} if same else {}
 
 
 def _workshop(settings: Settings, model: Model | None) -> Workshop:

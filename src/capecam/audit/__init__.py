@@ -1,0 +1,170 @@
+"""Are a run's explanations faithful? ``capecam audit`` (docs/method.md).
+
+Three tests on a seeded sample of detections, with the run's own network and settings: deletion and
+insertion (``curves``), model randomisation (``randomise``), and a shift of the tiles
+(``stability``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from capecam.audit.examine import Bench, Finding, examine
+from capecam.audit.figure import draw
+from capecam.audit.randomise import cascade
+from capecam.audit.report import Audit, details, summarise
+from capecam.audit.sample import Subject, choose, show
+from capecam.audit.stability import shift_px
+from capecam.engine import Engine
+from capecam.errors import CheckpointError, ImageError, OutputError, UsageError
+from capecam.ledger import replacing, write_json
+from capecam.lock import hold
+from capecam.maker import pick_device, required
+from capecam.model import Model, load_model
+from capecam.outputs import RUN_JSON, read_run
+from capecam.raster import Mosaic, Reader, gdal_settings
+from capecam.settings import AuditSettings, MosaicSettings, Settings
+from capecam.sources import open_city
+
+__all__ = ["Audit", "audit"]
+
+
+def audit(
+    out: Path,
+    rules: AuditSettings,
+    *,
+    device: str | None = None,
+    model: Model | None = None,
+    progress: Callable[[int, int], object] = lambda _done, _of: None,
+) -> Audit:
+    """Test the explanations of a run: ``audit.json``, ``.csv`` and ``.png``, and in ``run.json``.
+
+    Args:
+        out: the folder of a finished run, which no other run may be working in.
+        rules: how many detections, and the seed.
+        device: else as the run's settings say.
+        model: the run's network, if it is loaded already.
+        progress: told, after each detection, how many are done, and of how many.
+
+    Raises:
+        OutputError: the folder holds no run, or a run is at it.
+        UsageError: there is no detection; or the checkpoint is another, or images are gone.
+        NotFiniteError: the network's gradients overflowed.
+    """
+    if not (out / RUN_JSON).exists():
+        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+    if rules.sample < 1:
+        raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
+    with hold(out), gdal_settings():
+        run = read_run(out) or {}
+        settings = Settings.model_validate(run["settings"])
+        mosaic = _mosaic(run, settings)
+        subjects = choose(out / "detections.parquet", mosaic.grid, rules.sample, rules.seed)
+        _check_images(subjects, mosaic)
+        bench = _bench(run, settings, device, model, rules.seed)
+        skipped: dict[str, str] = {}
+        findings: list[Finding] = []
+        for finding in _findings(subjects, mosaic, bench, rules.seed, skipped):
+            findings.append(finding)
+            progress(len(findings) + len(skipped), len(subjects))
+        if not findings:
+            raise UsageError("no tile of the sample can be read: " + "; ".join(skipped.values()))
+        found = _conclude(findings, bench, rules.seed, skipped)
+        _write(out, found, findings)
+    return found
+
+
+def _mosaic(run: Mapping[str, Any], settings: Settings) -> Mosaic:
+    """The imagery on the run's lattice; what limited the work does not matter here."""
+    x, y = run["anchor"]
+    return open_city(settings.sources, (x, y), MosaicSettings(align=settings.mosaic.align)).mosaic
+
+
+def _check_images(subjects: Sequence[Subject], mosaic: Mosaic) -> None:
+    there = {source.name for source in mosaic.sources}
+    gone = sorted({name for subject in subjects for name in subject.images} - there)
+    if gone:
+        raise UsageError(
+            f"images of these detections are gone or cannot be used: {', '.join(gone)}; bring them "
+            "back to where the run found them, or run again without them"
+        )
+
+
+def _bench(
+    run: Mapping[str, Any], settings: Settings, device: str | None, model: Model | None, seed: int
+) -> Bench:
+    """The run's network, and what becomes of it without its weights."""
+    if model is None:
+        checkpoint = required(settings.checkpoint, "checkpoint", "--checkpoint FILE to capecam run")
+        model = load_model(checkpoint, settings.model)
+    if model.sha256 != run["checkpoint"]["sha256"]:
+        raise CheckpointError(
+            f"{settings.checkpoint}: is not the checkpoint of the run: its sha256 is "
+            f"{model.sha256}, the run's is {run['checkpoint']['sha256']}; bring that one back, or "
+            "run again"
+        )
+    chosen = pick_device(device or settings.compute.device)
+
+    def engine(of: Model) -> Engine:
+        return Engine(
+            of,
+            settings.explain.methods,
+            score=settings.explain.score,
+            precision=run["precision"] if chosen.type == run["device"] else "fp32",
+            device=chosen,
+        )
+
+    return Bench(
+        engine(model),
+        {stage: engine(random) for stage, random in cascade(model, seed)},
+        settings.tiling.tiling,
+        run["batch_size"],
+    )
+
+
+def _findings(
+    subjects: Sequence[Subject], mosaic: Mosaic, bench: Bench, seed: int, skipped: dict[str, str]
+) -> Iterator[Finding]:
+    """One detection after the other, so that memory holds the tiles of one; ``skipped`` is told by
+    id why a detection's tiles cannot be read."""
+    with Reader(mosaic) as reader:
+        for number, subject in enumerate(subjects):
+            try:
+                exhibit = show(subject, reader, bench.tiling, bench.engine.device)
+            except ImageError as error:
+                skipped[subject.id] = str(error)
+                continue
+            yield examine(exhibit, bench, np.random.default_rng([seed, number]))
+
+
+def _conclude(
+    findings: Sequence[Finding], bench: Bench, seed: int, skipped: dict[str, str]
+) -> Audit:
+    engine, tiling = bench.engine, bench.tiling
+    count = Counter(finding.class_id for finding in findings)
+    return Audit(
+        {entry.name: count[k] for k, entry in enumerate(engine.model.classes) if k},
+        skipped,
+        seed,
+        engine.score,
+        engine.device.type,
+        engine.precision,
+        tiling.size,
+        tiling.stride,
+        shift_px(tiling),
+        summarise(findings, engine.methods, list(bench.randomised)),
+    )
+
+
+def _write(out: Path, found: Audit, findings: Sequence[Finding]) -> None:
+    with replacing(out / "audit.csv") as csv, replacing(out / "audit.png") as png:
+        pd.DataFrame(found.rows()).to_csv(csv, index=False, lineterminator="\n")
+        draw(png, found, findings)
+    write_json(out / "audit.json", {**found.to_json(), "detections": details(found, findings)})
+    write_json(out / RUN_JSON, {**(read_run(out) or {}), "audit": found.to_json()})
