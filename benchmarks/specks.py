@@ -1,0 +1,123 @@
+"""100,000 specks on one image: what tracing, joining and their evidence take, and whether all are
+found, each once.
+
+Usage: specks.py [--count N] [--csv FILE]
+
+The network is one that knows its classes by their colours, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from math import ceil, sqrt
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from memory import append, facts
+from rasterio.transform import from_origin
+from torch import nn
+
+from capecam.api import Model, load_settings, run
+from capecam.model import Normalisation
+from capecam.settings import CAPE_TOWN_CLASSES
+
+SIZE = 12_500
+LARGEST = 9
+"""Pixels; the median annotated object has 29 x 29."""
+GAP = 4
+"""Pixels that are always between two, so that none are joined."""
+
+
+class Bright(nn.Module):
+    """Class k where channel k - 1 is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.AvgPool2d(32), nn.Conv2d(3, 3, 1, bias=False), nn.ReLU())
+        self.encoder[1].weight.data = torch.eye(3).view(3, 3, 1, 1)
+        self.up = nn.Upsample(scale_factor=32)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = 8 * self.relu(x - 0.5) + 1e-3 * self.up(self.encoder(x))
+        return torch.cat([torch.ones_like(found[:, :1]), found], dim=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/specks.csv"))
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(Path(arguments.measure))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder) / "image.tif", arguments.count)
+        command = [sys.executable, __file__, "--measure", folder]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    row = {"specks": arguments.count, **json.loads(done.stdout.splitlines()[-1])}
+    print(row)
+    append(arguments.csv, [row])
+
+
+def draw(path: Path, count: int) -> None:
+    """Each in a square of its own, at a random place and of a random size."""
+    rng = np.random.default_rng(0)
+    across = ceil(sqrt(count))
+    pitch = SIZE // across
+    most = min(LARGEST, pitch - GAP)
+    pixels = np.full((3, SIZE, SIZE), 40, np.uint8)
+    for n in range(count):
+        height, width = rng.integers(1, most + 1, 2)
+        row, col = divmod(n, across)
+        top = row * pitch + rng.integers(0, pitch - GAP - height + 1)
+        left = col * pitch + rng.integers(0, pitch - GAP - width + 1)
+        pixels[n % 3, top : top + height, left : left + width] = 240
+    profile = {
+        "driver": "GTiff", "width": SIZE, "height": SIZE, "count": 3, "dtype": "uint8",
+        "crs": "ESRI:102562", "transform": from_origin(-51000, -3763000, 0.08, 0.08),
+        "tiled": True, "compress": "ZSTD",
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(pixels)
+
+
+def measure(folder: Path) -> dict[str, object]:
+    """Run, in this process; the evidence is gathered in others."""
+    scaling = Normalisation(1.0, (0.0,) * 3, (1.0,) * 3)
+    network = Bright().eval().requires_grad_(False)
+    model = Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "bright", "0" * 64, ())
+    options = {
+        "sources": [str(folder / "image.tif")],
+        "out": str(folder / "out"),
+        "detections.min_area_m2": 0.0,
+    }
+    started = time.perf_counter()
+    outcome = run(load_settings(None, options), model=model)
+    peak, helpers = (
+        round(resource.getrusage(who).ru_maxrss * 1024 / 1e6)
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return {
+        "traced": sum(outcome.totals.steps["traced"].values()),
+        "kept": sum(outcome.totals.steps["kept"].values()),
+        "trace_s": round(outcome.work["trace"], 1),
+        "finish_s": round(outcome.stages["finish"], 1),
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_mb": peak,
+        "peak_helper_mb": helpers,
+        **facts(),
+    }
+
+
+if __name__ == "__main__":
+    main()
