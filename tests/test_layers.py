@@ -25,6 +25,7 @@ LAYERS = [
     {"surroundings", "outlines", "tables", "styles", "recall"},
     {"evidence", "sieve"},
     {"cell", "detections", "outputs"},
+    {"report"},
     {"city", "maker"},
     {"workers", "record", "audit"},
     {"cluster"},

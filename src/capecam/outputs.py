@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from capecam.errors import OutputError
+from capecam.evidence import Heat
 from capecam.grid import Grid, Window
 from capecam.ledger import Ledger
-from capecam.raster import Layer, VrtTile
-from capecam.settings import METHODS, PIXEL_METHODS, Settings
+from capecam.raster import Layer, Mosaic, VrtTile
+from capecam.settings import METHODS, PIXEL_METHODS, MosaicSettings, Settings
+from capecam.sources import open_city
 
 RUN_JSON = "run.json"
 
@@ -100,6 +102,34 @@ class RunOutput:
             if product in cell["files"] and (window := self.core(name).blocks(stride)) is not None
         ]
         return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
+
+    def heat(self, method: str) -> Heat | None:
+        """The rasters of a heatmap; None where images of a few pixels have missed every block."""
+        product, explain = f"{method}.tif", self.settings.explain
+        if product not in self.products:
+            return None
+        raw = explain.heatmap_dtype == "float32"
+        tops = self.record["calibration"]["tops"].get(method) if raw else None
+        return Heat(method, self.layer(product), self.stride(method), tops)
+
+    def imagery(self) -> Mosaic:
+        """The images on the run's lattice; what limited the work does not matter here.
+
+        Raises:
+            UsageError: there is none where the run found them.
+        """
+        x, y = self.record["anchor"]
+        align = self.settings.mosaic.align
+        return open_city(self.settings.sources, (x, y), MosaicSettings(align=align)).mosaic
+
+
+def stage_seconds(work: Mapping[str, float]) -> dict[str, float]:
+    """Seconds inside cells by stage, where every raster has a "write" of its own, as recorded."""
+    found: dict[str, float] = {}
+    for name, seconds in work.items():
+        stage = name.split()[0]
+        found[stage] = found.get(stage, 0.0) + seconds
+    return found
 
 
 def grid_to_json(grid: Grid) -> dict[str, Any]:

@@ -1,0 +1,235 @@
+"""Facts to one page of HTML. Templates in ``templates/`` say how it looks; here is what they get."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyproj
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from capecam import __version__
+from capecam.evidence import MEASURES, WORDS
+from capecam.outputs import stage_seconds
+from capecam.report import words
+from capecam.report.density import levels
+from capecam.report.facts import Facts
+from capecam.report.histograms import Histogram, confidences, sizes
+from capecam.report.pictures import Picture
+from capecam.settings import ClassSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object of the review queue."""
+
+    row: Mapping[str, Any]
+    """Of the detections file."""
+    picture: Picture
+    panel: str | None
+    """A data URL of the panel, where one was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """What is said of one class."""
+
+    settings: ClassSettings
+    count: int
+    area_m2: float
+    """As in summary.csv."""
+    sizes: Histogram
+    confidences: Histogram
+    evidence: dict[str, int]
+    """Objects by word."""
+
+
+def render(facts: Facts, entries: Sequence[Entry], panels: str | None) -> str:
+    """The page.
+
+    Args:
+        facts: of the run.
+        entries: the review queue, as far as it is shown.
+        panels: why there are fewer panels than were asked for, if that needs saying.
+    """
+    environment = Environment(
+        loader=PackageLoader("capecam.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
+    )
+    environment.filters |= {
+        "data_url": data_url,
+        "duration": words.duration,
+        "moment": words.moment,
+        "share": "{:.0%}".format,
+        "whole": "{:,.0f}".format,
+    }
+    classes = _classes(facts)
+    return environment.get_template("page.html").render(
+        facts=facts,
+        record=facts.record,
+        classes=classes,
+        objects=sum(entry.count for entry in classes),
+        area_m2=sum(entry.area_m2 for entry in classes),
+        entries=entries,
+        panels=panels,
+        words=words,
+        evidence_words=WORDS,
+        measures=MEASURES,
+        work=_work(facts),
+        map_data=_map(facts, entries),
+        queue_data=[_numbers(entry, facts) for entry in entries],
+        crs=pyproj.CRS.from_wkt(facts.run.grid.crs).name,
+        settings_yaml=_yaml(facts.record["settings"]),
+        name=words.known_as(facts.run.out),
+        audit=facts.record.get("audit"),
+        audit_picture=_audit_picture(facts),
+        stale_scores=_stale(facts),
+        version=__version__,
+        made=datetime.now().astimezone().isoformat(timespec="seconds"),
+        style=_file(environment, "style.css"),
+        script=_file(environment, "page.js"),
+    )
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """Bytes as the address of a picture inside the page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _file(environment: Environment, name: str) -> Markup:
+    """A file beside the templates, as it stands."""
+    loader = environment.loader
+    if loader is None:
+        raise ValueError("an environment without a loader has no files")
+    return Markup(loader.get_source(environment, name)[0])  # noqa: S704 our own file
+
+
+def _classes(facts: Facts) -> list[ClassFigures]:
+    table, found = facts.table, []
+    areas = table["area_m2"].to_numpy(float)
+    low, high = (areas.min(), areas.max()) if len(areas) else (1.0, 10.0)
+    for class_id, settings in enumerate(facts.run.settings.model.classes[1:], start=1):
+        own = table[table["class_id"] == class_id]
+        said = own["evidence"].value_counts() if "evidence" in own else {}
+        count, area_m2 = facts.by_class[settings.name]
+        found.append(
+            ClassFigures(
+                settings,
+                count,
+                area_m2,
+                sizes(own["area_m2"].to_numpy(float), low, high),
+                confidences(own["confidence"].to_numpy(float)),
+                {word: int(said.get(word, 0)) for word in WORDS},
+            )
+        )
+    return found
+
+
+def _work(facts: Facts) -> dict[str, float]:
+    """Seconds by stage, inside all finished cells."""
+    total: dict[str, float] = {}
+    for cell in facts.run.cells.values():
+        for stage, seconds in stage_seconds(cell["stages"]).items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return total
+
+
+def _map(facts: Facts, entries: Iterable[Entry]) -> dict[str, Any]:
+    """What the map is drawn from; metres right of and below the city's corner."""
+    window, pixel, table = facts.run.grid.window, facts.pixel_m, facts.table
+    width, height = window.width * pixel[0], window.height * pixel[1]
+    corner = np.array([window.col, window.row]) * pixel
+    shown = pd.DataFrame([entry.row for entry in entries], columns=["lon", "lat"])
+    found = levels(
+        facts.points_m(table),
+        table["class_id"].to_numpy(np.int64),
+        table["area_m2"].to_numpy(float),
+        (width, height),
+        len(facts.run.names) - 1,
+    )
+    cells = []
+    for place in facts.places:
+        core = place.core
+        x, y = np.array([core.col, core.row]) * pixel - corner
+        size = np.array([core.width, core.height]) * pixel
+        box = [round(float(value), 1) for value in (x, y, *size)]
+        cells.append([place.name, *box, *([place.reason] if place.reason else [])])
+    return {
+        "width": round(float(width), 1),
+        "height": round(float(height), 1),
+        "corner": corner.round(2).tolist(),
+        "levels": [level.to_json() for level in found],
+        "cells": cells,
+        "queue": (facts.points_m(shown) - corner).round(1).tolist(),
+    }
+
+
+def _numbers(entry: Entry, facts: Facts) -> dict[str, Any]:
+    """What the closer look at an object shows beside its pictures."""
+    row = entry.row
+    methods = [m for m in facts.run.settings.explain.methods if f"{m}_in" in row]
+    return {
+        "id": row["id"],
+        "class": row["class"],
+        "classId": int(row["class_id"]),
+        "review": int(row["review"]),
+        "area": f"{row['area_m2']:,.1f} m²",
+        "confidence": f"{row['confidence']:.2f}",
+        "evidence": row["evidence"],
+        "rival": _rival(row),
+        "place": f"{row['lat']:.6f}, {row['lon']:.6f}",
+        "images": row["images"].split(","),
+        "methods": [
+            [words.METHODS[m], *(_shown(row[f"{m}_{measure}"]) for measure in MEASURES)]
+            for m in methods
+        ],
+        "problem": entry.picture.problem,
+        "across": round(entry.picture.width_m, 1),
+        "panel": entry.panel,
+    }
+
+
+def _rival(row: Mapping[str, Any]) -> str | None:
+    if pd.isna(row["rival"]) or pd.isna(row["rival_in"]):
+        return None
+    return f"{row['rival']} ({row['rival_in']:.2f})"
+
+
+def _shown(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2f}"
+
+
+def _yaml(settings: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _audit_picture(facts: Facts) -> str | None:
+    path = facts.run.out / "audit.png"
+    if "audit" not in facts.record or not path.exists():
+        return None
+    return data_url(path.read_bytes(), "png")
+
+
+def _stale(facts: Facts) -> bool:
+    """Whether other objects were scored than there are now."""
+    scored = (facts.scores or {}).get("detections")
+    now = facts.record["products"][f"{'detections.parquet'}"]["sha256"]
+    return scored is not None and scored != now
+
+
+def queue_rows(table: gpd.GeoDataFrame) -> list[dict[str, Any]]:
+    """The rows of a table without shapes, with names as keys."""
+    return pd.DataFrame(table.drop(columns="geometry")).to_dict("records")
