@@ -348,6 +348,22 @@ def audit_command(
     print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
 
 
+@app.command("report")
+@everywhere
+def report_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    queue: Annotated[
+        int, typer.Option("--queue", metavar="N", min=0, help="objects to review, with pictures")
+    ] = 48,
+) -> None:
+    """Write OUT/report.html: a run as one page, with a map, charts and the review queue."""
+    from capecam.report import write_report
+
+    path = write_report(out, queue=queue)
+    if not _quiet():
+        print(path)
+
+
 @app.command("export")
 @everywhere
 def export_command(

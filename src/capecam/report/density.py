@@ -32,9 +32,9 @@ class Level:
 
     def to_json(self) -> dict[str, Any]:
         """``squares``: column, row, then count and m² by class, one square after the other."""
-        measures = np.stack([self.count, self.area_m2.round(1)], axis=2).reshape(
-            len(self.squares), -1
-        )
+        count, classes = self.count.shape
+        measures = np.stack([self.count, self.area_m2.round(1)], axis=2)
+        measures = measures.reshape(count, 2 * classes)
         rows = np.concatenate([self.squares, measures], axis=1).ravel().tolist()
         flat = [int(value) if value == int(value) else value for value in rows]
         return {"size": self.size_m, "squares": flat}
@@ -79,5 +79,5 @@ def _level(
     cell = square.ravel() * classes + class_id - 1
     shape = len(squares), classes
     count = np.bincount(cell, minlength=len(squares) * classes).reshape(shape)
-    area = np.bincount(cell, area_m2, minlength=len(squares) * classes).reshape(shape)
-    return Level(size, squares, count, area)
+    area = np.bincount(cell, area_m2, minlength=len(squares) * classes).astype(np.float64)
+    return Level(size, squares, count, area.reshape(shape))

@@ -79,7 +79,9 @@ class Facts:
     def damaged(self) -> dict[str, str]:
         """By image: why blocks of it are missing in its neighbours' view."""
         return {
-            name: why for cell in self.run.cells.values() for name, why in cell["unreadable"].items()
+            name: why
+            for cell in self.run.cells.values()
+            for name, why in cell["unreadable"].items()
         }
 
     @property

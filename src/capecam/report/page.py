@@ -1,4 +1,4 @@
-"""Facts to one page of HTML. Templates in ``templates/`` say how it looks; here is what they get."""
+"""Facts to one page of HTML: what the templates in ``templates/``, which say how it looks, get."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ from capecam.evidence import MEASURES, WORDS
 from capecam.outputs import stage_seconds
 from capecam.report import words
 from capecam.report.density import levels
-from capecam.report.facts import Facts
+from capecam.report.facts import DETECTIONS, Facts
 from capecam.report.histograms import Histogram, confidences, sizes
-from capecam.report.pictures import Picture
+from capecam.report.pictures import Picture, smaller
 from capecam.settings import ClassSettings
+
+STYLES = ("base.css", "parts.css", "media.css")
+SCRIPTS = ("map.js", "queue.js", "start.js")
+
+RIVAL = 0.01
+"""Probability below which the other class is not worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +75,12 @@ def render(facts: Facts, entries: Sequence[Entry], panels: str | None) -> str:
         extensions=["jinja2.ext.do"],
     )
     environment.filters |= {
+        "amount": words.amount,
         "data_url": data_url,
         "duration": words.duration,
         "moment": words.moment,
-        "share": "{:.0%}".format,
+        "rival": _rival,
+        "share": words.share,
         "whole": "{:,.0f}".format,
     }
     classes = _classes(facts)
@@ -84,6 +92,7 @@ def render(facts: Facts, entries: Sequence[Entry], panels: str | None) -> str:
         area_m2=sum(entry.area_m2 for entry in classes),
         entries=entries,
         panels=panels,
+        problem=_common_problem(entries),
         words=words,
         evidence_words=WORDS,
         measures=MEASURES,
@@ -98,8 +107,8 @@ def render(facts: Facts, entries: Sequence[Entry], panels: str | None) -> str:
         stale_scores=_stale(facts),
         version=__version__,
         made=datetime.now().astimezone().isoformat(timespec="seconds"),
-        style=_file(environment, "style.css"),
-        script=_file(environment, "page.js"),
+        styles=[_file(environment, name) for name in STYLES],
+        scripts=[_file(environment, name) for name in SCRIPTS],
     )
 
 
@@ -113,7 +122,7 @@ def _file(environment: Environment, name: str) -> Markup:
     loader = environment.loader
     if loader is None:
         raise ValueError("an environment without a loader has no files")
-    return Markup(loader.get_source(environment, name)[0])  # noqa: S704 our own file
+    return Markup(loader.get_source(environment, name)[0])
 
 
 def _classes(facts: Facts) -> list[ClassFigures]:
@@ -196,15 +205,22 @@ def _numbers(entry: Entry, facts: Facts) -> dict[str, Any]:
             for m in methods
         ],
         "problem": entry.picture.problem,
-        "across": round(entry.picture.width_m, 1),
+        "across": [round(width) for width in (entry.picture.imagery_m, entry.picture.heat_m)],
         "panel": entry.panel,
     }
 
 
 def _rival(row: Mapping[str, Any]) -> str | None:
-    if pd.isna(row["rival"]) or pd.isna(row["rival_in"]):
+    """The other class, where it is worth a word."""
+    if pd.isna(row["rival"]) or not row["rival_in"] >= RIVAL:
         return None
-    return f"{row['rival']} ({row['rival_in']:.2f})"
+    return f"{row['rival']} {row['rival_in']:.2f}"
+
+
+def _common_problem(entries: Sequence[Entry]) -> str | None:
+    """Why there is no picture at all, so that it need not be said for each."""
+    problems = {entry.picture.problem for entry in entries}
+    return problems.pop() if len(problems) == 1 else None
 
 
 def _shown(value: float) -> str:
@@ -220,16 +236,17 @@ def _audit_picture(facts: Facts) -> str | None:
     path = facts.run.out / "audit.png"
     if "audit" not in facts.record or not path.exists():
         return None
-    return data_url(path.read_bytes(), "png")
+    return data_url(smaller(path), "webp")
 
 
 def _stale(facts: Facts) -> bool:
     """Whether other objects were scored than there are now."""
     scored = (facts.scores or {}).get("detections")
-    now = facts.record["products"][f"{'detections.parquet'}"]["sha256"]
+    now = facts.record["products"][DETECTIONS]["sha256"]
     return scored is not None and scored != now
 
 
 def queue_rows(table: gpd.GeoDataFrame) -> list[dict[str, Any]]:
     """The rows of a table without shapes, with names as keys."""
-    return pd.DataFrame(table.drop(columns="geometry")).to_dict("records")
+    rows: list[dict[str, Any]] = pd.DataFrame(table.drop(columns="geometry")).to_dict("records")
+    return rows

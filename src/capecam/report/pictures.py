@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,25 @@ from capecam.evidence import Heat
 from capecam.grid import Window
 from capecam.outputs import RunOutput
 from capecam.raster import LayerReader, Reader, gdal_settings
+from capecam.surroundings import REACH_M
 
 SIZE_PX = 288
 """Edge of a picture: sharp in the table of a good screen, and large enough for a closer look."""
 
 FINER = 2
-"""Drawn so many times as large: its lines are smooth when it is made smaller."""
+"""Lines are drawn so many times as large, and then made smaller: they come out smooth."""
 
-AROUND_M = 8.0
-"""Shown on all sides of an object."""
+AROUND_M = 6.0
+"""Of the imagery, on all sides of an object; of the heatmap, all that its evidence is about."""
 
 MOST_PX = 2048
 """Edge of what is read: of an object that covers half an image, its middle."""
 
 QUALITY = 74
 """Of WebP: 8 kB a picture of a roof."""
+
+FIGURE_QUALITY = 85
+"""Of curves and letters, which show every flaw."""
 
 GREY = 0.6
 """Brightness of the imagery under a heatmap."""
@@ -48,7 +53,9 @@ class Picture:
     imagery: bytes | None
     heat: bytes | None
     """Over the imagery in grey; None if nothing was explained."""
-    width_m: float
+    imagery_m: float
+    """Its width."""
+    heat_m: float
     problem: str | None
     """Why something is missing."""
 
@@ -94,21 +101,21 @@ class Album:
             images: names of those it lies on, with commas.
         """
         outline = shapely.transform(shape, self._run.grid.to_lattice)
-        window = self._window(outline)
-        width_m = window.width * self._pixel_m
+        near, far = self._window(outline, AROUND_M), self._window(outline, REACH_M)
+        widths_m = near.width * self._pixel_m, far.width * self._pixel_m
         try:
-            pixels = self._imagery(window, images)
-            imagery = _drawn(pixels, outline, window, color)
-            values = self._heat_in(window, class_id)
-            heat = None if values is None else _drawn(_glow(pixels, values), outline, window, None)
+            pixels = self._imagery(far, images)
+            imagery = _drawn(pixels[near.slices(far)], outline, near, color)
+            values = self._heat_in(far, class_id)
+            heat = None if values is None else _drawn(_glow(pixels, values), outline, far, None)
         except (ImageError, OSError) as error:
-            return Picture(None, None, width_m, str(error))
-        return Picture(imagery, heat, width_m, None)
+            return Picture(None, None, *widths_m, str(error))
+        return Picture(imagery, heat, *widths_m, None)
 
-    def _window(self, outline: shapely.Geometry) -> Window:
+    def _window(self, outline: shapely.Geometry, around_m: float) -> Window:
         """A square around an object."""
         left, top, right, bottom = outline.bounds
-        side = max(right - left, bottom - top) + 2 * AROUND_M / self._pixel_m
+        side = max(right - left, bottom - top) + 2 * around_m / self._pixel_m
         side = int(min(side, MOST_PX))
         col, row = (left + right - side) // 2, (top + bottom - side) // 2
         return Window(int(row), int(col), side, side)
@@ -120,6 +127,7 @@ class Album:
         there = {source.name for source in self._reader.mosaic.touching(window)}
         if gone := [name for name in images.split(",") if name not in there]:
             raise ImageError(f"image {', '.join(gone)} is not where the run found it")
+        self._reader.needed = images.split(",")[0]  # of damaged neighbours, what can be decoded
         return self._reader.read(window)[0].transpose(1, 2, 0)
 
     def _heat_in(self, window: Window, class_id: int) -> NDArray[np.float64] | None:
@@ -169,19 +177,32 @@ def _ramp() -> NDArray[np.float64]:
 
 
 def _drawn(pixels: Pixels, outline: shapely.Geometry, window: Window, color: str | None) -> bytes:
-    """Pixels with an outline: in a colour with a dark edge, or as a thin white line."""
+    """Pixels with an outline: in a colour between white lines, or as a thin white line."""
+    image = Image.fromarray(pixels).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
+    image.paste("#ffffff", mask=_line(outline, window, 4 if color else 1.5))
+    if color:
+        image.paste(color, mask=_line(outline, window, 2))
+    kept = io.BytesIO()
+    image.save(kept, "WEBP", quality=QUALITY, method=2)
+    return kept.getvalue()
+
+
+def _line(outline: shapely.Geometry, window: Window, width: float) -> Image.Image:
+    """Where an outline is, from 0 to 255."""
     edge = SIZE_PX * FINER
-    image = Image.fromarray(pixels).resize((edge, edge), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(image)
-    scale = edge / window.width
+    mask, scale = Image.new("L", (edge, edge)), edge / window.width
+    draw = ImageDraw.Draw(mask)
     for part in shapely.get_parts(outline):
         for ring in (part.exterior, *part.interiors):
-            points = (np.asarray(ring.coords) - (window.col, window.row)) * scale
+            points = (shapely.get_coordinates(ring) - (window.col, window.row)) * scale
             line: list[Any] = [tuple(point) for point in points]
-            if color:
-                draw.line(line, "#00000099", width=5 * FINER, joint="curve")
-            draw.line(line, color or "#ffffff", width=(2 if color else 1) * FINER, joint="curve")
+            draw.line(line, 255, width=round(width * FINER), joint="curve")
+    return mask.reduce(FINER)
+
+
+def smaller(path: Path) -> bytes:
+    """A figure as WebP: a quarter of the bytes."""
     kept = io.BytesIO()
-    small = image.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
-    small.save(kept, "WEBP", quality=QUALITY, method=4)
+    with Image.open(path) as figure:
+        figure.convert("RGB").save(kept, "WEBP", quality=FIGURE_QUALITY)
     return kept.getvalue()

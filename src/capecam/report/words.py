@@ -67,6 +67,18 @@ STABLE = 0.8
 """Correlation with the map of a shifted tile, from which the two are the same to the eye."""
 
 
+def share(value: float) -> str:
+    """0.123 as 12 %."""
+    if 0 < value < 0.01:
+        return "< 1\N{NO-BREAK SPACE}%"
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+
+
+def amount(value: float) -> str:
+    """Three figures, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def duration(seconds: float) -> str:
     """As people say it."""
     if seconds < 90:
@@ -87,7 +99,8 @@ def asked(facts: Facts) -> Iterator[tuple[str, str]]:
     settings, record = facts.run.settings, facts.record
     size_m, explain = float(facts.pixel_m.mean()), settings.explain
     tiling = settings.tiling
-    yield "Imagery", ", ".join(settings.sources)
+    if settings.sources:
+        yield "Imagery", ", ".join(settings.sources)
     if limits := _limits(settings):
         yield "Limited to", limits
     network = record["checkpoint"]["architecture"]
@@ -124,7 +137,7 @@ def _objects(settings: Settings) -> str:
     if rules.min_confidence:
         said.append(f"those with a confidence below {_by_class(rules.min_confidence)} are dropped")
     if settings.mosaic.footprints:
-        said.append(f"those less than {rules.footprint_share:.0%} on buildings are dropped")
+        said.append(f"those less than {share(rules.footprint_share)} on buildings are dropped")
     return "; ".join(said)
 
 
@@ -149,26 +162,30 @@ def commands(facts: Facts) -> Iterator[tuple[str, str]]:
 def deletion(method: Mapping[str, Any]) -> str:
     """What the first test of an audit says of a method."""
     lead = method["score"]["below_random"]
-    area, share = lead["area"], lead["share"]
+    area, found = lead["area"], lead["share"]
     if area["low"] is None:
         return "Too few detections to tell."
-    where = f"in {share:.0%} of the detections"
+    where = f"in {share(found)} of the detections"
     if area["low"] > 0:
         return f"What it ranks highest matters: without it the score falls faster, {where}."
     if area["high"] < 0:
-        return f"What it ranks highest matters less than chance: the score falls slower ({where} faster)."
+        return f"Worse than chance: without its top the score falls slower (faster {where})."
     return f"Its ranking cannot be told from chance (the score falls faster {where})."
 
 
 def randomisation(method: Mapping[str, Any]) -> str:
     """What the second test says."""
-    found = list(method["randomised"].values())
-    mean = found[-1]["mean"] if found else None
-    if mean is None:
-        return "Not defined here."
-    if abs(mean) >= FAITHFUL:
+    means = {stage: found["mean"] for stage, found in method["randomised"].items()}
+    if None in means.values():
+        return "Not defined everywhere."
+    changed = [stage for stage, mean in means.items() if abs(mean) < FAITHFUL]
+    if not changed:
         return "Much the same without the learnt weights: it shows the image, not the network."
-    return "Changes when the learnt weights go: it shows what the network learnt."
+    if changed[0] == next(iter(means)):
+        return "Changes as soon as the last layers lose their weights: it shows what was learnt."
+    return (
+        f"Hardly changes until {changed[0]} loses its weights, too: what lies above counts little."
+    )
 
 
 def stability(method: Mapping[str, Any]) -> str:
