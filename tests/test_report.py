@@ -56,7 +56,7 @@ class Page(HTMLParser):
         self.addresses += [given[name] for name in ("src", "href") if name in given]
         self._script = given.get("id") or "code" if tag in ("script", "style") else None
 
-    def handle_endtag(self, tag) -> None:
+    def handle_endtag(self, _tag) -> None:
         self._script = None
 
     def handle_data(self, data) -> None:
@@ -185,8 +185,9 @@ def test_panels_are_asked_for_the_head_of_the_queue(small: Path) -> None:
 
 def test_names_cannot_break_out(tmp_path: Path) -> None:
     classes = (
-        ClassSettings(name="background", color="#000000"), ClassSettings(name=NASTY, color="#00ff00"),
-    )  # fmt: skip
+        ClassSettings(name="background", color="#000000"),
+        ClassSettings(name=NASTY, color="#00ff00"),
+    )
     cells = [Window(0, 0, 500, 500), Window(0, 500, 500, 500)]
     write_output(tmp_path, 20, classes=classes, cells=cells, failed=[1], reason=NASTY)
     page = Page(write_report(tmp_path))
@@ -278,8 +279,13 @@ def estimate(mean: float | None, low: float | None = None, high: float | None = 
 
 def method(**changed) -> dict:
     lead = {"area": estimate(0.2, 0.1, 0.3), "share": 0.8}
-    return {"method": "gradcam", "score": {"below_random": lead}, "shift_correlation": estimate(0.9),
-            "randomised": {"head": estimate(0.1), "encoder": estimate(0.0)}, **changed}  # fmt: skip
+    return {
+        "method": "gradcam",
+        "score": {"below_random": lead},
+        "shift_correlation": estimate(0.9),
+        "randomised": {"head": estimate(0.1), "encoder": estimate(0.0)},
+        **changed,
+    }
 
 
 def audited() -> dict:
@@ -307,7 +313,7 @@ def test_histograms_hold_every_value() -> None:
     values = np.exp(np.random.default_rng(0).normal(1.5, 1, 500))
     found = sizes(values, values.min(), values.max())
     assert sum(bar.count for bar in found.bars) == 500
-    assert all(0 <= bar.x and bar.x + bar.width <= 1 + 1e-9 for bar in found.bars)
+    assert all(bar.x >= 0 and bar.x + bar.width <= 1 + 1e-9 for bar in found.bars)
     assert [label for _, label in found.ticks][:4] == ["0.1", "0.2", "0.5", "1"]
     assert found.quartiles == tuple(np.percentile(values, (25, 50, 75)))
     for value in (1.0, 10.0, 1.7):  # on the border of two bars, and alone

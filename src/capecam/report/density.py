@@ -14,8 +14,8 @@ SIZES_M = tuple(size * 10**power for power in range(1, 6) for size in (1, 2.5, 5
 ACROSS = 40
 """Squares along the longer side of the coarsest level."""
 
-MOST = 8_000
-"""Squares of the finest level: 250 kB of the page, and drawn within a frame."""
+MOST = 16_000
+"""Squares of the finest level: half a megabyte of the page."""
 
 
 @dataclass(frozen=True, slots=True)

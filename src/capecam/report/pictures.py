@@ -124,10 +124,11 @@ class Album:
         """(height, width, 3)."""
         if self._reader is None:
             raise ImageError(self._problem or "there is no imagery")
+        names = images.split(",")
         there = {source.name for source in self._reader.mosaic.touching(window)}
-        if gone := [name for name in images.split(",") if name not in there]:
+        if gone := [name for name in names if name not in there]:
             raise ImageError(f"image {', '.join(gone)} is not where the run found it")
-        self._reader.needed = images.split(",")[0]  # of damaged neighbours, what can be decoded
+        self._reader.needed = names[0]  # of damaged neighbours, what can be decoded
         return self._reader.read(window)[0].transpose(1, 2, 0)
 
     def _heat_in(self, window: Window, class_id: int) -> NDArray[np.float64] | None:
