@@ -155,10 +155,11 @@ def test_the_queue_is_filtered_sorted_and_opened_up(opened, report) -> None:
         assert areas == sorted(areas, reverse=not ascending)
     heads = page.eval_on_selector_all("[aria-sort]", "h => h.map(x => x.ariaSort)")
     assert sorted(heads) == ["descending", *["none"] * 4]
-    page.locator("#queue-class").select_option("water heater")
-    page.locator("#queue-evidence").select_option("focused")
-    rows = shown(page)
-    assert {(row["class"], row["evidence"]) for row in rows} == {("water heater", "focused")}
+    wanted = [(row["class"], row["evidence"]) for row in shown(page)]
+    page.locator("#queue-class").select_option(wanted[0][0])
+    page.locator("#queue-evidence").select_option(wanted[0][1])
+    rows = [(row["class"], row["evidence"]) for row in shown(page)]
+    assert rows == [wanted[0]] * wanted.count(wanted[0])
     assert page.locator("#queue-shown").inner_text() == f"{len(rows)} shown"
 
 
