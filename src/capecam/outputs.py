@@ -33,6 +33,18 @@ def read_run(out: Path) -> dict[str, Any] | None:
     return tree
 
 
+def known_run(out: Path) -> dict[str, Any]:
+    """The record of the run in a folder.
+
+    Raises:
+        OutputError: it holds none, or one that cannot be read.
+    """
+    record = read_run(out)
+    if record is None:
+        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+    return record
+
+
 @dataclass(frozen=True, slots=True)
 class RunOutput:
     """A run whose cells are done, at least some of them."""
@@ -52,9 +64,7 @@ class RunOutput:
         Raises:
             OutputError: it holds no run, or no finished cell.
         """
-        record, ledger = read_run(out), Ledger.of(out)
-        if record is None:
-            raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+        record, ledger = known_run(out), Ledger.of(out)
         wanted = set(record["cells"])
         cells = {name: ledger.read(name) or {} for name in ledger.done() if name in wanted}
         if not cells:

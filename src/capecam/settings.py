@@ -507,11 +507,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
-    _anchor_paths(tree, path.parent)
+    anchor_paths(tree, path.parent)
     return tree
 
 
-def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
+def anchor_paths(tree: dict[str, Any], folder: Path) -> None:
+    """In a tree of settings, make relative paths count from a folder."""
     paths = (
         (tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration"),
         (tree.get("mosaic"), "aoi"), (tree.get("mosaic"), "footprints"),

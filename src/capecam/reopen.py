@@ -1,0 +1,124 @@
+"""A run opened again: its own imagery on its own lattice, and its own network.
+
+For what looks at a run's tiles anew. Nothing is chosen here: all is as the run has recorded it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from capecam.engine import Engine
+from capecam.errors import CheckpointError, UsageError
+from capecam.interest import Interest, read_interest
+from capecam.maker import pick_device, required
+from capecam.model import Model, load_model
+from capecam.outputs import known_run
+from capecam.raster import Mosaic
+from capecam.settings import MosaicSettings, Settings, anchor_paths
+from capecam.sources import open_city
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """A run, and the imagery that it was made from."""
+
+    record: Mapping[str, Any]
+    """``run.json``."""
+    settings: Settings
+    """Of the run."""
+    mosaic: Mosaic
+    """On the run's lattice, with all images that can be used now: what limited the work (area of
+    interest, shards) does not matter here."""
+
+    @classmethod
+    def open(cls, out: Path) -> Self:
+        """That of a folder.
+
+        Raises:
+            OutputError: it holds no run.
+            UsageError: none of its images can be used.
+        """
+        record = known_run(out)
+        tree = copy.deepcopy(record["settings"])
+        anchor_paths(tree, _started_in(out, tree))
+        settings = Settings.model_validate(tree)
+        x, y = record["anchor"]
+        rules = MosaicSettings(align=settings.mosaic.align)
+        return cls(record, settings, open_city(settings.sources, (x, y), rules).mosaic)
+
+    def interest(self) -> Interest:
+        """What of the mosaic was worked on.
+
+        Raises:
+            UsageError: the file that says so cannot be read.
+        """
+        return read_interest(self.settings.mosaic, self.mosaic.grid)
+
+    def check_images(self, names: Iterable[str]) -> None:
+        """Are the images of some detections still there?
+
+        Raises:
+            UsageError: naming those that are not.
+        """
+        gone = sorted(set(names) - {source.name for source in self.mosaic.sources})
+        if gone:
+            raise UsageError(
+                f"images of these detections are gone or cannot be used: {', '.join(gone)}; bring "
+                "them back to where the run found them, or run again without them"
+            )
+
+    def model(self, loaded: Model | None = None) -> Model:
+        """The run's network; ``loaded``, if it is that.
+
+        Raises:
+            CheckpointError: it is another.
+        """
+        model = loaded or self._load()
+        expected = self.record["checkpoint"]["sha256"]
+        if model.sha256 != expected:
+            raise CheckpointError(
+                f"{self.settings.checkpoint}: is not the checkpoint of the run: its sha256 is "
+                f"{model.sha256}, the run's is {expected}; bring that one back, or run again"
+            )
+        return model
+
+    def _load(self) -> Model:
+        settings = self.settings
+        checkpoint = required(settings.checkpoint, "checkpoint", "--checkpoint FILE to capecam run")
+        return load_model(checkpoint, settings.model)
+
+    def engine(self, model: Model, device: str | None = None) -> Engine:
+        """Explains tiles as the run did, but all of them and all classes.
+
+        Args:
+            model: the network, or what was made of it.
+            device: else as the settings say; on one of another kind precision is float32.
+        """
+        chosen = pick_device(device or self.settings.compute.device)
+        explain, record = self.settings.explain, self.record
+        return Engine(
+            model,
+            explain.methods,
+            score=explain.score,
+            precision=record["precision"] if chosen.type == record["device"] else "fp32",
+            device=chosen,
+        )
+
+
+def _started_in(out: Path, settings: Mapping[str, Any]) -> Path:
+    """The folder that relative paths of a run count from: what is left of OUT without its own.
+
+    So that a run can be opened from anywhere, also after its folder was moved with all that is in
+    it. The working directory, where this leads to nothing.
+    """
+    own, whole = Path(settings["out"] or "/"), out.resolve()
+    folder = Path(*whole.parts[: len(whole.parts) - len(own.parts)])
+    if own.is_absolute() or folder / own != whole:
+        return Path()
+    named = (settings["checkpoint"], *settings["sources"])
+    found = any((folder / path.removeprefix("@")).exists() for path in named if path)
+    return folder if found else Path()
