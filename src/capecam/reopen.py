@@ -6,18 +6,20 @@ For what looks at a run's tiles anew. Nothing is chosen here: all is as the run 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from capecam.changes import Contents
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, UsageError
 from capecam.interest import Interest, read_interest
+from capecam.ledger import Ledger
 from capecam.maker import pick_device, required
 from capecam.model import Model, load_model
 from capecam.outputs import known_run
-from capecam.raster import Mosaic
+from capecam.raster import Mosaic, Source
 from capecam.settings import MosaicSettings, Settings, anchor_paths
 from capecam.sources import open_city
 
@@ -26,6 +28,7 @@ from capecam.sources import open_city
 class Reopened:
     """A run, and the imagery that it was made from."""
 
+    out: Path
     record: Mapping[str, Any]
     """``run.json``."""
     settings: Settings
@@ -48,7 +51,7 @@ class Reopened:
         settings = Settings.model_validate(tree)
         x, y = record["anchor"]
         rules = MosaicSettings(align=settings.mosaic.align)
-        return cls(record, settings, open_city(settings.sources, (x, y), rules).mosaic)
+        return cls(out, record, settings, open_city(settings.sources, (x, y), rules).mosaic)
 
     def interest(self) -> Interest:
         """What of the mosaic was worked on.
@@ -70,6 +73,25 @@ class Reopened:
                 f"images of these detections are gone or cannot be used: {', '.join(gone)}; bring "
                 "them back to where the run found them, or run again without them"
             )
+
+    def check_unchanged(self, images: Sequence[Source]) -> None:
+        """Are these images what they were when the run saw them?
+
+        Raises:
+            UsageError: naming one that is not.
+        """
+        contents, named = Contents(), {image.name: image for image in images}
+        for cell in self.mosaic.cells(self.settings.tiling.tiling, self.settings.tiling.cell_size):
+            image = named.get(cell.image)
+            record = Ledger.of(self.out).read(cell.name) if image else None
+            if image is None or record is None:
+                continue
+            contents.learn(record["images"])
+            if contents.of_neighbour(image)["sha256"] != record["images"][image.name]["sha256"]:
+                raise UsageError(
+                    f"{image.header.path}: has changed since the run, which therefore saw "
+                    "something else; run again, or bring the old one back"
+                )
 
     def model(self, loaded: Model | None = None) -> Model:
         """The run's network; ``loaded``, if it is that.
