@@ -150,7 +150,7 @@ class _Page:
 
     def _imagery(self, class_id: int) -> None:
         panel = self.panel
-        axes = self._image(0, clear(self.tile, panel.valid), "imagery", smooth=True)
+        axes = self._image(0, clear(self.tile, panel.valid), words.imagery(panel), smooth=True)
         marks.scale_bar(axes, panel.pixel_m[0], len(self.tile))
         seen = tinted(self.tile, np.where(panel.valid, panel.decided, 0), self.colours, class_id)
         caption = words.predicted(panel, class_id)

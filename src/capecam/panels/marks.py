@@ -50,8 +50,8 @@ def outline(axes: Axes, region: Any, window: Window) -> None:
         ring for part in shapely.get_parts(placed) for ring in (part.exterior, *part.interiors)
     ]
     path = Path.make_compound_path(*(Path(shapely.get_coordinates(ring)) for ring in rings))
-    effects = [withStroke(linewidth=2.4, foreground=CASING), Normal()]
-    style = {"facecolor": "none", "edgecolor": "white", "linewidth": 1.1}
+    effects = [withStroke(linewidth=1.9, foreground=CASING), Normal()]
+    style = {"facecolor": "none", "edgecolor": "white", "linewidth": 0.9}
     axes.add_patch(PathPatch(path, joinstyle="round", path_effects=effects, **style))
 
 

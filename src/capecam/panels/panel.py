@@ -123,7 +123,7 @@ class Panel:
         """Write the figure at print quality, as PNG (300 dpi) or PDF by the suffix.
 
         Raises:
-            OutputError: another suffix; or there is no such folder.
+            OutputError: another suffix, no such folder, or it cannot be written.
         """
         path = Path(path)
         kind = path.suffix.lower().removeprefix(".")
@@ -131,8 +131,11 @@ class Panel:
             raise OutputError(f"{path}: a panel is {' or '.join(FORMATS)}; end the name in one")
         if not path.parent.is_dir():
             raise OutputError(f"{path}: there is no folder {path.parent}")
-        with replacing(path) as temporary:
-            self._drawn(style).write(temporary, kind, DPI)
+        try:
+            with replacing(path) as temporary:
+                self._drawn(style).write(temporary, kind, DPI)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
         return path
 
     def encoded(self, kind: str, width_px: int, style: Style = Style()) -> bytes:

@@ -20,6 +20,9 @@ POINT = INCH / 72
 LEADING = 1.45
 """From line to line, by the size of the text."""
 
+FINELY = 32
+"""Letters are measured so much larger: hinting rounds them to whole pixels."""
+
 INK, FAINT = "#1a1a1a", "#5f5f5f"
 
 
@@ -73,9 +76,9 @@ def line_cm(size: float) -> float:
 def width_cm(text: str, size: float, weight: str = "normal") -> float:
     """Of a line of text."""
     font = get_font(findfont(FontProperties(family=FONT, weight=weight)))
-    font.set_size(size, dpi=72)  # then its units are points / 64
+    font.set_size(size * FINELY, dpi=72)  # then its units are points / 64
     font.set_text(text)
-    return float(font.get_width_height()[0]) / 64 * POINT
+    return float(font.get_width_height()[0]) / 64 / FINELY * POINT
 
 
 def wrapped(text: str, width: float, size: float, weight: str = "normal") -> list[str]:

@@ -7,6 +7,9 @@ import pandas as pd
 from capecam.panels.panel import Panel
 from capecam.surroundings import REACH_M, RING_M
 
+NO_RIVAL = 0.005
+"""Mean probability that comes to 0.00."""
+
 TITLES = {
     "gradcam": "Grad-CAM",
     "gradcampp": "Grad-CAM++",
@@ -56,8 +59,17 @@ def _evidence(panel: Panel) -> str:
     if pd.notna(share):
         found.append(f"{share:.0%} of the heat within {REACH_M:g} m lies inside")
     text = f"{TITLES[method]} of the city's scale: {', '.join(found)}"
-    rival = row["rival"]
-    return text if pd.isna(rival) else f"{text}  ·  rival: {rival} {row['rival_in']:.2f}"
+    if pd.isna(row["rival"]) or row["rival_in"] < NO_RIVAL:
+        return text
+    return f"{text}  ·  rival: {row['rival']} {row['rival_in']:.2f}"
+
+
+def imagery(panel: Panel) -> str:
+    """How large the tile is."""
+    height, width = (
+        n * size for n, size in zip(panel.valid.shape, panel.pixel_m[::-1], strict=True)
+    )
+    return f"imagery, {width:.3g} x {height:.3g} m"
 
 
 def predicted(panel: Panel, class_id: int) -> str:
@@ -77,7 +89,7 @@ def strength(panel: Panel, method: str, class_id: int) -> str:
         return "max: no scale, the class is empty in the city"
     if found > 1:
         return f"max = {found:.3g} times the city's scale"
-    return f"max = {found:.2g} of the city's scale"
+    return f"max = {found:{'.2f' if found >= 0.1 else '.1g'}} of the city's scale"
 
 
 def footing(panel: Panel) -> str:
