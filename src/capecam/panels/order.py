@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -45,7 +45,7 @@ class Wanted:
         ids = (id_.strip() for each in detections for id_ in each.split(","))
         return cls(tuple(id_ for id_ in ids if id_), tuple(map(_place, places)), top)
 
-    def makers(self, panels: Panels) -> list[tuple[str, Callable[[], Panel]]]:
+    def makers(self, panels: Panels) -> Sequence[tuple[str, Callable[[], Panel]]]:
         """What each is called, and what makes it."""
         ids = panels.top(self.top) if self.top else self.detections
         of_ids = [(id_, partial(panels.of_detection, id_)) for id_ in ids]

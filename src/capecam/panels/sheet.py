@@ -23,6 +23,9 @@ LEADING = 1.45
 FINELY = 32
 """Letters are measured so much larger: hinting rounds them to whole pixels."""
 
+QUALITY = 85
+"""Of webp and jpeg, 0..100."""
+
 INK, FAINT = "#1a1a1a", "#5f5f5f"
 
 
@@ -39,10 +42,13 @@ class Drawing:
 
     def write(self, file: Path | IO[bytes], kind: str, dpi: float) -> None:
         """As png, pdf, webp or jpeg, the same bytes each time."""
-        undated = {"CreationDate": None} if kind == "pdf" else None
-        lossy = {"quality": 85} if kind in ("webp", "jpeg") else None
+        options: dict[str, Any] = {}
+        if kind == "pdf":
+            options["metadata"] = {"CreationDate": None}
+        elif kind != "png":
+            options["pil_kwargs"] = {"quality": QUALITY}
         with matplotlib.rc_context({"pdf.fonttype": 42}):  # text that can be searched and edited
-            self.figure.savefig(file, format=kind, dpi=dpi, metadata=undated, pil_kwargs=lossy)
+            self.figure.savefig(file, format=kind, dpi=dpi, **options)
 
 
 class Sheet:
