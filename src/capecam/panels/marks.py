@@ -10,7 +10,7 @@ import shapely
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
-from matplotlib.patheffects import Normal, withStroke
+from matplotlib.patheffects import AbstractPathEffect, Normal, withStroke
 from numpy.typing import NDArray
 
 from capecam.grid import Window
@@ -21,6 +21,9 @@ NODATA, HATCH = "#ececec", "#bdbdbd"
 
 CASING = "#000000b0"
 """Around white lines and letters, so that they show on any ground."""
+
+CROSS = 0.015, 0.05
+"""Where the arms of a cross begin and end, by the width of the tile."""
 
 LONGEST = 0.35
 """Of a scale bar, by the width of the tile."""
@@ -50,9 +53,26 @@ def outline(axes: Axes, region: Any, window: Window) -> None:
         ring for part in shapely.get_parts(placed) for ring in (part.exterior, *part.interiors)
     ]
     path = Path.make_compound_path(*(Path(shapely.get_coordinates(ring)) for ring in rings))
-    effects = [withStroke(linewidth=1.9, foreground=CASING), Normal()]
     style = {"facecolor": "none", "edgecolor": "white", "linewidth": 0.9}
-    axes.add_patch(PathPatch(path, joinstyle="round", path_effects=effects, **style))
+    axes.add_patch(PathPatch(path, joinstyle="round", path_effects=_cased(), **style))
+
+
+def cross(axes: Axes, point: NDArray[np.float64], window: Window) -> None:
+    """A white cross at a (col, row) of the lattice, open in the middle."""
+    col, row = point - (window.col + 0.5, window.row + 0.5)
+    near, far = CROSS[0] * window.width, CROSS[1] * window.width
+    arms = [(near, 0), (-near, 0), (0, near), (0, -near)]
+    for x, y in arms:
+        axes.plot(
+            [col + x, col + x * far / near], [row + y, row + y * far / near],
+            color="white", linewidth=0.9, path_effects=_cased(),
+        )  # fmt: skip
+
+
+def note(axes: Axes, text: str) -> None:
+    """A word in the middle."""
+    style: Any = {"color": "white", "size": 8, "family": FONT, "ha": "center", "va": "center"}
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, path_effects=_cased(), **style)
 
 
 def scale_bar(axes: Axes, pixel_m: float, width_px: int) -> None:
@@ -61,7 +81,7 @@ def scale_bar(axes: Axes, pixel_m: float, width_px: int) -> None:
     bar, margin, height = length_m / pixel_m, 0.04 * width_px, 0.016 * width_px
     top, bottom = axes.get_ylim()[::-1]
     y = bottom - margin * (bottom - top) / width_px
-    casing = [withStroke(linewidth=1.8, foreground=CASING)]
+    casing = _cased()
     axes.add_patch(
         Rectangle((margin, y - height), bar, height, color="white", path_effects=casing, lw=0)
     )
@@ -75,3 +95,7 @@ def round_below(length: float) -> float:
     """The longest of 1, 2, 5, 10, 20 ... that is not longer."""
     unit = 10.0 ** floor(log10(length))
     return max(unit * step for step in (1, 2, 5) if unit * step <= length)
+
+
+def _cased() -> list[AbstractPathEffect]:
+    return [withStroke(linewidth=1.9, foreground=CASING), Normal()]

@@ -65,10 +65,12 @@ def _half(heat: Image) -> Image:
 RAMPS = {"inferno": Ramp("inferno", True, _rising), "jet": Ramp("jet", False, _half)}
 
 
-def stretched(heat: Image, valid: Mask) -> Image | None:
-    """``(x - min) / (max - min)`` over the valid pixels; None for a map that is even there."""
+def stretched(heat: Image, valid: Mask) -> Image:
+    """``(x - min) / (max - min)`` over the valid pixels; 0 for a map that is even there."""
     low, high = heat[valid].min(), heat[valid].max()
-    return np.clip((heat - low) / (high - low), 0, 1) if high > low else None
+    if high == low:
+        return np.zeros(heat.shape)
+    return np.asarray(np.clip((heat.astype(float) - low) / (high - low), 0, 1))
 
 
 def tinted(tile: Image, decided: NDArray[np.int64], colours: Image, own: int) -> Image:

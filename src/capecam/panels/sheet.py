@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -10,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
 
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so it is always there."""
@@ -25,6 +27,8 @@ FINELY = 32
 
 QUALITY = 85
 """Of webp and jpeg, 0..100."""
+
+DOT = "  ·  "
 
 INK, FAINT = "#1a1a1a", "#5f5f5f"
 
@@ -52,26 +56,38 @@ class Drawing:
 
 
 class Sheet:
-    """A white page."""
+    """A white page that is filled from the top, and cut off when all is on it."""
 
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
+    def __init__(self, width: float) -> None:
+        self.width = width
         # Figure, and not pyplot, which keeps state and may want a screen.
-        self.figure = Figure(figsize=(width / INCH, height / INCH), facecolor="white")
+        self._figure = Figure(facecolor="white")
+        self._axes: list[tuple[Axes, tuple[float, float, float, float]]] = []
+        self._texts: list[tuple[Text, tuple[float, float]]] = []
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
         """For an image, with nothing around it."""
-        left, bottom = x / self.width, 1 - (y + height) / self.height
-        axes = self.figure.add_axes((left, bottom, width / self.width, height / self.height))
+        axes = self._figure.add_axes((0, 0, 1, 1))
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+        self._axes.append((axes, (x, y, width, height)))
         return axes
 
     def text(self, x: float, y: float, text: str, size: float, **how: Any) -> None:
         """One line with its top at y."""
         how = {"color": INK, "va": "top", **how}
-        place = x / self.width, 1 - y / self.height
-        self.figure.text(*place, text, family=FONT, size=size, parse_math=False, **how)
+        line = self._figure.text(0, 0, text, family=FONT, size=size, parse_math=False, **how)
+        self._texts.append((line, (x, y)))
+
+    def cut(self, height: float) -> Drawing:
+        """Everything at its place."""
+        self._figure.set_size_inches(self.width / INCH, height / INCH)
+        for axes, (x, y, w, h) in self._axes:
+            box = x / self.width, 1 - (y + h) / height, w / self.width, h / height
+            axes.set_position(box)
+        for line, (x, y) in self._texts:
+            line.set_position((x / self.width, 1 - y / height))
+        return Drawing(self._figure)
 
 
 def line_cm(size: float) -> float:
@@ -102,3 +118,21 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> lis
                 lines.append("")
             lines[-1] += letter
     return lines
+
+
+def joined(parts: Sequence[str], width: float, size: float) -> list[str]:
+    """Parts side by side with dots between them, in lines that break between parts."""
+    lines = [""]
+    for part in parts:
+        longer = f"{lines[-1]}{DOT}{part}" if lines[-1] else part
+        if width_cm(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            *before, last = wrapped(part, width, size)
+            lines += [*before, last]
+    return [line for line in lines if line]
+
+
+def fitting(text: str, width: float, size: float) -> float:
+    """The size at which a line is no wider than ``width`` cm; no larger than ``size``."""
+    return size * min(1.0, width / width_cm(text, size)) if text else size

@@ -34,34 +34,38 @@ def title(panel: Panel) -> str:
     return str(panel.subject.facts["class"]) if panel.subject else f"At {x:.10g}, {y:.10g}"
 
 
-def facts(panel: Panel) -> list[str]:
-    """Lines under the title."""
+def facts(panel: Panel) -> list[list[str]]:
+    """Under the title: parts of lines, in which nothing breaks that belongs together."""
     lon, lat = panel.lonlat
     where = f"{abs(lat):.6f}° {'NS'[lat < 0]}, {abs(lon):.6f}° {'EW'[lon < 0]}"
     images = ", ".join(panel.images)
     if panel.subject is None:
-        return [f"{where}  ·  {images}"]
+        return [[where, images]]
     row = panel.subject.facts
-    measured = f"{row['area_m2']:.1f} m²  ·  confidence {row['confidence']:.2f}"
-    queued = f"no. {row['review']} in the review queue"
-    return [f"{measured}  ·  {where}  ·  {queued}  ·  {images}", _evidence(panel)]
+    measured = [f"{row['area_m2']:.1f} m²", f"confidence {row['confidence']:.2f}"]
+    return [
+        [*measured, where, f"no. {row['review']} in the review queue", images],
+        _evidence(panel),
+    ]
 
 
-def _evidence(panel: Panel) -> str:
+def _evidence(panel: Panel) -> list[str]:
     """Where the word comes from."""
     row, method = (panel.subject.facts if panel.subject else {}), panel.decisive
     inside, ring, share, peak, away = (
         row[f"{method}_{column}"] for column in ("in", "ring", "share", "peak", "peak_m")
     )
-    found = [f"{inside:.2f} inside", f"{ring:.2f} in the {RING_M:g} m around it"]
+    found = [
+        f"{TITLES[method]} on the city's scale: {inside:.2f} inside",
+        f"{ring:.2f} in the {RING_M:g} m around it",
+    ]
     if pd.notna(away):
-        found.append(f"highest {peak:.2f}, {f'{away:.1f} m away' if away else 'inside'}")
+        found.append(f"highest {peak:.2f} {f'{away:.1f} m away' if away else 'inside'}")
     if pd.notna(share):
-        found.append(f"{share:.0%} of the heat within {REACH_M:g} m lies inside")
-    text = f"{TITLES[method]} of the city's scale: {', '.join(found)}"
-    if pd.isna(row["rival"]) or row["rival_in"] < NO_RIVAL:
-        return text
-    return f"{text}  ·  rival: {row['rival']} {row['rival_in']:.2f}"
+        found.append(f"{100 * share:.0f} % of the heat within {REACH_M:g} m is inside")
+    if pd.notna(row["rival"]) and row["rival_in"] >= NO_RIVAL:
+        found.append(f"rival: {row['rival']} {row['rival_in']:.2f}")
+    return found
 
 
 def imagery(panel: Panel) -> str:
@@ -86,7 +90,7 @@ def strength(panel: Panel, method: str, class_id: int) -> str:
         return "empty: 0 everywhere"
     found = panel.strength(method, class_id)
     if found is None:
-        return "max: no scale, the class is empty in the city"
+        return "the city has no scale: empty class"
     if found > 1:
         return f"max = {found:.3g} times the city's scale"
     return f"max = {found:{'.2f' if found >= 0.1 else '.1g'}} of the city's scale"
