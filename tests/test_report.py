@@ -21,7 +21,7 @@ from test_layers import PACKAGE
 from capecam.city import finish
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
-from capecam.report import REPORT, Panels, write_report
+from capecam.report import REPORT, write_report
 from capecam.report.density import MOST, levels
 from capecam.report.histograms import confidences, sizes
 from capecam.report.words import deletion, randomisation, stability
@@ -161,26 +161,27 @@ def test_one_damaged_image_costs_only_its_own_pictures(small: Path, tmp_path: Pa
     record["settings"]["sources"] = [str(images)]
     (out / "run.json").write_text(json.dumps(record))
     entries = Page(write_report(out)).data["queue-data"]
-    problems = {tuple(entry["images"]): entry["problem"] for entry in entries}
-    assert problems["b's <b>",] is None
-    assert "a.tif" in problems["a",]
+    problems = {tuple(entry["images"]): entry["problems"] for entry in entries}
+    assert problems["b's <b>",] == []
+    assert "a.tif" in problems["a",][0]
 
 
 def test_panels_are_asked_for_the_head_of_the_queue(small: Path) -> None:
     asked = []
 
-    def panel(id_: str) -> bytes | None:
+    def panel(id_: str) -> bytes:
         asked.append(id_)
-        return None if len(asked) == 2 else b"panel of " + id_.encode()
+        if len(asked) == 2:
+            raise UsageError("the checkpoint is another")
+        return b"panel of " + id_.encode()
 
-    page = Page(write_report(small, panels=Panels(3, panel), problem="the third is missing"))
+    page = Page(write_report(small, panels=3, panel=panel))
     queue = page.data["queue-data"]
     assert asked == [entry["id"] for entry in queue[:3]]
     assert [entry["panel"] is not None for entry in queue[:4]] == [True, False, True, False]
     assert queue[0]["panel"].startswith("data:image/webp;base64,")
-    assert "the third is missing" in page.text
-    with pytest.raises(UsageError, match="0 or more, got -1"):
-        Panels(-1, panel)
+    assert queue[1]["problems"] == ["No panel: the checkpoint is another"]
+    assert not queue[3]["problems"], "none was asked for"
 
 
 def test_names_cannot_break_out(tmp_path: Path) -> None:

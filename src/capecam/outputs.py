@@ -13,8 +13,8 @@ from capecam.evidence import Heat
 from capecam.grid import Grid, Window
 from capecam.ledger import Ledger
 from capecam.raster import Layer, Mosaic, VrtTile
-from capecam.settings import METHODS, PIXEL_METHODS, MosaicSettings, Settings
-from capecam.sources import open_city
+from capecam.recorded import imagery_of, settings_of
+from capecam.settings import METHODS, PIXEL_METHODS, Settings
 
 RUN_JSON = "run.json"
 
@@ -33,6 +33,18 @@ def read_run(out: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be read ({error}); remove it to start afresh") from error
     return tree
+
+
+def known_run(out: Path) -> dict[str, Any]:
+    """The record of the run in a folder.
+
+    Raises:
+        OutputError: it holds none, or one that cannot be read.
+    """
+    record = read_run(out)
+    if record is None:
+        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+    return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +66,7 @@ class RunOutput:
         Raises:
             OutputError: it holds no run, or no finished cell.
         """
-        record, ledger = read_run(out), Ledger.of(out)
-        if record is None:
-            raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+        record, ledger = known_run(out), Ledger.of(out)
         wanted = set(record["cells"])
         cells = {name: ledger.read(name) or {} for name in ledger.done() if name in wanted}
         if not cells:
@@ -113,14 +123,12 @@ class RunOutput:
         return Heat(method, self.layer(product), self.stride(method), tops)
 
     def imagery(self) -> Mosaic:
-        """The images on the run's lattice; what limited the work does not matter here.
+        """All images that can be used now, on the run's lattice.
 
         Raises:
-            UsageError: there is none where the run found them.
+            UsageError: there is none.
         """
-        x, y = self.record["anchor"]
-        align = self.settings.mosaic.align
-        return open_city(self.settings.sources, (x, y), MosaicSettings(align=align)).mosaic
+        return imagery_of(self.record, settings_of(self.out, self.record))
 
 
 def stage_seconds(work: Mapping[str, float]) -> dict[str, float]:

@@ -34,6 +34,18 @@ METHODS = (
 """The heatmaps by name, which is also the stem of their files. The formulas are in
 ``attribution``, which imports torch; a test compares the two lists."""
 
+TITLES = {
+    "gradcam": "Grad-CAM",
+    "gradcampp": "Grad-CAM++",
+    "gradcampp_notebook": "Grad-CAM++ (notebook)",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGrad-CAM",
+    "guided_gradcam": "Guided Grad-CAM",
+    "guided_gradcam_shared": "Guided Grad-CAM (shared)",
+}
+"""Methods as people write them."""
+
 PIXEL_METHODS = ("guided_gradcam", "guided_gradcam_shared")
 """Those at full resolution; the others come in blocks."""
 
@@ -507,11 +519,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
-    _anchor_paths(tree, path.parent)
+    anchor_paths(tree, path.parent)
     return tree
 
 
-def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
+def anchor_paths(tree: dict[str, Any], folder: Path) -> None:
+    """In a tree of settings, make relative paths count from a folder."""
     paths = (
         (tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration"),
         (tree.get("mosaic"), "aoi"), (tree.get("mosaic"), "footprints"),

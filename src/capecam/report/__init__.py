@@ -2,71 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from capecam.errors import UsageError
+from capecam.errors import CapecamError
 from capecam.ledger import replacing
 from capecam.report.facts import Facts
 from capecam.report.page import Entry, data_url, queue_rows, render
 from capecam.report.pictures import album
 
-__all__ = ["REPORT", "Panels", "write_report"]
+__all__ = ["QUEUE", "REPORT", "PanelOf", "write_report"]
+
+log = logging.getLogger(__name__)
 
 REPORT = "report.html"
 
 QUEUE = 48
 """Objects of the review queue that are shown: about 1 MB of pictures."""
 
-PanelOf = Callable[[str], bytes | None]
-"""The panel of a detection as WebP, by its id; None where it cannot be made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Panels:
-    """Panels that are recomputed for the head of the queue."""
-
-    count: int
-    of: PanelOf
-
-    def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UsageError(f"--panels must be 0 or more, got {self.count}")
+PanelOf = Callable[[str], bytes]
+"""The panel of a detection as WebP, by its id; raises CapecamError where it cannot be made."""
 
 
 def write_report(
-    out: Path, *, queue: int = QUEUE, panels: Panels | None = None, problem: str | None = None
+    out: Path, *, queue: int = QUEUE, panels: int = 0, panel: PanelOf | None = None
 ) -> Path:
     """Write ``report.html`` into the folder of a run.
+
+    What cannot be read for a picture or a panel is said there, and stops nothing.
 
     Args:
         out: the folder, with its city products.
         queue: how many objects of the review queue to show.
-        panels: for the first of these.
-        problem: why there are no panels, although they were asked for.
+        panels: for how many of these to ask for a panel.
+        panel: makes it.
 
     Raises:
         OutputError: the folder holds no run, no finished cell, or no city products.
     """
     facts = Facts.read(out)
-    text = render(facts, _entries(facts, queue, panels), problem)
+    text = render(facts, _entries(facts, queue, panels, panel))
     with replacing(out / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out / REPORT
 
 
-def _entries(facts: Facts, length: int, panels: Panels | None) -> list[Entry]:
+def _entries(facts: Facts, length: int, panels: int, panel: PanelOf | None) -> list[Entry]:
     """The head of the review queue, with pictures."""
     objects, classes = facts.queue(length), facts.run.settings.model.classes
-    entries = []
-    heat = facts.run.heat(facts.method)
+    heat, entries = facts.run.heat(facts.method), list[Entry]()
     with album(facts.run, heat, float(facts.pixel_m[0])) as pictures:
-        for place, (row, shape) in enumerate(
-            zip(queue_rows(objects), objects.geometry, strict=True)
-        ):
+        for row, shape in zip(queue_rows(objects), objects.geometry, strict=True):
             color = classes[row["class_id"]].color
             picture = pictures.picture(shape, row["class_id"], color, row["images"])
-            panel = panels.of(row["id"]) if panels and place < panels.count else None
-            entries.append(Entry(row, picture, data_url(panel, "webp") if panel else None))
+            wanted = panel if len(entries) < panels else None
+            entries.append(Entry(row, picture, *_panel(row["id"], wanted)))
     return entries
+
+
+def _panel(id_: str, panel: PanelOf | None) -> tuple[str | None, str | None]:
+    """A panel as a data URL, or why there is none."""
+    if panel is None:
+        return None, None
+    try:
+        return data_url(panel(id_), "webp"), None
+    except CapecamError as error:
+        log.warning("no panel of %s: %s", id_, error)
+        return None, str(error)

@@ -24,7 +24,7 @@ from capecam.report.density import levels
 from capecam.report.facts import DETECTIONS, Facts
 from capecam.report.histograms import Histogram, confidences, sizes
 from capecam.report.pictures import Picture, smaller
-from capecam.settings import ClassSettings
+from capecam.settings import TITLES, ClassSettings
 
 STYLES = ("base.css", "parts.css", "media.css")
 SCRIPTS = ("map.js", "queue.js", "start.js")
@@ -42,6 +42,8 @@ class Entry:
     picture: Picture
     panel: str | None
     """A data URL of the panel, where one was made."""
+    panel_problem: str | None
+    """Why there is none, where one was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,12 @@ class ClassFigures:
     """Objects by word."""
 
 
-def render(facts: Facts, entries: Sequence[Entry], panels: str | None) -> str:
+def render(facts: Facts, entries: Sequence[Entry]) -> str:
     """The page.
 
     Args:
         facts: of the run.
         entries: the review queue, as far as it is shown.
-        panels: why there are fewer panels than were asked for, if that needs saying.
     """
     environment = Environment(
         loader=PackageLoader("capecam.report"),
@@ -91,8 +92,8 @@ def render(facts: Facts, entries: Sequence[Entry], panels: str | None) -> str:
         objects=sum(entry.count for entry in classes),
         area_m2=sum(entry.area_m2 for entry in classes),
         entries=entries,
-        panels=panels,
         problem=_common_problem(entries),
+        titles=TITLES,
         words=words,
         evidence_words=WORDS,
         measures=MEASURES,
@@ -201,10 +202,13 @@ def _numbers(entry: Entry, facts: Facts) -> dict[str, Any]:
         "place": f"{row['lat']:.6f}, {row['lon']:.6f}",
         "images": row["images"].split(","),
         "methods": [
-            [words.METHODS[m], *(_shown(row[f"{m}_{measure}"]) for measure in MEASURES)]
-            for m in methods
+            [TITLES[m], *(_shown(row[f"{m}_{measure}"]) for measure in MEASURES)] for m in methods
         ],
-        "problem": entry.picture.problem,
+        "problems": [
+            f"No {what}: {why}"
+            for what, why in (("picture", entry.picture.problem), ("panel", entry.panel_problem))
+            if why
+        ],
         "across": [round(width) for width in (entry.picture.imagery_m, entry.picture.heat_m)],
         "panel": entry.panel,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capecam.report.facts import Facts
-from capecam.settings import ByClass, Settings
+from capecam.settings import TITLES, ByClass, Settings
 
 EVIDENCE = {
     "focused": "the heatmap is strong inside the object: the network looked at it",
@@ -17,17 +17,6 @@ EVIDENCE = {
     "weak": "neither certain nor explained",
 }
 """By word (docs/method.md)."""
-
-METHODS = {
-    "gradcam": "Grad-CAM",
-    "gradcampp": "Grad-CAM++",
-    "gradcampp_notebook": "Grad-CAM++ (notebook)",
-    "hirescam": "HiResCAM",
-    "layercam": "LayerCAM",
-    "xgradcam": "XGrad-CAM",
-    "guided_gradcam": "Guided Grad-CAM",
-    "guided_gradcam_shared": "Guided Grad-CAM (shared)",
-}
 
 SCORES = {
     "mean": "the class's mean logit over the tile",
@@ -111,7 +100,7 @@ def asked(facts: Facts) -> Iterator[tuple[str, str]]:
         f"{tiling.size} px ({tiling.size * size_m:.3g} m) every {tiling.tiling.step} px, "
         "overlaps blended",
     )
-    methods = ", ".join(METHODS[method] for method in explain.methods)
+    methods = ", ".join(TITLES[method] for method in explain.methods)
     where = "every tile" if explain.where == "all" else "tiles with a detection of the class"
     yield "Heatmaps", f"{methods} of {SCORES[explain.score]}; for {where}"
     yield "Objects", _objects(settings)

@@ -89,7 +89,7 @@ function dialogOf(all, data) {
       .querySelectorAll("figcaption")
       .forEach((caption, n) => caption.append(`${item.across[n]} m across`));
     const problem = page.querySelector(".problem");
-    item.problem ? (problem.textContent = `No picture: ${item.problem}`) : problem.remove();
+    problem.textContent = item.problems.join("; ");
     const facts = page.querySelector("dl");
     const say = (name, text) => {
       const row = document.createElement("div"),
