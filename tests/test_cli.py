@@ -63,6 +63,8 @@ def test_a_night_leaves_a_log_and_its_exit_code(city: Path, tmp_path: Path) -> N
     lines = log.read_text().splitlines()
     assert any("bad failed" in line and "not a readable GeoTIFF" in line for line in lines)
     assert any("products, 0 of them bad" in line for line in lines)
+    assert lines[-2] == str(tmp_path / "out" / "report.html")
+    assert "not a readable GeoTIFF" in (tmp_path / "out" / "report.html").read_text()
     assert "exit 3: done, but for" in lines[-1]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -16,11 +18,13 @@ import pyproj
 import pytest
 from cities import blobs, colours_model, write_tif
 from outputs import write_output
+from PIL import Image
 from test_layers import PACKAGE
 
 from capecam.city import finish
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
+from capecam.illustrate import WIDTH_PX, illustrate
 from capecam.report import REPORT, write_report
 from capecam.report.density import MOST, levels
 from capecam.report.histograms import confidences, sizes
@@ -182,6 +186,29 @@ def test_panels_are_asked_for_the_head_of_the_queue(small: Path) -> None:
     assert queue[0]["panel"].startswith("data:image/webp;base64,")
     assert queue[1]["problems"] == ["No panel: the checkpoint is another"]
     assert not queue[3]["problems"], "none was asked for"
+
+
+def test_panels_are_computed_with_the_runs_own_network(small: Path, tmp_path, caplog) -> None:
+    done = []
+    page = Page(
+        illustrate(small, panels=2, model=colours_model(), progress=lambda *n: done.append(n))
+    )
+    queue = page.data["queue-data"]
+    panels = [entry["panel"] for entry in queue[:3]]
+    assert panels[2] is None
+    for panel in panels[:2]:
+        with Image.open(io.BytesIO(base64.b64decode(panel.partition(",")[2]))) as image:
+            assert (image.format, image.width) == ("WEBP", WIDTH_PX)
+    assert done == [(1, 2), (2, 2)]
+    assert not caplog.records
+
+
+def test_a_network_that_is_gone_leaves_a_report_without_panels(small: Path, caplog) -> None:
+    queue = Page(illustrate(small, panels=2)).data["queue-data"]  # it was only ever in memory
+    assert [bool(entry["problems"]) for entry in queue[:3]] == [True, True, False]
+    assert "checkpoint is not set" in queue[0]["problems"][0]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 panel(s) could not be made: checkpoint is")
 
 
 def test_names_cannot_break_out(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from capecam.errors import UsageError
+from capecam.model import Model
 from capecam.panels import Panels
 from capecam.report import QUEUE, write_report
 
@@ -25,6 +26,7 @@ def illustrate(
     queue: int = QUEUE,
     panels: int = PANELS,
     device: str | None = None,
+    model: Model | None = None,
     progress: Callable[[int, int], object] = lambda _done, _of: None,
 ) -> Path:
     """Write ``report.html`` into the folder of a run.
@@ -36,6 +38,7 @@ def illustrate(
         queue: how many objects of the review queue to show.
         panels: for how many of these to compute a panel.
         device: to compute them on; else as in the run.
+        model: the run's network, if it is loaded already.
         progress: told, after each panel, how many are done, and of how many.
 
     Raises:
@@ -45,7 +48,7 @@ def illustrate(
         return write_report(out, queue=queue)
     done = 0
     try:
-        with Panels.open(out, device=device) as opened:
+        with Panels.open(out, device=device, model=model) as opened:
 
             def panel(id_: str) -> bytes:
                 nonlocal done

@@ -42,7 +42,10 @@ def write_report(
         OutputError: the folder holds no run, no finished cell, or no city products.
     """
     facts = Facts.read(out)
-    text = render(facts, _entries(facts, queue, panels, panel))
+    entries = _entries(facts, queue, panels, panel)
+    if missing := [entry.panel_problem for entry in entries if entry.panel_problem]:
+        log.warning("%d panel(s) could not be made: %s", len(missing), missing[0])
+    text = render(facts, entries)
     with replacing(out / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out / REPORT
@@ -68,5 +71,4 @@ def _panel(id_: str, panel: PanelOf | None) -> tuple[str | None, str | None]:
     try:
         return data_url(panel(id_), "webp"), None
     except CapecamError as error:
-        log.warning("no panel of %s: %s", id_, error)
         return None, str(error)
