@@ -284,6 +284,8 @@ def test_scores_and_audit_are_shown_where_there_are_any(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     assert {"scores", "audit"} <= page.ids
     assert "0.75 0.50 to 0.90" in page.text
+    assert "F1 is highest, 0.60, from a confidence of 0 on" in page.text
+    assert page.html.count('<polyline class="line precision" points="40.0,37.0 157.5,12.0 "/>') == 1
     assert "Other objects were scored" in page.text
     assert "Changes as soon as the last layers lose their weights" in page.text
     (tmp_path / "evaluation.json").write_text(json.dumps(scores(detections="1" * 64)))
@@ -297,6 +299,9 @@ def scores(detections: str) -> dict:
         "intervals_95": {"precision": [0.5, 0.9], "recall": None, "f1": None},
     }  # fmt: skip
     steps = [{"step": "tracing", **entry}]
+    points = ((0.0, 0.75, 0.5, 0.6), (0.5, 1.0, 0.25, 0.4), (0.95, None, 0.0, 0.0))
+    keys = ("confidence", "precision", "recall", "f1")
+    entry["curve"] = [dict(zip(keys, point, strict=True)) for point in points]
     return {"truth": "t.gpkg", "area_km2": 0.2, "iou": 0.5, "classes": [entry], "steps": steps,
             "confusion": {"(nothing)": {"(nothing)": 0}}, "detections": detections}  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,15 @@ def commands(facts: Facts) -> Iterator[tuple[str, str]]:
         )
     if "audit" not in facts.record:
         yield "whether the heatmaps are faithful", f"capecam audit {out}"
+
+
+def best(curve: Sequence[Mapping[str, Any]]) -> str:
+    """Where a curve over confidence has its highest F1."""
+    known = [point for point in curve if point["f1"] is not None]
+    if not known:
+        return ""
+    top = max(known, key=lambda point: float(point["f1"]))
+    return f"; F1 is highest, {top['f1']:.2f}, from a confidence of {top['confidence']:g} on"
 
 
 def deletion(method: Mapping[str, Any]) -> str:
