@@ -207,8 +207,10 @@ def run_command(
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)
     if settings.audit.sample and outcome.found:
         from capecam.audit import audit
+        from capecam.report import write_report
 
         print(audit(outcome.out, settings.audit).to_text())
+        write_report(outcome.out)  # now with the audit
     raise typer.Exit(outcome.exit_code)
 
 

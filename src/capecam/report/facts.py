@@ -55,7 +55,9 @@ class Facts:
         """
         run = RunOutput.open(out)
         if "totals" not in run.record or not (out / DETECTIONS).exists():
-            raise OutputError(f"{out}: has no {DETECTIONS}; make it with capecam finish {out}")
+            raise OutputError(
+                f"{out}: has no city products yet; a run makes them in the end, or capecam finish"
+            )
         table = pd.DataFrame(gpd.read_parquet(out / DETECTIONS).drop(columns="geometry"))
         return cls(run, table, _places(run), _read_json(out / "evaluation.json"))
 

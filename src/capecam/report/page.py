@@ -27,7 +27,10 @@ from capecam.report.pictures import Picture, smaller
 from capecam.settings import TITLES, ClassSettings
 
 STYLES = ("base.css", "parts.css", "media.css")
-SCRIPTS = ("map.js", "queue.js", "start.js")
+SCRIPTS = ("squares.js", "map.js", "gestures.js", "queue.js", "closer.js", "start.js")
+
+FAILURES = 100
+"""Rows of what failed; a city without a disk has thousands."""
 
 RIVAL = 0.01
 """Probability below which the other class is not worth a word."""
@@ -97,6 +100,7 @@ def render(facts: Facts, entries: Sequence[Entry]) -> str:
         words=words,
         evidence_words=WORDS,
         measures=MEASURES,
+        failures_shown=FAILURES,
         work=_work(facts),
         map_data=_map(facts, entries),
         queue_data=[_numbers(entry, facts) for entry in entries],
