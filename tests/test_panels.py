@@ -456,10 +456,10 @@ def test_images_that_are_gone_or_have_changed_are_named(out, made) -> None:
 
 
 def test_a_run_opens_from_anywhere(made, tmp_path, monkeypatch) -> None:
-    """Its relative paths count from where it was started, also after the whole was moved."""
+    """Relative paths lead from its folder to what lay beside it, also after all was moved."""
     moved = Path(shutil.copytree(made, tmp_path / "elsewhere"))
     record = json.loads((moved / "out" / "run.json").read_text())
-    record["settings"] |= {"sources": ["images"], "out": "out", "checkpoint": None}
+    record["settings"] |= {"sources": ["demo/images"], "out": "demo/out", "checkpoint": None}
     (moved / "out" / "run.json").write_text(json.dumps(record))
     for folder in (tmp_path, moved):
         monkeypatch.chdir(folder)
