@@ -27,6 +27,7 @@ from capecam.grid import Tiling, Window
 from capecam.interest import EVERYWHERE, Interest
 from capecam.panels import Panel, Panels, Style, words
 from capecam.panels import figure as figure_module
+from capecam.panels import panel as panel_module
 from capecam.panels.marks import round_below
 from capecam.panels.order import Delivery, Wanted, deliver
 from capecam.panels.paint import RAMPS, stretched
@@ -349,9 +350,11 @@ def test_heat_hides_the_tile_and_no_heat_does_not() -> None:
 
 
 def test_a_panel_is_written_for_print_and_for_the_screen(panel, tmp_path) -> None:
+    own = np.where(panel.decided == panel.subject.class_id, panel.decided, 0)
+    panel = replace(panel, decided=own, heat={"gradcam": panel.heat["gradcam"]})  # one row of three
     png = panel.save(tmp_path / "p.png")
     with Image.open(png) as image:
-        assert image.width == pytest.approx(24 / 2.54 * 300, abs=2)
+        assert image.width == pytest.approx(18 / 2.54 * 300, abs=2)
         assert image.info["dpi"][0] == pytest.approx(300, abs=0.1)
     pdf = panel.save(tmp_path / "p.PDF").read_bytes()
     assert pdf.startswith(b"%PDF")
@@ -395,6 +398,7 @@ def test_where_panels_go(tmp_path) -> None:
 def test_the_first_of_the_queue_are_delivered(out, made, monkeypatch) -> None:
     model = colours_model()
     monkeypatch.setattr(Reopened, "model", lambda _self, _given: model)
+    monkeypatch.setattr(panel_module, "DPI", 50)
     told: list[Path] = []
     delivery = Delivery.parse(out, None, None)
     done = deliver(out, Wanted(top=2), delivery, Style(), say=told.append)
@@ -451,6 +455,10 @@ def test_images_that_are_gone_or_have_changed_are_named(out, made) -> None:
             pytest.raises(UsageError, match="gone or cannot be used: b;"),
         ):
             panels.of_detection(id_)
+        with Panels.open(out, model=colours_model()) as panels:
+            assert panels.at(CORNER[0] + 60 * GSD, CORNER[1] - 60 * GSD).valid.all(), "far from b"
+            with pytest.raises(UsageError, match=r"images beside a are gone.*: b; bring them back"):
+                panels.at(CORNER[0] + 400 * GSD, CORNER[1] - 60 * GSD)
     finally:
         image.write_bytes(whole)
 
