@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 from capecam.raster import Mosaic
-from capecam.settings import MosaicSettings, Settings, anchor_paths
+from capecam.settings import MosaicSettings, Settings, place_paths
 from capecam.sources import open_city
 
 
@@ -20,7 +22,8 @@ def settings_of(out: Path, record: Mapping[str, Any]) -> Settings:
         record: its ``run.json``.
     """
     tree = copy.deepcopy(record["settings"])
-    anchor_paths(tree, _started_in(out, tree))
+    before = tree["out"]
+    place_paths(tree, lambda path: _found_again(path, before, out))
     return Settings.model_validate(tree)
 
 
@@ -36,16 +39,18 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     return open_city(settings.sources, (x, y), rules).mosaic
 
 
-def _started_in(out: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder that relative paths of a run count from: what is left of OUT without its own.
+def _found_again(path: str, before: str | None, out: Path) -> str:
+    """A path of a run's settings, which may be relative to where the run was started.
 
-    So that a run can be opened from anywhere, also after its folder was moved with all that is in
-    it. The working directory, where this leads to nothing.
+    What lay beside the run's folder is looked for beside it, so that a run can be opened from
+    anywhere, also after all of it was moved; else the path is left as it is.
+
+    Args:
+        path: as in the settings.
+        before: the run's folder, likewise.
+        out: where that is now.
     """
-    own, whole = Path(settings["out"] or "/"), out.resolve()
-    folder = Path(*whole.parts[: len(whole.parts) - len(own.parts)])
-    if own.is_absolute() or folder / own != whole:
-        return Path()
-    named = (settings["checkpoint"], *settings["sources"])
-    found = any((folder / path.removeprefix("@")).exists() for path in named if path)
-    return folder if found else Path()
+    if before is None or Path(before).is_absolute() or Path(path).is_absolute():
+        return path
+    beside = os.path.normpath(out.resolve() / os.path.relpath(path, before))
+    return beside if glob(beside, recursive=True) else path

@@ -69,23 +69,32 @@ class Reopened:
                 "them back to where the run found them, or run again without them"
             )
 
-    def check_unchanged(self, images: Sequence[Source]) -> None:
-        """Are these images what they were when the run saw them?
+    def check_unchanged(self, images: Sequence[Source], *, whole: bool) -> None:
+        """Is a tile what it was when the run saw it?
+
+        Args:
+            images: those that touch it, at least one.
+            whole: there is imagery everywhere in it, so that none can be missing.
 
         Raises:
-            UsageError: naming one that is not.
+            UsageError: naming an image that has changed, or is gone.
         """
-        contents, named = Contents(), {image.name: image for image in images}
-        for cell in self.mosaic.cells(self.settings.tiling.tiling, self.settings.tiling.cell_size):
-            image = named.get(cell.image)
-            record = Ledger.of(self.out).read(cell.name) if image else None
-            if image is None or record is None:
-                continue
-            contents.learn(record["images"])
-            if contents.of_neighbour(image)["sha256"] != record["images"][image.name]["sha256"]:
+        tiling, contents, named = self.settings.tiling, Contents(), {i.name: i for i in images}
+        there = {source.name for source in self.mosaic.sources}
+        for cell in Mosaic(self.mosaic.grid, tuple(images)).cells(tiling.tiling, tiling.cell_size):
+            image, record = named[cell.image], Ledger.of(self.out).read(cell.name)
+            seen: dict[str, Any] = record["images"] if record else {}
+            contents.learn(seen)
+            if seen and contents.of_neighbour(image)["sha256"] != seen[image.name]["sha256"]:
                 raise UsageError(
                     f"{image.header.path}: has changed since the run, which therefore saw "
                     "something else; run again, or bring the old one back"
+                )
+            gone = sorted(name for name in seen.keys() - there if seen[name]["sha256"])
+            if gone and not whole:
+                raise UsageError(
+                    f"images beside {image.name} are gone, and may have been in the same tile: "
+                    f"{', '.join(gone)}; bring them back to where the run found them"
                 )
 
     def model(self, loaded: Model | None = None) -> Model:

@@ -7,7 +7,7 @@ so is docs/configuration.md; nothing about a setting is written down twice.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -519,27 +519,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
-    anchor_paths(tree, path.parent)
+    place_paths(tree, lambda named: str(path.parent / named))
     return tree
 
 
-def anchor_paths(tree: dict[str, Any], folder: Path) -> None:
-    """In a tree of settings, make relative paths count from a folder."""
+def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
+    """Give every path in a tree of settings its place."""
     paths = (
         (tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration"),
         (tree.get("mosaic"), "aoi"), (tree.get("mosaic"), "footprints"),
     )  # fmt: skip
     for section, key in paths:
         if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = str(folder / section[key])
+            section[key] = placed(section[key])
     if isinstance(tree.get("sources"), list):
-        tree["sources"] = [_anchor_source(str(source), folder) for source in tree["sources"]]
+        tree["sources"] = [_place_source(str(source), placed) for source in tree["sources"]]
 
 
-def _anchor_source(source: str, folder: Path) -> str:
+def _place_source(source: str, placed: Callable[[str], str]) -> str:
     """Of ``@list.txt``, the path behind the @."""
     at = "@" if source.startswith("@") else ""
-    return at + str(folder / source.removeprefix("@"))
+    return at + placed(source.removeprefix("@"))
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:

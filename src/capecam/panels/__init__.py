@@ -138,12 +138,12 @@ class Panels:
         """As the run read it: what cannot be decoded of other images is nodata."""
         run = self._run
         seen = run.mosaic.touching(window)
-        run.check_unchanged(seen)
         own = [source.name for source in seen if source.window.box.intersects(region)]
         with Reader(run.mosaic, own[0] if own else None) as reader:
             pixels, valid = reader.read(window)
         if not valid.any():
             raise UsageError("there is no imagery at that place, only nodata; choose another")
+        run.check_unchanged(seen, whole=bool(valid.all()))
         return Tile(window, torch.from_numpy(pixels), torch.from_numpy(valid))
 
     def _explain(self, tile: Tile) -> Maps:

@@ -21,7 +21,7 @@ from capecam.panels.panel import Panel, Style
 from capecam.panels.sheet import FAINT, Drawing, Sheet, fitting, joined, line_cm, width_cm, wrapped
 from capecam.settings import PIXEL_METHODS, TITLES
 
-MARGIN, GAP, SPACE = 0.6, 0.2, 0.35
+MARGIN, GAP, SPACE = 0.6, 0.2, 0.4
 """cm: around everything, between maps, between blocks."""
 WIDTHS = {3: 18.0, 4: 21.0}
 WIDEST = 24.0
@@ -67,22 +67,23 @@ class _Page:
 
     def head(self) -> None:
         """Title, and facts of the detection."""
-        title, x = words.title(self.panel), MARGIN
-        self.sheet.text(x, self.y, title, TITLE, weight="bold")
-        if self.panel.subject:
-            x += width_cm(title, TITLE, "bold") + SPACE
-            self.sheet.text(x, self.y, self.panel.subject.id, TITLE, color=FAINT)
-            self._evidence(str(self.panel.subject.facts["evidence"]))
+        x, right = MARGIN, self.sheet.width - MARGIN
+        subject, title = self.panel.subject, words.title(self.panel)
+        if subject:
+            word = str(subject.facts["evidence"])
+            self.sheet.text(right, self.y, word, TITLE, ha="right", weight="bold")
+            right -= width_cm(word, TITLE, "bold") + GAP
+            self.sheet.text(right, self.y, "evidence:", TITLE, ha="right", color=FAINT)
+            right -= width_cm(f"evidence:{subject.id}", TITLE) + 2 * SPACE
+        size = fitting(title, right - x, TITLE, "bold")
+        self.sheet.text(x, self.y, title, size, weight="bold")
+        if subject:
+            x += width_cm(title, size, "bold") + SPACE
+            self.sheet.text(x, self.y, subject.id, TITLE, color=FAINT)
         self.y += line_cm(TITLE)
         for parts in words.facts(self.panel):
             self._lines(joined(parts, self.inner, PLAIN), MARGIN, PLAIN, color=FAINT)
         self.y += SPACE
-
-    def _evidence(self, word: str) -> None:
-        right = self.sheet.width - MARGIN
-        self.sheet.text(right, self.y, word, TITLE, ha="right", weight="bold")
-        right -= width_cm(word, TITLE, "bold") + GAP
-        self.sheet.text(right, self.y, "evidence:", TITLE, ha="right", color=FAINT)
 
     def _lines(self, lines: list[str], x: float, size: float, **how: Any) -> None:
         for line in lines:

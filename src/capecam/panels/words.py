@@ -49,7 +49,7 @@ def _evidence(panel: Panel) -> list[str]:
         f"{ring:.2f} in the {RING_M:g} m around it",
     ]
     if pd.notna(away):
-        found.append(f"highest {peak:.2f} {f'{away:.1f} m away' if away else 'inside'}")
+        found.append(f"highest {peak:.2f} {f'at {away:.1f} m' if away else 'inside'}")
     if pd.notna(share):
         found.append(f"{100 * share:.0f} % of the heat within {REACH_M:g} m is inside")
     if pd.notna(row["rival"]) and row["rival_in"] >= NO_RIVAL:
@@ -70,7 +70,8 @@ def predicted(panel: Panel, class_id: int) -> str:
     pixels = int(panel.predicted_px()[class_id])
     if not pixels:
         return "not predicted in this tile"
-    return f"{pixels * panel.pixel_m2:.1f} m² predicted in this tile"
+    area = pixels * panel.pixel_m2
+    return f"{area:{'.1f' if area >= 1 else '.2g'}} m² predicted in this tile"
 
 
 def strength(panel: Panel, method: str, class_id: int) -> str:
