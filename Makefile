@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/capecam demo $(DEMO)
 	$(BIN)/capecam run --config $(DEMO)/demo.yaml
 	$(BIN)/capecam evaluate $(DEMO)/out --truth $(DEMO)/truth.gpkg --steps
-	$(BIN)/python scripts/demo_report.py $(DEMO)
+	$(BIN)/capecam panel $(DEMO)/out --top 3
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile

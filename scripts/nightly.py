@@ -1,4 +1,4 @@
-"""One night: run, verify, one line that says how it went. For cron and systemd timers.
+"""One night: run, verify, report, one line that says how it went. For cron and systemd timers.
 
 Usage: nightly.py CONFIG
 
@@ -54,11 +54,13 @@ def main() -> int:
 
 
 def night(config: Path, out: Path, log: IO[str]) -> int:
-    """Run and verify."""
+    """Run, verify, and put panels into the report."""
     say(f"{now()} capecam nightly, {config}", log)
     code = capecam(["run", "--config", str(config)], log)
     if code in (0, 3):
         code = capecam(["verify", str(out)], log) or code
+    if code in (0, 3):
+        code = capecam(["report", str(out)], log) or code
     return code
 
 

@@ -63,6 +63,8 @@ def test_a_night_leaves_a_log_and_its_exit_code(city: Path, tmp_path: Path) -> N
     lines = log.read_text().splitlines()
     assert any("bad failed" in line and "not a readable GeoTIFF" in line for line in lines)
     assert any("products, 0 of them bad" in line for line in lines)
+    assert lines[-2] == str(tmp_path / "out" / "report.html")
+    assert "not a readable GeoTIFF" in (tmp_path / "out" / "report.html").read_text()
     assert "exit 3: done, but for" in lines[-1]
 
 
@@ -88,6 +90,12 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     assert (out / "summary.csv").read_bytes() == before
     again = capecam("plan", "--config", city / "city.yaml", "--out", out).stdout
     assert "as measured before" in again
+    pdf = tmp_path / "panel.pdf"
+    assert capecam("panel", out, "--top", 1, "--to", pdf).stdout == f"{pdf}\n"
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert (
+        "with one of --detection ID, --at X,Y and --top N" in capecam("panel", out, code=2).stderr
+    )
 
 
 def test_one_bad_image_is_exit_3(city: Path, tmp_path: Path) -> None:

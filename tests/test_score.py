@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -286,6 +287,7 @@ def test_a_run_is_scored_by_step(tmp_path: Path) -> None:
     assert list(found) == ["tracing", "joining", "dropping small ones"]
     assert found["tracing"] > found["joining"] > found["dropping small ones"] > 3
     assert answer["area_km2"] == pytest.approx((320 * 0.08) ** 2 / 1e6)
-    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == json.loads(
-        json.dumps(answer)
-    )
+    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    detections = (tmp_path / "out" / "detections.parquet").read_bytes()
+    assert kept.pop("detections") == hashlib.sha256(detections).hexdigest()
+    assert kept == json.loads(json.dumps(answer))

@@ -1,7 +1,8 @@
 """The few names for a notebook: the same parts that the command line is made of.
 
 ``load_settings`` and ``run`` do what ``capecam run`` does; ``load_model`` and ``Engine`` explain
-tiles that you have in memory; ``read_heatmap`` and ``read_detections`` open results.
+tiles that you have in memory; ``read_heatmap`` and ``read_detections`` open results; ``Panels``
+draws the tile of a detection or a place with its heatmaps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from capecam.engine import Engine
 from capecam.maps import Maps
 from capecam.model import Model, load_model
+from capecam.panels import Panel, Panels, Style
 from capecam.raster import open_readonly
 from capecam.record import Outcome
 from capecam.run import run
@@ -27,7 +29,10 @@ __all__ = [
     "Model",
     "ModelSettings",
     "Outcome",
+    "Panel",
+    "Panels",
     "Settings",
+    "Style",
     "load_model",
     "load_settings",
     "read_detections",

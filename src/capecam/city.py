@@ -13,12 +13,13 @@ import shapely
 
 from capecam.cell import PIECES
 from capecam.detections import Part, Recipe, write_detections
-from capecam.evidence import Evidence, Heat, Rasters
+from capecam.evidence import Evidence, Rasters
 from capecam.interest import read_shapes
 from capecam.ledger import facts, replacing, write_json
 from capecam.lock import hold
 from capecam.outputs import RUN_JSON, RunOutput
 from capecam.raster import gdal_settings, write_overview, write_vrt
+from capecam.report import write_report
 from capecam.sieve import Sieve
 from capecam.vectors import pixel_m
 
@@ -56,7 +57,9 @@ def finish(out: Path) -> Totals:
     """
     RunOutput.open(out)  # before a lock is left in a folder of something else
     with hold(out), gdal_settings():
-        return assemble(out)
+        made = assemble(out)
+        write_report(out)
+    return made
 
 
 def assemble(out: Path) -> Totals:
@@ -127,11 +130,6 @@ def recipe(run: RunOutput) -> Recipe:
 
 def _rasters(run: RunOutput) -> Rasters:
     """What the evidence of detections is read from."""
-    explain = run.settings.explain
-    tops = run.record["calibration"]["tops"] if explain.heatmap_dtype == "float32" else {}
-    heats = tuple(
-        Heat(method, run.layer(f"{method}.tif"), run.stride(method), tops.get(method))
-        for method in explain.methods
-        if f"{method}.tif" in run.products  # images of a few pixels can miss every block
-    )
-    return Rasters(heats, run.layer("probability.tif"), run.names[1:])
+    heats = map(run.heat, run.settings.explain.methods)
+    there = tuple(heat for heat in heats if heat is not None)
+    return Rasters(there, run.layer("probability.tif"), run.names[1:])

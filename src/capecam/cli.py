@@ -207,8 +207,10 @@ def run_command(
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)
     if settings.audit.sample and outcome.found:
         from capecam.audit import audit
+        from capecam.report import write_report
 
         print(audit(outcome.out, settings.audit).to_text())
+        write_report(outcome.out)  # now with the audit
     raise typer.Exit(outcome.exit_code)
 
 
@@ -346,6 +348,90 @@ def audit_command(
     counter = (lambda _done, _of: None) if _quiet() else Counter("detection")
     found = audit(out, AuditSettings(sample=sample, seed=seed), device=device, progress=counter)
     print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+
+
+@app.command("report")
+@everywhere
+def report_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    queue: Annotated[
+        int, typer.Option("--queue", metavar="N", min=0, help="objects to review, with pictures")
+    ] = 48,
+    panels: Annotated[
+        int, typer.Option("--panels", metavar="N", min=0, help="for how many of these a panel")
+    ] = 12,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="else as in the run")
+    ] = None,
+) -> None:
+    """Write OUT/report.html: a run as one page, with a map, charts and the review queue.
+
+    Panels are computed anew with the run's own network; --panels 0 leaves them out.
+    """
+    from capecam.illustrate import illustrate
+    from capecam.progress import Counter
+
+    counter = (lambda _done, _of: None) if _quiet() else Counter("panel")
+    path = illustrate(out, queue=queue, panels=panels, device=device, progress=counter)
+    if not _quiet():
+        print(path)
+
+
+@app.command("panel")
+@everywhere
+def panel_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    *,
+    detection: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--detection", metavar="ID", help="detections by their id; several with commas"
+        ),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="X,Y", help="a place, in the CRS of the imagery"),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top", metavar="N", min=1, help="the first N detections of the review queue"
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="PATH", help="a folder, or a file; else OUT/panels"),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--format", metavar="png|pdf", help="else png")
+    ] = None,
+    all_classes: Annotated[
+        bool,
+        typer.Option("--all-classes", help="a row for each class, also if it is not predicted"),
+    ] = False,
+    ramp: Annotated[
+        str,
+        typer.Option("--ramp", metavar="inferno|jet", help="colours; jet as in the first figures"),
+    ] = "inferno",
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="else as in the run")
+    ] = None,
+) -> None:
+    """Draw the tile of a detection or a place: imagery, prediction and each heatmap, per class.
+
+    Give one of --detection, --at and --top. Maps are computed anew from the imagery with the run's
+    own network and settings, so both have to be where the run found them.
+    """
+    from capecam.panels import Style
+    from capecam.panels.order import Delivery, Wanted, deliver
+
+    wanted = Wanted.parse(detection or [], at or [], top)
+    delivery, style = Delivery.parse(out, to, kind), Style(ramp, all_classes)
+    say = (lambda _: None) if _quiet() else print
+    done = deliver(out, wanted, delivery, style, device=device, say=say)
+    for name, reason in done.failures.items():
+        print(f"capecam: {name} failed: {reason}", file=sys.stderr)
+    raise typer.Exit(done.exit_code)
 
 
 @app.command("export")

@@ -173,8 +173,14 @@ def evaluate(question: Question) -> Evaluation:
         _by_step(after, true, area, names, question.rules),
     )
     if run:
-        write_json(run.out / EVALUATION_JSON, answer.to_json())
+        write_json(run.out / EVALUATION_JSON, {**answer.to_json(), "detections": _version(run)})
     return answer
+
+
+def _version(run: RunOutput) -> str | None:
+    """sha256 of what was scored, by which a later run that finds other objects can be told."""
+    facts: dict[str, str] = run.record.get("products", {}).get("detections.parquet", {})
+    return facts.get("sha256")
 
 
 def _read_run(run: RunOutput) -> gpd.GeoDataFrame:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from capecam.errors import OutputError
+from capecam.evidence import Heat
 from capecam.grid import Grid, Window
 from capecam.ledger import Ledger
-from capecam.raster import Layer, VrtTile
+from capecam.raster import Layer, Mosaic, VrtTile
+from capecam.recorded import imagery_of, settings_of
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
 
 RUN_JSON = "run.json"
@@ -33,6 +35,18 @@ def read_run(out: Path) -> dict[str, Any] | None:
     return tree
 
 
+def known_run(out: Path) -> dict[str, Any]:
+    """The record of the run in a folder.
+
+    Raises:
+        OutputError: it holds none, or one that cannot be read.
+    """
+    record = read_run(out)
+    if record is None:
+        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+    return record
+
+
 @dataclass(frozen=True, slots=True)
 class RunOutput:
     """A run whose cells are done, at least some of them."""
@@ -52,9 +66,7 @@ class RunOutput:
         Raises:
             OutputError: it holds no run, or no finished cell.
         """
-        record, ledger = read_run(out), Ledger.of(out)
-        if record is None:
-            raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+        record, ledger = known_run(out), Ledger.of(out)
         wanted = set(record["cells"])
         cells = {name: ledger.read(name) or {} for name in ledger.done() if name in wanted}
         if not cells:
@@ -100,6 +112,32 @@ class RunOutput:
             if product in cell["files"] and (window := self.core(name).blocks(stride)) is not None
         ]
         return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
+
+    def heat(self, method: str) -> Heat | None:
+        """The rasters of a heatmap; None where images of a few pixels have missed every block."""
+        product, explain = f"{method}.tif", self.settings.explain
+        if product not in self.products:
+            return None
+        raw = explain.heatmap_dtype == "float32"
+        tops = self.record["calibration"]["tops"].get(method) if raw else None
+        return Heat(method, self.layer(product), self.stride(method), tops)
+
+    def imagery(self) -> Mosaic:
+        """All images that can be used now, on the run's lattice.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return imagery_of(self.record, settings_of(self.out, self.record))
+
+
+def stage_seconds(work: Mapping[str, float]) -> dict[str, float]:
+    """Seconds inside cells by stage, where every raster has a "write" of its own, as recorded."""
+    found: dict[str, float] = {}
+    for name, seconds in work.items():
+        stage = name.split()[0]
+        found[stage] = found.get(stage, 0.0) + seconds
+    return found
 
 
 def grid_to_json(grid: Grid) -> dict[str, Any]:

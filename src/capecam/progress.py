@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from capecam.city import Totals
+from capecam.outputs import stage_seconds
 from capecam.record import Outcome
 from capecam.sieve import REASONS
 
@@ -85,10 +86,7 @@ def _where_time_went(outcome: Outcome) -> list[str]:
     if outcome.waited is None:
         return []
     wall = outcome.stages["cells"]
-    work: dict[str, float] = {}
-    for name, value in outcome.work.items():
-        stage = name.split()[0]  # every raster has its own "write"
-        work[stage] = work.get(stage, 0.0) + value
+    work = stage_seconds(outcome.work)
     shares = ", ".join(f"{stage} {value / wall:.0%}" for stage, value in work.items())
     around = ", ".join(f"{n} {s:.0f} s" for n, s in outcome.stages.items() if n != "cells")
     return [f"time: {shares}; the engine waited {outcome.waited:.0%}; beside it {around}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Outcome:
     out: Path
     failures: dict[str, str]
     """By image or cell: why it is missing."""
+    started: datetime = field(default_factory=lambda: datetime.now().astimezone())
     done: int = 0
     """Cells finished in this run."""
     failed: int = 0
@@ -111,6 +113,7 @@ class Record:
             "warped": [s.name for s in self.city.mosaic.sources if s.warped],
             "failures": outcome.failures,
             "stopped": outcome.stopped,
+            "started": outcome.started.isoformat(timespec="seconds"),
             "tiles": outcome.tiles,
             "seconds": round(outcome.seconds, 3),
             "stages": {name: round(seconds, 3) for name, seconds in outcome.stages.items()},

@@ -20,6 +20,7 @@ from capecam.model import Model
 from capecam.outputs import RUN_JSON, read_run
 from capecam.raster import gdal_settings
 from capecam.record import Outcome, Record
+from capecam.report import write_report
 from capecam.settings import Settings
 from capecam.sources import find_cells, open_city
 from capecam.workers import InProcess, Made, Processes, Workshop, devices
@@ -91,6 +92,8 @@ def run(
         outcome.seconds = time.perf_counter() - started
         outcome.stages["finish"] = outcome.seconds - sum(outcome.stages.values())
         write_json(out / RUN_JSON, {**record.to_json(outcome), **_still_true(before, outcome)})
+        if outcome.totals is not None:
+            write_report(out)
     return outcome
 
 

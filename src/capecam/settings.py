@@ -7,7 +7,7 @@ so is docs/configuration.md; nothing about a setting is written down twice.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +33,18 @@ METHODS = (
 )  # fmt: skip
 """The heatmaps by name, which is also the stem of their files. The formulas are in
 ``attribution``, which imports torch; a test compares the two lists."""
+
+TITLES = {
+    "gradcam": "Grad-CAM",
+    "gradcampp": "Grad-CAM++",
+    "gradcampp_notebook": "Grad-CAM++ (notebook)",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGrad-CAM",
+    "guided_gradcam": "Guided Grad-CAM",
+    "guided_gradcam_shared": "Guided Grad-CAM (shared)",
+}
+"""Methods as people write them."""
 
 PIXEL_METHODS = ("guided_gradcam", "guided_gradcam_shared")
 """Those at full resolution; the others come in blocks."""
@@ -507,26 +519,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
-    _anchor_paths(tree, path.parent)
+    place_paths(tree, lambda named: str(path.parent / named))
     return tree
 
 
-def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
+def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
+    """Give every path in a tree of settings its place."""
     paths = (
         (tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration"),
         (tree.get("mosaic"), "aoi"), (tree.get("mosaic"), "footprints"),
     )  # fmt: skip
     for section, key in paths:
         if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = str(folder / section[key])
+            section[key] = placed(section[key])
     if isinstance(tree.get("sources"), list):
-        tree["sources"] = [_anchor_source(str(source), folder) for source in tree["sources"]]
+        tree["sources"] = [_place_source(str(source), placed) for source in tree["sources"]]
 
 
-def _anchor_source(source: str, folder: Path) -> str:
+def _place_source(source: str, placed: Callable[[str], str]) -> str:
     """Of ``@list.txt``, the path behind the @."""
     at = "@" if source.startswith("@") else ""
-    return at + str(folder / source.removeprefix("@"))
+    return at + placed(source.removeprefix("@"))
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -24,7 +24,8 @@ from capecam.settings import ClassSettings
 from capecam.styles import Rule, embed_style, graduated, to_qml
 from capecam.tables import GeoParquet, write_gpkg
 from capecam.vectorfiles import read_polygons
-from capecam.years import STATUSES, Year, check_comparable, compare, inside_points
+from capecam.vectors import inside_points
+from capecam.years import STATUSES, Year, check_comparable, compare
 from capecam.zones import COLUMNS, OUTSIDE, ZoneRules, Zones, shapes_of
 
 Floats = NDArray[np.float64]

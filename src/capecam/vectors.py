@@ -13,6 +13,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyproj
 import shapely
 from affine import Affine
@@ -286,6 +287,12 @@ def pixel_m(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
     width = geod.inv(x, middle, x + dx, middle)[2]
     height = geod.inv(x, y, x, y - dy)[2]
     return np.stack([width, height], axis=1)
+
+
+def inside_points(detections: pd.DataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
+    """Where objects are counted: their columns ``lon`` and ``lat``, in a CRS."""
+    points = gpd.points_from_xy(detections["lon"], detections["lat"], crs="EPSG:4326")
+    return gpd.GeoSeries(points, index=detections.index).to_crs(crs)
 
 
 def pixel_area_m2(grid: Grid, crs: pyproj.CRS, points: NDArray[np.float64]) -> NDArray[np.float64]:

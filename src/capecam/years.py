@@ -19,6 +19,7 @@ from capecam.matching import match
 from capecam.outputs import RunOutput
 from capecam.raster import Coverage
 from capecam.settings import ClassSettings
+from capecam.vectors import inside_points
 
 Integers = NDArray[np.int64]
 
@@ -81,12 +82,6 @@ class Year:
         """(N,) whether there is valid imagery at points, of any CRS."""
         points = shapely.get_coordinates(places.to_crs(self.crs).to_numpy())
         return self.coverage.at(self.grid.to_pixels(points))
-
-
-def inside_points(detections: pd.DataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
-    """Where objects are counted: their columns ``lon`` and ``lat``, in a CRS."""
-    points = gpd.points_from_xy(detections["lon"], detections["lat"], crs="EPSG:4326")
-    return gpd.GeoSeries(points, index=detections.index).to_crs(crs)
 
 
 def check_comparable(before: Year, after: Year) -> None:

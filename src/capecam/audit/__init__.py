@@ -8,9 +8,8 @@ insertion (``curves``), model randomisation (``randomise``), and a shift of the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,16 +20,14 @@ from capecam.audit.randomise import cascade
 from capecam.audit.report import Audit, details, summarise
 from capecam.audit.sample import Subject, choose, show
 from capecam.audit.stability import shift_px
-from capecam.engine import Engine
-from capecam.errors import CheckpointError, ImageError, OutputError, UsageError
+from capecam.errors import ImageError, UsageError
 from capecam.ledger import replacing, write_json
 from capecam.lock import hold
-from capecam.maker import pick_device, required
-from capecam.model import Model, load_model
-from capecam.outputs import RUN_JSON, read_run
+from capecam.model import Model
+from capecam.outputs import RUN_JSON, known_run
 from capecam.raster import Mosaic, Reader, gdal_settings
-from capecam.settings import AuditSettings, MosaicSettings, Settings
-from capecam.sources import open_city
+from capecam.reopen import Reopened
+from capecam.settings import AuditSettings
 
 __all__ = ["Audit", "audit"]
 
@@ -57,20 +54,17 @@ def audit(
         UsageError: there is no detection; or the checkpoint is another, or images are gone.
         NotFiniteError: the network's gradients overflowed.
     """
-    if not (out / RUN_JSON).exists():
-        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+    known_run(out)  # before a lock is left in a folder of something else
     if rules.sample < 1:
         raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
     with hold(out), gdal_settings():
-        run = read_run(out) or {}
-        settings = Settings.model_validate(run["settings"])
-        mosaic = _mosaic(run, settings)
-        subjects = choose(out / "detections.parquet", mosaic.grid, rules.sample, rules.seed)
-        _check_images(subjects, mosaic)
-        bench = _bench(run, settings, device, model, rules.seed)
+        run = Reopened.open(out)
+        subjects = choose(out / "detections.parquet", run.mosaic.grid, rules.sample, rules.seed)
+        run.check_images(name for subject in subjects for name in subject.images)
+        bench = _bench(run, device, model, rules.seed)
         skipped: dict[str, str] = {}
         findings: list[Finding] = []
-        for finding in _findings(subjects, mosaic, bench, rules.seed, skipped):
+        for finding in _findings(subjects, run.mosaic, bench, rules.seed, skipped):
             findings.append(finding)
             progress(len(findings) + len(skipped), len(subjects))
         if not findings:
@@ -80,51 +74,14 @@ def audit(
     return found
 
 
-def _mosaic(run: Mapping[str, Any], settings: Settings) -> Mosaic:
-    """The imagery on the run's lattice; what limited the work does not matter here."""
-    x, y = run["anchor"]
-    return open_city(settings.sources, (x, y), MosaicSettings(align=settings.mosaic.align)).mosaic
-
-
-def _check_images(subjects: Sequence[Subject], mosaic: Mosaic) -> None:
-    there = {source.name for source in mosaic.sources}
-    gone = sorted({name for subject in subjects for name in subject.images} - there)
-    if gone:
-        raise UsageError(
-            f"images of these detections are gone or cannot be used: {', '.join(gone)}; bring them "
-            "back to where the run found them, or run again without them"
-        )
-
-
-def _bench(
-    run: Mapping[str, Any], settings: Settings, device: str | None, model: Model | None, seed: int
-) -> Bench:
+def _bench(run: Reopened, device: str | None, model: Model | None, seed: int) -> Bench:
     """The run's network, and what becomes of it without its weights."""
-    if model is None:
-        checkpoint = required(settings.checkpoint, "checkpoint", "--checkpoint FILE to capecam run")
-        model = load_model(checkpoint, settings.model)
-    if model.sha256 != run["checkpoint"]["sha256"]:
-        raise CheckpointError(
-            f"{settings.checkpoint}: is not the checkpoint of the run: its sha256 is "
-            f"{model.sha256}, the run's is {run['checkpoint']['sha256']}; bring that one back, or "
-            "run again"
-        )
-    chosen = pick_device(device or settings.compute.device)
-
-    def engine(of: Model) -> Engine:
-        return Engine(
-            of,
-            settings.explain.methods,
-            score=settings.explain.score,
-            precision=run["precision"] if chosen.type == run["device"] else "fp32",
-            device=chosen,
-        )
-
+    model = run.model(model)
     return Bench(
-        engine(model),
-        {stage: engine(random) for stage, random in cascade(model, seed)},
-        settings.tiling.tiling,
-        run["batch_size"],
+        run.engine(model, device),
+        {stage: run.engine(random, device) for stage, random in cascade(model, seed)},
+        run.settings.tiling.tiling,
+        run.record["batch_size"],
     )
 
 
@@ -167,4 +124,4 @@ def _write(out: Path, found: Audit, findings: Sequence[Finding]) -> None:
         pd.DataFrame(found.rows()).to_csv(csv, index=False, lineterminator="\n")
         draw(png, found, findings)
     write_json(out / "audit.json", {**found.to_json(), "detections": details(found, findings)})
-    write_json(out / RUN_JSON, {**(read_run(out) or {}), "audit": found.to_json()})
+    write_json(out / RUN_JSON, {**known_run(out), "audit": found.to_json()})

@@ -1,0 +1,56 @@
+"""What a run was made from, found again by its record: settings, and the imagery."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from capecam.raster import Mosaic
+from capecam.settings import MosaicSettings, Settings, place_paths
+from capecam.sources import open_city
+
+
+def settings_of(out: Path, record: Mapping[str, Any]) -> Settings:
+    """Those of a run, with paths that lead from here to what they led to then.
+
+    Args:
+        out: where the run's folder is now.
+        record: its ``run.json``.
+    """
+    tree = copy.deepcopy(record["settings"])
+    before = tree["out"]
+    place_paths(tree, lambda path: _found_again(path, before, out))
+    return Settings.model_validate(tree)
+
+
+def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
+    """All images that can be used now, on the run's lattice; what limited the work (area of
+    interest, shards) does not matter here.
+
+    Raises:
+        UsageError: there is none.
+    """
+    x, y = record["anchor"]
+    rules = MosaicSettings(align=settings.mosaic.align)
+    return open_city(settings.sources, (x, y), rules).mosaic
+
+
+def _found_again(path: str, before: str | None, out: Path) -> str:
+    """A path of a run's settings, which may be relative to where the run was started.
+
+    What lay beside the run's folder is looked for beside it, so that a run can be opened from
+    anywhere, also after all of it was moved; else the path is left as it is.
+
+    Args:
+        path: as in the settings.
+        before: the run's folder, likewise.
+        out: where that is now.
+    """
+    if before is None or Path(before).is_absolute() or Path(path).is_absolute():
+        return path
+    beside = os.path.normpath(out.resolve() / os.path.relpath(path, before))
+    return beside if glob(beside, recursive=True) else path

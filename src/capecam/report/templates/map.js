@@ -1,0 +1,144 @@
+/* The map: what is seen of the city, and from how near. Its units are metres from the corner. */
+class CityMap {
+  static MARGIN = 1.06; /* around the whole city */
+  static MOST_PX = 160; /* of the smallest squares, when one can come no nearer */
+  static FRAME_PX = 14; /* of images on the screen; frames around smaller ones would hide the rest */
+  static RING_PX = 6;
+  static SCALE_PX = 130; /* the scale bar is a round length of at most that */
+  static TAB_STOPS = 50; /* failed images that are reached with the keyboard; the rest is in a table */
+
+  constructor(data, rows, open) {
+    const names = [...$("map-class").options].slice(1).map((option) => option.text);
+    const widths = data.cells.map((cell) => cell[3]).sort((a, b) => a - b);
+    Object.assign(this, { data, svg: $("map-svg"), narrowest: widths[widths.length >> 1] });
+    this.squares = new Squares(data.levels, data.corner, names);
+    this.cells();
+    this.rings(rows, open);
+    this.all();
+  }
+
+  cells() {
+    const done = this.data.cells.filter((cell) => !cell[5]),
+      failed = this.data.cells.filter((cell) => cell[5]);
+    const boxes = (cells) => cells.map(([, x, y, w, h]) => `M${x} ${y}h${w}v${h}h${-w}z`).join("");
+    $("map-cells").append(make("path", { d: boxes(this.data.cells) }));
+    $("map-frames").setAttribute("d", boxes(done));
+    failed.forEach(([name, x, y, width, height, reason], n) => {
+      const label = `${name} failed: ${reason}`,
+        tabindex = n < CityMap.TAB_STOPS ? 0 : -1;
+      const box = make("rect", { x, y, width, height, tabindex, role: "img", "aria-label": label });
+      box.addEventListener("focus", () => {
+        const at = box.getBoundingClientRect();
+        this.say([`${name} failed`, reason], at.left + at.width / 2, at.top + at.height / 2);
+      });
+      box.addEventListener("blur", () => this.say([]));
+      $("map-failed").append(box);
+    });
+  }
+
+  rings(rows, open) {
+    this.data.queue.forEach(([cx, cy], n) => {
+      const ring = make("circle", { cx, cy, class: "ring" }),
+        { review } = rows[n].dataset;
+      ring.append(make("title", {}, `${rows[n].dataset.class}, place ${review} in the queue`));
+      ring.addEventListener("click", () => open(n));
+      $("map-queue").append(make("circle", { cx, cy, class: "casing" }), ring);
+    });
+  }
+
+  /* Metres a pixel that show the whole city. */
+  get whole() {
+    const { data, svg } = this;
+    const both = [data.width / svg.clientWidth, data.height / svg.clientHeight];
+    return Math.max(...both) * CityMap.MARGIN;
+  }
+
+  get scale() {
+    return this.whole / this.near;
+  }
+
+  draw() {
+    const { data, svg } = this;
+    if (!svg.clientWidth) return;
+    const { scale } = this,
+      w = svg.clientWidth * scale,
+      h = svg.clientHeight * scale;
+    const within = (at, size, shown) =>
+      shown >= size ? size / 2 : Math.min(size - shown / 2, Math.max(shown / 2, at));
+    this.x = within(this.x, data.width, w / CityMap.MARGIN);
+    this.y = within(this.y, data.height, h / CityMap.MARGIN);
+    svg.setAttribute("viewBox", `${this.x - w / 2} ${this.y - h / 2} ${w} ${h}`);
+    svg.classList.toggle("near", this.near > 1);
+    $("map-frames").style.display = this.narrowest / scale < CityMap.FRAME_PX ? "none" : "";
+    $("hatch").setAttribute("patternTransform", `scale(${scale}) rotate(45)`);
+    for (const ring of $("map-queue").children) ring.setAttribute("r", CityMap.RING_PX * scale);
+    this.squares.draw(scale);
+    this.bar(scale);
+  }
+
+  bar(scale) {
+    const most = scale * CityMap.SCALE_PX,
+      power = 10 ** Math.floor(Math.log10(most));
+    const length = [5, 2, 1].find((times) => times * power <= most) * power;
+    $("map-scale").style.width = `${length / scale}px`;
+    $("map-scale").firstElementChild.textContent = metres(length);
+  }
+
+  all() {
+    Object.assign(this, { x: this.data.width / 2, y: this.data.height / 2, near: 1 });
+    this.draw();
+  }
+
+  pan(dx, dy) {
+    this.x -= dx * this.scale;
+    this.y -= dy * this.scale;
+    this.draw();
+  }
+
+  /* Nearer by a factor; what is at a point of the screen stays there. */
+  zoom(factor, at = null) {
+    const before = at && this.place(at);
+    const most = Math.max(4, (this.whole * CityMap.MOST_PX) / this.squares.finest);
+    this.near = Math.min(most, Math.max(1, this.near * factor));
+    if (at) {
+      const after = this.place(at);
+      this.x += before.x - after.x;
+      this.y += before.y - after.y;
+    }
+    this.draw();
+  }
+
+  place({ clientX, clientY }) {
+    const box = this.svg.getBoundingClientRect();
+    return {
+      x: this.x + (clientX - box.left - box.width / 2) * this.scale,
+      y: this.y + (clientY - box.top - box.height / 2) * this.scale,
+    };
+  }
+
+  /* What is at a point of the screen. */
+  look(event) {
+    const { x, y } = this.place(event),
+      lines = this.squares.at(x, y);
+    const inside = ([, left, top, w, h]) => x >= left && x < left + w && y >= top && y < top + h;
+    const [name, , , , , reason] = this.data.cells.find(inside) || [];
+    if (reason) lines.unshift(`${name} failed`, reason);
+    else if (name) lines.push(name);
+    this.say(lines, event.clientX, event.clientY);
+  }
+
+  say([title, ...lines], clientX = 0, clientY = 0) {
+    const tip = $("map-tip"),
+      box = this.svg.getBoundingClientRect();
+    tip.hidden = !title;
+    if (!title) return;
+    const head = document.createElement("b");
+    head.textContent = title;
+    tip.replaceChildren(head, ...lines.flatMap((line) => [line, document.createElement("br")]));
+    const x = clientX - box.left + 14,
+      y = clientY - box.top + 18;
+    const above = y + tip.offsetHeight > box.height ? y - tip.offsetHeight - 30 : y;
+    tip.style.left = `${Math.max(4, Math.min(x, box.width - tip.offsetWidth - 6))}px`;
+    tip.style.top = `${Math.max(4, above)}px`;
+  }
+}

@@ -1,0 +1,113 @@
+/* Objects by square: one path a shade, a legend, and what lies in the square at a place. */
+class Squares {
+  static LEAST_PX = 9; /* of a square on the screen; below that, the next larger ones are drawn */
+  static SHADES = 6; /* --s0 to --s5 */
+  static SHARES = [0.3, 0.55, 0.75, 0.9, 0.97]; /* of the different amounts, below each limit */
+  static GAP = 0.04; /* between squares, of their size */
+
+  constructor(levels, corner, names) {
+    Object.assign(this, { levels, corner, names, width: 2 + 2 * names.length });
+    this.finest = levels.length ? levels[levels.length - 1].size : 50;
+  }
+
+  /* The smallest squares that can be seen at so many metres a pixel. */
+  fitting(scale) {
+    return (
+      this.levels.filter((level) => level.size / scale >= Squares.LEAST_PX).at(-1) || this.levels[0]
+    );
+  }
+
+  draw(scale) {
+    const level = this.fitting(scale),
+      kind = $("map-class").value,
+      measure = $("map-measure").value;
+    const wanted = `${level && level.size}|${kind}|${measure}`;
+    if (wanted === this.drawn) return;
+    this.drawn = wanted;
+    this.level = level;
+    this.index = new Map();
+    const found = level ? this.amounts(Number(kind), Number(measure)) : [];
+    $("map-squares").replaceChildren();
+    $("map-legend").replaceChildren();
+    if (found.length) this.paint(found, measure === "0");
+    else $("map-summary").textContent = "Nothing was found.";
+  }
+
+  /* [column, row, amount] of every square that has some. */
+  amounts(kind, measure) {
+    const { squares } = this.level,
+      found = [];
+    const kinds = kind < 0 ? this.names.keys() : [kind];
+    const places = [...kinds].map((c) => 2 + 2 * c + measure);
+    for (let at = 0; at < squares.length; at += this.width) {
+      const amount = places.reduce((sum, place) => sum + squares[at + place], 0);
+      if (!amount) continue;
+      found.push([squares[at], squares[at + 1], amount]);
+      this.index.set(`${squares[at]},${squares[at + 1]}`, at);
+    }
+    return found;
+  }
+
+  paint(found, counted) {
+    const amounts = found.map((square) => square[2]),
+      top = amounts.reduce((a, b) => Math.max(a, b));
+    const limits = Squares.limits(amounts),
+      paths = [...limits, top].map(() => []);
+    for (const [col, row, amount] of found) {
+      paths[limits.filter((limit) => amount > limit).length].push(this.path(col, row));
+    }
+    paths.forEach((path, step) => {
+      const share = step / Math.max(1, limits.length);
+      const shade = `var(--s${Math.round(share * (Squares.SHADES - 1))})`;
+      $("map-squares").append(make("path", { d: path.join(""), style: `fill:${shade}` }));
+      const from = (step ? limits[step - 1] : 0) + (counted ? 1 : 0);
+      this.legend(shade, from, step < limits.length ? limits[step] : top);
+    });
+    const unit = counted ? "objects" : "m²";
+    $("map-summary").textContent =
+      `${unit} per square of ${metres(this.level.size)}; the fullest has ${number(top)}.`;
+  }
+
+  static limits(amounts) {
+    const sorted = [...new Set(amounts)].sort((a, b) => a - b);
+    const limits = Squares.SHARES.map((share) => sorted[Math.floor(share * (sorted.length - 1))]);
+    const rounded = new Set(limits.map((limit) => Number(limit.toPrecision(2))));
+    return [...rounded].filter((limit) => limit < sorted.at(-1));
+  }
+
+  path(col, row) {
+    const { size } = this.level,
+      gap = size * Squares.GAP,
+      edge = size - 2 * gap;
+    const x = col * size - this.corner[0] + gap,
+      y = row * size - this.corner[1] + gap;
+    return `M${x.toFixed(1)} ${y.toFixed(1)}h${edge}v${edge}h${-edge}z`;
+  }
+
+  legend(shade, from, to) {
+    const entry = document.createElement("span"),
+      swatch = document.createElement("i");
+    swatch.style.background = shade;
+    entry.append(swatch, from >= to ? number(to) : `${number(from)}–${number(to)}`);
+    $("map-legend").append(entry);
+  }
+
+  /* Lines about the square at a place, in metres from the city's corner. */
+  at(x, y) {
+    if (!this.level) return [];
+    const { size, squares } = this.level;
+    const col = Math.floor((x + this.corner[0]) / size),
+      row = Math.floor((y + this.corner[1]) / size);
+    const at = this.index.get(`${col},${row}`);
+    if (at === undefined) return [];
+    const counts = this.names.map((_, c) => squares[at + 2 + 2 * c]);
+    const total = counts.reduce((a, b) => a + b);
+    const lines = this.names.map(
+      (name, c) => `${name}: ${number(counts[c])}, ${number(squares[at + 3 + 2 * c])} m²`,
+    );
+    return [
+      `${number(total)} object${total === 1 ? "" : "s"} in ${metres(size)} × ${metres(size)}`,
+      ...lines.filter((_, c) => counts[c]),
+    ];
+  }
+}

@@ -1,0 +1,27 @@
+const $ = (id) => document.getElementById(id);
+const read = (id) => JSON.parse($(id).textContent);
+const metres = (m) => (m >= 1000 ? `${m / 1000} km` : `${m} m`);
+const number = (value) => value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+const make = (name, attributes = {}, text = "") => {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text) node.textContent = text;
+  return node;
+};
+
+const rows = [...document.querySelectorAll(".queue tbody tr")];
+const closer = rows.length ? new Closer(new Queue(rows), read("queue-data")) : null;
+gestures(new CityMap(read("map-data"), rows, (n) => closer.show(n)));
+printing();
+
+/* On paper everything that can be opened is open. */
+function printing() {
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const details of opened) details.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const details of opened) details.open = false;
+  });
+}
