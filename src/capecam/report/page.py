@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyproj
@@ -252,9 +251,3 @@ def _stale(facts: Facts) -> bool:
     scored = (facts.scores or {}).get("detections")
     now = facts.record["products"][DETECTIONS]["sha256"]
     return scored is not None and scored != now
-
-
-def queue_rows(table: gpd.GeoDataFrame) -> list[dict[str, Any]]:
-    """The rows of a table without shapes, with names as keys."""
-    rows: list[dict[str, Any]] = pd.DataFrame(table.drop(columns="geometry")).to_dict("records")
-    return rows
