@@ -88,5 +88,6 @@ def footing(panel: Panel) -> str:
         "Each map is stretched from its own lowest to its own highest value, which shows its "
         "shape; the number below it says how strong it is. The score that is explained: "
         f"{SCORE_TITLES[about.score]}. {about.network}, layer {about.target_layer}, "
-        f"{about.precision} on {about.device}. Tile of {window.width} px at column {window.col}, row {window.row}."
+        f"{about.precision} on {about.device}. Tile of {window.width} px at column {window.col}, "
+        f"row {window.row}."
     )
