@@ -12,6 +12,7 @@ import geopandas as gpd
 import matplotlib
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 import shapely
@@ -28,6 +29,7 @@ from capecam.interest import EVERYWHERE, Interest
 from capecam.panels import Panel, Panels, Style, words
 from capecam.panels import figure as figure_module
 from capecam.panels import panel as panel_module
+from capecam.panels.detections import find
 from capecam.panels.marks import round_below
 from capecam.panels.order import Delivery, Wanted, deliver
 from capecam.panels.paint import RAMPS, stretched
@@ -173,6 +175,16 @@ def test_a_place_is_in_its_tile(made) -> None:
                 UsageError, match=r"outside of the imagery, which goes from -51000 t"
             ):
                 panels.at(x, y)
+
+
+def test_a_detection_is_found_in_any_row_group(out) -> None:
+    path, grid = out / "detections.parquet", Reopened.open(out).mosaic.grid
+    pq.write_table(pq.read_table(path), path, row_group_size=2)
+    for row in gpd.read_parquet(path).to_dict("records"):
+        found = find(path, row["id"], grid)
+        assert (found.id, found.class_id) == (row["id"], row["class_id"])
+        assert found.lonlat == (row["lon"], row["lat"])
+        assert shapely.transform(found.region, grid.to_map).equals_exact(row["geometry"], 1e-6)
 
 
 # --- Words ----------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Panels:
         return self._panel(subject.region, (float(place[0]), float(place[1])), subject)
 
     def at(self, x: float, y: float) -> Panel:
-        """The tile in whose middle a place is.
+        """The tile in which a place is nearest to the middle.
 
         Args:
             x: in the CRS of the imagery.

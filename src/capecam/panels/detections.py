@@ -10,6 +10,8 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import shapely
 
 from capecam.errors import UsageError
@@ -61,11 +63,25 @@ def find(path: Path, id_: str, grid: Grid) -> Subject:
         UsageError: there is none; the message names the nearest.
     """
     _check(path)
-    rows = gpd.read_parquet(path, filters=[("id", "==", id_)])
-    if rows.empty:
+    row = _row(path, id_)
+    if row is None:
         raise UsageError(f"{path}: there is no detection {id_!r}{_instead(path, id_)}")
-    facts = rows.drop(columns="geometry").iloc[0].to_dict()
-    return Subject(facts, shapely.transform(rows.geometry.iloc[0], grid.to_lattice))
+    region = shapely.transform(row.pop("geometry"), grid.to_lattice)
+    return Subject(row, region)
+
+
+def _row(path: Path, id_: str) -> dict[str, Any] | None:
+    """Of all rows only the ids are read, and then the row group with the one that is wanted."""
+    with pq.ParquetFile(path) as file:
+        place = pc.index(file.read(columns=["id"])["id"], id_).as_py()
+        for group in range(file.num_row_groups if place >= 0 else 0):
+            count = file.metadata.row_group(group).num_rows
+            if place < count:
+                rows = gpd.GeoDataFrame.from_arrow(file.read_row_group(group).slice(place, 1))
+                row: dict[str, Any] = rows.iloc[0].to_dict()
+                return row
+            place -= count
+    return None
 
 
 def queue(path: Path, count: int) -> list[str]:
