@@ -28,7 +28,7 @@ from capecam.illustrate import WIDTH_PX, illustrate
 from capecam.report import REPORT, write_report
 from capecam.report.density import MOST, levels
 from capecam.report.histograms import confidences, sizes
-from capecam.report.words import deletion, randomisation, stability
+from capecam.report.words import deletion, moment, randomisation, stability
 from capecam.run import run
 from capecam.settings import ClassSettings, load
 
@@ -108,6 +108,7 @@ def test_a_run_leaves_a_report_whose_totals_are_those_of_the_summary(small: Path
             summary["area_m2"], abs=0.1 * len(numbers)
         )
     assert f"{summary['count'].sum()} objects on" in page.text
+    assert moment(json.loads((small / "run.json").read_text())["started"]) in page.text
 
 
 def test_pictures_failures_and_what_could_be_added_are_there(small: Path) -> None:

@@ -57,7 +57,9 @@ def illustrate(
                 progress(done, panels)
                 return drawn
 
-            return write_report(out, queue=queue, panels=panels, panel=panel)
+            return write_report(
+                out, queue=queue, imagery=opened.imagery, panels=panels, panel=panel
+            )
     except UsageError as error:
         log.warning("no panels: %s", error)
         return write_report(out, queue=queue)

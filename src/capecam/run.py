@@ -93,7 +93,7 @@ def run(
         outcome.stages["finish"] = outcome.seconds - sum(outcome.stages.values())
         write_json(out / RUN_JSON, {**record.to_json(outcome), **_still_true(before, outcome)})
         if outcome.totals is not None:
-            write_report(out)
+            write_report(out, imagery=city.mosaic)
     return outcome
 
 

@@ -52,6 +52,13 @@ PIXEL_METHODS = ("guided_gradcam", "guided_gradcam_shared")
 DEFAULT_METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 
 SCORES = ("mean", "predicted")
+
+SCORE_TITLES = {
+    "mean": "the class's mean logit over the tile",
+    "predicted": "the class's logit over the pixels predicted as it",
+}
+"""What is explained, as people write it."""
+
 WHERE = ("all", "detected")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """From the most exact to the fastest."""

@@ -28,7 +28,7 @@ from capecam.model import Model
 from capecam.panels.detections import Subject, find, queue
 from capecam.panels.panel import Footing, Panel, Style
 from capecam.panels.places import tile_of
-from capecam.raster import Reader, gdal_settings
+from capecam.raster import Mosaic, Reader, gdal_settings
 from capecam.reopen import Reopened
 from capecam.vectors import pixel_m
 
@@ -64,6 +64,11 @@ class Panels:
         """
         with gdal_settings():
             yield cls(Path(out), Reopened.open(Path(out)), device, model)
+
+    @property
+    def imagery(self) -> Mosaic:
+        """All of the run's that can be used now."""
+        return self._run.mosaic
 
     def top(self, count: int) -> list[str]:
         """The ids of the first detections of the review queue.

@@ -5,16 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from capecam.panels.panel import Panel
-from capecam.settings import TITLES
+from capecam.settings import SCORE_TITLES, TITLES
 from capecam.surroundings import REACH_M, RING_M
 
 NO_RIVAL = 0.005
 """Mean probability that comes to 0.00."""
-
-SCORES = {
-    "mean": "the class's mean logit over the tile",
-    "predicted": "the class's logit over the pixels predicted as it",
-}
 
 
 def title(panel: Panel) -> str:
@@ -92,6 +87,7 @@ def footing(panel: Panel) -> str:
     return (
         "Each map is stretched from its own lowest to its own highest value, which shows its "
         "shape; the number below it says how strong it is. The score that is explained: "
-        f"{SCORES[about.score]}. {about.network}, layer {about.target_layer}, {about.precision} on "
-        f"{about.device}. Tile of {window.width} px at column {window.col}, row {window.row}."
+        f"{SCORE_TITLES[about.score]}. {about.network}, layer {about.target_layer}, "
+        f"{about.precision} on {about.device}. Tile of {window.width} px at column {window.col}, "
+        f"row {window.row}."
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from capecam.errors import CapecamError
 from capecam.ledger import replacing
+from capecam.raster import Mosaic
 from capecam.report.facts import Facts
-from capecam.report.page import Entry, data_url, queue_rows, render
+from capecam.report.page import Entry, data_url, render
 from capecam.report.pictures import album
 
 __all__ = ["QUEUE", "REPORT", "PanelOf", "write_report"]
@@ -26,7 +27,12 @@ PanelOf = Callable[[str], bytes]
 
 
 def write_report(
-    out: Path, *, queue: int = QUEUE, panels: int = 0, panel: PanelOf | None = None
+    out: Path,
+    *,
+    queue: int = QUEUE,
+    imagery: Mosaic | None = None,
+    panels: int = 0,
+    panel: PanelOf | None = None,
 ) -> Path:
     """Write ``report.html`` into the folder of a run.
 
@@ -35,6 +41,7 @@ def write_report(
     Args:
         out: the folder, with its city products.
         queue: how many objects of the review queue to show.
+        imagery: the run's, where it is open already: thousands of headers take seconds.
         panels: for how many of these to ask for a panel.
         panel: makes it.
 
@@ -42,26 +49,19 @@ def write_report(
         OutputError: the folder holds no run, no finished cell, or no city products.
     """
     facts = Facts.read(out)
-    entries = _entries(facts, queue, panels, panel)
+    with album(facts, imagery) as pictures:
+        entries = [
+            Entry(
+                row, pictures.picture(row, shape), *_panel(row["id"], panel if n < panels else None)
+            )
+            for n, (row, shape) in enumerate(facts.queue(queue))
+        ]
     if missing := [entry.panel_problem for entry in entries if entry.panel_problem]:
         log.warning("%d panel(s) could not be made: %s", len(missing), missing[0])
     text = render(facts, entries)
     with replacing(out / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out / REPORT
-
-
-def _entries(facts: Facts, length: int, panels: int, panel: PanelOf | None) -> list[Entry]:
-    """The head of the review queue, with pictures."""
-    objects, classes = facts.queue(length), facts.run.settings.model.classes
-    heat, entries = facts.run.heat(facts.method), list[Entry]()
-    with album(facts.run, heat, float(facts.pixel_m[0])) as pictures:
-        for row, shape in zip(queue_rows(objects), objects.geometry, strict=True):
-            color = classes[row["class_id"]].color
-            picture = pictures.picture(shape, row["class_id"], color, row["images"])
-            wanted = panel if len(entries) < panels else None
-            entries.append(Entry(row, picture, *_panel(row["id"], wanted)))
-    return entries
 
 
 def _panel(id_: str, panel: PanelOf | None) -> tuple[str | None, str | None]:

@@ -123,10 +123,12 @@ class Facts:
         found: NDArray[np.float64] = pixels * self.pixel_m
         return found
 
-    def queue(self, length: int) -> gpd.GeoDataFrame:
-        """What a person should look at first, with shapes."""
+    def queue(self, length: int) -> list[tuple[dict[str, Any], shapely.Geometry]]:
+        """What a person should look at first: rows of the file, and their shapes."""
         path, first = self.run.out / DETECTIONS, [("review", "<=", length)]
-        return gpd.read_parquet(path, filters=first).sort_values("review")
+        table = gpd.read_parquet(path, filters=first).sort_values("review")
+        rows = pd.DataFrame(table.drop(columns="geometry")).to_dict("records")
+        return list(zip(rows, table.geometry, strict=True))
 
 
 def _middle(grid: Grid) -> NDArray[np.float64]:

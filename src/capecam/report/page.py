@@ -6,9 +6,9 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyproj
@@ -70,23 +70,7 @@ def render(facts: Facts, entries: Sequence[Entry]) -> str:
         facts: of the run.
         entries: the review queue, as far as it is shown.
     """
-    environment = Environment(
-        loader=PackageLoader("capecam.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.do"],
-    )
-    environment.filters |= {
-        "amount": words.amount,
-        "data_url": data_url,
-        "duration": words.duration,
-        "moment": words.moment,
-        "rival": _rival,
-        "share": words.share,
-        "whole": "{:,.0f}".format,
-    }
+    environment = _environment()
     classes = _classes(facts)
     return environment.get_template("page.html").render(
         facts=facts,
@@ -115,6 +99,29 @@ def render(facts: Facts, entries: Sequence[Entry]) -> str:
         styles=[_file(environment, name) for name in STYLES],
         scripts=[_file(environment, name) for name in SCRIPTS],
     )
+
+
+@cache
+def _environment() -> Environment:
+    """Templates are compiled once: half a second."""
+    environment = Environment(
+        loader=PackageLoader("capecam.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
+    )
+    environment.filters |= {
+        "amount": words.amount,
+        "data_url": data_url,
+        "duration": words.duration,
+        "moment": words.moment,
+        "rival": _rival,
+        "share": words.share,
+        "whole": "{:,.0f}".format,
+    }
+    return environment
 
 
 def data_url(content: bytes, kind: str) -> str:
@@ -252,9 +259,3 @@ def _stale(facts: Facts) -> bool:
     scored = (facts.scores or {}).get("detections")
     now = facts.record["products"][DETECTIONS]["sha256"]
     return scored is not None and scored != now
-
-
-def queue_rows(table: gpd.GeoDataFrame) -> list[dict[str, Any]]:
-    """The rows of a table without shapes, with names as keys."""
-    rows: list[dict[str, Any]] = pd.DataFrame(table.drop(columns="geometry")).to_dict("records")
-    return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from capecam.errors import CapecamError, ImageError
-from capecam.evidence import Heat
 from capecam.grid import Window
-from capecam.outputs import RunOutput
-from capecam.raster import LayerReader, Reader, gdal_settings
+from capecam.raster import LayerReader, Mosaic, Reader, gdal_settings
+from capecam.report.facts import Facts
 from capecam.surroundings import REACH_M
 
 SIZE_PX = 288
@@ -66,18 +65,18 @@ class Album:
     What cannot be read is said in the picture, and stops nothing.
 
     Args:
-        run: whose imagery and heatmaps are read.
-        heat: the heatmap that is shown; None if there is none.
-        pixel_m: edge of a pixel.
+        facts: of the run whose imagery and heatmaps are read.
+        imagery: its own, where it is open already.
     """
 
-    def __init__(self, run: RunOutput, heat: Heat | None, pixel_m: float) -> None:
-        self._run, self._heat, self._pixel_m = run, heat, pixel_m
+    def __init__(self, facts: Facts, imagery: Mosaic | None) -> None:
+        self._run, self._pixel_m = facts.run, float(facts.pixel_m[0])
+        self._heat = heat = facts.run.heat(facts.method)
         self._reader: Reader | None = None
         self._problem: str | None = None
         self._layer: LayerReader | None = None
         try:
-            self._reader = Reader(run.imagery())
+            self._reader = Reader(imagery or facts.run.imagery())
         except CapecamError as error:
             self._problem = str(error)
         try:
@@ -91,20 +90,20 @@ class Album:
             if reader is not None:
                 reader.close()
 
-    def picture(self, shape: shapely.Geometry, class_id: int, color: str, images: str) -> Picture:
+    def picture(self, row: Mapping[str, Any], shape: shapely.Geometry) -> Picture:
         """Of an object.
 
         Args:
-            shape: in the CRS of the imagery.
-            class_id: its class, from 1.
-            color: #RRGGBB of its outline.
-            images: names of those it lies on, with commas.
+            row: of the detections.
+            shape: its own, in the CRS of the imagery.
         """
+        class_id = int(row["class_id"])
+        color = self._run.settings.model.classes[class_id].color
         outline = shapely.transform(shape, self._run.grid.to_lattice)
         near, far = self._window(outline, AROUND_M), self._window(outline, REACH_M)
         widths_m = near.width * self._pixel_m, far.width * self._pixel_m
         try:
-            pixels = self._imagery(far, images)
+            pixels = self._imagery(far, row["images"])
             imagery = _drawn(pixels[near.slices(far)], outline, near, color)
             values = self._heat_in(far, class_id)
             heat = None if values is None else _drawn(_glow(pixels, values), outline, far, None)
@@ -149,10 +148,10 @@ class Album:
 
 
 @contextmanager
-def album(run: RunOutput, heat: Heat | None, pixel_m: float) -> Iterator[Album]:
+def album(facts: Facts, imagery: Mosaic | None) -> Iterator[Album]:
     """An album that is closed in the end."""
     with gdal_settings():
-        made = Album(run, heat, pixel_m)
+        made = Album(facts, imagery)
         try:
             yield made
         finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capecam.report.facts import Facts
-from capecam.settings import TITLES, ByClass, Settings
+from capecam.settings import SCORE_TITLES, TITLES, ByClass, Settings
 
 EVIDENCE = {
     "focused": "the heatmap is strong inside the object: the network looked at it",
@@ -17,11 +17,6 @@ EVIDENCE = {
     "weak": "neither certain nor explained",
 }
 """By word (docs/method.md)."""
-
-SCORES = {
-    "mean": "the class's mean logit over the tile",
-    "predicted": "the class's mean logit over the pixels predicted as the class",
-}
 
 STAGES = {
     "prepare": "prepare",
@@ -102,7 +97,7 @@ def asked(facts: Facts) -> Iterator[tuple[str, str]]:
     )
     methods = ", ".join(TITLES[method] for method in explain.methods)
     where = "every tile" if explain.where == "all" else "tiles with a detection of the class"
-    yield "Heatmaps", f"{methods} of {SCORES[explain.score]}; for {where}"
+    yield "Heatmaps", f"{methods} of {SCORE_TITLES[explain.score]}; for {where}"
     yield "Objects", _objects(settings)
     yield "Ran on", f"{record['device']}, {record['precision']}"
 
