@@ -103,7 +103,7 @@ def _heatmap(run: RunOutput, method: str, counts: Mapping[str, int]) -> list[Map
         layers.append(
             MapLayer(
                 f"{method}_{band}",
-                name if top is not None else f"{name} (empty)",
+                f"{METHODS[method]}, {name}{'' if top is not None else ' (empty)'}",
                 f"{method}.vrt",
                 _about(run, method, name, top),
                 default[1],
@@ -139,7 +139,7 @@ def _probability(run: RunOutput) -> Group:
     layers = (
         MapLayer(
             f"{PROBABILITY}_{band}",
-            entry.name,
+            f"Probability, {entry.name}",
             f"{PROBABILITY}.vrt",
             abstracts.PROBABILITY.format(name=entry.name),
             probability_style(band, entry.color),

@@ -11,10 +11,10 @@ from capecam.styles.ramps import HEAT, JET, shades
 from capecam.styles.rasters import paletted, photograph, ramped
 from capecam.styles.rules import Rule, ruled
 from capecam.styles.style import Style
-from capecam.styles.symbols import DARK, area, marked, outlined
+from capecam.styles.symbols import DARK, LIGHT, area, marked, outlined
 
-CLOSE = 1_500
-"""1:1,500 and closer: an object is a few millimetres wide, so a word beside it has room."""
+CLOSE = 1_000
+"""1:1,000 and closer: an object is a few millimetres wide, so a word beside it has room."""
 
 IMAGERY_SCALE = 2_500
 """A screen of 1,920 x 1,080 shows 140 million pixels of 8 cm at this scale. Cities deliver images
@@ -44,7 +44,7 @@ evidence: [% "evidence" %]; [% "review" %] in the queue"""
 def classes_style(classes: Sequence[ClassSettings]) -> Style:
     """``classes``: the palette, with nothing where nothing was found."""
     background, *rest = classes
-    entries = {0: (f"{background.name} (not drawn)", background.color, 0)}
+    entries = {0: (f"{background.name} (not drawn)", LIGHT, 0)}  # legends ignore the alpha
     for value, entry in enumerate(rest, start=1):
         entries[value] = (entry.name, entry.color, CLASS_ALPHA)
     return paletted(entries)

@@ -49,7 +49,7 @@ def _gradient(ramp: Ramp) -> ET.Element:
 def _legend() -> ET.Element:
     """A bar with its two ends, not a list of colours."""
     element = ET.Element("rampLegendSettings", {
-        "useContinuousLegend": "1", "orientation": "1", "direction": "0", "prefix": "",
+        "useContinuousLegend": "1", "orientation": "2", "direction": "0", "prefix": "",
         "suffix": "", "minimumLabel": "", "maximumLabel": "",
     })  # fmt: skip
     ET.SubElement(element, "numericFormat", id="basic")
