@@ -341,8 +341,8 @@ def take_pictures(project: QgsProject, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = as_opened(project)
     render(settings).save(str(folder / "whole.png"))
-    first = QgsFeatureRequest().addOrderBy('"review"').setLimit(1)
-    for feature in project.mapLayer("capecam_detections").getFeatures(first):
+    largest = QgsFeatureRequest().addOrderBy('"area_m2"', False).setLimit(1)
+    for feature in project.mapLayer("capecam_detections").getFeatures(largest):
         zoom(settings, feature.geometry().centroid().asPoint(), CLOSE)
     render(settings).save(str(folder / "close.png"))
     imagery = project.mapLayer("capecam_imagery")

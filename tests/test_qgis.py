@@ -31,7 +31,7 @@ WHOLE = blobs(500, 600, seed=5)
 
 VALID = np.ones((500, 600), bool)
 VALID[100:200, 230:300] = False
-"""Of the western image, 350 px wide. The eastern one begins at 250, and fills a part of the hole."""
+"""Of the western image, 350 px wide. The eastern one begins at 250 and fills most of the hole."""
 
 
 def make(folder: Path, crs: str = "ESRI:102562", brightest: int = 255, **options) -> Path:
@@ -59,7 +59,8 @@ def out(tmp_path_factory) -> Path:
 def other(tmp_path_factory) -> Path:
     """What can be different: raw heatmaps, an empty class, a CRS without a code, no imagery."""
     return make(
-        tmp_path_factory.mktemp("other"), CUSTOM_WKT, brightest=60, explain__heatmap_dtype="float32",
+        tmp_path_factory.mktemp("other"), CUSTOM_WKT, brightest=60,
+        explain__heatmap_dtype="float32",
         explain__methods=["gradcampp", "layercam"], detections__min_area_m2=3.0,
         detections__keep_rejected=True, explain__where="detected", qgis__imagery=False,
     )  # fmt: skip
