@@ -38,7 +38,7 @@ class Ramp:
         )
 
 
-HEAT = Ramp.of_colormap("inferno", lambda place: 0.9 * min(1.0, 2.5 * place), start=0.15)
+HEAT = Ramp.of_colormap("inferno", lambda place: 0.8 * min(1.0, 2.5 * place), start=0.15)
 """Perceptually uniform (van der Walt and Smith 2015), without its blackest end: on a dark roof that
 would not be seen."""
 
