@@ -31,6 +31,7 @@ from qgis.core import (
     QgsExpressionContext,
     QgsExpressionContextUtils,
     QgsFeatureRequest,
+    QgsLayerTreeGroup,
     QgsLayoutExporter,
     QgsLayoutItemLegend,
     QgsLayoutItemMap,
@@ -195,17 +196,17 @@ def of_kind(project: QgsProject, products: Iterable[str]) -> list[QgsRasterLayer
 def vector_problems(layer: QgsVectorLayer) -> Iterator[str]:
     kind = layer.renderer().type()
     if kind != "RuleRenderer":
-        yield f"{layer.id()} is drawn by {kind}"
+        yield f"{layer.name()} is drawn by {kind}"
     elif not layer.renderer().rootRule().children():
-        yield f"{layer.id()} has no rule"
+        yield f"{layer.name()} has no rule"
     if not layer.labelsEnabled():
-        yield f"{layer.id()} has no labels"
+        yield f"{layer.name()} has no labels"
 
 
 def raster_problems(layer: QgsRasterLayer, run: Run) -> Iterator[str]:
     """Type, range, and that nothing shows where there is nothing."""
     product, renderer = Path(layer.source()).name.split(".")[0], layer.renderer()
-    name = layer.id() or layer.source()
+    name = layer.source()
     if product == "imagery":
         if renderer.type() != "multibandcolor":
             yield f"{name} is drawn by {renderer.type()}"
@@ -238,8 +239,14 @@ def tree(project: QgsProject, run: Run) -> Iterator[str]:
     for wanted in ("Review queue", "Detections", "Cells ledger", "Probability", "Classes"):
         if wanted not in groups:
             yield f"there is no group {wanted}, but {groups}"
-    by_group = [{Path(x.layer().source()).stem for x in g.findLayers()} for g in root.findGroups()]
-    yield from (f"no group of its own for {m}" for m in run.methods if {m} not in by_group)
+    alone = [by_name(group) for group in root.findGroups()]
+    yield from (f"no group of its own for {m}" for m in run.methods if {m} not in alone)
+    for group in root.findGroups():
+        ticked = [node for node in group.findLayers() if node.itemVisibilityChecked()]
+        if group.isMutuallyExclusive() and len(ticked) != 1:
+            yield f"ticking {group.name()} would show {len(ticked)} layers"
+        if not group.isMutuallyExclusive() and any(m in by_name(group) for m in run.methods):
+            yield f"{group.name()} can show heatmaps over each other"
     shown = [node.layer() for node in root.findLayers() if node.isVisible()]
     heat = [layer for layer in shown if layer in of_kind(project, run.methods)]
     rest = {layer.id() for layer in shown} - {layer.id() for layer in heat}
@@ -253,6 +260,11 @@ def tree(project: QgsProject, run: Run) -> Iterator[str]:
         data = layer.extent()
     if not view.contains(data) or view.width() > 1.5 * data.width() + data.height():
         yield f"the map opens at {view.toString(0)}, the data are at {data.toString(0)}"
+
+
+def by_name(group: QgsLayerTreeGroup) -> set[str]:
+    """The products that a group shows."""
+    return {Path(node.layer().source()).stem for node in group.findLayers()}
 
 
 def drawn(project: QgsProject) -> Iterator[str]:

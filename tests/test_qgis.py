@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 import subprocess
 import zipfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -219,15 +221,40 @@ def test_imagery_is_the_images_where_they_are_valid(out, other) -> None:
     assert not (other / "imagery.vrt").exists()
 
 
-@pytest.mark.qgis
-@pytest.mark.parametrize("kind", ["out", "other"])
-def test_real_qgis_opens_it(request, kind: str, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def check() -> Callable[..., subprocess.CompletedProcess]:
+    """``scripts/qgis_check.py``, by QGIS's own Python."""
     found = subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, check=False)
     if found.returncode:
         pytest.skip(f"{PYTHON} has no QGIS; apt-get install --no-install-recommends python3-qgis")
-    folder = request.getfixturevalue(kind)
-    command = [PYTHON, ROOT / "scripts" / "qgis_check.py", folder, "--pictures", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+    def check(*arguments: object) -> subprocess.CompletedProcess:
+        command = [PYTHON, ROOT / "scripts" / "qgis_check.py", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+    return check
+
+
+@pytest.mark.qgis
+@pytest.mark.parametrize("kind", ["out", "other"])
+def test_real_qgis_opens_it(request, check, kind: str, tmp_path) -> None:
+    done = check(request.getfixturevalue(kind), "--pictures", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok ") == 10
     assert {"whole.png", "close.png", "page.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.qgis
+def test_real_qgis_shows_what_is_wrong(out, check, tmp_path) -> None:
+    broken = tmp_path / "out"
+    shutil.copytree(out, broken)
+    (broken / "classes.vrt").unlink()
+    (broken / "cells" / "east" / "gradcam.qml").unlink()
+    with closing(sqlite3.connect(broken / "detections.gpkg")) as database, database:
+        database.execute("UPDATE layer_styles SET styleQML = ''")
+    done = check(broken)
+    assert done.returncode == 1
+    assert "capecam_classes is not valid" in done.stdout
+    (alone,) = [x for x in done.stdout.splitlines() if "opened alone" in x]
+    assert "gradcam.tif is drawn by" in alone
+    assert "detections is drawn by singleSymbol" in alone

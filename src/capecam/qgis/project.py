@@ -46,7 +46,12 @@ class MapLayer:
     @property
     def vector(self) -> bool:
         """Or else it is a raster."""
-        return ".gpkg" in self.source
+        return self.source.split("|")[0].endswith(".gpkg")
+
+    @property
+    def provider(self) -> str:
+        """Who reads it for QGIS."""
+        return "ogr" if self.vector else "gdal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,7 @@ def _crs(wkt: str) -> ET.Element:
 def _tree(groups: Sequence[Group]) -> ET.Element:
     root = ET.Element("layer-tree-group")
     for group in groups:
-        facts = {"name": group.name, "checked": _tick(group.ticked), "expanded": "0"}
-        facts["expanded"] = str(int(group.ticked))
+        facts = {"name": group.name, **_state(group.ticked)}
         if group.exclusive:
             first = next((n for n, entry in enumerate(group.layers) if entry.ticked), -1)
             facts |= {"mutually-exclusive": "1", "mutually-exclusive-child": str(first)}
@@ -134,14 +138,14 @@ def _tree(groups: Sequence[Group]) -> ET.Element:
         for layer in group.layers:
             ET.SubElement(element, "layer-tree-layer", {
                 "id": layer.id, "name": layer.name, "source": f"./{layer.source}",
-                "providerKey": "ogr" if layer.vector else "gdal",
-                "checked": _tick(layer.ticked), "expanded": str(int(layer.ticked)),
+                "providerKey": layer.provider, **_state(layer.ticked),
             })  # fmt: skip
     return root
 
 
-def _tick(ticked: bool) -> str:
-    return "Qt::Checked" if ticked else "Qt::Unchecked"
+def _state(ticked: bool) -> dict[str, str]:
+    """What is ticked is also unfolded."""
+    return {"checked": "Qt::Checked" if ticked else "Qt::Unchecked", "expanded": str(int(ticked))}
 
 
 def _canvas(project: Project) -> ET.Element:
@@ -180,10 +184,7 @@ def _map_layer(layer: MapLayer, crs: str) -> ET.Element:
     metadata = ET.SubElement(element, "resourceMetadata")
     ET.SubElement(metadata, "title").text = layer.name
     ET.SubElement(metadata, "abstract").text = layer.abstract
-    provider = ET.SubElement(element, "provider")
-    provider.text = "ogr" if layer.vector else "gdal"
-    if layer.vector:
-        provider.set("encoding", "UTF-8")
+    ET.SubElement(element, "provider", encoding="UTF-8").text = layer.provider
     manager = ET.SubElement(element, "map-layer-style-manager", current="default")
     ET.SubElement(manager, "map-layer-style", name="default")
     for name, style in layer.others.items():
