@@ -322,8 +322,8 @@ def as_opened(project: QgsProject) -> QgsMapSettings:
     settings.setOutputSize(SIZE)
     settings.setOutputDpi(DPI)
     settings.setExtent(QgsRectangle(project.viewSettings().defaultViewExtent()))
-    for flag in (QgsMapSettings.Antialiasing, QgsMapSettings.DrawLabeling):
-        settings.setFlag(flag, True)
+    for flag in ("Antialiasing", "DrawLabeling", "UseRenderingOptimization"):  # as the window has
+        settings.setFlag(getattr(QgsMapSettings, flag), True)
     root = project.layerTreeRoot()
     settings.setLayers([x for x in root.layerOrder() if root.findLayer(x.id()).isVisible()])
     return settings
@@ -394,7 +394,7 @@ def alone(run: Run) -> Iterator[str]:
         layer = QgsRasterLayer(str(path), "")
         if not layer.isValid():
             yield f"{path} is not valid"
-        elif path.stem != "imagery":
+        else:
             yield from raster_problems(layer, run)
     for path in (run.out / name for name in ("detections.gpkg", "cells.gpkg")):
         database = QgsVectorLayer(str(path), "")

@@ -28,7 +28,7 @@ from capecam.settings import ClassSettings
 from capecam.sieve import REASONS, Sieve
 from capecam.styles import embed_style
 from capecam.styles.layers import detections_style, rejected_style
-from capecam.tables import GeoParquet, with_column, write_gpkg
+from capecam.tables import GeoParquet, index_column, with_column, write_gpkg
 from capecam.vectors import COLUMNS, Pieces, first_pixels, join, measure, read_pieces
 
 LAYER = "detections"
@@ -134,6 +134,8 @@ def write_detections(
         tally = _write_rows(layers, parts, recipe, evidence)
         write_gpkg(gpkg, layers, crs)
         embed_style(gpkg, LAYER, detections_style(recipe.classes))
+        if evidence is not None:
+            index_column(gpkg, LAYER, "review")  # the queue is a few of many
         if recipe.keep_rejected:
             embed_style(gpkg, REJECTED, rejected_style())
         summary = _summary(pd.read_parquet(parquet, columns=["class_id", "area_m2"]), names)

@@ -8,7 +8,13 @@ from pathlib import Path
 from capecam.ledger import replacing
 from capecam.outputs import RunOutput
 from capecam.raster import Mosaic, write_imagery
-from capecam.styles.layers import classes_style, heat_style, jet_style, probability_style
+from capecam.styles.layers import (
+    classes_style,
+    heat_style,
+    imagery_style,
+    jet_style,
+    probability_style,
+)
 from capecam.styles.style import Style
 
 CLASSES, PROBABILITY = "classes", "probability"
@@ -41,11 +47,18 @@ def style_of(run: RunOutput, product: str) -> Style:
 
 
 def lay_out_imagery(out: Path, mosaic: Mosaic, *, wanted: bool) -> None:
-    """The images as a layer of OUT, or none of an earlier run."""
+    """The images as a layer of OUT, or none of an earlier run.
+
+    Its style comes first: without one QGIS looks for the darkest and the brightest pixel of the
+    city, which took it 415 s for 2,616 images of 12,500 x 12,500 px.
+    """
     path = out / IMAGERY
+    style = path.with_suffix(".qml")
     if not wanted:
         path.unlink(missing_ok=True)
+        style.unlink(missing_ok=True)
         return
+    _write_text(style, imagery_style().to_qml())
     with replacing(path) as temporary:
         write_imagery(temporary, mosaic)
 
@@ -58,9 +71,14 @@ def write_styles(run: RunOutput) -> None:
     for product in map(Path, run.products):
         text = style_of(run, product.stem).to_qml()
         for path in _places(run, product):
-            if not path.exists() or path.read_text("utf-8") != text:
-                with replacing(path) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
+            _write_text(path, text)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Unless it is there: a city has thousands."""
+    if not path.exists() or path.read_text("utf-8") != text:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _places(run: RunOutput, product: Path) -> Iterator[Path]:
