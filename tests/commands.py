@@ -63,7 +63,7 @@ def done(out: Path) -> int:
 def same_products(out: Path, expected: Path) -> None:
     compared = 0
     for path in sorted(expected.rglob("*")):
-        if path.suffix in (".tif", ".vrt", ".parquet", ".csv"):
+        if path.suffix in (".tif", ".vrt", ".qml", ".parquet", ".csv"):
             assert (out / path.relative_to(expected)).read_bytes() == path.read_bytes(), path
             compared += 1
     assert compared >= 9 * 4

@@ -15,7 +15,7 @@ from tracing import LO19, NAMES, rasters, trace
 
 from capecam import detections, tables
 from capecam.detections import REJECTED, Part, Recipe, sweep, write_detections
-from capecam.settings import DetectionSettings
+from capecam.settings import CAPE_TOWN_CLASSES, DetectionSettings
 from capecam.sieve import Sieve
 from capecam.vectors import Pieces, join, write_pieces
 
@@ -49,7 +49,7 @@ def cooked(
 ) -> Recipe:
     rules = DetectionSettings(min_area_m2=min_area_m2)
     return Recipe(
-        LO19, tuple(NAMES), join_distance_px, tolerance_px, Sieve.of(rules, NAMES), **options
+        LO19, CAPE_TOWN_CLASSES, join_distance_px, tolerance_px, Sieve.of(rules, NAMES), **options
     )
 
 

@@ -155,10 +155,11 @@ def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:
     explain(one, tmp_path)
     compared = 0
     for path in reference.out.rglob("*"):
-        if path.suffix in (".tif", ".vrt", ".parquet", ".csv"):
+        if path.suffix in (".tif", ".vrt", ".qml", ".parquet", ".csv"):
             assert (tmp_path / path.relative_to(reference.out)).read_bytes() == path.read_bytes()
             compared += 1
-    assert compared == 5 + 1 + 5 + 5 + 2  # rasters and pieces; layers and overviews; city tables
+    # Rasters and pieces; layers and overviews; their styles; city tables.
+    assert compared == 5 + 1 + 5 + 5 + 15 + 2
 
 
 def test_rasters_line_up_with_the_image(reference, one) -> None:

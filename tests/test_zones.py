@@ -388,7 +388,8 @@ def test_shades_hold_equal_shares_of_the_values() -> None:
     assert [rule.label for rule in rules] == [
         "none", "0", "0 - 20.8", "20.8 - 40.6", "40.6 - 60.4", "60.4 - 80.2", "over 80.2",
     ]  # fmt: skip
-    assert (rules[2].fill, rules[-1].fill) == ("#ADFFAD", "#00FF00")
+    colors = [rule.symbol.find(".//Option[@name='color']").get("value") for rule in rules]
+    assert (colors[2], colors[-1]) == ("173,255,173,200", "0,255,0,200")
     same = graduated("x", np.array([3.0, 3.0]), "#00FF00", "none")
     assert [rule.label for rule in same] == ["none", "0", "over 0"]
     assert len(graduated("x", np.array([np.nan]), "#00FF00", "none")) == 3

@@ -19,6 +19,8 @@ import shapely
 
 from capecam.grid import Cell, Grid
 from capecam.ledger import Ledger, replacing
+from capecam.styles import embed_style
+from capecam.styles.layers import cells_style
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class Board:
                 # Its triggers call functions that SQLite itself does not have.
                 layer_options={"SPATIAL_INDEX": "NO"},
             )
+            embed_style(temporary, LAYER, cells_style())
 
     def running(self, cells: Iterable[Cell]) -> Iterator[Cell]:
         """The cells; each of them is shown as running when it is taken."""

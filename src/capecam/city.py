@@ -18,6 +18,7 @@ from capecam.interest import read_shapes
 from capecam.ledger import facts, replacing, write_json
 from capecam.lock import hold
 from capecam.outputs import RUN_JSON, RunOutput
+from capecam.qgis import PROJECT, project_of, write_project, write_styles
 from capecam.raster import gdal_settings, write_overview, write_vrt
 from capecam.report import write_report
 from capecam.sieve import Sieve
@@ -26,8 +27,8 @@ from capecam.vectors import pixel_m
 MEMORY = ".evidence.npy"
 """Numbers of the last time; without it they are measured again."""
 
-COMPARED = ("*.vrt", "*.tif", "detections.parquet", "rejected.parquet", "summary.csv")
-"""Byte for byte; QGIS writes into a GeoPackage that it opens."""
+COMPARED = ("*.vrt", "*.tif", "*.qml", "detections.parquet", "rejected.parquet", "summary.csv")
+"""Byte for byte; QGIS writes into a GeoPackage and a project that it opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def assemble(out: Path) -> Totals:
     """The city products from the cells that are done; ``run.json`` says what came of it."""
     run = RunOutput.open(out)
     _write_layers(run)
+    write_styles(run)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
     rules = run.settings.evidence
     with Evidence(_rasters(run), run.grid, rules, processes, out / MEMORY) as evidence:
@@ -78,6 +80,8 @@ def assemble(out: Path) -> Totals:
         found.tally.to_json(run.names),
         _facts_of_products(out),
     )
+    with replacing(out / PROJECT) as qgz:
+        write_project(qgz, project_of(run, {row["class"]: row["count"] for row in summary}))
     write_json(out / RUN_JSON, {**run.record, **made.to_json()})
     return made
 
@@ -120,7 +124,7 @@ def recipe(run: RunOutput) -> Recipe:
     middle = shapely.get_coordinates(grid.window.box.centroid)
     return Recipe(
         grid,
-        run.names,
+        run.settings.model.classes,
         settings.join_distance_px,
         settings.simplify_m / float(np.sqrt(pixel_m(grid, middle).prod())),
         Sieve.of(settings, run.names, buildings),

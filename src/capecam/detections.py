@@ -24,8 +24,11 @@ from capecam.evidence import Evidence
 from capecam.grid import Grid
 from capecam.ledger import replacing
 from capecam.outlines import simplified
+from capecam.settings import ClassSettings
 from capecam.sieve import REASONS, Sieve
-from capecam.tables import GeoParquet, with_column, write_gpkg
+from capecam.styles import embed_style
+from capecam.styles.layers import detections_style, rejected_style
+from capecam.tables import GeoParquet, index_column, with_column, write_gpkg
 from capecam.vectors import COLUMNS, Pieces, first_pixels, join, measure, read_pieces
 
 LAYER = "detections"
@@ -51,13 +54,18 @@ class Recipe:
 
     grid: Grid
     """Of the lattice."""
-    names: tuple[str, ...]
-    """Of all classes, 0 first."""
+    classes: tuple[ClassSettings, ...]
+    """0 first."""
     join_distance_px: float
     tolerance_px: float
     """Of outlines; 0 leaves them as they are."""
     sieve: Sieve
     keep_rejected: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all classes, 0 first."""
+        return tuple(entry.name for entry in self.classes)
 
 
 @dataclass(slots=True)
@@ -125,6 +133,11 @@ def write_detections(
             layers[REJECTED] = files.enter_context(replacing(stale))
         tally = _write_rows(layers, parts, recipe, evidence)
         write_gpkg(gpkg, layers, crs)
+        embed_style(gpkg, LAYER, detections_style(recipe.classes))
+        if evidence is not None:
+            index_column(gpkg, LAYER, "review")  # the queue is a few of many
+        if recipe.keep_rejected:
+            embed_style(gpkg, REJECTED, rejected_style())
         summary = _summary(pd.read_parquet(parquet, columns=["class_id", "area_m2"]), names)
         summary.to_csv(csv, index=False, lineterminator="\n")
     if not recipe.keep_rejected:

@@ -76,7 +76,7 @@ def summary(outcome: Outcome) -> str:
         lines += [
             totals_table(outcome.totals),
             _dropped(outcome.totals),
-            f"look at {outcome.out}/detections.gpkg and {outcome.out}/*.vrt in QGIS",
+            f"open {outcome.out}/capecam.qgz in QGIS",
         ]
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ from capecam.lock import hold
 from capecam.maker import required
 from capecam.model import Model
 from capecam.outputs import RUN_JSON, read_run
+from capecam.qgis import lay_out_imagery
 from capecam.raster import gdal_settings
 from capecam.record import Outcome, Record
 from capecam.report import write_report
@@ -75,6 +76,7 @@ def run(
         before = read_run(out) or {}
         city = open_city(settings.sources, anchor(settings, before), settings.mosaic)
         cells = find_cells(city, settings.tiling)
+        lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
         outcome = Outcome(out, dict(city.failures))
         with _workshop(settings, model) as workshop:
             outcome.workers = workshop.count

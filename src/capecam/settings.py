@@ -414,6 +414,16 @@ class EvidenceSettings(_Section):
     )
 
 
+class QgisSettings(_Section):
+    """The project that opens in QGIS (docs/qgis.md)."""
+
+    imagery: Annotated[bool, Option("--imagery")] = Field(
+        False,
+        description="put the images under everything else in OUT/capecam.qgz; it then depends on "
+        "where they lie, seen from OUT",
+    )
+
+
 class AuditSettings(_Section):
     """Whether the explanations can be believed (docs/method.md)."""
 
@@ -454,6 +464,7 @@ class Settings(_Section):
     compute: ComputeSettings = ComputeSettings()
     detections: DetectionSettings = DetectionSettings()
     evidence: EvidenceSettings = EvidenceSettings()
+    qgis: QgisSettings = QgisSettings()
     audit: AuditSettings = AuditSettings()
     truth: TruthSettings = TruthSettings()
     run: RunSettings = RunSettings()

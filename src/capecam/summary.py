@@ -21,7 +21,7 @@ from capecam.errors import UsageError
 from capecam.ledger import replacing
 from capecam.raster import gdal_settings
 from capecam.settings import ClassSettings
-from capecam.styles import Rule, embed_style, graduated, to_qml
+from capecam.styles import Rule, area, embed_style, graduated, ruled
 from capecam.tables import GeoParquet, write_gpkg
 from capecam.vectorfiles import read_polygons
 from capecam.vectors import inside_points
@@ -282,7 +282,7 @@ def _write_layer(
         file.add(table)
     with replacing(gpkg) as temporary:
         write_gpkg(temporary, {layer: parquet}, crs)
-        embed_style(temporary, layer, to_qml(style))
+        embed_style(temporary, layer, ruled(style))
     return parquet, gpkg
 
 
@@ -300,10 +300,15 @@ def _zone_style(table: gpd.GeoDataFrame, classes: Sequence[ClassSettings]) -> li
 
 
 CHANGE_STYLE = (
-    Rule("new", "\"status\" = 'new'", "#2166AC"),
-    Rule("gone", "\"status\" = 'gone'", "#D6604D"),
-    Rule("unseen in the other year", "\"status\" = 'unseen'", "#FFE08A"),
-    Rule("kept", "\"status\" = 'kept' AND \"run\" = 'after'", "#B0B0B0"),
-    Rule("kept, as before", "\"status\" = 'kept' AND \"run\" = 'before'", "#DDDDDD", shown=False),
+    Rule("new", "\"status\" = 'new'", area("#2166AC")),
+    Rule("gone", "\"status\" = 'gone'", area("#D6604D")),
+    Rule("unseen in the other year", "\"status\" = 'unseen'", area("#FFE08A")),
+    Rule("kept", "\"status\" = 'kept' AND \"run\" = 'after'", area("#B0B0B0")),
+    Rule(
+        "kept, as before",
+        "\"status\" = 'kept' AND \"run\" = 'before'",
+        area("#DDDDDD"),
+        shown=False,
+    ),
 )
 """Colours that people who do not tell red from green can tell."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -108,6 +110,12 @@ def write_gpkg(path: Path, layers: Mapping[str, Path], crs: pyproj.CRS) -> None:
                 # 1.3 and later make older QGIS warn.
                 dataset_options={} if path.exists() else {"VERSION": "1.2"},
             )
+
+
+def index_column(path: Path, layer: str, column: str) -> None:
+    """Let readers of a GeoPackage find rows by a column without reading all."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f'CREATE INDEX "{layer}_{column}" ON "{layer}" ("{column}")')
 
 
 def read_rows(path: Path) -> Iterator[gpd.GeoDataFrame]:

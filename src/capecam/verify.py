@@ -67,12 +67,15 @@ def verify(out: Path) -> Verification:
 
 def _recorded(out: Path, run: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
     """Folders, the files recorded in them, and what makes these again."""
-    ledger = Ledger.of(out)
+    ledger, products = Ledger.of(out), run.get("products", {})
+    again = f"make it again with capecam finish {out}"
     for name in ledger.done():
-        folder = ledger.folder / name
-        remedy = f"remove {folder} and run again"
-        yield folder, (ledger.read(name) or {}).get("files", {}), remedy
-    yield out, run.get("products", {}), f"make it again with capecam finish {out}"
+        folder, files = ledger.folder / name, (ledger.read(name) or {}).get("files", {})
+        yield folder, files, f"remove {folder} and run again"
+        # A style is no part of a cell: finish writes it, the same for all and the city's layer.
+        styles = {Path(file).with_suffix(".qml").name for file in files}
+        yield folder, {style: products[style] for style in styles & products.keys()}, again
+    yield out, products, again
 
 
 def _problem(path: Path, recorded: Mapping[str, Any]) -> str | None:

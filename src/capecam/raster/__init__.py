@@ -3,6 +3,7 @@
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
 from capecam.raster.header import Header, gdal_settings, open_readonly, read_header, read_headers
+from capecam.raster.imagery import write_imagery
 from capecam.raster.mosaic import Mosaic, Reader, Source, build_mosaic
 from capecam.raster.overview import write_overview
 from capecam.raster.places import LayerReader
@@ -27,6 +28,7 @@ __all__ = [
     "read_headers",
     "why_not_cog",
     "write_image",
+    "write_imagery",
     "write_overview",
     "write_vrt",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -53,32 +53,44 @@ def write_vrt(path: Path, layer: Layer, overview: Path) -> None:
     """
     with open_readonly(layer.tiles[0].path) as dataset:
         bands, crs = _band_facts(dataset), dataset.crs.wkt
-    hull, t = layer.grid.window, layer.grid.transform
-    root = ET.Element("VRTDataset", rasterXSize=str(hull.width), rasterYSize=str(hull.height))
-    ET.SubElement(root, "SRS").text = crs
-    ET.SubElement(root, "GeoTransform").text = f"{t.c!r}, {t.a!r}, 0.0, {t.f!r}, 0.0, {t.e!r}"
+    root = vrt_over(replace(layer.grid, crs=crs))
     for index, facts in enumerate(bands, start=1):
         band = _band(root, index, facts)
         for tile in layer.tiles:
-            w = tile.window
             source = ET.SubElement(band, "ComplexSource")
             name = ET.SubElement(source, "SourceFilename", relativeToVRT="1")
             name.text = tile.path.relative_to(path.parent).as_posix()
             ET.SubElement(source, "SourceBand").text = str(index)
-            size: dict[str, Any] = {"xSize": str(w.width), "ySize": str(w.height)}
-            ET.SubElement(
-                source, "SourceProperties", RasterXSize=str(w.width), RasterYSize=str(w.height),
-                DataType=facts["type"], BlockXSize=str(BLOCK), BlockYSize=str(BLOCK),
-            )  # fmt: skip
-            ET.SubElement(source, "SrcRect", xOff="0", yOff="0", **size)
-            place: dict[str, Any] = {"xOff": str(w.col - hull.col), "yOff": str(w.row - hull.row)}
-            ET.SubElement(source, "DstRect", **place, **size)
+            place_of(source, tile.window, layer.grid.window, facts["type"])
             ET.SubElement(source, "NODATA").text = facts["nodata"]
         above = ET.SubElement(band, "Overview")
         ET.SubElement(above, "SourceFilename", relativeToVRT="1").text = overview.name
         ET.SubElement(above, "SourceBand").text = str(index)
     ET.indent(root)
     path.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
+
+
+def vrt_over(grid: Grid) -> ET.Element:
+    """A VRT without bands."""
+    w, t = grid.window, grid.transform
+    root = ET.Element("VRTDataset", rasterXSize=str(w.width), rasterYSize=str(w.height))
+    ET.SubElement(root, "SRS").text = grid.crs
+    ET.SubElement(root, "GeoTransform").text = f"{t.c!r}, {t.a!r}, 0.0, {t.f!r}, 0.0, {t.e!r}"
+    return root
+
+
+def place_of(source: ET.Element, window: Window, hull: Window, dtype: str) -> None:
+    """Where a whole file lies in a VRT; with its size, so that GDAL need not open it."""
+    size: dict[str, Any] = {"xSize": str(window.width), "ySize": str(window.height)}
+    ET.SubElement(
+        source, "SourceProperties", RasterXSize=str(window.width), RasterYSize=str(window.height),
+        DataType=dtype, BlockXSize=str(BLOCK), BlockYSize=str(BLOCK),
+    )  # fmt: skip
+    ET.SubElement(source, "SrcRect", xOff="0", yOff="0", **size)
+    place: dict[str, Any] = {
+        "xOff": str(window.col - hull.col), "yOff": str(window.row - hull.row)
+    }  # fmt: skip
+    ET.SubElement(source, "DstRect", **place, **size)
 
 
 def _band_facts(dataset: Any) -> list[dict[str, Any]]:
