@@ -286,7 +286,7 @@ def test_scores_and_audit_are_shown_where_there_are_any(tmp_path: Path) -> None:
     assert {"scores", "audit"} <= page.ids
     assert "0.75 0.50 to 0.90" in page.text
     assert "F1 is highest, 0.60, from a confidence of 0 on" in page.text
-    assert page.html.count('<polyline class="line precision" points="40.0,37.0 157.5,12.0 "/>') == 1
+    assert page.html.count('<polyline class="line precision" points="28.0,37.0 100.5,12.0 "/>') == 1
     assert "Other objects were scored" in page.text
     assert "Changes as soon as the last layers lose their weights" in page.text
     (tmp_path / "evaluation.json").write_text(json.dumps(scores(detections="1" * 64)))
