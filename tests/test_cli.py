@@ -79,7 +79,7 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     done = capecam("run", "--config", city / "city.yaml", "--out", out, "--min-area", "0")
     assert "2 cell(s) done" in done.stdout
     assert "solar panel" in done.stdout
-    assert f"{out}/detections.gpkg" in done.stdout
+    assert f"{out}/capecam.qgz" in done.stdout
     assert "[2/2] b: done" in done.stderr
     run_json = json.loads((out / "run.json").read_text())
     assert run_json["tiles"] == plan["tiles"]
