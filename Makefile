@@ -27,6 +27,7 @@ demo: setup
 	$(BIN)/capecam run --config $(DEMO)/demo.yaml
 	$(BIN)/capecam evaluate $(DEMO)/out --truth $(DEMO)/truth.gpkg --steps
 	$(BIN)/capecam panel $(DEMO)/out --top 3
+	$(BIN)/capecam report $(DEMO)/out
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
