@@ -558,7 +558,7 @@ def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_close_and_its_formulas_are_not_half(precision: str) -> None:
-    model, pixels, valid = sample_model(), sample_tiles(4, 320), torch.ones(4, 320, 320).bool()
+    model, pixels, valid = sample_model(), sample_tiles(4, 160), torch.ones(4, 160, 160).bool()
     exact, half = Engine(model)(pixels, valid), Engine(model, precision=precision)(pixels, valid)
     found = compare(half.heat, exact.heat)
     assert found.maps > 20
@@ -572,7 +572,7 @@ def test_half_precision_is_close_and_its_formulas_are_not_half(precision: str) -
 
 def test_half_precision_is_that_of_plain_autocast() -> None:
     """The lean backward adds nothing: PyTorch's own gradient of the same network."""
-    model, pixels, valid = cape_town_model(), images(2, 160), torch.ones(2, 160, 160).bool()
+    model, pixels, valid = cape_town_model(), images(1, 96), torch.ones(1, 96, 96).bool()
     network, kept = copy.deepcopy(model.network), {}
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -592,7 +592,7 @@ def test_half_precision_is_that_of_plain_autocast() -> None:
 
 def test_scores_of_fp16_are_scaled_up_and_gradients_down_again() -> None:
     """Without it most guided gradients of a mean score would be 0."""
-    model, pixels, valid = sample_model(), sample_tiles(1, 320), torch.ones(1, 320, 320).bool()
+    model, pixels, valid = sample_model(), sample_tiles(4, 160)[:1], torch.ones(1, 160, 160).bool()
     exact, half = (Engine(model, precision=p).signals(pixels, valid) for p in ("fp32", "fp16"))
     assert exact.guided is not None
     assert half.guided is not None
@@ -602,10 +602,10 @@ def test_scores_of_fp16_are_scaled_up_and_gradients_down_again() -> None:
 
 
 def test_the_fastest_precision_that_is_good_enough_is_chosen() -> None:
-    pixels, valid = sample_tiles(4, 320), torch.ones(4, 320, 320).bool()
+    pixels, valid = sample_tiles(4, 160)[:1], torch.ones(1, 160, 160).bool()
     assert fitting_precision(Engine(sample_model()), pixels, valid) == "fp16"
     # Untrained, and so a network where every bit counts: 16 of them are not enough.
-    pixels, valid = pixels[..., :160, :160], valid[..., :160, :160]
+    pixels, valid = pixels[..., :96, :96], valid[..., :96, :96]
     untrained = Engine(untrained_model(pixels))
     assert fitting_precision(untrained, pixels, valid) == "tf32"
 
@@ -692,12 +692,14 @@ def test_one_sigmoid_channel_is_two_classes_of_which_the_first_has_logit_0(
 def test_other_networks_against_the_notebooks_way(
     architecture: str, encoder: str, layer: str | None, methods: tuple[str, ...]
 ) -> None:
-    model = tiny_model(smp_network(architecture, encoder), layer)
+    # In float64: with some networks plain float32 is itself off by 4 % (ReLU6 has two kinks at which
+    # bits flip), which proves nothing about the engine.
+    model = tiny_model(smp_network(architecture, encoder).double(), layer)
     size = 128 if architecture == "PAN" else 64  # it pools three times behind its encoder
     pixels, valid = tiles(2, size, seed=3)
     engine = Engine(model, methods)
     maps, signals = engine(pixels, valid), engine.signals(pixels, valid)
-    as_it_was = model.network(normalisation(model)(pixels.float()))
+    as_it_was = model.network(normalisation(model)(pixels.double()))
     assert signals.logits.equal(as_it_was), "only the backward may be the engine's own"
     compared = 0
     for c in (1, 2):
@@ -705,11 +707,11 @@ def test_other_networks_against_the_notebooks_way(
         weights = oracles.gradcam_weights(note.gradient)
         before_relu = oracles.weighted_sum(weights, note.activations)
         A, g = signals.activations[1], signals.gradients[1, c - 1]
-        assert error(torch.einsum("k,kij->ij", g.mean(dim=(1, 2)), A), before_relu) < FLOAT32
+        assert error(torch.einsum("k,kij->ij", g.mean(dim=(1, 2)), A), before_relu) < 1e-9
         if before_relu.max() > 0:
             cam = oracles.positive(before_relu)
-            assert error(maps.heat["gradcam"][1, c - 1], cam) < FLOAT32
+            assert error(maps.heat["gradcam"][1, c - 1], cam) < 1e-9
             compared += 1
         if signals.guided is not None:
-            assert error(signals.guided[1, c - 1], note.guided) < FLOAT32
+            assert error(signals.guided[1, c - 1], note.guided) < 1e-9
     assert compared >= 1
