@@ -251,6 +251,7 @@ def tree(project: QgsProject, run: Run) -> Iterator[str]:
     heat = [layer for layer in shown if layer in of_kind(project, run.methods)]
     rest = {layer.id() for layer in shown} - {layer.id() for layer in heat}
     if len(heat) != min(1, len(run.methods)) or not rest <= {
+        "capecam_density",
         "capecam_detections",
         "capecam_imagery",
     }:
@@ -305,8 +306,10 @@ def not_blank(project: QgsProject) -> Iterator[str]:
         )
         settings = as_opened(project)
         settings.setLayers([layer])
-        if layer.hasScaleBasedVisibility() and settings.scale() > layer.minimumScale():
-            zoom(settings, layer.extent().center(), layer.minimumScale() * 0.9)
+        if layer.hasScaleBasedVisibility() and not layer.isInScaleRange(settings.scale()):
+            near = layer.minimumScale() * 0.9 < settings.scale()
+            scale = layer.minimumScale() * 0.9 if near else layer.maximumScale() * 1.1
+            zoom(settings, layer.extent().center(), scale)
         image = render(settings)
         background = QImage(image)
         background.fill(settings.backgroundColor())
@@ -372,14 +375,14 @@ def page(project: QgsProject, path: Path) -> None:
     layout.initializeDefaults()
     layout.pageCollection().page(0).setPageSize("A3", QgsLayoutItemPage.Landscape)
     sheet = QgsLayoutItemMap(layout)
-    sheet.attemptSetSceneRect(QRectF(8, 8, 280, 281))
+    sheet.attemptSetSceneRect(QRectF(8, 8, 266, 281))
     sheet.setExtent(project.viewSettings().defaultViewExtent())
     layout.addLayoutItem(sheet)
     legend = QgsLayoutItemLegend(layout)
     legend.setLinkedMap(sheet)
     legend.setColumnCount(2)
     layout.addLayoutItem(legend)
-    legend.attemptMove(QgsLayoutPoint(292, 8))
+    legend.attemptMove(QgsLayoutPoint(278, 8))
     settings = QgsLayoutExporter.ImageExportSettings()
     settings.dpi = DPI
     QgsLayoutExporter(layout).exportToImage(str(path), settings)

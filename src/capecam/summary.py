@@ -291,7 +291,7 @@ def _zone_style(table: gpd.GeoDataFrame, classes: Sequence[ClassSettings]) -> li
     rules = []
     for class_id, entry in enumerate(classes, start=1):
         values = table.loc[table["class_id"] == class_id, "per_km2"].to_numpy()
-        shades = graduated("per_km2", values, entry.color, "no valid imagery")
+        shades = graduated('"per_km2"', values, entry.color, "no valid imagery")
         shown = class_id == 1
         rules.append(
             Rule(f"{entry.name} per km²", f'"class_id" = {class_id}', shown=shown, inside=shades)

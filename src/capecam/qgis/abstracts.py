@@ -9,6 +9,11 @@ DETECTIONS = (
     "any more. weak: none of these. Evidence is about the score, not about truth."
 )
 
+DENSITY = (
+    "Regions that were found in each image, before those close together were joined and small ones "
+    "dropped. Shown where single objects cannot be seen: from 1:25,000 on, outlines take over."
+)
+
 REJECTED = (
     "What was traced and then dropped, by the first reason that holds: small, unsure "
     "(confidence too low) or off building. In no count."

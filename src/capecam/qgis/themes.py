@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from capecam.detections import LAYER, REJECTED
 from capecam.outputs import RunOutput
@@ -11,9 +14,11 @@ from capecam.qgis.products import CLASSES, IMAGERY, PROBABILITY, heat_styles, to
 from capecam.qgis.project import Bounds, Group, MapLayer, Project
 from capecam.settings import PIXEL_METHODS, TITLES
 from capecam.styles.layers import (
+    FAR,
     IMAGERY_SCALE,
     cells_style,
     classes_style,
+    density_style,
     detections_style,
     imagery_style,
     probability_style,
@@ -22,6 +27,8 @@ from capecam.styles.layers import (
 )
 
 TITLE = "capecam"
+
+CELLS = "cells.gpkg|layername=cells"
 
 QUEUE = 200
 """So many detections are in the review queue at first: a morning's work."""
@@ -63,8 +70,11 @@ def _queue() -> Group:
 
 def _detections(run: RunOutput) -> Group:
     source = "detections.gpkg|layername="
-    style = detections_style(run.settings.model.classes)
-    layers = [MapLayer(LAYER, "Detections", source + LAYER, abstracts.DETECTIONS, style)]
+    close_up = replace(detections_style(run.settings.model.classes), from_scale=FAR)
+    layers = [
+        MapLayer(LAYER, "Detections", source + LAYER, abstracts.DETECTIONS, close_up),
+        _density(run),
+    ]
     if run.settings.detections.keep_rejected:
         about, style = abstracts.REJECTED, rejected_style()
         rejected = MapLayer(REJECTED, "Rejected", source + REJECTED, about, style, ticked=False)
@@ -72,9 +82,13 @@ def _detections(run: RunOutput) -> Group:
     return Group("Detections", tuple(layers), ticked=True)
 
 
+def _density(run: RunOutput) -> MapLayer:
+    found = np.array([cell["detections"] for cell in run.cells.values()], np.float64)
+    return MapLayer("density", "Found, from afar", CELLS, abstracts.DENSITY, density_style(found))
+
+
 def _ledger() -> Group:
-    source = "cells.gpkg|layername=cells"
-    layer = MapLayer("cells", "Cells", source, abstracts.CELLS, cells_style())
+    layer = MapLayer("cells", "Cells", CELLS, abstracts.CELLS, cells_style())
     return Group("Cells ledger", (layer,))
 
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from xml.etree import ElementTree as ET
+
+import numpy as np
+from numpy.typing import NDArray
 
 from capecam.settings import ClassSettings
 from capecam.styles.labels import Label, labelled, labelled_by_rule
 from capecam.styles.ramps import HEAT, JET, shades
 from capecam.styles.rasters import paletted, photograph, ramped
-from capecam.styles.rules import Rule, ruled
+from capecam.styles.rules import Rule, graduated, ruled
 from capecam.styles.style import Style
 from capecam.styles.symbols import DARK, LIGHT, area, marked, outlined
 
 CLOSE = 1_000
 """1:1,000 and closer: an object is a few millimetres wide, so a word beside it has room."""
+
+FAR = 25_000
+"""1:25,000 and further out: a roof is under half a millimetre wide, and a screen holds so many that
+QGIS draws them for most of a minute (664,000 outlines took it 62 s on two busy cores)."""
+
+COUNTED = 100_000
+"""1:100,000 and closer: a square kilometre is a centimetre, in which a number has room."""
+
+DENSITY_COLOR = "#08519C"
 
 IMAGERY_SCALE = 2_500
 """A screen of 1,920 x 1,080 shows 140 million pixels of 8 cm at this scale. Cities deliver images
@@ -72,6 +85,13 @@ def detections_style(classes: Sequence[ClassSettings]) -> Style:
         for class_id, entry in enumerate(classes[1:], start=1)
     ]
     return ruled(rules, _tip(), labels=labelled(Label(SAYING, from_scale=CLOSE)))
+
+
+def density_style(found: NDArray[np.float64]) -> Style:
+    """Cells by how much was found in each, from afar."""
+    shades = graduated('"detections"', found, DENSITY_COLOR, "not done")
+    number = Label('"detections"', "inside", 7.0, from_scale=COUNTED)
+    return replace(ruled(shades, labels=labelled(number)), to_scale=FAR)
 
 
 def queue_style() -> Style:

@@ -41,27 +41,27 @@ class Rule:
 
 
 def graduated(
-    field: str, values: NDArray[np.float64], color: str, missing: str
+    value: str, values: NDArray[np.float64], color: str, missing: str
 ) -> tuple[Rule, ...]:
     """Shades of a colour for equal shares of the values; grey where there is none.
 
     Args:
-        field: name of the column.
-        values: of the column; NaN is no value.
+        value: QGIS expression, such as the quoted name of a column.
+        values: that it takes; NaN is none.
         color: #RRGGBB of the highest.
         missing: what it means to have no value.
     """
     known = values[~np.isnan(values)]
     limits = _limits(known[known > 0])
     rules = [
-        Rule(missing, f'"{field}" IS NULL', area(NO_VALUE)),
-        Rule("0", f'"{field}" = 0', area("#FFFFFF")),
+        Rule(missing, f"{value} IS NULL", area(NO_VALUE)),
+        Rule("0", f"{value} = 0", area("#FFFFFF")),
     ]
     edges = ["0", *(f"{limit:g}" for limit in limits)]
     for step, (low, high) in enumerate(pairwise(edges), start=1):
-        where = f'"{field}" > {low} AND "{field}" <= {high}'
+        where = f"{value} > {low} AND {value} <= {high}"
         rules.append(Rule(f"{low} - {high}", where, area(_shade(color, step / len(edges)))))
-    rules.append(Rule(f"over {edges[-1]}", f'"{field}" > {edges[-1]}', area(color)))
+    rules.append(Rule(f"over {edges[-1]}", f"{value} > {edges[-1]}", area(color)))
     return tuple(rules)
 
 

@@ -22,18 +22,22 @@ class Style:
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Of the element that holds them."""
     from_scale: int | None = None
-    """Shown at 1:this and closer; None at every scale."""
+    """Shown at 1:this and closer; None: from the farthest on."""
+    to_scale: int | None = None
+    """Shown at 1:this and further out; None: to the closest."""
 
     def __post_init__(self) -> None:
-        if self.from_scale is not None and self.from_scale < 1:
-            raise ValueError(f"a scale is 1:N with N from 1 on, got {self.from_scale}")
+        for scale in (self.from_scale, self.to_scale):
+            if scale is not None and scale < 1:
+                raise ValueError(f"a scale is 1:N with N from 1 on, got {scale}")
 
     def put_on(self, element: ET.Element) -> ET.Element:
         """Style a ``maplayer`` or ``qgis`` element, and return it."""
         element.set("styleCategories", "AllStyleCategories")
-        element.set("hasScaleBasedVisibilityFlag", "0" if self.from_scale is None else "1")
+        limited = (self.from_scale, self.to_scale) != (None, None)
+        element.set("hasScaleBasedVisibilityFlag", str(int(limited)))
         element.set("minScale", str(self.from_scale or EVERY_SCALE))
-        element.set("maxScale", "0")
+        element.set("maxScale", str(self.to_scale or 0))
         for name, value in self.attributes.items():
             element.set(name, value)
         element.extend(map(deepcopy, self.elements))
