@@ -692,8 +692,8 @@ def test_one_sigmoid_channel_is_two_classes_of_which_the_first_has_logit_0(
 def test_other_networks_against_the_notebooks_way(
     architecture: str, encoder: str, layer: str | None, methods: tuple[str, ...]
 ) -> None:
-    # In float64: with some networks plain float32 is itself off by 4 % (ReLU6 has two kinks at which
-    # bits flip), which proves nothing about the engine.
+    # In float64: with some networks plain float32 is itself off by 4 % (ReLU6 has two kinks, at
+    # which bits flip), which proves nothing about the engine.
     model = tiny_model(smp_network(architecture, encoder).double(), layer)
     size = 128 if architecture == "PAN" else 64  # it pools three times behind its encoder
     pixels, valid = tiles(2, size, seed=3)
