@@ -37,7 +37,7 @@ LAYERS = [
     {"inspection", "plan", "progress", "api", "verify", "export", "annotations", "score"},
     {"summary", "evaluation", "illustrate"},
     {"scenes"}, {"demo"},
-    {"benchmarks"},
+    {"benchmarks", "options"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from capecam import __version__
 from capecam.errors import CapecamError, UsageError
-from capecam.settings import Setting, Settings, leaves, load
+from capecam.options import AsJson, Config, everywhere, quiet, with_settings
+from capecam.settings import Settings, load
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,16 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Sources = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SOURCES", help="images, folders of images, globs, or @list.txt"),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE.yaml", help="settings (docs/configuration.md)"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 log = logging.getLogger("capecam")
 
@@ -64,70 +52,6 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"capecam {__version__}")
-        raise typer.Exit
-
-
-def _say_more(wanted: bool) -> None:
-    if wanted:
-        log.setLevel(logging.DEBUG)
-
-
-def _say_less(wanted: bool) -> None:
-    if wanted:
-        log.setLevel(logging.ERROR)
-
-
-def _quiet() -> bool:
-    """Whether only errors are to be printed: the logger's level says so."""
-    return not log.isEnabledFor(logging.INFO)
-
-
-EVERYWHERE = {
-    "verbose": typer.Option(
-        "--verbose", "-v", callback=_say_more, help="say more, with tracebacks"
-    ),
-    "quiet": typer.Option("--quiet", "-q", callback=_say_less, help="print errors only"),
-    "version": typer.Option(
-        "--version", callback=_show_version, is_eager=True, help="print the version and exit"
-    ),
-}
-
-
-def everywhere(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that all have; they act by themselves."""
-
-    def called(**given: Any) -> None:
-        command(**{name: value for name, value in given.items() if name not in EVERYWHERE})
-
-    common = [_keyword(name, Annotated[bool, o], False) for name, o in EVERYWHERE.items()]
-    return _dressed(called, command, [*_parameters(command), *common])
-
-
-def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
-    """Of a command, all to be given by name."""
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    return [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-
-
-def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
-
-
-def _dressed(
-    called: Callable[..., None], command: Callable[..., None], parameters: list[inspect.Parameter]
-) -> Callable[..., None]:
-    """``called`` with the command's name and help, and with these parameters for typer to see."""
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {p.name: p.annotation for p in parameters}
-    called.__doc__, called.__name__ = command.__doc__, command.__name__
-    return called
-
-
 @app.callback()
 @everywhere
 def _root() -> None:
@@ -135,55 +59,6 @@ def _root() -> None:
 
     Start with: capecam demo DIR, then the command that it prints.
     """
-
-
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command SOURCES, --config and an option for every setting that has one.
-
-    It gets ``settings`` instead; its other parameters stay.
-    """
-    offered = {_parameter(setting.key): setting for setting in leaves() if setting.option}
-
-    def called(**given: Any) -> None:
-        options = {offered[name].key: given.pop(name) for name in offered}
-        options = {key: _listed(key, value) for key, value in options.items()}
-        options["sources"] = given.pop("sources") or None
-        command(settings=load(given.pop("config"), options), **given)
-
-    first = [_keyword("sources", Sources), _keyword("config", Config)]
-    extra = [_option(name, setting) for name, setting in offered.items()]
-    rest = [p for p in _parameters(command) if p.name != "settings"]
-    return _dressed(called, command, [*first, *extra, *rest])
-
-
-def _parameter(key: str) -> str:
-    return key.replace(".", "_")
-
-
-def _listed(key: str, value: Any) -> Any:
-    """Lists are comma-separated."""
-    return value.split(",") if key == "explain.methods" and value is not None else value
-
-
-def _option(name: str, setting: Setting) -> inspect.Parameter:
-    """A setting as an option of typer; its own default stays in the settings tree."""
-    option = setting.option
-    if option is None:
-        raise ValueError(f"{setting.key} has no option")
-    kind = setting.annotation if setting.annotation in (int, float, bool) else str
-    shown = setting.default if kind is not bool else None
-    if isinstance(shown, tuple):
-        shown = ",".join(shown)
-    choices = getattr(setting.annotation, "__args__", ()) if kind is str else ()
-    names = "|".join(c for c in choices if isinstance(c, str))
-    default = "" if shown is None else f"  [default: {shown}]"
-    info = typer.Option(
-        option.flag,
-        metavar=None if kind is bool else option.metavar or names or "NAME",
-        help=setting.help + default,
-        show_default=False,
-    )
-    return _keyword(name, Annotated[kind | None, info])
 
 
 @app.command("run")
@@ -200,8 +75,8 @@ def run_command(
     if settings.run.dry_run:
         print(make_plan(settings).to_text())
         return
-    outcome = run(settings, progress=Silent() if _quiet() else Bar())
-    if not _quiet():
+    outcome = run(settings, progress=Silent() if quiet() else Bar())
+    if not quiet():
         print(summary(outcome))
     for name, reason in outcome.failures.items():
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)
@@ -253,7 +128,7 @@ def finish_command(
     from capecam.progress import totals_table
 
     table = totals_table(finish(out))
-    if not _quiet():
+    if not quiet():
         print(table)
 
 
@@ -345,7 +220,7 @@ def audit_command(
     from capecam.progress import Counter
     from capecam.settings import AuditSettings
 
-    counter = (lambda _done, _of: None) if _quiet() else Counter("detection")
+    counter = (lambda _done, _of: None) if quiet() else Counter("detection")
     found = audit(out, AuditSettings(sample=sample, seed=seed), device=device, progress=counter)
     print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
 
@@ -371,9 +246,9 @@ def report_command(
     from capecam.illustrate import illustrate
     from capecam.progress import Counter
 
-    counter = (lambda _done, _of: None) if _quiet() else Counter("panel")
+    counter = (lambda _done, _of: None) if quiet() else Counter("panel")
     path = illustrate(out, queue=queue, panels=panels, device=device, progress=counter)
-    if not _quiet():
+    if not quiet():
         print(path)
 
 
@@ -427,7 +302,7 @@ def panel_command(
 
     wanted = Wanted.parse(detection or [], at or [], top)
     delivery, style = Delivery.parse(out, to, kind), Style(ramp, all_classes)
-    say = (lambda _: None) if _quiet() else print
+    say = (lambda _: None) if quiet() else print
     done = deliver(out, wanted, delivery, style, device=device, say=say)
     for name, reason in done.failures.items():
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)
@@ -447,7 +322,7 @@ def export_command(
     from capecam.export import export
 
     path = export(out, kind, to)
-    if not _quiet():
+    if not quiet():
         print(path)
 
 
@@ -462,7 +337,7 @@ def demo_command(
     from capecam.demo import write_demo
 
     write_demo(folder, seed, size)
-    if not _quiet():
+    if not quiet():
         print(f"a sample city is in {folder}; now type:\n  capecam run --config {folder}/demo.yaml")
 
 
@@ -492,12 +367,12 @@ def bench_command(
     from capecam.benchmarks.bench import Extent, bench_settings, table, write_csv
 
     settings = load(config, {"checkpoint": checkpoint, "compute.device": device})
-    say = (lambda _: None) if _quiet() else (lambda line: print(line, file=sys.stderr, flush=True))
+    say = (lambda _: None) if quiet() else (lambda line: print(line, file=sys.stderr, flush=True))
     extent = Extent(_numbers(batch), rounds, with_peers=peers)
     rows, machine = bench_settings(settings, extent, say)
     path = csv or Path("benchmarks/results") / f"engine-{machine.device}.csv"
     write_csv(path, rows, machine)
-    if not _quiet():
+    if not quiet():
         print(f"{table(rows, machine)}\nwritten to {path}")
 
 
