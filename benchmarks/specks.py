@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -101,20 +100,18 @@ def measure(folder: Path) -> dict[str, object]:
         "out": str(folder / "out"),
         "detections.min_area_m2": 0.0,
     }
-    started = time.perf_counter()
     outcome = run(load_settings(None, options), model=model)
-    peak, helpers = (
-        round(resource.getrusage(who).ru_maxrss * 1024 / 1e6)
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    own, helpers = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "traced": sum(outcome.totals.steps["traced"].values()),
         "kept": sum(outcome.totals.steps["kept"].values()),
+        "cpu_s": round(own.ru_utime + own.ru_stime, 1),
+        "evidence_cpu_s": round(helpers.ru_utime + helpers.ru_stime, 1),
         "trace_s": round(outcome.work["trace"], 1),
         "finish_s": round(outcome.stages["finish"], 1),
-        "seconds": round(time.perf_counter() - started, 1),
-        "peak_mb": peak,
-        "peak_helper_mb": helpers,
+        "seconds": round(outcome.seconds, 1),
+        "peak_mb": round(own.ru_maxrss * 1024 / 1e6),
+        "peak_helper_mb": round(helpers.ru_maxrss * 1024 / 1e6),
         **facts(),
     }
 
