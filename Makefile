@@ -6,7 +6,7 @@ DEMO ?= demo
 .PHONY: help setup demo test check bench nightly clean
 
 help:
-	@echo "make demo    draw a sample city, explain it, compare with the truth, leave a picture"
+	@echo "make demo    draw a sample city, explain it, compare with the truth, leave pictures and a report"
 	@echo "make test    the tests that a newcomer runs (minutes)"
 	@echo "make check   lint, format and types"
 	@echo "make nightly CONFIG=FILE   run and verify what is new; a log in OUT/logs (cron, systemd)"
