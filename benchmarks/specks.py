@@ -107,11 +107,7 @@ def measure(folder: Path) -> dict[str, object]:
         "kept": sum(outcome.totals.steps["kept"].values()),
         "cpu_s": round(own.ru_utime + own.ru_stime, 1),
         "evidence_cpu_s": round(helpers.ru_utime + helpers.ru_stime, 1),
-        "trace_s": round(outcome.work["trace"], 1),
-        "finish_s": round(outcome.stages["finish"], 1),
-        "seconds": round(outcome.seconds, 1),
         "peak_mb": round(own.ru_maxrss * 1024 / 1e6),
-        "peak_helper_mb": round(helpers.ru_maxrss * 1024 / 1e6),
         **facts(),
     }
 
