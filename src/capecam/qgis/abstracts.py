@@ -11,7 +11,7 @@ DETECTIONS = (
 
 DENSITY = (
     "Regions that were found in each image, before those close together were joined and small ones "
-    "dropped. Shown where single objects cannot be seen: from 1:25,000 on, outlines take over."
+    "dropped. Shown where single objects cannot be seen: from 1:{scale:,} on, outlines take over."
 )
 
 REJECTED = (

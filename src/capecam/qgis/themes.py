@@ -84,7 +84,8 @@ def _detections(run: RunOutput) -> Group:
 
 def _density(run: RunOutput) -> MapLayer:
     found = np.array([cell["detections"] for cell in run.cells.values()], np.float64)
-    return MapLayer("density", "Found, from afar", CELLS, abstracts.DENSITY, density_style(found))
+    about = abstracts.DENSITY.format(scale=FAR)
+    return MapLayer("density", "Found, from afar", CELLS, about, density_style(found))
 
 
 def _ledger() -> Group:
