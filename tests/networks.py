@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from capecam.configfile import load
 from capecam.model import Model, Normalisation, find_layer, load_model
-from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD, load
+from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD
 
 CAPE_TOWN_LAYER = "encoder.layer4.2.conv3"
 """Where the original work hooks its FPN-resnext50_32x4d (DESIGN section 3)."""

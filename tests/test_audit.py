@@ -29,13 +29,14 @@ from capecam.audit.report import Estimate, Lead, summarise
 from capecam.audit.sample import Exhibit, Subject, centred, choose, shifted
 from capecam.audit.stability import shift_px
 from capecam.batch import Tile
+from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.lock import hold
 from capecam.model import Model, Normalisation
 from capecam.run import run
-from capecam.settings import CAPE_TOWN_CLASSES, AuditSettings, Settings, load
+from capecam.settings import CAPE_TOWN_CLASSES, AuditSettings, Settings
 
 TILING = Tiling(64, 16, 8)
 AWAY = 3

@@ -16,13 +16,14 @@ from cities import blobs, colours_model, write_tif
 from commands import same_products
 
 from capecam.city import finish
+from capecam.configfile import load
 from capecam.errors import OutputError, SettingsError, StoppedError
 from capecam.ledger import Ledger
 from capecam.lock import hold
 from capecam.plan import make_plan
 from capecam.record import Outcome
 from capecam.run import run
-from capecam.settings import Settings, load
+from capecam.settings import Settings
 from capecam.verify import verify
 
 SIZE = 120

@@ -12,11 +12,12 @@ import torch
 from networks import CAPE_TOWN_LAYER, cape_town_network, lightning_checkpoint, smp_network
 from safetensors.torch import save_file
 
+from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, SettingsError
 from capecam.inspection import inspect_path
 from capecam.model import find_layer, load_model, read_weights
-from capecam.settings import ClassSettings, ModelSettings, load
+from capecam.settings import ClassSettings, ModelSettings
 
 CAPE_TOWN = load(Path(__file__).parents[1] / "configs" / "capetown.yaml").model
 SMALL = ModelSettings(architecture="Unet", encoder="resnet18")

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from capecam import attribution
+from capecam.configfile import load
 from capecam.demo import write_demo
-from capecam.settings import METHODS, load
+from capecam.settings import METHODS
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,13 +14,14 @@ from capecam.accuracy import compare
 from capecam.attribution import GUIDED
 from capecam.batch import read_tiles
 from capecam.benchmarks.subject import sample_tiles
+from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.fit import fitting_batch, fitting_precision
 from capecam.grid import Cell, Tiling
 from capecam.maps import Maps
 from capecam.record import Outcome
 from capecam.run import run
-from capecam.settings import METHODS, PRECISIONS, load
+from capecam.settings import METHODS, PRECISIONS
 from capecam.sources import open_city
 
 pytestmark = [

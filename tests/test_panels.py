@@ -22,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
@@ -37,7 +38,7 @@ from capecam.panels.places import tile_of
 from capecam.panels.sheet import TEXT, fitting, joined, width_cm, wrapped
 from capecam.reopen import Reopened
 from capecam.run import run
-from capecam.settings import METHODS, ClassSettings, load
+from capecam.settings import METHODS, ClassSettings
 from capecam.stitch import to_blocks, to_levels
 
 SIZE = 160

@@ -20,8 +20,8 @@ from cities import blobs, colours_model, write_tif
 from test_mosaic import CUSTOM_WKT
 
 from capecam.city import finish
+from capecam.configfile import load
 from capecam.run import run
-from capecam.settings import load
 from capecam.verify import verify
 
 ROOT = Path(__file__).parents[1]

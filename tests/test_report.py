@@ -22,6 +22,7 @@ from PIL import Image
 from test_layers import PACKAGE
 
 from capecam.city import finish
+from capecam.configfile import load
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
 from capecam.illustrate import WIDTH_PX, illustrate
@@ -30,7 +31,7 @@ from capecam.report.density import MOST, levels
 from capecam.report.histograms import confidences, sizes
 from capecam.report.words import deletion, moment, randomisation, stability
 from capecam.run import run
-from capecam.settings import ClassSettings, load
+from capecam.settings import ClassSettings
 
 MB = 1_000_000
 NASTY = '</script><img src=x onerror=alert(1)> "o\'k" ü {{ 7 * 7 }}'

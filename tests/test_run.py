@@ -19,6 +19,7 @@ from torch import nn
 
 from capecam.api import read_detections, read_heatmap
 from capecam.calibration import PERCENTILE
+from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.errors import SettingsError, UsageError
 from capecam.fit import CPU_BATCH
@@ -26,7 +27,7 @@ from capecam.grid import Tiling, Window
 from capecam.progress import summary
 from capecam.record import Outcome
 from capecam.run import run
-from capecam.settings import CAPE_TOWN_CLASSES, load
+from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.stitch import to_blocks
 
 HEIGHT, WIDTH = 613, 777

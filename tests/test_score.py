@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from test_mosaic import CUSTOM_WKT
 
 from capecam import matching
+from capecam.configfile import load
 from capecam.errors import OutputError, UsageError
 from capecam.evaluation import Question, evaluate
 from capecam.matching import match, overlaps
 from capecam.run import run
 from capecam.score import Rules
-from capecam.settings import load
 
 NAMES = ("background", "solar panel", "water heater", "pool heater")
 X, Y = -51_000.0, -3_763_000.0

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracing import LO19, NAMES, trace
 
+from capecam.configfile import load
 from capecam.errors import SettingsError
 from capecam.outlines import simplified
-from capecam.settings import DetectionSettings, load
+from capecam.settings import DetectionSettings
 from capecam.sieve import Sieve, built_share
 from capecam.vectors import Pieces, join, measure
 

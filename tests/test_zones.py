@@ -19,12 +19,13 @@ from cities import blobs, colours_model, write_tif
 from test_mosaic import CUSTOM_WKT
 from tracing import LO19, NAMES, trace
 
+from capecam.configfile import load
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
 from capecam.outputs import grid_to_json
 from capecam.raster import CogSet, Layer, Product, VrtTile, coverage, write_overview
 from capecam.run import run
-from capecam.settings import CAPE_TOWN_CLASSES, load
+from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.styles import graduated
 from capecam.summary import ZoneSummary, summarize
 from capecam.vectors import LEVEL_SUM, join, measure

@@ -13,6 +13,7 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
+from capecam.configfile import load as load_settings
 from capecam.engine import Engine
 from capecam.maps import Maps
 from capecam.model import Model, load_model
@@ -21,7 +22,6 @@ from capecam.raster import open_readonly
 from capecam.record import Outcome
 from capecam.run import run
 from capecam.settings import ModelSettings, Settings
-from capecam.settings import load as load_settings
 
 __all__ = [
     "Engine",

@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
+from capecam.configfile import load
 from capecam.errors import CapecamError, UsageError
 from capecam.options import AsJson, Config, everywhere, quiet, with_settings
-from capecam.settings import Settings, load
+from capecam.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from capecam import __version__
-from capecam.settings import Setting, leaves, load
+from capecam.configfile import load
+from capecam.settings import Setting, leaves
 
 Sources = Annotated[
     list[str] | None,

@@ -9,8 +9,9 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from capecam.configfile import place_paths
 from capecam.raster import Mosaic
-from capecam.settings import MosaicSettings, Settings, place_paths
+from capecam.settings import MosaicSettings, Settings
 from capecam.sources import open_city
 
 

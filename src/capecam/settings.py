@@ -1,4 +1,4 @@
-"""All settings as one validated, frozen tree: defaults, YAML, command line, in that order.
+"""All settings as one validated, frozen tree. ``configfile`` fills it.
 
 The command line's options are made from this tree (``Option`` marks the fields that have one), and
 so is docs/configuration.md; nothing about a setting is written down twice.
@@ -7,20 +7,19 @@ so is docs/configuration.md; nothing about a setting is written down twice.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
+    PlainSerializer,
     model_validator,
 )
 
@@ -143,10 +142,105 @@ class ModelSettings(_Section):
         None, description="subtracted from scaled pixels; else the checkpoint's own, else ImageNet"
     )
     std: Triple | None = Field(None, description="then divided by; else as for mean")
+    gsd_m: float | None = Field(
+        None, gt=0, description="metres on the ground that a pixel was in training"
+    )
     target_layer: str | None = Field(
         None,
         description="where the CAMs look: layer4.2.conv3 or layer4[-1].conv3; "
         "else the last Conv2d that the encoder runs",
+    )
+
+
+def _bands(value: object) -> object:
+    """auto, gray, palette, or three band numbers; on the command line with commas."""
+    if value in ("auto", "gray", "palette"):
+        return value
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        red, green, blue = map(int, parts)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError("must be auto, gray, palette or three band numbers, R,G,B") from None
+    if min(red, green, blue) < 1:
+        raise ValueError("must be band numbers from 1 on, R,G,B")
+    return red, green, blue
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Which values become 0 and 255; those beyond are clipped."""
+
+    low: float
+    high: float
+    percent: bool = False
+    """They are percentiles of the whole mosaic, 0..100."""
+
+    def __post_init__(self) -> None:
+        top = 100.0 if self.percent else float("inf")
+        if not self.low < self.high <= top or (self.percent and self.low < 0):
+            raise ValueError("must be LOW,HIGH with LOW below HIGH, or percentiles such as 2%,98%")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError("must be two finite numbers, LOW,HIGH")
+
+    def __str__(self) -> str:
+        mark = "%" if self.percent else ""
+        return f"{self.low:g}{mark},{self.high:g}{mark}"
+
+
+def _scale(value: object) -> object:
+    """0,4095 or 2%,98%."""
+    if value is None or isinstance(value, Scale):
+        return value
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        low, high = map(str, parts)  # type: ignore[call-overload]
+        marks = [text.strip().endswith("%") for text in (low, high)]
+        bottom, top = (float(text.strip().removesuffix("%")) for text in (low, high))
+    except (TypeError, ValueError):
+        raise ValueError("must be LOW,HIGH, or percentiles such as 2%,98%") from None
+    if marks[0] != marks[1]:
+        raise ValueError("must be two values or two percentiles, not one of each")
+    return Scale(bottom, top, percent=marks[0])
+
+
+class ImagerySettings(_Section):
+    """How an image file becomes red, green and blue pixels of 0..255 (docs/inputs.md)."""
+
+    bands: Annotated[
+        Literal["auto", "gray", "palette"] | tuple[int, int, int],
+        BeforeValidator(_bands),
+        Option("--bands", "R,G,B|gray|palette"),
+    ] = Field(
+        "auto",
+        description="numbers of the red, green and blue band, from 1; auto goes by the file's "
+        "colour interpretation; gray is band 1 as all three, palette the colours of band 1's table",
+    )
+    scale: Annotated[
+        Scale | None,
+        BeforeValidator(_scale),
+        PlainSerializer(lambda scale: None if scale is None else str(scale)),
+        Option("--scale", "LOW,HIGH|P%,P%"),
+    ] = Field(
+        None,
+        description="for images that are not uint8: values that become 0 and 255, or percentiles "
+        "of the whole mosaic such as 2%,98%",
+    )
+    crs: Annotated[str | None, Option("--crs", "CRS")] = Field(
+        None, description="of images that say none: EPSG:..., ESRI:..., WKT or PROJ"
+    )
+    collar: Annotated[Literal["none", "auto"], Option("--collar")] = Field(
+        "none",
+        description="auto: a black or white border that the file does not mark as nodata is none "
+        "the less no imagery",
+    )
+    allow_vrt: Annotated[bool, Option("--allow-vrt")] = Field(
+        False,
+        description="read VRTs too, whose own sources must be GeoTIFFs in the folders given",
+    )
+    checksums: Annotated[Path | None, Option("--checksums", "FILE")] = Field(
+        None,
+        description="lines of checksum and file name, as sha256sum or md5sum writes them: images "
+        "that differ fail",
     )
 
 
@@ -202,6 +296,11 @@ class MosaicSettings(_Section):
         "snap",
         description="snap: images of the mosaic's grid that lie a part of a pixel off go to the "
         "nearest pixel, others fail; warp: those are reprojected; error: both fail",
+    )
+    gsd: Annotated[Literal["native", "model"], Option("--gsd")] = Field(
+        "native",
+        description="ground sampling: that of the images, or that of the model (model.gsd_m), to "
+        "which images are resampled",
     )
     aoi: Annotated[Path | None, Option("--aoi", "FILE")] = Field(
         None,
@@ -458,6 +557,7 @@ class Settings(_Section):
         None, description="folder for everything that is made"
     )
     model: ModelSettings = ModelSettings()
+    imagery: ImagerySettings = ImagerySettings()
     mosaic: MosaicSettings = MosaicSettings()
     tiling: TilingSettings = TilingSettings()
     explain: ExplainSettings = ExplainSettings()
@@ -504,80 +604,3 @@ def leaves(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Se
             option = next((m for m in field.metadata if isinstance(m, Option)), None)
             default = field.get_default(call_default_factory=True)
             yield Setting(f"{prefix}{name}", kind, default, field.description or "", option)
-
-
-def load(config: Path | str | None, options: Mapping[str, Any] = MappingProxyType({})) -> Settings:
-    """Settings from a YAML file and, above it, options by dotted key (None: not given).
-
-    Paths in the file are relative to the file.
-
-    Raises:
-        SettingsError: naming the key, what was found and what is expected.
-    """
-    tree = _read_yaml(Path(config)) if config else {}
-    for key, value in options.items():
-        if value is not None:
-            _put(tree, key, value)
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        where = f"{config}: " if config else ""
-        raise SettingsError(where + "; ".join(map(_in_words, error.errors()))) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        message = " ".join(str(error).split())
-        raise SettingsError(f"{path} is not valid YAML: {message}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
-    place_paths(tree, lambda named: str(path.parent / named))
-    return tree
-
-
-def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
-    """Give every path in a tree of settings its place."""
-    paths = (
-        (tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration"),
-        (tree.get("mosaic"), "aoi"), (tree.get("mosaic"), "footprints"),
-    )  # fmt: skip
-    for section, key in paths:
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = placed(section[key])
-    if isinstance(tree.get("sources"), list):
-        tree["sources"] = [_place_source(str(source), placed) for source in tree["sources"]]
-
-
-def _place_source(source: str, placed: Callable[[str], str]) -> str:
-    """Of ``@list.txt``, the path behind the @."""
-    at = "@" if source.startswith("@") else ""
-    return at + placed(source.removeprefix("@"))
-
-
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, leaf = key.split(".")
-    for section in sections:
-        below = tree.setdefault(section, {})
-        if not isinstance(below, dict):
-            return  # the validation names what stands there instead of a section
-        tree = below
-    tree[leaf] = value
-
-
-def _in_words(error: Mapping[str, Any]) -> str:
-    """One pydantic error as a line; an unknown key with the nearest known one."""
-    path = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        found = "" if isinstance(error["input"], (dict, BaseModel)) else f", got {error['input']!r}"
-        message = error["msg"].removeprefix("Value error, ")
-        return f"{path}: {message}{found}" if path else message
-    keys = [setting.key for setting in leaves()]
-    sections = {key.split(".")[0] for key in keys}
-    near = difflib.get_close_matches(path, [*keys, *sections], 1, cutoff=0.5)
-    return f"unknown setting {path!r}" + (f"; did you mean {near[0]!r}?" if near else "")
