@@ -180,7 +180,7 @@ def test_headers_are_the_same_from_other_processes(tmp_path: Path, monkeypatch) 
     paths[3].write_text("not a raster")
     here = read_headers(paths)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr("capecam.raster.header.HEADERS_A_PROCESS", 2)
+    monkeypatch.setattr("capecam.raster.headers.HEADERS_A_PROCESS", 2)
     elsewhere = read_headers(paths)
     assert [str(found) for found in elsewhere] == [str(found) for found in here]
     assert [isinstance(found, ImageError) for found in here] == [False] * 3 + [True, False]

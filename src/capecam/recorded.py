@@ -37,7 +37,7 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     """
     x, y = record["anchor"]
     rules = MosaicSettings(align=settings.mosaic.align)
-    return open_city(settings.sources, (x, y), rules).mosaic
+    return open_city(settings.sources, (x, y), rules, settings.imagery).mosaic
 
 
 def _found_again(path: str, before: str | None, out: Path) -> str:

@@ -74,7 +74,9 @@ def run(
     ledger = Ledger.open(out)
     with hold(out, settings.run.shard), gdal_settings():
         before = read_run(out) or {}
-        city = open_city(settings.sources, anchor(settings, before), settings.mosaic)
+        city = open_city(
+            settings.sources, anchor(settings, before), settings.mosaic, settings.imagery
+        )
         cells = find_cells(city, settings.tiling)
         lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
         outcome = Outcome(out, dict(city.failures))

@@ -14,7 +14,7 @@ from capecam.errors import ImageError, UsageError
 from capecam.grid import Cell
 from capecam.interest import Interest, read_interest
 from capecam.raster import Header, Mosaic, build_mosaic, read_headers
-from capecam.settings import MosaicSettings, TilingSettings
+from capecam.settings import ImagerySettings, MosaicSettings, TilingSettings
 
 SUFFIXES = (".tif", ".tiff")
 
@@ -33,7 +33,8 @@ class City:
 def open_city(
     sources: Sequence[str],
     anchor: tuple[float, float] | None,
-    settings: MosaicSettings = MosaicSettings(),  # noqa: B008 it is frozen
+    mosaic: MosaicSettings = MosaicSettings(),  # noqa: B008 it is frozen
+    imagery: ImagerySettings = ImagerySettings(),  # noqa: B008
 ) -> City:
     """Find the images, read their headers and lay them on one grid.
 
@@ -42,18 +43,18 @@ def open_city(
             cannot be used.
     """
     images = name_images(find_images(sources))
-    headers, failures = _read_headers(images)
+    headers, failures = _read_headers(images, imagery)
     if not headers:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
-    mosaic, misfits = build_mosaic(headers, anchor, settings.align)
-    return City(mosaic, read_interest(settings, mosaic.grid), failures | misfits)
+    city, misfits = build_mosaic(headers, anchor, mosaic.align)
+    return City(city, read_interest(mosaic, city.grid), failures | misfits)
 
 
 def _read_headers(
-    images: Mapping[str, Path],
+    images: Mapping[str, Path], settings: ImagerySettings
 ) -> tuple[list[tuple[str, Header]], dict[str, str]]:
     """Headers of named images, and why others have none."""
-    found = list(zip(images, read_headers(list(images.values())), strict=True))
+    found = list(zip(images, read_headers(list(images.values()), settings), strict=True))
     headers = [(name, header) for name, header in found if isinstance(header, Header)]
     return headers, {name: str(error) for name, error in found if isinstance(error, ImageError)}
 

@@ -2,11 +2,14 @@
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
-from capecam.raster.header import Header, gdal_settings, open_readonly, read_header, read_headers
+from capecam.raster.header import Header
+from capecam.raster.headers import read_header, read_headers
 from capecam.raster.imagery import write_imagery
-from capecam.raster.mosaic import Mosaic, Reader, Source, build_mosaic
+from capecam.raster.mosaic import Mosaic, Source, build_mosaic
+from capecam.raster.opening import gdal_settings, open_readonly
 from capecam.raster.overview import write_overview
 from capecam.raster.places import LayerReader
+from capecam.raster.reader import Reader
 from capecam.raster.vrt import Layer, VrtTile, write_vrt
 
 __all__ = [

@@ -1,58 +1,19 @@
-"""Opening rasters safely, and what an image file says about itself."""
+"""What an image file says about itself."""
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import pyproj
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from capecam.errors import ImageError
-
-DRIVER = "GTiff"
-"""The only driver allowed: a VRT in disguise reads any file of the machine (DESIGN section 8)."""
-
-CACHE_MB = 64
-"""GDAL's block cache; 256 MB were no faster, and memory grew until it was full. GDAL_NUM_THREADS
-stays unset: a thread with a handle of its own is faster than GDAL's (DESIGN section 8)."""
+from capecam.settings import ImagerySettings
 
 BANDS = (1, 2, 3)
-
-HEADER_THREADS = 16
-"""Disks and networks answer slowly."""
-
-HEADERS_A_PROCESS = 500
-"""To make out a CRS without an EPSG code takes GDAL 4 ms, under Python's lock, so that threads do
-not help; a process takes 0.6 s to start."""
-
-
-@contextmanager
-def gdal_settings() -> Iterator[None]:
-    """GDAL's configuration, once around a run."""
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-        yield
-
-
-def open_readonly(path: Path, level: int | None = None) -> Any:
-    """A product of ours, or an image to inspect, as a rasterio dataset (GeoTIFF only).
-
-    With ``level``, that of its overviews, 0 being the finest.
-    """
-    options = {} if level is None else {"overview_level": level}
-    return rasterio.open(path, driver=DRIVER, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,74 +36,12 @@ class Header:
         return (crs_key(self.crs), *(f"{size:.7g}" for size in self.pixel))  # type: ignore[return-value]
 
 
-def read_header(path: Path) -> Header:
-    """Check that a file can be used as it is, without decoding any pixel.
+def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
+    """That of an open dataset.
 
     Raises:
-        ImageError: what was found instead, and what to do.
+        ImageError: it cannot be used so; what was found, and what to do.
     """
-    (found,) = read_headers([path])
-    if isinstance(found, ImageError):
-        raise found
-    return found
-
-
-def read_headers(paths: Sequence[Path]) -> list[Header | ImageError]:
-    """Those of many files, or why they cannot be used; in processes where there are thousands."""
-    count = min(os.cpu_count() or 1, len(paths) // HEADERS_A_PROCESS)
-    if count < 2:
-        return _read_here(paths)
-    edges = [len(paths) * n // count for n in range(count + 1)]
-    shares = [paths[start:stop] for start, stop in pairwise(edges)]
-    with ThreadPoolExecutor(count) as threads:
-        return list(chain.from_iterable(threads.map(_read_elsewhere, shares)))
-
-
-def _read_here(paths: Sequence[Path]) -> list[Header | ImageError]:
-    def read(path: Path) -> Header | ImageError:
-        try:
-            with rasterio.open(path, driver=DRIVER) as dataset:
-                return _header(path, dataset)
-        except RasterioError as error:
-            return ImageError(_not_a_geotiff(path, error))
-        except ImageError as error:
-            return error
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(HEADER_THREADS) as threads:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return list(threads.map(read, paths))
-
-
-def _read_elsewhere(paths: Sequence[Path]) -> list[Header | ImageError]:
-    """In a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from capecam.raster.header import _serve; _serve()"],
-        input=pickle.dumps(paths),
-        stdout=subprocess.PIPE,
-        check=True,
-        start_new_session=True,  # Ctrl-C goes to the main process alone
-    )
-    found: list[Header | ImageError] = pickle.loads(done.stdout)
-    return found
-
-
-def _serve() -> None:
-    found = _read_here(pickle.load(sys.stdin.buffer))
-    sys.stdout.buffer.write(pickle.dumps(found))
-
-
-def _not_a_geotiff(path: Path, error: Exception) -> str:
-    try:
-        size = path.stat().st_size
-    except OSError as reason:
-        return f"{path}: {reason.strerror}"
-    if size == 0:
-        return f"{path}: the file is empty (0 bytes); deliver it again"
-    message = " ".join(str(error).split())
-    return f"{path}: not a readable GeoTIFF ({message}); check the delivery"
-
-
-def _header(path: Path, dataset: Any) -> Header:
     t = dataset.transform
     if dataset.crs is None or not dataset.crs.wkt:
         raise ImageError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from capecam.grid import Grid, Window
 from capecam.raster.cog import BLOCK
-from capecam.raster.header import open_readonly
+from capecam.raster.opening import open_readonly
 
 
 @dataclass(frozen=True, slots=True)
