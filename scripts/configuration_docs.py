@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
 HEAD = """# Configuration
 
-Every setting, made from `src/capecam/settings.py` by `scripts/configuration_docs.py`. A setting can
+Every setting, made from `src/capecam/settings` by `scripts/configuration_docs.py`. A setting can
 stand in the YAML file that `--config` names (nested: `tiling: {overlap: 70}`); those with an option
 can also be given on the command line, which wins. Unknown keys are errors. Paths in a file are
 relative to the file. `configs/capetown.yaml` is the original Cape Town model, `configs/demo.yaml`

@@ -1,0 +1,72 @@
+"""All settings as one validated, frozen tree. ``configfile`` fills it.
+
+The command line's options are made from this tree (``Option`` marks the fields that have one), and
+so is docs/configuration.md; nothing about a setting is written down twice.
+"""
+
+from capecam.settings.explain import ExplainSettings
+from capecam.settings.imagery import ImagerySettings, Scale
+from capecam.settings.model import (
+    CAPE_TOWN_CLASSES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ClassSettings,
+    ModelSettings,
+    Triple,
+)
+from capecam.settings.mosaic import MosaicSettings, TilingSettings
+from capecam.settings.names import (
+    DEFAULT_METHODS,
+    METHODS,
+    PIXEL_METHODS,
+    PRECISIONS,
+    SCORE_TITLES,
+    SCORES,
+    TITLES,
+    WHERE,
+)
+from capecam.settings.results import (
+    AuditSettings,
+    ByClass,
+    DetectionSettings,
+    EvidenceSettings,
+    QgisSettings,
+    TruthSettings,
+)
+from capecam.settings.section import Option
+from capecam.settings.tree import Setting, Settings, leaves
+from capecam.settings.work import ComputeSettings, RunSettings
+
+__all__ = [
+    "CAPE_TOWN_CLASSES",
+    "DEFAULT_METHODS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "METHODS",
+    "PIXEL_METHODS",
+    "PRECISIONS",
+    "SCORES",
+    "SCORE_TITLES",
+    "TITLES",
+    "WHERE",
+    "AuditSettings",
+    "ByClass",
+    "ClassSettings",
+    "ComputeSettings",
+    "DetectionSettings",
+    "EvidenceSettings",
+    "ExplainSettings",
+    "ImagerySettings",
+    "ModelSettings",
+    "MosaicSettings",
+    "Option",
+    "QgisSettings",
+    "RunSettings",
+    "Scale",
+    "Setting",
+    "Settings",
+    "TilingSettings",
+    "Triple",
+    "TruthSettings",
+    "leaves",
+]

@@ -1,0 +1,104 @@
+"""Settings of how an image file becomes pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from capecam.settings.section import Option, Section
+
+
+def _bands(value: object) -> object:
+    """auto, gray, palette, or three band numbers; on the command line with commas."""
+    if value in ("auto", "gray", "palette"):
+        return value
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        red, green, blue = map(int, parts)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError("must be auto, gray, palette or three band numbers, R,G,B") from None
+    if min(red, green, blue) < 1:
+        raise ValueError("must be band numbers from 1 on, R,G,B")
+    return red, green, blue
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Which values become 0 and 255; those beyond are clipped."""
+
+    low: float
+    high: float
+    percent: bool = False
+    """They are percentiles of the whole mosaic, 0..100."""
+
+    def __post_init__(self) -> None:
+        top = 100.0 if self.percent else float("inf")
+        if not self.low < self.high <= top or (self.percent and self.low < 0):
+            raise ValueError("must be LOW,HIGH with LOW below HIGH, or percentiles such as 2%,98%")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError("must be two finite numbers, LOW,HIGH")
+
+    def __str__(self) -> str:
+        mark = "%" if self.percent else ""
+        return f"{self.low:g}{mark},{self.high:g}{mark}"
+
+
+def _scale(value: object) -> object:
+    """0,4095 or 2%,98%."""
+    if value is None or isinstance(value, Scale):
+        return value
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        low, high = map(str, parts)  # type: ignore[call-overload]
+        marks = [text.strip().endswith("%") for text in (low, high)]
+        bottom, top = (float(text.strip().removesuffix("%")) for text in (low, high))
+    except (TypeError, ValueError):
+        raise ValueError("must be LOW,HIGH, or percentiles such as 2%,98%") from None
+    if marks[0] != marks[1]:
+        raise ValueError("must be two values or two percentiles, not one of each")
+    return Scale(bottom, top, percent=marks[0])
+
+
+class ImagerySettings(Section):
+    """How an image file becomes red, green and blue pixels of 0..255 (docs/inputs.md)."""
+
+    bands: Annotated[
+        Literal["auto", "gray", "palette"] | tuple[int, int, int],
+        BeforeValidator(_bands),
+        Option("--bands", "R,G,B|gray|palette"),
+    ] = Field(
+        "auto",
+        description="numbers of the red, green and blue band, from 1; auto goes by the file's "
+        "colour interpretation; gray is band 1 as all three, palette the colours of band 1's table",
+    )
+    scale: Annotated[
+        Scale | None,
+        BeforeValidator(_scale),
+        PlainSerializer(lambda scale: None if scale is None else str(scale)),
+        Option("--scale", "LOW,HIGH|P%,P%"),
+    ] = Field(
+        None,
+        description="for images that are not uint8: values that become 0 and 255, or percentiles "
+        "of the whole mosaic such as 2%,98%",
+    )
+    crs: Annotated[str | None, Option("--crs", "CRS")] = Field(
+        None, description="of images that say none: EPSG:..., ESRI:..., WKT or PROJ"
+    )
+    collar: Annotated[Literal["none", "auto"], Option("--collar")] = Field(
+        "none",
+        description="auto: a black or white border that the file does not mark as nodata is none "
+        "the less no imagery",
+    )
+    allow_vrt: Annotated[bool, Option("--allow-vrt")] = Field(
+        False,
+        description="read VRTs too, whose own sources must be GeoTIFFs in the folders given",
+    )
+    checksums: Annotated[Path | None, Option("--checksums", "FILE")] = Field(
+        None,
+        description="lines of checksum and file name, as sha256sum or md5sum writes them: images "
+        "that differ fail",
+    )

@@ -1,0 +1,86 @@
+"""Settings of the mosaic, its lattice of windows, and which part of it is worked on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from capecam.errors import SettingsError
+from capecam.grid import Tiling
+from capecam.settings.section import Option, Section
+
+
+class TilingSettings(Section):
+    """The lattice of windows."""
+
+    size: Annotated[int, Option("--tile", "PX")] = Field(
+        320, ge=1, description="edge of a tile in pixels"
+    )
+    overlap: Annotated[int, Option("--overlap", "PX")] = Field(
+        70, ge=0, description="how far neighbouring tiles overlap"
+    )
+    stride: int = Field(10, ge=1, description="edge of a heatmap block in pixels")
+    anchor: tuple[float, float] | None = Field(
+        None,
+        description="point of the lattice in CRS units; else the mosaic's top-left corner",
+    )
+    cell_size: Annotated[int, Option("--cell-size", "PX")] = Field(
+        12_500, ge=1, description="larger images are worked on in parts of this size"
+    )
+
+    @property
+    def tiling(self) -> Tiling:
+        """The lattice itself."""
+        return Tiling(self.size, self.overlap, self.stride)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        step = self.tiling.step
+        if self.cell_size < step:
+            raise SettingsError(
+                f"cell_size must be at least one step of {step} px, got {self.cell_size}"
+            )
+        return self
+
+
+def _bounds(value: object) -> object:
+    """Left, bottom, right, top; on the command line with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        left, bottom, right, top = map(float, parts)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError("must be four numbers, X0,Y0,X1,Y1") from None
+    if not (left < right and bottom < top):
+        raise ValueError("must be the lower left and the upper right corner, X0,Y0,X1,Y1")
+    return left, bottom, right, top
+
+
+class MosaicSettings(Section):
+    """How images become one grid, and which part of it is worked on."""
+
+    align: Annotated[Literal["snap", "warp", "error"], Option("--align")] = Field(
+        "snap",
+        description="snap: images of the mosaic's grid that lie a part of a pixel off go to the "
+        "nearest pixel, others fail; warp: those are reprojected; error: both fail",
+    )
+    gsd: Annotated[Literal["native", "model"], Option("--gsd")] = Field(
+        "native",
+        description="ground sampling: that of the images, or that of the model (model.gsd_m), to "
+        "which images are resampled",
+    )
+    aoi: Annotated[Path | None, Option("--aoi", "FILE")] = Field(
+        None,
+        description="area of interest, any vector format: tiles that do not touch it are not run",
+    )
+    bbox: Annotated[
+        tuple[float, float, float, float] | None,
+        BeforeValidator(lambda value: value if value is None else _bounds(value)),
+        Option("--bbox", "X0,Y0,X1,Y1"),
+    ] = Field(None, description="the same as a rectangle, in the CRS of the mosaic")
+    footprints: Annotated[Path | None, Option("--footprints", "FILE")] = Field(
+        None,
+        description="building footprints, any vector format: tiles without one are not run, and "
+        "objects off them are dropped (detections.footprint_share)",
+    )

@@ -1,0 +1,39 @@
+"""The words that settings know: methods, scores, precisions."""
+
+from __future__ import annotations
+
+METHODS = (
+    "gradcam", "gradcampp", "gradcampp_notebook", "hirescam", "layercam", "xgradcam",
+    "guided_gradcam", "guided_gradcam_shared",
+)  # fmt: skip
+"""The heatmaps by name, which is also the stem of their files. The formulas are in
+``attribution``, which imports torch; a test compares the two lists."""
+
+TITLES = {
+    "gradcam": "Grad-CAM",
+    "gradcampp": "Grad-CAM++",
+    "gradcampp_notebook": "Grad-CAM++ (notebook)",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGrad-CAM",
+    "guided_gradcam": "Guided Grad-CAM",
+    "guided_gradcam_shared": "Guided Grad-CAM (shared)",
+}
+"""Methods as people write them."""
+
+PIXEL_METHODS = ("guided_gradcam", "guided_gradcam_shared")
+"""Those at full resolution; the others come in blocks."""
+
+DEFAULT_METHODS = ("gradcam", "gradcampp", "guided_gradcam")
+
+SCORES = ("mean", "predicted")
+
+SCORE_TITLES = {
+    "mean": "the class's mean logit over the tile",
+    "predicted": "the class's logit over the pixels predicted as it",
+}
+"""What is explained, as people write it."""
+
+WHERE = ("all", "detected")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+"""From the most exact to the fastest."""
