@@ -6,7 +6,7 @@ import glob
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def open_city(
     if not headers:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
     city, misfits = build_mosaic(headers, anchor, mosaic.align)
+    city = replace(city, scale=imagery.scale)
     return City(city, read_interest(mosaic, city.grid), failures | misfits)
 
 

@@ -8,6 +8,7 @@ from capecam.raster.imagery import write_imagery
 from capecam.raster.mosaic import Mosaic, Source, build_mosaic
 from capecam.raster.opening import gdal_settings, open_readonly
 from capecam.raster.overview import write_overview
+from capecam.raster.percentiles import find_scale
 from capecam.raster.places import LayerReader
 from capecam.raster.reader import Reader
 from capecam.raster.vrt import Layer, VrtTile, write_vrt
@@ -25,6 +26,7 @@ __all__ = [
     "Source",
     "VrtTile",
     "build_mosaic",
+    "find_scale",
     "gdal_settings",
     "open_readonly",
     "read_header",

@@ -15,6 +15,7 @@ from rasterio.warp import transform_bounds
 
 from capecam.grid import Cell, Grid, Tiling, Window, decimal
 from capecam.raster.header import Header
+from capecam.settings import Scale
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ class Mosaic:
     """Over the hull of all images."""
     sources: tuple[Source, ...]
     """Row-major; where two overlap, the first that is valid at a pixel counts."""
+    scale: Scale | None = None
+    """What makes 0..255 of values that are not uint8; percentiles until they are looked up."""
     _index: shapely.STRtree = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +56,11 @@ class Mosaic:
             raise ValueError("a mosaic needs at least one source")
         boxes = [source.window.box for source in self.sources]
         object.__setattr__(self, "_index", shapely.STRtree(boxes))
+
+    @property
+    def scaled(self) -> tuple[Source, ...]:
+        """The sources that need the scale."""
+        return tuple(source for source in self.sources if source.header.pixels.scaled)
 
     def touching(self, window: Window) -> list[Source]:
         """The sources that have pixels in a window, row-major."""
