@@ -37,7 +37,9 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     """
     x, y = record["anchor"]
     rules = MosaicSettings(align=settings.mosaic.align)
-    return open_city(settings.sources, (x, y), rules, settings.imagery).mosaic
+    return open_city(
+        settings.sources, (x, y), rules, settings.imagery, settings.target_gsd_m
+    ).mosaic
 
 
 def _found_again(path: str, before: str | None, out: Path) -> str:

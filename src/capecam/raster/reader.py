@@ -9,10 +9,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from capecam.errors import ImageError
@@ -20,9 +18,7 @@ from capecam.grid import Window
 from capecam.raster.header import BANDS
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.opening import open_readonly
-
-WARP_TOLERANCE = 1e-6
-"""Pixels by which a place may be off: a rougher approximation depends on what is read at once."""
+from capecam.raster.warping import straightened
 
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
@@ -109,21 +105,10 @@ class Reader:
     def _opened(self, source: Source) -> list[Any]:
         """What has to be closed, the dataset to read from last."""
         file = open_readonly(source.header.path)
-        return [file, self._reprojected(file, source)] if source.warped else [file]
-
-    def _reprojected(self, dataset: Any, source: Source) -> WarpedVRT:
+        if not source.warped:
+            return [file]
         place = self.mosaic.grid.crop(source.window)
-        has_alpha = MaskFlags.alpha in dataset.mask_flag_enums[0]
-        return WarpedVRT(
-            dataset,
-            crs=CRS.from_wkt(place.crs),
-            transform=place.transform,
-            height=source.window.height,
-            width=source.window.width,
-            resampling=Resampling.bilinear,
-            tolerance=WARP_TOLERANCE,
-            add_alpha=not has_alpha,
-        )
+        return [file, straightened(file, source.header, place)]
 
     def close(self) -> None:
         """Close all files."""
