@@ -38,7 +38,9 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     """
     x, y = record["anchor"]
     rules = MosaicSettings(align=settings.mosaic.align)
-    mosaic = open_city(settings.sources, (x, y), rules, settings.imagery).mosaic
+    mosaic = open_city(
+        settings.sources, (x, y), rules, settings.imagery, settings.target_gsd_m
+    ).mosaic
     return replace(mosaic, scale=_scale_found(record))
 
 

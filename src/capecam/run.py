@@ -75,7 +75,11 @@ def run(
     with hold(out, settings.run.shard), gdal_settings():
         before = read_run(out) or {}
         city = open_city(
-            settings.sources, anchor(settings, before), settings.mosaic, settings.imagery
+            settings.sources,
+            anchor(settings, before),
+            settings.mosaic,
+            settings.imagery,
+            settings.target_gsd_m,
         )
         cells = find_cells(city, settings.tiling)
         outcome = Outcome(out, dict(city.failures))

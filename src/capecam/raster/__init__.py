@@ -5,7 +5,7 @@ from capecam.raster.coverage import Coverage
 from capecam.raster.header import Header
 from capecam.raster.headers import read_header, read_headers
 from capecam.raster.imagery import write_imagery
-from capecam.raster.mosaic import Mosaic, Source, build_mosaic
+from capecam.raster.mosaic import Mosaic, Rules, Source, build_mosaic
 from capecam.raster.opening import gdal_settings, open_readonly
 from capecam.raster.overview import write_overview
 from capecam.raster.percentiles import find_scale
@@ -23,6 +23,7 @@ __all__ = [
     "Mosaic",
     "Product",
     "Reader",
+    "Rules",
     "Source",
     "VrtTile",
     "build_mosaic",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyproj
-
-from capecam.errors import ImageError
 from capecam.raster.bands import Pixels, pixels_of
+from capecam.raster.crs import crs_key
+from capecam.raster.placement import Orientation, placement_of
 from capecam.settings import ImagerySettings
 
 
@@ -56,13 +53,17 @@ class Header:
 
     path: Path
     crs: str
-    """WKT, verbatim."""
+    """WKT, verbatim but for heights; that of the settings where the file says none."""
     corner: tuple[float, float]
-    """Map coordinates of the top-left corner."""
+    """Map coordinates of the top-left corner; of the straight box around it where it is turned."""
     pixel: tuple[float, float]
-    """Width and height of a pixel, both positive."""
+    """Width and height of a pixel, both positive, along its rows and columns."""
     width: int
     height: int
+    orientation: Orientation
+    """Only what is north-up can be read as it is; the rest goes through GDAL's warper."""
+    bounds: tuple[float, float, float, float]
+    """Left, bottom, right, top of the straight box around it."""
     pixels: Pixels
     """Which of its values are pixels."""
     storage: Storage
@@ -71,7 +72,7 @@ class Header:
     @property
     def group(self) -> tuple[str, str, str]:
         """Equal for images that can share a grid: CRS parameters and resolution."""
-        return (crs_key(self.crs), *(f"{size:.7g}" for size in self.pixel))  # type: ignore[return-value]
+        return crs_key(self.crs), *_digits(self.pixel)
 
 
 def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
@@ -80,42 +81,26 @@ def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
     Raises:
         ImageError: it cannot be used so; what was found, and what to do.
     """
-    t = dataset.transform
-    if dataset.crs is None or not dataset.crs.wkt:
-        raise ImageError(
-            f"{path}: has no coordinate reference system; assign it with gdal_edit.py -a_srs"
-        )
-    if t.b or t.d or t.a <= 0 or t.e >= 0:
-        raise ImageError(f"{path}: is rotated or not north-up; straighten it with gdalwarp")
+    place = placement_of(path, dataset, settings.crs)
     pixels = pixels_of(path, dataset, settings)
     return Header(
         path,
-        dataset.crs.wkt,
-        (t.c, t.f),
-        (t.a, -t.e),
+        place.crs,
+        place.corner,
+        place.pixel,
         int(dataset.width),
         int(dataset.height),
+        place.orientation,
+        place.bounds,
         pixels,
         Storage.of(dataset, pixels),
     )
 
 
-@cache  # a city has thousands of images and a handful of spellings
-def crs_key(wkt: str) -> str:
-    """CRS by its parameters, not by name or code: equal keys mean the same map grid.
+def same_size(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether pixels are equal but for rounding: to seven digits, a pixel in 10 million."""
+    return _digits(one) == _digits(other)
 
-    ESRI:102562 and the same grid as a custom WKT agree; EPSG:2048, the same with both axes
-    flipped, does not.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "you will likely lose information": wanted
-        parameters = pyproj.CRS.from_wkt(wkt).to_dict()
-    if not parameters:
-        return wkt
-    if parameters.pop("datum", None) == "WGS84":
-        parameters["ellps"] = "WGS84"
-    if not any(map(float, parameters.get("towgs84", [1]))):
-        del parameters["towgs84"]
-    for key in ("no_defs", "type", "wktext"):
-        parameters.pop(key, None)
-    return " ".join(f"+{key}={value}" for key, value in sorted(parameters.items()))
+
+def _digits(pixel: tuple[float, float]) -> tuple[str, str]:
+    return f"{pixel[0]:.7g}", f"{pixel[1]:.7g}"

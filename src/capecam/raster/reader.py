@@ -9,10 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from capecam.errors import ImageError
@@ -21,10 +18,8 @@ from capecam.raster.bands import COLORS
 from capecam.raster.decoder import Decoder, to_bytes
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.opening import open_readonly
+from capecam.raster.warping import straightened
 from capecam.settings import Scale
-
-WARP_TOLERANCE = 1e-6
-"""Pixels by which a place may be off: a rougher approximation depends on what is read at once."""
 
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
@@ -133,22 +128,8 @@ class Reader:
         file, pixels = open_readonly(source.header.path), source.header.pixels
         if not source.warped:
             return _Opened((file,), Decoder.of(file, pixels, file))
-        turned = self._reprojected(file, source)
-        return _Opened((file, turned), Decoder.of(turned, pixels.warped(file.count), file))
-
-    def _reprojected(self, dataset: Any, source: Source) -> WarpedVRT:
-        place, pixels = self.mosaic.grid.crop(source.window), source.header.pixels
-        return WarpedVRT(
-            dataset,
-            crs=CRS.from_wkt(place.crs),
-            transform=place.transform,
-            height=source.window.height,
-            width=source.window.width,
-            # Between two values of a palette there is no colour between theirs.
-            resampling=Resampling.nearest if pixels.palette else Resampling.bilinear,
-            tolerance=WARP_TOLERANCE,
-            **pixels.warping,
-        )
+        straight = straightened(file, source.header, self.mosaic.grid.crop(source.window))
+        return _Opened((file, straight), Decoder.of(straight, pixels.warped(file.count), file))
 
     def close(self) -> None:
         """Close all files."""
