@@ -354,3 +354,70 @@ def test_percentiles_of_nothing_are_refused(tmp_path: Path) -> None:
     mosaic = city_of(tmp_path / "none", [], same, nodata=700)
     with pytest.raises(UsageError, match="no valid pixel"):
         find_scale(mosaic, Scale(2, 98, percent=True), 0)
+
+
+def emptied(dtype: str, value: float) -> np.ndarray:
+    pixels = scene().astype(dtype)
+    pixels[:, hole()] = value
+    return pixels
+
+
+def opaque(pixels: np.ndarray, top: int) -> np.ndarray:
+    """(4, H, W) with an alpha band of two values."""
+    return np.concatenate([pixels, np.where(hole(), 0, top).astype(pixels.dtype)[None]])
+
+
+GREY = {"photometric": "MINISBLACK"}
+BYTES = {"scale": "0,255"}
+SAME: dict[str, tuple[Callable[[Path], Path], dict[str, str]]] = {
+    "external mask": (with_external_mask, {}),
+    "alpha": (lambda p: plain(p, opaque(scene(), 255), alpha="YES"), {}),
+    "nodata": (lambda p: plain(p, emptied("uint8", 9), nodata=9), {}),
+    "nodata and alpha": (
+        lambda p: plain(p, opaque(emptied("uint8", 9), 255), alpha="YES", nodata=9), {},
+    ),
+    "16 bits": (
+        lambda p: plain(p, opaque(scene().astype("uint16") * 257, 65535), alpha="YES"),
+        {"scale": "0,65535"},
+    ),
+    "no number": (lambda p: plain(p, emptied("float32", np.nan), **GREY, nodata=np.nan), BYTES),
+    "float": (lambda p: plain(p, emptied("float64", -9999), **GREY, nodata=-9999), BYTES),
+    "blue, green, red": (
+        lambda p: plain(p, scene()[::-1], **GREY, mask=~hole()), {"bands": "3,2,1"},
+    ),
+}  # fmt: skip
+
+
+def resampled(path: Path, **imagery) -> tuple[np.ndarray, np.ndarray]:
+    """What the network sees of an image that goes through the warper, at 13 cm."""
+    settings = ImagerySettings(**imagery)
+    mosaic = open_city([str(path)], None, MosaicSettings(), settings, gsd_m=0.13).mosaic
+    assert mosaic.sources[0].warped
+    with Reader(mosaic) as reader:
+        return reader.read(mosaic.grid.window)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_resampling_sees_the_same_pixels(tmp_path: Path, name: str) -> None:
+    """As those of the plainest file that says the same."""
+    make, imagery = SAME[name]
+    expected, valid = resampled(plain(tmp_path / "plain.tif", mask=~hole()))
+    found, usable = resampled(make(tmp_path / "a.tif"), **imagery)
+    assert 0.5 < valid.mean() < 0.9
+    assert np.array_equal(usable, valid)
+    assert np.array_equal(found, expected)
+
+
+def test_resampling_makes_no_colours_that_a_palette_lacks(tmp_path: Path) -> None:
+    index = np.where(hole(), 255, scene()[0] % 2)[None].astype(np.uint8)
+    colors = {0: (255, 0, 0, 255), 1: (0, 0, 255, 255), 255: (9, 9, 9, 255)}
+    path = with_palette(tmp_path / "a.tif", index, colors, nodata=255)
+    found, valid = resampled(path, bands="palette")
+    assert 0.5 < valid.mean() < 0.9
+    assert {tuple(color) for color in found[:, valid].T.tolist()} == {(255, 0, 0), (0, 0, 255)}
+
+
+def test_resampling_what_has_a_mask_and_an_alpha_band_is_refused(tmp_path: Path) -> None:
+    path = plain(tmp_path / "a.tif", with_alpha(scene()), alpha="YES", mask=~hole()[::-1])
+    with pytest.raises(UsageError, match="has a mask and an alpha band"):
+        resampled(path)

@@ -37,6 +37,11 @@ def reach(header: Header, grid: Grid) -> Window:
     Raises:
         ImageError: it cannot be laid on it.
     """
+    if header.pixels.validity == "mask" and header.pixels.alpha is not None:
+        raise ImageError(
+            f"{header.path}: has a mask and an alpha band, of which GDAL's warper would heed both; "
+            "leave one of them out (gdal_translate -mask none, or -b 1 -b 2 -b 3 -mask auto)"
+        )
     west, south, east, north = _bounds(header, grid)
     (col, row), (end_col, end_row) = grid.lattice(west, north), grid.lattice(east, south)
     top, left = floor(row + NOTHING_PX), floor(col + NOTHING_PX)
