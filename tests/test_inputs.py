@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
-from cities import CRS, blobs, write_tif
+from cities import CRS, blobs, colours_model, write_tif
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
+from capecam.configfile import load
 from capecam.errors import UsageError
 from capecam.grid import Window
+from capecam.outputs import RunOutput
+from capecam.plan import make_plan
 from capecam.raster import Mosaic, Reader, find_scale
-from capecam.settings import ImagerySettings, MosaicSettings, Scale
+from capecam.run import run
+from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings
 from capecam.sources import open_city
 
 SHAPE = (150, 210)
@@ -421,3 +426,56 @@ def test_resampling_what_has_a_mask_and_an_alpha_band_is_refused(tmp_path: Path)
     path = plain(tmp_path / "a.tif", with_alpha(scene()), alpha="YES", mask=~hole()[::-1])
     with pytest.raises(UsageError, match="has a mask and an alpha band"):
         resampled(path)
+
+
+def settings(folder: Path, **options) -> Settings:
+    given = {key.replace("__", "."): value for key, value in options.items()}
+    defaults = {
+        "sources": [str(folder / "in")], "out": str(folder / "out"), "tiling.size": 64,
+        "tiling.overlap": 24, "tiling.stride": 8, "explain.calibration_tiles": 4,
+        "compute.readers": 0, "qgis.imagery": True, "imagery.scale": "2%,98%",
+    }  # fmt: skip
+    return load(None, defaults | given)
+
+
+def made(folder: Path, **options) -> tuple[set[str], str]:
+    """Cells that a run makes, as plan says before; and the scale that it worked with."""
+    wanted = settings(folder, **options)
+    planned = set(make_plan(wanted).todo)
+    assert run(wanted, model=colours_model()).done == len(planned)
+    return planned, json.loads((folder / "out" / "run.json").read_text())["scale"]
+
+
+def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path) -> None:
+    values = blobs(*SHAPE).astype(np.uint16) * 20
+    write_tif(tmp_path / "in" / "a.tif", values, 0, **GREY)
+    write_tif(tmp_path / "in" / "b.tif", values[::-1], SHAPE[1], **GREY)
+    write_tif(tmp_path / "in" / "bytes.tif", scene(), 0, 300)
+    cells, scale = made(tmp_path)
+    assert (cells, scale) == ({"a", "b", "bytes"}, found_in(np.stack([values, values[::-1]])))
+
+    out = RunOutput.open(tmp_path / "out")
+    assert "reading" not in out.cells["bytes"]["basis"]
+    assert set(out.cells["a"]["basis"]["reading"]) == {"a", "b"}
+    window = Window(0, 0, SHAPE[0], 2 * SHAPE[1])
+    with Reader(out.imagery()) as reader, rasterio.open(out.out / "imagery.vrt") as shown:
+        seen_then = reader.read(window)[0]
+        rows, cols = window.slices(out.grid.window)
+        drawn = shown.read(window=(rows.indices(shown.height)[:2], cols.indices(shown.width)[:2]))
+    assert np.abs(seen_then.astype(int) - drawn).max() <= 1
+    assert np.array_equal(
+        seen_then[:, :, : SHAPE[1]], by_hand(values, *map(float, scale.split(",")))
+    )
+
+    write_tif(tmp_path / "in" / "bright.tif", values * 3, 0, 600, **GREY)
+    assert made(tmp_path) == ({"bright"}, scale)
+    for options in ({"run__recalibrate": True}, {"imagery__scale": "0,9000"}):
+        again = make_plan(settings(tmp_path, **options)).todo
+        assert set(again) >= {"a", "b", "bright"}
+    assert "changed: reading.a.scale" in again["a"]
+    assert "bytes" not in again
+
+
+def found_in(values: np.ndarray) -> str:
+    low, high = np.percentile(values, [2, 98], method="inverted_cdf")
+    return f"{low},{high}"
