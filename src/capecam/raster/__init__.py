@@ -2,6 +2,7 @@
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
+from capecam.raster.ground import ground_m, unit_m
 from capecam.raster.header import Header
 from capecam.raster.headers import read_header, read_headers
 from capecam.raster.imagery import write_imagery
@@ -27,9 +28,11 @@ __all__ = [
     "VrtTile",
     "build_mosaic",
     "gdal_settings",
+    "ground_m",
     "open_readonly",
     "read_header",
     "read_headers",
+    "unit_m",
     "why_not_cog",
     "write_image",
     "write_imagery",

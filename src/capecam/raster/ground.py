@@ -9,6 +9,7 @@ import pyproj
 from numpy.typing import NDArray
 
 from capecam.raster.crs import is_in_degrees, metres_a_unit
+from capecam.raster.header import Header
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +36,13 @@ def unit_m(crs: str, points: Floats) -> Floats:
     found = _measured(crs, points, STEP_M / unit)
     true = (np.abs(found / unit - 1) <= TRUE_TO_SCALE).all(axis=1, keepdims=True)
     return np.where(true, unit, found)
+
+
+def ground_m(header: Header) -> tuple[float, float]:
+    """Width and height of an image's pixels on the ground, in its middle."""
+    left, bottom, right, top = header.bounds
+    across, along = unit_m(header.crs, np.array([[(left + right) / 2, (bottom + top) / 2]]))[0]
+    return header.pixel[0] * float(across), header.pixel[1] * float(along)
 
 
 def pixel_of(gsd_m: float, crs: str, middle: tuple[float, float]) -> tuple[float, float]:

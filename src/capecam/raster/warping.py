@@ -115,11 +115,11 @@ def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
         place: the part of the grid that it reaches.
     """
     across, down = scale(header, place)
-    by = "GCP_POLYNOMIAL" if header.orientation == "gcps" else "GEOTRANSFORM"
     has_alpha = MaskFlags.alpha in dataset.mask_flag_enums[0]
     return WarpedVRT(
         dataset,
         src_crs=CRS.from_wkt(header.crs),
+        src_transform=header.place.transform if header.place.by_points else None,
         crs=CRS.from_wkt(place.crs),
         transform=place.transform,
         height=place.window.height,
@@ -130,7 +130,6 @@ def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
         warp_extras={
             "XSCALE": repr(across),
             "YSCALE": repr(down),
-            "SRC_METHOD": by,
             "UNIFIED_SRC_NODATA": "YES",
         },
     )
