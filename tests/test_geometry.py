@@ -14,7 +14,7 @@ from rasterio.transform import Affine, from_origin
 
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
-from capecam.raster import Reader, ground_m, read_header
+from capecam.raster import Reader, ground_m, ratio_to_model, read_header, sampling_warning
 from capecam.raster.crs import crs_key
 from capecam.settings import ImagerySettings, ModelSettings, MosaicSettings, Settings
 from capecam.sources import open_city
@@ -332,9 +332,32 @@ def test_what_cannot_be_laid_on_the_grid_fails_alone(tmp_path: Path) -> None:
     for n in range(2):
         write_tif(tmp_path / f"{n}.tif", blobs(50, 50), 50 * n)
     write_tif(tmp_path / "misplaced.tif", blobs(50, 50), transform=from_origin(0, 0, GSD, GSD))
-    pole = from_origin(-170, 90, 1, 1)
-    write_tif(tmp_path / "world.tif", blobs(170, 340), crs="EPSG:4326", transform=pole)
+    beside = from_origin(108.99, 0.01, 1e-3, 1e-3)
+    write_tif(tmp_path / "beside.tif", blobs(20, 20), crs="EPSG:4326", transform=beside)
+    far = from_origin(500_000, 4_000_000, GSD, GSD)
+    write_tif(tmp_path / "zone51.tif", blobs(200, 200), crs="EPSG:32651", transform=far)
+    world = from_origin(-170, 90, 1, 1)
+    write_tif(tmp_path / "world.tif", blobs(170, 340), crs="EPSG:4326", transform=world)
     city = open_city([str(tmp_path)], None, WARP)
     assert [s.name for s in city.mosaic.sources] == ["0", "1"]
     assert "px from the middle of the mosaic" in city.failures["misplaced"]
-    assert "CRS of the mosaic" in city.failures["world"]
+    assert "CRS of the mosaic" in city.failures["beside"]
+    assert len(city.failures) == 4
+
+
+def test_imagery_unlike_the_models_is_warned_of(tmp_path: Path) -> None:
+    degrees, feet = from_origin(18.42, -33.92, 8.6e-7, 7.2e-7), from_origin(98e4, 2e5, 0.5, 0.5)
+    write_tif(tmp_path / "degrees.tif", blobs(50, 50), crs="EPSG:4326", transform=degrees)
+    write_tif(tmp_path / "feet.tif", blobs(50, 50), crs="EPSG:2263", transform=feet)
+
+    def warning(name: str, gsd_m: float | None, target: float | None = None) -> str | None:
+        mosaic = open_city([str(tmp_path / name)], None, gsd_m=target).mosaic
+        return sampling_warning(mosaic.grid, gsd_m)
+
+    assert warning("degrees.tif", 0.08) is None
+    assert warning("feet.tif", None) is None
+    assert "0.152 m on the ground" in warning("feet.tif", 0.08)
+    assert "1.9 times smaller" in warning("feet.tif", 0.08)
+    assert "1.3 times larger" in warning("feet.tif", 0.2)
+    assert warning("feet.tif", 0.08, 0.08) is None
+    assert ratio_to_model(read_header(tmp_path / "feet.tif"), 0.08) == pytest.approx(1.905, 1e-3)

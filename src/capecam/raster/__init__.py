@@ -2,7 +2,7 @@
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
-from capecam.raster.ground import ground_m, unit_m
+from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
 from capecam.raster.header import Header
 from capecam.raster.headers import read_header, read_headers
 from capecam.raster.imagery import write_imagery
@@ -29,9 +29,12 @@ __all__ = [
     "build_mosaic",
     "gdal_settings",
     "ground_m",
+    "is_similar",
     "open_readonly",
+    "ratio_to_model",
     "read_header",
     "read_headers",
+    "sampling_warning",
     "unit_m",
     "why_not_cog",
     "write_image",

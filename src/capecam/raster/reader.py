@@ -18,7 +18,7 @@ from capecam.grid import Window
 from capecam.raster.header import BANDS
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.opening import open_readonly
-from capecam.raster.warping import straightened
+from capecam.raster.warping import has_pixels, straightened
 
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
@@ -83,7 +83,10 @@ class Reader:
         try:
             dataset = self._dataset(source)
             found = dataset.read(BANDS, window=inside)
-            usable = _valid(dataset, inside, found)
+            if source.warped:
+                usable = has_pixels(dataset, inside)
+            else:
+                usable = _valid(dataset, inside, found)
         except RasterioError as error:
             message = " ".join(str(error.__cause__ or error).split())
             raise ImageError(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cache
-from math import ceil, floor, hypot, isfinite
+from math import ceil, floor, hypot, isfinite, nan
 from typing import Any
 
+import numpy as np
 import pyproj
+from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
+from rasterio.windows import Window as RasterWindow
 
 from capecam.errors import ImageError
 from capecam.grid import Grid, Window
@@ -115,21 +118,38 @@ def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
         place: the part of the grid that it reaches.
     """
     across, down = scale(header, place)
-    has_alpha = MaskFlags.alpha in dataset.mask_flag_enums[0]
     return WarpedVRT(
         dataset,
         src_crs=CRS.from_wkt(header.crs),
         src_transform=header.place.transform if header.place.by_points else None,
+        src_nodata=_nodata(dataset),
         crs=CRS.from_wkt(place.crs),
         transform=place.transform,
         height=place.window.height,
         width=place.window.width,
         resampling=Resampling.bilinear,
         tolerance=TOLERANCE_PX,
-        add_alpha=not has_alpha,
+        add_alpha=ColorInterp.alpha not in dataset.colorinterp,
         warp_extras={
             "XSCALE": repr(across),
             "YSCALE": repr(down),
             "UNIFIED_SRC_NODATA": "YES",
         },
     )
+
+
+def _nodata(dataset: Any) -> float | None:
+    """NaN where a file of floats says nothing: it would spread to what it is mixed with."""
+    if dataset.nodata is None and dataset.dtypes[0].startswith("float"):
+        return nan
+    value: float | None = dataset.nodata
+    return value
+
+
+def has_pixels(straight: WarpedVRT, window: RasterWindow) -> NDArray[np.bool_]:
+    """(height, width) where a straightened file is valid.
+
+    By the band itself: GDAL takes an alpha band for a mask only in unsigned integers.
+    """
+    band = straight.colorinterp.index(ColorInterp.alpha) + 1
+    return np.asarray(straight.read(band, window=window) > 0)
