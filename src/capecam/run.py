@@ -19,7 +19,7 @@ from capecam.maker import required
 from capecam.model import Model
 from capecam.outputs import RUN_JSON, read_run
 from capecam.qgis import lay_out_imagery
-from capecam.raster import gdal_settings
+from capecam.raster import gdal_settings, sampling_warning
 from capecam.record import Outcome, Record
 from capecam.report import write_report
 from capecam.settings import Settings
@@ -81,6 +81,8 @@ def run(
             settings.imagery,
             settings.target_gsd_m,
         )
+        if warning := sampling_warning(city.mosaic.grid, settings.model.gsd_m):
+            log.warning(warning)
         cells = find_cells(city, settings.tiling)
         outcome = Outcome(out, dict(city.failures))
         with _workshop(settings, model) as workshop:

@@ -2,6 +2,7 @@
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
+from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
 from capecam.raster.header import Header
 from capecam.raster.headers import read_header, read_headers
 from capecam.raster.imagery import write_imagery
@@ -29,9 +30,14 @@ __all__ = [
     "build_mosaic",
     "find_scale",
     "gdal_settings",
+    "ground_m",
+    "is_similar",
     "open_readonly",
+    "ratio_to_model",
     "read_header",
     "read_headers",
+    "sampling_warning",
+    "unit_m",
     "why_not_cog",
     "write_image",
     "write_imagery",

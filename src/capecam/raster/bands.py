@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,13 +74,13 @@ class Pixels:
 
         Its own choice among mask, alpha and nodata would be another.
         """
-        if self.validity == "alpha":
-            return {"src_alpha": self.alpha, "src_nodata": None, "nodata": None}
-        if self.validity != "nodata":
-            return {"add_alpha": True, "src_nodata": None, "nodata": None}
+        # Numbers that are none would spread to what they are mixed with.
+        nodata: float | None = nan if self.dtype.startswith("float") else None
+        if self.validity == "nodata":
+            nodata = self.nodata[0]
+        alpha = {"src_alpha": self.alpha} if self.validity == "alpha" else {"add_alpha": True}
         # Without UNIFIED_SRC_NODATA, black in one band alone would be lost there.
-        rule = {"src_nodata": self.nodata[0], "UNIFIED_SRC_NODATA": "YES"}
-        return {"add_alpha": True, "nodata": None, **rule}
+        return {"src_nodata": nodata, "nodata": None, "UNIFIED_SRC_NODATA": "YES", **alpha}
 
     def warped(self, count: int) -> Pixels:
         """Those of the file with ``count`` bands after it went through the warper."""

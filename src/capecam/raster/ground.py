@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from math import sqrt
 
 import numpy as np
 import pyproj
 from numpy.typing import NDArray
 
+from capecam.grid import Grid
 from capecam.raster.crs import is_in_degrees, metres_a_unit
+from capecam.raster.header import Header
 
 Floats = NDArray[np.float64]
+
+SIMILAR = 1.15
+"""How far the resolution of imagery may be off the model's before it is worth a warning."""
 
 TRUE_TO_SCALE = 0.01
 """Projections are taken at their word where they are right to this share: those made for a city
@@ -35,6 +41,52 @@ def unit_m(crs: str, points: Floats) -> Floats:
     found = _measured(crs, points, STEP_M / unit)
     true = (np.abs(found / unit - 1) <= TRUE_TO_SCALE).all(axis=1, keepdims=True)
     return np.where(true, unit, found)
+
+
+def ground_m(header: Header) -> tuple[float, float]:
+    """Width and height of an image's pixels on the ground, in its middle."""
+    left, bottom, right, top = header.bounds
+    across, along = unit_m(header.crs, np.array([[(left + right) / 2, (bottom + top) / 2]]))[0]
+    return header.pixel[0] * float(across), header.pixel[1] * float(along)
+
+
+def ratio_to_model(header: Header, gsd_m: float) -> float:
+    """How much coarser (over 1) or finer an image is than what a model was trained on.
+
+    Args:
+        header: of the image.
+        gsd_m: edge of a pixel in training, ``model.gsd_m``.
+    """
+    width, height = ground_m(header)
+    return sqrt(width * height) / gsd_m
+
+
+def is_similar(ratio: float) -> bool:
+    """Whether a resolution is near enough to another not to matter."""
+    return 1 / SIMILAR <= ratio <= SIMILAR
+
+
+def sampling_warning(grid: Grid, gsd_m: float | None) -> str | None:
+    """What it does to results that the mosaic's resolution is not the model's; None: it is.
+
+    Args:
+        grid: of the mosaic.
+        gsd_m: edge of a pixel in training; None: nobody has said.
+    """
+    if gsd_m is None:
+        return None
+    w = grid.window
+    middle = grid.xy(w.col + w.width // 2, w.row + w.height // 2)
+    width, height = grid.pixel * unit_m(grid.crs, np.array([middle]))[0]
+    size_m = sqrt(width * height)
+    if is_similar(size_m / gsd_m):
+        return None
+    times, how = max(size_m / gsd_m, gsd_m / size_m), "smaller" if size_m > gsd_m else "larger"
+    return (
+        f"the imagery has pixels of {size_m:.3g} m on the ground and the model was trained on "
+        f"{gsd_m:g} m, so that objects look {times:.2g} times {how} to it: many will be missed, "
+        "others invented, and confidences mean less; --gsd model resamples the imagery"
+    )
 
 
 def pixel_of(gsd_m: float, crs: str, middle: tuple[float, float]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from capecam.raster.bands import Pixels, pixels_of
 from capecam.raster.crs import crs_key
-from capecam.raster.placement import Orientation, placement_of
+from capecam.raster.placement import Orientation, Placement, placement_of
 from capecam.settings import ImagerySettings
 
 
@@ -52,22 +52,47 @@ class Header:
     """What an image file says about itself."""
 
     path: Path
-    crs: str
-    """WKT, verbatim but for heights; that of the settings where the file says none."""
-    corner: tuple[float, float]
-    """Map coordinates of the top-left corner; of the straight box around it where it is turned."""
-    pixel: tuple[float, float]
-    """Width and height of a pixel, both positive, along its rows and columns."""
-    width: int
-    height: int
-    orientation: Orientation
-    """Only what is north-up can be read as it is; the rest goes through GDAL's warper."""
-    bounds: tuple[float, float, float, float]
-    """Left, bottom, right, top of the straight box around it."""
+    place: Placement
+    """Where it lies."""
     pixels: Pixels
     """Which of its values are pixels."""
     storage: Storage
     """How they are stored."""
+
+    @property
+    def crs(self) -> str:
+        """WKT, verbatim but for heights; that of the settings where the file says none."""
+        return self.place.crs
+
+    @property
+    def width(self) -> int:
+        """Of the file, in pixels."""
+        return self.place.width
+
+    @property
+    def height(self) -> int:
+        """Of the file, in pixels."""
+        return self.place.height
+
+    @property
+    def corner(self) -> tuple[float, float]:
+        """Map coordinates of its top-left corner, or of the straight box around it."""
+        return self.place.corner
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Width and height of a pixel, both positive, along its rows and columns."""
+        return self.place.pixel
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top of the straight box around it."""
+        return self.place.bounds
+
+    @property
+    def orientation(self) -> Orientation:
+        """Only what is north-up can be read as it is; the rest goes through GDAL's warper."""
+        return self.place.orientation
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -83,18 +108,7 @@ def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
     """
     place = placement_of(path, dataset, settings.crs)
     pixels = pixels_of(path, dataset, settings)
-    return Header(
-        path,
-        place.crs,
-        place.corner,
-        place.pixel,
-        int(dataset.width),
-        int(dataset.height),
-        place.orientation,
-        place.bounds,
-        pixels,
-        Storage.of(dataset, pixels),
-    )
+    return Header(path, place, pixels, Storage.of(dataset, pixels))
 
 
 def same_size(one: tuple[float, float], other: tuple[float, float]) -> bool:

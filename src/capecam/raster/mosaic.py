@@ -135,7 +135,7 @@ def build_mosaic(
         None where no image fits.
     """
     straight = [header for _, header in headers if header.orientation == "north-up"]
-    if not straight and rules.align != "warp":
+    if not headers or not (straight or rules.align == "warp"):
         return None, {name: _turned(header) for name, header in headers}
     group = _largest_group(straight or [header for _, header in headers], rules)
     grid = _common_grid(group, anchor, rules)
@@ -184,16 +184,18 @@ def _together(placed: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
     """Those that can be one raster, and why others cannot."""
     if not placed:
         return [], {}
-    row = median_low(source.window.row for source in placed)
-    col = median_low(source.window.col for source in placed)
+    own = [source.window for source in placed if not source.warped]
+    own = own or [source.window for source in placed]
+    row, col = median_low(w.row for w in own), median_low(w.col for w in own)
     near, far = [], {}
     for source in placed:
-        away = max(abs(source.window.row - row), abs(source.window.col - col))
+        w = source.window
+        away = max(row - w.row, w.bottom - row, col - w.col, w.right - col)
         if away <= FAR_PX:
             near.append(source)
         else:
             far[source.name] = (
-                f"{source.header.path}: lies {away} px from the middle of the mosaic, over "
+                f"{source.header.path}: reaches {away} px from the middle of the mosaic, over "
                 f"{FAR_PX}; place it right, or run it by itself"
             )
     return near, far

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from affine import Affine
-from rasterio.errors import RasterioError
-from rasterio.warp import calculate_default_transform
+from rasterio.control import GroundControlPoint
 
 from capecam.errors import ImageError
 from capecam.raster.crs import crs_of_file, crs_of_setting, is_in_degrees, metres_a_unit
+
+POINTS_PX = 2.0
+"""By which a ground control point may be off the plane through all of them: what is more comes
+from relief or from a camera's lens, and needs more than a plane to be undone."""
 
 Orientation = Literal["north-up", "south-up", "mirrored", "rotated", "gcps"]
 """Of a file's rows and columns. ``gcps``: it has ground control points and no transform."""
@@ -39,16 +44,53 @@ class Placement:
 
     crs: str
     """WKT."""
-    pixel: tuple[float, float]
-    """Lengths of a step along a row and along a column, in CRS units."""
-    orientation: Orientation
-    bounds: Bounds
-    """Of the straight box around it."""
+    transform: Affine
+    """From columns and rows of the file to map coordinates."""
+    width: int
+    height: int
+    by_points: bool = False
+    """The transform is not the file's own, but fits its ground control points best."""
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Lengths of a step along a row and along a column, in CRS units."""
+        t = self.transform
+        if self._is_straight:
+            return abs(t.a), abs(t.e)
+        return _rounded(hypot(t.a, t.d)), _rounded(hypot(t.b, t.e))
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the straight box around it."""
+        t = self.transform
+        b, d = (0.0, 0.0) if self._is_straight else (t.b, t.d)
+        corners = [(col, row) for col in (0, self.width) for row in (0, self.height)]
+        xs = [t.a * col + b * row + t.c for col, row in corners]
+        ys = [d * col + t.e * row + t.f for col, row in corners]
+        return min(xs), min(ys), max(xs), max(ys)
 
     @property
     def corner(self) -> tuple[float, float]:
         """Top left of the box."""
-        return self.bounds[0], self.bounds[3]
+        left, _, _, top = self.bounds
+        return left, top
+
+    @property
+    def orientation(self) -> Orientation:
+        """Of its rows and columns."""
+        if self.by_points:
+            return "gcps"
+        if not self._is_straight:
+            return "rotated"
+        if self.transform.a < 0:
+            return "mirrored"
+        return "north-up" if self.transform.e < 0 else "south-up"
+
+    @property
+    def _is_straight(self) -> bool:
+        t = self.transform
+        across, down = abs(t.b) * self.height, abs(t.d) * self.width
+        return across <= SKEW_PX * abs(t.a) and down <= SKEW_PX * abs(t.e)
 
 
 def placement_of(path: Path, dataset: Any, assigned: str | None) -> Placement:
@@ -65,9 +107,11 @@ def placement_of(path: Path, dataset: Any, assigned: str | None) -> Placement:
     transform: Affine = dataset.transform
     points, points_crs = dataset.gcps
     if transform != Affine.identity():
-        return _by_transform(path, dataset, transform, _crs(path, dataset.crs, assigned))
+        crs = _crs(path, dataset.crs, assigned)
+        return _checked(path, Placement(crs, transform, dataset.width, dataset.height))
     if points:
-        return _by_points(path, dataset, _crs(path, points_crs or dataset.crs, assigned))
+        crs, fitted = _crs(path, points_crs or dataset.crs, assigned), _by_points(path, points)
+        return _checked(path, Placement(crs, fitted, dataset.width, dataset.height, True))
     if dataset.rpcs:
         raise ImageError(
             f"{path}: has rational polynomials (RPCs) and is no map yet; orthorectify it with "
@@ -89,50 +133,42 @@ def _crs(path: Path, found: Any, assigned: str | None) -> str:
     return crs
 
 
-def _by_transform(path: Path, dataset: Any, t: Affine, crs: str) -> Placement:
+def _by_points(path: Path, points: Sequence[GroundControlPoint]) -> Affine:
+    """The plane that fits points best, by least squares.
+
+    Raises:
+        ImageError: there is none, or they are off it.
+    """
+    where = np.array([(point.col, point.row, 1.0) for point in points])
+    there = np.array([(point.x, point.y) for point in points])
+    center, span = there.mean(axis=0), np.ptp(there, axis=0)
+    found, _, rank, _ = np.linalg.lstsq(where, there - center)
+    if not np.isfinite(there).all() or rank < 3 or not span.min() > 0:
+        raise ImageError(
+            f"{path}: its {len(points)} ground control points do not say where it lies; "
+            "at least three that are not in a line are needed"
+        )
+    (a, d), (b, e), (c, f) = found.tolist()
+    fitted = Affine(a, b, c + center[0], d, e, f + center[1])
+    off = np.abs(where @ found + center - there).max(axis=0)
+    off_px = float((off / (hypot(a, b), hypot(d, e))).max())
+    if off_px > POINTS_PX:
+        raise ImageError(
+            f"{path}: its {len(points)} ground control points lie up to {off_px:.1f} px off a "
+            "plane; straighten it with gdalwarp -tps, or with an elevation model"
+        )
+    return fitted
+
+
+def _checked(path: Path, place: Placement) -> Placement:
+    """Pixels without a size, or that a double cannot tell apart, lie nowhere."""
+    t = place.transform
     if not all(map(isfinite, t[:6])) or t.determinant == 0:
         numbers = ", ".join(f"{value:g}" for value in t.to_gdal())
         raise ImageError(
             f"{path}: its transform ({numbers}) makes no pixels that have a size; "
             "place it anew with gdal_edit.py -a_ullr"
         )
-    width, height = dataset.width, dataset.height
-    skewed = abs(t.b) * height > SKEW_PX * abs(t.a) or abs(t.d) * width > SKEW_PX * abs(t.e)
-    if not skewed:
-        left, right = sorted((t.c, t.c + width * t.a))
-        bottom, top = sorted((t.f, t.f + height * t.e))
-        straight = Placement(crs, (abs(t.a), abs(t.e)), _facing(t), (left, bottom, right, top))
-        return _checked(path, straight)
-    corners = [(col, row) for col in (0, width) for row in (0, height)]
-    xs = [t.a * col + t.b * row + t.c for col, row in corners]
-    ys = [t.d * col + t.e * row + t.f for col, row in corners]
-    pixel = _rounded(hypot(t.a, t.d)), _rounded(hypot(t.b, t.e))
-    return _checked(path, Placement(crs, pixel, "rotated", (min(xs), min(ys), max(xs), max(ys))))
-
-
-def _facing(t: Affine) -> Orientation:
-    if t.a < 0:
-        return "mirrored"
-    return "north-up" if t.e < 0 else "south-up"
-
-
-def _by_points(path: Path, dataset: Any, crs: str) -> Placement:
-    points, _ = dataset.gcps
-    try:
-        t, width, height = calculate_default_transform(
-            crs, crs, dataset.width, dataset.height, gcps=points
-        )
-    except (RasterioError, ValueError) as error:
-        raise ImageError(
-            f"{path}: its {len(points)} ground control points do not say where it lies "
-            f"({' '.join(str(error).split())}); give it at least three that are not in a line"
-        ) from error
-    bounds = t.c, t.f + height * t.e, t.c + width * t.a, t.f
-    return _checked(path, Placement(crs, (_rounded(t.a), _rounded(-t.e)), "gcps", bounds))
-
-
-def _checked(path: Path, place: Placement) -> Placement:
-    """Pixels that a double cannot tell apart lie nowhere."""
     left, bottom, right, top = place.bounds
     far = max(map(abs, place.bounds))
     if not isfinite(far) or min(place.pixel) < far * 1e-14 or not (left < right and bottom < top):

@@ -120,11 +120,11 @@ def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
         place: the part of the grid that it reaches.
     """
     across, down = scale(header, place)
-    by = "GCP_POLYNOMIAL" if header.orientation == "gcps" else "GEOTRANSFORM"
     pixels = header.pixels
     return WarpedVRT(
         dataset,
         src_crs=CRS.from_wkt(header.crs),
+        src_transform=header.place.transform if header.place.by_points else None,
         crs=CRS.from_wkt(place.crs),
         transform=place.transform,
         height=place.window.height,
@@ -134,6 +134,5 @@ def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
         tolerance=TOLERANCE_PX,
         XSCALE=repr(across),
         YSCALE=repr(down),
-        SRC_METHOD=by,
         **pixels.warping,
     )
