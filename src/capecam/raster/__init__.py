@@ -2,7 +2,7 @@
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
-from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
+from capecam.raster.ground import ground_m, is_similar, ratio_to_model, unit_m
 from capecam.raster.header import Header
 from capecam.raster.headers import read_header, read_headers
 from capecam.raster.imagery import write_imagery
@@ -12,6 +12,7 @@ from capecam.raster.overview import write_overview
 from capecam.raster.percentiles import find_scale
 from capecam.raster.places import LayerReader
 from capecam.raster.reader import Reader
+from capecam.raster.remarks import Remark, remarks, remarks_on_place
 from capecam.raster.vrt import Layer, VrtTile, write_vrt
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Mosaic",
     "Product",
     "Reader",
+    "Remark",
     "Rules",
     "Source",
     "VrtTile",
@@ -36,7 +38,8 @@ __all__ = [
     "ratio_to_model",
     "read_header",
     "read_headers",
-    "sampling_warning",
+    "remarks",
+    "remarks_on_place",
     "unit_m",
     "why_not_cog",
     "write_image",
