@@ -43,7 +43,10 @@ def _fitting(natural: Sequence[int], most: int) -> list[int]:
 
 def _lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     wrapped = [
-        textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+        textwrap.wrap(
+            text, width, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False
+        )
+        or [""]
         for text, width in zip(row, widths, strict=True)
     ]
     return [

@@ -20,6 +20,8 @@ WIDE_PX = 5_000
 BLOCK_MB = 64
 """Of a decoded block; 512 x 512 RGB is 0.8."""
 
+MARKS = {"mask": "its mask", "alpha": "its alpha band"}
+
 SQUARE = 0.01
 """How far the sides of a pixel may differ, of their length."""
 
@@ -146,8 +148,8 @@ def _validity(header: Header) -> Iterator[Remark]:
         others.remove(pixels.validity)
     if pixels.validity != "nodata" and others:
         yield Remark(
-            f"has {' and '.join(others)} beside {_article(pixels.validity)}",
-            f"the {pixels.validity} alone says where there is imagery",
+            f"has {' and '.join(others)} beside {MARKS[pixels.validity]}",
+            f"{MARKS[pixels.validity]} alone says where there is imagery",
         )
     if pixels.validity == "nodata" and facts.lossy:
         yield Remark(
@@ -155,10 +157,6 @@ def _validity(header: Header) -> Iterator[Remark]:
             "values near nodata count as imagery; --collar auto finds a border of them",
             warning=True,
         )
-
-
-def _article(validity: str) -> str:
-    return {"mask": "a mask", "alpha": "an alpha band"}.get(validity, validity)
 
 
 def _storage(header: Header) -> Iterator[Remark]:
