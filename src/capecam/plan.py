@@ -12,8 +12,9 @@ from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.model import checkpoint_sha256
 from capecam.outputs import read_run
+from capecam.recorded import scale_before
 from capecam.run import anchor, share
-from capecam.settings import PIXEL_METHODS, Settings
+from capecam.settings import PIXEL_METHODS, Scale, Settings
 from capecam.sources import City, find_cells, open_city
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
@@ -94,7 +95,13 @@ def make_plan(settings: Settings) -> Plan:
         UsageError: there is no usable image.
     """
     before = (read_run(settings.out) if settings.out else None) or {}
-    city = open_city(settings.sources, anchor(settings, before), settings.mosaic, settings.imagery)
+    city = open_city(
+        settings.sources,
+        anchor(settings, before),
+        settings.mosaic,
+        settings.imagery,
+        settings.target_gsd_m,
+    )
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
     todo, failed = _compare(settings, city, cells, before)
@@ -145,7 +152,16 @@ def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs
         checkpoint,
         before["precision"] if precision == "auto" else precision,
         calibration.tops,
+        _scale(settings, before),
     )
+
+
+def _scale(settings: Settings, before: Mapping[str, Any]) -> Scale | None:
+    """Percentiles stay what they are where a run would look them up."""
+    wanted = settings.imagery.scale
+    if wanted is None or not wanted.percent or settings.run.recalibrate:
+        return wanted
+    return scale_before(before, wanted) or wanted
 
 
 def _memory_gb(cell: Cell, settings: Settings) -> float:

@@ -19,7 +19,7 @@ from capecam.maker import required
 from capecam.model import Model
 from capecam.outputs import RUN_JSON, read_run
 from capecam.qgis import lay_out_imagery
-from capecam.raster import gdal_settings
+from capecam.raster import gdal_settings, sampling_warning
 from capecam.record import Outcome, Record
 from capecam.report import write_report
 from capecam.settings import Settings
@@ -75,15 +75,23 @@ def run(
     with hold(out, settings.run.shard), gdal_settings():
         before = read_run(out) or {}
         city = open_city(
-            settings.sources, anchor(settings, before), settings.mosaic, settings.imagery
+            settings.sources,
+            anchor(settings, before),
+            settings.mosaic,
+            settings.imagery,
+            settings.target_gsd_m,
         )
+        if warning := sampling_warning(city.mosaic.grid, settings.model.gsd_m):
+            log.warning(warning)
         cells = find_cells(city, settings.tiling)
-        lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
         outcome = Outcome(out, dict(city.failures))
         with _workshop(settings, model) as workshop:
             outcome.workers = workshop.count
-            kept = {} if settings.run.recalibrate else before.get("calibration", {})
-            prepared = workshop.prepare(city, {**before, "calibration": kept})
+            if settings.run.recalibrate:
+                before = {**before, "calibration": {}, "scale": None}
+            prepared = workshop.prepare(city, before)
+            city = prepared.scaled(city)
+            lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
             prepared_at = time.perf_counter()
             outcome.stages["prepare"] = prepared_at - started - prepared.calibrated_s
             outcome.stages["calibrate"] = prepared.calibrated_s
@@ -188,7 +196,7 @@ def _note(made: Made, record: Record, ledger: Ledger, contents: Contents, outcom
         "image": cell.image,
         "status": "failed",
         "error": made.reason,
-        "basis": basis(cell, record.inputs),
+        "basis": basis(cell, record.inputs, record.seen(cell)),
         "images": record.images(cell, contents),
     }
     ledger.fail(cell, failure)
