@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 WIDTH = 100
-"""Characters of a line, where no word is longer."""
+"""Characters of a line."""
 
 GAP = "  "
 
@@ -27,7 +27,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH
 def facts(pairs: Sequence[tuple[str, str]], width: int = WIDTH) -> str:
     """A name and a text a line, which goes on under itself."""
     first = max(len(name) for name, _ in pairs)
-    rows = [_lines(pair, (first, max(width - first - len(GAP), 20))) for pair in pairs]
+    widths = first, max(width - first - len(GAP), 20)
+    rows = [_lines(pair, widths, whole=True) for pair in pairs]  # paths are there to be copied
     return "\n".join(line for row in rows for line in row)
 
 
@@ -41,10 +42,15 @@ def _fitting(natural: Sequence[int], most: int) -> list[int]:
     return widths
 
 
-def _lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+def _lines(row: Sequence[str], widths: Sequence[int], *, whole: bool = False) -> list[str]:
+    """Of one row; with ``whole``, words longer than their column stick out."""
     wrapped = [
         textwrap.wrap(
-            text, width, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False
+            text,
+            width,
+            subsequent_indent=" ",
+            break_long_words=not whole,
+            break_on_hyphens=False,
         )
         or [""]
         for text, width in zip(row, widths, strict=True)
