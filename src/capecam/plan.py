@@ -94,7 +94,13 @@ def make_plan(settings: Settings) -> Plan:
         UsageError: there is no usable image.
     """
     before = (read_run(settings.out) if settings.out else None) or {}
-    city = open_city(settings.sources, anchor(settings, before), settings.mosaic, settings.imagery)
+    city = open_city(
+        settings.sources,
+        anchor(settings, before),
+        settings.mosaic,
+        settings.imagery,
+        apart=not settings.run.in_process,
+    )
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
     todo, failed = _compare(settings, city, cells, before)

@@ -37,7 +37,8 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     """
     x, y = record["anchor"]
     rules = MosaicSettings(align=settings.mosaic.align)
-    return open_city(settings.sources, (x, y), rules, settings.imagery).mosaic
+    apart = not settings.run.in_process
+    return open_city(settings.sources, (x, y), rules, settings.imagery, apart=apart).mosaic
 
 
 def _found_again(path: str, before: str | None, out: Path) -> str:
@@ -51,7 +52,12 @@ def _found_again(path: str, before: str | None, out: Path) -> str:
         before: the run's folder, likewise.
         out: where that is now.
     """
-    if before is None or Path(before).is_absolute() or Path(path).is_absolute():
+    if (
+        path.startswith("/vsi")
+        or before is None
+        or Path(before).is_absolute()
+        or Path(path).is_absolute()
+    ):
         return path
     beside = os.path.normpath(out.resolve() / os.path.relpath(path, before))
     return beside if glob(beside, recursive=True) else path

@@ -75,7 +75,11 @@ def run(
     with hold(out, settings.run.shard), gdal_settings():
         before = read_run(out) or {}
         city = open_city(
-            settings.sources, anchor(settings, before), settings.mosaic, settings.imagery
+            settings.sources,
+            anchor(settings, before),
+            settings.mosaic,
+            settings.imagery,
+            apart=model is None and not settings.run.in_process,
         )
         cells = find_cells(city, settings.tiling)
         lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)

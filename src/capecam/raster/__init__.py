@@ -2,11 +2,13 @@
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
+from capecam.raster.fingerprint import files_of, fingerprint
 from capecam.raster.header import Header
-from capecam.raster.headers import read_header, read_headers
+from capecam.raster.headers import Rules, read_header, read_headers
 from capecam.raster.imagery import write_imagery
+from capecam.raster.locations import Location, VsiPath, location
 from capecam.raster.mosaic import Mosaic, Source, build_mosaic
-from capecam.raster.opening import gdal_settings, open_readonly
+from capecam.raster.opening import gdal_settings, open_image, open_readonly
 from capecam.raster.overview import write_overview
 from capecam.raster.places import LayerReader
 from capecam.raster.reader import Reader
@@ -19,13 +21,20 @@ __all__ = [
     "Header",
     "Layer",
     "LayerReader",
+    "Location",
     "Mosaic",
     "Product",
     "Reader",
+    "Rules",
     "Source",
     "VrtTile",
+    "VsiPath",
     "build_mosaic",
+    "files_of",
+    "fingerprint",
     "gdal_settings",
+    "location",
+    "open_image",
     "open_readonly",
     "read_header",
     "read_headers",

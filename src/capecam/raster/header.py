@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pyproj
 
 from capecam.errors import ImageError
+from capecam.raster.locations import Location
 from capecam.settings import ImagerySettings
 
 BANDS = (1, 2, 3)
@@ -20,7 +20,7 @@ BANDS = (1, 2, 3)
 class Header:
     """What an image file says about itself."""
 
-    path: Path
+    path: Location
     crs: str
     """WKT, verbatim."""
     corner: tuple[float, float]
@@ -36,7 +36,7 @@ class Header:
         return (crs_key(self.crs), *(f"{size:.7g}" for size in self.pixel))  # type: ignore[return-value]
 
 
-def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
+def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header:
     """That of an open dataset.
 
     Raises:

@@ -18,8 +18,9 @@ from rasterio.windows import Window as RasterWindow
 from capecam.errors import ImageError
 from capecam.grid import Window
 from capecam.raster.header import BANDS
+from capecam.raster.locations import in_words
 from capecam.raster.mosaic import Mosaic, Source
-from capecam.raster.opening import open_readonly
+from capecam.raster.opening import open_image
 
 WARP_TOLERANCE = 1e-6
 """Pixels by which a place may be off: a rougher approximation depends on what is read at once."""
@@ -69,7 +70,7 @@ class Reader:
         window: Window,
     ) -> None:
         """What can be decoded of a damaged image, a block of its file at a time."""
-        with suppress(RasterioError):
+        with suppress(RasterioError, ImageError):
             for block in _blocks(self._dataset(source), source.window, part):
                 with suppress(ImageError):
                     self._paste(source, block, pixels, valid, block.slices(window))
@@ -89,7 +90,7 @@ class Reader:
             found = dataset.read(BANDS, window=inside)
             usable = _valid(dataset, inside, found)
         except RasterioError as error:
-            message = " ".join(str(error.__cause__ or error).split())
+            message = in_words(source.header.path, error.__cause__ or error)
             raise ImageError(
                 f"{source.header.path}: cannot be decoded at rows {rows.start}-{rows.stop}, "
                 f"columns {cols.start}-{cols.stop} ({message}); deliver it again"
@@ -108,7 +109,7 @@ class Reader:
 
     def _opened(self, source: Source) -> list[Any]:
         """What has to be closed, the dataset to read from last."""
-        file = open_readonly(source.header.path)
+        file = open_image(source.header.path)
         return [file, self._reprojected(file, source)] if source.warped else [file]
 
     def _reprojected(self, dataset: Any, source: Source) -> WarpedVRT:
