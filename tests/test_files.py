@@ -7,7 +7,6 @@ import resource
 import socket
 import struct
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -77,17 +76,15 @@ def test_what_is_no_tiff_is_called_what_it_is(tmp_path: Path, name: str) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, monkeypatch) -> None:
     write_tif(tmp_path / "good.tif", blobs(40, 40))
     os.mkfifo(tmp_path / "pipe.tif")
     (tmp_path / "folder.tif").mkdir()
     (tmp_path / "dangling.tif").symlink_to("nowhere.tif")
     (tmp_path / "loop.tif").symlink_to("loop.tif")
-    here = os.getcwd()
-    os.chdir(tmp_path)  # the path of a socket is short
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket.tif")
-    os.chdir(here)
     failures = open_city([str(tmp_path)], None).failures
     expected = {
         "pipe": "a pipe (FIFO)", "folder": "is a folder", "socket": "is a socket",

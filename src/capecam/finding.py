@@ -75,7 +75,7 @@ class _Search:
 
     def expand(self, source: str) -> bool:
         """Look for what one source means; False if there is nothing."""
-        if "\0" in source:
+        if not source or "\0" in source:
             return False
         place = location(source)
         if isinstance(place, VsiPath):
