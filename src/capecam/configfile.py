@@ -65,7 +65,9 @@ def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
 
 
 def _place_source(source: str, placed: Callable[[str], str]) -> str:
-    """Of ``@list.txt``, the path behind the @."""
+    """Of ``@list.txt``, the path behind the @; GDAL's virtual paths stay as they are."""
+    if source.startswith("/vsi"):
+        return source
     at = "@" if source.startswith("@") else ""
     return at + placed(source.removeprefix("@"))
 

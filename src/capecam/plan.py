@@ -101,6 +101,7 @@ def make_plan(settings: Settings) -> Plan:
         settings.mosaic,
         settings.imagery,
         settings.target_gsd_m,
+        apart=not settings.run.in_process,
     )
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
