@@ -14,7 +14,7 @@ LAYERS = [
     {"grid"},
     {"attribution", "graph"},
     {"settings", "ledger", "lock", "vectorfiles"},
-    {"styles", "configfile"},
+    {"styles", "configfile", "weights", "network"},
     {"raster", "interest", "board"},
     {"sources", "model", "changes"},
     {"batch", "backward", "recorded"},
