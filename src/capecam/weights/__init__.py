@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from capecam.errors import CheckpointError
-from capecam.weights.records import Record, check_crc32, zip_records
+from capecam.weights.records import Record, check_crc32, check_plain, zip_records
 from capecam.weights.symbols import LIMIT_BYTES, Described, follow
 from capecam.weights.tensors import DTYPES, item_sizes, lay_over, layouts
 
@@ -183,6 +183,7 @@ def _read_zip(data: mmap.mmap) -> dict[str, Tensor]:
             "refused, because it is a TorchScript archive, which holds code; save its weights: "
             "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
         )
+    check_plain(records)
     order = records.get(f"{top}/byteorder")
     if order is not None and data[order.start : order.end] != b"little":
         raise CheckpointError("written on a big-endian machine; save it again on another")

@@ -32,6 +32,8 @@ class Record:
     size: int
     crc32: int = 0
     """Of its bytes; 0: not known."""
+    plain: bool = True
+    """It is stored as it is, and not compressed or encrypted."""
 
     @property
     def end(self) -> int:
@@ -40,10 +42,10 @@ class Record:
 
 
 def zip_records(data: mmap) -> dict[str, Record]:
-    """Members by name, each stored as it is, and none on top of another.
+    """Members by name, none on top of another.
 
     Raises:
-        CheckpointError: it is damaged, or has members that PyTorch would not write.
+        CheckpointError: it is damaged.
     """
     try:
         records = dict(_members(data))
@@ -51,6 +53,21 @@ def zip_records(data: mmap) -> dict[str, Record]:
         raise CheckpointError(f"damaged or not a zip archive ({error})") from error
     _check_apart(records, len(data))
     return records
+
+
+def check_plain(records: dict[str, Record]) -> None:
+    """Is each member stored as it is?
+
+    Raises:
+        CheckpointError: one is not, so that its size could be anything.
+    """
+    for name, record in records.items():
+        if not record.plain:
+            raise CheckpointError(
+                f"refused, because its member {name[:80]!r} is compressed or encrypted, as "
+                "PyTorch never writes it; load it where it comes from, and save the state_dict "
+                "again"
+            )
 
 
 def check_crc32(data: mmap, record: Record, what: str) -> None:
@@ -78,11 +95,11 @@ def _members(data: mmap) -> Iterator[tuple[str, Record]]:
         name = data[start + 46 : start + 46 + n].decode()
         extra = data[start + 46 + n : start + 46 + n + m]
         bare, packed, at = _wide(extra, (bare, packed, at))
-        _check_plain(name, flags, method, packed == bare)
+        plain = not method and packed == bare and not flags & 1
         if name in seen:
             raise CheckpointError(f"holds {name[:80]!r} twice; save the weights again")
         seen.add(name)
-        yield name, Record(_content(data, at), bare, crc)
+        yield name, Record(_content(data, at), packed, crc, plain)
         start += 46 + n + m + k
 
 
@@ -113,14 +130,6 @@ def _wide(extra: bytes, values: tuple[int, int, int]) -> tuple[int, int, int]:
     found = iter(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
     bare, packed, at = (next(found, v) if v == UNKNOWN else v for v in values)
     return bare, packed, at
-
-
-def _check_plain(name: str, flags: int, method: int, same: bool) -> None:
-    if method or not same or flags & 1:
-        raise CheckpointError(
-            f"refused, because its member {name[:80]!r} is compressed or encrypted, as PyTorch "
-            "never writes it; load it where it comes from, and save the state_dict again"
-        )
 
 
 def _content(data: mmap, at: int) -> int:
