@@ -13,7 +13,7 @@ LAYERS = [
     {"children"},
     {"grid", "vectorformats"},
     {"attribution", "graph"},
-    {"settings", "ledger", "lock", "vectorfiles"},
+    {"settings", "ledger", "lock", "vectorfiles", "yamlfile"},
     {"styles", "configfile", "weights", "network"},
     {"raster", "interest", "board"},
     {"sources", "model", "changes"},
