@@ -11,10 +11,10 @@ PACKAGE = Path(capecam.__file__).parent
 LAYERS = [
     {"errors"},
     {"children"},
-    {"grid", "draw"},
+    {"grid", "draw", "vectorformats"},
     {"attribution", "graph"},
-    {"settings", "ledger", "lock", "vectorfiles"},
-    {"styles", "configfile"},
+    {"settings", "ledger", "lock", "vectorfiles", "yamlfile"},
+    {"styles", "configfile", "weights", "network"},
     {"raster", "interest", "board"},
     {"finding"},
     {"sources", "model", "changes"},

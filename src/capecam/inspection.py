@@ -9,9 +9,10 @@ from capecam.attribution import GUIDED
 from capecam.engine import Engine
 from capecam.finding import SUFFIXES
 from capecam.graph import why_not_guided
-from capecam.model import HEAD, channel_count, describe, load_model, read_weights
+from capecam.model import HEAD, channel_count, describe, load_model
 from capecam.raster import read_header
 from capecam.settings import ModelSettings
+from capecam.weights import read_weights
 
 PROBE_PX = 320
 """Tile at which the target layer's shape is given."""
