@@ -11,11 +11,12 @@ from capecam.attribution import GUIDED
 from capecam.columns import facts, table
 from capecam.engine import Engine
 from capecam.errors import ImageError
+from capecam.finding import SUFFIXES
 from capecam.graph import why_not_guided
-from capecam.model import HEAD, channel_count, describe, load_model, read_weights
+from capecam.model import HEAD, channel_count, describe, load_model
 from capecam.raster import Remark, ground_m, read_header, remarks
 from capecam.settings import ModelSettings, Settings
-from capecam.sources import SUFFIXES
+from capecam.weights import read_weights
 
 COLUMNS = "unusual", "what a run does"
 
@@ -63,7 +64,7 @@ def inspect_path(path: Path, settings: Settings) -> Inspection:
     if path.suffix.lower() not in SUFFIXES:
         return Inspection(inspect_checkpoint(path, settings.model))
     try:
-        header = read_header(path, settings.imagery)
+        header = read_header(path, settings.imagery, apart=True)
     except ImageError as error:
         return Inspection({"raster": str(path), **error.facts}, refusal=str(error))
     width, height = ground_m(header)

@@ -81,6 +81,7 @@ def run(
             settings.mosaic,
             settings.imagery,
             settings.target_gsd_m,
+            apart=model is None and not settings.run.in_process,
         )
         for kind in unusual(city, settings):
             if kind.warning:

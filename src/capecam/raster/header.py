@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from capecam.errors import ImageError
 from capecam.raster.bands import Pixels, pixels_of
 from capecam.raster.crs import crs_key, crs_of_file
 from capecam.raster.facts import Facts
+from capecam.raster.locations import Location
 from capecam.raster.placement import Orientation, Placement, placement_of
 from capecam.settings import ImagerySettings
 
@@ -18,7 +18,7 @@ from capecam.settings import ImagerySettings
 class Header:
     """What an image file says about itself."""
 
-    path: Path
+    path: Location
     place: Placement
     """Where it lies."""
     pixels: Pixels
@@ -69,7 +69,7 @@ class Header:
         return crs_key(self.crs), *_digits(self.pixel)
 
 
-def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
+def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header:
     """That of an open dataset.
 
     Raises:

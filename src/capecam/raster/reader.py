@@ -17,7 +17,7 @@ from capecam.grid import Window
 from capecam.raster.bands import COLORS
 from capecam.raster.decoder import Decoder, to_bytes
 from capecam.raster.mosaic import Mosaic, Source
-from capecam.raster.opening import open_readonly
+from capecam.raster.opening import open_image
 from capecam.raster.warping import straightened
 from capecam.settings import Scale
 
@@ -92,7 +92,7 @@ class Reader:
         window: Window,
     ) -> None:
         """What can be decoded of a damaged image, a block of its file at a time."""
-        with suppress(RasterioError):
+        with suppress(RasterioError, ImageError):
             for block in _blocks(self._decoder(source).dataset, source.window, part):
                 with suppress(ImageError):
                     self._paste(source, block, pixels, valid, block.slices(window))
@@ -128,7 +128,7 @@ class Reader:
         return self._open[source.name].decoder
 
     def _opened(self, source: Source) -> _Opened:
-        file, pixels = open_readonly(source.header.path), source.header.pixels
+        file, pixels = open_image(source.header.path), source.header.pixels
         if not source.warped:
             return _Opened((file,), Decoder.of(file, pixels, file))
         straight = straightened(file, source.header, self.mosaic.grid.crop(source.window))
