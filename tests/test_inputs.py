@@ -213,8 +213,8 @@ def test_one_band_is_a_picture_only_where_that_is_said(tmp_path: Path) -> None:
     found, valid, _ = look(path, bands="gray")
     assert np.array_equal(valid, ~hole())
     assert np.array_equal(found, scene()[[2, 2, 2]] * ~hole())
-    plain(path, scene()[:1], photometric="MINISWHITE")
-    refused(path, "negative", bands="gray")
+    for bands in ("gray", "auto"):
+        refused(plain(path, scene(), photometric="MINISWHITE"), "is a negative", bands=bands)
 
 
 def with_palette(path: Path, index: np.ndarray, colors: dict, **profile) -> Path:
