@@ -12,12 +12,14 @@ from cities import CORNER, CRS, GSD, blobs, write_tif
 from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine, from_origin
 
+from capecam.configfile import load
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
-from capecam.raster import Reader, ground_m, ratio_to_model, read_header, sampling_warning
+from capecam.raster import Reader, ground_m, ratio_to_model, read_header
 from capecam.raster.crs import crs_key
 from capecam.settings import ImagerySettings, ModelSettings, MosaicSettings, Settings
 from capecam.sources import open_city
+from capecam.unusual import unusual
 from capecam.vectors import pixel_area_m2
 
 WARP = MosaicSettings(align="warp")
@@ -351,8 +353,10 @@ def test_imagery_unlike_the_models_is_warned_of(tmp_path: Path) -> None:
     write_tif(tmp_path / "feet.tif", blobs(50, 50), crs="EPSG:2263", transform=feet)
 
     def warning(name: str, gsd_m: float | None, target: float | None = None) -> str | None:
-        mosaic = open_city([str(tmp_path / name)], None, gsd_m=target).mosaic
-        return sampling_warning(mosaic.grid, gsd_m)
+        city = open_city([str(tmp_path / name)], None, gsd_m=target)
+        rules = load(None, {"model.gsd_m": gsd_m, "mosaic.gsd": "model" if target else "native"})
+        (found, *_) = [*(k for k in unusual(city, rules) if "trained on" in k.what), None]
+        return None if found is None else str(found)
 
     assert warning("degrees.tif", 0.08) is None
     assert warning("feet.tif", None) is None

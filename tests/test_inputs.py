@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
-from cities import CRS, blobs, colours_model, write_tif
+from cities import CORNER, CRS, GSD, blobs, colours_model, write_tif
+from commands import capecam
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
+from capecam.columns import facts, table
 from capecam.configfile import load
 from capecam.errors import UsageError
 from capecam.grid import Window
+from capecam.inspection import inspect_path
 from capecam.outputs import RunOutput
 from capecam.plan import make_plan
 from capecam.raster import Mosaic, Reader, find_scale
@@ -209,8 +213,8 @@ def test_one_band_is_a_picture_only_where_that_is_said(tmp_path: Path) -> None:
     found, valid, _ = look(path, bands="gray")
     assert np.array_equal(valid, ~hole())
     assert np.array_equal(found, scene()[[2, 2, 2]] * ~hole())
-    plain(path, scene()[:1], photometric="MINISWHITE")
-    refused(path, "negative", bands="gray")
+    for bands in ("gray", "auto"):
+        refused(plain(path, scene(), photometric="MINISWHITE"), "is a negative", bands=bands)
 
 
 def with_palette(path: Path, index: np.ndarray, colors: dict, **profile) -> Path:
@@ -446,12 +450,15 @@ def made(folder: Path, **options) -> tuple[set[str], str]:
     return planned, json.loads((folder / "out" / "run.json").read_text())["scale"]
 
 
-def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path) -> None:
+def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path, caplog) -> None:
     values = blobs(*SHAPE).astype(np.uint16) * 20
     write_tif(tmp_path / "in" / "a.tif", values, 0, **GREY)
     write_tif(tmp_path / "in" / "b.tif", values[::-1], SHAPE[1], **GREY)
     write_tif(tmp_path / "in" / "bytes.tif", scene(), 0, 300)
-    cells, scale = made(tmp_path)
+    cells, scale = made(tmp_path, model__gsd_m=0.2)
+    warnings = [record.message for record in caplog.records if "trained on" in record.message]
+    assert len(warnings) == 1
+    assert "(3: a, b, bytes): objects look 2.5 times larger" in warnings[0]
     assert (cells, scale) == ({"a", "b", "bytes"}, found_in(np.stack([values, values[::-1]])))
 
     out = RunOutput.open(tmp_path / "out")
@@ -468,9 +475,9 @@ def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path) -> None:
     )
 
     write_tif(tmp_path / "in" / "bright.tif", values * 3, 0, 600, **GREY)
-    assert made(tmp_path) == ({"bright"}, scale)
+    assert made(tmp_path, model__gsd_m=0.2) == ({"bright"}, scale)
     for options in ({"run__recalibrate": True}, {"imagery__scale": "0,9000"}):
-        again = make_plan(settings(tmp_path, **options)).todo
+        again = make_plan(settings(tmp_path, model__gsd_m=0.2, **options)).todo
         assert set(again) >= {"a", "b", "bright"}
     assert "changed: reading.a.scale" in again["a"]
     assert "bytes" not in again
@@ -479,3 +486,119 @@ def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path) -> None:
 def found_in(values: np.ndarray) -> str:
     low, high = np.percentile(values, [2, 98], method="inverted_cdf")
     return f"{low},{high}"
+
+
+def place(dx: float = GSD, dy: float = GSD) -> Affine:
+    return Affine(dx, 0, CORNER[0], 0, -dy, CORNER[1])
+
+
+BOTH = {"alpha": "YES", "nodata": 9}
+CITY = {"model.gsd_m": 0.08}
+UNUSUAL: dict[str, tuple[Callable[[Path], Path], dict, str, str]] = {
+    "order": (bgra, {}, "in the order blue, green, red, alpha", "bands 3, 2, 1 are read as red"),
+    "more bands": (STORED["a fourth band"], {}, r"more bands .* 4 .undefined.", "leaves them out"),
+    "no colours": (
+        lambda p: plain(p, **GREY), {}, "does not say which bands are red", "--bands R,G,B",
+    ),
+    "grey": (
+        lambda p: plain(p, scene()[:1], **GREY), {"imagery.bands": "gray"}, "is read as grey",
+        "band 1 is red, green and blue",
+    ),
+    "16 bits": (
+        lambda p: plain(p, scene("uint16")), {"imagery.scale": "2%,98%"}, "pixels are uint16",
+        "percentiles 2% and 98% of the whole mosaic .* found by the first run",
+    ),
+    "8 bits": (plain, {"imagery.scale": "0,9"}, "pixels are uint8", "--scale is for other types"),
+    "both": (
+        lambda p: plain(p, with_alpha(scene()), **BOTH), {}, "has nodata beside its alpha band",
+        "its alpha band alone says",
+    ),
+    "jpeg": (lambda p: plain(p, **JPEG, nodata=0), {}, "compression that changes", "--collar auto"),
+    "no CRS": (
+        lambda p: plain(p, crs=None), {"imagery.crs": CRS}, "says no CRS",
+        "ESRI:102562. is assigned",
+    ),
+    "south-up": (
+        lambda p: plain(p, transform=place(dy=-GSD)), {"mosaic.align": "warp"}, "is south-up",
+        "is straightened",
+    ),
+    "degrees": (
+        lambda p: plain(p, crs="EPSG:4326", transform=Affine(8.6e-7, 0, 18.4, 0, -7.2e-7, -33.9)),
+        {}, "coordinates in degrees", "on the ellipsoid",
+    ),
+    "feet": (
+        lambda p: plain(p, crs="EPSG:2263", transform=Affine(0.26, 0, 98e4, 0, -0.26, 2e5)), {},
+        "a unit of 0.304801 m", "converted to metres",
+    ),
+    "large": (
+        plain, {"tiling.size": 50, "tiling.overlap": 0, "tiling.cell_size": 100},
+        "larger than 100 px", "in about 6 parts",
+    ),
+    "oblong": (
+        lambda p: plain(p, transform=place(0.07, 0.09)), {}, "not square: 0.07 x 0.09 m",
+        "stretched",
+    ),
+    "coarse": (
+        lambda p: plain(p, transform=place(0.12, 0.12)), CITY,
+        "pixels of 0.12 m on the ground; the model was trained on 0.08 m",
+        "objects look 1.5 times smaller .*--gsd model",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_unusual_is_said_and_what_a_run_does(tmp_path: Path, name: str) -> None:
+    make, options, what, does = UNUSUAL[name]
+    found = inspect_path(make(tmp_path / "a.tif"), load(None, options))
+    assert found.exit_code == 0
+    remarks = found.remarks or ()
+    assert len([r for r in remarks if re.search(what, r.what) and re.search(does, r.does)]) == 1
+    assert max(map(len, found.to_text().splitlines()[2:])) <= 100
+
+
+def test_nothing_is_unusual_about_8_cm_rgb(tmp_path: Path) -> None:
+    for profile in ({}, {"mask": ~hole()}, JPEG, {"alpha": "YES", "pixels": opaque(scene(), 255)}):
+        path = plain(tmp_path / "a.tif", **{**BLOCKS, **profile})
+        found = inspect_path(path, load(None, CITY))
+        assert found.remarks == ()
+        assert "nothing unusual" in found.to_text()
+
+
+def test_an_image_that_is_refused_is_described_all_the_same(tmp_path: Path) -> None:
+    path = plain(tmp_path / "a.tif", scene("uint16"))
+    done = capecam("inspect", path, code=2)
+    assert "type               uint16" in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert "expected uint8; say which values" in done.stderr
+    path.write_text("no image")
+    assert "a.tif: not a readable GeoTIFF" in str(inspect_path(path, load(None)).refusal)
+
+
+def test_plan_says_what_is_unusual_kind_by_kind(tmp_path: Path) -> None:
+    for n in range(5):
+        write_tif(tmp_path / "in" / f"{n}.tif", scene(), SHAPE[1] * n, 0, photometric="RGB")
+        bgra(tmp_path / "in" / f"bgra{n}.tif")
+    for n in range(2):
+        plain(tmp_path / "in" / f"deep{n}.tif", scene("uint16"))
+    plan = make_plan(load(None, {"sources": [str(tmp_path / "in")]}))
+    refused, order = plan.unusual
+    assert (refused.images, order.images) == (
+        ("deep0", "deep1"),
+        tuple(f"bgra{n}" for n in range(5)),
+    )
+    assert refused.what == "pixels are uint16, expected uint8"
+    assert refused.does.startswith("leaves it out; say which values")
+    assert "5: bgra0, bgra1, bgra2, ..." in plan.to_text()
+    assert json.loads(json.dumps(plan.to_json()))["unusual"][1]["images"] == list(order.images)
+
+
+def test_tables_line_up_and_stay_within_their_width() -> None:
+    long = "words " * 40
+    text = table(("one", "two", "three"), [("a", "b", long), ("c" * 30, long, "d")], 60)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[1].split("  ") == ["-" * n for n in (len(part) for part in lines[1].split("  "))]
+    second = lines[0].index("two")
+    assert all(line[second - 2 : second] in ("  ", "") for line in lines)
+    assert text.count("words") == 80
+    assert facts([("a", "b"), ("long name", "c")]).splitlines() == ["a          b", "long name  c"]

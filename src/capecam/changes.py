@@ -71,6 +71,8 @@ def basis(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> dict[str, Any
         ),
         "calibration": inputs.tops,
     }
+    if settings.imagery.collar != "none":
+        tree["collar"] = settings.imagery.collar
     if reading := {s.name: how for s in images if (how := _reading(s, inputs.scale))}:
         tree["reading"] = reading
     plain: dict[str, Any] = json.loads(json.dumps(tree))
@@ -81,8 +83,13 @@ def _reading(source: Source, scale: Scale | None) -> dict[str, Any]:
     """How an image is read, beyond what holds for ordinary ones: so settings that it does not
     depend on make no cell again, and cells made before there were such settings stay.
     """
-    pixels = source.header.pixels
-    return pixels.peculiarities | ({"scale": str(scale)} if pixels.scaled else {})
+    header = source.header
+    found = dict(header.pixels.peculiarities)
+    if header.pixels.scaled:
+        found["scale"] = str(scale)
+    if header.crs_assigned:
+        found["crs"] = header.crs
+    return found
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from capecam.raster import find_scale
 from capecam.recorded import scale_before
 from capecam.settings import Scale, Settings
 from capecam.sources import City
+
+log = logging.getLogger(__name__)
 
 PRECISION_TILES = 16
 """Of the calibration's sample, on which the precision is chosen."""
@@ -217,8 +220,15 @@ def _scale(settings: Settings, city: City, before: Mapping[str, Any]) -> Scale |
         return None
     if not wanted.percent:
         return wanted
-    known = scale_before(before, wanted)
-    return known or find_scale(city.mosaic, wanted, settings.explain.seed)
+    if known := scale_before(before, wanted):
+        return known
+    try:
+        return find_scale(city.mosaic, wanted, settings.explain.seed)
+    except UsageError as error:
+        if len(city.mosaic.scaled) == len(city.mosaic.sources):
+            raise
+        log.warning("%s", error)  # cells that need the scale fail; the others do not
+        return None
 
 
 def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -> int:

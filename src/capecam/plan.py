@@ -15,6 +15,7 @@ from capecam.recorded import scale_before
 from capecam.run import anchor, share
 from capecam.settings import PIXEL_METHODS, Scale, Settings
 from capecam.sources import City, find_cells, open_city
+from capecam.unusual import Kind, kinds_table, unusable, unusual
 from capecam.weights import checkpoint_sha256
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
@@ -43,6 +44,8 @@ class Plan:
     failures: dict[str, str]
     """Images that cannot be used, and cells that failed before and would be left alone."""
     shifted: dict[str, tuple[float, float]]
+    unusual: tuple[Kind, ...]
+    """What is unusual about images, those that cannot be used first."""
     size: tuple[int, int]
     """Of the mosaic in pixels: width, height."""
     host_memory_gb: float
@@ -82,10 +85,9 @@ class Plan:
             if rate
             else "time      unknown: nothing has been measured into this folder yet"
         )
-        lines += [f"shifted   {name}: {dx}, {dy} px" for name, (dx, dy) in self.shifted.items()]
-        lines += [f"unusable  {name}: {reason}" for name, reason in self.failures.items()]
+        lines += ["", kinds_table(self.unusual), ""]
         lines += [f"make      {n}: {self.cells[n]} tiles; {why}" for n, why in self.todo.items()]
-        return "\n".join(lines)
+        return "\n".join(lines).rstrip()
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -114,6 +116,7 @@ def make_plan(settings: Settings) -> Plan:
         todo,
         city.failures | failed,
         {s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},
+        (*unusable(city.failures), *unusable(failed), *unusual(city, settings)),
         (window.width, window.height),
         max((_memory_gb(cell, settings) for cell in cells), default=0.0),
         _costs([cell for cell in cells if cell.name in todo], settings),

@@ -19,11 +19,12 @@ from capecam.maker import required
 from capecam.model import Model
 from capecam.outputs import RUN_JSON, read_run
 from capecam.qgis import lay_out_imagery
-from capecam.raster import gdal_settings, sampling_warning
+from capecam.raster import gdal_settings
 from capecam.record import Outcome, Record
 from capecam.report import write_report
 from capecam.settings import Settings
 from capecam.sources import find_cells, open_city
+from capecam.unusual import unusual
 from capecam.workers import InProcess, Made, Processes, Workshop, devices
 
 log = logging.getLogger(__name__)
@@ -82,8 +83,9 @@ def run(
             settings.target_gsd_m,
             apart=model is None and not settings.run.in_process,
         )
-        if warning := sampling_warning(city.mosaic.grid, settings.model.gsd_m):
-            log.warning(warning)
+        for kind in unusual(city, settings):
+            if kind.warning:
+                log.warning("%s", kind)
         cells = find_cells(city, settings.tiling)
         outcome = Outcome(out, dict(city.failures))
         with _workshop(settings, model) as workshop:

@@ -3,7 +3,7 @@
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
 from capecam.raster.fingerprint import files_of, fingerprint
-from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
+from capecam.raster.ground import ground_m, is_similar, ratio_to_model, unit_m
 from capecam.raster.header import Header
 from capecam.raster.headers import HeaderRules, read_header, read_headers
 from capecam.raster.imagery import write_imagery
@@ -14,6 +14,7 @@ from capecam.raster.overview import write_overview
 from capecam.raster.percentiles import find_scale
 from capecam.raster.places import LayerReader
 from capecam.raster.reader import Reader
+from capecam.raster.remarks import Remark, remarks, remarks_on_place
 from capecam.raster.vrt import Layer, VrtTile, write_vrt
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Mosaic",
     "Product",
     "Reader",
+    "Remark",
     "Source",
     "VrtTile",
     "VsiPath",
@@ -45,7 +47,8 @@ __all__ = [
     "ratio_to_model",
     "read_header",
     "read_headers",
-    "sampling_warning",
+    "remarks",
+    "remarks_on_place",
     "unit_m",
     "why_not_cog",
     "write_image",

@@ -19,9 +19,7 @@ COLORS = ("red", "green", "blue")
 PLAIN = ("gray", "undefined")
 """Colour interpretations that say nothing."""
 
-TAKEN = {
-    None: "", "0": "white is zero", "1": "", "2": "", "3": "", "6": "YCbCr",
-}  # fmt: skip
+TAKEN = (None, "0", "1", "2", "3", "6")
 """Photometric interpretations (TIFF tag 262) that are grey, RGB, palette, or decoded to RGB."""
 
 FOREIGN = {
@@ -29,6 +27,12 @@ FOREIGN = {
     "32844": "LogL", "32845": "LogLuv", "34892": "linear raw",
 }  # fmt: skip
 """Those that are none. GDAL makes RGB of some of them, by formulas that know no colour profile."""
+
+NO_COLORS = (
+    "alpha", "palette", "hue", "saturation", "lightness", "cyan", "magenta", "yellow", "black", "Y",
+    "Cb", "Cr",
+)  # fmt: skip
+"""Bands that cannot be red, green or blue."""
 
 MULTISPECTRAL = 5
 """From so many bands on, the first three are as often blue, green, red, or coastal, blue, green."""
@@ -109,7 +113,7 @@ def pixels_of(path: Location, dataset: Any, settings: ImagerySettings) -> Pixels
     """
     _check_photometric(path, dataset)
     kinds = [kind.name for kind in dataset.colorinterp]
-    bands = _bands(path, dataset, kinds, settings)
+    bands = _bands(path, kinds, settings)
     alpha = kinds.index("alpha") + 1 if "alpha" in kinds else None
     dtype = _dtype(path, dataset, bands)
     nodata = tuple(dataset.nodatavals[band - 1] for band in bands)
@@ -147,11 +151,13 @@ def _check_photometric(path: Location, dataset: Any) -> None:
         foreign = "YCbCr without JPEG"
     if foreign:
         raise ImageError(f"{path}: its colours are {foreign}, not RGB; convert it to RGB")
+    if structure.get("MINISWHITE") == "YES" and dataset.colorinterp[0].name != "palette":
+        raise ImageError(
+            f"{path}: is a negative (photometric interpretation: white is zero); invert it"
+        )
 
 
-def _bands(
-    path: Location, dataset: Any, kinds: Sequence[str], settings: ImagerySettings
-) -> tuple[int, int, int]:
+def _bands(path: Location, kinds: Sequence[str], settings: ImagerySettings) -> tuple[int, int, int]:
     wanted = settings.bands
     if wanted == "palette":
         if kinds[0] != "palette":
@@ -161,20 +167,16 @@ def _bands(
             )
         return 1, 1, 1
     if wanted == "gray":
-        return _gray(path, dataset, kinds)
+        return _gray(path, kinds)
     if wanted == "auto":
-        return _automatic(path, dataset, kinds)
+        return _automatic(path, kinds)
     return _chosen(path, kinds, wanted)
 
 
-def _gray(path: Location, dataset: Any, kinds: Sequence[str]) -> tuple[int, int, int]:
+def _gray(path: Location, kinds: Sequence[str]) -> tuple[int, int, int]:
     if kinds[0] == "palette":
         raise ImageError(
             f"{path}: band 1 has a colour table, its values are no greys; use --bands palette"
-        )
-    if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
-        raise ImageError(
-            f"{path}: is a negative (photometric interpretation: white is zero); invert it"
         )
     return _chosen(path, kinds, (1, 1, 1))
 
@@ -188,7 +190,7 @@ def _chosen(
             raise ImageError(
                 f"{path}: there is no band {band} (--bands), only {_count(kinds)}: {_listed(kinds)}"
             )
-        if kinds[band - 1] in ("alpha", "palette"):
+        if kinds[band - 1] in NO_COLORS:
             raise ImageError(
                 f"{path}: band {band} is {kinds[band - 1]}, no colour (--bands); its bands are "
                 f"{_listed(kinds)}"
@@ -196,7 +198,7 @@ def _chosen(
     return wanted
 
 
-def _automatic(path: Location, dataset: Any, kinds: Sequence[str]) -> tuple[int, int, int]:
+def _automatic(path: Location, kinds: Sequence[str]) -> tuple[int, int, int]:
     """By colour interpretation; else the first three, where there is hardly another way."""
     if all(kinds.count(color) == 1 for color in COLORS):
         red, green, blue = (kinds.index(color) + 1 for color in COLORS)
@@ -207,8 +209,7 @@ def _automatic(path: Location, dataset: Any, kinds: Sequence[str]) -> tuple[int,
             f"{path}: has {_count(kinds)} ({_listed(kinds)}), expected red, green and blue; "
             f"use --bands {cure} if that is meant"
         )
-    negative = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
-    if negative or len(kinds) >= MULTISPECTRAL or any(kind not in PLAIN for kind in kinds[:3]):
+    if len(kinds) >= MULTISPECTRAL or any(kind not in PLAIN for kind in kinds[:3]):
         raise ImageError(
             f"{path}: does not say which of its {_count(kinds)} are red, green and blue "
             f"({_listed(kinds)}); name them with --bands R,G,B"

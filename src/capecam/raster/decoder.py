@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from capecam.raster.bands import Pixels
@@ -20,13 +22,18 @@ class Decoder:
     dataset: Any
     pixels: Pixels
     """How."""
+    masks: tuple[int, ...]
+    """Bands whose masks count; one where they have it in common, which would be read thrice."""
     table: NDArray[np.uint8] | None = None
     """(N, 4) red, green, blue and alpha by value, of a palette."""
 
     @classmethod
     def of(cls, dataset: Any, pixels: Pixels, table_of: Any) -> Self:
         """That of a dataset, with the colour table of the file that it was made of."""
-        return cls(dataset, pixels, colour_table(table_of) if pixels.palette else None)
+        flags = dataset.mask_flag_enums[pixels.bands[0] - 1]
+        distinct = tuple(dict.fromkeys(pixels.bands))
+        masks = distinct[:1] if MaskFlags.per_dataset in flags else distinct
+        return cls(dataset, pixels, masks, colour_table(table_of) if pixels.palette else None)
 
     def read(self, window: RasterWindow) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Values (3, height, width) as stored, or colours of a palette; validity (height, width).
@@ -66,8 +73,15 @@ class Decoder:
 
 
 def colour_table(dataset: Any) -> NDArray[np.uint8]:
-    """(N, 4) red, green, blue and alpha by value of band 1; what it lacks has alpha 0."""
-    colours: dict[int, tuple[int, ...]] = dataset.colormap(1)
+    """(N, 4) red, green, blue and alpha by value of band 1; what it lacks has alpha 0.
+
+    Raises:
+        RasterioError: it has none, though it says that it is a palette.
+    """
+    try:
+        colours: dict[int, tuple[int, ...]] = dataset.colormap(1)
+    except ValueError as error:
+        raise RasterioError("its colour table is missing") from error
     table = np.zeros((max(colours) + 1, 4), np.uint8)
     for value, colour in colours.items():
         table[value] = colour

@@ -9,7 +9,6 @@ import numpy as np
 import pyproj
 from numpy.typing import NDArray
 
-from capecam.grid import Grid
 from capecam.raster.crs import is_in_degrees, metres_a_unit
 from capecam.raster.header import Header
 
@@ -64,29 +63,6 @@ def ratio_to_model(header: Header, gsd_m: float) -> float:
 def is_similar(ratio: float) -> bool:
     """Whether a resolution is near enough to another not to matter."""
     return 1 / SIMILAR <= ratio <= SIMILAR
-
-
-def sampling_warning(grid: Grid, gsd_m: float | None) -> str | None:
-    """What it does to results that the mosaic's resolution is not the model's; None: it is.
-
-    Args:
-        grid: of the mosaic.
-        gsd_m: edge of a pixel in training; None: nobody has said.
-    """
-    if gsd_m is None:
-        return None
-    w = grid.window
-    middle = grid.xy(w.col + w.width // 2, w.row + w.height // 2)
-    width, height = grid.pixel * unit_m(grid.crs, np.array([middle]))[0]
-    size_m = sqrt(width * height)
-    if is_similar(size_m / gsd_m):
-        return None
-    times, how = max(size_m / gsd_m, gsd_m / size_m), "smaller" if size_m > gsd_m else "larger"
-    return (
-        f"the imagery has pixels of {size_m:.3g} m on the ground and the model was trained on "
-        f"{gsd_m:g} m, so that objects look {times:.2g} times {how} to it: many will be missed, "
-        "others invented, and confidences mean less; --gsd model resamples the imagery"
-    )
 
 
 def pixel_of(gsd_m: float, crs: str, middle: tuple[float, float]) -> tuple[float, float]:

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from capecam.errors import ImageError
 from capecam.raster.bands import Pixels, pixels_of
-from capecam.raster.crs import crs_key
+from capecam.raster.crs import crs_key, crs_of_file
+from capecam.raster.facts import Facts
 from capecam.raster.locations import Location
 from capecam.raster.placement import Orientation, Placement, placement_of
 from capecam.settings import ImagerySettings
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """How a file is laid out: what it costs to read, and what can be noticed of damage."""
-
-    kinds: tuple[str, ...]
-    """Colour interpretation of every band."""
-    compression: str
-    """As GDAL has it; empty for none."""
-    block: tuple[int, int]
-    """Height and width."""
-    lossy: bool
-    """Pixels may have changed when the file was written."""
-    stored: tuple[float, float] = (1.0, 0.0)
-    """Scale and offset that the file gives for the first chosen band."""
-
-    @classmethod
-    def of(cls, dataset: Any, pixels: Pixels) -> Storage:
-        """That of an open dataset."""
-        structure, first = dataset.tags(ns="IMAGE_STRUCTURE"), pixels.bands[0] - 1
-        compression = structure.get("COMPRESSION", "")
-        return cls(
-            tuple(kind.name for kind in dataset.colorinterp),
-            compression,
-            tuple(dataset.block_shapes[first]),
-            _lossy(compression, structure),
-            (dataset.scales[first], dataset.offsets[first]),
-        )
-
-
-def _lossy(compression: str, structure: Mapping[str, str]) -> bool:
-    rounded = structure.get("MAX_Z_ERROR", "0") != "0"
-    return rounded or "JPEG" in compression or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +23,10 @@ class Header:
     """Where it lies."""
     pixels: Pixels
     """Which of its values are pixels."""
-    storage: Storage
-    """How they are stored."""
+    facts: Facts
+    """What else it is."""
+    crs_assigned: bool
+    """The CRS is that of the settings: the file says none."""
 
     @property
     def crs(self) -> str:
@@ -106,9 +75,14 @@ def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header
     Raises:
         ImageError: it cannot be used so; what was found, and what to do.
     """
-    place = placement_of(path, dataset, settings.crs)
-    pixels = pixels_of(path, dataset, settings)
-    return Header(path, place, pixels, Storage.of(dataset, pixels))
+    facts = Facts.of(dataset)
+    try:
+        place = placement_of(path, dataset, settings.crs)
+        own = crs_of_file(path, dataset.crs or dataset.gcps[1])
+        return Header(path, place, pixels_of(path, dataset, settings), facts, own is None)
+    except ImageError as error:
+        error.facts = dict(facts.to_rows())
+        raise
 
 
 def same_size(one: tuple[float, float], other: tuple[float, float]) -> bool:

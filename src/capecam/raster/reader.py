@@ -113,7 +113,10 @@ class Reader:
 
     def _scale(self, source: Source) -> Scale:
         if self.mosaic.scale is None:
-            raise ValueError(f"{source.name} needs a scale, and the mosaic has none")
+            raise ImageError(
+                f"{source.header.path}: pixels are {source.header.pixels.dtype}, and no scale was "
+                "found for them; give values, --scale LOW,HIGH"
+            )
         return self.mosaic.scale
 
     def _decoder(self, source: Source) -> Decoder:
