@@ -6,14 +6,14 @@ import glob
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from capecam.errors import ImageError, UsageError
 from capecam.grid import Cell
 from capecam.interest import Interest, read_interest
-from capecam.raster import Header, Mosaic, Rules, build_mosaic, read_headers
+from capecam.raster import Collars, Header, Mosaic, Rules, build_mosaic, read_headers
 from capecam.settings import ImagerySettings, MosaicSettings, TilingSettings
 
 SUFFIXES = (".tif", ".tiff")
@@ -56,6 +56,8 @@ def open_city(
     failures |= misfits
     if city is None:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
+    if imagery.collar == "auto":
+        city = replace(city, collars=Collars())
     return City(city, read_interest(mosaic, city.grid), failures)
 
 

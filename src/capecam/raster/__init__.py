@@ -1,6 +1,7 @@
 """Rasters: reading the mosaic, writing products. Only this package opens raster files."""
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
+from capecam.raster.collar import Collars
 from capecam.raster.coverage import Coverage
 from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
 from capecam.raster.header import Header
@@ -16,6 +17,7 @@ from capecam.raster.vrt import Layer, VrtTile, write_vrt
 __all__ = [
     "CogSet",
     "CogWriter",
+    "Collars",
     "Coverage",
     "Header",
     "Layer",

@@ -14,6 +14,7 @@ import shapely
 
 from capecam.errors import ImageError
 from capecam.grid import Cell, Grid, Tiling, Window, decimal
+from capecam.raster.collar import Collars
 from capecam.raster.crs import crs_key
 from capecam.raster.ground import pixel_of
 from capecam.raster.header import Header, same_size
@@ -56,6 +57,8 @@ class Mosaic:
     """Over the hull of all images."""
     sources: tuple[Source, ...]
     """Row-major; where two overlap, the first that is valid at a pixel counts."""
+    collars: Collars | None = field(default=None, repr=False, compare=False)
+    """Where black or white borders are no imagery, although the files do not say so."""
     _index: shapely.STRtree = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
