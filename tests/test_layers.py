@@ -11,7 +11,7 @@ PACKAGE = Path(capecam.__file__).parent
 LAYERS = [
     {"errors"},
     {"children"},
-    {"grid"},
+    {"grid", "draw"},
     {"attribution", "graph"},
     {"settings", "ledger", "lock", "vectorfiles"},
     {"styles", "configfile"},

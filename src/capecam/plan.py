@@ -12,8 +12,9 @@ from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.model import checkpoint_sha256
 from capecam.outputs import read_run
+from capecam.recorded import scale_before
 from capecam.run import anchor, share
-from capecam.settings import PIXEL_METHODS, Settings
+from capecam.settings import PIXEL_METHODS, Scale, Settings
 from capecam.sources import City, find_cells, open_city
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
@@ -151,7 +152,16 @@ def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs
         checkpoint,
         before["precision"] if precision == "auto" else precision,
         calibration.tops,
+        _scale(settings, before),
     )
+
+
+def _scale(settings: Settings, before: Mapping[str, Any]) -> Scale | None:
+    """Percentiles stay what they are where a run would look them up."""
+    wanted = settings.imagery.scale
+    if wanted is None or not wanted.percent or settings.run.recalibrate:
+        return wanted
+    return scale_before(before, wanted) or wanted
 
 
 def _memory_gb(cell: Cell, settings: Settings) -> float:

@@ -84,12 +84,14 @@ def run(
         if warning := sampling_warning(city.mosaic.grid, settings.model.gsd_m):
             log.warning(warning)
         cells = find_cells(city, settings.tiling)
-        lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
         outcome = Outcome(out, dict(city.failures))
         with _workshop(settings, model) as workshop:
             outcome.workers = workshop.count
-            kept = {} if settings.run.recalibrate else before.get("calibration", {})
-            prepared = workshop.prepare(city, {**before, "calibration": kept})
+            if settings.run.recalibrate:
+                before = {**before, "calibration": {}, "scale": None}
+            prepared = workshop.prepare(city, before)
+            city = prepared.scaled(city)
+            lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
             prepared_at = time.perf_counter()
             outcome.stages["prepare"] = prepared_at - started - prepared.calibrated_s
             outcome.stages["calibrate"] = prepared.calibrated_s
@@ -194,7 +196,7 @@ def _note(made: Made, record: Record, ledger: Ledger, contents: Contents, outcom
         "image": cell.image,
         "status": "failed",
         "error": made.reason,
-        "basis": basis(cell, record.inputs),
+        "basis": basis(cell, record.inputs, record.seen(cell)),
         "images": record.images(cell, contents),
     }
     ledger.fail(cell, failure)

@@ -56,8 +56,8 @@ def open_city(
     failures |= misfits
     if city is None:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
-    if imagery.collar == "auto":
-        city = replace(city, collars=Collars())
+    collars = Collars() if imagery.collar == "auto" else None
+    city = replace(city, scale=imagery.scale, collars=collars)
     return City(city, read_interest(mosaic, city.grid), failures)
 
 

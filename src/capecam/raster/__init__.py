@@ -1,7 +1,7 @@
 """Rasters: reading the mosaic, writing products. Only this package opens raster files."""
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
-from capecam.raster.collar import Collars
+from capecam.raster.collars import Collars
 from capecam.raster.coverage import Coverage
 from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
 from capecam.raster.header import Header
@@ -10,6 +10,7 @@ from capecam.raster.imagery import write_imagery
 from capecam.raster.mosaic import Mosaic, Rules, Source, build_mosaic
 from capecam.raster.opening import gdal_settings, open_readonly
 from capecam.raster.overview import write_overview
+from capecam.raster.percentiles import find_scale
 from capecam.raster.places import LayerReader
 from capecam.raster.reader import Reader
 from capecam.raster.vrt import Layer, VrtTile, write_vrt
@@ -29,6 +30,7 @@ __all__ = [
     "Source",
     "VrtTile",
     "build_mosaic",
+    "find_scale",
     "gdal_settings",
     "ground_m",
     "is_similar",

@@ -8,18 +8,15 @@ not reach a corner of the image, or as far along its edge as a collar does.
 
 from __future__ import annotations
 
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from capecam.errors import ImageError
 from capecam.grid import Window
 
 Booleans = NDArray[np.bool_]
@@ -52,13 +49,6 @@ HALO = 24
 """Pixels around it that it depends on: ``GROWTH_PX`` and ``RIM_PX``, in whole blocks."""
 
 
-KEPT = 256
-"""Collars in memory: those of the images that several rows of cells in a city touch."""
-
-LARGEST = 1 << 32
-"""Pixels: of an image of 65,536 x 65,536, finding the core takes 0.6 GB."""
-
-
 @dataclass(frozen=True, slots=True)
 class Collar:
     """Which pixels of a file are none."""
@@ -79,54 +69,6 @@ class Collar:
         packed = np.frombuffer(zlib.decompress(self.strips[number]), np.uint8)
         bits = np.unpackbits(packed.reshape(-1, -(-self.width // 8)), axis=1, count=self.width)
         return bits.view(np.bool_)
-
-
-@dataclass(slots=True)
-class Collars:
-    """Those of a mosaic's images, each looked for once in a process; for all its threads."""
-
-    _known: OrderedDict[str, _Found] = field(default_factory=OrderedDict)
-    _locks: dict[str, threading.Lock] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Locks cannot go to another process, which looks for itself."""
-        return Collars, ()
-
-    def of(self, image: str, find: Callable[[], Collar | None]) -> Collar | None:
-        """That of an image; while a thread looks for it, others that want it wait.
-
-        Args:
-            image: its name.
-            find: looks for it.
-
-        Raises:
-            ImageError: that of ``find``, also when it is asked for again.
-        """
-        with self._lock:
-            own = self._locks.setdefault(image, threading.Lock())
-        with own:
-            found = self._known.pop(image, None) or _Found.by(find)
-            self._known[image] = found
-        with self._lock:
-            while len(self._known) > KEPT:
-                self._known.popitem(last=False)
-        if found.error is not None:
-            raise found.error
-        return found.collar
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    collar: Collar | None = None
-    error: ImageError | None = None
-
-    @classmethod
-    def by(cls, find: Callable[[], Collar | None]) -> _Found:
-        try:
-            return cls(find())
-        except ImageError as error:
-            return cls(error=error)
 
 
 def find_collar(read: Read, height: int, width: int) -> Collar | None:

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capecam.errors import ImageError
+from capecam.raster.bands import Pixels, pixels_of
 from capecam.raster.crs import crs_key
 from capecam.raster.placement import Orientation, Placement, placement_of
 from capecam.settings import ImagerySettings
 
-BANDS = (1, 2, 3)
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a file is laid out: what it costs to read, and what can be noticed of damage."""
+
+    kinds: tuple[str, ...]
+    """Colour interpretation of every band."""
+    compression: str
+    """As GDAL has it; empty for none."""
+    block: tuple[int, int]
+    """Height and width."""
+    lossy: bool
+    """Pixels may have changed when the file was written."""
+    stored: tuple[float, float] = (1.0, 0.0)
+    """Scale and offset that the file gives for the first chosen band."""
+
+    @classmethod
+    def of(cls, dataset: Any, pixels: Pixels) -> Storage:
+        """That of an open dataset."""
+        structure, first = dataset.tags(ns="IMAGE_STRUCTURE"), pixels.bands[0] - 1
+        compression = structure.get("COMPRESSION", "")
+        return cls(
+            tuple(kind.name for kind in dataset.colorinterp),
+            compression,
+            tuple(dataset.block_shapes[first]),
+            _lossy(compression, structure),
+            (dataset.scales[first], dataset.offsets[first]),
+        )
+
+
+def _lossy(compression: str, structure: Mapping[str, str]) -> bool:
+    rounded = structure.get("MAX_Z_ERROR", "0") != "0"
+    return rounded or "JPEG" in compression or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +54,10 @@ class Header:
     path: Path
     place: Placement
     """Where it lies."""
+    pixels: Pixels
+    """Which of its values are pixels."""
+    storage: Storage
+    """How they are stored."""
 
     @property
     def crs(self) -> str:
@@ -70,14 +107,8 @@ def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
         ImageError: it cannot be used so; what was found, and what to do.
     """
     place = placement_of(path, dataset, settings.crs)
-    if dataset.count < len(BANDS):
-        raise ImageError(f"{path}: has {dataset.count} band(s), expected at least 3 (R, G, B)")
-    if set(dataset.dtypes[:3]) != {"uint8"}:
-        raise ImageError(
-            f"{path}: pixels are {dataset.dtypes[0]}, expected uint8; "
-            "convert it with gdal_translate -ot Byte -scale"
-        )
-    return Header(path, place)
+    pixels = pixels_of(path, dataset, settings)
+    return Header(path, place, pixels, Storage.of(dataset, pixels))
 
 
 def same_size(one: tuple[float, float], other: tuple[float, float]) -> bool:

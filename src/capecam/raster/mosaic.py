@@ -14,11 +14,12 @@ import shapely
 
 from capecam.errors import ImageError
 from capecam.grid import Cell, Grid, Tiling, Window, decimal
-from capecam.raster.collar import Collars
+from capecam.raster.collars import Collars
 from capecam.raster.crs import crs_key
 from capecam.raster.ground import pixel_of
 from capecam.raster.header import Header, same_size
 from capecam.raster.warping import reach
+from capecam.settings import Scale
 
 T = TypeVar("T")
 
@@ -59,6 +60,8 @@ class Mosaic:
     """Row-major; where two overlap, the first that is valid at a pixel counts."""
     collars: Collars | None = field(default=None, repr=False, compare=False)
     """Where black or white borders are no imagery, although the files do not say so."""
+    scale: Scale | None = None
+    """What makes 0..255 of values that are not uint8; percentiles until they are looked up."""
     _index: shapely.STRtree = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,11 @@ class Mosaic:
             raise ValueError("a mosaic needs at least one source")
         boxes = [source.window.box for source in self.sources]
         object.__setattr__(self, "_index", shapely.STRtree(boxes))
+
+    @property
+    def scaled(self) -> tuple[Source, ...]:
+        """The sources that need the scale."""
+        return tuple(source for source in self.sources if source.header.pixels.scaled)
 
     def touching(self, window: Window) -> list[Source]:
         """The sources that have pixels in a window, row-major."""

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from capecam.errors import ImageError
-from capecam.grid import Window
-from capecam.raster.header import BANDS
+from capecam.grid import Grid, Window
+from capecam.raster.bands import COLORS
+from capecam.raster.collar import Collar
+from capecam.raster.collars import collar_file, collar_of
+from capecam.raster.decoder import Decoder, to_bytes
+from capecam.raster.header import Header
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.opening import open_readonly
-from capecam.raster.warping import has_pixels, straightened
+from capecam.raster.warping import straightened, straightened_mask
+from capecam.settings import Scale
 
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
+
+
+Mask = Callable[[RasterWindow], NDArray[np.bool_]]
+
+
+class _Opened(NamedTuple):
+    files: ExitStack
+    """What has to be closed."""
+    decoder: Decoder
+    collar: Mask | None
+    """Where pixels of its collar are, or went in."""
 
 
 @dataclass(slots=True)
@@ -33,7 +48,7 @@ class Reader:
     """The image without which there is no point in going on; None: every image is."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Other images of which some blocks cannot be decoded, by name, and why; those are nodata."""
-    _open: dict[str, list[Any]] = field(default_factory=dict)
+    _open: dict[str, _Opened] = field(default_factory=dict)
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Pixels (3, height, width), 0 where invalid, and validity (height, width).
@@ -41,7 +56,7 @@ class Reader:
         Raises:
             ImageError: naming the file that is needed and cannot be decoded.
         """
-        pixels = np.zeros((len(BANDS), *window.shape), np.uint8)
+        pixels = np.zeros((len(COLORS), *window.shape), np.uint8)
         valid = np.zeros(window.shape, np.bool_)
         for source in self.mosaic.touching(window):
             part = source.window.intersection(window)
@@ -56,6 +71,29 @@ class Reader:
                 self._paste_blocks(source, part, pixels, valid, window)
         return pixels, valid
 
+    def stored(self, source: Source, part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values (3, height, width) of one image before they are scaled, and their validity.
+
+        Args:
+            source: of the mosaic.
+            part: of its window.
+
+        Raises:
+            ImageError: they cannot be decoded.
+        """
+        rows, cols = part.slices(source.window)
+        try:
+            inside = RasterWindow.from_slices(rows, cols)
+            image = self._image(source)
+            values, valid = image.decoder.read(inside)
+            return values, valid if image.collar is None else valid & ~image.collar(inside)
+        except RasterioError as error:
+            message = " ".join(str(error.__cause__ or error).split())
+            raise ImageError(
+                f"{source.header.path}: cannot be decoded at rows {rows.start}-{rows.stop}, "
+                f"columns {cols.start}-{cols.stop} ({message}); deliver it again"
+            ) from error
+
     def _paste_blocks(
         self,
         source: Source,
@@ -65,8 +103,8 @@ class Reader:
         window: Window,
     ) -> None:
         """What can be decoded of a damaged image, a block of its file at a time."""
-        with suppress(RasterioError):
-            for block in _blocks(self._dataset(source), source.window, part):
+        with suppress(RasterioError, ImageError):
+            for block in _blocks(self._image(source).decoder.dataset, source.window, part):
                 with suppress(ImageError):
                     self._paste(source, block, pixels, valid, block.slices(window))
 
@@ -78,40 +116,43 @@ class Reader:
         valid: NDArray[np.bool_],
         place: tuple[slice, slice],
     ) -> None:
-        rows, cols = part.slices(source.window)
-        inside = RasterWindow.from_slices(rows, cols)
-        try:
-            dataset = self._dataset(source)
-            found = dataset.read(BANDS, window=inside)
-            if source.warped:
-                usable = has_pixels(dataset, inside)
-            else:
-                usable = _valid(dataset, inside, found)
-        except RasterioError as error:
-            message = " ".join(str(error.__cause__ or error).split())
-            raise ImageError(
-                f"{source.header.path}: cannot be decoded at rows {rows.start}-{rows.stop}, "
-                f"columns {cols.start}-{cols.stop} ({message}); deliver it again"
-            ) from error
+        values, usable = self.stored(source, part)
+        found = to_bytes(values, self._scale(source)) if source.header.pixels.scaled else values
         fresh = usable & ~valid[place]
         pixels[:, *place] = np.where(fresh, found, pixels[:, *place])
         valid[place] |= usable
 
-    def _dataset(self, source: Source) -> Any:
-        """The file, as a dataset on the mosaic's grid."""
+    def _scale(self, source: Source) -> Scale:
+        if self.mosaic.scale is None:
+            raise ValueError(f"{source.name} needs a scale, and the mosaic has none")
+        return self.mosaic.scale
+
+    def _image(self, source: Source) -> _Opened:
+        """The file, on the mosaic's grid."""
         if source.name not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._close(next(iter(self._open)))
             self._open[source.name] = self._opened(source)
-        return self._open[source.name][-1]
+        return self._open[source.name]
 
-    def _opened(self, source: Source) -> list[Any]:
-        """What has to be closed, the dataset to read from last."""
-        file = open_readonly(source.header.path)
-        if not source.warped:
-            return [file]
-        place = self.mosaic.grid.crop(source.window)
-        return [file, straightened(file, source.header, place)]
+    def _opened(self, source: Source) -> _Opened:
+        header = source.header
+        with ExitStack() as files:
+            file = files.enter_context(open_readonly(header.path))
+            collar = self._collar(file, source)
+            if not source.warped:
+                decoder = Decoder.of(file, header.pixels, file)
+                return _Opened(files.pop_all(), decoder, _reading(collar) if collar else None)
+            place = self.mosaic.grid.crop(source.window)
+            straight = files.enter_context(straightened(file, header, place))
+            decoder = Decoder.of(straight, header.pixels.warped(file.count), file)
+            mask = _straightened_collar(collar, header, place, files) if collar else None
+            return _Opened(files.pop_all(), decoder, mask)
+
+    def _collar(self, file: Any, source: Source) -> Collar | None:
+        if self.mosaic.collars is None:
+            return None
+        return self.mosaic.collars.of(source.name, lambda: collar_of(file, source.header))
 
     def close(self) -> None:
         """Close all files."""
@@ -119,14 +160,31 @@ class Reader:
             self._close(next(iter(self._open)))
 
     def _close(self, name: str) -> None:
-        for dataset in reversed(self._open.pop(name)):
-            dataset.close()
+        self._open.pop(name).files.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _reading(collar: Collar) -> Mask:
+    def read(window: RasterWindow) -> NDArray[np.bool_]:
+        return collar.read(Window(window.row_off, window.col_off, window.height, window.width))
+
+    return read
+
+
+def _straightened_collar(collar: Collar, header: Header, place: Grid, files: ExitStack) -> Mask:
+    memory = files.enter_context(collar_file(collar, header))
+    mask = files.enter_context(memory.open())
+    straight = files.enter_context(straightened_mask(mask, header, place))
+
+    def read(window: RasterWindow) -> NDArray[np.bool_]:
+        return np.asarray(straight.read(1, window=window) > 0)
+
+    return read
 
 
 def _blocks(dataset: Any, place: Window, part: Window) -> Iterator[Window]:
@@ -138,14 +196,3 @@ def _blocks(dataset: Any, place: Window, part: Window) -> Iterator[Window]:
             block = Window(row, col, height, width).intersection(part)
             if block is not None:
                 yield block
-
-
-def _valid(dataset: Any, window: RasterWindow, found: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """False where mask or alpha is 0, or all of the bands that are read equal nodata."""
-    flags = dataset.mask_flag_enums[0]
-    if MaskFlags.all_valid in flags:
-        return np.ones(found.shape[1:], np.bool_)
-    if MaskFlags.nodata in flags:
-        nodata = np.array([dataset.nodatavals[band - 1] for band in BANDS])[:, None, None]
-        return np.asarray((found != nodata).any(axis=0))
-    return np.asarray(dataset.read_masks(1, window=window) > 0)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cache
-from math import ceil, floor, hypot, isfinite, nan
+from math import ceil, floor, hypot, isfinite
 from typing import Any
 
-import numpy as np
 import pyproj
-from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
-from rasterio.windows import Window as RasterWindow
 
 from capecam.errors import ImageError
 from capecam.grid import Grid, Window
@@ -40,6 +37,11 @@ def reach(header: Header, grid: Grid) -> Window:
     Raises:
         ImageError: it cannot be laid on it.
     """
+    if header.pixels.validity == "mask" and header.pixels.alpha is not None:
+        raise ImageError(
+            f"{header.path}: has a mask and an alpha band, of which GDAL's warper would heed both; "
+            "leave one of them out (gdal_translate -mask none, or -b 1 -b 2 -b 3 -mask auto)"
+        )
     west, south, east, north = _bounds(header, grid)
     (col, row), (end_col, end_row) = grid.lattice(west, north), grid.lattice(east, south)
     top, left = floor(row + NOTHING_PX), floor(col + NOTHING_PX)
@@ -117,39 +119,29 @@ def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
         header: of the file.
         place: the part of the grid that it reaches.
     """
+    by_points = {"src_transform": header.place.transform} if header.place.by_points else {}
+    return _warped(dataset, header, place, **by_points, **header.pixels.warping)
+
+
+def straightened_mask(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
+    """A mask of an image's pixels, resampled as the image is: not 0 wherever a pixel that the mask
+    marks goes in."""
+    return _warped(dataset, header, place)
+
+
+def _warped(dataset: Any, header: Header, place: Grid, **options: Any) -> WarpedVRT:
     across, down = scale(header, place)
+    palette = header.pixels.palette  # between two of its values there is no colour between theirs
     return WarpedVRT(
         dataset,
         src_crs=CRS.from_wkt(header.crs),
-        src_transform=header.place.transform if header.place.by_points else None,
-        src_nodata=_nodata(dataset),
         crs=CRS.from_wkt(place.crs),
         transform=place.transform,
         height=place.window.height,
         width=place.window.width,
-        resampling=Resampling.bilinear,
+        resampling=Resampling.nearest if palette else Resampling.bilinear,
         tolerance=TOLERANCE_PX,
-        add_alpha=ColorInterp.alpha not in dataset.colorinterp,
-        warp_extras={
-            "XSCALE": repr(across),
-            "YSCALE": repr(down),
-            "UNIFIED_SRC_NODATA": "YES",
-        },
+        XSCALE=repr(across),
+        YSCALE=repr(down),
+        **options,
     )
-
-
-def _nodata(dataset: Any) -> float | None:
-    """NaN where a file of floats says nothing: it would spread to what it is mixed with."""
-    if dataset.nodata is None and dataset.dtypes[0].startswith("float"):
-        return nan
-    value: float | None = dataset.nodata
-    return value
-
-
-def has_pixels(straight: WarpedVRT, window: RasterWindow) -> NDArray[np.bool_]:
-    """(height, width) where a straightened file is valid.
-
-    By the band itself: GDAL takes an alpha band for a mask only in unsigned integers.
-    """
-    band = straight.colorinterp.index(ColorInterp.alpha) + 1
-    return np.asarray(straight.read(band, window=window) > 0)
