@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from capecam.settings import Scale
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
 
+
+T = TypeVar("T")
 
 Mask = Callable[[RasterWindow], NDArray[np.bool_]]
 
@@ -138,13 +140,13 @@ class Reader:
     def _opened(self, source: Source) -> _Opened:
         header = source.header
         with ExitStack() as files:
-            file = files.enter_context(open_readonly(header.path))
+            file = _kept(open_readonly(header.path), files)
             collar = self._collar(file, source)
             if not source.warped:
                 decoder = Decoder.of(file, header.pixels, file)
                 return _Opened(files.pop_all(), decoder, _reading(collar) if collar else None)
             place = self.mosaic.grid.crop(source.window)
-            straight = files.enter_context(straightened(file, header, place))
+            straight = _kept(straightened(file, header, place), files)
             decoder = Decoder.of(straight, header.pixels.warped(file.count), file)
             mask = _straightened_collar(collar, header, place, files) if collar else None
             return _Opened(files.pop_all(), decoder, mask)
@@ -169,6 +171,12 @@ class Reader:
         self.close()
 
 
+def _kept(dataset: T, files: ExitStack) -> T:
+    """Closed with the others; not as a context manager, which would have to end in its thread."""
+    files.callback(dataset.close)  # type: ignore[attr-defined]
+    return dataset
+
+
 def _reading(collar: Collar) -> Mask:
     def read(window: RasterWindow) -> NDArray[np.bool_]:
         return collar.read(Window(window.row_off, window.col_off, window.height, window.width))
@@ -177,9 +185,8 @@ def _reading(collar: Collar) -> Mask:
 
 
 def _straightened_collar(collar: Collar, header: Header, place: Grid, files: ExitStack) -> Mask:
-    memory = files.enter_context(collar_file(collar, header))
-    mask = files.enter_context(memory.open())
-    straight = files.enter_context(straightened_mask(mask, header, place))
+    mask = _kept(_kept(collar_file(collar, header), files).open(), files)
+    straight = _kept(straightened_mask(mask, header, place), files)
 
     def read(window: RasterWindow) -> NDArray[np.bool_]:
         return np.asarray(straight.read(1, window=window) > 0)
