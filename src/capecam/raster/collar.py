@@ -221,26 +221,42 @@ def _grown_strip(read: Read, strip: Window, height: int, seeds: list[_Seeds]) ->
 
 
 def _grown(read: Read, part: Window, image: Window, seeds: list[_Seeds]) -> Booleans:
+    """(height, width) of a part: what is certain of it, and grown."""
+    margin = HALO
     around = Window(
-        part.row - HALO, part.col - HALO, part.height + 2 * HALO, part.width + 2 * HALO
+        part.row - margin, part.col - margin, part.height + 2 * margin, part.width + 2 * margin
     ).intersection(image)
     if around is None:
         raise ValueError(f"{part} does not lie in {image}")
-    known = [(seed, seed.of(around)) for seed in seeds]
-    if any(mask.all() for _, mask in known):
-        return np.ones(part.shape, np.bool_)
     mask = np.zeros(around.shape, np.bool_)
-    if any(sure.any() for _, sure in known):
-        pixels = read(around)
-        for seed, sure in known:
-            mask |= _spread(sure, _off(pixels, seed.white) <= _within(LOOSE, pixels))
+    for seed in seeds:
+        sure = seed.of(around)
+        mask |= sure
+        if rim := _around_rim(sure, around):
+            inside, pixels = rim.slices(around), read(rim)
+            loose = _off(pixels, seed.white) <= _within(LOOSE, pixels)
+            mask[inside] |= _spread(sure[inside], loose)
     return mask[part.slices(around)]
+
+
+def _around_rim(sure: Booleans, window: Window) -> Window | None:
+    """Where what is certain ends within a window, with what depends on it; None: nowhere."""
+    down, right = sure[1:] != sure[:-1], sure[:, 1:] != sure[:, :-1]
+    rows = np.flatnonzero(np.pad(down.any(axis=1), (0, 1)) | right.any(axis=1))
+    cols = np.flatnonzero(np.pad(right.any(axis=0), (0, 1)) | down.any(axis=0))
+    if not len(rows):
+        return None
+    rim = Window.between(
+        window.row + int(rows[0]) - HALO,
+        window.col + int(cols[0]) - HALO,
+        window.row + int(rows[-1]) + 2 + HALO,
+        window.col + int(cols[-1]) + 2 + HALO,
+    )
+    return rim.intersection(window)
 
 
 def _spread(sure: Booleans, loose: Booleans) -> Booleans:
     """What is certain, a little way into what may be, and the rim."""
-    if not sure.any():
-        return sure
     square = np.ones((3, 3), np.bool_)
     grown = ndimage.binary_dilation(sure, square, iterations=GROWTH_PX, mask=loose | sure)
     return np.asarray(ndimage.binary_dilation(grown, square, iterations=RIM_PX))
