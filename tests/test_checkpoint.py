@@ -16,8 +16,9 @@ from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, SettingsError
 from capecam.inspection import inspect_path
-from capecam.model import find_layer, load_model, read_weights
+from capecam.model import find_layer, load_model
 from capecam.settings import ClassSettings, ModelSettings
+from capecam.weights import read_weights
 
 CAPE_TOWN = load(Path(__file__).parents[1] / "configs" / "capetown.yaml").model
 SMALL = ModelSettings(architecture="Unet", encoder="resnet18")

@@ -16,11 +16,12 @@ from rasterio.warp import calculate_default_transform, reproject
 
 from capecam.batch import batches, read_tiles
 from capecam.errors import ImageError, UsageError
+from capecam.finding import find_images, name_images
 from capecam.grid import Cell, Tiling, Window
-from capecam.raster import Reader, read_header, read_headers
+from capecam.raster import HeaderRules, Reader, read_header, read_headers
 from capecam.raster.header import crs_key
 from capecam.settings import MosaicSettings
-from capecam.sources import find_images, name_images, open_city
+from capecam.sources import open_city
 
 CUSTOM_WKT = (
     'PROJCS["City grid, do not use",GEOGCS["WGS84",DATUM["WGS_1984",SPHEROID["WGS84",6378137,'
@@ -154,7 +155,7 @@ def test_a_vrt_in_disguise_is_not_opened(tmp_path: Path) -> None:
     with rasterio.open(source) as dataset:
         rasterio.shutil.copy(dataset, tmp_path / "a.vrt", driver="VRT")
     (tmp_path / "a.vrt").rename(tmp_path / "b.tif")
-    with pytest.raises(ImageError, match="not a readable GeoTIFF"):
+    with pytest.raises(ImageError, match="not a readable GeoTIFF but a VRT; use --allow-vrt"):
         read_header(tmp_path / "b.tif")
 
 
@@ -179,7 +180,7 @@ def test_headers_are_the_same_from_other_processes(tmp_path: Path, monkeypatch) 
     here = read_headers(paths)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.setattr("capecam.raster.headers.HEADERS_A_PROCESS", 2)
-    elsewhere = read_headers(paths)
+    elsewhere = read_headers(paths, HeaderRules(apart=True))
     assert [str(found) for found in elsewhere] == [str(found) for found in here]
     assert [isinstance(found, ImageError) for found in here] == [False] * 3 + [True, False]
 
@@ -200,8 +201,8 @@ def test_sources_are_found_and_named(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = find_images([str(tmp_path / "x"), str(tmp_path / "*" / "*.TIF"), str(tmp_path / "y")])
-    assert [p.name for p in found] == ["a.tif", "a.TIF", "b.tiff"]
-    names = list(name_images(found))
+    assert [p.name for p in found.paths] == ["a.tif", "a.TIF", "b.tiff"]
+    names = list(name_images(found.paths))
     assert names[2] == "b"
     assert all(len(n) == len("a_012345") and n.startswith("a_") for n in names[:2])
     with pytest.raises(UsageError, match="there is no such file"):
@@ -209,7 +210,7 @@ def test_sources_are_found_and_named(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "list.txt").write_text("# two of them\n../x\n\n../y/b.tiff\n")
     listed = find_images([f"@{tmp_path / 'lists' / 'list.txt'}"])
-    assert [p.name for p in listed] == ["a.tif", "b.tiff"]
+    assert [p.name for p in listed.paths] == ["a.tif", "b.tiff"]
     with pytest.raises(UsageError, match="the list of images cannot be read"):
         find_images([f"@{tmp_path / 'none.txt'}"])
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from capecam.errors import ImageError
 from capecam.grid import Cell, Grid
 from capecam.interest import Interest
 from capecam.ledger import Ledger
-from capecam.raster import Mosaic, Source
+from capecam.raster import Mosaic, Source, VsiPath, files_of, fingerprint
 from capecam.settings import Scale, Settings
 
 FORMAT = 1
@@ -98,7 +99,7 @@ class Contents:
     def learn(self, images: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what a cell's record says of images."""
         for name, facts in images.items():
-            if facts["sha256"] is not None:
+            if facts["bytes"] is not None:  # neither gone nor virtual, where nothing says that
                 self._known[name, facts["bytes"], facts["mtime_ns"]] = facts["sha256"]
 
     def of_neighbour(self, source: Source) -> dict[str, Any]:
@@ -113,30 +114,50 @@ class Contents:
         return self.facts(source) if source.name == cell.image else self.of_neighbour(source)
 
     def facts(self, source: Source) -> dict[str, Any]:
-        """``bytes``, ``mtime_ns`` and ``sha256`` of an image.
+        """``bytes``, ``mtime_ns`` and ``sha256`` of an image, with all that it is read from.
+
+        A virtual file has a fingerprint instead, which is made anew in every run.
 
         Raises:
             ImageError: it is not there any more, or changes while it is read.
         """
         path = source.header.path
+        if isinstance(path, VsiPath):
+            return {**GONE, "sha256": self._once((source.name, 0, 0), lambda: fingerprint(path))}
         try:
-            before = path.stat()
-            key = source.name, before.st_size, before.st_mtime_ns
-            with self._lock:
-                sha256 = self._known.get(key)
-            if sha256 is None:
-                with path.open("rb") as stream:
-                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-                after = path.stat()
-                if (after.st_size, after.st_mtime_ns) != key[1:]:
-                    raise ImageError(
-                        f"{path}: changes while it is read; run again when it is whole"
-                    )
-                with self._lock:
-                    self._known[key] = sha256
+            before = _state(path)
+            sha256 = self._once((source.name, *before), lambda: _digest(path))
+            if _state(path) != before:
+                raise ImageError(f"{path}: changes while it is read; run again when it is whole")
         except OSError as error:
             raise ImageError(f"{path}: {error.strerror}") from error
-        return {"bytes": key[1], "mtime_ns": key[2], "sha256": sha256}
+        return {"bytes": before[0], "mtime_ns": before[1], "sha256": sha256}
+
+    def _once(self, key: tuple[str, int, int], digest: Callable[[], str]) -> str:
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+            known = digest()
+            with self._lock:
+                self._known[key] = known
+        return known
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Bytes, and time in ns, of an image; sums, where it has masks or sources beside it."""
+    states = [file.stat() for file in files_of(path)]
+    return sum(s.st_size for s in states), sum(s.st_mtime_ns for s in states)
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file; of all their sha256, where an image has masks or sources beside it."""
+    digests = []
+    for file in files_of(path):
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256"))
+    if len(digests) == 1:
+        return digests[0].hexdigest()
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
 class Verdict(NamedTuple):

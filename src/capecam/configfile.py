@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from capecam.errors import SettingsError
 from capecam.settings import Settings, leaves
+from capecam.yamlfile import read_yaml
+
+LONGEST_TEXT = 4096
+"""Characters of a path on Linux; a CRS as WKT has about a thousand."""
+
+NUMBER_BITS = 62
+"""Larger ones are in nobody's data, and overflow in many places."""
+
+MOST_ERRORS = 5
 
 
 def load(config: Path | str | None, options: Mapping[str, Any] = MappingProxyType({})) -> Settings:
@@ -27,27 +36,42 @@ def load(config: Path | str | None, options: Mapping[str, Any] = MappingProxyTyp
     for key, value in options.items():
         if value is not None:
             _put(tree, key, value)
+    where = f"{config}: " if config else ""
+    if bad := _unfit_text(tree, ""):
+        raise SettingsError(where + bad)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        where = f"{config}: " if config else ""
-        raise SettingsError(where + "; ".join(map(_in_words, error.errors()))) from None
+        raise SettingsError(where + _all_in_words(error)) from None
+    except SettingsError as error:
+        raise SettingsError(f"{where}{error}") from None
+    except RecursionError:
+        raise SettingsError(f"{where}settings are nested too deeply") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        message = " ".join(str(error).split())
-        raise SettingsError(f"{path} is not valid YAML: {message}") from error
+    tree = read_yaml(path)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
     place_paths(tree, lambda named: str(path.parent / named))
     return tree
+
+
+def _unfit_text(value: Any, key: str) -> str | None:
+    """A text that no path and no name can be, or a number that no product can hold."""
+    if isinstance(value, str) and ("\0" in value or len(value) > LONGEST_TEXT):
+        return f"{key}: holds a text of {len(value)} characters, got {_shown(value)}"
+    if isinstance(value, int) and value.bit_length() > NUMBER_BITS:
+        return f"{key}: holds a number of {value.bit_length()} bits"
+    if isinstance(value, dict):
+        entries = [(f"{key}.{str(name)[:40]}".lstrip("."), part) for name, part in value.items()]
+    elif isinstance(value, (list, tuple)):
+        entries = [(key, part) for part in value]
+    else:
+        return None
+    return next(filter(None, (_unfit_text(part, name) for name, part in entries)), None)
 
 
 def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
@@ -61,11 +85,16 @@ def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = placed(section[key])
     if isinstance(tree.get("sources"), list):
-        tree["sources"] = [_place_source(str(source), placed) for source in tree["sources"]]
+        tree["sources"] = [
+            _place_source(source, placed) if isinstance(source, str) else source
+            for source in tree["sources"]
+        ]
 
 
 def _place_source(source: str, placed: Callable[[str], str]) -> str:
-    """Of ``@list.txt``, the path behind the @."""
+    """Of ``@list.txt``, the path behind the @; GDAL's virtual paths stay as they are."""
+    if source.startswith("/vsi"):
+        return source
     at = "@" if source.startswith("@") else ""
     return at + placed(source.removeprefix("@"))
 
@@ -80,13 +109,28 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[leaf] = value
 
 
+def _all_in_words(error: ValidationError) -> str:
+    """The first few of what is wrong, as one line."""
+    errors = error.errors()
+    words = "; ".join(map(_in_words, errors[:MOST_ERRORS]))
+    return words + (f"; and {len(errors) - MOST_ERRORS} more" if errors[MOST_ERRORS:] else "")
+
+
+def _shown(value: Any) -> str:
+    """A value of any size, in a message; a text that YAML may have taken for something else."""
+    short = repr(value) if isinstance(value, (bool, int, float)) else reprlib.repr(value)
+    return " ".join(short.split())[:80]
+
+
 def _in_words(error: Mapping[str, Any]) -> str:
     """One pydantic error as a line; an unknown key with the nearest known one."""
-    path = ".".join(str(part) for part in error["loc"])
+    path = ".".join(str(part)[:80] for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        found = "" if isinstance(error["input"], (dict, BaseModel)) else f", got {error['input']!r}"
-        message = error["msg"].removeprefix("Value error, ")
-        return f"{path}: {message}{found}" if path else message
+        found = "" if isinstance(error["input"], (dict, BaseModel)) else _shown(error["input"])
+        message = error["msg"].removeprefix("Value error, ")[:300]
+        hint = "; put it in quotes" if error["type"] == "string_type" and found else ""
+        line = message + (f", got {found}" if found else "") + hint
+        return f"{path}: {line}" if path else message
     keys = [setting.key for setting in leaves()]
     sections = {key.split(".")[0] for key in keys}
     near = difflib.get_close_matches(path, [*keys, *sections], 1, cutoff=0.5)

@@ -7,11 +7,12 @@ from typing import Any
 
 from capecam.attribution import GUIDED
 from capecam.engine import Engine
+from capecam.finding import SUFFIXES
 from capecam.graph import why_not_guided
-from capecam.model import HEAD, channel_count, describe, load_model, read_weights
+from capecam.model import HEAD, channel_count, describe, load_model
 from capecam.raster import read_header
 from capecam.settings import ModelSettings
-from capecam.sources import SUFFIXES
+from capecam.weights import read_weights
 
 PROBE_PX = 320
 """Tile at which the target layer's shape is given."""
@@ -28,7 +29,7 @@ def inspect_path(path: Path, settings: ModelSettings) -> dict[str, Any]:
 
 
 def _raster(path: Path) -> dict[str, Any]:
-    header = read_header(path)
+    header = read_header(path, apart=True)
     return {
         "raster": str(path),
         "size": f"{header.width} x {header.height} px",

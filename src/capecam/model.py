@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -13,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from capecam.errors import CheckpointError, SettingsError
 from capecam.grid import Tiling
+from capecam.network import BANDS, Budget, build_network
 from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSettings, Triple
+from capecam.weights import Weights, read_weights
 
 HEAD = "segmentation_head.0.weight"
 """The last layer of every segmentation_models_pytorch network: (classes, channels, kh, kw)."""
 
-BANDS = 3
-"""Red, green, blue: what is read of every image."""
+PROBE_PX = 128
+"""Edge of a tile that a network is tried on."""
 
 OPTIONAL = "num_batches_tracked"
 """A counter of batch norms that inference never reads; older files lack it."""
@@ -36,23 +34,21 @@ SCALING = ("mean", "std")
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """Tensors of a checkpoint file, and nothing that could run."""
-
-    path: Path
-    tensors: dict[str, Tensor]
-    sha256: str
-    config: dict[str, Any] | None
-    """Constructor arguments, where the checkpoint is a saved folder; they name the class too."""
-
-
-@dataclass(frozen=True, slots=True)
 class Normalisation:
     """``(pixels * input_max / 255 - mean) / std`` on pixels of 0..255."""
 
     input_max: float
     mean: Triple
     std: Triple
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.input_max, *self.mean, *self.std))):
+            raise SettingsError(
+                f"mean and std must be finite numbers, got {self.mean} and {self.std}; set "
+                "model.mean and model.std"
+            )
+        if min(self.std) <= 0:
+            raise SettingsError(f"std must be above 0, got {self.std}; set model.std")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +86,11 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
     weights = read_weights(path)
     channels = channel_count(weights)
     sigmoid = _is_sigmoid(settings, weights, channels)
-    network = build_network(settings, weights.config, channels)
+    with Budget(sum(tensor.numel() for tensor in weights.tensors.values()), path):
+        network = build_network(settings, weights.config, channels)
     ignored = _fill(network, weights)
     _check_bands(network, path)
+    _check_finite(network, path)
     found, classes = len(settings.classes), 2 if sigmoid else channels
     if found != classes:
         kind = "one sigmoid channel, so 2 classes" if sigmoid else f"{classes} classes"
@@ -101,6 +99,7 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
             f"names {found}; correct model.classes"
         )
     network.eval().requires_grad_(False)
+    _check_output(network, path)
     return Model(
         network,
         settings.classes,
@@ -111,88 +110,6 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
         ignored,
         sigmoid,
     )
-
-
-def read_weights(path: Path) -> Weights:
-    """The tensors of a Lightning checkpoint, a state dict, a safetensors file or a saved folder.
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds anything but tensors.
-    """
-    file, config = _locate(path)
-    read = _read_safetensors if file.suffix == ".safetensors" else _read_pickle
-    try:
-        tensors = read(file)
-        sha256 = _sha256(file)
-    except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {file}: {error.strerror}") from error
-    if not tensors:
-        raise CheckpointError(f"{file}: holds no tensors; expected the weights of a network")
-    return Weights(path, tensors, sha256, config)
-
-
-def checkpoint_sha256(path: Path) -> str:
-    """Of the file with the tensors.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    file, _ = _locate(path)
-    return _sha256(file)
-
-
-def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:
-    """The file with the tensors, and the configuration beside it."""
-    if not path.is_dir():
-        if not path.exists():
-            raise CheckpointError(f"the checkpoint {path} does not exist")
-        return path, None
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (path / name).exists() and (path / "config.json").exists():
-            try:
-                return path / name, json.loads((path / "config.json").read_text(encoding="utf-8"))
-            except (ValueError, OSError) as error:
-                raise CheckpointError(f"{path / 'config.json'}: not valid JSON: {error}") from error
-    raise CheckpointError(
-        f"{path}: not a saved model; expected config.json beside model.safetensors"
-    )
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: damaged or not safetensors ({error})") from error
-
-
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    """Tensors only: ``weights_only`` refuses every pickle that names a function or a class."""
-    with file.open("rb") as stream:
-        try:
-            content = torch.load(stream, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged pickle can fail in any way; it always ends here
-            raise CheckpointError(_why_not_loaded(file, str(error))) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{file}: holds a {type(content).__name__}, expected a state dict")
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def _why_not_loaded(file: Path, message: str) -> str:
-    unsafe = re.search(r"(?:GLOBAL|global|function|class) `?([\w.]*\w\.\w+)", message)
-    if unsafe and "weights_only" in message:
-        return (
-            f"{file}: refused, because it wants to run {unsafe[1]}; "
-            "save the state_dict alone, best as safetensors"
-        )
-    first = message.strip().splitlines()[0] if message.strip() else "no reason given"
-    return f"{file}: damaged or not a PyTorch checkpoint ({first})"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def channel_count(weights: Weights) -> int:
@@ -226,44 +143,6 @@ def _is_sigmoid(settings: ModelSettings, weights: Weights, channels: int) -> boo
     return channels == 1
 
 
-def build_network(
-    settings: ModelSettings, config: Mapping[str, Any] | None, channels: int
-) -> nn.Module:
-    """An empty network; never downloads weights."""
-    # Slow to import (timm), and not needed to read about a checkpoint.
-    import segmentation_models_pytorch as smp  # noqa: PLC0415
-
-    if settings.architecture is None and config is not None:
-        arguments = {
-            k: v for k, v in config.items() if k not in ("_model_class", "encoder_weights")
-        }
-        name, options = str(config.get("_model_class")), arguments
-    elif settings.architecture and settings.encoder:
-        name = settings.architecture
-        options = {"encoder_name": settings.encoder, "in_channels": BANDS, **settings.options}
-        options["classes"] = channels
-    else:
-        raise SettingsError(
-            "the checkpoint does not say what network it is for; "
-            "set model.architecture and model.encoder in the configuration"
-        )
-    known = {m.__name__.lower(): m for m in vars(smp).values() if isinstance(m, type)}
-    if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known, 1)
-        hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
-        raise SettingsError(f"unknown architecture {name!r}{hint}")
-    try:
-        # The last activation would turn logits into something else, and an auxiliary
-        # classifier the output into a pair: explanations need neither.
-        network: nn.Module = known[name.lower()](
-            **{**options, "encoder_weights": None, "activation": None, "aux_params": None}
-        )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SettingsError(f"cannot build {name} with {options}: {reason}") from error
-    return network
-
-
 def _check_bands(network: nn.Module, path: Path) -> None:
     """The filled network says how many bands it takes: by its first convolution."""
     bands = next(m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d))
@@ -271,6 +150,38 @@ def _check_bands(network: nn.Module, path: Path) -> None:
         raise CheckpointError(
             f"{path}: the network takes {bands} bands, but images are read as "
             f"{BANDS} (R, G, B); it cannot be used"
+        )
+
+
+def _check_finite(network: nn.Module, path: Path) -> None:
+    """One number that is none makes every pixel wrong."""
+    for key, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: {key} holds NaN or infinite numbers; the training failed or the file is "
+                "damaged; take an earlier checkpoint"
+            )
+        if key.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{path}: {key} holds variances below 0: damaged; copy it again")
+
+
+def _check_output(network: nn.Module, path: Path) -> None:
+    """A network of the right tensors can still upsample wrongly: no tensor says by how much.
+
+    Raises:
+        CheckpointError: the answer does not lie on the pixels of the question.
+    """
+    parameter = next(network.parameters())
+    tile = torch.zeros(1, BANDS, PROBE_PX, PROBE_PX, dtype=parameter.dtype)
+    try:
+        with torch.no_grad():
+            shape = tuple(network(tile).shape[-2:])
+    except (RuntimeError, ValueError, AssertionError):
+        return  # it wants tiles of another size, and says so when it gets them
+    if shape != (PROBE_PX, PROBE_PX):
+        raise CheckpointError(
+            f"{path}: the network makes {shape[0]} x {shape[1]} pixels of {PROBE_PX} x "
+            f"{PROBE_PX}; correct its upsampling (model.options, or the config.json beside it)"
         )
 
 
@@ -293,6 +204,11 @@ def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
             raise CheckpointError(
                 f"{weights.path}: {prefix}{key} has shape {tuple(offered[key].shape)}, "
                 f"but the network wants {tuple(tensor.shape)}"
+            )
+        if key in offered and tensor.is_floating_point() > offered[key].is_floating_point():
+            raise CheckpointError(
+                f"{weights.path}: {prefix}{key} holds {offered[key].dtype}, but the network wants "
+                "floats; save it as float32"
             )
     network.load_state_dict({k: v for k, v in offered.items() if k in wanted}, strict=False)
     known = {f"{prefix}{key}" for key in wanted} | {*SCALING}

@@ -10,12 +10,12 @@ from capecam.calibration import Calibration, read_calibration
 from capecam.changes import Contents, Inputs, judge
 from capecam.grid import Cell
 from capecam.ledger import Ledger
-from capecam.model import checkpoint_sha256
 from capecam.outputs import read_run
 from capecam.recorded import scale_before
 from capecam.run import anchor, share
 from capecam.settings import PIXEL_METHODS, Scale, Settings
 from capecam.sources import City, find_cells, open_city
+from capecam.weights import checkpoint_sha256
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
 """Pixels encoded per CPU-second: the mask of classes; a noisy 8-bit band (DESIGN section 8)."""
@@ -101,6 +101,7 @@ def make_plan(settings: Settings) -> Plan:
         settings.mosaic,
         settings.imagery,
         settings.target_gsd_m,
+        apart=not settings.run.in_process,
     )
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)

@@ -39,7 +39,12 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     x, y = record["anchor"]
     rules = MosaicSettings(align=settings.mosaic.align)
     mosaic = open_city(
-        settings.sources, (x, y), rules, settings.imagery, settings.target_gsd_m
+        settings.sources,
+        (x, y),
+        rules,
+        settings.imagery,
+        settings.target_gsd_m,
+        apart=not settings.run.in_process,
     ).mosaic
     return replace(mosaic, scale=_scale_found(record))
 
@@ -70,7 +75,12 @@ def _found_again(path: str, before: str | None, out: Path) -> str:
         before: the run's folder, likewise.
         out: where that is now.
     """
-    if before is None or Path(before).is_absolute() or Path(path).is_absolute():
+    if (
+        path.startswith("/vsi")
+        or before is None
+        or Path(before).is_absolute()
+        or Path(path).is_absolute()
+    ):
         return path
     beside = os.path.normpath(out.resolve() / os.path.relpath(path, before))
     return beside if glob(beside, recursive=True) else path

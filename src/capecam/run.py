@@ -80,6 +80,7 @@ def run(
             settings.mosaic,
             settings.imagery,
             settings.target_gsd_m,
+            apart=model is None and not settings.run.in_process,
         )
         if warning := sampling_warning(city.mosaic.grid, settings.model.gsd_m):
             log.warning(warning)

@@ -1,27 +1,40 @@
 """Vector files that people bring: areas of interest, footprints, zones, annotations.
 
-Any format and CRS that GDAL reads; only polygons are kept, mended where they are invalid.
+Any CRS, and every format that holds what it shows (``vectorformats``); only polygons are kept,
+mended where they are invalid.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pyarrow.parquet as pq
+import pyogrio
 import pyproj
 import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
+from capecam.vectorformats import DRIVERS, READ, kind_of, member_of
 
 log = logging.getLogger(__name__)
 
 POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
-GEOPARQUET = (".parquet", ".geoparquet")
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, shapely.errors.ShapelyError)
+"""What pyogrio, pyarrow, pyproj and GEOS raise of broken files."""
+
+MOST_FEATURES = 2_000_000
+"""A million small polygons take 1.7 GB at the most (docs/inputs.md)."""
+
+PARQUET_BYTES = 1 << 30
+"""Before compression. A million small polygons have 0.15 GB."""
 
 EDGE_POINTS = 20
 """Straight lines of one CRS are curves in another: an area gets so many points along an edge."""
@@ -41,7 +54,7 @@ def read_polygons(
     """The polygons of a vector file, valid, in one CRS, in the file's order.
 
     Args:
-        path: any format that GDAL reads, or GeoParquet.
+        path: of a format that ``vectorformats`` knows.
         crs: to bring them to; None leaves them in their own.
         near: in ``crs``; only what touches its bounding box is read, so that the buildings of a
             country cost no more than those of a city.
@@ -51,35 +64,101 @@ def read_polygons(
     Raises:
         UsageError: there is no such file, it is no vector layer, or says no CRS.
     """
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such file")
     area = None if near is None else gpd.GeoSeries([_with_points(near)], crs=crs)
+    kind = kind_of(path)
     try:
-        if path.suffix in GEOPARQUET:
+        if kind == "parquet":
             table = _read_parquet(path, area, columns)
         else:
-            table = gpd.read_file(path, engine="pyogrio", bbox=area, columns=columns, layer=layer)
-    except (OSError, ValueError, RuntimeError) as error:
-        message = " ".join(str(error).split())
+            table = _read_gdal(path, kind, Wanted(area, columns, layer))
+        if not isinstance(table, gpd.GeoDataFrame):
+            raise UsageError(f"{path}: is a table without geometry; polygons are needed")
+        if table.crs is None:
+            raise UsageError(f"{path}: has no coordinate reference system; assign it with ogr2ogr")
+        if doubt := misplaced(table):
+            log.warning("%s: %s", path, doubt)
+        polygons = _polygons(table, path)
+        return polygons if crs is None else _on_earth(polygons.to_crs(crs), path)
+    except UNREADABLE as error:
+        message = " ".join(str(error).split())[:300]
         raise UsageError(f"{path}: cannot be read as a vector layer ({message})") from error
-    if not isinstance(table, gpd.GeoDataFrame):
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of a layer is wanted, and which layer."""
+
+    near: gpd.GeoSeries | None
+    columns: Sequence[str] | None
+    layer: str | None
+
+
+def _read_gdal(path: Path, kind: str, wanted: Wanted) -> gpd.GeoDataFrame:
+    """A layer through GDAL; absolute, so that no name is taken for a connection."""
+    source = member_of(path) if kind == "zip" else str(path.resolve())
+    layer = wanted.layer or (_layer(path, source) if kind == "many" else None)
+    facts = pyogrio.read_info(source, layer=layer)
+    if facts["driver"] not in DRIVERS:
+        raise UsageError(f"{path}: GDAL takes it for {facts['driver']}; give {READ}")
+    if facts["geometry_type"] is None:
         raise UsageError(f"{path}: is a table without geometry; polygons are needed")
-    if table.crs is None:
-        raise UsageError(f"{path}: has no coordinate reference system; assign it with ogr2ogr")
-    if doubt := misplaced(table):
+    crs = facts["crs"]
+    box = None if wanted.near is None or crs is None else wanted.near.to_crs(crs).total_bounds
+    table = pyogrio.read_dataframe(
+        source, layer=layer, columns=wanted.columns, bbox=None if box is None else tuple(box),
+        max_features=MOST_FEATURES + 1,
+    )  # fmt: skip
+    _check_count(len(table), path)
+    if box is not None and table.empty:
+        facts = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
+        _doubt_bounds(path, crs, facts["total_bounds"])
+    return table
+
+
+def _layer(path: Path, source: str) -> str | None:
+    """The first layer with geometry."""
+    layers = [name for name, geometry in pyogrio.list_layers(source).tolist() if geometry]
+    if len(layers) > 1:
+        shown = ", ".join(layers[:5])
+        log.warning("%s: has %d layers (%s); the first is read", path, len(layers), shown)
+    return layers[0] if layers else None
+
+
+def _doubt_bounds(path: Path, crs: Any, bounds: Any) -> None:
+    """Nothing is near: does the layer lie where its CRS cannot be?"""
+    if bounds is None:
+        return
+    corners = shapely.points(np.reshape(bounds, (2, 2)))
+    if doubt := misplaced(gpd.GeoDataFrame(geometry=corners, crs=crs)):
         log.warning("%s: %s", path, doubt)
-    polygons = _polygons(table, path)
-    return polygons if crs is None else polygons.to_crs(crs)
+
+
+def _check_count(count: int, path: Path) -> None:
+    if count > MOST_FEATURES:
+        raise UsageError(
+            f"{path}: more than {MOST_FEATURES:,} features are wanted of it; cut it to the city "
+            "with ogr2ogr -spat"
+        )
 
 
 def _read_parquet(
     path: Path, area: gpd.GeoSeries | None, columns: Sequence[str] | None
 ) -> gpd.GeoDataFrame:
     """GDAL's own wheels cannot read it."""
+    facts = pq.read_metadata(path)
+    _check_count(facts.num_rows, path)
+    groups = (facts.row_group(n) for n in range(facts.num_row_groups))
+    if sum(max(0, group.total_byte_size) for group in groups) > PARQUET_BYTES:
+        raise UsageError(f"{path}: unpacks to more than {PARQUET_BYTES / 1e9:.1f} GB; cut it")
     table = gpd.read_parquet(path)
     if columns is not None:
         table = table[[*(name for name in columns if name in table), table.geometry.name]]
-    return table if area is None else table.cx[_slices(area.to_crs(table.crs).total_bounds)]
+    if area is None or table.crs is None:
+        return table
+    near = table.cx[_slices(area.to_crs(table.crs).total_bounds)]
+    if near.empty:
+        _doubt_bounds(path, table.crs, table.total_bounds)
+    return near
 
 
 def _slices(bounds: NDArray[np.float64]) -> tuple[slice, slice]:
@@ -125,13 +204,28 @@ def misplaced(table: gpd.GeoDataFrame) -> str | None:
 
 def _polygons(table: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     """The rows that have an area; without heights, as polygons or multipolygons."""
+    table = _finite(table, path)
     geometry = shapely.make_valid(shapely.force_2d(table.geometry.to_numpy()))
     for row in np.flatnonzero(~np.isin(shapely.get_type_id(geometry), POLYGONAL)):
         geometry[row] = _polygonal(geometry[row])
-    flat = shapely.area(geometry) > 0
-    if not flat.all():
-        log.warning("%s: %d feature(s) have no area, left out", path, np.sum(~flat))
-    return table.set_geometry(gpd.GeoSeries(geometry, index=table.index, crs=table.crs))[flat]
+    flat = ~(shapely.area(geometry) > 0)
+    if flat.any():
+        log.warning("%s: %d feature(s) have no area, left out", path, np.sum(flat))
+    return table.set_geometry(gpd.GeoSeries(geometry, index=table.index, crs=table.crs))[~flat]
+
+
+def _finite(table: gpd.GeoDataFrame, path: Path, why: str = "NaN or infinity") -> gpd.GeoDataFrame:
+    """The rows without such coordinates: geometry cannot be computed with these."""
+    points, row = shapely.get_coordinates(table.geometry.to_numpy(), return_index=True)
+    strange = np.unique(row[~np.isfinite(points).all(axis=1)])
+    if not len(strange):
+        return table
+    log.warning("%s: %d feature(s) with coordinates of %s, left out", path, len(strange), why)
+    return table.iloc[np.setdiff1d(np.arange(len(table)), strange)]
+
+
+def _on_earth(table: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
+    return _finite(table, path, "no place in the CRS of the imagery")
 
 
 def _polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry:

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from capecam.model import Model, Normalisation, build_network
+from capecam.model import Model, Normalisation
+from capecam.network import build_network
 from capecam.scenes import draw_scene
 from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD, ModelSettings
 

@@ -3,12 +3,14 @@
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.collars import Collars
 from capecam.raster.coverage import Coverage
+from capecam.raster.fingerprint import files_of, fingerprint
 from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
 from capecam.raster.header import Header
-from capecam.raster.headers import read_header, read_headers
+from capecam.raster.headers import HeaderRules, read_header, read_headers
 from capecam.raster.imagery import write_imagery
-from capecam.raster.mosaic import Mosaic, Rules, Source, build_mosaic
-from capecam.raster.opening import gdal_settings, open_readonly
+from capecam.raster.locations import Location, VsiPath, location
+from capecam.raster.mosaic import GridRules, Mosaic, Source, build_mosaic
+from capecam.raster.opening import gdal_settings, open_image, open_readonly
 from capecam.raster.overview import write_overview
 from capecam.raster.percentiles import find_scale
 from capecam.raster.places import LayerReader
@@ -20,20 +22,27 @@ __all__ = [
     "CogWriter",
     "Collars",
     "Coverage",
+    "GridRules",
     "Header",
+    "HeaderRules",
     "Layer",
     "LayerReader",
+    "Location",
     "Mosaic",
     "Product",
     "Reader",
-    "Rules",
     "Source",
     "VrtTile",
+    "VsiPath",
     "build_mosaic",
+    "files_of",
     "find_scale",
+    "fingerprint",
     "gdal_settings",
     "ground_m",
     "is_similar",
+    "location",
+    "open_image",
     "open_readonly",
     "ratio_to_model",
     "read_header",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import nan
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from rasterio.enums import MaskFlags
 
 from capecam.errors import ImageError
+from capecam.raster.locations import Location
 from capecam.settings import ImagerySettings
 
 COLORS = ("red", "green", "blue")
@@ -101,7 +101,7 @@ class Pixels:
         return found
 
 
-def pixels_of(path: Path, dataset: Any, settings: ImagerySettings) -> Pixels:
+def pixels_of(path: Location, dataset: Any, settings: ImagerySettings) -> Pixels:
     """How an open dataset is to be read.
 
     Raises:
@@ -134,7 +134,7 @@ def pixels_of(path: Path, dataset: Any, settings: ImagerySettings) -> Pixels:
     return pixels
 
 
-def _check_photometric(path: Path, dataset: Any) -> None:
+def _check_photometric(path: Location, dataset: Any) -> None:
     """Raises where colours are not red, green and blue, or a shade of grey."""
     # A debugging aid of GDAL's GeoTIFF driver, and the only way to see this tag; VRTs have none.
     photometric = dataset.get_tag_item("TIFFTAG_PHOTOMETRIC", "_DEBUG_")
@@ -150,7 +150,7 @@ def _check_photometric(path: Path, dataset: Any) -> None:
 
 
 def _bands(
-    path: Path, dataset: Any, kinds: Sequence[str], settings: ImagerySettings
+    path: Location, dataset: Any, kinds: Sequence[str], settings: ImagerySettings
 ) -> tuple[int, int, int]:
     wanted = settings.bands
     if wanted == "palette":
@@ -167,7 +167,7 @@ def _bands(
     return _chosen(path, kinds, wanted)
 
 
-def _gray(path: Path, dataset: Any, kinds: Sequence[str]) -> tuple[int, int, int]:
+def _gray(path: Location, dataset: Any, kinds: Sequence[str]) -> tuple[int, int, int]:
     if kinds[0] == "palette":
         raise ImageError(
             f"{path}: band 1 has a colour table, its values are no greys; use --bands palette"
@@ -179,7 +179,9 @@ def _gray(path: Path, dataset: Any, kinds: Sequence[str]) -> tuple[int, int, int
     return _chosen(path, kinds, (1, 1, 1))
 
 
-def _chosen(path: Path, kinds: Sequence[str], wanted: tuple[int, int, int]) -> tuple[int, int, int]:
+def _chosen(
+    path: Location, kinds: Sequence[str], wanted: tuple[int, int, int]
+) -> tuple[int, int, int]:
     """The bands that were named, if they are there and are colours."""
     for band in wanted:
         if band > len(kinds):
@@ -194,7 +196,7 @@ def _chosen(path: Path, kinds: Sequence[str], wanted: tuple[int, int, int]) -> t
     return wanted
 
 
-def _automatic(path: Path, dataset: Any, kinds: Sequence[str]) -> tuple[int, int, int]:
+def _automatic(path: Location, dataset: Any, kinds: Sequence[str]) -> tuple[int, int, int]:
     """By colour interpretation; else the first three, where there is hardly another way."""
     if all(kinds.count(color) == 1 for color in COLORS):
         red, green, blue = (kinds.index(color) + 1 for color in COLORS)
@@ -214,7 +216,7 @@ def _automatic(path: Path, dataset: Any, kinds: Sequence[str]) -> tuple[int, int
     return 1, 2, 3
 
 
-def _dtype(path: Path, dataset: Any, bands: Sequence[int]) -> str:
+def _dtype(path: Location, dataset: Any, bands: Sequence[int]) -> str:
     """That all chosen bands have."""
     found = list(dict.fromkeys(str(dataset.dtypes[band - 1]) for band in bands))
     if len(found) > 1:

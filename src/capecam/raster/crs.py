@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pyproj
@@ -13,6 +12,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from capecam.errors import ImageError, SettingsError
+from capecam.raster.locations import Location
 
 NOWHERE = ("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS")
 """How a WKT begins that names units, but no place on Earth: as good as none."""
@@ -36,7 +36,7 @@ def crs_of_setting(text: str | None) -> str | None:
         ) from error
 
 
-def crs_of_file(path: Path, found: Any) -> str | None:
+def crs_of_file(path: Location, found: Any) -> str | None:
     """WKT of what a file carries, its height left out; None where that says nothing.
 
     Raises:

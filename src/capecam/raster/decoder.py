@@ -47,7 +47,7 @@ class Decoder:
         match self.pixels.validity:
             case "mask":
                 bands = sorted(set(self.pixels.bands))
-                return np.asarray(self.dataset.read_masks(bands, window=window).any(axis=0))
+                return np.asarray(self.dataset.read_masks(bands, window=window).all(axis=0))
             case "alpha":
                 return np.asarray(self.dataset.read(self.pixels.alpha, window=window) > 0)
             case "nodata":

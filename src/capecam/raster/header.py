@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from capecam.raster.bands import Pixels, pixels_of
 from capecam.raster.crs import crs_key
+from capecam.raster.locations import Location
 from capecam.raster.placement import Orientation, Placement, placement_of
 from capecam.settings import ImagerySettings
 
@@ -51,7 +51,7 @@ def _lossy(compression: str, structure: Mapping[str, str]) -> bool:
 class Header:
     """What an image file says about itself."""
 
-    path: Path
+    path: Location
     place: Placement
     """Where it lies."""
     pixels: Pixels
@@ -100,7 +100,7 @@ class Header:
         return crs_key(self.crs), *_digits(self.pixel)
 
 
-def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
+def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header:
     """That of an open dataset.
 
     Raises:

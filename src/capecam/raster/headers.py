@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
+import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise, repeat
-from pathlib import Path
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
-import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from capecam.errors import ImageError
 from capecam.raster.crs import crs_of_setting
 from capecam.raster.header import Header, header_of
-from capecam.raster.opening import DRIVER
+from capecam.raster.locations import Location, in_words
+from capecam.raster.opening import Trust, check_image, gdal_settings, open_image
 from capecam.settings import ImagerySettings
 
 AS_IS = ImagerySettings()
@@ -31,76 +36,199 @@ HEADERS_A_PROCESS = 500
 """To make out a CRS without an EPSG code takes GDAL 4 ms, under Python's lock, so that threads do
 not help; a process takes 0.6 s to start."""
 
+HEADER_S = 300.0
+"""After that long, a disk, a network or a decoder gives no answer any more."""
 
-def read_header(path: Path, settings: ImagerySettings = AS_IS) -> Header:
+Answer = Header | ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRules:
+    """How headers are read."""
+
+    imagery: ImagerySettings = AS_IS
+    folders: tuple[str, ...] = ()
+    """Real paths of the folders that the user has named."""
+    apart: bool = False
+    """In a process that may die of a file without harm to the rest."""
+
+    @property
+    def trust(self) -> Trust:
+        """What may be opened."""
+        return Trust(self.imagery.allow_vrt, self.folders)
+
+
+def read_header(
+    path: Location, settings: ImagerySettings = AS_IS, *, apart: bool = False
+) -> Header:
     """Check that a file can be used as it is, without decoding any pixel.
 
     Raises:
         ImageError: what was found instead, and what to do.
     """
-    (found,) = read_headers([path], settings)
+    (found,) = read_headers([path], HeaderRules(settings, apart=apart))
     if isinstance(found, ImageError):
         raise found
     return found
 
 
-def read_headers(
-    paths: Sequence[Path], settings: ImagerySettings = AS_IS
-) -> list[Header | ImageError]:
+def read_headers(paths: Sequence[Location], rules: HeaderRules = HeaderRules()) -> list[Answer]:
     """Those of many files, or why they cannot be used; in processes where there are thousands.
 
     Raises:
         SettingsError: the CRS to be assigned is none.
     """
-    crs_of_setting(settings.crs)
-    count = min(os.cpu_count() or 1, len(paths) // HEADERS_A_PROCESS)
-    if count < 2:
-        return _read_here(paths, settings)
-    edges = [len(paths) * n // count for n in range(count + 1)]
-    shares = [paths[start:stop] for start, stop in pairwise(edges)]
+    crs_of_setting(rules.imagery.crs)
+    count = max(1, min(os.cpu_count() or 1, len(paths) // HEADERS_A_PROCESS))
+    items = list(enumerate(paths))
+    if count == 1 and not rules.apart:
+        here: list[Any] = [None] * len(items)
+        _read_here(items, rules, HEADER_THREADS, here.__setitem__)
+        return here
+    edges = [len(items) * n // count for n in range(count + 1)]
+    shares = [items[start:stop] for start, stop in pairwise(edges)]
+    found: dict[int, Answer] = {}
     with ThreadPoolExecutor(count) as threads:
-        return list(chain.from_iterable(threads.map(_read_elsewhere, shares, repeat(settings))))
+        for part in threads.map(lambda share: _read_apart(share, rules), shares):
+            found |= part
+    return [found[index] for index, _ in items]
 
 
-def _read_here(paths: Sequence[Path], settings: ImagerySettings) -> list[Header | ImageError]:
-    def read(path: Path) -> Header | ImageError:
-        try:
-            with rasterio.open(path, driver=DRIVER) as dataset:
-                return header_of(path, dataset, settings)
-        except RasterioError as error:
-            return ImageError(_not_a_geotiff(path, error))
-        except ImageError as error:
-            return error
+Item = tuple[int, Location]
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(HEADER_THREADS) as threads:
+
+def _read_here(
+    items: Sequence[Item], rules: HeaderRules, threads: int, tell: Callable[[int, Any], object]
+) -> None:
+    """``tell`` hears None when a file is begun, and then its answer."""
+
+    def read(item: Item) -> None:
+        index, path = item
+        tell(index, None)
+        tell(index, _answer(path, rules))
+
+    with warnings.catch_warnings(), gdal_settings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return list(threads.map(read, paths))
+        list(pool.map(read, items))
 
 
-def _read_elsewhere(paths: Sequence[Path], settings: ImagerySettings) -> list[Header | ImageError]:
-    """In a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from capecam.raster.headers import _serve; _serve()"],
-        input=pickle.dumps((paths, settings)),
-        stdout=subprocess.PIPE,
-        check=True,
-        start_new_session=True,  # Ctrl-C goes to the main process alone
-    )
-    found: list[Header | ImageError] = pickle.loads(done.stdout)
+def _answer(path: Location, rules: HeaderRules) -> Answer:
+    try:
+        check_image(path, rules.trust)
+        with open_image(path) as dataset:
+            return header_of(path, dataset, rules.imagery)
+    except RasterioError as error:
+        message = in_words(path, error)
+        return ImageError(f"{path}: not a readable GeoTIFF ({message}); check the delivery")
+    except ImageError as error:
+        return error
+    except OSError as error:
+        return ImageError(f"{path}: cannot be read ({error.strerror or error}); try again")
+
+
+def _read_apart(
+    items: Sequence[Item], rules: HeaderRules, threads: int = HEADER_THREADS
+) -> dict[int, Answer]:
+    """In a process of its own; one of which it dies fails alone.
+
+    Those that were being read when it died are then read one after the other, so that the guilty
+    one is known.
+    """
+    found: dict[int, Answer] = {}
+    rest = list(items)
+    while rest:
+        child = _Child(rest, rules, threads)
+        found |= child.run()
+        suspects = [item for item in rest if item[0] in child.reading]
+        if len(suspects) > 1 and threads > 1 and not child.late:
+            found |= _read_apart(suspects, rules, 1)
+        elif child.how:  # without suspects it is not the files
+            found |= {i: ImageError(f"{path}: {child.how}") for i, path in suspects or rest}
+        rest = [item for item in rest if item[0] not in found]
     return found
 
 
-def _serve() -> None:
-    found = _read_here(*pickle.load(sys.stdin.buffer))
-    sys.stdout.buffer.write(pickle.dumps(found))
+@dataclass(slots=True)
+class _Child:
+    """A process that reads headers, and what it said before it ended."""
+
+    items: Sequence[Item]
+    rules: HeaderRules
+    threads: int
+    reading: dict[int, float] = field(default_factory=dict)
+    """Since when (s) those are being read that have no answer yet."""
+    how: str = ""
+    """Why it ended before its time."""
+    late: bool = False
+    """It did not end by itself: those in ``reading`` have had their time."""
+
+    def run(self) -> dict[int, Answer]:
+        """All answers that it gives."""
+        found: dict[int, Answer] = {}
+        with subprocess.Popen(
+            [sys.executable, "-c", "from capecam.raster.headers import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C goes to the main process alone
+        ) as process:
+            try:
+                self._talk(process, found)
+            finally:
+                process.kill()
+        return found
+
+    def _talk(self, process: subprocess.Popen[bytes], found: dict[int, Answer]) -> None:
+        messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, args=(process, messages), daemon=True).start()
+        while (message := self._next(messages)) is not None:
+            index, answer = message
+            if answer is None:
+                self.reading[index] = time.monotonic()
+            else:
+                self.reading.pop(index, None)
+                found[index] = answer
+        if len(found) < len(self.items) and not self.how:
+            self.how = f"the decoder crashed ({_ending(process.wait())}); deliver it again"
+
+    def _next(self, messages: queue.SimpleQueue[Any]) -> Any:
+        """None: no more come, or one file has had its time."""
+        while True:
+            oldest = min(self.reading.values(), default=time.monotonic())
+            try:
+                return messages.get(timeout=max(0.1, oldest + HEADER_S - time.monotonic()))
+            except queue.Empty:
+                limit = time.monotonic() - HEADER_S
+                overdue = {index: since for index, since in self.reading.items() if since <= limit}
+                if overdue:
+                    self.reading, self.late = overdue, True
+                    self.how = f"gives no answer within {HEADER_S:.0f} s; check its disk or network"
+                    return None
+
+    def _listen(self, process: subprocess.Popen[bytes], messages: queue.SimpleQueue[Any]) -> None:
+        """In a thread: a pipe cannot be asked for a while only."""
+        try:
+            with process.stdin as pipe:  # type: ignore[union-attr]
+                pickle.dump((self.items, self.rules, self.threads), pipe)
+            while True:
+                messages.put(pickle.load(process.stdout))  # type: ignore[arg-type]
+        except (EOFError, OSError, pickle.UnpicklingError):
+            messages.put(None)
 
 
-def _not_a_geotiff(path: Path, error: Exception) -> str:
-    try:
-        size = path.stat().st_size
-    except OSError as reason:
-        return f"{path}: {reason.strerror}"
-    if size == 0:
-        return f"{path}: the file is empty (0 bytes); deliver it again"
-    message = " ".join(str(error).split())
-    return f"{path}: not a readable GeoTIFF ({message}); check the delivery"
+def _ending(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def serve() -> None:
+    """The child's side: ``(index, None)`` when a file is begun, then ``(index, answer)``."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    items, rules, threads = pickle.load(sys.stdin.buffer)
+    lock = threading.Lock()
+
+    def tell(index: int, answer: Answer | None) -> None:
+        with lock:
+            pickle.dump((index, answer), answers)
+            answers.flush()
+
+    _read_here(items, rules, threads, tell)

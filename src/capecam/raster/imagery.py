@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from capecam.raster.bands import COLORS
+from capecam.raster.locations import VsiPath
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.vrt import place_of, vrt_over
+
+NOT_IN_XML = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+"""In the name of a file: such an image is not shown."""
 
 TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32",
@@ -26,7 +31,8 @@ def write_imagery(path: Path, mosaic: Mosaic) -> None:
     where an image has an alpha band as well.
     """
     # Where images overlap, the first that is valid counts, as in the mosaic: it is drawn last.
-    sources = [source for source in reversed(mosaic.sources) if not source.warped]
+    shown = (source for source in mosaic.sources if not source.warped and _name(source, path))
+    sources = list(reversed(list(shown)))
     root = vrt_over(mosaic.grid)
     for index, color in enumerate(COLORS):
         element = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(index + 1))
@@ -58,8 +64,17 @@ def _add_colors(part: ET.Element, index: int, source: Source, mosaic: Mosaic) ->
 def _source(band: ET.Element, source: Source, number: str, vrt: Path, mosaic: Mosaic) -> ET.Element:
     """A source of a band, or of a mask, where pixels that are not valid leave what is below."""
     element = ET.SubElement(band, "ComplexSource")
-    name = ET.SubElement(element, "SourceFilename", relativeToVRT="1")
-    name.text = Path(os.path.relpath(source.header.path, vrt.parent)).as_posix()
+    relative = "0" if isinstance(source.header.path, VsiPath) else "1"
+    ET.SubElement(element, "SourceFilename", relativeToVRT=relative).text = _name(source, vrt)
     ET.SubElement(element, "SourceBand").text = number
     place_of(element, source.window, mosaic.grid.window, TYPES[source.header.pixels.dtype])
     return element
+
+
+def _name(source: Source, vrt: Path) -> str | None:
+    """Of an image as a VRT has it; None if XML cannot hold it, or it is a secret."""
+    path = source.header.path
+    if isinstance(path, VsiPath):
+        return None if path.secret else path.gdal
+    name = Path(os.path.relpath(path, vrt.parent)).as_posix()
+    return None if NOT_IN_XML.search(name) else name

@@ -109,7 +109,7 @@ def _cover(parts: Sequence[Window], core: Window) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class GridRules:
     """How images come onto one grid."""
 
     align: str = "snap"
@@ -120,7 +120,7 @@ class Rules:
 
 
 def build_mosaic(
-    headers: Named, anchor: tuple[float, float] | None, rules: Rules
+    headers: Named, anchor: tuple[float, float] | None, rules: GridRules
 ) -> tuple[Mosaic | None, dict[str, str]]:
     """One grid for the largest group of named images, and why others do not fit.
 
@@ -155,7 +155,7 @@ def build_mosaic(
     return Mosaic(grid.crop(_hull(near)), tuple(sorted(near, key=lambda s: s.key))), misfits
 
 
-def _largest_group(headers: Sequence[Header], rules: Rules) -> list[Header]:
+def _largest_group(headers: Sequence[Header], rules: GridRules) -> list[Header]:
     """The images that can share a grid; those of one CRS can where all are resampled."""
     keys = [h.group if rules.gsd_m is None else (crs_key(h.crs),) for h in headers]
     counts = Counter(keys)
@@ -163,7 +163,7 @@ def _largest_group(headers: Sequence[Header], rules: Rules) -> list[Header]:
     return [header for header, key in zip(headers, keys, strict=True) if key == best]
 
 
-def _laid(name: str, header: Header, grid: Grid, rules: Rules, count: int) -> Source:
+def _laid(name: str, header: Header, grid: Grid, rules: GridRules, count: int) -> Source:
     """An image on the grid.
 
     Raises:
@@ -239,7 +239,7 @@ def _off_grid(source: Source) -> str:
 
 
 def _common_grid(
-    headers: Sequence[Header], anchor: tuple[float, float] | None, rules: Rules
+    headers: Sequence[Header], anchor: tuple[float, float] | None, rules: GridRules
 ) -> Grid:
     """The lattice of a group, whatever the order of its members."""
     crs = _most_common(header.crs for header in headers)

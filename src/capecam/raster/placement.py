@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, isfinite
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from rasterio.control import GroundControlPoint
 
 from capecam.errors import ImageError
 from capecam.raster.crs import crs_of_file, crs_of_setting, is_in_degrees, metres_a_unit
+from capecam.raster.locations import Location
 
 POINTS_PX = 2.0
 """By which a ground control point may be off the plane through all of them: what is more comes
@@ -93,7 +93,7 @@ class Placement:
         return across <= SKEW_PX * abs(t.a) and down <= SKEW_PX * abs(t.e)
 
 
-def placement_of(path: Path, dataset: Any, assigned: str | None) -> Placement:
+def placement_of(path: Location, dataset: Any, assigned: str | None) -> Placement:
     """That of an open dataset.
 
     Args:
@@ -123,7 +123,7 @@ def placement_of(path: Path, dataset: Any, assigned: str | None) -> Placement:
     )
 
 
-def _crs(path: Path, found: Any, assigned: str | None) -> str:
+def _crs(path: Location, found: Any, assigned: str | None) -> str:
     crs = crs_of_file(path, found) or crs_of_setting(assigned)
     if crs is None:
         raise ImageError(
@@ -133,7 +133,7 @@ def _crs(path: Path, found: Any, assigned: str | None) -> str:
     return crs
 
 
-def _by_points(path: Path, points: Sequence[GroundControlPoint]) -> Affine:
+def _by_points(path: Location, points: Sequence[GroundControlPoint]) -> Affine:
     """The plane that fits points best, by least squares.
 
     Raises:
@@ -160,7 +160,7 @@ def _by_points(path: Path, points: Sequence[GroundControlPoint]) -> Affine:
     return fitted
 
 
-def _checked(path: Path, place: Placement) -> Placement:
+def _checked(path: Location, place: Placement) -> Placement:
     """Pixels without a size, or that a double cannot tell apart, lie nowhere."""
     t = place.transform
     if not all(map(isfinite, t[:6])) or t.determinant == 0:

@@ -20,7 +20,7 @@ from capecam.raster.collars import collar_file, collar_of
 from capecam.raster.decoder import Decoder, to_bytes
 from capecam.raster.header import Header
 from capecam.raster.mosaic import Mosaic, Source
-from capecam.raster.opening import open_readonly
+from capecam.raster.opening import open_image
 from capecam.raster.warping import straightened, straightened_mask
 from capecam.settings import Scale
 
@@ -140,7 +140,7 @@ class Reader:
     def _opened(self, source: Source) -> _Opened:
         header = source.header
         with ExitStack() as files:
-            file = _kept(open_readonly(header.path), files)
+            file = _kept(open_image(header.path), files)
             collar = self._collar(file, source)
             if not source.warped:
                 decoder = Decoder.of(file, header.pixels, file)

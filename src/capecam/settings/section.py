@@ -27,4 +27,6 @@ def among(name: str, known: Sequence[str], what: str) -> None:
 class Section(BaseModel):
     """Frozen, and without any key that is not declared."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
+    )

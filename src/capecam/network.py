@@ -1,0 +1,137 @@
+"""An empty network from its description: what it may be named, and how large it may be."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from capecam.errors import CapecamError, CheckpointError, SettingsError
+from capecam.settings import ModelSettings
+
+BANDS = 3
+"""Red, green, blue: what is read of every image."""
+
+TIMM_OPTIONS = ("img_size", "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "window_size")
+"""Of encoders, beside what an architecture itself knows: for those that want to know a size."""
+
+LARGEST_OPTION = 65_536
+"""Channels, depths, rates: the largest in use is 2,048."""
+
+SCRATCH_NUMBERS = 1 << 24
+"""What building may take beside the network's own numbers: tables of positions, 64 MB."""
+
+
+def build_network(
+    settings: ModelSettings, config: Mapping[str, Any] | None, channels: int
+) -> nn.Module:
+    """An empty network; never downloads weights."""
+    # Slow to import (timm), and not needed to read about a checkpoint.
+    import segmentation_models_pytorch as smp  # noqa: PLC0415
+
+    if settings.architecture is None and config is not None:
+        arguments = {
+            k: v for k, v in config.items() if k not in ("_model_class", "encoder_weights")
+        }
+        name, options = str(config.get("_model_class")), arguments
+    elif settings.architecture and settings.encoder:
+        name = settings.architecture
+        options = {"encoder_name": settings.encoder, "in_channels": BANDS, **settings.options}
+        options["classes"] = channels
+    else:
+        raise SettingsError(
+            "the checkpoint does not say what network it is for; "
+            "set model.architecture and model.encoder in the configuration"
+        )
+    known = {
+        m.__name__.lower(): m
+        for m in vars(smp).values()
+        if isinstance(m, type) and issubclass(m, nn.Module)
+    }
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, 1)
+        hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
+        raise SettingsError(f"unknown architecture {name[:80]!r}{hint}")
+    _check_options(options, known[name.lower()])
+    try:
+        # The last activation would turn logits into something else, and an auxiliary
+        # classifier the output into a pair: explanations need neither.
+        network: nn.Module = known[name.lower()](
+            **{**options, "encoder_weights": None, "activation": None, "aux_params": None}
+        )
+    except (CapecamError, MemoryError):
+        raise
+    except Exception as error:  # options of any kind can fail in any way; it always ends here
+        reason = " ".join(str(error).split())[:300]
+        said = f"{options}"[:300]
+        raise SettingsError(f"cannot build {name} with {said}: {reason}") from error
+    return network
+
+
+def _check_options(options: Mapping[str, Any], architecture: type[nn.Module]) -> None:
+    """Arguments that an architecture knows, of sizes that can be, and no way to other files.
+
+    timm takes names of encoders that lead online (``hf-hub:``) or to a folder (``local-dir:``),
+    and arguments that name files (``checkpoint_path``).
+    """
+    own = inspect.signature(architecture.__init__).parameters
+    for key, value in options.items():
+        if key not in own and key not in TIMM_OPTIONS:
+            raise SettingsError(
+                f"cannot build {architecture.__name__}: unknown option {key[:80]!r}"
+            )
+        for number in _numbers(value):
+            if not abs(number) <= LARGEST_OPTION:
+                raise SettingsError(
+                    f"cannot build {architecture.__name__}: {key} holds {number:g}; no number may "
+                    f"be above {LARGEST_OPTION}"
+                )
+    encoder = options.get("encoder_name", "resnet34")
+    if not (isinstance(encoder, str) and re.fullmatch(r"[\w.+-]{1,100}", encoder, re.ASCII)):
+        raise SettingsError(
+            f"the encoder {str(encoder)[:80]!r} is no name that segmentation_models_pytorch or "
+            "timm knows; names of other places, such as hf-hub:..., are not followed"
+        )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """In a value of an option; infinite where one is too large for a float."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, (int, float)):
+        yield value if isinstance(value, float) or value.bit_length() < 64 else math.inf
+
+
+class Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lets a network be built that a checkpoint can fill, and nothing much larger.
+
+    Counted before memory is taken: a small file may describe a network of terabytes.
+    """
+
+    def __init__(self, numbers: int, path: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._held, self._path = numbers, path
+        self._left = 2 * numbers + SCRATCH_NUMBERS
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if args and isinstance(args[0], (list, tuple)):
+            self._left -= math.prod(n for n in args[0] if isinstance(n, int))
+        if self._left < 0:
+            raise CheckpointError(
+                f"{self._path}: the network that is described is far larger than the "
+                f"{self._held:,} numbers that the checkpoint holds; correct model.architecture, "
+                "model.encoder and model.options, or the config.json beside it"
+            )
+        return func(*args, **(kwargs or {}))

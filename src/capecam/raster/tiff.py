@@ -1,0 +1,236 @@
+"""The structure of a TIFF, read before GDAL does: what it declares must fit what it holds.
+
+GDAL allocates what a header declares. So a file is looked through first: a few reads, no pixel.
+Whatever is wrong in another way is left to GDAL, which says so.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+MOST_PAGES = 4096
+"""Directories that are followed; overviews and masks are a dozen. GDAL reads them all."""
+
+MOST_ENTRIES = 4096
+"""Tags of a directory; there are about 100 known ones."""
+
+MOST_TAG_BYTES = 16 << 20
+"""Of a tag that is no table of blocks: metadata of 16 MiB is already a hundred times the usual."""
+
+MOST_BLOCKS = 1 << 23
+"""Tiles or strips; a BigTIFF of 700,000 x 700,000 px in tiles of 256 has as many."""
+
+MOST_BANDS = 1024
+"""Hyperspectral sensors have a few hundred."""
+
+BLOCK_BYTES = 256 << 20
+"""Decoded, of a block that has to be decoded at once; each reader holds one of each open image. A
+block of 9,459 x 9,459 px RGB; a tile of 512 x 512 px has 0.8 MB."""
+
+STRIP_BYTES = 1 << 30
+"""Decoded, of a compressed strip that is decoded line by line (all bands): to read its end, GDAL
+decodes all of it, 1 GB in 2 to 4 s, for every block that is read. 18,900 x 18,900 px RGB."""
+
+SPARSE_PX = 4096 * 4096
+"""So small a raster may be declared by any file."""
+
+PX_PER_BYTE = 100_000
+"""Above that, a file cannot hold what it declares: a blank image is 7,300 px a byte in one strip of
+ZSTD (GDAL 3.10), 16,000 as missing tiles of 512 x 512 px, 65,000 of 1024 x 1024."""
+
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
+         16: 8, 17: 8, 18: 8}  # fmt: skip
+"""Bytes of each type of a tag."""
+
+WIDTH, HEIGHT, BITS, COMPRESSION, BANDS_TAG, ROWS, PLANAR = 256, 257, 258, 259, 277, 278, 284
+TILE_WIDTH, TILE_HEIGHT, SUBFILE = 322, 323, 254
+TABLES = {273, 279, 324, 325, 530}
+"""Offsets and lengths of blocks."""
+OF_INTEREST = {
+    WIDTH, HEIGHT, BITS, COMPRESSION, BANDS_TAG, ROWS, PLANAR, TILE_WIDTH, TILE_HEIGHT, SUBFILE,
+}  # fmt: skip
+
+NO_COMPRESSION = 1
+BY_LINE = {1, 5, 7, 8, 32773, 32946, 50000, 34925}
+"""None, LZW, JPEG, DEFLATE, PackBits, ZSTD, LZMA: decoded as they come."""
+
+
+class StructureError(ValueError):
+    """In words: what a file declares, and why that cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One directory of a TIFF."""
+
+    tags: dict[int, int]
+    """The first value of those of interest."""
+    longest: int
+    """Bytes of the longest tag that is no table of blocks."""
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.tags.get(WIDTH, 0)
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.tags.get(HEIGHT, 0)
+
+    @property
+    def bands(self) -> int:
+        """Samples of a pixel."""
+        return self.tags.get(BANDS_TAG, 1)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Height and width of a tile or strip."""
+        if TILE_WIDTH in self.tags:
+            return self.tags.get(TILE_HEIGHT, 0), self.tags[TILE_WIDTH]
+        return min(self.tags.get(ROWS, self.height), self.height), self.width
+
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        height, width = (max(1, edge) for edge in self.block)
+        planes = self.bands if self.tags.get(PLANAR) == 2 else 1
+        return -(-self.height // height) * -(-self.width // width) * planes
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a decoded block."""
+        bands = 1 if self.tags.get(PLANAR) == 2 else self.bands
+        height, width = self.block
+        return height * width * bands * max(1, self.tags.get(BITS, 1) // 8)
+
+    @property
+    def picture(self) -> bool:
+        """No overview and no mask of another page."""
+        return not self.tags.get(SUBFILE, 0) & 5
+
+
+def pages(stream: BinaryIO, size: int) -> list[Page]:
+    """All directories of a file that begins as a TIFF does; it may end anywhere.
+
+    Args:
+        stream: of the file.
+        size: of the file in bytes.
+
+    Raises:
+        StructureError: there are absurdly many.
+    """
+    head = stream.read(16)
+    if len(head) < 8:
+        raise StructureError(f"it ends after {len(head)} bytes")
+    order = "<" if head[:2] == b"II" else ">"
+    big = head[2:4] in (b"+\0", b"\0+")
+    at = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
+    found: list[Page] = []
+    seen: set[int] = set()
+    while 0 < at < size and at not in seen:  # a loop, or the way out of the file, ends it
+        if len(found) == MOST_PAGES:
+            raise StructureError(f"it has more than {MOST_PAGES} pages")
+        seen.add(at)
+        page, at = _page(_Entries(stream, size, order, big), at)
+        found.append(page)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """Reads the entries of a directory."""
+
+    stream: BinaryIO
+    size: int
+    order: str
+    big: bool
+
+    def __call__(self, at: int) -> Iterator[tuple[int, int, int, int]]:
+        """Tag, type, count and first value; last the place of the next directory, with tag -1."""
+        length, entry = (8, "HHQ8s") if self.big else (2, "HHI4s")
+        self.stream.seek(at)
+        count = int.from_bytes(self.stream.read(length), _ENDIAN[self.order])
+        if count > MOST_ENTRIES:
+            raise StructureError(f"a page of it has {count} tags")
+        step = struct.calcsize(self.order + entry)
+        raw = self.stream.read(count * step + (8 if self.big else 4))
+        for n in range(min(count, len(raw) // step)):
+            tag, kind, values, data = struct.unpack_from(self.order + entry, raw, n * step)
+            yield tag, kind, values, self._first(kind, values, data)
+        yield -1, 0, 0, int.from_bytes(raw[count * step :], _ENDIAN[self.order])
+
+    def _first(self, kind: int, values: int, data: bytes) -> int:
+        width = SIZES.get(kind, 1)
+        if values * width <= len(data):
+            return int.from_bytes(data[:width], _ENDIAN[self.order])
+        place = int.from_bytes(data, _ENDIAN[self.order])
+        if place + width > self.size:
+            return 0
+        self.stream.seek(place)
+        return int.from_bytes(self.stream.read(width), _ENDIAN[self.order])
+
+
+_ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
+
+
+def _page(entries: _Entries, at: int) -> tuple[Page, int]:
+    tags: dict[int, int] = {}
+    longest = following = 0
+    for tag, kind, count, first in list(entries(at)):
+        if tag == -1:
+            following = first
+            continue
+        if tag in OF_INTEREST:
+            tags.setdefault(tag, first)
+        if tag not in TABLES:
+            longest = max(longest, count * SIZES.get(kind, 1))
+    return Page(tags, longest), following
+
+
+def check(found: list[Page], size: int) -> None:
+    """Can the pages be what they say, and can they be read in bounded memory and time?
+
+    Raises:
+        StructureError: no.
+    """
+    for page in found:
+        _check_page(page, size)
+
+
+def _check_page(page: Page, size: int) -> None:
+    shape = f"{page.width} x {page.height} px"
+    if page.bands > MOST_BANDS:
+        raise StructureError(f"it declares {page.bands} bands; at most {MOST_BANDS} are read")
+    if page.longest > MOST_TAG_BYTES:
+        raise StructureError(
+            f"a tag of it declares {page.longest >> 20} MB of metadata; "
+            f"at most {MOST_TAG_BYTES >> 20} MB are read"
+        )
+    if page.blocks > MOST_BLOCKS or page.blocks * 4 > size + 4:
+        raise StructureError(
+            f"it declares {shape} in {page.blocks} blocks, more than a file of {size} bytes "
+            "can hold" if page.blocks * 4 > size + 4 else
+            f"it declares {shape} in {page.blocks} blocks; at most {MOST_BLOCKS} are read"
+        )  # fmt: skip
+    pixels = page.width * page.height
+    if pixels > max(SPARSE_PX, PX_PER_BYTE * size):
+        raise StructureError(f"it declares {shape}, which a file of {size} bytes cannot hold")
+    _check_block(page, shape)
+
+
+def _check_block(page: Page, shape: str) -> None:
+    compression, tiled = page.tags.get(COMPRESSION, NO_COMPRESSION), TILE_WIDTH in page.tags
+    alone = not tiled and page.block[0] >= page.height
+    if alone and compression == NO_COMPRESSION:
+        return  # GDAL reads any line of it
+    most = STRIP_BYTES if alone and compression in BY_LINE else BLOCK_BYTES
+    if page.block_bytes > most:
+        raise StructureError(
+            f"its {shape} come in blocks of {page.block[1]} x {page.block[0]} px, which are "
+            f"{page.block_bytes >> 20} MB each when decoded; at most {most >> 20} MB are; "
+            "rewrite it with gdal_translate -co TILED=YES"
+        )
