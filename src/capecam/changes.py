@@ -15,7 +15,7 @@ from capecam.errors import ImageError
 from capecam.grid import Cell, Grid
 from capecam.interest import Interest
 from capecam.ledger import Ledger
-from capecam.raster import Mosaic, Source, VsiPath, files_of, fingerprint
+from capecam.raster import Mosaic, Source, VsiPath, crs_key, files_of, fingerprint
 from capecam.settings import Scale, Settings
 
 FORMAT = 1
@@ -73,6 +73,8 @@ def basis(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> dict[str, Any
     }
     if reading := {s.name: how for s in images if (how := _reading(s, inputs.scale))}:
         tree["reading"] = reading
+    if settings.imagery.collar != "none":
+        tree["collar"] = settings.imagery.collar
     plain: dict[str, Any] = json.loads(json.dumps(tree))
     return plain
 
@@ -81,8 +83,9 @@ def _reading(source: Source, scale: Scale | None) -> dict[str, Any]:
     """How an image is read, beyond what holds for ordinary ones: so settings that it does not
     depend on make no cell again, and cells made before there were such settings stay.
     """
-    pixels = source.header.pixels
-    return pixels.peculiarities | ({"scale": str(scale)} if pixels.scaled else {})
+    pixels, place = source.header.pixels, source.header.place
+    assigned = {"crs": crs_key(place.crs)} if place.assigned else {}
+    return pixels.peculiarities | ({"scale": str(scale)} if pixels.scaled else {}) | assigned
 
 
 @dataclass(slots=True)

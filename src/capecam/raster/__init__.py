@@ -4,6 +4,7 @@ from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_im
 from capecam.raster.collars import Collars
 from capecam.raster.coverage import Coverage
 from capecam.raster.fingerprint import files_of, fingerprint
+from capecam.raster.crs import crs_key
 from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
 from capecam.raster.header import Header
 from capecam.raster.headers import HeaderRules, read_header, read_headers
@@ -35,6 +36,7 @@ __all__ = [
     "VrtTile",
     "VsiPath",
     "build_mosaic",
+    "crs_key",
     "files_of",
     "find_scale",
     "fingerprint",
