@@ -148,7 +148,9 @@ def test_points_that_are_off_a_plane_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_world_file_places_an_image(tmp_path: Path) -> None:
-    write_tif(tmp_path / "a.tif", blobs(30, 40), transform=Affine.identity(), crs=None)
+    profile = {"driver": "GTiff", "width": 40, "height": 30, "count": 3, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", **profile) as dataset:
+        dataset.write(blobs(30, 40))
     x, y = CORNER[0] + GSD / 2, CORNER[1] - GSD / 2  # of a pixel's centre
     (tmp_path / "a.tfw").write_text("\n".join(map(str, (GSD, 0, 0, -GSD, x, y))))
     imagery = ImagerySettings(crs=CRS)

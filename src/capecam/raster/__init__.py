@@ -3,8 +3,8 @@
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.collars import Collars
 from capecam.raster.coverage import Coverage
-from capecam.raster.fingerprint import files_of, fingerprint
 from capecam.raster.crs import crs_key
+from capecam.raster.fingerprint import files_of, fingerprint
 from capecam.raster.ground import ground_m, is_similar, ratio_to_model, sampling_warning, unit_m
 from capecam.raster.header import Header
 from capecam.raster.headers import HeaderRules, read_header, read_headers
