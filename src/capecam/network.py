@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,8 @@ from capecam.settings import ModelSettings
 BANDS = 3
 """Red, green, blue: what is read of every image."""
 
-TIMM_OPTIONS = ("img_size", "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "window_size")
-"""Of encoders, beside what an architecture itself knows: for those that want to know a size."""
+LEADS_ELSEWHERE = re.compile(r"pretrained|checkpoint|cache|hub|hf_|url", re.IGNORECASE)
+"""In the name of an option: timm would read other files, or go online."""
 
 LARGEST_OPTION = 65_536
 """Channels, depths, rates: the largest in use is 2,048."""
@@ -76,16 +75,16 @@ def build_network(
 
 
 def _check_options(options: Mapping[str, Any], architecture: type[nn.Module]) -> None:
-    """Arguments that an architecture knows, of sizes that can be, and no way to other files.
+    """Arguments of sizes that can be, and no way to other files.
 
     timm takes names of encoders that lead online (``hf-hub:``) or to a folder (``local-dir:``),
     and arguments that name files (``checkpoint_path``).
     """
-    own = inspect.signature(architecture.__init__).parameters
     for key, value in options.items():
-        if key not in own and key not in TIMM_OPTIONS:
+        if LEADS_ELSEWHERE.search(key):
             raise SettingsError(
-                f"cannot build {architecture.__name__}: unknown option {key[:80]!r}"
+                f"cannot build {architecture.__name__}: the option {key[:80]!r} would lead to "
+                "other files; weights come from the checkpoint alone"
             )
         for number in _numbers(value):
             if not abs(number) <= LARGEST_OPTION:
