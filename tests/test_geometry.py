@@ -132,10 +132,32 @@ def test_points_place_an_image_as_its_transform_would(tmp_path: Path) -> None:
     assert off.mean() < 0.3
 
 
-def test_too_few_points_are_refused(tmp_path: Path) -> None:
-    with_points(tmp_path / "a.tif", turned("rotated"), count=2)
-    with pytest.raises(UsageError, match="2 ground control points do not say where it lies"):
+@pytest.mark.parametrize("count", [2, 3])
+def test_points_that_do_not_span_a_plane_are_refused(tmp_path: Path, count: int) -> None:
+    with_points(tmp_path / "a.tif", turned("rotated"), count=count)  # all in the first row
+    with pytest.raises(UsageError, match=f"{count} ground control points do not say where"):
         open_city([str(tmp_path)], None, WARP)
+
+
+def test_points_that_are_off_a_plane_are_refused(tmp_path: Path) -> None:
+    with_points(tmp_path / "a.tif", turned("rotated"))
+    with rasterio.open(tmp_path / "a.tif", "r+") as dataset:
+        points, crs = dataset.gcps
+        points[4].x += 10 * GSD
+        dataset.gcps = points, crs
+    with pytest.raises(UsageError, match=r"lie up to 8\.9 px off a plane"):
+        open_city([str(tmp_path)], None, WARP)
+
+
+def test_a_world_file_places_an_image(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "width": 40, "height": 30, "count": 3, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", **profile) as dataset:
+        dataset.write(blobs(30, 40))
+    x, y = CORNER[0] + GSD / 2, CORNER[1] - GSD / 2  # of a pixel's centre
+    (tmp_path / "a.tfw").write_text("\n".join(map(str, (GSD, 0, 0, -GSD, x, y))))
+    imagery = ImagerySettings(crs=CRS)
+    grid = open_city([str(tmp_path / "a.tif")], None, imagery=imagery).mosaic.grid
+    assert grid.anchor == pytest.approx(CORNER)
 
 
 def test_a_straight_image_has_the_say_over_many_turned_ones(tmp_path: Path) -> None:

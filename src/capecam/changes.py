@@ -15,7 +15,7 @@ from capecam.errors import ImageError
 from capecam.grid import Cell, Grid
 from capecam.interest import Interest
 from capecam.ledger import Ledger
-from capecam.raster import Mosaic, Source, VsiPath, files_of, fingerprint
+from capecam.raster import Mosaic, Source, VsiPath, crs_key, files_of, fingerprint
 from capecam.settings import Scale, Settings
 
 FORMAT = 1
@@ -87,8 +87,8 @@ def _reading(source: Source, scale: Scale | None) -> dict[str, Any]:
     found = dict(header.pixels.peculiarities)
     if header.pixels.scaled:
         found["scale"] = str(scale)
-    if header.crs_assigned:
-        found["crs"] = header.crs
+    if header.place.assigned:
+        found["crs"] = crs_key(header.crs)
     return found
 
 

@@ -10,6 +10,7 @@ from capecam.finding import Found, find_images, name_images
 from capecam.grid import Cell
 from capecam.interest import Interest, read_interest
 from capecam.raster import (
+    Collars,
     GridRules,
     Header,
     HeaderRules,
@@ -61,7 +62,8 @@ def open_city(
     failures |= misfits
     if city is None:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
-    city = replace(city, scale=imagery.scale)
+    collars = Collars() if imagery.collar == "auto" else None
+    city = replace(city, scale=imagery.scale, collars=collars)
     return City(city, read_interest(mosaic, city.grid), failures)
 
 

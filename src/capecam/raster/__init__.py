@@ -1,7 +1,9 @@
 """Rasters: reading the mosaic, writing products. Only this package opens raster files."""
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
+from capecam.raster.collars import Collars
 from capecam.raster.coverage import Coverage
+from capecam.raster.crs import crs_key
 from capecam.raster.fingerprint import files_of, fingerprint
 from capecam.raster.ground import ground_m, is_similar, ratio_to_model, unit_m
 from capecam.raster.header import Header
@@ -20,6 +22,7 @@ from capecam.raster.vrt import Layer, VrtTile, write_vrt
 __all__ = [
     "CogSet",
     "CogWriter",
+    "Collars",
     "Coverage",
     "GridRules",
     "Header",
@@ -35,6 +38,7 @@ __all__ = [
     "VrtTile",
     "VsiPath",
     "build_mosaic",
+    "crs_key",
     "files_of",
     "find_scale",
     "fingerprint",

@@ -7,7 +7,7 @@ from typing import Any
 
 from capecam.errors import ImageError
 from capecam.raster.bands import Pixels, pixels_of
-from capecam.raster.crs import crs_key, crs_of_file
+from capecam.raster.crs import crs_key
 from capecam.raster.facts import Facts
 from capecam.raster.locations import Location
 from capecam.raster.placement import Orientation, Placement, placement_of
@@ -25,8 +25,6 @@ class Header:
     """Which of its values are pixels."""
     facts: Facts
     """What else it is."""
-    crs_assigned: bool
-    """The CRS is that of the settings: the file says none."""
 
     @property
     def crs(self) -> str:
@@ -78,8 +76,7 @@ def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header
     facts = Facts.of(dataset)
     try:
         place = placement_of(path, dataset, settings.crs)
-        own = crs_of_file(path, dataset.crs or dataset.gcps[1])
-        return Header(path, place, pixels_of(path, dataset, settings), facts, own is None)
+        return Header(path, place, pixels_of(path, dataset, settings), facts)
     except ImageError as error:
         error.facts = dict(facts.to_rows())
         raise

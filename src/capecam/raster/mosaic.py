@@ -14,6 +14,7 @@ import shapely
 
 from capecam.errors import ImageError
 from capecam.grid import Cell, Grid, Tiling, Window, decimal
+from capecam.raster.collars import Collars
 from capecam.raster.crs import crs_key
 from capecam.raster.ground import pixel_of
 from capecam.raster.header import Header, same_size
@@ -57,6 +58,8 @@ class Mosaic:
     """Over the hull of all images."""
     sources: tuple[Source, ...]
     """Row-major; where two overlap, the first that is valid at a pixel counts."""
+    collars: Collars | None = field(default=None, repr=False, compare=False)
+    """Where black or white borders are no imagery, although the files do not say so."""
     scale: Scale | None = None
     """What makes 0..255 of values that are not uint8; percentiles until they are looked up."""
     _index: shapely.STRtree = field(init=False, repr=False, compare=False)

@@ -50,6 +50,8 @@ class Placement:
     height: int
     by_points: bool = False
     """The transform is not the file's own, but fits its ground control points best."""
+    assigned: bool = False
+    """The CRS is not the file's own, but that of the settings."""
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -106,12 +108,12 @@ def placement_of(path: Location, dataset: Any, assigned: str | None) -> Placemen
     """
     transform: Affine = dataset.transform
     points, points_crs = dataset.gcps
-    if transform != Affine.identity():
-        crs = _crs(path, dataset.crs, assigned)
-        return _checked(path, Placement(crs, transform, dataset.width, dataset.height))
-    if points:
-        crs, fitted = _crs(path, points_crs or dataset.crs, assigned), _by_points(path, points)
-        return _checked(path, Placement(crs, fitted, dataset.width, dataset.height, True))
+    by_points = bool(points) and transform == Affine.identity()
+    if transform != Affine.identity() or by_points:
+        crs, is_own = _crs(path, points_crs or dataset.crs if by_points else dataset.crs, assigned)
+        t = _by_points(path, points) if by_points else transform
+        size = dataset.width, dataset.height
+        return _checked(path, Placement(crs, t, *size, by_points, assigned=not is_own))
     if dataset.rpcs:
         raise ImageError(
             f"{path}: has rational polynomials (RPCs) and is no map yet; orthorectify it with "
@@ -123,14 +125,16 @@ def placement_of(path: Location, dataset: Any, assigned: str | None) -> Placemen
     )
 
 
-def _crs(path: Location, found: Any, assigned: str | None) -> str:
-    crs = crs_of_file(path, found) or crs_of_setting(assigned)
+def _crs(path: Location, found: Any, assigned: str | None) -> tuple[str, bool]:
+    """WKT, and whether it is the file's own."""
+    own = crs_of_file(path, found)
+    crs = own or crs_of_setting(assigned)
     if crs is None:
         raise ImageError(
             f"{path}: has no coordinate reference system; say which it is with --crs, or write it "
             "into the file with gdal_edit.py -a_srs"
         )
-    return crs
+    return crs, own is not None
 
 
 def _by_points(path: Location, points: Sequence[GroundControlPoint]) -> Affine:
@@ -141,13 +145,15 @@ def _by_points(path: Location, points: Sequence[GroundControlPoint]) -> Affine:
     """
     where = np.array([(point.col, point.row, 1.0) for point in points])
     there = np.array([(point.x, point.y) for point in points])
-    center, span = there.mean(axis=0), np.ptp(there, axis=0)
-    found, _, rank, _ = np.linalg.lstsq(where, there - center)
-    if not np.isfinite(there).all() or rank < 3 or not span.min() > 0:
+    center = there.mean(axis=0)
+    finite = np.isfinite(there).all() and np.isfinite(where).all()
+    rank = np.linalg.matrix_rank
+    if not finite or rank(where) < 3 or rank(there - center) < 2:
         raise ImageError(
             f"{path}: its {len(points)} ground control points do not say where it lies; "
             "at least three that are not in a line are needed"
         )
+    found = np.linalg.lstsq(where, there - center)[0]
     (a, d), (b, e), (c, f) = found.tolist()
     fitted = Affine(a, b, c + center[0], d, e, f + center[1])
     off = np.abs(where @ found + center - there).max(axis=0)

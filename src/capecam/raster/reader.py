@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +13,32 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from capecam.errors import ImageError
-from capecam.grid import Window
+from capecam.grid import Grid, Window
 from capecam.raster.bands import COLORS
+from capecam.raster.collar import Collar
+from capecam.raster.collars import collar_file, collar_of
 from capecam.raster.decoder import Decoder, to_bytes
+from capecam.raster.header import Header
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.opening import open_image
-from capecam.raster.warping import straightened
+from capecam.raster.warping import straightened, straightened_mask
 from capecam.settings import Scale
 
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
 
 
+T = TypeVar("T")
+
+Mask = Callable[[RasterWindow], NDArray[np.bool_]]
+
+
 class _Opened(NamedTuple):
-    files: tuple[Any, ...]
-    """What has to be closed, the last first."""
+    files: ExitStack
+    """What has to be closed."""
     decoder: Decoder
+    collar: Mask | None
+    """Where pixels of its collar are, or went in."""
 
 
 @dataclass(slots=True)
@@ -75,7 +85,10 @@ class Reader:
         """
         rows, cols = part.slices(source.window)
         try:
-            return self._decoder(source).read(RasterWindow.from_slices(rows, cols))
+            inside = RasterWindow.from_slices(rows, cols)
+            image = self._image(source)
+            values, valid = image.decoder.read(inside)
+            return values, valid if image.collar is None else valid & ~image.collar(inside)
         except RasterioError as error:
             message = " ".join(str(error.__cause__ or error).split())
             raise ImageError(
@@ -93,7 +106,7 @@ class Reader:
     ) -> None:
         """What can be decoded of a damaged image, a block of its file at a time."""
         with suppress(RasterioError, ImageError):
-            for block in _blocks(self._decoder(source).dataset, source.window, part):
+            for block in _blocks(self._image(source).decoder.dataset, source.window, part):
                 with suppress(ImageError):
                     self._paste(source, block, pixels, valid, block.slices(window))
 
@@ -119,20 +132,32 @@ class Reader:
             )
         return self.mosaic.scale
 
-    def _decoder(self, source: Source) -> Decoder:
+    def _image(self, source: Source) -> _Opened:
         """The file, on the mosaic's grid."""
         if source.name not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._close(next(iter(self._open)))
             self._open[source.name] = self._opened(source)
-        return self._open[source.name].decoder
+        return self._open[source.name]
 
     def _opened(self, source: Source) -> _Opened:
-        file, pixels = open_image(source.header.path), source.header.pixels
-        if not source.warped:
-            return _Opened((file,), Decoder.of(file, pixels, file))
-        straight = straightened(file, source.header, self.mosaic.grid.crop(source.window))
-        return _Opened((file, straight), Decoder.of(straight, pixels.warped(file.count), file))
+        header = source.header
+        with ExitStack() as files:
+            file = _kept(open_image(header.path), files)
+            collar = self._collar(file, source)
+            if not source.warped:
+                decoder = Decoder.of(file, header.pixels, file)
+                return _Opened(files.pop_all(), decoder, _reading(collar) if collar else None)
+            place = self.mosaic.grid.crop(source.window)
+            straight = _kept(straightened(file, header, place), files)
+            decoder = Decoder.of(straight, header.pixels.warped(file.count), file)
+            mask = _straightened_collar(collar, header, place, files) if collar else None
+            return _Opened(files.pop_all(), decoder, mask)
+
+    def _collar(self, file: Any, source: Source) -> Collar | None:
+        if self.mosaic.collars is None:
+            return None
+        return self.mosaic.collars.of(source.name, lambda: collar_of(file, source.header))
 
     def close(self) -> None:
         """Close all files."""
@@ -140,14 +165,36 @@ class Reader:
             self._close(next(iter(self._open)))
 
     def _close(self, name: str) -> None:
-        for dataset in reversed(self._open.pop(name).files):
-            dataset.close()
+        self._open.pop(name).files.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _kept(dataset: T, files: ExitStack) -> T:
+    """Closed with the others; not as a context manager, which would have to end in its thread."""
+    files.callback(dataset.close)  # type: ignore[attr-defined]
+    return dataset
+
+
+def _reading(collar: Collar) -> Mask:
+    def read(window: RasterWindow) -> NDArray[np.bool_]:
+        return collar.read(Window(window.row_off, window.col_off, window.height, window.width))
+
+    return read
+
+
+def _straightened_collar(collar: Collar, header: Header, place: Grid, files: ExitStack) -> Mask:
+    mask = _kept(_kept(collar_file(collar, header), files).open(), files)
+    straight = _kept(straightened_mask(mask, header, place), files)
+
+    def read(window: RasterWindow) -> NDArray[np.bool_]:
+        return np.asarray(straight.read(1, window=window) > 0)
+
+    return read
 
 
 def _blocks(dataset: Any, place: Window, part: Window) -> Iterator[Window]:

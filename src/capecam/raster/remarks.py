@@ -177,7 +177,7 @@ def _storage(header: Header) -> Iterator[Remark]:
 
 
 def _place(header: Header, settings: Settings) -> Iterator[Remark]:
-    if header.crs_assigned:
+    if header.place.assigned:
         yield Remark("says no CRS", f"{crs_name(header.crs)} is assigned (--crs)", warning=True)
     if header.orientation != "north-up":
         how = {"gcps": "is placed by ground control points"}.get(

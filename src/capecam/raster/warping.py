@@ -119,20 +119,29 @@ def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
         header: of the file.
         place: the part of the grid that it reaches.
     """
+    by_points = {"src_transform": header.place.transform} if header.place.by_points else {}
+    return _warped(dataset, header, place, **by_points, **header.pixels.warping)
+
+
+def straightened_mask(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
+    """A mask of an image's pixels, resampled as the image is: not 0 wherever a pixel that the mask
+    marks goes in."""
+    return _warped(dataset, header, place)
+
+
+def _warped(dataset: Any, header: Header, place: Grid, **options: Any) -> WarpedVRT:
     across, down = scale(header, place)
-    pixels = header.pixels
+    palette = header.pixels.palette  # between two of its values there is no colour between theirs
     return WarpedVRT(
         dataset,
         src_crs=CRS.from_wkt(header.crs),
-        src_transform=header.place.transform if header.place.by_points else None,
         crs=CRS.from_wkt(place.crs),
         transform=place.transform,
         height=place.window.height,
         width=place.window.width,
-        # Between two values of a palette there is no colour between theirs.
-        resampling=Resampling.nearest if pixels.palette else Resampling.bilinear,
+        resampling=Resampling.nearest if palette else Resampling.bilinear,
         tolerance=TOLERANCE_PX,
         XSCALE=repr(across),
         YSCALE=repr(down),
-        **pixels.warping,
+        **options,
     )
