@@ -16,7 +16,7 @@ LAYERS = [
     {"settings", "ledger", "lock", "vectorfiles"},
     {"styles", "configfile"},
     {"raster", "interest", "board"},
-    {"finding"},
+    {"finding", "checksums"},
     {"sources", "model", "changes"},
     {"batch", "backward", "recorded"},
     {"maps", "detected", "precision", "upsampling", "accuracy", "clock", "behind"},

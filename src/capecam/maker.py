@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +11,15 @@ from typing import Any
 
 import torch
 
-from capecam.batch import batches
-from capecam.calibration import Calibration, calibrate, load_calibration, sample, why_not_usable
+from capecam.batch import Tile, batches
+from capecam.calibration import (
+    Calibration,
+    Told,
+    calibrate,
+    load_calibration,
+    sample,
+    why_not_usable,
+)
 from capecam.cell import CellReport, Job, process
 from capecam.changes import Contents, Inputs, basis
 from capecam.engine import Engine
@@ -26,6 +33,10 @@ from capecam.sources import City
 
 PRECISION_TILES = 16
 """Of the calibration's sample, on which the precision is chosen."""
+
+
+Sampled = Callable[[int], Iterator[Tile]]
+"""The first so many tiles of the run's sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +86,23 @@ class Maker:
         self._job: Job | None = None
         self._inputs: Inputs | None = None
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
-        """Choose precision, batch size and colour scale, or take over those of the run before."""
-        self._engine = _at_precision(self._engine, self._settings, city, before)
+    def prepare(
+        self, city: City, before: Mapping[str, Any], told: Told = lambda _names: None
+    ) -> Prepared:
+        """Choose precision, batch size and colour scale, or take over those of the run before.
+
+        ``told`` hears which images are being read.
+        """
+        tiling, seed = self._settings.tiling.tiling, self._settings.explain.seed
+
+        def sampled(tiles: int) -> Iterator[Tile]:
+            return sample(city, tiling, tiles, seed, told)
+
+        self._engine = _at_precision(self._engine, self._settings, sampled, before)
         engine, model = self._engine, self._engine.model
         batch_size = _batch_size(self._settings, engine, before)
         started = time.perf_counter()
-        calibration = _calibration(self._settings, city, engine, batch_size, before)
+        calibration = _calibration(self._settings, sampled, engine, batch_size, before)
         return Prepared(
             engine.device.type,
             engine.precision,
@@ -156,16 +177,14 @@ def build_engine(settings: Settings, model: Model) -> Engine:
 
 
 def _at_precision(
-    engine: Engine, settings: Settings, city: City, before: Mapping[str, Any]
+    engine: Engine, settings: Settings, sampled: Sampled, before: Mapping[str, Any]
 ) -> Engine:
     """As set; or as in the run before; or as fits a sample of tiles. On a CPU auto is float32."""
     if settings.compute.precision != "auto" or engine.device.type == "cpu":
         return engine
     if before.get("device") == engine.device.type and "precision" in before:
         return engine.at(before["precision"])
-    tiling, seed = settings.tiling.tiling, settings.explain.seed
-    tiles = sample(city, tiling, PRECISION_TILES, seed)
-    for batch in batches(tiles, PRECISION_TILES):
+    for batch in batches(sampled(PRECISION_TILES), PRECISION_TILES):
         return engine.at(fitting_precision(engine, batch.pixels, batch.valid))
     return engine  # there is nothing to see
 
@@ -205,7 +224,11 @@ def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -
 
 
 def _calibration(
-    settings: Settings, city: City, engine: Engine, batch_size: int, before: Mapping[str, Any]
+    settings: Settings,
+    sampled: Sampled,
+    engine: Engine,
+    batch_size: int,
+    before: Mapping[str, Any],
 ) -> Calibration:
     """Another run's if one is named, else this folder's own if it still fits, else a new one."""
     explain = settings.explain
@@ -215,11 +238,5 @@ def _calibration(
         own = Calibration.from_json(before["calibration"])
         if why_not_usable(own, engine) is None:
             return own
-    return calibrate(
-        city,
-        settings.tiling.tiling,
-        engine,
-        tiles=explain.calibration_tiles,
-        batch_size=batch_size,
-        seed=explain.seed,
-    )
+    tiles = sampled(explain.calibration_tiles)
+    return calibrate(tiles, settings.tiling.tiling, engine, batch_size)

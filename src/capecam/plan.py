@@ -100,6 +100,7 @@ def make_plan(settings: Settings) -> Plan:
         settings.mosaic,
         settings.imagery,
         apart=not settings.run.in_process,
+        memory=settings.out,
     )
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)

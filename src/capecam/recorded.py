@@ -38,7 +38,9 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     x, y = record["anchor"]
     rules = MosaicSettings(align=settings.mosaic.align)
     apart = not settings.run.in_process
-    return open_city(settings.sources, (x, y), rules, settings.imagery, apart=apart).mosaic
+    return open_city(
+        settings.sources, (x, y), rules, settings.imagery, apart=apart, memory=settings.out
+    ).mosaic
 
 
 def _found_again(path: str, before: str | None, out: Path) -> str:

@@ -80,6 +80,7 @@ def run(
             settings.mosaic,
             settings.imagery,
             apart=model is None and not settings.run.in_process,
+            memory=out,
         )
         cells = find_cells(city, settings.tiling)
         lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from capecam.checksums import check_images
 from capecam.errors import ImageError, UsageError
 from capecam.finding import Found, find_images, name_images
 from capecam.grid import Cell
@@ -22,6 +24,8 @@ class City:
     """The part of it that is worked on."""
     failures: dict[str, str]
     """By image name: why it cannot be used."""
+    shunned: frozenset[str] = frozenset()
+    """Images that are not to be sampled, since a process has died of them."""
 
 
 def open_city(
@@ -31,6 +35,7 @@ def open_city(
     imagery: ImagerySettings = ImagerySettings(),  # noqa: B008
     *,
     apart: bool = False,
+    memory: Path | None = None,
 ) -> City:
     """Find the images, read their headers and lay them on one grid.
 
@@ -40,6 +45,7 @@ def open_city(
         mosaic: how images become one grid.
         imagery: how an image becomes pixels.
         apart: read headers in a process that a broken file may take along.
+        memory: a folder in which checksums that were found are kept, if it is there.
 
     Raises:
         UsageError: there is no usable image, and every reason is named; or what limits the work
@@ -47,6 +53,11 @@ def open_city(
     """
     found = find_images(sources, vrt=imagery.allow_vrt)
     headers, failures = _read_headers(found, Rules(imagery, found.folders, apart))
+    if imagery.checksums:
+        paths = {name: header.path for name, header in headers}
+        broken = check_images(paths, imagery.checksums, memory)
+        headers = [(name, header) for name, header in headers if name not in broken]
+        failures |= broken
     if not headers:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
     city, misfits = build_mosaic(headers, anchor, mosaic.align)
