@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from capecam.grid import Cell
 from capecam.interest import Interest, read_interest
 from capecam.raster import Header, Location, Mosaic, Rules, build_mosaic, read_headers
 from capecam.settings import ImagerySettings, MosaicSettings, TilingSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,9 @@ def open_city(
         failures |= broken
     if not headers:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
+    for _, header in headers:
+        if header.pages > 1:
+            log.warning("%s: has %d pages; the first is used", header.path, header.pages)
     city, misfits = build_mosaic(headers, anchor, mosaic.align)
     return City(city, read_interest(mosaic, city.grid), failures | misfits)
 

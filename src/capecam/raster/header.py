@@ -29,6 +29,8 @@ class Header:
     """Width and height of a pixel, both positive."""
     width: int
     height: int
+    pages: int = 1
+    """Pictures in the file, of which the first is used; overviews and masks are none."""
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -57,7 +59,13 @@ def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header
             "convert it with gdal_translate -ot Byte -scale"
         )
     return Header(
-        path, dataset.crs.wkt, (t.c, t.f), (t.a, -t.e), int(dataset.width), int(dataset.height)
+        path,
+        dataset.crs.wkt,
+        (t.c, t.f),
+        (t.a, -t.e),
+        int(dataset.width),
+        int(dataset.height),
+        max(1, len(dataset.subdatasets)),
     )
 
 
