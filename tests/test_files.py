@@ -321,7 +321,7 @@ def test_checksums_find_their_images_by_the_end_of_the_path(tmp_path: Path) -> N
 def test_of_several_pages_the_first_is_used_and_it_is_said(tmp_path: Path, caplog) -> None:
     path = write_tif(tmp_path / "a.tif", blobs(64, 64))
     with rasterio.open(path) as dataset:
-        rasterio.shutil.copy(dataset, tmp_path / "b.tif", APPEND_SUBDATASET="YES")
+        rasterio.shutil.copy(dataset, tmp_path / "b.tif")
         rasterio.shutil.copy(dataset, tmp_path / "b.tif", APPEND_SUBDATASET="YES")
     assert open_city([str(path)], None).mosaic.sources[0].header.pages == 1
     assert not caplog.text
