@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import socket
@@ -14,6 +15,7 @@ import pytest
 import rasterio
 from cities import blobs, write_tif
 
+from capecam.checksums import Checksums
 from capecam.errors import ImageError, UsageError
 from capecam.raster import HeaderRules, Reader, read_header, read_headers
 from capecam.settings import ImagerySettings
@@ -242,3 +244,88 @@ def test_blank_and_sparse_images_are_images(tmp_path: Path, options: dict) -> No
                     np.full((3, 1000, size), 9, np.uint8), window=((row, row + 1000), (0, size))
                 )
     assert read_header(path).width == size
+
+
+def damaged(path: Path) -> None:
+    """Flip bits that a codec does not notice."""
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0x10
+    path.write_bytes(raw)
+
+
+def listed(tmp_path: Path, line: str, algorithm: str = "sha256", **images: Path) -> ImagerySettings:
+    lines = [
+        line.format(digest=hashlib.new(algorithm, path.read_bytes()).hexdigest(), name=name)
+        for name, path in images.items()
+    ]
+    (tmp_path / "sums.txt").write_text("# delivered today\r\n\r\n" + "\r\n".join(lines))
+    return ImagerySettings(checksums=tmp_path / "sums.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "algorithm"),
+    [
+        ("{digest}  {name}.tif", "sha256"), ("{digest} *in/{name}.tif", "md5"),
+        ("{digest}  ./{name}.tif", "sha1"), ("SHA512 ({name}.tif) = {digest}", "sha512"),
+        ("{digest}  /delivery/in/{name}.tif", "md5"),
+    ],
+)  # fmt: skip
+def test_flips_that_no_codec_notices(tmp_path: Path, line: str, algorithm: str) -> None:
+    images = {n: write_tif(tmp_path / "in" / f"{n}.tif", blobs(64, 64), 64 * i, compress=None)
+              for i, n in enumerate("ab")}  # fmt: skip
+    settings = listed(tmp_path, line, algorithm, **images)
+    known = open_city([str(tmp_path / "in")], None, imagery=settings)
+    assert known.failures == {}
+    damaged(images["b"])
+    assert open_city([str(tmp_path / "in")], None).failures == {}
+    city = open_city([str(tmp_path / "in")], None, imagery=settings)
+    assert [source.name for source in city.mosaic.sources] == ["a"]
+    assert f"b.tif: its {algorithm} is " in city.failures["b"]
+    assert "; deliver it again" in city.failures["b"]
+
+
+def test_unchanged_images_are_not_read_again_for_their_checksum(tmp_path: Path, caplog) -> None:
+    a = write_tif(tmp_path / "in" / "a.tif", blobs(64, 64), compress=None)
+    write_tif(tmp_path / "in" / "b.tif", blobs(64, 64), 64)
+    settings = listed(tmp_path, "{digest}  in/{name}.tif", a=a)
+
+    def failures() -> dict[str, str]:
+        return open_city([str(tmp_path / "in")], None, imagery=settings, memory=tmp_path).failures
+
+    assert failures() == {}
+    assert "names no checksum of 1 of 2 images" in caplog.text
+    before = a.stat()
+    damaged(a)
+    os.utime(a, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert failures() == {}  # it has not been read
+    os.utime(a)
+    assert set(failures()) == {"a"}
+
+
+@pytest.mark.parametrize("line", ["a.tif", "123  a.tif", "z" * 64 + "  a.tif", "0" * 40])
+def test_a_malformed_list_of_checksums_names_the_line(tmp_path: Path, line: str) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(64, 64))
+    (tmp_path / "sums.txt").write_text("0" * 32 + "  b.tif\n" + line + "\n")
+    settings = ImagerySettings(checksums=tmp_path / "sums.txt")
+    with pytest.raises(UsageError, match=r"sums\.txt, line 2: is no checksum and file name"):
+        open_city([str(tmp_path / "in")], None, imagery=settings)
+
+
+def test_checksums_find_their_images_by_the_end_of_the_path(tmp_path: Path) -> None:
+    names = ("x/a.tif", "y/a.tif", "y/b.tif", "y/c.tif", "z/c.tif")
+    images = {name: tmp_path / name for name in names}
+    listed = {"/elsewhere/x/a.tif": "0", "/elsewhere/y/a.tif": "1", "b.tif": "2", "c.tif": "3"}
+    found = Checksums(tmp_path / "lists" / "sums.txt", listed).of(images)
+    assert found == {"x/a.tif": "0", "y/a.tif": "1", "y/b.tif": "2"}
+    assert Checksums(tmp_path / "z" / "sums.txt", listed).of(images)["z/c.tif"] == "3"
+
+
+def test_of_several_pages_the_first_is_used_and_it_is_said(tmp_path: Path, caplog) -> None:
+    path = write_tif(tmp_path / "a.tif", blobs(64, 64))
+    with rasterio.open(path) as dataset:
+        rasterio.shutil.copy(dataset, tmp_path / "b.tif")
+        rasterio.shutil.copy(dataset, tmp_path / "b.tif", APPEND_SUBDATASET="YES")
+    assert open_city([str(path)], None).mosaic.sources[0].header.facts.pages == 1
+    assert not caplog.text
+    open_city([str(tmp_path / "b.tif")], None)
+    assert "b.tif: has 2 pages; the first is used" in caplog.text

@@ -16,7 +16,7 @@ LAYERS = [
     {"settings", "ledger", "lock", "vectorfiles", "yamlfile"},
     {"styles", "configfile", "weights", "network"},
     {"raster", "interest", "board"},
-    {"finding"},
+    {"finding", "checksums"},
     {"sources", "model", "changes"},
     {"batch", "backward", "recorded", "unusual"},
     {"maps", "detected", "precision", "upsampling", "accuracy", "clock", "behind"},

@@ -25,9 +25,8 @@ SIZE = 64
 
 ODD = [
     "two words; 100%", "it's \"a<b>\" & #1", unicodedata.normalize("NFD", "Café"), "new\nline\t",
-    "-dash",
-    "back\\slash", "x[1]*?", "n" * 251, "\x01control", ".hidden", "..", "com,ma ", "a_r0c1",
-    "a", "GTIFF_DIR:1:a", "日本 $HOME {z} ~",
+    "-dash", "back\\slash", "x[1]*?", "n" * 251, "\x01control", ".hidden", "..", "com,ma ",
+    "a_r0c1", "a", "GTIFF_DIR:1:a", "日本 $HOME {z} ~",
 ]  # fmt: skip
 
 

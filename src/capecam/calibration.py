@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from capecam.sources import City
 from capecam.stitch import block_validity, to_blocks
 
 PERCENTILE = 99.5
+
+Told = Callable[[tuple[str, ...]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,9 @@ def why_not_usable(calibration: Calibration, engine: Engine) -> str | None:
 
 
 def calibrate(
-    city: City, tiling: Tiling, engine: Engine, *, tiles: int, batch_size: int, seed: int
+    sampled: Iterable[Tile], tiling: Tiling, engine: Engine, batch_size: int
 ) -> Calibration:
     """Look at a sample of tiles: the 99.5th percentile of positive raw values, as written.
-
-    The sample depends on the windows' places alone, not on how the mosaic is cut into files.
 
     Raises:
         NotFiniteError: the network's gradients overflowed.
@@ -106,7 +106,7 @@ def calibrate(
         method: [[] for _ in range(classes)] for method in engine.methods
     }
     seen = 0
-    for batch in batches(sample(city, tiling, tiles, seed), batch_size):
+    for batch in batches(sampled, batch_size):
         maps = engine(batch.pixels, batch.valid)
         check_finite(maps.broken, engine.precision)
         valid = batch.valid[:, None].to(engine.device)
@@ -127,16 +127,28 @@ def _top(parts: list[NDArray[np.float32]]) -> float | None:
     return float(np.percentile(values, PERCENTILE)) if values.size else None
 
 
-def sample(city: City, tiling: Tiling, tiles: int, seed: int) -> Iterator[Tile]:
-    """The first valid tiles in the order of a hash of their place on the lattice."""
+def sample(
+    city: City, tiling: Tiling, tiles: int, seed: int, told: Told = lambda _names: None
+) -> Iterator[Tile]:
+    """The first valid tiles in the order of a hash of their place on the lattice.
+
+    It depends on the windows' places alone, not on how the mosaic is cut into files. ``told`` hears
+    the names of the images that are going to be read, and of none when they have been.
+    """
     found = 0
     with Reader(city.mosaic) as reader:
         for i, j in drawn(_lattice(city, tiling), seed):
             window = tiling.window(int(i), int(j))
+            names = tuple(source.name for source in city.mosaic.touching(window))
+            if not city.shunned.isdisjoint(names):
+                continue
+            told(names)
             try:
                 pixels, valid = reader.read(window)
             except ImageError:
                 continue  # its cell will fail and say so; the scale comes from the others
+            finally:
+                told(())
             if valid.any():
                 yield Tile(window, torch.from_numpy(pixels), torch.from_numpy(valid))
                 found += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,8 +12,15 @@ from typing import Any
 
 import torch
 
-from capecam.batch import batches
-from capecam.calibration import Calibration, calibrate, load_calibration, sample, why_not_usable
+from capecam.batch import Tile, batches
+from capecam.calibration import (
+    Calibration,
+    Told,
+    calibrate,
+    load_calibration,
+    sample,
+    why_not_usable,
+)
 from capecam.cell import CellReport, Job, process
 from capecam.changes import Contents, Inputs, basis
 from capecam.engine import Engine
@@ -31,6 +38,10 @@ log = logging.getLogger(__name__)
 
 PRECISION_TILES = 16
 """Of the calibration's sample, on which the precision is chosen."""
+
+
+Sampled = Callable[[int], Iterator[Tile]]
+"""The first so many tiles of the run's sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +98,26 @@ class Maker:
         self._job: Job | None = None
         self._inputs: Inputs | None = None
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
+    def prepare(
+        self, city: City, before: Mapping[str, Any], told: Told = lambda _names: None
+    ) -> Prepared:
         """Choose the scale of pixels, precision, batch size and the scale of heatmaps, or take over
         those of the run before.
+
+        ``told`` hears which images are being read.
         """
-        scale = _scale(self._settings, city, before)
+        scale = _scale(self._settings, city, before, told)
         city = replace(city, mosaic=replace(city.mosaic, scale=scale))
-        self._engine = _at_precision(self._engine, self._settings, city, before)
+        tiling, seed = self._settings.tiling.tiling, self._settings.explain.seed
+
+        def sampled(tiles: int) -> Iterator[Tile]:
+            return sample(city, tiling, tiles, seed, told)
+
+        self._engine = _at_precision(self._engine, self._settings, sampled, before)
         engine, model = self._engine, self._engine.model
         batch_size = _batch_size(self._settings, engine, before)
         started = time.perf_counter()
-        calibration = _calibration(self._settings, city, engine, batch_size, before)
+        calibration = _calibration(self._settings, sampled, engine, batch_size, before)
         return Prepared(
             engine.device.type,
             engine.precision,
@@ -174,16 +194,14 @@ def build_engine(settings: Settings, model: Model) -> Engine:
 
 
 def _at_precision(
-    engine: Engine, settings: Settings, city: City, before: Mapping[str, Any]
+    engine: Engine, settings: Settings, sampled: Sampled, before: Mapping[str, Any]
 ) -> Engine:
     """As set; or as in the run before; or as fits a sample of tiles. On a CPU auto is float32."""
     if settings.compute.precision != "auto" or engine.device.type == "cpu":
         return engine
     if before.get("device") == engine.device.type and "precision" in before:
         return engine.at(before["precision"])
-    tiling, seed = settings.tiling.tiling, settings.explain.seed
-    tiles = sample(city, tiling, PRECISION_TILES, seed)
-    for batch in batches(tiles, PRECISION_TILES):
+    for batch in batches(sampled(PRECISION_TILES), PRECISION_TILES):
         return engine.at(fitting_precision(engine, batch.pixels, batch.valid))
     return engine  # there is nothing to see
 
@@ -213,7 +231,7 @@ def required(value: Path | None, key: str, option: str) -> Path:
     return value
 
 
-def _scale(settings: Settings, city: City, before: Mapping[str, Any]) -> Scale | None:
+def _scale(settings: Settings, city: City, before: Mapping[str, Any], told: Told) -> Scale | None:
     """As set; percentiles are looked up, or taken over from the run before: no scale drifts."""
     wanted = settings.imagery.scale
     if wanted is None or not city.mosaic.scaled:
@@ -223,7 +241,7 @@ def _scale(settings: Settings, city: City, before: Mapping[str, Any]) -> Scale |
     if known := scale_before(before, wanted):
         return known
     try:
-        return find_scale(city.mosaic, wanted, settings.explain.seed)
+        return find_scale(city.mosaic, wanted, settings.explain.seed, told, city.shunned)
     except UsageError as error:
         if len(city.mosaic.scaled) == len(city.mosaic.sources):
             raise
@@ -241,7 +259,11 @@ def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -
 
 
 def _calibration(
-    settings: Settings, city: City, engine: Engine, batch_size: int, before: Mapping[str, Any]
+    settings: Settings,
+    sampled: Sampled,
+    engine: Engine,
+    batch_size: int,
+    before: Mapping[str, Any],
 ) -> Calibration:
     """Another run's if one is named, else this folder's own if it still fits, else a new one."""
     explain = settings.explain
@@ -251,11 +273,5 @@ def _calibration(
         own = Calibration.from_json(before["calibration"])
         if why_not_usable(own, engine) is None:
             return own
-    return calibrate(
-        city,
-        settings.tiling.tiling,
-        engine,
-        tiles=explain.calibration_tiles,
-        batch_size=batch_size,
-        seed=explain.seed,
-    )
+    tiles = sampled(explain.calibration_tiles)
+    return calibrate(tiles, settings.tiling.tiling, engine, batch_size)

@@ -104,6 +104,7 @@ def make_plan(settings: Settings) -> Plan:
         settings.imagery,
         settings.target_gsd_m,
         apart=not settings.run.in_process,
+        memory=settings.out,
     )
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)

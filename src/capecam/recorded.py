@@ -45,6 +45,7 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
         settings.imagery,
         settings.target_gsd_m,
         apart=not settings.run.in_process,
+        memory=settings.out,
     ).mosaic
     return replace(mosaic, scale=_scale_found(record))
 

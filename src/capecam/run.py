@@ -82,6 +82,7 @@ def run(
             settings.imagery,
             settings.target_gsd_m,
             apart=model is None and not settings.run.in_process,
+            memory=out,
         )
         for kind in unusual(city, settings):
             if kind.warning:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from capecam.checksums import check_images
 from capecam.errors import ImageError, UsageError
 from capecam.finding import Found, find_images, name_images
 from capecam.grid import Cell
@@ -31,6 +33,8 @@ class City:
     """The part of it that is worked on."""
     failures: dict[str, str]
     """By image name: why it cannot be used."""
+    shunned: frozenset[str] = frozenset()
+    """Images that are not to be sampled, since a process has died of them."""
 
 
 def open_city(
@@ -41,6 +45,7 @@ def open_city(
     gsd_m: float | None = None,
     *,
     apart: bool = False,
+    memory: Path | None = None,
 ) -> City:
     """Find the images, read their headers and lay them on one grid.
 
@@ -51,6 +56,7 @@ def open_city(
         imagery: how files become pixels.
         gsd_m: to which images are resampled, ``Settings.target_gsd_m``; None: as they are.
         apart: read headers in a process that a broken file may take along.
+        memory: a folder in which checksums that were found are kept, if it is there.
 
     Raises:
         UsageError: there is no usable image, and every reason is named; or what limits the work
@@ -58,6 +64,11 @@ def open_city(
     """
     found = find_images(sources, vrt=imagery.allow_vrt)
     headers, failures = _read_headers(found, HeaderRules(imagery, found.folders, apart))
+    if imagery.checksums:
+        paths = {name: header.path for name, header in headers}
+        broken = check_images(paths, imagery.checksums, memory)
+        headers = [(name, header) for name, header in headers if name not in broken]
+        failures |= broken
     city, misfits = build_mosaic(headers, anchor, GridRules(mosaic.align, gsd_m))
     failures |= misfits
     if city is None:

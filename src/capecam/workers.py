@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Protocol, Self
 
 import torch
@@ -153,11 +153,21 @@ class Processes:
 
     def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
         """See :class:`Workshop`; the first worker does it."""
-        worker = self._workers[0]
-        worker.start()
-        prepared: Prepared = worker.ask("prepare", city, before)
-        self._city, self._prepared = city, prepared
-        return prepared
+        self._city = city
+        while self._prepared is None:
+            worker = self._workers[0]
+            worker.start()
+            try:
+                self._prepared = worker.ask("prepare", city, before)
+            except StoppedError:
+                if not worker.reading:
+                    raise
+                log.warning(
+                    "a worker died while it read %s; the sample is taken without",
+                    ", ".join(worker.reading),
+                )
+                city = replace(city, shunned=city.shunned.union(worker.reading))
+        return self._prepared
 
     def make(
         self, cells: Iterable[Cell], known: Contents, tick: Callable[[int], object]
@@ -232,12 +242,21 @@ def _on_device(settings: Settings, device: str) -> Settings:
     return settings.model_copy(update={"compute": compute})
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a worker says before it reads images that it may die of, and after."""
+
+    names: tuple[str, ...]
+
+
 class _Worker:
     """A process that makes cells, and the pipe to it. Messages are pickles."""
 
     def __init__(self, settings: Settings, among: int) -> None:
         self._settings, self._among = settings, among
         self._process: subprocess.Popen[bytes] | None = None
+        self.reading: tuple[str, ...] = ()
+        """Names of the images that it reads in order to answer."""
 
     @property
     def alive(self) -> bool:
@@ -245,6 +264,7 @@ class _Worker:
 
     def start(self) -> None:
         """Start the process; the network loads when it is first asked for something."""
+        self.reading = ()
         environment = dict(os.environ)
         if self._among > 1 and self._settings.compute.device == "cpu":
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._among))
@@ -265,7 +285,8 @@ class _Worker:
         """
         try:
             self._send(*request)
-            answer = self._receive()
+            while isinstance(answer := self._receive(), _Reading):
+                self.reading = answer.names
         except (EOFError, BrokenPipeError):
             raise StoppedError(f"a worker ended before its first cell: {self._how()}") from None
         if isinstance(answer, BaseException):
@@ -359,6 +380,9 @@ def serve() -> None:
                 if name == "make":
                     (cell,) = arguments
                     answer(_make(maker, cell, answer))
+                elif name == "prepare":
+                    city, before = arguments
+                    answer(maker.prepare(city, before, lambda names: answer(_Reading(names))))
                 else:
                     answer(getattr(maker, name)(*arguments))
             except CapecamError as error:

@@ -38,6 +38,8 @@ class Facts:
     """Pixels may have changed when the file was written."""
     stored: tuple[tuple[float, float], ...]
     """Scale and offset that the file gives, by band."""
+    pages: int
+    """Pictures in the file, of which the first is used; overviews and masks are none."""
 
     @classmethod
     def of(cls, dataset: Any) -> Self:
@@ -59,6 +61,7 @@ class Facts:
             compression,
             _lossy(compression, structure),
             tuple(zip(dataset.scales, dataset.offsets, strict=True)),
+            max(1, len(dataset.subdatasets)),
         )
 
     @property

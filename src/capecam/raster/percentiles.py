@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import ceil, sqrt
 
 import numpy as np
@@ -28,7 +28,13 @@ so that as many values are held, which takes 200 MB."""
 Values = NDArray[np.float64]
 
 
-def find_scale(mosaic: Mosaic, percentiles: Scale, seed: int) -> Scale:
+def find_scale(
+    mosaic: Mosaic,
+    percentiles: Scale,
+    seed: int,
+    told: Callable[[tuple[str, ...]], object] = lambda _names: None,
+    shunned: frozenset[str] = frozenset(),
+) -> Scale:
     """The values at two percentiles of the valid pixels, of all three bands together.
 
     From every pixel where the mosaic is small (``WHOLE``), else from a sample that depends on
@@ -39,11 +45,13 @@ def find_scale(mosaic: Mosaic, percentiles: Scale, seed: int) -> Scale:
         mosaic: of which some images are not uint8.
         percentiles: of 0..100.
         seed: of the sample.
+        told: hears the names of images that are going to be read, and of none when they have been.
+        shunned: images that are not to be read.
 
     Raises:
         UsageError: there is nothing to take percentiles of, or nothing between them.
     """
-    found = list(_sample(mosaic, seed))
+    found = list(_sample(mosaic, seed, told, shunned))
     if not found:
         raise UsageError(f"--scale {percentiles}: there is no valid pixel to take percentiles of")
     values = np.concatenate(found)
@@ -58,14 +66,25 @@ def find_scale(mosaic: Mosaic, percentiles: Scale, seed: int) -> Scale:
     return Scale(float(low), float(high))
 
 
-def _sample(mosaic: Mosaic, seed: int) -> Iterator[Values]:
+def _sample(
+    mosaic: Mosaic,
+    seed: int,
+    told: Callable[[tuple[str, ...]], object],
+    shunned: frozenset[str],
+) -> Iterator[Values]:
     """Values of the windows that are looked at, (N,) each."""
     keys = _windows(mosaic)
     step = ceil(sqrt(min(len(keys), WINDOWS) / WHOLE))
     found = 0
     with Reader(mosaic) as reader:
         for i, j in drawn(keys, seed):
-            values = _values(reader, Window(i * EDGE, j * EDGE, EDGE, EDGE), step)
+            window = Window(i * EDGE, j * EDGE, EDGE, EDGE)
+            names = tuple(source.name for source in mosaic.touching(window))
+            if not shunned.isdisjoint(names):
+                continue
+            told(names)
+            values = _values(reader, window, step)
+            told(())
             if values.size:
                 yield values
                 found += 1

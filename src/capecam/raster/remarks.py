@@ -161,6 +161,8 @@ def _validity(header: Header) -> Iterator[Remark]:
 
 def _storage(header: Header) -> Iterator[Remark]:
     facts = header.facts
+    if facts.pages > 1:
+        yield Remark(f"has {facts.pages} pages", "the first is read, the others are not", True)
     height, width = facts.block
     size_mb = height * width * len(facts.kinds) * header.pixels.bits / 8e6
     if size_mb > BLOCK_MB:

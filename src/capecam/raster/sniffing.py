@@ -85,12 +85,6 @@ def check_tiff(path: Path) -> None:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def count_pages(path: Path) -> int:
-    """How many pictures a checked TIFF holds, overviews and masks not counted."""
-    with path.open("rb") as stream:
-        return sum(page.picture for page in pages(stream, path.stat().st_size))
-
-
 def shown(path: object) -> str:
     """A name in a line of text, whatever is in it."""
     return str(path).encode(errors="backslashreplace").decode()
