@@ -23,7 +23,7 @@ KEPT = 256
 """Collars in memory: those of the images that several rows of cells in a city touch."""
 
 LARGEST = 1 << 32
-"""Pixels: of an image of 65,536 x 65,536, finding the core takes 0.6 GB."""
+"""Pixels, 65,536 x 65,536: at 50,000 x 50,000, looking for the collar took 0.6 GB (and 71 s)."""
 
 
 @dataclass(slots=True)
