@@ -17,8 +17,8 @@ from cities import blobs, write_tif
 
 from capecam.checksums import Checksums
 from capecam.errors import ImageError, UsageError
-from capecam.raster import HeaderRules, Reader, read_header, read_headers
-from capecam.settings import ImagerySettings
+from capecam.raster import HeaderRules, Reader, read_header, read_headers, remarks
+from capecam.settings import ImagerySettings, Settings
 from capecam.sources import open_city
 
 VRTS = ImagerySettings(allow_vrt=True)
@@ -320,12 +320,12 @@ def test_checksums_find_their_images_by_the_end_of_the_path(tmp_path: Path) -> N
     assert Checksums(tmp_path / "z" / "sums.txt", listed).of(images)["z/c.tif"] == "3"
 
 
-def test_of_several_pages_the_first_is_used_and_it_is_said(tmp_path: Path, caplog) -> None:
+def test_of_several_pages_the_first_is_used_and_it_is_said(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", blobs(64, 64))
     with rasterio.open(path) as dataset:
         rasterio.shutil.copy(dataset, tmp_path / "b.tif")
         rasterio.shutil.copy(dataset, tmp_path / "b.tif", APPEND_SUBDATASET="YES")
-    assert open_city([str(path)], None).mosaic.sources[0].header.facts.pages == 1
-    assert not caplog.text
-    open_city([str(tmp_path / "b.tif")], None)
-    assert "b.tif: has 2 pages; the first is used" in caplog.text
+    assert not remarks(read_header(path), Settings())
+    (remark,) = remarks(read_header(tmp_path / "b.tif"), Settings())
+    assert remark.warning
+    assert remark.what == "has 2 pages"
