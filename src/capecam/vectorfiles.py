@@ -97,7 +97,13 @@ def _read_gdal(path: Path, kind: str, wanted: Wanted) -> gpd.GeoDataFrame:
     """A layer through GDAL; absolute, so that no name is taken for a connection."""
     source = member_of(path) if kind == "zip" else str(path.resolve())
     layer = wanted.layer or (_layer(path, source) if kind == "many" else None)
-    facts = pyogrio.read_info(source, layer=layer)
+    try:
+        facts = pyogrio.read_info(source, layer=layer)
+    except IndexError as error:  # of pyogrio, which takes the first of none
+        raise UsageError(
+            f"{path}: cannot be read as a vector layer: it is damaged, or has no layer; copy it "
+            "again"
+        ) from error
     if facts["driver"] not in DRIVERS:
         raise UsageError(f"{path}: GDAL takes it for {facts['driver']}; give {READ}")
     if facts["geometry_type"] is None:
