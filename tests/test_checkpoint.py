@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, SettingsError
-from capecam.inspection import inspect_path
+from capecam.inspection import inspect_checkpoint
 from capecam.model import find_layer, load_model
 from capecam.settings import ClassSettings, ModelSettings
 from capecam.weights import read_weights
@@ -216,7 +216,7 @@ def test_layers_have_two_spellings_and_a_default() -> None:
 
 
 def test_inspect_shows_what_there_is_to_know(lightning: Path, small: dict, tmp_path: Path) -> None:
-    facts = inspect_path(lightning, CAPE_TOWN)
+    facts = inspect_checkpoint(lightning, CAPE_TOWN)
     assert facts["architecture"] == "FPN (resnext50_32x4d)"
     assert facts["its shape"] == "(2048, 10, 10) for a tile of 320 px"
     assert facts["guided_gradcam"] == "possible"
@@ -224,7 +224,7 @@ def test_inspect_shows_what_there_is_to_know(lightning: Path, small: dict, tmp_p
     assert "0..255 becomes 0..255" in facts["input scaling"]
     assert len(facts["sha256"]) == 64
     torch.save(small, tmp_path / "a.pt")
-    bare = inspect_path(tmp_path / "a.pt", ModelSettings())
+    bare = inspect_checkpoint(tmp_path / "a.pt", ModelSettings())
     assert (bare["architecture"], bare["classes"]) == ("unknown", 4)
 
 

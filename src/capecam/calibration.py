@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from capecam.batch import Tile, batches
+from capecam.draw import drawn, place_key
 from capecam.engine import Engine
 from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
@@ -135,7 +136,7 @@ def sample(city: City, tiling: Tiling, tiles: int, seed: int) -> Iterator[Tile]:
     """The first valid tiles in the order of a hash of their place on the lattice."""
     found = 0
     with Reader(city.mosaic) as reader:
-        for i, j in _shuffled(_lattice(city, tiling), seed):
+        for i, j in drawn(_lattice(city, tiling), seed):
             window = tiling.window(int(i), int(j))
             try:
                 pixels, valid = reader.read(window)
@@ -154,24 +155,5 @@ def _lattice(city: City, tiling: Tiling) -> NDArray[np.int64]:
     for source in city.mosaic.sources:
         rows, cols = tiling.lattice(source.window)
         i, j = np.nonzero(city.interest.windows(tiling, source.window))
-        parts.append(_key(i + rows.start, j + cols.start))
+        parts.append(place_key(i + rows.start, j + cols.start))
     return np.unique(np.concatenate(parts))
-
-
-def _key(i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Row and column of a window as one number."""
-    return (i << 32) + j
-
-
-def _shuffled(keys: NDArray[np.int64], seed: int) -> Iterator[tuple[int, int]]:
-    """Rows and columns in the order of splitmix64 of key and seed.
-
-    A hash and not a shuffle: a window's rank must not depend on which others there are.
-    """
-    x = keys.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    x ^= x >> np.uint64(31)
-    for key in keys[np.argsort(x, kind="stable")].tolist():
-        i = (key + (1 << 31)) >> 32
-        yield i, key - (i << 32)

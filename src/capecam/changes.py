@@ -15,7 +15,7 @@ from capecam.grid import Cell, Grid
 from capecam.interest import Interest
 from capecam.ledger import Ledger
 from capecam.raster import Mosaic, Source
-from capecam.settings import Settings
+from capecam.settings import Scale, Settings
 
 FORMAT = 1
 """Goes up where the same inputs come to give other pixels; then all cells are made again."""
@@ -39,10 +39,18 @@ class Inputs:
     precision: str
     tops: dict[str, tuple[float | None, ...]]
     """The calibration."""
+    scale: Scale | None
+    """Which values become 0 and 255, in images that need it."""
 
 
-def basis(cell: Cell, inputs: Inputs) -> dict[str, Any]:
-    """Everything but images that a cell's pixels depend on, as JSON has it."""
+def basis(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> dict[str, Any]:
+    """Everything but the contents of images that a cell's pixels depend on, as JSON has it.
+
+    Args:
+        cell: that is to be made.
+        inputs: what all cells depend on.
+        images: those that it sees.
+    """
     settings = inputs.settings
     model = settings.model.model_dump(mode="json")
     model["classes"] = [entry.name for entry in settings.model.classes]  # colours are styling
@@ -62,8 +70,25 @@ def basis(cell: Cell, inputs: Inputs) -> dict[str, Any]:
         ),
         "calibration": inputs.tops,
     }
+    if settings.imagery.collar != "none":
+        tree["collar"] = settings.imagery.collar
+    if reading := {s.name: how for s in images if (how := _reading(s, inputs.scale))}:
+        tree["reading"] = reading
     plain: dict[str, Any] = json.loads(json.dumps(tree))
     return plain
+
+
+def _reading(source: Source, scale: Scale | None) -> dict[str, Any]:
+    """How an image is read, beyond what holds for ordinary ones: so settings that it does not
+    depend on make no cell again, and cells made before there were such settings stay.
+    """
+    header = source.header
+    found = dict(header.pixels.peculiarities)
+    if header.pixels.scaled:
+        found["scale"] = str(scale)
+    if header.crs_assigned:
+        found["crs"] = header.crs
+    return found
 
 
 @dataclass(slots=True)
@@ -154,7 +179,7 @@ def judge(
     for cell, record in records.items():
         if record is None:
             verdicts[cell] = Verdict("todo", "new")
-        elif reason := why_again(record, basis(cell, inputs), images[cell], contents):
+        elif reason := why_again(record, basis(cell, inputs, images[cell]), images[cell], contents):
             verdicts[cell] = Verdict("todo", reason)
         else:
             verdicts[cell] = Verdict(record["status"], record.get("error", ""))

@@ -111,12 +111,11 @@ def inspect_command(
     """Show what a checkpoint or an image is, and whether it can be used."""
     from capecam.inspection import inspect_path
 
-    facts = inspect_path(path, load(config).model)
-    if as_json:
-        print(json.dumps(facts, indent=1))
-    else:
-        width = max(map(len, facts))
-        print("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()))
+    found = inspect_path(path, load(config))
+    print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+    if found.refusal is not None:
+        print(f"capecam: {found.refusal}", file=sys.stderr)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command("finish")

@@ -20,7 +20,7 @@ from capecam.changes import Contents
 from capecam.errors import CapecamError, StoppedError, UsageError
 from capecam.grid import Cell
 from capecam.maker import Maker, Prepared
-from capecam.raster import Mosaic, gdal_settings
+from capecam.raster import gdal_settings
 from capecam.settings import Settings
 from capecam.sources import City
 from capecam.workers import Made, is_of_the_device, reason_of
@@ -210,4 +210,4 @@ def _absolute_city(city: City) -> City:
         replace(s, header=replace(s.header, path=s.header.path.absolute()))
         for s in city.mosaic.sources
     )
-    return replace(city, mosaic=Mosaic(city.mosaic.grid, sources))
+    return replace(city, mosaic=replace(city.mosaic, sources=sources))

@@ -3,6 +3,8 @@
 Every message says what was found, where, and what to do.
 """
 
+from collections.abc import Mapping
+
 
 class CapecamError(Exception):
     """Base of all errors that are reported as one line, without a traceback."""
@@ -44,3 +46,8 @@ class ImageError(CapecamError):
     """One image cannot be used. It fails its own cell; the rest of the run goes on."""
 
     exit_code = 2
+
+    def __init__(self, message: str, facts: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.facts: Mapping[str, str] = facts or {}
+        """What is known of the image none the less, by name."""

@@ -2,44 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from capecam.attribution import GUIDED
+from capecam.columns import facts, table
 from capecam.engine import Engine
+from capecam.errors import ImageError
 from capecam.graph import why_not_guided
 from capecam.model import HEAD, channel_count, describe, load_model
-from capecam.raster import read_header
-from capecam.settings import ModelSettings
+from capecam.raster import Remark, ground_m, read_header, remarks
+from capecam.settings import ModelSettings, Settings
 from capecam.sources import SUFFIXES
 from capecam.weights import read_weights
+
+COLUMNS = "unusual", "what a run does"
 
 PROBE_PX = 320
 """Tile at which the target layer's shape is given."""
 
 
-def inspect_path(path: Path, settings: ModelSettings) -> dict[str, Any]:
-    """Facts by name.
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found."""
+
+    facts: Mapping[str, Any]
+    remarks: tuple[Remark, ...] | None = None
+    """None: it is no image, or one that cannot be used."""
+    refusal: str | None = None
+    """Why an image cannot be used, and what to do."""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 2 for an image that cannot be used."""
+        return 0 if self.refusal is None else ImageError.exit_code
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        found = dict(self.facts)
+        if self.remarks is not None:
+            found["remarks"] = [asdict(remark) for remark in self.remarks]
+        return found if self.refusal is None else found | {"refused": self.refusal}
+
+    def to_text(self) -> str:
+        """For people."""
+        parts = [facts([(name, str(value)) for name, value in self.facts.items()])]
+        if self.remarks is not None:
+            rows = [(remark.what, remark.does) for remark in self.remarks]
+            parts += ["", table(COLUMNS, rows) if rows else "nothing unusual"]
+        return "\n".join(parts)
+
+
+def inspect_path(path: Path, settings: Settings) -> Inspection:
+    """Look at a checkpoint or an image.
 
     Raises:
         CheckpointError: it is a checkpoint that cannot be used.
-        ImageError: it is an image that cannot be used.
     """
-    return _raster(path) if path.suffix.lower() in SUFFIXES else _checkpoint(path, settings)
+    if path.suffix.lower() not in SUFFIXES:
+        return Inspection(inspect_checkpoint(path, settings.model))
+    try:
+        header = read_header(path, settings.imagery)
+    except ImageError as error:
+        return Inspection({"raster": str(path), **error.facts}, refusal=str(error))
+    width, height = ground_m(header)
+    named = {"raster": str(path), **dict(header.facts.to_rows())}
+    named["on the ground"] = f"{width:.3g} x {height:.3g} m a pixel"
+    return Inspection(named, remarks(header, settings))
 
 
-def _raster(path: Path) -> dict[str, Any]:
-    header = read_header(path)
-    return {
-        "raster": str(path),
-        "size": f"{header.width} x {header.height} px",
-        "pixel": f"{header.pixel[0]:g} x {header.pixel[1]:g} CRS units",
-        "top-left corner": f"{header.corner[0]!r}, {header.corner[1]!r}",
-        "CRS": header.crs,
-    }
+def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
+    """Facts by name.
 
-
-def _checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
+    Raises:
+        CheckpointError: it cannot be used.
+    """
     weights = read_weights(path)
     facts: dict[str, Any] = {
         "checkpoint": str(path),

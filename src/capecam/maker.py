@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from capecam.fit import fitting_batch, fitting_precision
 from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.model import Model, check_tile, load_model
-from capecam.settings import Settings
+from capecam.raster import find_scale
+from capecam.recorded import scale_before
+from capecam.settings import Scale, Settings
 from capecam.sources import City
 
 PRECISION_TILES = 16
@@ -35,6 +37,8 @@ class Prepared:
     device: str
     precision: str
     batch_size: int
+    scale: Scale | None
+    """Values that become 0 and 255; None where no image needs it, or none is given."""
     calibration: Calibration
     calibrated_s: float
     """Seconds that it took."""
@@ -53,7 +57,12 @@ class Prepared:
             self.checkpoint,
             self.precision,
             self.calibration.tops,
+            self.scale,
         )
+
+    def scaled(self, city: City) -> City:
+        """The city with the scale that was found."""
+        return replace(city, mosaic=replace(city.mosaic, scale=self.scale))
 
 
 class Maker:
@@ -76,7 +85,11 @@ class Maker:
         self._inputs: Inputs | None = None
 
     def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
-        """Choose precision, batch size and colour scale, or take over those of the run before."""
+        """Choose the scale of pixels, precision, batch size and the scale of heatmaps, or take over
+        those of the run before.
+        """
+        scale = _scale(self._settings, city, before)
+        city = replace(city, mosaic=replace(city.mosaic, scale=scale))
         self._engine = _at_precision(self._engine, self._settings, city, before)
         engine, model = self._engine, self._engine.model
         batch_size = _batch_size(self._settings, engine, before)
@@ -86,6 +99,7 @@ class Maker:
             engine.device.type,
             engine.precision,
             batch_size,
+            scale,
             calibration,
             time.perf_counter() - started,
             model.sha256,
@@ -99,6 +113,7 @@ class Maker:
         if self._engine.precision != prepared.precision:
             self._engine = self._engine.at(prepared.precision)
         self._contents = known or Contents()
+        city = prepared.scaled(city)
         self._inputs = prepared.inputs(self._settings, city)
         self._job = Job(
             city.mosaic,
@@ -129,7 +144,7 @@ class Maker:
                 "status": "done",
                 **asdict(report),
                 "seconds": round(time.perf_counter() - started, 3),
-                "basis": basis(cell, self._inputs),
+                "basis": basis(cell, self._inputs, images),
                 "images": {name: facts.result() for name, facts in contents.items()},
             }
             self._ledger.commit(cell, work, record)
@@ -193,6 +208,17 @@ def required(value: Path | None, key: str, option: str) -> Path:
     if value is None:
         raise UsageError(f"{key} is not set; give {option} or set it in the configuration")
     return value
+
+
+def _scale(settings: Settings, city: City, before: Mapping[str, Any]) -> Scale | None:
+    """As set; percentiles are looked up, or taken over from the run before: no scale drifts."""
+    wanted = settings.imagery.scale
+    if wanted is None or not city.mosaic.scaled:
+        return None
+    if not wanted.percent:
+        return wanted
+    known = scale_before(before, wanted)
+    return known or find_scale(city.mosaic, wanted, settings.explain.seed)
 
 
 def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -> int:

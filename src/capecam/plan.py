@@ -11,9 +11,11 @@ from capecam.changes import Contents, Inputs, judge
 from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.outputs import read_run
+from capecam.recorded import scale_before
 from capecam.run import anchor, share
-from capecam.settings import PIXEL_METHODS, Settings
+from capecam.settings import PIXEL_METHODS, Scale, Settings
 from capecam.sources import City, find_cells, open_city
+from capecam.unusual import Kind, kinds_table, unusable, unusual
 from capecam.weights import checkpoint_sha256
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
@@ -42,6 +44,8 @@ class Plan:
     failures: dict[str, str]
     """Images that cannot be used, and cells that failed before and would be left alone."""
     shifted: dict[str, tuple[float, float]]
+    unusual: tuple[Kind, ...]
+    """What is unusual about images, those that cannot be used first."""
     size: tuple[int, int]
     """Of the mosaic in pixels: width, height."""
     host_memory_gb: float
@@ -81,10 +85,9 @@ class Plan:
             if rate
             else "time      unknown: nothing has been measured into this folder yet"
         )
-        lines += [f"shifted   {name}: {dx}, {dy} px" for name, (dx, dy) in self.shifted.items()]
-        lines += [f"unusable  {name}: {reason}" for name, reason in self.failures.items()]
+        lines += ["", kinds_table(self.unusual), ""]
         lines += [f"make      {n}: {self.cells[n]} tiles; {why}" for n, why in self.todo.items()]
-        return "\n".join(lines)
+        return "\n".join(lines).rstrip()
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -94,7 +97,13 @@ def make_plan(settings: Settings) -> Plan:
         UsageError: there is no usable image.
     """
     before = (read_run(settings.out) if settings.out else None) or {}
-    city = open_city(settings.sources, anchor(settings, before), settings.mosaic, settings.imagery)
+    city = open_city(
+        settings.sources,
+        anchor(settings, before),
+        settings.mosaic,
+        settings.imagery,
+        settings.target_gsd_m,
+    )
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
     todo, failed = _compare(settings, city, cells, before)
@@ -106,6 +115,7 @@ def make_plan(settings: Settings) -> Plan:
         todo,
         city.failures | failed,
         {s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},
+        (*unusable(city.failures), *unusable(failed), *unusual(city, settings)),
         (window.width, window.height),
         max((_memory_gb(cell, settings) for cell in cells), default=0.0),
         _costs([cell for cell in cells if cell.name in todo], settings),
@@ -145,7 +155,16 @@ def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs
         checkpoint,
         before["precision"] if precision == "auto" else precision,
         calibration.tops,
+        _scale(settings, before),
     )
+
+
+def _scale(settings: Settings, before: Mapping[str, Any]) -> Scale | None:
+    """Percentiles stay what they are where a run would look them up."""
+    wanted = settings.imagery.scale
+    if wanted is None or not wanted.percent or settings.run.recalibrate:
+        return wanted
+    return scale_before(before, wanted) or wanted
 
 
 def _memory_gb(cell: Cell, settings: Settings) -> float:

@@ -17,6 +17,7 @@ from capecam.city import Totals
 from capecam.grid import Cell
 from capecam.maker import Prepared
 from capecam.outputs import grid_to_json
+from capecam.raster import Source
 from capecam.settings import Settings
 from capecam.sources import City
 
@@ -84,10 +85,13 @@ class Record:
         """What cells depend on."""
         return self.prepared.inputs(self.settings, self.city)
 
+    def seen(self, cell: Cell) -> list[Source]:
+        """The images in a cell's reach."""
+        return self.city.mosaic.touching(self.settings.tiling.tiling.reach(cell.core))
+
     def images(self, cell: Cell, contents: Contents) -> dict[str, Any]:
         """Facts of those that the cell sees."""
-        seen = self.city.mosaic.touching(self.settings.tiling.tiling.reach(cell.core))
-        return {source.name: contents.of_neighbour(source) for source in seen}
+        return {source.name: contents.of_neighbour(source) for source in self.seen(cell)}
 
     def to_json(self, outcome: Outcome) -> dict[str, Any]:
         """``run.json``."""
@@ -106,6 +110,7 @@ class Record:
                 "ignored": prepared.ignored,
             },
             **grid_to_json(self.city.mosaic.grid),
+            "scale": None if prepared.scale is None else str(prepared.scale),
             "calibration": prepared.calibration.to_json(),
             "empty": self._empty(),
             "cells": [cell.name for cell in self.cells],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 from capecam.configfile import place_paths, validated
 from capecam.raster import Mosaic
-from capecam.settings import MosaicSettings, Settings
+from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings
 from capecam.sources import open_city
 
 
@@ -37,7 +38,25 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     """
     x, y = record["anchor"]
     rules = MosaicSettings(align=settings.mosaic.align)
-    return open_city(settings.sources, (x, y), rules, settings.imagery).mosaic
+    mosaic = open_city(
+        settings.sources, (x, y), rules, settings.imagery, settings.target_gsd_m
+    ).mosaic
+    return replace(mosaic, scale=_scale_found(record))
+
+
+def scale_before(record: Mapping[str, Any], wanted: Scale) -> Scale | None:
+    """What an earlier run has found for the same percentiles; None if there was none.
+
+    Args:
+        record: its ``run.json``, or nothing.
+        wanted: percentiles.
+    """
+    asked = record.get("settings", {}).get("imagery", {}).get("scale")
+    return _scale_found(record) if asked == str(wanted) else None
+
+
+def _scale_found(record: Mapping[str, Any]) -> Scale | None:
+    return ImagerySettings(scale=record.get("scale")).scale
 
 
 def _found_again(path: str, before: str | None, out: Path) -> str:

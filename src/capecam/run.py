@@ -24,6 +24,7 @@ from capecam.record import Outcome, Record
 from capecam.report import write_report
 from capecam.settings import Settings
 from capecam.sources import find_cells, open_city
+from capecam.unusual import unusual
 from capecam.workers import InProcess, Made, Processes, Workshop, devices
 
 log = logging.getLogger(__name__)
@@ -75,15 +76,24 @@ def run(
     with hold(out, settings.run.shard), gdal_settings():
         before = read_run(out) or {}
         city = open_city(
-            settings.sources, anchor(settings, before), settings.mosaic, settings.imagery
+            settings.sources,
+            anchor(settings, before),
+            settings.mosaic,
+            settings.imagery,
+            settings.target_gsd_m,
         )
+        for kind in unusual(city, settings):
+            if kind.warning:
+                log.warning("%s", kind)
         cells = find_cells(city, settings.tiling)
-        lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
         outcome = Outcome(out, dict(city.failures))
         with _workshop(settings, model) as workshop:
             outcome.workers = workshop.count
-            kept = {} if settings.run.recalibrate else before.get("calibration", {})
-            prepared = workshop.prepare(city, {**before, "calibration": kept})
+            if settings.run.recalibrate:
+                before = {**before, "calibration": {}, "scale": None}
+            prepared = workshop.prepare(city, before)
+            city = prepared.scaled(city)
+            lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
             prepared_at = time.perf_counter()
             outcome.stages["prepare"] = prepared_at - started - prepared.calibrated_s
             outcome.stages["calibrate"] = prepared.calibrated_s
@@ -188,7 +198,7 @@ def _note(made: Made, record: Record, ledger: Ledger, contents: Contents, outcom
         "image": cell.image,
         "status": "failed",
         "error": made.reason,
-        "basis": basis(cell, record.inputs),
+        "basis": basis(cell, record.inputs, record.seen(cell)),
         "images": record.images(cell, contents),
     }
     ledger.fail(cell, failure)

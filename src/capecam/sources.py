@@ -6,14 +6,14 @@ import glob
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from capecam.errors import ImageError, UsageError
 from capecam.grid import Cell
 from capecam.interest import Interest, read_interest
-from capecam.raster import Header, Mosaic, build_mosaic, read_headers
+from capecam.raster import Header, Mosaic, Rules, build_mosaic, read_headers
 from capecam.settings import ImagerySettings, MosaicSettings, TilingSettings
 
 SUFFIXES = (".tif", ".tiff")
@@ -35,8 +35,16 @@ def open_city(
     anchor: tuple[float, float] | None,
     mosaic: MosaicSettings = MosaicSettings(),  # noqa: B008 it is frozen
     imagery: ImagerySettings = ImagerySettings(),  # noqa: B008
+    gsd_m: float | None = None,
 ) -> City:
     """Find the images, read their headers and lay them on one grid.
+
+    Args:
+        sources: as the user names them.
+        anchor: of the lattice, in CRS units; None: the mosaic's corner.
+        mosaic: how images become one grid, and which part of it is worked on.
+        imagery: how files become pixels.
+        gsd_m: to which images are resampled, ``Settings.target_gsd_m``; None: as they are.
 
     Raises:
         UsageError: there is no usable image, and every reason is named; or what limits the work
@@ -44,10 +52,12 @@ def open_city(
     """
     images = name_images(find_images(sources))
     headers, failures = _read_headers(images, imagery)
-    if not headers:
+    city, misfits = build_mosaic(headers, anchor, Rules(mosaic.align, gsd_m))
+    failures |= misfits
+    if city is None:
         raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
-    city, misfits = build_mosaic(headers, anchor, mosaic.align)
-    return City(city, read_interest(mosaic, city.grid), failures | misfits)
+    city = replace(city, scale=imagery.scale)
+    return City(city, read_interest(mosaic, city.grid), failures)
 
 
 def _read_headers(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize, shapes
 
 from capecam.grid import Grid, Window
+from capecam.raster import unit_m
 
 Integers = NDArray[np.int64]
 Polygons = NDArray[np.object_]
@@ -278,8 +279,7 @@ def pixel_m(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, 2) width and height in metres of the pixel at each of (N, 2) lattice points."""
     crs = pyproj.CRS.from_wkt(grid.crs)
     if not crs.is_geographic:
-        unit = crs.axis_info[0].unit_conversion_factor
-        return np.tile(np.asarray(grid.pixel) * unit, (len(points), 1))
+        return np.asarray(grid.pixel) * unit_m(grid.crs, grid.to_map(points))
     geod = crs.get_geod() or pyproj.Geod(ellps="WGS84")
     x, y = grid.to_map(np.floor(points)).T
     dx, dy = grid.pixel
@@ -296,11 +296,11 @@ def inside_points(detections: pd.DataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
 
 
 def pixel_area_m2(grid: Grid, crs: pyproj.CRS, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) area of the pixel at each of (N, 2) lattice points; geodesic for a CRS in degrees."""
+    """(N,) area of the pixel at each of (N, 2) lattice points; geodesic for a CRS in degrees, and
+    for a projection that is not true to scale there."""
     if not crs.is_geographic:
-        unit = crs.axis_info[0].unit_conversion_factor
-        area = grid.pixel[0] * unit * grid.pixel[1] * unit
-        return np.full(len(points), area)
+        width, height = pixel_m(grid, points).T
+        return np.asarray(width * height)
     geod = crs.get_geod() or pyproj.Geod(ellps="WGS84")
     dx, dy = grid.pixel
     corners = grid.to_map(np.floor(points))

@@ -2,14 +2,17 @@
 
 from capecam.raster.cog import CogSet, CogWriter, Product, why_not_cog, write_image
 from capecam.raster.coverage import Coverage
+from capecam.raster.ground import ground_m, is_similar, ratio_to_model, unit_m
 from capecam.raster.header import Header
 from capecam.raster.headers import read_header, read_headers
 from capecam.raster.imagery import write_imagery
-from capecam.raster.mosaic import Mosaic, Source, build_mosaic
+from capecam.raster.mosaic import Mosaic, Rules, Source, build_mosaic
 from capecam.raster.opening import gdal_settings, open_readonly
 from capecam.raster.overview import write_overview
+from capecam.raster.percentiles import find_scale
 from capecam.raster.places import LayerReader
 from capecam.raster.reader import Reader
+from capecam.raster.remarks import Remark, remarks, remarks_on_place
 from capecam.raster.vrt import Layer, VrtTile, write_vrt
 
 __all__ = [
@@ -22,13 +25,22 @@ __all__ = [
     "Mosaic",
     "Product",
     "Reader",
+    "Remark",
+    "Rules",
     "Source",
     "VrtTile",
     "build_mosaic",
+    "find_scale",
     "gdal_settings",
+    "ground_m",
+    "is_similar",
     "open_readonly",
+    "ratio_to_model",
     "read_header",
     "read_headers",
+    "remarks",
+    "remarks_on_place",
+    "unit_m",
     "why_not_cog",
     "write_image",
     "write_imagery",

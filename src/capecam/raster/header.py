@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyproj
-
 from capecam.errors import ImageError
+from capecam.raster.bands import Pixels, pixels_of
+from capecam.raster.crs import crs_key, crs_of_file
+from capecam.raster.facts import Facts
+from capecam.raster.placement import Orientation, Placement, placement_of
 from capecam.settings import ImagerySettings
-
-BANDS = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +19,54 @@ class Header:
     """What an image file says about itself."""
 
     path: Path
-    crs: str
-    """WKT, verbatim."""
-    corner: tuple[float, float]
-    """Map coordinates of the top-left corner."""
-    pixel: tuple[float, float]
-    """Width and height of a pixel, both positive."""
-    width: int
-    height: int
+    place: Placement
+    """Where it lies."""
+    pixels: Pixels
+    """Which of its values are pixels."""
+    facts: Facts
+    """What else it is."""
+    crs_assigned: bool
+    """The CRS is that of the settings: the file says none."""
+
+    @property
+    def crs(self) -> str:
+        """WKT, verbatim but for heights; that of the settings where the file says none."""
+        return self.place.crs
+
+    @property
+    def width(self) -> int:
+        """Of the file, in pixels."""
+        return self.place.width
+
+    @property
+    def height(self) -> int:
+        """Of the file, in pixels."""
+        return self.place.height
+
+    @property
+    def corner(self) -> tuple[float, float]:
+        """Map coordinates of its top-left corner, or of the straight box around it."""
+        return self.place.corner
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Width and height of a pixel, both positive, along its rows and columns."""
+        return self.place.pixel
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top of the straight box around it."""
+        return self.place.bounds
+
+    @property
+    def orientation(self) -> Orientation:
+        """Only what is north-up can be read as it is; the rest goes through GDAL's warper."""
+        return self.place.orientation
 
     @property
     def group(self) -> tuple[str, str, str]:
         """Equal for images that can share a grid: CRS parameters and resolution."""
-        return (crs_key(self.crs), *(f"{size:.7g}" for size in self.pixel))  # type: ignore[return-value]
+        return crs_key(self.crs), *_digits(self.pixel)
 
 
 def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
@@ -42,41 +75,20 @@ def header_of(path: Path, dataset: Any, settings: ImagerySettings) -> Header:
     Raises:
         ImageError: it cannot be used so; what was found, and what to do.
     """
-    t = dataset.transform
-    if dataset.crs is None or not dataset.crs.wkt:
-        raise ImageError(
-            f"{path}: has no coordinate reference system; assign it with gdal_edit.py -a_srs"
-        )
-    if t.b or t.d or t.a <= 0 or t.e >= 0:
-        raise ImageError(f"{path}: is rotated or not north-up; straighten it with gdalwarp")
-    if dataset.count < len(BANDS):
-        raise ImageError(f"{path}: has {dataset.count} band(s), expected at least 3 (R, G, B)")
-    if set(dataset.dtypes[:3]) != {"uint8"}:
-        raise ImageError(
-            f"{path}: pixels are {dataset.dtypes[0]}, expected uint8; "
-            "convert it with gdal_translate -ot Byte -scale"
-        )
-    return Header(
-        path, dataset.crs.wkt, (t.c, t.f), (t.a, -t.e), int(dataset.width), int(dataset.height)
-    )
+    facts = Facts.of(dataset)
+    try:
+        place = placement_of(path, dataset, settings.crs)
+        own = crs_of_file(path, dataset.crs or dataset.gcps[1])
+        return Header(path, place, pixels_of(path, dataset, settings), facts, own is None)
+    except ImageError as error:
+        error.facts = dict(facts.to_rows())
+        raise
 
 
-@cache  # a city has thousands of images and a handful of spellings
-def crs_key(wkt: str) -> str:
-    """CRS by its parameters, not by name or code: equal keys mean the same map grid.
+def same_size(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether pixels are equal but for rounding: to seven digits, a pixel in 10 million."""
+    return _digits(one) == _digits(other)
 
-    ESRI:102562 and the same grid as a custom WKT agree; EPSG:2048, the same with both axes
-    flipped, does not.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "you will likely lose information": wanted
-        parameters = pyproj.CRS.from_wkt(wkt).to_dict()
-    if not parameters:
-        return wkt
-    if parameters.pop("datum", None) == "WGS84":
-        parameters["ellps"] = "WGS84"
-    if not any(map(float, parameters.get("towgs84", [1]))):
-        del parameters["towgs84"]
-    for key in ("no_defs", "type", "wktext"):
-        parameters.pop(key, None)
-    return " ".join(f"+{key}={value}" for key, value in sorted(parameters.items()))
+
+def _digits(pixel: tuple[float, float]) -> tuple[str, str]:
+    return f"{pixel[0]:.7g}", f"{pixel[1]:.7g}"

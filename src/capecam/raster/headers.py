@@ -16,6 +16,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from capecam.errors import ImageError
+from capecam.raster.crs import crs_of_setting
 from capecam.raster.header import Header, header_of
 from capecam.raster.opening import DRIVER
 from capecam.settings import ImagerySettings
@@ -46,7 +47,12 @@ def read_header(path: Path, settings: ImagerySettings = AS_IS) -> Header:
 def read_headers(
     paths: Sequence[Path], settings: ImagerySettings = AS_IS
 ) -> list[Header | ImageError]:
-    """Those of many files, or why they cannot be used; in processes where there are thousands."""
+    """Those of many files, or why they cannot be used; in processes where there are thousands.
+
+    Raises:
+        SettingsError: the CRS to be assigned is none.
+    """
+    crs_of_setting(settings.crs)
     count = min(os.cpu_count() or 1, len(paths) // HEADERS_A_PROCESS)
     if count < 2:
         return _read_here(paths, settings)

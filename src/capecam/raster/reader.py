@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from capecam.errors import ImageError
 from capecam.grid import Window
-from capecam.raster.header import BANDS
+from capecam.raster.bands import COLORS
+from capecam.raster.decoder import Decoder, to_bytes
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.opening import open_readonly
-
-WARP_TOLERANCE = 1e-6
-"""Pixels by which a place may be off: a rougher approximation depends on what is read at once."""
+from capecam.raster.warping import straightened
+from capecam.settings import Scale
 
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
+
+
+class _Opened(NamedTuple):
+    files: tuple[Any, ...]
+    """What has to be closed, the last first."""
+    decoder: Decoder
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Reader:
     """The image without which there is no point in going on; None: every image is."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Other images of which some blocks cannot be decoded, by name, and why; those are nodata."""
-    _open: dict[str, list[Any]] = field(default_factory=dict)
+    _open: dict[str, _Opened] = field(default_factory=dict)
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Pixels (3, height, width), 0 where invalid, and validity (height, width).
@@ -45,7 +48,7 @@ class Reader:
         Raises:
             ImageError: naming the file that is needed and cannot be decoded.
         """
-        pixels = np.zeros((len(BANDS), *window.shape), np.uint8)
+        pixels = np.zeros((len(COLORS), *window.shape), np.uint8)
         valid = np.zeros(window.shape, np.bool_)
         for source in self.mosaic.touching(window):
             part = source.window.intersection(window)
@@ -60,6 +63,26 @@ class Reader:
                 self._paste_blocks(source, part, pixels, valid, window)
         return pixels, valid
 
+    def stored(self, source: Source, part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values (3, height, width) of one image before they are scaled, and their validity.
+
+        Args:
+            source: of the mosaic.
+            part: of its window.
+
+        Raises:
+            ImageError: they cannot be decoded.
+        """
+        rows, cols = part.slices(source.window)
+        try:
+            return self._decoder(source).read(RasterWindow.from_slices(rows, cols))
+        except RasterioError as error:
+            message = " ".join(str(error.__cause__ or error).split())
+            raise ImageError(
+                f"{source.header.path}: cannot be decoded at rows {rows.start}-{rows.stop}, "
+                f"columns {cols.start}-{cols.stop} ({message}); deliver it again"
+            ) from error
+
     def _paste_blocks(
         self,
         source: Source,
@@ -70,7 +93,7 @@ class Reader:
     ) -> None:
         """What can be decoded of a damaged image, a block of its file at a time."""
         with suppress(RasterioError):
-            for block in _blocks(self._dataset(source), source.window, part):
+            for block in _blocks(self._decoder(source).dataset, source.window, part):
                 with suppress(ImageError):
                     self._paste(source, block, pixels, valid, block.slices(window))
 
@@ -82,48 +105,31 @@ class Reader:
         valid: NDArray[np.bool_],
         place: tuple[slice, slice],
     ) -> None:
-        rows, cols = part.slices(source.window)
-        inside = RasterWindow.from_slices(rows, cols)
-        try:
-            dataset = self._dataset(source)
-            found = dataset.read(BANDS, window=inside)
-            usable = _valid(dataset, inside, found)
-        except RasterioError as error:
-            message = " ".join(str(error.__cause__ or error).split())
-            raise ImageError(
-                f"{source.header.path}: cannot be decoded at rows {rows.start}-{rows.stop}, "
-                f"columns {cols.start}-{cols.stop} ({message}); deliver it again"
-            ) from error
+        values, usable = self.stored(source, part)
+        found = to_bytes(values, self._scale(source)) if source.header.pixels.scaled else values
         fresh = usable & ~valid[place]
         pixels[:, *place] = np.where(fresh, found, pixels[:, *place])
         valid[place] |= usable
 
-    def _dataset(self, source: Source) -> Any:
-        """The file, as a dataset on the mosaic's grid."""
+    def _scale(self, source: Source) -> Scale:
+        if self.mosaic.scale is None:
+            raise ValueError(f"{source.name} needs a scale, and the mosaic has none")
+        return self.mosaic.scale
+
+    def _decoder(self, source: Source) -> Decoder:
+        """The file, on the mosaic's grid."""
         if source.name not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._close(next(iter(self._open)))
             self._open[source.name] = self._opened(source)
-        return self._open[source.name][-1]
+        return self._open[source.name].decoder
 
-    def _opened(self, source: Source) -> list[Any]:
-        """What has to be closed, the dataset to read from last."""
-        file = open_readonly(source.header.path)
-        return [file, self._reprojected(file, source)] if source.warped else [file]
-
-    def _reprojected(self, dataset: Any, source: Source) -> WarpedVRT:
-        place = self.mosaic.grid.crop(source.window)
-        has_alpha = MaskFlags.alpha in dataset.mask_flag_enums[0]
-        return WarpedVRT(
-            dataset,
-            crs=CRS.from_wkt(place.crs),
-            transform=place.transform,
-            height=source.window.height,
-            width=source.window.width,
-            resampling=Resampling.bilinear,
-            tolerance=WARP_TOLERANCE,
-            add_alpha=not has_alpha,
-        )
+    def _opened(self, source: Source) -> _Opened:
+        file, pixels = open_readonly(source.header.path), source.header.pixels
+        if not source.warped:
+            return _Opened((file,), Decoder.of(file, pixels, file))
+        straight = straightened(file, source.header, self.mosaic.grid.crop(source.window))
+        return _Opened((file, straight), Decoder.of(straight, pixels.warped(file.count), file))
 
     def close(self) -> None:
         """Close all files."""
@@ -131,7 +137,7 @@ class Reader:
             self._close(next(iter(self._open)))
 
     def _close(self, name: str) -> None:
-        for dataset in reversed(self._open.pop(name)):
+        for dataset in reversed(self._open.pop(name).files):
             dataset.close()
 
     def __enter__(self) -> Self:
@@ -150,14 +156,3 @@ def _blocks(dataset: Any, place: Window, part: Window) -> Iterator[Window]:
             block = Window(row, col, height, width).intersection(part)
             if block is not None:
                 yield block
-
-
-def _valid(dataset: Any, window: RasterWindow, found: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """False where mask or alpha is 0, or all of the bands that are read equal nodata."""
-    flags = dataset.mask_flag_enums[0]
-    if MaskFlags.all_valid in flags:
-        return np.ones(found.shape[1:], np.bool_)
-    if MaskFlags.nodata in flags:
-        nodata = np.array([dataset.nodatavals[band - 1] for band in BANDS])[:, None, None]
-        return np.asarray((found != nodata).any(axis=0))
-    return np.asarray(dataset.read_masks(1, window=window) > 0)

@@ -44,7 +44,8 @@ class Scale:
 
     def __str__(self) -> str:
         mark = "%" if self.percent else ""
-        return f"{self.low:g}{mark},{self.high:g}{mark}"
+        low, high = (f"{value!r}".removesuffix(".0") + mark for value in (self.low, self.high))
+        return f"{low},{high}"  # every digit: records are read again
 
 
 def _scale(value: object) -> object:

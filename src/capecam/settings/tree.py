@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from capecam.errors import SettingsError
 from capecam.settings.explain import ExplainSettings
 from capecam.settings.imagery import ImagerySettings
 from capecam.settings.model import ModelSettings
@@ -50,6 +51,22 @@ class Settings(Section):
     audit: AuditSettings = AuditSettings()
     truth: TruthSettings = TruthSettings()
     run: RunSettings = RunSettings()
+
+    @property
+    def target_gsd_m(self) -> float | None:
+        """Edge of a pixel on the ground to which images are resampled; None: as they are.
+
+        Raises:
+            SettingsError: it is to be the model's, and nobody has said what that is.
+        """
+        if self.mosaic.gsd == "native":
+            return None
+        if self.model.gsd_m is None:
+            raise SettingsError(
+                "--gsd model (mosaic.gsd) needs model.gsd_m in a --config: the metres on the "
+                "ground that a pixel was in training"
+            )
+        return self.model.gsd_m
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
