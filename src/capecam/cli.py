@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import signal
@@ -37,6 +38,10 @@ def main() -> None:
         app()
     except CapecamError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _fail(f"{str(error.filename)[:80]}...: no file can have such a long name", 2)
     except SystemExit as end:  # typer makes one of Ctrl-C, and says nothing
         if end.code == INTERRUPTED:
             _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
