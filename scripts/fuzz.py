@@ -22,11 +22,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fuzzing import KINDS, Verdict, judge, make_case, warm_up
 
 
-def share(task: tuple[str, range, Path, Path]) -> list[tuple[int, Verdict]]:
-    """The verdicts of some seeds; files of findings go to ``keep``."""
-    kind, seeds, folder, keep = task
+def share(task: tuple[str, range, Path, Path, float]) -> list[tuple[int, Verdict]]:
+    """The verdicts of some seeds, while there is time; files of findings go to ``keep``."""
+    kind, seeds, folder, keep, end = task
     verdicts = []
     for seed in seeds:
+        if time.monotonic() > end:
+            break
         case = make_case(kind, seed, folder)
         verdict = judge(case)
         if verdict.finding:
@@ -56,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=1000, help="of each kind")
     parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--kinds", default=",".join(KINDS), help="comma-separated")
+    parser.add_argument("--minutes", type=float, default=600, help="then no case is begun")
     parser.add_argument("--jobs", type=int, default=2, help="processes that hand out cases")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="for findings")
     parser.add_argument("--only", metavar="KIND-SEED", help="make one case again and say more")
@@ -74,9 +77,9 @@ def main() -> int:
             print(f"{verdict}\n{verdict.detail}")
             return int(verdict.finding)
         warm_up(place)
-        last = wanted.seed + wanted.cases
+        last, end = wanted.seed + wanted.cases, started + 60 * wanted.minutes
         tasks = [
-            (kind, range(seed, min(seed + 50, last)), place, wanted.keep)
+            (kind, range(seed, min(seed + 50, last)), place, wanted.keep, end)
             for seed in range(wanted.seed, last, 50)
             for kind in wanted.kinds.split(",")
         ]
