@@ -235,10 +235,16 @@ def audit_command(
 def report_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
     queue: Annotated[
-        int, typer.Option("--queue", metavar="N", min=0, help="objects to review, with pictures")
+        int,
+        typer.Option(
+            "--queue", metavar="N", min=0, max=1_000_000, help="objects to review, with pictures"
+        ),
     ] = 48,
     panels: Annotated[
-        int, typer.Option("--panels", metavar="N", min=0, help="for how many of these a panel")
+        int,
+        typer.Option(
+            "--panels", metavar="N", min=0, max=1_000_000, help="for how many of these a panel"
+        ),
     ] = 12,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="else as in the run")

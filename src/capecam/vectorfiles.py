@@ -115,6 +115,11 @@ def _read_gdal(path: Path, kind: str, wanted: Wanted) -> gpd.GeoDataFrame:
         max_features=MOST_FEATURES + 1,
     )  # fmt: skip
     _check_count(len(table), path)
+    if facts["driver"] == "FlatGeobuf" and box is None and len(table) < facts["features"]:
+        raise UsageError(  # GDAL ends where the file ends, and says nothing
+            f"{path}: damaged: says that it has {facts['features']} features, and {len(table)} can "
+            "be read; copy it again"
+        )
     if box is not None and table.empty:
         facts = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
         _doubt_bounds(path, crs, facts["total_bounds"])
