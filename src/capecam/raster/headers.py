@@ -13,6 +13,7 @@ from itertools import chain, pairwise, repeat
 from pathlib import Path
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from capecam.errors import ImageError
@@ -26,6 +27,10 @@ AS_IS = ImagerySettings()
 
 HEADER_THREADS = 16
 """Disks and networks answer slowly."""
+
+UNREADABLE = (RasterioError, CPLE_BaseError, UnicodeDecodeError)
+"""What an open dataset raises when GDAL finds damage late: reading colour interpretation opens a
+mask's directory, and a CRS may have a name that is no text."""
 
 HEADERS_A_PROCESS = 500
 """To make out a CRS without an EPSG code takes GDAL 4 ms, under Python's lock, so that threads do
@@ -67,7 +72,7 @@ def _read_here(paths: Sequence[Path], settings: ImagerySettings) -> list[Header 
         try:
             with rasterio.open(path, driver=DRIVER) as dataset:
                 return header_of(path, dataset, settings)
-        except RasterioError as error:
+        except UNREADABLE as error:
             return ImageError(_not_a_geotiff(path, error))
         except ImageError as error:
             return error
