@@ -169,3 +169,10 @@ def test_cells_of_any_name(city: Path, tmp_path: Path) -> None:
     write_tif(image, np.full((3, 160, 160), 200, np.uint8))
     capecam("run", image, "--config", city / "city.yaml", "--out", tmp_path / "o p")
     assert (tmp_path / "o p" / "cells" / image.stem / "cell.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--aoi", "--checkpoint"])
+def test_a_name_that_no_file_can_have_is_one_line(city: Path, option: str) -> None:
+    done = capecam("plan", "--config", city / "city.yaml", option, "a" * 400, code=2)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert len(done.stderr) < 600

@@ -11,7 +11,7 @@ PACKAGE = Path(capecam.__file__).parent
 LAYERS = [
     {"errors"},
     {"children"},
-    {"grid", "draw", "columns", "vectorformats"},
+    {"grid", "draw", "columns", "vectorformats", "shapes"},
     {"attribution", "graph"},
     {"settings", "ledger", "lock", "vectorfiles", "yamlfile"},
     {"styles", "configfile", "weights", "network"},

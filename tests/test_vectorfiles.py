@@ -247,6 +247,16 @@ def test_a_layer_that_lies_nowhere_near_says_what_is_odd_about_its_crs(
         assert "is in degrees, and its coordinates cannot be" in caplog.text
 
 
+def test_a_cut_flatgeobuf_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
+    boxes = [shapely.box(n, 0, n + 1, 1) for n in range(30)]
+    gpd.GeoDataFrame(geometry=boxes, crs=LO19).to_file(tmp_path / "a.fgb")
+    content = (tmp_path / "a.fgb").read_bytes()
+    for size in range(len(content) // 2, len(content), 97):
+        (tmp_path / "b.fgb").write_bytes(content[:size])
+        with pytest.raises(UsageError, match=r"damaged|cannot be read"):
+            read_polygons(tmp_path / "b.fgb")
+
+
 def test_more_features_than_fit_are_refused_unless_only_some_are_near(
     tmp_path: Path, monkeypatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from capecam.grid import Tiling
 from capecam.maps import check_finite
 from capecam.raster import Reader
 from capecam.settings import PIXEL_METHODS
+from capecam.shapes import Calibrated, read_record
 from capecam.sources import City
 from capecam.stitch import block_validity, to_blocks
 
@@ -67,9 +67,10 @@ def read_calibration(run_json: Path) -> Calibration:
         SettingsError: there is none.
     """
     try:
-        return Calibration.from_json(json.loads(run_json.read_text("utf-8"))["calibration"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SettingsError(f"{run_json}: holds no calibration of a run ({error!r})") from error
+        return Calibration.from_json(read_record(run_json, Calibrated)["calibration"])
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SettingsError(f"{run_json}: holds no calibration of a run ({reason})") from error
 
 
 def load_calibration(run_json: Path, engine: Engine) -> Calibration:
@@ -89,6 +90,10 @@ def why_not_usable(calibration: Calibration, engine: Engine) -> str | None:
     for key, wanted in basis(engine).items():
         if calibration.basis.get(key) != wanted:
             return f"{key} is {calibration.basis.get(key)}, this run has {wanted}"
+    classes = len(engine.model.foreground)
+    for method in set(engine.methods) & calibration.tops.keys():
+        if len(calibration.tops[method]) != classes:
+            return f"{method} has {len(calibration.tops[method])} classes, this run has {classes}"
     missing = [method for method in engine.methods if method not in calibration.tops]
     return f"it has no {', '.join(missing)}" if missing else None
 

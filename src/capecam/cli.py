@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import signal
@@ -37,6 +38,10 @@ def main() -> None:
         app()
     except CapecamError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _fail(f"{str(error.filename)[:80]}...: no file can have such a long name", 2)
     except SystemExit as end:  # typer makes one of Ctrl-C, and says nothing
         if end.code == INTERRUPTED:
             _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
@@ -230,10 +235,16 @@ def audit_command(
 def report_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
     queue: Annotated[
-        int, typer.Option("--queue", metavar="N", min=0, help="objects to review, with pictures")
+        int,
+        typer.Option(
+            "--queue", metavar="N", min=0, max=1_000_000, help="objects to review, with pictures"
+        ),
     ] = 48,
     panels: Annotated[
-        int, typer.Option("--panels", metavar="N", min=0, help="for how many of these a panel")
+        int,
+        typer.Option(
+            "--panels", metavar="N", min=0, max=1_000_000, help="for how many of these a panel"
+        ),
     ] = 12,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="else as in the run")

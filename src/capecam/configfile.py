@@ -36,7 +36,19 @@ def load(config: Path | str | None, options: Mapping[str, Any] = MappingProxyTyp
     for key, value in options.items():
         if value is not None:
             _put(tree, key, value)
-    where = f"{config}: " if config else ""
+    return validated(tree, f"{config}: " if config else "")
+
+
+def validated(tree: dict[str, Any], where: str) -> Settings:
+    """Settings of a tree.
+
+    Args:
+        tree: as a file holds them.
+        where: what messages begin with.
+
+    Raises:
+        SettingsError: naming the key, what was found and what is expected.
+    """
     if bad := _unfit_text(tree, ""):
         raise SettingsError(where + bad)
     try:

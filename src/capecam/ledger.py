@@ -14,6 +14,7 @@ from typing import Any
 
 from capecam.errors import OutputError, StoppedError
 from capecam.grid import Cell
+from capecam.shapes import Done, Failure, read_record
 
 CELL_JSON = "cell.json"
 """Written last: the cell is done."""
@@ -79,11 +80,11 @@ class Ledger:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A cell's record, or None if it is not done."""
-        return _read_json(self.folder / name / CELL_JSON)
+        return _read_json(self.folder / name / CELL_JSON, Done)
 
     def read_failure(self, name: str) -> dict[str, Any] | None:
         """The record of a cell that failed, or None."""
-        return _read_json(self.folder / name / FAILED_JSON)
+        return _read_json(self.folder / name / FAILED_JSON, Failure)
 
     def done(self) -> list[str]:
         """Names of all finished cells, sorted."""
@@ -138,12 +139,12 @@ class Ledger:
         return self.folder / f"{WORK}{cell.name}"
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path, shape: type[Done | Failure]) -> dict[str, Any] | None:
+    """None, if there is none, or it is damaged: then the cell is made again."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return read_record(path, shape)
     except (OSError, ValueError):
         return None
-    return record
 
 
 def facts(path: Path) -> dict[str, Any]:

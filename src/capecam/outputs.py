@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from capecam.configfile import validated
 from capecam.errors import OutputError
 from capecam.evidence import Heat
 from capecam.grid import Grid, Window
@@ -15,6 +15,7 @@ from capecam.ledger import Ledger
 from capecam.raster import Layer, Mosaic, VrtTile
 from capecam.recorded import imagery_of, settings_of
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
+from capecam.shapes import Run, read_record
 
 RUN_JSON = "run.json"
 
@@ -29,10 +30,11 @@ def read_run(out: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return read_record(path, Run)
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read ({error}); remove it to start afresh") from error
-    return tree
+        raise OutputError(
+            f"{path} cannot be read ({str(error)[:200]}); remove it to start afresh"
+        ) from error
 
 
 def known_run(out: Path) -> dict[str, Any]:
@@ -71,7 +73,9 @@ class RunOutput:
         cells = {name: ledger.read(name) or {} for name in ledger.done() if name in wanted}
         if not cells:
             raise OutputError(f"{out}: no cell is finished; start with capecam run")
-        return cls(out, record, Settings.model_validate(record["settings"]), cells)
+        return cls(
+            out, record, validated(record["settings"], f"{out / RUN_JSON}: settings: "), cells
+        )
 
     @property
     def grid(self) -> Grid:

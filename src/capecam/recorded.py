@@ -10,7 +10,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from capecam.configfile import place_paths
+from capecam.configfile import place_paths, validated
 from capecam.raster import Mosaic
 from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings
 from capecam.sources import open_city
@@ -24,9 +24,9 @@ def settings_of(out: Path, record: Mapping[str, Any]) -> Settings:
         record: its ``run.json``.
     """
     tree = copy.deepcopy(record["settings"])
-    before = tree["out"]
+    before = tree.get("out")
     place_paths(tree, lambda path: _found_again(path, before, out))
-    return Settings.model_validate(tree)
+    return validated(tree, f"{out}: the settings in its run.json: ")
 
 
 def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:

@@ -97,7 +97,13 @@ def _read_gdal(path: Path, kind: str, wanted: Wanted) -> gpd.GeoDataFrame:
     """A layer through GDAL; absolute, so that no name is taken for a connection."""
     source = member_of(path) if kind == "zip" else str(path.resolve())
     layer = wanted.layer or (_layer(path, source) if kind == "many" else None)
-    facts = pyogrio.read_info(source, layer=layer)
+    try:
+        facts = pyogrio.read_info(source, layer=layer)
+    except IndexError as error:  # of pyogrio, which takes the first of none
+        raise UsageError(
+            f"{path}: cannot be read as a vector layer: it is damaged, or has no layer; copy it "
+            "again"
+        ) from error
     if facts["driver"] not in DRIVERS:
         raise UsageError(f"{path}: GDAL takes it for {facts['driver']}; give {READ}")
     if facts["geometry_type"] is None:
@@ -109,6 +115,11 @@ def _read_gdal(path: Path, kind: str, wanted: Wanted) -> gpd.GeoDataFrame:
         max_features=MOST_FEATURES + 1,
     )  # fmt: skip
     _check_count(len(table), path)
+    if facts["driver"] == "FlatGeobuf" and box is None and len(table) < facts["features"]:
+        raise UsageError(  # GDAL ends where the file ends, and says nothing
+            f"{path}: damaged: says that it has {facts['features']} features, and {len(table)} can "
+            "be read; copy it again"
+        )
     if box is not None and table.empty:
         facts = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
         _doubt_bounds(path, crs, facts["total_bounds"])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from capecam.errors import ImageError
@@ -31,6 +32,10 @@ AS_IS = ImagerySettings()
 
 HEADER_THREADS = 16
 """Disks and networks answer slowly."""
+
+UNREADABLE = (RasterioError, CPLE_BaseError, UnicodeDecodeError)
+"""What an open dataset raises when GDAL finds damage late: reading colour interpretation opens a
+mask's directory, and a CRS may have a name that is no text."""
 
 HEADERS_A_PROCESS = 500
 """To make out a CRS without an EPSG code takes GDAL 4 ms, under Python's lock, so that threads do
@@ -117,7 +122,7 @@ def _answer(path: Location, rules: HeaderRules) -> Answer:
         check_image(path, rules.trust)
         with open_image(path) as dataset:
             return header_of(path, dataset, rules.imagery)
-    except RasterioError as error:
+    except UNREADABLE as error:
         message = in_words(path, error)
         return ImageError(f"{path}: not a readable GeoTIFF ({message}); check the delivery")
     except ImageError as error:

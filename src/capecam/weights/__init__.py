@@ -67,7 +67,9 @@ def read_weights(path: Path) -> Weights:
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {file}: {error.strerror}") from error
     except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+        # Names in it are the file's own.
+        said = "".join(c if c.isprintable() else "?" for c in str(error))
+        raise CheckpointError(f"{file}: {said}") from error
     if not tensors:
         raise CheckpointError(f"{file}: holds no tensors; expected the weights of a network")
     return Weights(path, tensors, sha256, config)
