@@ -12,10 +12,10 @@ import torch
 from networks import CAPE_TOWN_LAYER, cape_town_network, lightning_checkpoint, smp_network
 from safetensors.torch import save_file
 
+from capecam.checkpoint import inspect_checkpoint
 from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, SettingsError
-from capecam.inspection import inspect_checkpoint
 from capecam.model import find_layer, load_model
 from capecam.settings import ClassSettings, ModelSettings
 from capecam.weights import read_weights

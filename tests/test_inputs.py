@@ -432,6 +432,14 @@ def test_resampling_what_has_a_mask_and_an_alpha_band_is_refused(tmp_path: Path)
         resampled(path)
 
 
+def test_resampling_what_has_nodata_and_a_fourth_colour_is_refused(tmp_path: Path) -> None:
+    """GDAL would call a pixel imagery where infrared is not nodata."""
+    pixels = np.concatenate([np.where(hole(), 0, np.maximum(scene(), 1)), scene()[:1]])
+    path = plain(tmp_path / "a.tif", pixels, nodata=0, photometric="RGB", alpha="NO")
+    with pytest.raises(UsageError, match="nodata and further bands"):
+        resampled(path)
+
+
 def settings(folder: Path, **options) -> Settings:
     given = {key.replace("__", "."): value for key, value in options.items()}
     defaults = {
@@ -549,7 +557,7 @@ UNUSUAL: dict[str, tuple[Callable[[Path], Path], dict, str, str]] = {
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_what_is_unusual_is_said_and_what_a_run_does(tmp_path: Path, name: str) -> None:
     make, options, what, does = UNUSUAL[name]
-    found = inspect_path(make(tmp_path / "a.tif"), load(None, options))
+    found = inspect_path(str(make(tmp_path / "a.tif")), load(None, options))
     assert found.exit_code == 0
     remarks = found.remarks or ()
     assert len([r for r in remarks if re.search(what, r.what) and re.search(does, r.does)]) == 1
@@ -559,7 +567,7 @@ def test_what_is_unusual_is_said_and_what_a_run_does(tmp_path: Path, name: str) 
 def test_nothing_is_unusual_about_8_cm_rgb(tmp_path: Path) -> None:
     for profile in ({}, {"mask": ~hole()}, JPEG, {"alpha": "YES", "pixels": opaque(scene(), 255)}):
         path = plain(tmp_path / "a.tif", **{**BLOCKS, **profile})
-        found = inspect_path(path, load(None, CITY))
+        found = inspect_path(str(path), load(None, CITY))
         assert found.remarks == ()
         assert "nothing unusual" in found.to_text()
 
@@ -571,7 +579,7 @@ def test_an_image_that_is_refused_is_described_all_the_same(tmp_path: Path) -> N
     assert done.stderr.count("\n") == 1
     assert "expected uint8; say which values" in done.stderr
     path.write_text("no image")
-    assert "a.tif: not a readable GeoTIFF" in str(inspect_path(path, load(None)).refusal)
+    assert "a.tif: not a readable GeoTIFF" in str(inspect_path(str(path), load(None)).refusal)
 
 
 def test_plan_says_what_is_unusual_kind_by_kind(tmp_path: Path) -> None:

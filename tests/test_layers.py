@@ -21,7 +21,7 @@ LAYERS = [
     {"batch", "backward", "recorded", "unusual"},
     {"maps", "detected", "precision", "upsampling", "accuracy", "clock", "behind"},
     {"engine"},
-    {"fit"},
+    {"fit", "checkpoint"},
     {"stitch"},
     {"calibration", "vectors", "matching"},
     {"surroundings", "outlines", "tables", "recall"},

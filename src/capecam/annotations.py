@@ -29,7 +29,7 @@ def read_objects(
     flag, or with several, are left out with a warning.
 
     Args:
-        path: any vector format.
+        path: of a format of :mod:`vectorformats`.
         names: of all classes, 0 first.
         layout: which columns say the class.
         crs: to bring them to; None leaves them in their own.

@@ -109,7 +109,7 @@ def plan_command(settings: Settings, as_json: AsJson = False) -> None:
 @app.command("inspect")
 @everywhere
 def inspect_command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="a checkpoint or a GeoTIFF")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="a checkpoint or a GeoTIFF")],
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -188,7 +188,7 @@ def summarize_command(
     ] = None,
     *,
     zones: Annotated[
-        Path, typer.Option("--zones", metavar="FILE", help="polygons, any vector format")
+        Path, typer.Option("--zones", metavar="FILE", help="polygons (docs/inputs.md)")
     ],
     name: Annotated[
         str | None,

@@ -61,11 +61,11 @@ class ZoneRules:
     """Which zones, and what is counted in them."""
 
     zones: Path
-    """Polygons in any vector format and CRS."""
+    """Polygons of a vector file, in any CRS."""
     name: str | None = None
     """Column with their names; else the first with text, else their numbers."""
     footprints: Path | None = None
-    """Buildings, in any vector format and CRS."""
+    """Buildings of a vector file, in any CRS."""
     min_iou: float = MIN_IOU
     """What overlaps less is not the same object in two years."""
 

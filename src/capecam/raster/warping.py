@@ -37,11 +37,8 @@ def reach(header: Header, grid: Grid) -> Window:
     Raises:
         ImageError: it cannot be laid on it.
     """
-    if header.pixels.validity == "mask" and header.pixels.alpha is not None:
-        raise ImageError(
-            f"{header.path}: has a mask and an alpha band, of which GDAL's warper would heed both; "
-            "leave one of them out (gdal_translate -mask none, or -b 1 -b 2 -b 3 -mask auto)"
-        )
+    if why := _not_told_to_the_warper(header):
+        raise ImageError(f"{header.path}: {why}")
     west, south, east, north = _bounds(header, grid)
     (col, row), (end_col, end_row) = grid.lattice(west, north), grid.lattice(east, south)
     top, left = floor(row + NOTHING_PX), floor(col + NOTHING_PX)
@@ -55,6 +52,25 @@ def reach(header: Header, grid: Grid) -> Window:
             "of the mosaic, which is not meant for where it lies; run it by itself"
         )
     return window
+
+
+def _not_told_to_the_warper(header: Header) -> str | None:
+    """Why GDAL's warper would see imagery elsewhere than where the file has it."""
+    pixels, bands = header.pixels, header.facts.kinds
+    if pixels.validity == "mask" and pixels.alpha is not None:
+        return (
+            "has a mask and an alpha band, of which GDAL's warper would heed both; leave one of "
+            "them out (gdal_translate -mask none, or -b 1 -b 2 -b 3 -mask auto)"
+        )
+    if pixels.validity == "nodata" and (
+        len(set(pixels.bands)) < len(bands) or len(set(map(repr, pixels.nodata))) > 1
+    ):
+        return (
+            "has nodata and further bands, or a nodata value for each band, and GDAL's warper "
+            "would ask for nodata in all of them alike; leave the other bands out "
+            "(gdal_translate -b 1 -b 2 -b 3)"
+        )
+    return None
 
 
 def _bounds(header: Header, grid: Grid) -> Bounds:

@@ -72,7 +72,7 @@ class MosaicSettings(Section):
     )
     aoi: Annotated[Path | None, Option("--aoi", "FILE")] = Field(
         None,
-        description="area of interest, any vector format: tiles that do not touch it are not run",
+        description="area of interest, a vector file: tiles that do not touch it are not run",
     )
     bbox: Annotated[
         tuple[float, float, float, float] | None,
@@ -81,6 +81,6 @@ class MosaicSettings(Section):
     ] = Field(None, description="the same as a rectangle, in the CRS of the mosaic")
     footprints: Annotated[Path | None, Option("--footprints", "FILE")] = Field(
         None,
-        description="building footprints, any vector format: tiles without one are not run, and "
+        description="building footprints, a vector file: tiles without one are not run, and "
         "objects off them are dropped (detections.footprint_share)",
     )
