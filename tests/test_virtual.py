@@ -14,7 +14,7 @@ from fileserver import served
 from capecam.changes import Contents
 from capecam.configfile import load
 from capecam.errors import ImageError, UsageError
-from capecam.raster import Reader, gdal_settings
+from capecam.raster import Reader, files_of, gdal_settings
 from capecam.settings import ImagerySettings
 from capecam.sources import open_city
 
@@ -72,6 +72,7 @@ BAD_VRTS = {
                  "lead to other files"),
     "network": (">a.tif<", ">/vsicurl/http://127.0.0.1:1/a.tif<", "sources must be files"),
     "gdal's own names": (">a.tif<", ">GTIFF_DIR:1:a.tif<", "there is no such file"),
+    "two places": ('relativeToVRT="1"', 'relativetoVRT="0" relativeToVRT="1"', "must be files"),
     "itself": (">a.tif<", ">b.vrt<", "a circle of them"),
     "huge": ('rasterXSize="64"', 'rasterXSize="2000000000"', "cannot fill"),
     "no xml": ("<VRTDataset ", "<<", "not a readable VRT"),
@@ -99,6 +100,27 @@ def test_a_source_of_a_vrt_may_be_a_link_within_the_folders_only(tmp_path: Path)
     vrt.write_text(re.sub(r'"[01]">[^<]*a\.tif<', '"1">link/a.tif<', vrt.read_text()))
     with pytest.raises(UsageError, match="lies in none of the folders given"):
         open_city([str(tmp_path / "in")], None, imagery=VRTS)
+
+
+def test_the_sources_of_a_vrt_behind_a_link_are_those_that_gdal_opens(tmp_path: Path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(64, 64))
+    there = write_tif(tmp_path / "in" / "sub" / "a.tif", blobs(64, 64)[:, ::-1])
+    vrt = write_vrt(tmp_path / "in" / "sub" / "b.vrt", there)
+    (tmp_path / "in" / "b.vrt").symlink_to("sub/b.vrt")
+    assert files_of(tmp_path / "in" / "b.vrt") == [tmp_path / "in" / "b.vrt", there]
+    with rasterio.open(vrt) as dataset:
+        wanted = dataset.read()
+    city = open_city([str(tmp_path / "in" / "b.vrt")], None, imagery=VRTS)
+    assert np.array_equal(pixels_of(city)[0], wanted)
+
+
+def test_the_names_in_a_vrt_are_those_that_gdal_reads_whatever_its_encoding(tmp_path: Path) -> None:
+    write_tif(tmp_path / "\xe9.tif", blobs(64, 64))
+    vrt = write_vrt(tmp_path / "b.vrt", tmp_path / "\xe9.tif")
+    text = f'<?xml version="1.0" encoding="iso-8859-1"?>{vrt.read_text("utf-8")}'
+    vrt.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match="a VRT that is not UTF-8; save it as UTF-8"):
+        open_city([str(vrt)], None, imagery=VRTS)
 
 
 def test_a_network_that_stumbles_is_asked_again(tmp_path: Path, monkeypatch) -> None:

@@ -51,6 +51,9 @@ ATTRIBUTES = frozenset((
 ))  # fmt: skip
 """GDAL takes attributes for elements: none may be called SourceFilename or subClass."""
 
+RELATIVE = ("relativeToVRT", "relativetoVRT")
+"""One attribute to GDAL, which goes by the first."""
+
 
 def check_vrt(path: Path, folders: tuple[str, ...], depth: int = VRT_DEPTH) -> None:
     """May GDAL open it as a VRT?
@@ -91,8 +94,11 @@ def _parsed(path: Path) -> ET.Element:
     size = check_kind(path).st_size
     if size > XML_BYTES:
         raise ImageError(f"{path}: a VRT of {size >> 20} MB; at most {XML_BYTES >> 20} are read")
-    text = path.read_bytes()
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text or b"\0" in text:
+    try:  # GDAL takes names byte by byte, whatever encoding the XML declares
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{path}: a VRT that is not UTF-8; save it as UTF-8") from error
+    if "<!DOCTYPE" in text or "<!ENTITY" in text or "\0" in text:
         raise ImageError(f"{path}: a VRT with a document type or entities, which is not read")
     try:
         root: ET.Element = ET.fromstring(text, ET.XMLParser(target=_Depth()))
@@ -152,14 +158,16 @@ def _sources(path: Path, root: ET.Element) -> list[Path]:
 
 def _placed(path: Path, element: ET.Element) -> Path:
     name = element.text or ""
-    relative = (element.get("relativeToVRT") or element.get("relativetoVRT")) == "1"
+    said = [element.get(key) for key in RELATIVE if key in element.attrib]
+    relative = said == ["1"]
     bad = not name or name != name.strip() or name.startswith("/vsi") or "\0" in name
-    if bad or not (relative or os.path.isabs(name)):
+    if bad or len(said) > 1 or not (relative or os.path.isabs(name)):
         raise ImageError(
             f"{path}: a VRT with the source {name!r}; sources must be files, named relative to "
             "the VRT (relativeToVRT=1) or in full"
         )
-    return path.absolute().parent / name if relative else Path(name)
+    # Where the VRT is a link, GDAL looks beside what that leads to.
+    return Path(os.path.realpath(path)).parent / name if relative else Path(name)
 
 
 def _check_source(path: Path, source: Path, folders: tuple[str, ...], depth: int) -> None:
