@@ -366,7 +366,7 @@ def _examine(case: Case) -> tuple[str, str]:
         return READERS[case.kind](case), ""
     except CapecamError as error:
         said = str(error)
-        lines = said.removeprefix("no image can be used:\n  ").splitlines()
+        lines = said.removeprefix("no image can be used: ").splitlines()
         clear = len(lines) == 1 and case.path.stem in said and len(said) < 1200
         return ("refused" if clear else "unclear"), said
     except MemoryError:

@@ -72,10 +72,16 @@ def open_city(
     city, misfits = build_mosaic(headers, anchor, GridRules(mosaic.align, gsd_m))
     failures |= misfits
     if city is None:
-        raise UsageError("no image can be used:\n  " + "\n  ".join(failures.values()))
+        raise UsageError(_nothing_left(list(failures.values())))
     collars = Collars() if imagery.collar == "auto" else None
     city = replace(city, scale=imagery.scale, collars=collars)
     return City(city, read_interest(mosaic, city.grid), failures)
+
+
+def _nothing_left(reasons: Sequence[str]) -> str:
+    """One line for one image, else a line for each."""
+    start = " " if len(reasons) == 1 else "\n  "
+    return f"no image can be used:{start}" + "\n  ".join(reasons)
 
 
 def _read_headers(

@@ -1,0 +1,56 @@
+"""What a checkpoint is, in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from capecam.attribution import GUIDED
+from capecam.engine import Engine
+from capecam.graph import why_not_guided
+from capecam.model import HEAD, channel_count, describe, load_model
+from capecam.settings import ModelSettings
+from capecam.weights import read_weights
+
+PROBE_PX = 320
+"""Tile at which the target layer's shape is given."""
+
+
+def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
+    """Facts by name.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    weights = read_weights(path)
+    facts: dict[str, Any] = {
+        "checkpoint": str(path),
+        "sha256": weights.sha256,
+        "architecture": describe(settings, weights.config),
+        "classes": max(channel_count(weights), 2),
+    }
+    if facts["architecture"] == "unknown":
+        known = {k: v for k, v in weights.tensors.items() if v.ndim and "running_" not in k}
+        return facts | {
+            "tensors": len(known),
+            "parameters": sum(tensor.numel() for tensor in known.values()),
+            "to see more": "name model.architecture and model.encoder in a --config",
+            "last layer": next(key for key in known if key.endswith(HEAD)),
+        }
+    model = load_model(path, settings)
+    engine = Engine(model, ["gradcam"])
+    activations = engine.activation_shape(PROBE_PX)
+    reason = why_not_guided(model.network)
+    scaling = model.normalisation
+    return facts | {
+        "class names": ", ".join(c.name for c in model.classes),
+        "activation": "sigmoid of one channel" if model.sigmoid else "softmax",
+        "input bands": 3,
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "input scaling": f"0..255 becomes 0..{scaling.input_max:g}, "
+        f"then (x - {scaling.mean}) / {scaling.std}",
+        "target layer": model.target_layer,
+        "its shape": f"{activations} for a tile of {PROBE_PX} px",
+        GUIDED: "possible" if reason is None else f"not possible: {reason}",
+        "ignored keys": ", ".join(model.ignored) or "none",
+    }
