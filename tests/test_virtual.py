@@ -14,7 +14,8 @@ from fileserver import served
 from capecam.changes import Contents
 from capecam.configfile import load
 from capecam.errors import ImageError, UsageError
-from capecam.raster import Reader, files_of, gdal_settings
+from capecam.raster import Reader, files_of, gdal_settings, location
+from capecam.raster.locations import in_words
 from capecam.settings import ImagerySettings
 from capecam.sources import open_city
 
@@ -150,6 +151,13 @@ def test_a_network_that_dies_fails_the_image(tmp_path: Path, monkeypatch) -> Non
         with pytest.raises(ImageError, match=r"b\.tif"):
             Contents().facts(city.mosaic.sources[0])
     assert "secret" not in str(caught.value)
+
+
+def test_what_gdal_says_of_a_secret_path_is_told_without_it() -> None:
+    path = location("/vsicurl/https://me:pw@x.org/a.tif?sig=pw")
+    for said in (f"{path.gdal}: no", "https://me:pw@x.org/a.tif?sig=pw: no"):
+        assert in_words(path, OSError(said)).endswith("x.org/a.tif: no")
+        assert "pw" not in in_words(path, OSError(said))
 
 
 def test_virtual_paths_stay_as_they_are(tmp_path: Path) -> None:
