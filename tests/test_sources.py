@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -157,6 +158,20 @@ def test_what_is_no_file_is_no_source(tmp_path: Path, source: str, monkeypatch) 
     write_tif(tmp_path / "a.tif", blobs(40, 40))
     with pytest.raises(UsageError, match="there is no such file"):
         find_images([source])
+
+
+def test_a_cut_archive_is_one_line(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 200, 200)).astype(np.uint8)
+    write_tif(tmp_path / "a.tif", noise)
+    whole = tmp_path / "a.tgz"
+    with tarfile.open(whole, "w:gz") as archive:
+        archive.add(tmp_path / "a.tif", "a.tif")
+        archive.add(tmp_path / "a.tif", "b.tif")
+    for part in (0.3, 0.8):
+        cut = tmp_path / "cut.tgz"
+        cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * part)])
+        with pytest.raises(UsageError, match=r"cut\.tgz: cannot be read as an archive"):
+            open_city([f"/vsitar/{cut}"], None)
 
 
 def test_archives_are_read_as_folders_are(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ BAD_VRTS = {
     "function": ("<SimpleSource>", "<PixelFunctionType>f</PixelFunctionType><SimpleSource>",
                  "<PixelFunctionType>, which is not read"),
     "warped": ("<VRTDataset ", '<VRTDataset subClass="VRTWarpedDataset" ', "subClass=..."),
+    "memory": ("SimpleSource>", "AveragedSource>", "<AveragedSource>, which is not read"),
     "options": ("<SimpleSource>", "<SimpleSource><OpenOptions/>", "<OpenOptions>"),
     "attribute": ("<SimpleSource>", '<SimpleSource SourceFilename="/etc/passwd">',
                   "<SimpleSource SourceFilename=...>"),

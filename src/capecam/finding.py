@@ -15,10 +15,8 @@ from pathlib import Path
 from capecam.errors import UsageError
 from capecam.raster import Location, VsiPath, location
 from capecam.raster.archives import list_archive
+from capecam.raster.locations import TIFFS, VRT
 from capecam.raster.sidecars import inside
-
-SUFFIXES = (".tif", ".tiff")
-VRT = ".vrt"
 
 LONGEST = 200
 """Bytes of an image's name: with ``.work-`` and ``_r10c10`` a folder's must have at most 255."""
@@ -55,7 +53,7 @@ def find_images(sources: Sequence[str], *, vrt: bool = False) -> Found:
     """
     if not sources:
         raise UsageError("no images were named; give files, folders, globs or @list.txt as SOURCES")
-    search = _Search(SUFFIXES + ((VRT,) if vrt else ()))
+    search = _Search(TIFFS + ((VRT,) if vrt else ()))
     for source in sources:
         if source.startswith("@"):
             search.read_list(source)

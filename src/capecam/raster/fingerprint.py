@@ -10,10 +10,10 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from capecam.errors import ImageError
-from capecam.raster.locations import VsiPath, in_words
+from capecam.raster.locations import VRT, VsiPath, in_words
 from capecam.raster.opening import open_image
 from capecam.raster.sidecars import sidecars
-from capecam.raster.vrts import SUFFIX, sources_of
+from capecam.raster.vrts import sources_of
 
 BLOCKS = 4096
 """Of which places are asked: all of an image of 12,500 x 12,500 px in tiles of 256."""
@@ -27,7 +27,7 @@ def files_of(path: Path) -> list[Path]:
         ImageError: a VRT cannot be read.
         OSError: its folder cannot.
     """
-    files = [path, *sources_of(path)] if path.suffix.lower() == SUFFIX else [path]
+    files = [path, *sources_of(path)] if path.suffix.lower() == VRT else [path]
     return [file for each in files for file in (each, *sidecars(each))]
 
 

@@ -8,6 +8,10 @@ from pathlib import Path, PurePosixPath
 
 VSI = "/vsi"
 
+TIFFS = (".tif", ".tiff")
+VRT = ".vrt"
+"""Suffixes of images, in small letters."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class VsiPath:

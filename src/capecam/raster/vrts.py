@@ -11,11 +11,10 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from capecam.errors import ImageError
+from capecam.raster.locations import VRT
 from capecam.raster.sidecars import check_sidecars, inside
 from capecam.raster.sniffing import check_kind, check_tiff
 from capecam.raster.tiff import PX_PER_BYTE, SPARSE_PX
-
-SUFFIX = ".vrt"
 
 XML_BYTES = 32 << 20
 """A city of 2,616 images has 3 MB of it."""
@@ -34,13 +33,14 @@ ELEMENTS = frozenset((
     "MaskBand", "ColorInterp", "NoDataValue", "HideNoDataValue", "Description", "UnitType",
     "Offset", "Scale", "ColorTable", "Entry", "CategoryNames", "Category", "Histograms",
     "HistItem", "HistMin", "HistMax", "BucketCount", "IncludeOutOfRange", "Approximate",
-    "HistCounts", "Overview", "OverviewList", "SimpleSource", "ComplexSource", "AveragedSource",
+    "HistCounts", "Overview", "OverviewList", "SimpleSource", "ComplexSource",
     "KernelFilteredSource", "SourceFilename", "SourceBand", "SourceProperties", "SrcRect",
     "DstRect", "NODATA", "UseMaskBand", "ScaleOffset", "ScaleRatio", "Exponent", "SrcMin",
     "SrcMax", "DstMin", "DstMax", "Clamp", "LUT", "ColorTableComponent", "Kernel", "Size",
     "Coefs", "BlockXSize", "BlockYSize",
 ))  # fmt: skip
-"""None of which opens a file but SourceFilename, or runs anything."""
+"""None of which opens a file but SourceFilename, or runs anything. AveragedSource is left out: GDAL
+takes memory for all that goes into a block, which may be a whole image."""
 
 ATTRIBUTES = frozenset((
     "rasterXSize", "rasterYSize", "dataType", "band", "blockXSize", "blockYSize",
@@ -85,7 +85,7 @@ def sources_of(path: Path) -> list[Path]:
     found: list[Path] = []
     for source in _sources(path, _parsed(path)):
         found.append(source)
-        if source.suffix.lower() == SUFFIX:
+        if source.suffix.lower() == VRT:
             found += sources_of(source)
     return found
 
@@ -177,7 +177,7 @@ def _check_source(path: Path, source: Path, folders: tuple[str, ...], depth: int
             "name its folder as a source, too"
         )
     try:
-        if source.suffix.lower() == SUFFIX:
+        if source.suffix.lower() == VRT:
             check_vrt(source, folders, depth - 1)
         else:
             check_tiff(source)
