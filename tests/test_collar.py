@@ -193,3 +193,11 @@ def test_a_damaged_image_fails_alone_and_once(tmp_path: Path, monkeypatch) -> No
     assert len(calls) == 2
     with pytest.raises(ImageError, match=r"a\.tif: cannot be decoded"), Reader(mosaic) as reader:
         reader.read(Window(0, 0, 600, 1200))
+
+
+def test_the_lowest_of_signed_numbers_is_not_black() -> None:
+    pixels = np.full((3, 128, 128), -32768, np.int16)
+    image = Window(0, 0, 128, 128)
+    assert find_collar(lambda w: pixels[:, *w.slices(image)], 128, 128) is None
+    pixels[:] = 0
+    assert find_collar(lambda w: pixels[:, *w.slices(image)], 128, 128) is not None

@@ -320,6 +320,14 @@ def test_checksums_find_their_images_by_the_end_of_the_path(tmp_path: Path) -> N
     assert Checksums(tmp_path / "z" / "sums.txt", listed).of(images)["z/c.tif"] == "3"
 
 
+def test_checksums_of_thousands_of_one_name_find_their_images_at_once(tmp_path: Path) -> None:
+    images = {f"{n}": tmp_path / f"{n}" / "ortho.tif" for n in range(3000)}
+    listed = {f"/elsewhere/{n}/ortho.tif": f"{n}" for n in range(3000)}
+    started = time.process_time()
+    assert Checksums(tmp_path / "sums.txt", listed).of(images) == {name: name for name in images}
+    assert time.process_time() - started < 10
+
+
 def test_of_several_pages_the_first_is_used_and_it_is_said(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "a.tif", blobs(64, 64))
     with rasterio.open(path) as dataset:

@@ -489,6 +489,8 @@ def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path, caplog) ->
         assert set(again) >= {"a", "b", "bright"}
     assert "changed: reading.a.scale" in again["a"]
     assert "bytes" not in again
+    other_bands = make_plan(settings(tmp_path, imagery__bands="1,1,1")).todo
+    assert "reading.a.bands, reading.a.scale" in other_bands["a"]
 
 
 def found_in(values: np.ndarray) -> str:
@@ -498,6 +500,15 @@ def found_in(values: np.ndarray) -> str:
 
 def place(dx: float = GSD, dy: float = GSD) -> Affine:
     return Affine(dx, 0, CORNER[0], 0, -dy, CORNER[1])
+
+
+def with_nodata_in_one_band(path: Path) -> Path:
+    """Which a VRT alone can have."""
+    vrt = path.with_suffix(".vrt")
+    with rasterio.open(plain(path, nodata=0)) as dataset:
+        rasterio.shutil.copy(dataset, vrt, driver="VRT")
+    vrt.write_text(re.sub("<NoDataValue>0</NoDataValue>", "", vrt.read_text(), count=2))
+    return vrt
 
 
 BOTH = {"alpha": "YES", "nodata": 9}
@@ -520,6 +531,10 @@ UNUSUAL: dict[str, tuple[Callable[[Path], Path], dict, str, str]] = {
     "both": (
         lambda p: plain(p, with_alpha(scene()), **BOTH), {}, "has nodata beside its alpha band",
         "its alpha band alone says",
+    ),
+    "one nodata": (
+        with_nodata_in_one_band, {"imagery.allow_vrt": True}, "nodata in some of its bands only",
+        "is imagery everywhere",
     ),
     "jpeg": (lambda p: plain(p, **JPEG, nodata=0), {}, "compression that changes", "--collar auto"),
     "no CRS": (

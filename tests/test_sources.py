@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_a_link_out_of_the_folders_is_not_followed(tmp_path: Path) -> None:
         assert (len(city.mosaic.sources), city.failures) == (2, {})
 
 
+def test_a_folder_behind_a_link_that_a_glob_meets_is_not_trusted(tmp_path: Path) -> None:
+    write_tif(tmp_path / "in" / "sub" / "a.tif", blobs(40, 40))
+    write_tif(tmp_path / "private" / "secret.tif", blobs(40, 40), 40)
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "private")
+    for source in (tmp_path / "in" / "*", tmp_path / "in" / "*" / "*.tif"):
+        city = open_city([str(source)], None)
+        assert [image.name for image in city.mosaic.sources] == ["a"]
+        assert "secret.tif: lies behind a link out of the folders given" in city.failures["secret"]
+
+
+def test_no_image_is_lost_among_thousands_of_one_name() -> None:
+    paths = [Path(f"/delivery/{n}/ortho.tif") for n in range(20_000)]  # a dozen share six digits
+    names = name_images(paths)
+    assert sorted(names.values()) == sorted(paths)
+    assert max(map(len, names)) == len("ortho_") + 16
+
+
 def test_images_of_one_name_are_both_made(tmp_path: Path) -> None:
     for n, name in enumerate(("x/a.tif", "y/a.tif", "y/A.TIFF", "y/b.tif", "y/big.tif")):
         write_tif(tmp_path / name, blobs(40, 40), 40 * n)
@@ -140,6 +158,20 @@ def test_what_is_no_file_is_no_source(tmp_path: Path, source: str, monkeypatch) 
     write_tif(tmp_path / "a.tif", blobs(40, 40))
     with pytest.raises(UsageError, match="there is no such file"):
         find_images([source])
+
+
+def test_a_cut_archive_is_one_line(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 200, 200)).astype(np.uint8)
+    write_tif(tmp_path / "a.tif", noise)
+    whole = tmp_path / "a.tgz"
+    with tarfile.open(whole, "w:gz") as archive:
+        archive.add(tmp_path / "a.tif", "a.tif")
+        archive.add(tmp_path / "a.tif", "b.tif")
+    for part in (0.3, 0.8):
+        cut = tmp_path / "cut.tgz"
+        cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * part)])
+        with pytest.raises(UsageError, match=r"cut\.tgz: cannot be read as an archive"):
+            open_city([f"/vsitar/{cut}"], None)
 
 
 def test_archives_are_read_as_folders_are(tmp_path: Path) -> None:

@@ -138,16 +138,25 @@ def test_a_connection_is_no_file(named: str) -> None:
         read_polygons(Path(named))
 
 
-def test_a_virtual_table_is_refused_and_an_index_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE VIRTUAL TABLE evil USING VirtualOGR('/etc/passwd')",
+        "CREATE/**/VIRTUAL TABLE evil USING VirtualOGR('/etc/passwd')",
+        "CREATE VIRTUAL TABLE \"using rtree\" USING VirtualOGR('/etc/passwd')",
+        "CREATE VIRTUAL TABLE evil USING VirtualOGR('/etc/passwd', 'spatialindex')",
+    ],
+)
+def test_a_virtual_table_is_refused_and_an_index_is_not(tmp_path: Path, sql: str) -> None:
     gpd.GeoDataFrame(geometry=[HERE], crs=LO19).to_file(tmp_path / "a.gpkg")  # with an R-tree
     assert len(read_polygons(tmp_path / "a.gpkg")) == 1
     link = sqlite3.connect(tmp_path / "a.gpkg")
     link.execute("PRAGMA writable_schema = ON")
-    sql = "CREATE VIRTUAL TABLE evil USING VirtualOGR('/etc/passwd')"
-    link.execute("INSERT INTO sqlite_master VALUES ('table', 'evil', 'evil', 0, ?)", (sql,))
+    name = "using rtree" if '"' in sql else "evil"
+    link.execute("INSERT INTO sqlite_master VALUES ('table', ?, ?, 0, ?)", (name, name, sql))
     link.commit()
     link.close()
-    with pytest.raises(UsageError, match="its table 'evil' is virtual"):
+    with pytest.raises(UsageError, match=f"its table '{name}' is virtual"):
         read_polygons(tmp_path / "a.gpkg")
 
 

@@ -14,7 +14,8 @@ from fileserver import served
 from capecam.changes import Contents
 from capecam.configfile import load
 from capecam.errors import ImageError, UsageError
-from capecam.raster import Reader, gdal_settings
+from capecam.raster import Reader, files_of, gdal_settings, location
+from capecam.raster.locations import in_words
 from capecam.settings import ImagerySettings
 from capecam.sources import open_city
 
@@ -62,6 +63,7 @@ BAD_VRTS = {
     "function": ("<SimpleSource>", "<PixelFunctionType>f</PixelFunctionType><SimpleSource>",
                  "<PixelFunctionType>, which is not read"),
     "warped": ("<VRTDataset ", '<VRTDataset subClass="VRTWarpedDataset" ', "subClass=..."),
+    "memory": ("SimpleSource>", "AveragedSource>", "<AveragedSource>, which is not read"),
     "options": ("<SimpleSource>", "<SimpleSource><OpenOptions/>", "<OpenOptions>"),
     "attribute": ("<SimpleSource>", '<SimpleSource SourceFilename="/etc/passwd">',
                   "<SimpleSource SourceFilename=...>"),
@@ -72,6 +74,7 @@ BAD_VRTS = {
                  "lead to other files"),
     "network": (">a.tif<", ">/vsicurl/http://127.0.0.1:1/a.tif<", "sources must be files"),
     "gdal's own names": (">a.tif<", ">GTIFF_DIR:1:a.tif<", "there is no such file"),
+    "two places": ('relativeToVRT="1"', 'relativetoVRT="0" relativeToVRT="1"', "must be files"),
     "itself": (">a.tif<", ">b.vrt<", "a circle of them"),
     "huge": ('rasterXSize="64"', 'rasterXSize="2000000000"', "cannot fill"),
     "no xml": ("<VRTDataset ", "<<", "not a readable VRT"),
@@ -101,6 +104,27 @@ def test_a_source_of_a_vrt_may_be_a_link_within_the_folders_only(tmp_path: Path)
         open_city([str(tmp_path / "in")], None, imagery=VRTS)
 
 
+def test_the_sources_of_a_vrt_behind_a_link_are_those_that_gdal_opens(tmp_path: Path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(64, 64))
+    there = write_tif(tmp_path / "in" / "sub" / "a.tif", blobs(64, 64)[:, ::-1])
+    vrt = write_vrt(tmp_path / "in" / "sub" / "b.vrt", there)
+    (tmp_path / "in" / "b.vrt").symlink_to("sub/b.vrt")
+    assert files_of(tmp_path / "in" / "b.vrt") == [tmp_path / "in" / "b.vrt", there]
+    with rasterio.open(vrt) as dataset:
+        wanted = dataset.read()
+    city = open_city([str(tmp_path / "in" / "b.vrt")], None, imagery=VRTS)
+    assert np.array_equal(pixels_of(city)[0], wanted)
+
+
+def test_the_names_in_a_vrt_are_those_that_gdal_reads_whatever_its_encoding(tmp_path: Path) -> None:
+    write_tif(tmp_path / "\xe9.tif", blobs(64, 64))
+    vrt = write_vrt(tmp_path / "b.vrt", tmp_path / "\xe9.tif")
+    text = f'<?xml version="1.0" encoding="iso-8859-1"?>{vrt.read_text("utf-8")}'
+    vrt.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match="a VRT that is not UTF-8; save it as UTF-8"):
+        open_city([str(vrt)], None, imagery=VRTS)
+
+
 def test_a_network_that_stumbles_is_asked_again(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.1")
     noise = np.random.default_rng(0).integers(1, 255, (3, 300, 300)).astype(np.uint8)
@@ -128,6 +152,13 @@ def test_a_network_that_dies_fails_the_image(tmp_path: Path, monkeypatch) -> Non
         with pytest.raises(ImageError, match=r"b\.tif"):
             Contents().facts(city.mosaic.sources[0])
     assert "secret" not in str(caught.value)
+
+
+def test_what_gdal_says_of_a_secret_path_is_told_without_it() -> None:
+    path = location("/vsicurl/https://me:pw@x.org/a.tif?sig=pw")
+    for said in (f"{path.gdal}: no", "https://me:pw@x.org/a.tif?sig=pw: no"):
+        assert in_words(path, OSError(said)).endswith("x.org/a.tif: no")
+        assert "pw" not in in_words(path, OSError(said))
 
 
 def test_virtual_paths_stay_as_they_are(tmp_path: Path) -> None:

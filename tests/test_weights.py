@@ -63,11 +63,12 @@ def call(name: str, arguments: bytes) -> bytes:
 
 
 def tensor(size: bytes = b"K\x04", shape: bytes = b"K\x04\x85", stride: bytes = b"K\x01\x85",
-           offset: bytes = b"K\x00", storage: str = "torch FloatStorage") -> bytes:  # fmt: skip
+           offset: bytes = b"K\x00", storage: str = "torch FloatStorage",
+           key: bytes = b"X\x01\0\0\x000") -> bytes:  # fmt: skip
     """One tensor ``w`` over the storage 0."""
     module, kind = storage.split()
     reference = b"(X\x07\0\0\0storage" + f"c{module}\n{kind}\n".encode()
-    reference += b"X\x01\0\0\x000X\x03\0\0\0cpu" + size + b"tQ"
+    reference += key + b"X\x03\0\0\0cpu" + size + b"tQ"
     arguments = b"(" + reference + offset + shape + stride + b"\x89}t"
     return b"}X\x01\0\0\0w" + call("torch._utils._rebuild_tensor_v2", arguments) + b"s"
 
@@ -137,6 +138,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "a negative size": (tensor(shape=long(-4) + b"\x85"), "that cannot be"),
     "a size that is a text": (tensor(shape=b"X\x01\0\0\0a\x85"), "that cannot be"),
     "sizes without strides": (tensor(stride=b")"), "1 sizes and 0 strides"),
+    "a name of terabytes": (tensor(key=b")" + b"2\x86" * 40), "named by no text"),
     "complex numbers": (tensor(storage="torch ComplexFloatStorage"), "w is of ComplexFloats"),
     "a quantised tensor": (
         b"}X\x01\0\0\0w" + call("torch._utils._rebuild_qtensor", b")") + b"s", "quantised"),

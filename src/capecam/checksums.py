@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,25 +79,32 @@ class Checksums:
 
 def _by_ends(images: Mapping[str, Location], listed: Sequence[str]) -> dict[str, str]:
     """By name of an image: the listed path that is the only best one for it, and it for that."""
-    by_file: dict[str, tuple[list[str], list[str]]] = {}
-    for name, image in images.items():
-        by_file.setdefault(image.name, ([], []))[0].append(name)
-    for entry in listed:
-        by_file.setdefault(PurePosixPath(entry).name, ([], []))[1].append(entry)
-    found = {}
-    for names, entries in by_file.values():
-        common = {(n, e): _common_end(str(images[n]), e) for n in names for e in entries}
-        for (name, entry), parts in common.items():
-            rivals = [value for pair, value in common.items() if name in pair or entry in pair]
-            if parts == max(rivals) and rivals.count(parts) == 1:
-                found[name] = entry
-    return found
+    own = {name: _ends(str(image)) for name, image in images.items()}
+    theirs = {entry: _ends(entry) for entry in listed}
+    to_list, to_images = _nearest(own, theirs), _nearest(theirs, own)
+    return {name: entry for name, entry in to_list.items() if to_images.get(entry) == name}
 
 
-def _common_end(one: str, other: str) -> int:
-    """How many parts of two paths are the same, from behind."""
-    parts = zip(reversed(PurePosixPath(one).parts), reversed(PurePosixPath(other).parts))  # noqa: B905
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], parts))
+Ends = Mapping[str, Sequence[tuple[str, ...]]]
+
+
+def _ends(path: str) -> list[tuple[str, ...]]:
+    """``(c,)``, ``(b, c)`` and ``(a, b, c)`` of ``a/b/c``."""
+    parts = PurePosixPath(path).parts
+    return [parts[-length:] for length in range(1, len(parts) + 1)]
+
+
+def _nearest(paths: Ends, others: Ends) -> dict[str, str]:
+    """By path: of the others, the only one that has the longest end in common with it."""
+    having: dict[tuple[str, ...], list[str]] = {}
+    for other, ends in others.items():
+        for end in ends:
+            having.setdefault(end, []).append(other)
+    longest = {
+        path: next((having[end] for end in reversed(ends) if end in having), [])
+        for path, ends in paths.items()
+    }
+    return {path: found[0] for path, found in longest.items() if len(found) == 1}
 
 
 def _real(path: Location) -> str:

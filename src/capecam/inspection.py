@@ -8,8 +8,8 @@ from typing import Any
 
 from capecam.columns import facts, table
 from capecam.errors import ImageError
-from capecam.finding import SUFFIXES
 from capecam.raster import Remark, VsiPath, ground_m, location, read_header, remarks
+from capecam.raster.locations import TIFFS, VRT
 from capecam.settings import Settings
 
 COLUMNS = "unusual", "what a run does"
@@ -57,7 +57,7 @@ def inspect_path(name: str, settings: Settings) -> Inspection:
         CheckpointError: it is a checkpoint that cannot be used.
     """
     path = location(name)
-    if path.suffix.lower() not in (*SUFFIXES, ".vrt") and not isinstance(path, VsiPath):
+    if path.suffix.lower() not in (*TIFFS, VRT) and not isinstance(path, VsiPath):
         from capecam.checkpoint import inspect_checkpoint  # noqa: PLC0415 torch is slow to import
 
         return Inspection(inspect_checkpoint(path, settings.model))

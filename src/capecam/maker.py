@@ -238,7 +238,7 @@ def _scale(settings: Settings, city: City, before: Mapping[str, Any], told: Told
         return None
     if not wanted.percent:
         return wanted
-    if known := scale_before(before, wanted):
+    if known := scale_before(before, settings.imagery):
         return known
     try:
         return find_scale(city.mosaic, wanted, settings.explain.seed, told, city.shunned)

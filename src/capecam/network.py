@@ -31,24 +31,54 @@ SCRATCH_NUMBERS = 1 << 24
 def build_network(
     settings: ModelSettings, config: Mapping[str, Any] | None, channels: int
 ) -> nn.Module:
-    """An empty network; never downloads weights."""
+    """An empty network; never downloads weights.
+
+    Args:
+        settings: name it, or leave that to ``config``.
+        config: a saved folder's own description, if there is one.
+        channels: that it has to have.
+
+    Raises:
+        SettingsError: nothing describes it, or what does is no network.
+    """
+    name, options = _description(settings, config, channels)
+    architecture = _architecture(name)
+    _check_options(options, architecture)
+    try:
+        # The last activation would turn logits into something else, and an auxiliary
+        # classifier the output into a pair: explanations need neither.
+        return architecture(
+            **{**options, "encoder_weights": None, "activation": None, "aux_params": None}
+        )
+    except (CapecamError, MemoryError):
+        raise
+    except Exception as error:  # options of any kind can fail in any way; it always ends here
+        reason = " ".join(str(error).split())[:300]
+        said = f"{options}"[:300]
+        raise SettingsError(f"cannot build {name} with {said}: {reason}") from error
+
+
+def _description(
+    settings: ModelSettings, config: Mapping[str, Any] | None, channels: int
+) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of the architecture."""
+    if settings.architecture is None and config is not None:
+        own = ("_model_class", "encoder_weights")
+        options = {key: value for key, value in config.items() if key not in own}
+        return str(config.get("_model_class")), options
+    if settings.architecture and settings.encoder:
+        options = {"encoder_name": settings.encoder, "in_channels": BANDS, **settings.options}
+        return settings.architecture, options | {"classes": channels}
+    raise SettingsError(
+        "the checkpoint does not say what network it is for; "
+        "set model.architecture and model.encoder in the configuration"
+    )
+
+
+def _architecture(name: str) -> type[nn.Module]:
     # Slow to import (timm), and not needed to read about a checkpoint.
     import segmentation_models_pytorch as smp  # noqa: PLC0415
 
-    if settings.architecture is None and config is not None:
-        arguments = {
-            k: v for k, v in config.items() if k not in ("_model_class", "encoder_weights")
-        }
-        name, options = str(config.get("_model_class")), arguments
-    elif settings.architecture and settings.encoder:
-        name = settings.architecture
-        options = {"encoder_name": settings.encoder, "in_channels": BANDS, **settings.options}
-        options["classes"] = channels
-    else:
-        raise SettingsError(
-            "the checkpoint does not say what network it is for; "
-            "set model.architecture and model.encoder in the configuration"
-        )
     known = {
         m.__name__.lower(): m
         for m in vars(smp).values()
@@ -58,20 +88,7 @@ def build_network(
         near = difflib.get_close_matches(name.lower(), known, 1)
         hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
         raise SettingsError(f"unknown architecture {name[:80]!r}{hint}")
-    _check_options(options, known[name.lower()])
-    try:
-        # The last activation would turn logits into something else, and an auxiliary
-        # classifier the output into a pair: explanations need neither.
-        network: nn.Module = known[name.lower()](
-            **{**options, "encoder_weights": None, "activation": None, "aux_params": None}
-        )
-    except (CapecamError, MemoryError):
-        raise
-    except Exception as error:  # options of any kind can fail in any way; it always ends here
-        reason = " ".join(str(error).split())[:300]
-        said = f"{options}"[:300]
-        raise SettingsError(f"cannot build {name} with {said}: {reason}") from error
-    return network
+    return known[name.lower()]
 
 
 def _check_options(options: Mapping[str, Any], architecture: type[nn.Module]) -> None:

@@ -166,7 +166,7 @@ def _scale(settings: Settings, before: Mapping[str, Any]) -> Scale | None:
     wanted = settings.imagery.scale
     if wanted is None or not wanted.percent or settings.run.recalibrate:
         return wanted
-    return scale_before(before, wanted) or wanted
+    return scale_before(before, settings.imagery) or wanted
 
 
 def _memory_gb(cell: Cell, settings: Settings) -> float:

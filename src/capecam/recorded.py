@@ -50,15 +50,17 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     return replace(mosaic, scale=_scale_found(record))
 
 
-def scale_before(record: Mapping[str, Any], wanted: Scale) -> Scale | None:
-    """What an earlier run has found for the same percentiles; None if there was none.
+def scale_before(record: Mapping[str, Any], imagery: ImagerySettings) -> Scale | None:
+    """What an earlier run has found for the same percentiles of the same bands, with or without
+    collars; None if there was none.
 
     Args:
         record: its ``run.json``, or nothing.
-        wanted: percentiles.
+        imagery: with percentiles.
     """
-    asked = record.get("settings", {}).get("imagery", {}).get("scale")
-    return _scale_found(record) if asked == str(wanted) else None
+    asked = record.get("settings", {}).get("imagery", {})
+    wanted = imagery.model_dump(mode="json", include={"scale", "bands", "collar"})
+    return _scale_found(record) if wanted.items() <= asked.items() else None
 
 
 def _scale_found(record: Mapping[str, Any]) -> Scale | None:

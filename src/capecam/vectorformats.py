@@ -6,6 +6,8 @@ virtual table names any file on the machine or on the network, whatever its own 
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 import zipfile
 from pathlib import Path
@@ -29,6 +31,16 @@ READ = (
 DIRECTIONS = (b"OGRVRTDataSource", b"gdal_streamed_alg", b"<!DOCTYPE", b"<!ENTITY")
 """Marks of what leads elsewhere, or grows without end, anywhere near the beginning."""
 
+GAP = r"(?:\s|/\*.*?\*/|--[^\n]*\n)+"
+"""Between words of SQL."""
+VIRTUAL = re.compile(rf"(?:{GAP})?create{GAP}virtual\b", re.IGNORECASE | re.DOTALL)
+INDEX = re.compile(
+    r"""create\s+virtual\s+table\s+("(?:[^"]|"")*"|'(?:[^']|'')*'|\w+)\s+using\s+"""
+    r"(rtree|virtualspatialindex|virtualelementary|virtualknn2?)\s*(\(|$)",
+    re.IGNORECASE,
+)
+"""What GDAL and SpatiaLite put into every file; nothing else of what may follow is believed."""
+
 MEMBERS = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".kml")
 UNPACKED_BYTES = 4 << 30
 RATIO = 200
@@ -41,7 +53,7 @@ def kind_of(path: Path) -> str:
     Raises:
         UsageError: it is no file, or of no format that is read.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # which says no of a name that is too long, too
         raise UsageError(f"{path}: there is no such file")
     if path.is_dir():
         if path.suffix.lower() == ".gdb" and (path / "a00000001.gdbtable").is_file():
@@ -93,7 +105,7 @@ def _check_tables(path: Path) -> None:
     Raises:
         UsageError: there is one, or the file is damaged.
     """
-    query = "SELECT name, sql FROM sqlite_master WHERE sql LIKE '%virtual%'"
+    query = "SELECT name, CAST(sql AS TEXT) FROM sqlite_master WHERE sql LIKE '%virtual%'"
     try:
         link = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
@@ -105,9 +117,7 @@ def _check_tables(path: Path) -> None:
             f"{path}: cannot be read as a vector layer ({str(error)[:100]}); copy it again"
         ) from error
     for name, sql in found:
-        words = sql.lower().split()
-        harmless = "using rtree" in " ".join(words).replace('"', "") or "spatialindex" in words[-1]
-        if words[:2] == ["create", "virtual"] and not harmless:
+        if VIRTUAL.match(sql) and not INDEX.match(sql):
             raise UsageError(
                 f"{path}: refused, because its table {str(name)[:60]!r} is virtual and may lead to "
                 "other files; give the data itself, such as ogr2ogr OUT.gpkg makes"

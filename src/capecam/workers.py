@@ -360,7 +360,7 @@ def serve() -> None:
         while True:
             try:
                 requests.put(pickle.load(sys.stdin.buffer))
-            except EOFError:
+            except (EOFError, pickle.UnpicklingError):  # cut off, where the supervisor was killed
                 os._exit(1)  # in the middle of a cell: what is half-made is cleared by the next run
 
     def answer(message: object) -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 
 from capecam.errors import UsageError
-from capecam.raster.locations import VsiPath
+from capecam.raster.locations import TIFFS, VsiPath
 
 ZIP, TAR = "/vsizip/", "/vsitar/"
-SUFFIXES = {ZIP: (".zip", ".kmz"), TAR: (".tar", ".tgz", ".tar.gz")}
+
+BROKEN = (
+    OSError, EOFError, ValueError, NotImplementedError, zlib.error, zipfile.BadZipFile,
+    tarfile.TarError,
+)  # fmt: skip
+"""What Python's own readers raise of archives that are cut or flipped."""
 
 MOST_MEMBERS = 100_000
 
@@ -23,7 +29,7 @@ def list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
         UsageError: there is none, or the archive cannot be read.
     """
     prefix = next((known for known in (ZIP, TAR) if path.gdal.startswith(known)), None)
-    if prefix is None or path.suffix.lower() in (".tif", ".tiff") or "/vsi" in path.gdal[4:]:
+    if prefix is None or path.suffix.lower() in TIFFS or "/vsi" in path.gdal[4:]:
         return [path]
     archive, inside = _split(path.gdal.removeprefix(prefix))
     if archive is None:
@@ -58,8 +64,10 @@ def _members(path: VsiPath, archive: str, prefix: str) -> Iterator[str]:
         else:
             with tarfile.open(archive) as tar:
                 names = tar.getnames()
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise UsageError(f"{path}: cannot be read as an archive ({error})") from error
+    except BROKEN as error:
+        raise UsageError(
+            f"{path}: cannot be read as an archive ({error}); deliver it again"
+        ) from error
     if len(names) > MOST_MEMBERS:
         raise UsageError(f"{path}: holds {len(names)} files; unpack it, and name the folder")
     yield from names

@@ -8,9 +8,9 @@ from math import nan
 from typing import Any, Literal
 
 import numpy as np
-from rasterio.enums import MaskFlags
 
 from capecam.errors import ImageError
+from capecam.raster.facts import has_mask, listed
 from capecam.raster.locations import Location
 from capecam.settings import ImagerySettings
 
@@ -163,7 +163,7 @@ def _bands(path: Location, kinds: Sequence[str], settings: ImagerySettings) -> t
         if kinds[0] != "palette":
             raise ImageError(
                 f"{path}: band 1 has no colour table (--bands palette); its bands are "
-                f"{_listed(kinds)}; use --bands auto, gray or R,G,B"
+                f"{listed(kinds)}; use --bands auto, gray or R,G,B"
             )
         return 1, 1, 1
     if wanted == "gray":
@@ -188,12 +188,12 @@ def _chosen(
     for band in wanted:
         if band > len(kinds):
             raise ImageError(
-                f"{path}: there is no band {band} (--bands), only {_count(kinds)}: {_listed(kinds)}"
+                f"{path}: there is no band {band} (--bands), only {_count(kinds)}: {listed(kinds)}"
             )
         if kinds[band - 1] in NO_COLORS:
             raise ImageError(
                 f"{path}: band {band} is {kinds[band - 1]}, no colour (--bands); its bands are "
-                f"{_listed(kinds)}"
+                f"{listed(kinds)}"
             )
     return wanted
 
@@ -206,13 +206,13 @@ def _automatic(path: Location, kinds: Sequence[str]) -> tuple[int, int, int]:
     if len(kinds) < len(COLORS):
         cure = "palette" if kinds[0] == "palette" else "gray"
         raise ImageError(
-            f"{path}: has {_count(kinds)} ({_listed(kinds)}), expected red, green and blue; "
+            f"{path}: has {_count(kinds)} ({listed(kinds)}), expected red, green and blue; "
             f"use --bands {cure} if that is meant"
         )
     if len(kinds) >= MULTISPECTRAL or any(kind not in PLAIN for kind in kinds[:3]):
         raise ImageError(
             f"{path}: does not say which of its {_count(kinds)} are red, green and blue "
-            f"({_listed(kinds)}); name them with --bands R,G,B"
+            f"({listed(kinds)}); name them with --bands R,G,B"
         )
     return 1, 2, 3
 
@@ -240,8 +240,7 @@ def _validity(
     dataset: Any, band: int, alpha: int | None, nodata: Sequence[float | None]
 ) -> Validity:
     """What decides: an internal or external mask, else alpha, else nodata."""
-    flags = dataset.mask_flag_enums[band - 1]
-    if MaskFlags.alpha not in flags and (not flags or MaskFlags.per_dataset in flags):
+    if has_mask(dataset, band):
         return "mask"
     if alpha is not None:
         return "alpha"
@@ -255,7 +254,3 @@ def _kind(pixels: Pixels) -> str:
 
 def _count(kinds: Sequence[str]) -> str:
     return f"{len(kinds)} band(s)"
-
-
-def _listed(kinds: Sequence[str]) -> str:
-    return ", ".join(kinds[:12]) + (", ..." if len(kinds) > 12 else "")

@@ -115,7 +115,7 @@ def _strips(height: int, width: int) -> Iterator[Window]:
 def _off(pixels: NDArray[Any], white: bool) -> NDArray[Any]:
     """(height, width) levels by which a pixel is off the colour, in the band where it is most."""
     if pixels.dtype.kind != "u":  # what is white where there is no largest value?
-        return np.full(pixels.shape[1:], np.inf) if white else np.asarray(abs(pixels).max(axis=0))
+        return np.where(pixels.any(axis=0) | white, np.inf, 0.0)
     if white:
         return np.asarray(np.iinfo(pixels.dtype).max - pixels.min(axis=0))
     return np.asarray(pixels.max(axis=0))

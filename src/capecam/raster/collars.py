@@ -18,6 +18,7 @@ from capecam.grid import Window
 from capecam.raster.collar import STRIP, Collar, find_collar
 from capecam.raster.decoder import Decoder
 from capecam.raster.header import Header
+from capecam.raster.locations import in_words
 
 KEPT = 256
 """Collars in memory: those of the images that several rows of cells in a city touch."""
@@ -96,7 +97,7 @@ def collar_of(file: Any, header: Header) -> Collar | None:
     try:
         return find_collar(read, header.height, header.width)
     except RasterioError as error:
-        message = " ".join(str(error.__cause__ or error).split())
+        message = in_words(header.path, error.__cause__ or error)
         raise ImageError(
             f"{header.path}: cannot be decoded, so that its collar cannot be told ({message}); "
             "deliver it again"

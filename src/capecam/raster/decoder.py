@@ -23,7 +23,7 @@ class Decoder:
     pixels: Pixels
     """How."""
     masks: tuple[int, ...]
-    """Bands whose masks count; one where they have it in common, which would be read thrice."""
+    """Bands whose masks count; one where they have it in common, or it would be read thrice."""
     table: NDArray[np.uint8] | None = None
     """(N, 4) red, green, blue and alpha by value, of a palette."""
 
@@ -53,8 +53,8 @@ class Decoder:
     def _valid(self, window: RasterWindow, found: NDArray[Any]) -> NDArray[np.bool_]:
         match self.pixels.validity:
             case "mask":
-                bands = sorted(set(self.pixels.bands))
-                return np.asarray(self.dataset.read_masks(bands, window=window).all(axis=0))
+                masks = self.dataset.read_masks(list(self.masks), window=window)
+                return np.asarray(masks.all(axis=0))
             case "alpha":
                 return np.asarray(self.dataset.read(self.pixels.alpha, window=window) > 0)
             case "nodata":

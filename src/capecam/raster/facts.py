@@ -46,14 +46,13 @@ class Facts:
         """That of an open dataset."""
         structure = dataset.tags(ns="IMAGE_STRUCTURE")
         compression = structure.get("COMPRESSION", "")
-        flags = dataset.mask_flag_enums[0]
         return cls(
             int(dataset.width),
             int(dataset.height),
             tuple(kind.name for kind in dataset.colorinterp),
             tuple(map(str, dataset.dtypes)),
             tuple(dataset.nodatavals),
-            MaskFlags.alpha not in flags and (not flags or MaskFlags.per_dataset in flags),
+            has_mask(dataset, 1),
             dataset.crs.wkt if dataset.crs else "",
             tuple(dataset.transform)[:6],
             len(dataset.gcps[0]),
@@ -99,10 +98,18 @@ class Facts:
             return "where the mask says so"
         if "alpha" in self.kinds:
             return "where the alpha band is not 0"
-        if any(value is not None for value in self.nodata):
-            values = dict.fromkeys("none" if v is None else f"{v:g}" for v in self.nodata)
+        if all(value is not None for value in self.nodata):
+            values = dict.fromkeys(f"{value:g}" for value in self.nodata)
             return f"where not all bands are nodata ({', '.join(values)})"
+        if any(value is not None for value in self.nodata):
+            return "where not all bands that are read are nodata; not all bands have one"
         return "everywhere: it has no mask, alpha or nodata (--collar auto looks for a border)"
+
+
+def has_mask(dataset: Any, band: int) -> bool:
+    """Whether a band has an internal or external mask."""
+    flags = dataset.mask_flag_enums[band - 1]
+    return MaskFlags.alpha not in flags and (not flags or MaskFlags.per_dataset in flags)
 
 
 def _lossy(compression: str, structure: Mapping[str, str]) -> bool:

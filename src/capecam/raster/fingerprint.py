@@ -10,10 +10,10 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from capecam.errors import ImageError
-from capecam.raster.locations import VsiPath, in_words
+from capecam.raster.locations import VRT, VsiPath, in_words
 from capecam.raster.opening import open_image
 from capecam.raster.sidecars import sidecars
-from capecam.raster.vrts import SUFFIX, sources_of
+from capecam.raster.vrts import sources_of
 
 BLOCKS = 4096
 """Of which places are asked: all of an image of 12,500 x 12,500 px in tiles of 256."""
@@ -27,13 +27,13 @@ def files_of(path: Path) -> list[Path]:
         ImageError: a VRT cannot be read.
         OSError: its folder cannot.
     """
-    files = [path, *sources_of(path)] if path.suffix.lower() == SUFFIX else [path]
+    files = [path, *sources_of(path)] if path.suffix.lower() == VRT else [path]
     return [file for each in files for file in (each, *sidecars(each))]
 
 
 def fingerprint(path: VsiPath) -> str:
-    """sha256 of what a virtual file says of itself: size, place, metadata, where each block of band
-    1 lies and how long it is, and three decoded blocks.
+    """sha256 of what a virtual file says of itself: size, place, colours, metadata, where each
+    block of band 1 lies and how long it is, and three decoded blocks.
 
     Nothing else is downloaded, so that a change is missed that leaves all blocks where they are and
     as long as they are; among compressed images that does not happen by chance.
@@ -65,8 +65,18 @@ def _facts(dataset: Any) -> list[object]:
         for row, col in _grid(dataset)
         for what in ("BLOCK_OFFSET", "BLOCK_SIZE")
     ]
-    tags = sorted(dataset.tags().items())
-    return [dataset.shape, dataset.dtypes, tuple(dataset.transform), dataset.nodata, tags, places]
+    points, points_crs = dataset.gcps
+    return [
+        dataset.shape,
+        dataset.dtypes,
+        dataset.nodatavals,
+        [kind.name for kind in dataset.colorinterp],
+        tuple(dataset.transform),
+        [(point.row, point.col, point.x, point.y) for point in points],
+        [crs.wkt if crs else None for crs in (dataset.crs, points_crs)],
+        sorted(dataset.tags().items()),
+        places,
+    ]
 
 
 def _some_blocks(dataset: Any) -> list[Window]:

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from capecam.errors import ImageError
 from capecam.raster.crs import crs_of_setting
@@ -33,7 +33,7 @@ AS_IS = ImagerySettings()
 HEADER_THREADS = 16
 """Disks and networks answer slowly."""
 
-UNREADABLE = (RasterioError, CPLE_BaseError, UnicodeDecodeError)
+UNREADABLE = (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError)
 """What an open dataset raises when GDAL finds damage late: reading colour interpretation opens a
 mask's directory, and a CRS may have a name that is no text."""
 
@@ -185,7 +185,8 @@ class _Child:
     def _talk(self, process: subprocess.Popen[bytes], found: dict[int, Answer]) -> None:
         messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._listen, args=(process, messages), daemon=True).start()
-        while (message := self._next(messages)) is not None:
+        # Until the last answer, and not until the process has ended: a decoder may hang there, too.
+        while len(found) < len(self.items) and (message := self._next(messages)) is not None:
             index, answer = message
             if answer is None:
                 self.reading[index] = time.monotonic()
@@ -204,7 +205,7 @@ class _Child:
             except queue.Empty:
                 limit = time.monotonic() - HEADER_S
                 overdue = {index: since for index, since in self.reading.items() if since <= limit}
-                if overdue:
+                if overdue or not self.reading:  # it may hang before it reads any
                     self.reading, self.late = overdue, True
                     self.how = f"gives no answer within {HEADER_S:.0f} s; check its disk or network"
                     return None

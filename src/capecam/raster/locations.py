@@ -8,6 +8,10 @@ from pathlib import Path, PurePosixPath
 
 VSI = "/vsi"
 
+TIFFS = (".tif", ".tiff")
+VRT = ".vrt"
+"""Suffixes of images, in small letters."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class VsiPath:
@@ -60,4 +64,12 @@ def location(text: str) -> Location:
 def in_words(path: Location, error: BaseException) -> str:
     """What GDAL says of an image, in one line and without secrets."""
     message = " ".join(str(error).split())
-    return message.replace(path.gdal, str(path)) if isinstance(path, VsiPath) else message
+    if not isinstance(path, VsiPath):
+        return message
+    message = message.replace(path.gdal, str(path))
+    return message.replace(_behind_scheme(path.gdal), _behind_scheme(str(path)))
+
+
+def _behind_scheme(text: str) -> str:
+    """What curl has of a URL, whatever GDAL puts before it."""
+    return text.partition("://")[2] or text

@@ -14,11 +14,11 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from capecam.errors import ImageError
-from capecam.raster.locations import Location, VsiPath
+from capecam.raster.locations import VRT, Location, VsiPath
 from capecam.raster.sidecars import RASTERS, check_metadata, check_sidecars, raster_sidecars
 from capecam.raster.sniffing import check_kind, check_tiff
 from capecam.raster.tiff import BLOCK_BYTES, MOST_BANDS
-from capecam.raster.vrts import SUFFIX, check_vrt
+from capecam.raster.vrts import check_vrt
 
 DRIVER = "GTiff"
 """The only driver allowed: a VRT in disguise reads any file of the machine (DESIGN section 8)."""
@@ -82,7 +82,7 @@ def check_image(path: Location, trust: Trust) -> None:
     Raises:
         ImageError: what was found instead, and what to do.
     """
-    is_vrt = path.suffix.lower() == SUFFIX
+    is_vrt = path.suffix.lower() == VRT
     if isinstance(path, VsiPath):
         if is_vrt:
             raise ImageError(f"{path}: a VRT is read from a disk only, with --allow-vrt")
@@ -107,7 +107,7 @@ def open_image(path: Location) -> Any:
     """
     # In full: GDAL takes a name such as GTIFF_DIR:1:x.tif for something else.
     name = path.gdal if isinstance(path, VsiPath) else path.absolute()
-    dataset = rasterio.open(name, driver="VRT" if path.suffix.lower() == SUFFIX else DRIVER)
+    dataset = rasterio.open(name, driver="VRT" if path.suffix.lower() == VRT else DRIVER)
     try:
         check_metadata(path, dataset)
         _check_blocks(path, dataset)

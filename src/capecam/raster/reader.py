@@ -19,6 +19,7 @@ from capecam.raster.collar import Collar
 from capecam.raster.collars import collar_file, collar_of
 from capecam.raster.decoder import Decoder, to_bytes
 from capecam.raster.header import Header
+from capecam.raster.locations import in_words
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.opening import open_image
 from capecam.raster.warping import straightened, straightened_mask
@@ -90,7 +91,7 @@ class Reader:
             values, valid = image.decoder.read(inside)
             return values, valid if image.collar is None else valid & ~image.collar(inside)
         except RasterioError as error:
-            message = " ".join(str(error.__cause__ or error).split())
+            message = in_words(source.header.path, error.__cause__ or error)
             raise ImageError(
                 f"{source.header.path}: cannot be decoded at rows {rows.start}-{rows.stop}, "
                 f"columns {cols.start}-{cols.stop} ({message}); deliver it again"

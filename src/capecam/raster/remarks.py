@@ -146,7 +146,13 @@ def _validity(header: Header) -> Iterator[Remark]:
     others = [name for name, there in (("alpha", pixels.alpha), ("nodata", has_nodata)) if there]
     if pixels.validity in others:
         others.remove(pixels.validity)
-    if pixels.validity != "nodata" and others:
+    if pixels.validity == "all" and others:
+        yield Remark(
+            "has nodata in some of its bands only",
+            "is imagery everywhere: nodata counts where red, green and blue have it",
+            warning=True,
+        )
+    elif pixels.validity != "nodata" and others:
         yield Remark(
             f"has {' and '.join(others)} beside {MARKS[pixels.validity]}",
             f"{MARKS[pixels.validity]} alone says where there is imagery",

@@ -14,8 +14,9 @@ from typing import BinaryIO, Literal
 MOST_PAGES = 4096
 """Directories that are followed; overviews and masks are a dozen. GDAL reads them all."""
 
-MOST_ENTRIES = 4096
-"""Tags of a directory; there are about 100 known ones."""
+MOST_ENTRIES = 512
+"""Tags of a directory; there are about 100 known ones. Directories may lie on top of each other, so
+that a small file can have as many as ``MOST_PAGES`` allows, of so many each: two million tags."""
 
 MOST_TAG_BYTES = 16 << 20
 """Of a tag that is no table of blocks: metadata of 16 MiB is already a hundred times the usual."""
@@ -146,7 +147,8 @@ class _Entries:
     big: bool
 
     def __call__(self, at: int) -> Iterator[tuple[int, int, int, int]]:
-        """Tag, type, count and first value; last the place of the next directory, with tag -1."""
+        """Tag, type, count and, if of interest, first value; last the place of the next directory,
+        with tag -1."""
         length, entry = (8, "HHQ8s") if self.big else (2, "HHI4s")
         self.stream.seek(at)
         count = int.from_bytes(self.stream.read(length), _ENDIAN[self.order])
@@ -156,7 +158,7 @@ class _Entries:
         raw = self.stream.read(count * step + (8 if self.big else 4))
         for n in range(min(count, len(raw) // step)):
             tag, kind, values, data = struct.unpack_from(self.order + entry, raw, n * step)
-            yield tag, kind, values, self._first(kind, values, data)
+            yield tag, kind, values, self._first(kind, values, data) if tag in OF_INTEREST else 0
         yield -1, 0, 0, int.from_bytes(raw[count * step :], _ENDIAN[self.order])
 
     def _first(self, kind: int, values: int, data: bytes) -> int:

@@ -11,11 +11,10 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from capecam.errors import ImageError
+from capecam.raster.locations import VRT
 from capecam.raster.sidecars import check_sidecars, inside
 from capecam.raster.sniffing import check_kind, check_tiff
 from capecam.raster.tiff import PX_PER_BYTE, SPARSE_PX
-
-SUFFIX = ".vrt"
 
 XML_BYTES = 32 << 20
 """A city of 2,616 images has 3 MB of it."""
@@ -34,13 +33,14 @@ ELEMENTS = frozenset((
     "MaskBand", "ColorInterp", "NoDataValue", "HideNoDataValue", "Description", "UnitType",
     "Offset", "Scale", "ColorTable", "Entry", "CategoryNames", "Category", "Histograms",
     "HistItem", "HistMin", "HistMax", "BucketCount", "IncludeOutOfRange", "Approximate",
-    "HistCounts", "Overview", "OverviewList", "SimpleSource", "ComplexSource", "AveragedSource",
+    "HistCounts", "Overview", "OverviewList", "SimpleSource", "ComplexSource",
     "KernelFilteredSource", "SourceFilename", "SourceBand", "SourceProperties", "SrcRect",
     "DstRect", "NODATA", "UseMaskBand", "ScaleOffset", "ScaleRatio", "Exponent", "SrcMin",
     "SrcMax", "DstMin", "DstMax", "Clamp", "LUT", "ColorTableComponent", "Kernel", "Size",
     "Coefs", "BlockXSize", "BlockYSize",
 ))  # fmt: skip
-"""None of which opens a file but SourceFilename, or runs anything."""
+"""None of which opens a file but SourceFilename, or runs anything. AveragedSource is left out: GDAL
+takes memory for all that goes into a block, which may be a whole image."""
 
 ATTRIBUTES = frozenset((
     "rasterXSize", "rasterYSize", "dataType", "band", "blockXSize", "blockYSize",
@@ -50,6 +50,9 @@ ATTRIBUTES = frozenset((
     "normalized", "Projection", "Id", "Pixel", "Line", "X", "Y", "Z", "Info",
 ))  # fmt: skip
 """GDAL takes attributes for elements: none may be called SourceFilename or subClass."""
+
+RELATIVE = ("relativeToVRT", "relativetoVRT")
+"""One attribute to GDAL, which goes by the first."""
 
 
 def check_vrt(path: Path, folders: tuple[str, ...], depth: int = VRT_DEPTH) -> None:
@@ -82,7 +85,7 @@ def sources_of(path: Path) -> list[Path]:
     found: list[Path] = []
     for source in _sources(path, _parsed(path)):
         found.append(source)
-        if source.suffix.lower() == SUFFIX:
+        if source.suffix.lower() == VRT:
             found += sources_of(source)
     return found
 
@@ -91,8 +94,11 @@ def _parsed(path: Path) -> ET.Element:
     size = check_kind(path).st_size
     if size > XML_BYTES:
         raise ImageError(f"{path}: a VRT of {size >> 20} MB; at most {XML_BYTES >> 20} are read")
-    text = path.read_bytes()
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text or b"\0" in text:
+    try:  # GDAL takes names byte by byte, whatever encoding the XML declares
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{path}: a VRT that is not UTF-8; save it as UTF-8") from error
+    if "<!DOCTYPE" in text or "<!ENTITY" in text or "\0" in text:
         raise ImageError(f"{path}: a VRT with a document type or entities, which is not read")
     try:
         root: ET.Element = ET.fromstring(text, ET.XMLParser(target=_Depth()))
@@ -152,14 +158,16 @@ def _sources(path: Path, root: ET.Element) -> list[Path]:
 
 def _placed(path: Path, element: ET.Element) -> Path:
     name = element.text or ""
-    relative = (element.get("relativeToVRT") or element.get("relativetoVRT")) == "1"
+    said = [element.get(key) for key in RELATIVE if key in element.attrib]
+    relative = said == ["1"]
     bad = not name or name != name.strip() or name.startswith("/vsi") or "\0" in name
-    if bad or not (relative or os.path.isabs(name)):
+    if bad or len(said) > 1 or not (relative or os.path.isabs(name)):
         raise ImageError(
             f"{path}: a VRT with the source {name!r}; sources must be files, named relative to "
             "the VRT (relativeToVRT=1) or in full"
         )
-    return path.absolute().parent / name if relative else Path(name)
+    # Where the VRT is a link, GDAL looks beside what that leads to.
+    return Path(os.path.realpath(path)).parent / name if relative else Path(name)
 
 
 def _check_source(path: Path, source: Path, folders: tuple[str, ...], depth: int) -> None:
@@ -169,7 +177,7 @@ def _check_source(path: Path, source: Path, folders: tuple[str, ...], depth: int
             "name its folder as a source, too"
         )
     try:
-        if source.suffix.lower() == SUFFIX:
+        if source.suffix.lower() == VRT:
             check_vrt(source, folders, depth - 1)
         else:
             check_tiff(source)

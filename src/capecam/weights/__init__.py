@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,8 +96,8 @@ def _sha256(file: Path) -> str:
 
 def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:
     """The file with the tensors, and the configuration beside it."""
-    if not path.is_dir():
-        if not path.exists():
+    if not os.path.isdir(path):
+        if not os.path.exists(path):  # which says no of a name that is too long, too
             raise CheckpointError(f"the checkpoint {path} does not exist")
         return _checked(path), None
     for name in ("model.safetensors", "pytorch_model.bin"):

@@ -45,6 +45,8 @@ class Layout:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.storage, str):  # a tuple of 80 bytes can have terabytes as a text
+            raise CheckpointError("is kept in a storage that is named by no text; save it again")
         numbers = (self.storage_size, self.offset, *self.shape, *self.strides)
         if not all(type(n) is int and 0 <= n < MOST for n in numbers):
             raise CheckpointError("has a size, an offset or a stride that cannot be")
@@ -97,7 +99,7 @@ def _layout(value: Any) -> Layout | None:
         dtype = DTYPES[storage.path.rsplit(".", 1)[-1].removesuffix("Storage")]
         if any(part is not None for part in reference.to[5:]):
             raise CheckpointError("is a view of another tensor's file part; save it with .clone()")
-        return Layout(str(key), size, dtype, offset, _sizes(shape), _sizes(strides))
+        return Layout(key, size, dtype, offset, _sizes(shape), _sizes(strides))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError("is described in a way that cannot be read") from error
     except KeyError as error:
