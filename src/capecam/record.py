@@ -54,7 +54,7 @@ class Outcome:
     @property
     def waited(self) -> float | None:
         """The share of the cells' wall time in which the engine had nothing to do."""
-        if not self.done:
+        if "engine" not in self.work:  # no cell was made, or none had a tile
             return None
         return max(0.0, 1 - self.work["engine"] / self.workers / self.stages["cells"])
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
+import numpy as np
+
 MOST_PAGES = 4096
 """Directories that are followed; overviews and masks are a dozen. GDAL reads them all."""
 
@@ -40,8 +42,9 @@ SPARSE_PX = 4096 * 4096
 """So small a raster may be declared by any file."""
 
 PX_PER_BYTE = 100_000
-"""Above that, a file cannot hold what it declares: a blank image is 7,300 px a byte in one strip of
-ZSTD (GDAL 3.10), 16,000 as missing tiles of 512 x 512 px, 65,000 of 1024 x 1024."""
+"""Above that, blocks cannot hold what a file declares: a blank image is 7,700 px a byte in tiles of
+1024 x 1024 px in ZSTD, 10,800 in LERC (GDAL 3.10). Missing blocks hold nothing: 46,341 x 46,341 px of them make a file of 0.5 MB,
+and would be two billion pixels of black to look at."""
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
          16: 8, 17: 8, 18: 8}  # fmt: skip
@@ -49,7 +52,9 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 
 WIDTH, HEIGHT, BITS, COMPRESSION, BANDS_TAG, ROWS, PLANAR = 256, 257, 258, 259, 277, 278, 284
 TILE_WIDTH, TILE_HEIGHT = 322, 323
-TABLES = {273, 279, 324, 325, 530}
+LENGTHS = {279, 325}
+"""Of strips or tiles, in bytes; 0 where one is missing."""
+TABLES = {273, 324, 530, *LENGTHS}
 """Offsets and lengths of blocks."""
 OF_INTEREST = {
     WIDTH, HEIGHT, BITS, COMPRESSION, BANDS_TAG, ROWS, PLANAR, TILE_WIDTH, TILE_HEIGHT,
@@ -72,6 +77,8 @@ class Page:
     """The first value of those of interest."""
     longest: int
     """Bytes of the longest tag that is no table of blocks."""
+    stored: int
+    """Bytes of all blocks together; looked up for the first page only, else the file's."""
 
     @property
     def width(self) -> int:
@@ -132,7 +139,7 @@ def pages(stream: BinaryIO, size: int) -> list[Page]:
         if len(found) == MOST_PAGES:
             raise StructureError(f"it has more than {MOST_PAGES} pages")
         seen.add(at)
-        page, at = _page(_Entries(stream, size, order, big), at)
+        page, at = _page(_Entries(stream, size, order, big), at, measured=not found)
         found.append(page)
     return found
 
@@ -146,8 +153,8 @@ class _Entries:
     order: str
     big: bool
 
-    def __call__(self, at: int) -> Iterator[tuple[int, int, int, int]]:
-        """Tag, type, count and, if of interest, first value; last the place of the next directory,
+    def __call__(self, at: int) -> Iterator[tuple[int, int, int, bytes]]:
+        """Tag, type, count, and the values or their place; last the place of the next directory,
         with tag -1."""
         length, entry = (8, "HHQ8s") if self.big else (2, "HHI4s")
         self.stream.seek(at)
@@ -158,35 +165,50 @@ class _Entries:
         raw = self.stream.read(count * step + (8 if self.big else 4))
         for n in range(min(count, len(raw) // step)):
             tag, kind, values, data = struct.unpack_from(self.order + entry, raw, n * step)
-            yield tag, kind, values, self._first(kind, values, data) if tag in OF_INTEREST else 0
-        yield -1, 0, 0, int.from_bytes(raw[count * step :], _ENDIAN[self.order])
+            yield tag, kind, values, data
+        yield -1, 0, 0, raw[count * step :]
 
-    def _first(self, kind: int, values: int, data: bytes) -> int:
+    def number(self, data: bytes) -> int:
+        """In the order of the file's bytes."""
+        return int.from_bytes(data, _ENDIAN[self.order])
+
+    def values(self, kind: int, count: int, data: bytes, most: int) -> bytes:
+        """The first ``most`` values of a tag, as far as the file holds them."""
         width = SIZES.get(kind, 1)
-        if values * width <= len(data):
-            return int.from_bytes(data[:width], _ENDIAN[self.order])
-        place = int.from_bytes(data, _ENDIAN[self.order])
+        if count * width <= len(data):
+            return data[: min(count, most) * width]
+        place = self.number(data)
         if place + width > self.size:
-            return 0
+            return b""
         self.stream.seek(place)
-        return int.from_bytes(self.stream.read(width), _ENDIAN[self.order])
+        return self.stream.read(min(count, most) * width)
 
 
 _ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 
 
-def _page(entries: _Entries, at: int) -> tuple[Page, int]:
+def _page(entries: _Entries, at: int, *, measured: bool) -> tuple[Page, int]:
     tags: dict[int, int] = {}
     longest = following = 0
-    for tag, kind, count, first in list(entries(at)):
+    stored = entries.size
+    for tag, kind, count, data in list(entries(at)):
         if tag == -1:
-            following = first
-            continue
-        if tag in OF_INTEREST:
-            tags.setdefault(tag, first)
+            following = entries.number(data)
+        elif tag in OF_INTEREST:
+            first = entries.values(kind, count, data, 1)
+            tags.setdefault(tag, entries.number(first))
+        elif tag in LENGTHS and measured:
+            stored = _sum(entries, kind, entries.values(kind, count, data, MOST_BLOCKS))
         if tag not in TABLES:
             longest = max(longest, count * SIZES.get(kind, 1))
-    return Page(tags, longest), following
+    return Page(tags, longest, min(stored, entries.size)), following
+
+
+def _sum(entries: _Entries, kind: int, values: bytes) -> int:
+    """Of whole numbers of 1 to 8 bytes."""
+    width = SIZES.get(kind, 1)
+    whole = values[: len(values) // width * width]
+    return int(np.frombuffer(whole, f"{entries.order}u{width}").astype(np.float64).sum())
 
 
 def check(found: list[Page], size: int) -> None:
@@ -215,8 +237,10 @@ def _check_page(page: Page, size: int) -> None:
             f"it declares {shape} in {page.blocks} blocks; at most {MOST_BLOCKS} are read"
         )  # fmt: skip
     pixels = page.width * page.height
-    if pixels > max(SPARSE_PX, PX_PER_BYTE * size):
-        raise StructureError(f"it declares {shape}, which a file of {size} bytes cannot hold")
+    if pixels > max(SPARSE_PX, PX_PER_BYTE * page.stored):
+        raise StructureError(
+            f"it declares {shape}, of which it holds {page.stored} bytes: no imagery is so blank"
+        )
     _check_block(page, shape)
 
 
