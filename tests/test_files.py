@@ -186,7 +186,10 @@ def header_tags(width, height, *, compression=8, rows=None, bands=3, tile=None):
 
 
 BOMBS = {
-    "2 billion pixels": (header_tags(46_341, 46_341), "of which it holds 50 bytes: no imagery is so blank"),
+    "2 billion pixels": (
+        header_tags(46_341, 46_341, tile=4_096),
+        "of which it holds 50 bytes: no imagery is so",
+    ),
     "many blocks": (header_tags(4000, 4000, tile=16), "in 62500 blocks, more than a file of"),
     "a huge tile": (header_tags(16_000, 16_000, tile=16_000), "732 MB each when decoded"),
     "a huge strip of LERC": (header_tags(16_000, 16_000, compression=34887), "732 MB each"),

@@ -164,11 +164,11 @@ def _reading(
 ) -> Iterator[Callable[[Window], Callable[[], Loaded]]]:
     """A function that starts reading a window and returns how to get the result."""
     local = threading.local()
-    with ExitStack() as stack:
+    with ExitStack() as opened:
 
         def read(window: Window) -> Loaded:
             if not hasattr(local, "reader"):
-                local.reader = stack.enter_context(make_reader())
+                local.reader = opened.enter_context(make_reader())
             reader: Reader = local.reader
             pixels, seen = reader.read(window)
             return Loaded(_up(pixels, device), _up(seen, device), seen)
@@ -177,8 +177,10 @@ def _reading(
             yield lambda window: lambda: read(window)
             return
         threads = ThreadPoolExecutor(readers, thread_name_prefix="read")
-        stack.callback(threads.shutdown, cancel_futures=True)
-        yield lambda window: threads.submit(read, window).result
+        try:
+            yield lambda window: threads.submit(read, window).result
+        finally:  # before any file is closed: GDAL crashes if that happens under a read
+            threads.shutdown(cancel_futures=True)
 
 
 def _up(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -38,13 +38,13 @@ STRIP_BYTES = 1 << 30
 """Decoded, of a compressed strip that is decoded line by line (all bands): to read its end, GDAL
 decodes all of it, 1 GB in 2 to 4 s, for every block that is read. 18,900 x 18,900 px RGB."""
 
-SPARSE_PX = 4096 * 4096
-"""So small a raster may be declared by any file."""
+SPARSE_PX = 1 << 28
+"""So small a raster may be declared by any file: an empty image of 12,500 x 12,500 px is one."""
 
 PX_PER_BYTE = 100_000
 """Above that, blocks cannot hold what a file declares: a blank image is 7,700 px a byte in tiles of
-1024 x 1024 px in ZSTD, 10,800 in LERC (GDAL 3.10). Missing blocks hold nothing: 46,341 x 46,341 px of them make a file of 0.5 MB,
-and would be two billion pixels of black to look at."""
+1024 x 1024 px in ZSTD, 10,800 in LERC (GDAL 3.10). Missing blocks hold nothing: 46,341 x 46,341 px
+of them make a file of 0.5 MB, and would be two billion pixels of black to look at."""
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
          16: 8, 17: 8, 18: 8}  # fmt: skip
@@ -236,12 +236,12 @@ def _check_page(page: Page, size: int) -> None:
             "can hold" if page.blocks * 4 > size + 4 else
             f"it declares {shape} in {page.blocks} blocks; at most {MOST_BLOCKS} are read"
         )  # fmt: skip
+    _check_block(page, shape)
     pixels = page.width * page.height
     if pixels > max(SPARSE_PX, PX_PER_BYTE * page.stored):
         raise StructureError(
             f"it declares {shape}, of which it holds {page.stored} bytes: no imagery is so blank"
         )
-    _check_block(page, shape)
 
 
 def _check_block(page: Page, shape: str) -> None:
