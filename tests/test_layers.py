@@ -9,7 +9,7 @@ import capecam
 
 PACKAGE = Path(capecam.__file__).parent
 LAYERS = [
-    {"errors"},
+    {"errors", "logs"},
     {"children"},
     {"grid", "draw", "columns", "vectorformats", "shapes"},
     {"attribution", "graph"},

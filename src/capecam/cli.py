@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from capecam import logs
 from capecam.configfile import load
 from capecam.errors import CapecamError, UsageError
 from capecam.options import AsJson, Config, everywhere, quiet, with_settings
@@ -31,8 +32,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a command; errors are one line and an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    log.setLevel(logging.INFO)
+    logs.begin(logging.INFO)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()

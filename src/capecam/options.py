@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from capecam import __version__
+from capecam import __version__, logs
 from capecam.configfile import load
 from capecam.settings import Setting, leaves
 
@@ -38,12 +38,12 @@ def _show_version(wanted: bool) -> None:
 
 def _say_more(wanted: bool) -> None:
     if wanted:
-        log.setLevel(logging.DEBUG)
+        logs.say(logging.DEBUG)
 
 
 def _say_less(wanted: bool) -> None:
     if wanted:
-        log.setLevel(logging.ERROR)
+        logs.say(logging.ERROR)
 
 
 def quiet() -> bool:

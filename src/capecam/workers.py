@@ -17,6 +17,7 @@ from typing import IO, Any, Protocol, Self
 
 import torch
 
+from capecam import logs
 from capecam.cell import CellReport
 from capecam.changes import Contents
 from capecam.errors import CapecamError, StoppedError
@@ -369,8 +370,7 @@ def serve() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     _, settings, level = requests.get()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("capecam").setLevel(level)
+    logs.begin(level)
     maker: Maker | None = None
     with gdal_settings():
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import queue
@@ -20,6 +21,7 @@ from typing import Any
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
+from capecam import logs
 from capecam.errors import ImageError
 from capecam.raster.crs import crs_of_setting
 from capecam.raster.header import Header, header_of
@@ -230,6 +232,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     items, rules, threads = pickle.load(sys.stdin.buffer)
+    logs.begin(logging.INFO)
     lock = threading.Lock()
 
     def tell(index: int, answer: Answer | None) -> None:
