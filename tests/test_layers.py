@@ -11,7 +11,7 @@ PACKAGE = Path(capecam.__file__).parent
 LAYERS = [
     {"errors", "logs"},
     {"children"},
-    {"grid", "draw", "columns", "vectorformats", "shapes"},
+    {"grid", "draw", "columns", "vectorformats", "recordcheck"},
     {"attribution", "graph"},
     {"settings", "ledger", "lock", "vectorfiles", "yamlfile"},
     {"styles", "configfile", "weights", "network"},

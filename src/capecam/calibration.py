@@ -18,8 +18,8 @@ from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
 from capecam.maps import check_finite
 from capecam.raster import Reader
+from capecam.recordcheck import Calibrated, read_record
 from capecam.settings import PIXEL_METHODS
-from capecam.shapes import Calibrated, read_record
 from capecam.sources import City
 from capecam.stitch import block_validity, to_blocks
 

@@ -25,7 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-log = logging.getLogger("capecam")
 
 INTERRUPTED = 130
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from capecam.errors import OutputError, StoppedError
 from capecam.grid import Cell
-from capecam.shapes import Done, Failure, read_record
+from capecam.recordcheck import Done, Failure, read_record
 
 CELL_JSON = "cell.json"
 """Written last: the cell is done."""

@@ -13,7 +13,7 @@ from capecam.errors import ImageError
 from capecam.raster.locations import VRT, VsiPath, in_words
 from capecam.raster.opening import open_image
 from capecam.raster.sidecars import sidecars
-from capecam.raster.vrts import sources_of
+from capecam.raster.vrtcheck import sources_of
 
 BLOCKS = 4096
 """Of which places are asked: all of an image of 12,500 x 12,500 px in tiles of 256."""

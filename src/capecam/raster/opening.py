@@ -18,7 +18,7 @@ from capecam.raster.locations import VRT, Location, VsiPath
 from capecam.raster.sidecars import RASTERS, check_metadata, check_sidecars, raster_sidecars
 from capecam.raster.sniffing import check_kind, check_tiff
 from capecam.raster.tiff import BLOCK_BYTES, MOST_BANDS
-from capecam.raster.vrts import check_vrt
+from capecam.raster.vrtcheck import check_vrt
 
 DRIVER = "GTiff"
 """The only driver allowed: a VRT in disguise reads any file of the machine (DESIGN section 8)."""
@@ -32,7 +32,7 @@ SETTINGS = {
     "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
     "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "SIBLING_OR_CHILD_OF_VRT_PATH",
 }
-"""Behind what is checked already (``sidecars``, ``vrts``)."""
+"""Behind what is checked already (``sidecars``, ``vrtcheck``)."""
 
 NETWORK = {
     "GDAL_HTTP_MAX_RETRY": "4",
