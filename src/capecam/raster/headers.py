@@ -178,15 +178,22 @@ class _Child:
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C goes to the main process alone
         ) as process:
+            messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            listener = threading.Thread(target=self._listen, args=(process, messages), daemon=True)
+            listener.start()
             try:
-                self._talk(process, found)
+                self._talk(process, messages, found)
             finally:
                 process.kill()
+                listener.join()  # before its pipe is closed
         return found
 
-    def _talk(self, process: subprocess.Popen[bytes], found: dict[int, Answer]) -> None:
-        messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, args=(process, messages), daemon=True).start()
+    def _talk(
+        self,
+        process: subprocess.Popen[bytes],
+        messages: queue.SimpleQueue[Any],
+        found: dict[int, Answer],
+    ) -> None:
         # Until the last answer, and not until the process has ended: a decoder may hang there, too.
         while len(found) < len(self.items) and (message := self._next(messages)) is not None:
             index, answer = message
