@@ -11,14 +11,16 @@ import pytest
 import rasterio
 import shapely
 from cities import CORNER, CRS, GSD, blobs, write_tif
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.warp import calculate_default_transform, reproject
 
 from capecam.batch import batches, read_tiles
 from capecam.errors import ImageError, UsageError
 from capecam.finding import find_images, name_images
-from capecam.grid import Cell, Tiling, Window
-from capecam.raster import HeaderRules, Reader, read_header, read_headers
+from capecam.grid import Cell, Grid, Tiling, Window
+from capecam.raster import HeaderRules, Mosaic, Reader, Source, read_header, read_headers
 from capecam.raster.header import crs_key
 from capecam.settings import MosaicSettings
 from capecam.sources import open_city
@@ -232,6 +234,29 @@ def test_where_images_overlap_every_pixel_has_one_cell(tmp_path: Path) -> None:
             own[part.slices(cell.core)] = False
         owners[cell.core.slices(mosaic.grid.window)] += own
     assert (owners == 1).all()
+
+
+boxes = st.builds(
+    Window, *[st.integers(-60, 60)] * 2, *[st.integers(1, 90)] * 2
+)  # fmt: skip
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(st.lists(boxes, min_size=1, max_size=7), st.integers(20, 120))
+def test_however_images_overlap_every_pixel_has_one_cell(places: list, cell_size: int) -> None:
+    sources = [Source(None, f"{n}", window, (0.0, 0.0)) for n, window in enumerate(places)]
+    grid = Grid(pyproj.CRS(CRS).to_wkt(), CORNER, (GSD, GSD), Window(-60, -60, 210, 210))
+    covered = np.zeros(grid.window.shape, bool)
+    for window in places:
+        covered[window.slices(grid.window)] = True
+    owners = np.zeros(grid.window.shape, int)
+    mosaic = Mosaic(grid, tuple(sorted(sources, key=lambda source: source.key)))
+    for cell in mosaic.cells(Tiling(20, 4, 2), cell_size):
+        own = np.ones(cell.core.shape, bool)
+        for part in cell.taken:
+            own[part.slices(cell.core)] = False
+        owners[cell.core.slices(grid.window)] += own
+    assert np.array_equal(owners, covered.astype(int))
 
 
 def test_blocks_that_decode_are_used_of_a_damaged_neighbour(tmp_path: Path) -> None:
