@@ -63,11 +63,14 @@ def _write_cell(folder: Path, window: Window, reason: str | None) -> None:
     folder.mkdir(parents=True)
     basis = {"core": asdict(window)}
     if reason:
-        (folder / "failed.json").write_text(json.dumps({"error": reason, "basis": basis}))
+        (folder / "failed.json").write_text(
+            json.dumps({"status": "failed", "error": reason, "basis": basis})
+        )
         return
     record = {
         "cell": folder.name, "image": folder.name, "status": "done", "tiles": 9, "seconds": 2.0,
-        "valid_px": window.height * window.width, "unreadable": {}, "basis": basis, "files": {},
+        "valid_px": window.height * window.width, "unreadable": {}, "basis": basis,
+        "files": {}, "images": {}, "detections": 0,
         "stages": {"read": 0.2, "engine": 1.5, "write classes": 0.1, "write gradcam": 0.2},
     }  # fmt: skip
     (folder / "cell.json").write_text(json.dumps(record))
@@ -123,7 +126,8 @@ def _write_run(
         "checkpoint": {"sha256": "0" * 64, "architecture": "FPN", "target_layer": "layer4",
                        "ignored": []},
         **grid_to_json(grid),
-        "calibration": {"tops": {"gradcam": [1e-4] * (len(by_class) - 1) + [None]}, "tiles": 4},
+        "calibration": {"tops": {"gradcam": [1e-4] * (len(by_class) - 1) + [None]}, "basis": {},
+                        "tiles": 4},
         "shifted": {}, "warped": [], "failures": {}, "stopped": None, "tiles": 9 * cells,
         "started": "2026-11-24T20:00:00+02:00", "seconds": 30.0, "engine_waited": 0.1,
         "stages": {"prepare": 2.0, "calibrate": 3.0, "cells": 20.0, "finish": 5.0},

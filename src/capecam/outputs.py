@@ -70,7 +70,8 @@ class RunOutput:
         """
         record, ledger = known_run(out), Ledger.of(out)
         wanted = set(record["cells"])
-        cells = {name: ledger.read(name) or {} for name in ledger.done() if name in wanted}
+        read = {name: ledger.read(name) for name in ledger.done() if name in wanted}
+        cells = {name: cell for name, cell in read.items() if cell}  # what is damaged is not done
         if not cells:
             raise OutputError(f"{out}: no cell is finished; start with capecam run")
         return cls(
