@@ -37,12 +37,21 @@ def started(city: Path, out: Path, *options: str) -> Iterator[subprocess.Popen]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Processes that it started, from whichever of its threads, in that order."""
+    """Processes that it started, from whichever of its threads, in that order.
+
+    Their numbers are not in that order: they begin again after 32,768, threads counted.
+    """
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     try:
-        return sorted(int(child) for children in lists for child in children.read_text().split())
+        found = [int(child) for children in lists for child in children.read_text().split()]
+        return sorted(found, key=_began)
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def _began(pid: int) -> int:
+    """When it started, in the system's ticks (proc(5): field 22, after a name in brackets)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def wait_for(condition) -> None:
