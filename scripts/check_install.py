@@ -3,10 +3,10 @@
 Usage: check_install.py [--python PYTHON] [--torch VERSION] [--lowest] [--tests FILE ...]
 
 Builds the wheel, installs it into a fresh environment in a temporary folder (TMPDIR; torch with its
-CUDA libraries takes 7 GB there), and runs the sample city from an empty folder: demo, run, verify.
-Nothing of the source tree is on the path then. What it installs comes from pip's own index; at run
-time nothing is downloaded. Prints the versions; everything is removed at the end. The exit code is 1
-if a step fails.
+CUDA libraries takes 7 GB there), and runs the sample city from an empty folder: demo, run, verify,
+panel. Nothing of the source tree is on the path then. What it installs comes from pip's own index;
+at run time nothing is downloaded. Prints the versions; everything is removed at the end. The exit
+code is 1 if a step fails.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ import rasterio
 import capecam, capecam.api
 assert capecam.__file__.startswith(sys.prefix), f"capecam comes from {capecam.__file__}"
 names = "capecam torch torchvision segmentation-models-pytorch numpy rasterio".split()
-print("python", platform.python_version(), *(f"{n} {version(n)}" for n in names), sep="; ", end="; ")
-print("GDAL", rasterio.__gdal_version__)
+found = [f"python {platform.python_version()}", *(f"{n} {version(n)}" for n in names)]
+print(*found, f"GDAL {rasterio.__gdal_version__}", sep="; ")
 """
 
 
