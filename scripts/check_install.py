@@ -4,9 +4,9 @@ Usage: check_install.py [--python PYTHON] [--torch VERSION] [--lowest] [--tests 
 
 Builds the wheel, installs it into a fresh environment in a temporary folder (TMPDIR; torch with its
 CUDA libraries takes gigabytes there), and runs the sample city from an empty folder: demo, run,
-verify, evaluate, panel. Nothing of the source tree is on the path then. What it installs comes from
-pip's own index; at run time nothing is downloaded. Prints the versions; everything is removed at the
-end. The exit code is 1 if a step fails.
+verify, evaluate, panel. Nothing of the source tree is on the path then. What it installs comes
+from pip's own index; at run time nothing is downloaded. Prints the versions; everything is removed
+at the end. The exit code is 1 if a step fails.
 """
 
 from __future__ import annotations
