@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -17,13 +19,34 @@ from capecam.settings import METHODS
 ROOT = Path(__file__).parents[1]
 
 
-def test_configuration_page_is_the_settings_tree() -> None:
-    spec = importlib.util.spec_from_file_location("docs", ROOT / "scripts/configuration_docs.py")
+def script(name: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
-    assert (ROOT / "docs/configuration.md").read_text() == module.page(), (
-        "run scripts/configuration_docs.py"
-    )
+    return module
+
+
+@pytest.mark.parametrize("page", ["configuration", "errors"])
+def test_pages_that_are_made_are_up_to_date(page: str) -> None:
+    made = script(f"{page}_docs").page()
+    assert (ROOT / f"docs/{page}.md").read_text() == made, f"run scripts/{page}_docs.py"
+
+
+def test_every_message_says_what_to_do() -> None:
+    entries = [entry for _, entry in script("errors_docs").entries()]
+    assert len(entries) > 250
+    assert [entry.message for entry in entries if not entry.cure] == []
+
+
+def test_a_message_and_its_cure_are_told_apart() -> None:
+    docs = script("errors_docs")
+    kind = docs.Kind(2, "look it up")
+    found = docs.entry_of("*path*: is a folder; name a file", kind, "UsageError")
+    assert found == docs.Entry("is a folder", "name a file", "2")
+    assert docs.entry_of("must be 1; got *value*", kind, "UsageError").cure == "look it up"
+    assert docs.entry_of("*path*: *reason*", kind, "UsageError") is None
 
 
 def test_method_names_are_the_formulas() -> None:
