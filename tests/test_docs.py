@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -227,3 +228,58 @@ def test_the_readme_names_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert f"](docs/{page.name})" in readme, page.name
+
+
+ARCHITECTURE = ROOT / "docs/architecture.md"
+SOURCES = ROOT / "src/capecam"
+FILES = {"json", "parquet", "gpkg", "tif", "vrt", "qgz", "html", "csv", "md"}
+"""Endings of files, which are named like something in a module: ``cell.json``."""
+
+
+def rooms() -> set[str]:
+    """Modules and packages of capecam."""
+    found = {path.stem for path in SOURCES.iterdir() if path.suffix == ".py"}
+    packages = {path.parent.name for path in SOURCES.glob("*/__init__.py")}
+    return (found | packages) - {"__init__", "__main__"}
+
+
+def has(room: str, names: list[str]) -> bool:
+    """Whether ``room.a.b`` is there: modules, then what is in them, methods included."""
+    module = importlib.import_module(f"capecam.{room}")
+    while names and hasattr(module, "__path__"):
+        if not importlib.util.find_spec(f"{module.__name__}.{names[0]}"):
+            break
+        module = importlib.import_module(f"{module.__name__}.{names.pop(0)}")
+    found = module
+    for name in names:
+        if name not in getattr(found, "__annotations__", {}) and not hasattr(found, name):
+            return False
+        found = getattr(found, name, None)
+    return True
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    spans = re.findall(r"`([a-z_]+)((?:\.\w+)+)(?:\(\))?`", ARCHITECTURE.read_text())
+    named = [(room, rest[1:].split(".")) for room, rest in spans if rest[1:] not in FILES]
+    assert len(named) > 40
+    assert [f"{room}.{'.'.join(rest)}" for room, rest in named if not has(room, [*rest])] == []
+
+
+def test_the_architecture_has_every_room() -> None:
+    _, _, table = ARCHITECTURE.read_text().partition("## The rooms")
+    first = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    named = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
+    assert len(named) == len(set(named))
+    assert set(named) == rooms(), "docs/architecture.md: the table of rooms"
+
+
+def test_every_dependency_has_its_reason_and_its_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    page = (ROOT / "docs/contributing.md").read_text()
+    rows = dict(re.findall(r"^\| ([\w, -]+?) \| ([^|]+) \|", page, re.MULTILINE))
+    told = {name: rows[key] for key in rows for name in key.split(", ")}
+    for wanted in [*project["dependencies"], *(line for extra in extras for line in extra)]:
+        name, bounds = re.fullmatch(r"([\w.-]+)(?:\[.*\])?(.*)", wanted).groups()
+        if name != "capecam":
+            assert told[name] == (bounds or "any"), name
