@@ -260,6 +260,9 @@ def has(room: str, names: list[str]) -> bool:
 
 def test_the_architecture_names_what_there_is() -> None:
     spans = re.findall(r"`([a-z_]+)((?:\.\w+)+)(?:\(\))?`", ARCHITECTURE.read_text())
+    drawn = re.findall(r">([^<]+)</text>", ARCHITECTURE.with_suffix(".svg").read_text())
+    for text in drawn:
+        spans += re.findall(r"(?<![\w/])([a-z]+)((?:\.\w+)+)", text)
     named = [(room, rest[1:].split(".")) for room, rest in spans if rest[1:] not in FILES]
     assert len(named) > 40
     assert [f"{room}.{'.'.join(rest)}" for room, rest in named if not has(room, [*rest])] == []
