@@ -58,7 +58,9 @@ def validated(tree: dict[str, Any], where: str) -> Settings:
     except SettingsError as error:
         raise SettingsError(f"{where}{error}") from None
     except RecursionError:
-        raise SettingsError(f"{where}settings are nested too deeply") from None
+        raise SettingsError(
+            f"{where}settings are nested too deeply; see docs/configuration.md"
+        ) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -66,7 +68,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
+        raise SettingsError(
+            f"{path} must hold keys and values, found {type(tree).__name__}"
+            "; see docs/configuration.md"
+        )
     place_paths(tree, lambda named: str(path.parent / named))
     return tree
 

@@ -58,7 +58,10 @@ def find_images(sources: Sequence[str], *, vrt: bool = False) -> Found:
         if source.startswith("@"):
             search.read_list(source)
         elif not search.expand(source):
-            raise UsageError(f"{source}: there is no such file, or no GeoTIFF in it")
+            raise UsageError(
+                f"{source}: there is no such file, or no GeoTIFF in it"
+                "; check the path of the source"
+            )
     return search.found()
 
 
@@ -95,7 +98,9 @@ class _Search:
         try:
             names = os.listdir(folder)
         except OSError as error:
-            raise UsageError(f"{folder}: the folder cannot be read ({error.strerror})") from error
+            raise UsageError(
+                f"{folder}: the folder cannot be read ({error.strerror}); check its permissions"
+            ) from error
         images = {folder / name for name in names if self._is_image(name)}
         self.met |= images
         return bool(images)
@@ -175,7 +180,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"@{path}: the list of images cannot be read ({error.strerror})"
+            f"@{path}: the list of images cannot be read ({error.strerror}); check its path"
         ) from error
     encodings = ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "latin-1")
     for encoding in encodings:

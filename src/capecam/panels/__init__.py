@@ -110,6 +110,7 @@ class Panels:
             raise UsageError(
                 f"{x:.10g}, {y:.10g} lies outside of the imagery, which goes from {left:.10g} to "
                 f"{right:.10g} and from {bottom:.10g} to {top:.10g} in {pyproj.CRS(grid.crs).name}"
+                "; give coordinates in that CRS"
             )
         col, row = map(floor, grid.lattice(x, y))
         return self._panel(Window(row, col, 1, 1).box, (x, y), None)

@@ -37,7 +37,9 @@ def list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
     names = [name for name in _members(path, archive, prefix) if name.startswith(inside)]
     images = [n for n in names if n.lower().endswith(suffixes) and not _hidden(n)]
     if not images:
-        raise UsageError(f"{path}: there is no GeoTIFF in it")
+        raise UsageError(
+            f"{path}: there is no GeoTIFF in it; name another archive, or a folder in it"
+        )
     return [VsiPath(f"{prefix}{archive}/{name}") for name in images]
 
 

@@ -130,7 +130,9 @@ def _answer(path: Location, rules: HeaderRules) -> Answer:
     except ImageError as error:
         return error
     except OSError as error:
-        return ImageError(f"{path}: cannot be read ({error.strerror or error}); try again")
+        return ImageError(
+            f"{path}: cannot be read ({error.strerror or error}); try again, or check its disk"
+        )
 
 
 def _read_apart(
