@@ -76,6 +76,7 @@ def test_the_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tree = yaml.safe_load(path.read_text())
     tree["explain"]["calibration_tiles"] = 2
     tree["tiling"] = {"overlap": 0}
+    tree["run"] = {"in_process": True}
     path.write_text(yaml.safe_dump(tree))
     exec(compile(example, "README.md", "exec"), {})
     assert "torch.Size([2, 4, 320, 320]) torch.Size([2, 3, 10, 10])" in capsys.readouterr().out
