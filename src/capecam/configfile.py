@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from capecam.errors import SettingsError
-from capecam.settings import Settings, leaves
+from capecam.settings import VSI, Settings, leaves
 from capecam.yamlfile import read_yaml
 
 LONGEST_TEXT = 4096
@@ -110,7 +110,7 @@ def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
 
 def _place_source(source: str, placed: Callable[[str], str]) -> str:
     """Of ``@list.txt``, the path behind the @; GDAL's virtual paths stay as they are."""
-    if source.startswith("/vsi"):
+    if source.startswith(VSI):
         return source
     at = "@" if source.startswith("@") else ""
     return at + placed(source.removeprefix("@"))

@@ -17,6 +17,7 @@ from capecam.raster import Location, VsiPath, location
 from capecam.raster.archives import list_archive
 from capecam.raster.locations import TIFFS, VRT
 from capecam.raster.sidecars import inside
+from capecam.settings import VSI
 
 LONGEST = 200
 """Bytes of an image's name: with ``.work-`` and ``_r10c10`` a folder's must have at most 255."""
@@ -125,7 +126,7 @@ class _Search:
         """The lines of a list; one that leads to nothing is an image that fails."""
         path = Path(source[1:])
         for number, entry in _lines(path):
-            placed = entry if entry.startswith("/vsi") else os.path.join(path.parent, entry)
+            placed = entry if entry.startswith(VSI) else os.path.join(path.parent, entry)
             if not self.expand(placed):
                 self.missing[Path(placed)] = (
                     f"{placed}: there is no such file, or no GeoTIFF in it "

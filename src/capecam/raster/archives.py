@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from capecam.errors import UsageError
 from capecam.raster.locations import TIFFS, VsiPath
+from capecam.settings import VSI
 
 ZIP, TAR = "/vsizip/", "/vsitar/"
 
@@ -29,7 +30,7 @@ def list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
         UsageError: there is none, or the archive cannot be read.
     """
     prefix = next((known for known in (ZIP, TAR) if path.gdal.startswith(known)), None)
-    if prefix is None or path.suffix.lower() in TIFFS or "/vsi" in path.gdal[4:]:
+    if prefix is None or path.suffix.lower() in TIFFS or VSI in path.gdal[4:]:
         return [path]
     archive, inside = _split(path.gdal.removeprefix(prefix))
     if archive is None:

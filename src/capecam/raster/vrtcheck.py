@@ -15,6 +15,7 @@ from capecam.raster.locations import VRT
 from capecam.raster.sidecars import check_sidecars, inside
 from capecam.raster.sniffing import check_kind, check_tiff
 from capecam.raster.tiff import PX_PER_BYTE, SPARSE_PX
+from capecam.settings import VSI
 
 XML_BYTES = 32 << 20
 """A city of 2,616 images has 3 MB of it."""
@@ -168,7 +169,7 @@ def _placed(path: Path, element: ET.Element) -> Path:
     name = element.text or ""
     said = [element.get(key) for key in RELATIVE if key in element.attrib]
     relative = said == ["1"]
-    bad = not name or name != name.strip() or name.startswith("/vsi") or "\0" in name
+    bad = not name or name != name.strip() or name.startswith(VSI) or "\0" in name
     if bad or len(said) > 1 or not (relative or os.path.isabs(name)):
         raise ImageError(
             f"{path}: a VRT with the source {name!r}; sources must be files, named relative to "
