@@ -120,7 +120,7 @@ def _write_run(
     by_class = {row["class"]: [row["count"], row["area_m2"]] for row in summary.to_dict("records")}
     counts = {name: count for name, (count, _) in by_class.items()}
     run = {
-        "capecam": "0.1.0.dev0", "settings": settings.model_dump(mode="json"),
+        "capecam": "0.1.0", "settings": settings.model_dump(mode="json"),
         "versions": {"python": "3.11", "torch": "2.6"}, "device": "cpu", "precision": "fp32",
         "batch_size": 4, "cells": [f"image {n}" for n in range(cells)],
         "checkpoint": {"sha256": "0" * 64, "architecture": "FPN", "target_layer": "layer4",

@@ -1,0 +1,445 @@
+"""A day of the person who runs a city: every command as it is typed, and what it leaves checked.
+
+Usage: operators_day.py DIR [--size PX] [--core]
+
+DIR is new. A sample city of ten small images is delivered and explained in a first night. Then two
+images are new, one has changed, and one is broken; the machine dies in mid-run; the next night
+finishes but for the broken one; it is delivered again and mended. What has come out is verified,
+scored, counted, audited, drawn, exported, opened in QGIS, compared with the year before, and at the
+end with an undisturbed run over the same images: the products are the same, byte for byte.
+
+A line a step: seconds, CPU-seconds, what was seen. The first check that fails ends it with exit
+code 1. ``--core`` is the nights and the comparison alone, with little to find and to draw, and
+without worker processes. Python only arranges files and looks at results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import yaml
+from rasterio.windows import Window
+from shapely import box
+
+SCRIPTS = Path(__file__).resolve().parent
+COLUMNS = "ABCDE"
+"""Of images, from the west; two rows each. D and E follow in the second delivery: what is between A
+and them is far enough from both to stay as it is."""
+SEED = 9
+"""Of a city in which small images show all three classes, also in the columns that change."""
+LEAST_SIZE = 480
+"""Of the demo: a column has to be wider than a tile of 160 px reaches."""
+NEW, CHANGED, BROKEN, UNTOUCHED = ("E1", "E2"), "A1", "A2", ("C1", "C2")
+SAME = (".tif", ".vrt", ".qml", ".parquet", ".csv")
+"""Products that depend on the images and settings alone."""
+PATIENCE_S = 300
+QGIS_PYTHON = "/usr/bin/python3"
+
+
+class UnlikeError(Exception):
+    """Something is not as an operator should see it."""
+
+
+def expect(holds: object, what: str) -> None:
+    if not holds:
+        raise UnlikeError(what)
+
+
+@dataclass
+class Day:
+    """The folder of a day, and what every step needs of it."""
+
+    folder: Path
+    size: int
+    core: bool
+    night_began: float = field(default=0.0, init=False)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "city.yaml"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def truth(self) -> Path:
+        return self.folder / "demo" / "truth.gpkg"
+
+    def capecam(self, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """A command of the contract; its exit code is the first thing that is looked at."""
+        command = [sys.executable, "-m", "capecam", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        told = f"capecam {words[0]} ended with {done.returncode}, not {code}"
+        expect(done.returncode == code, f"{told}:\n{done.stdout}{done.stderr}")
+        expect("Traceback" not in done.stderr, f"capecam {words[0]} shows a traceback")
+        return done
+
+    def nightly(self) -> subprocess.Popen[bytes]:
+        """``make nightly``, as a timer starts it: in a session of its own."""
+        self.night_began = time.time()
+        command = [sys.executable, SCRIPTS / "nightly.py", self.config]
+        return subprocess.Popen(command, start_new_session=True)
+
+    def log(self) -> list[str]:
+        """Of the last night."""
+        return max((self.out / "logs").glob("*.log")).read_text().splitlines()
+
+    def cells(self) -> list[str]:
+        """Those that are done."""
+        found = [path.parent.name for path in self.out.glob("cells/*/cell.json")]
+        return [name for name in found if not name.startswith(".")]  # .work-* are in the making
+
+    def made(self, name: str) -> float:
+        """When a cell was made, in seconds; 0 if it is not."""
+        record = self.out / "cells" / name / "cell.json"
+        return record.stat().st_mtime if record.exists() else 0.0
+
+    def deliver(self, *names: str) -> None:
+        """What the survey company copies."""
+        for name in names:
+            shutil.copyfile(self.folder / "survey" / f"{name}.tif", self.image(name))
+
+    def image(self, name: str) -> Path:
+        return self.folder / "images" / f"{name}.tif"
+
+
+def arrives(day: Day) -> str:
+    """A survey in small images, of which a part is delivered, one of it mirrored by mistake."""
+    day.capecam("demo", day.folder / "demo", "--size", day.size, "--seed", SEED)
+    (day.folder / "images").mkdir()
+    (day.folder / "survey").mkdir()
+    _cut(day)
+    first = [f"{column}{row}" for column in COLUMNS[:-1] for row in (1, 2)]
+    day.deliver(*first)
+    _mirror(day.image(CHANGED))
+    settings = yaml.safe_load((day.folder / "demo" / "demo.yaml").read_text())
+    settings |= {
+        "checkpoint": "demo/model.safetensors",
+        "tiling": {"size": 160, "overlap": 40, "anchor": [0, 0]},
+    }
+    settings["explain"]["calibration_tiles"] = 16
+    if day.core:
+        settings["explain"] |= {"methods": ["gradcam"], "where": "detected"}
+        settings["detections"] = {"min_area_m2": 20}  # few panels for the report
+        settings["run"] = {"in_process": True}
+    day.config.write_text(yaml.safe_dump(settings))
+    return f"{len(first)} images of {len(COLUMNS) * 2}"
+
+
+def _cut(day: Day) -> None:
+    """The four images of the demo as ten, west to east and north to south."""
+    images = sorted((day.folder / "demo" / "images").glob("*.tif"))
+    whole = 2 * day.size - 60
+    mosaic, valid = np.zeros((3, whole, whole), np.uint8), np.zeros((whole, whole), np.uint8)
+    for path in images:
+        with rasterio.open(path) as dataset:
+            if path == images[0]:
+                transform, crs = dataset.transform, dataset.crs
+            col, row = (round(x) for x in ~transform @ (dataset.bounds.left, dataset.bounds.top))
+            place = np.s_[row : row + dataset.height, col : col + dataset.width]
+            mosaic[:, *place], valid[place] = dataset.read(), dataset.dataset_mask()
+    edges = np.linspace(0, whole, len(COLUMNS) + 1).astype(int)
+    for column, left, right in zip(COLUMNS, edges[:-1], edges[1:], strict=True):
+        for number, (top, bottom) in enumerate(((0, whole // 2), (whole // 2, whole)), start=1):
+            window = Window(left, top, right - left, bottom - top)
+            part = np.s_[top:bottom, left:right]
+            profile = {
+                "driver": "GTiff", "count": 3, "dtype": "uint8", "crs": crs, "compress": "deflate",
+                "height": window.height, "width": window.width, "tiled": True,
+                "blockxsize": 128, "blockysize": 128,
+                "transform": rasterio.windows.transform(window, transform),
+            }  # fmt: skip
+            path = day.folder / "survey" / f"{column}{number}.tif"
+            with (
+                rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+                rasterio.open(path, "w", **profile) as target,
+            ):
+                target.write(mosaic[:, *part])
+                if not valid[part].all():
+                    target.write_mask(valid[part])
+
+
+def _mirror(path: Path) -> None:
+    """An error of the first delivery: west and east are exchanged."""
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write(dataset.read()[:, :, ::-1])
+
+
+def first_plan(day: Day) -> str:
+    text = day.capecam("plan", "--config", day.config).stdout
+    expect("cells     8, of which 8 are to be made" in text, f"the plan says:\n{text}")
+    expect("time      unknown" in text, "the plan knows a speed that nobody has measured")
+    expect(not day.out.exists(), "a plan has made the output folder")
+    return "8 cells to be made"
+
+
+def first_night(day: Day) -> str:
+    if day.core:
+        day.capecam("run", "--config", day.config)
+    else:
+        code = day.nightly().wait()
+        expect(code == 0, f"the night ended with {code}:\n" + "\n".join(day.log()))
+        expect(day.log()[-1].endswith("exit 0: done"), f"the log ends with {day.log()[-1]}")
+    wanted = ("capecam.qgz", "report.html", "classes.vrt", "gradcam.vrt", "detections.gpkg",
+              "summary.csv", "run.json", "cells.gpkg")  # fmt: skip
+    missing = [name for name in wanted if not (day.out / name).exists()]
+    expect(not missing, f"not there: {', '.join(missing)}")
+    expect(_count(day.out) > 0, "nothing was found in the city")
+    shutil.copytree(day.out, day.folder / "last-year")
+    return f"exit 0; {_count(day.out)} objects"
+
+
+def second_delivery(day: Day) -> str:
+    """Two images are new, a mirrored one is right now, of one the copy was cut off."""
+    day.deliver(*NEW, CHANGED)
+    whole = day.image(BROKEN).read_bytes()
+    day.image(BROKEN).write_bytes(whole[: len(whole) // 2])
+    return f"{' and '.join(NEW)} are new, {CHANGED} has changed, {BROKEN} is cut off"
+
+
+def second_plan(day: Day) -> str:
+    text = day.capecam("plan", "--config", day.config).stdout
+    for name in (*NEW, CHANGED):
+        expect(f"make      {name}: " in text, f"the plan leaves {name} out:\n{text}")
+    for name in UNTOUCHED:
+        expect(f"make      {name}: " not in text, f"the plan makes {name} again:\n{text}")
+    return next(line for line in text.splitlines() if "to be made" in line)
+
+
+def machine_dies(day: Day) -> str:
+    """Everything that belongs to the night is gone from one moment to the next."""
+    night = day.nightly()
+    deadline = time.monotonic() + PATIENCE_S
+    while not (_new_cells(day) and list((day.out / "cells").glob(".work-*"))):
+        expect(night.poll() is None, f"the night ended before it could be killed: {night.poll()}")
+        expect(time.monotonic() < deadline, "no cell was in the making")
+        time.sleep(0.01)
+    for process in (night.pid, *_descendants(night.pid)):
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:  # a worker ends when its supervisor does
+            continue
+    night.wait()
+    done = _new_cells(day)
+    expect("exit" not in day.log()[-1], "the night had ended")
+    return f"killed in mid-run; of this night {', '.join(done)} are done"
+
+
+def _new_cells(day: Day) -> list[str]:
+    """Made since the last night began."""
+    return sorted(name for name in day.cells() if day.made(name) > day.night_began)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes that it started, and these."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
+
+
+def next_night(day: Day) -> str:
+    before = {name: day.made(name) for name in UNTOUCHED}
+    survived = day.cells()
+    code = day.nightly().wait()
+    log = day.log()
+    expect(code == 3, f"the night ended with {code}, not 3:\n" + "\n".join(log))
+    expect("exit 3: done, but for" in log[-1], f"the log ends with {log[-1]}")
+    named = [line for line in log if line.startswith(f"capecam: {BROKEN} failed: ")]
+    expect(len(named) == 1, f"the broken image is not named once: {named}")
+    expect(any("0 of them bad" in line for line in log), "verify was not content")
+    expect(
+        before == {name: day.made(name) for name in UNTOUCHED}, "untouched cells were made again"
+    )
+    expect(not list((day.out / "cells").glob(".work-*")), "something half-made was left")
+    report = (day.out / "report.html").read_text()
+    expect(f"{BROKEN}" in report, "the report does not name the broken image")
+    return f"exit 3; {len(survived)} cells were there; {named[0].partition('failed: ')[2]}"
+
+
+def mended(day: Day) -> str:
+    day.deliver(BROKEN)
+    done = day.capecam("run", "--config", day.config, "--retry-failed")
+    expect(" failed" not in done.stdout, f"something failed:\n{done.stdout}")
+    expect(
+        done.stdout.rstrip().endswith("in QGIS"), f"the run does not say what next:\n{done.stdout}"
+    )
+    expect(not json.loads((day.out / "run.json").read_text())["failures"], "failures are left")
+    return done.stdout.splitlines()[0]
+
+
+def nothing_to_do(day: Day) -> str:
+    text = day.capecam("plan", "--config", day.config).stdout
+    expect("cells     10, of which 0 are to be made" in text, f"not all is done:\n{text}")
+    return next(line for line in text.splitlines() if "to be made" in line)
+
+
+def verify(day: Day) -> str:
+    text = day.capecam("verify", day.out).stdout.strip()
+    expect(text.endswith("0 of them bad"), text)
+    return text
+
+
+def audit(day: Day) -> str:
+    text = day.capecam("audit", day.out, "--sample", 2).stdout
+    expect((day.out / "audit.json").exists(), "there is no audit.json")
+    return text.splitlines()[0]
+
+
+def zones(day: Day) -> str:
+    text = day.capecam("summarize", day.out, "--zones", _suburbs(day)).stdout
+    expect("West" in text and "East" in text, f"a suburb is not named:\n{text}")
+    expect((day.out / "zones.gpkg").exists(), "there is no zones.gpkg")
+    return text.splitlines()[-1]
+
+
+def _suburbs(day: Day) -> Path:
+    """Two halves of the city."""
+    path = day.folder / "suburbs.gpkg"
+    if not path.exists():
+        with rasterio.open(day.out / "classes.vrt") as dataset:
+            (left, bottom, right, top), crs = dataset.bounds, dataset.crs
+        middle = (left + right) / 2
+        halves = [box(left, bottom, middle, top), box(middle, bottom, right, top)]
+        gpd.GeoDataFrame({"name": ["West", "East"]}, geometry=halves, crs=crs).to_file(path)
+    return path
+
+
+def evaluate(day: Day) -> str:
+    text = day.capecam("evaluate", day.out, "--truth", day.truth).stdout
+    (row,) = [line for line in text.splitlines() if line.strip().startswith("all classes")]
+    found, matched = json.loads((day.out / "evaluation.json").read_text()), row.split()
+    expect(found, "evaluation.json is empty")
+    expect(float(matched[4]) > 0.5, f"the sample network finds little that is there:\n{text}")
+    return row.strip()
+
+
+def report(day: Day) -> str:
+    text = day.capecam("report", day.out, "--panels", 1).stdout.strip()
+    expect(text == str(day.out / "report.html"), f"report prints {text}")
+    page = Path(text).read_text()
+    expect("http://" not in page.replace("http://www.w3.org", ""), "the report needs a network")
+    return f"{len(page) / 1e6:.1f} MB"
+
+
+def panel(day: Day) -> str:
+    day.capecam("panel", day.out, "--top", 1)
+    (picture,) = (day.out / "panels").glob("*.png")
+    return picture.name
+
+
+def export(day: Day) -> str:
+    path = Path(day.capecam("export", day.out, "--format", "geojson").stdout.strip())
+    count = len(json.loads(path.read_text())["features"])
+    expect(count == _count(day.out), f"{path} has {count} objects, not {_count(day.out)}")
+    return f"{path.name}, {count} objects"
+
+
+def qgis(day: Day) -> str:
+    probe = [QGIS_PYTHON, "-c", "import qgis.core"]
+    try:
+        found = subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        found = False
+    if not found:
+        return f"skipped: {QGIS_PYTHON} has no QGIS"
+    command = [QGIS_PYTHON, SCRIPTS / "qgis_check.py", day.out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    expect(done.returncode == 0, f"QGIS is not content:\n{done.stdout}{done.stderr}")
+    return done.stdout.strip().splitlines()[0]
+
+
+def years(day: Day) -> str:
+    before = day.folder / "last-year"
+    text = day.capecam("summarize", before, day.out, "--zones", _suburbs(day)).stdout
+    changes = gpd.read_parquet(day.out / "changes.parquet")
+    counts = changes.loc[changes["run"] == "after", "status"].value_counts()
+    expect(counts.get("kept"), f"nothing is as it was last year:\n{text}")
+    expect(counts.get("unseen"), f"what last year's survey did not cover is not unseen:\n{text}")
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def undisturbed(day: Day) -> str:
+    """The same images in one go, on the same colour scale."""
+    other = day.folder / "undisturbed"
+    day.capecam(
+        "run", "--config", day.config, "--out", other, "--in-process",
+        "--calibration", day.out / "run.json",
+    )  # fmt: skip
+    products = [p.relative_to(other) for p in sorted(other.rglob("*")) if p.suffix in SAME]
+    expect(len(products) > len(COLUMNS) * 2 * 5, f"only {len(products)} products")
+    unlike = [
+        str(path)
+        for path in products
+        if (day.out / path).read_bytes() != (other / path).read_bytes()
+    ]
+    expect(not unlike, f"{len(unlike)} products differ: {', '.join(unlike[:5])}")
+    return f"{len(products)} products, the same byte for byte"
+
+
+def _count(out: Path) -> int:
+    return len(gpd.read_parquet(out / "detections.parquet", columns=["id", "geometry"]))
+
+
+Step = Callable[[Day], str]
+STEPS: tuple[Step, ...] = (
+    arrives, first_plan, first_night, second_delivery, second_plan, machine_dies, next_night,
+    mended, nothing_to_do, verify, audit, zones, evaluate, report, panel, export, qgis, years,
+    undisturbed,
+)  # fmt: skip
+CORE: tuple[Step, ...] = (
+    arrives, first_night, second_delivery, machine_dies, next_night, mended, undisturbed,
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--size", type=int, default=LEAST_SIZE, metavar="PX", help="as of capecam demo"
+    )
+    parser.add_argument("--core", action="store_true", help="the nights and the comparison alone")
+    given = parser.parse_args()
+    if given.size < LEAST_SIZE:
+        parser.error(f"--size must be at least {LEAST_SIZE}")
+    if given.folder.exists():
+        parser.error(f"{given.folder} is there already; name a new folder")
+    given.folder.mkdir(parents=True)
+    day = Day(given.folder.resolve(), given.size, given.core)
+    for step in CORE if given.core else STEPS:
+        began, cpu = time.monotonic(), _cpu()
+        name = step.__name__.replace("_", " ")
+        try:
+            verdict = step(day)
+        except UnlikeError as failure:
+            print(f"operators_day: {name}: {failure}", flush=True)
+            return 1
+        spent = f"{time.monotonic() - began:6.1f} s  {_cpu() - cpu:6.1f} CPU-s"
+        print(f"{name:<16} {spent}  {verdict}", flush=True)
+    print(f"the day went well; {_cpu():.0f} CPU-s")
+    return 0
+
+
+def _cpu() -> float:
+    """Seconds of this process and its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+if __name__ == "__main__":
+    sys.exit(main())
