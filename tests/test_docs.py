@@ -187,6 +187,8 @@ def test_options_come_from_the_settings() -> None:
 def test_options_that_are_only_named_exist() -> None:
     commands = typer.main.get_command(cli.app).commands.values()
     known = {flag for c in commands for p in c.params for flag in (*p.opts, *p.secondary_opts)}
+    for script in (*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")):
+        known.update(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
     known.add("--head")  # of ray start
     for page in PAGES:
         named = {m for code in code_of(page) for m in re.findall(r"^(--[a-z][\w-]*)", code)}
