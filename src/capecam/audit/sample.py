@@ -62,8 +62,6 @@ def choose(path: Path, grid: Grid, count: int, seed: int) -> list[Subject]:
     Raises:
         UsageError: there is no detection.
     """
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; make it with capecam finish {path.parent}")
     table = pd.read_parquet(path, columns=["id", "class_id"])
     if table.empty:
         raise UsageError(
