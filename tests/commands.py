@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from capecam.cli import main
 
 PATIENCE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
 
 
 def capecam(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
     done = subprocess.run(
         [sys.executable, "-c", "from capecam.cli import main; main()", *map(str, arguments)],
         capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def typed(*arguments: object, code: int = 0) -> Typed:
+    """capecam in this process, where the network's libraries are loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    polite, level = signal.getsignal(signal.SIGTERM), logging.getLogger("capecam").level
+    try:
+        with (
+            redirect_stdout(out), redirect_stderr(err),
+            patch.object(sys, "argv", ["capecam", *map(str, arguments)]),
+            pytest.raises(SystemExit) as ended,
+        ):  # fmt: skip
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, polite)
+        logging.getLogger("capecam").setLevel(level)
+    assert ended.value.code == code, err.getvalue()
+    return Typed(out.getvalue(), err.getvalue())
 
 
 @contextmanager

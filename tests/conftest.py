@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from commands import capecam
 from networks import smp_network
 
 # The networks of most tests are so small that a second thread costs more than it brings, and many
-# times more on a machine that is busy otherwise.
+# times more on a machine that is busy otherwise; the same holds for processes that tests start.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

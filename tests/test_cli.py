@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cities import blobs, write_tif
-from commands import capecam
+from commands import capecam, typed
 from networks import smp_network
 
 ROOT = Path(__file__).parents[1]
@@ -152,13 +152,13 @@ def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]
 )  # fmt: skip
 def test_bad_calls_are_one_line_and_exit_2(city: Path, tmp_path: Path, name: str) -> None:
     arguments, message = bad_calls(city, tmp_path)[name]
-    done = capecam("run", *arguments, code=2)
+    done = typed("run", *arguments, code=2)
     assert message in done.stderr
     assert not list((tmp_path / "out").glob("**/*.tif"))
 
 
 def test_inspect(city: Path) -> None:
-    text = capecam("inspect", city / "model.pt", "--config", city / "city.yaml").stdout
+    text = typed("inspect", city / "model.pt", "--config", city / "city.yaml").stdout
     assert "FPN (resnet18)" in text
     facts = json.loads(capecam("inspect", city / "images" / "a.tif", "--json").stdout)
     assert facts["size"] == "330 x 200 px"
@@ -167,12 +167,12 @@ def test_inspect(city: Path) -> None:
 def test_cells_of_any_name(city: Path, tmp_path: Path) -> None:
     image = tmp_path / "it's ünïcode; 100 %.tif"
     write_tif(image, np.full((3, 160, 160), 200, np.uint8))
-    capecam("run", image, "--config", city / "city.yaml", "--out", tmp_path / "o p")
+    typed("run", image, "--config", city / "city.yaml", "--out", tmp_path / "o p")
     assert (tmp_path / "o p" / "cells" / image.stem / "cell.json").exists()
 
 
 @pytest.mark.parametrize("option", ["--out", "--aoi"])
 def test_a_name_that_no_file_can_have_is_one_line(city: Path, option: str) -> None:
-    done = capecam("plan", "--config", city / "city.yaml", option, "a" * 400, code=2)
+    done = typed("plan", "--config", city / "city.yaml", option, "a" * 400, code=2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert len(done.stderr) < 600

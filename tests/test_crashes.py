@@ -66,9 +66,9 @@ def test_images_that_crash_or_hang_fail_alone(tmp_path: Path, network: Path) -> 
     names = ("a", "b_header_crash", "c_header_hang", "d_pixels_crash", "e_header_crash", "f")
     for n, name in enumerate(names):
         write_tif(tmp_path / "in" / f"{name}.tif", blobs(64, 64), 200 * n)
-    failures = run(tmp_path, network, 3, CAPECAM_TEST_PATIENCE="4")
+    failures = run(tmp_path, network, 3, CAPECAM_TEST_PATIENCE="10")
     assert set(failures) == set(names) - {"a", "f"}
     assert "the decoder crashed (SIGSEGV); deliver it again" in failures["b_header_crash"]
     assert "the decoder crashed (SIGSEGV); deliver it again" in failures["e_header_crash"]
-    assert "gives no answer within 4 s" in failures["c_header_hang"]
+    assert "gives no answer within 10 s" in failures["c_header_hang"]
     assert "its worker ended: killed by SIGSEGV" in failures["d_pixels_crash"]

@@ -4,26 +4,55 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import typer
 import yaml
 
-from capecam import attribution
+from capecam import attribution, cli, export
 from capecam.configfile import load
 from capecam.demo import write_demo
-from capecam.settings import METHODS
+from capecam.errors import CapecamError
+from capecam.panels import Style
+from capecam.panels.order import Wanted
+from capecam.settings import METHODS, leaves
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_configuration_page_is_the_settings_tree() -> None:
-    spec = importlib.util.spec_from_file_location("docs", ROOT / "scripts/configuration_docs.py")
+def script(name: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
-    assert (ROOT / "docs/configuration.md").read_text() == module.page(), (
-        "run scripts/configuration_docs.py"
-    )
+    return module
+
+
+@pytest.mark.parametrize("page", ["configuration", "errors"])
+def test_pages_that_are_made_are_up_to_date(page: str) -> None:
+    made = script(f"{page}_docs").page()
+    assert (ROOT / f"docs/{page}.md").read_text() == made, f"run scripts/{page}_docs.py"
+
+
+def test_every_message_says_what_to_do() -> None:
+    entries = [entry for _, entry in script("errors_docs").entries()]
+    assert len(entries) > 250
+    assert [entry.message for entry in entries if not entry.cure] == []
+
+
+def test_a_message_and_its_cure_are_told_apart() -> None:
+    docs = script("errors_docs")
+    kind = docs.Kind(2, "look it up")
+    found = docs.entry_of("*path*: is a folder; name a file", kind, "UsageError")
+    assert found == docs.Entry("is a folder", "name a file", "2")
+    assert docs.entry_of("must be 1; got *value*", kind, "UsageError").cure == "look it up"
+    assert docs.entry_of("*path*: *reason*", kind, "UsageError") is None
 
 
 def test_method_names_are_the_formulas() -> None:
@@ -47,6 +76,216 @@ def test_the_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tree = yaml.safe_load(path.read_text())
     tree["explain"]["calibration_tiles"] = 2
     tree["tiling"] = {"overlap": 0}
+    tree["run"] = {"in_process": True}
     path.write_text(yaml.safe_dump(tree))
     exec(compile(example, "README.md", "exec"), {})
     assert "torch.Size([2, 4, 320, 320]) torch.Size([2, 3, 10, 10])" in capsys.readouterr().out
+
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code_of(page: Path) -> list[str]:
+    """Lines of code blocks, fenced or indented, and spans of code in lines of text."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    fenced = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    indented = re.findall(r"^    (\S.*)$", rest, re.MULTILINE)
+    spans = re.findall(r"(?<!`)`([^`]+)`(?!`)", rest)
+    return [line for block in fenced for line in block.splitlines()] + indented + spans
+
+
+def calls_of(code: str) -> list[list[str]]:
+    """Arguments of each ``capecam`` in a line of a shell; empty where it is only the name."""
+    if "capecam" not in code:
+        return []
+    try:
+        words = shlex.split(" ".join(code.split()), comments=True)
+    except ValueError:  # an apostrophe: prose
+        return []
+    inner = [call for word in words if " " in word for call in calls_of(word)]
+    starts = [i for i, word in enumerate(words) if word in ("capecam", ".venv/bin/capecam")]
+    calls = [[w for w in words[i + 1 :] if w != "..."] for i in starts[:1]]
+    return [call for call in calls if call] + inner
+
+
+def every_call() -> list[tuple[str, list[str]]]:
+    found = [
+        (page.name, call) for page in PAGES for code in code_of(page) for call in calls_of(code)
+    ]
+    assert len(found) > 60
+    return found
+
+
+def filled(word: str) -> str:
+    """A word of a call, with something for what the reader is to put there."""
+    word = re.sub(r"\$\{?\w+\}?", "1", word)
+    word = {"ID": "1_2_3", "X,Y": "1,2", "N": "2", "I/N": "1/2", "M2": "1", "PX": "2"}.get(
+        word, word
+    )
+    word = {"LOW,HIGH": "0,1", "R,G,B": "1,2,3", "X0,Y0,X1,Y1": "0,0,1,1"}.get(word, word)
+    return word.split("|")[0] if re.fullmatch(r"[a-z:\[\]]+(\|[a-z:\[\]]+)+", word) else word
+
+
+REFUSED = (CapecamError, KeyError, AssertionError, *typer.BadParameter.__mro__[:3])
+"""What a call that is none ends in; typer brings a copy of click, or takes the installed one."""
+
+
+def check_call(call: list[str]) -> None:
+    """Raises where a call names what there is not, or gives a value that cannot be."""
+    name, *words = call
+    words = [filled(word) for word in words]
+    command = typer.main.get_command(cli.app).commands[name]
+    if not words or words[-1] in {flag for p in command.params for flag in p.opts}:
+        return  # the command or its option is only named; that it exists is known by now
+    given = command.make_context(name, list(words)).params
+    if name in ("run", "plan"):
+        keys = {s.key: given[s.key.replace(".", "_")] for s in leaves() if s.option}
+        if keys["explain.methods"]:
+            keys["explain.methods"] = keys["explain.methods"].split(",")
+        load(None, keys)
+    elif name == "panel":
+        Wanted.parse(given["detection"] or [], given["at"] or [], given["top"])
+        Style(given["ramp"], given["all_classes"])
+    elif name == "export":
+        assert given["kind"] in export.FORMATS
+
+
+def test_every_command_line_of_the_documents_is_one() -> None:
+    """Parsed by the command's own parser, and not run. Many are run elsewhere, too: the demo by
+    ``make demo`` and its tests, the README's notebook below, nights by ``tests/test_cli.py``."""
+    wrong = []
+    for page, call in every_call():
+        try:
+            check_call(call)
+        except REFUSED as error:
+            wrong.append(f"{page}: capecam {' '.join(call)}: {error!r}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "call", ["rum x", "run --hurry x", "run --align bend x", "panel out --top many",
+             "finish out now", "export out --format shp", "run --methods gradcan x",
+             "panel out --ramp grey --top 1"],
+)  # fmt: skip
+def test_a_command_line_that_is_none_is_noticed(call: str) -> None:
+    with pytest.raises(REFUSED):
+        check_call(call.split())
+
+
+def test_options_come_from_the_settings() -> None:
+    """The command line, YAML and docs/configuration.md say the same: all are made of the tree."""
+    wanted = {setting.option.flag for setting in leaves() if setting.option}
+    extra = {"run": set(), "plan": {"--json"}}
+    commands = typer.main.get_command(cli.app).commands
+    for name, own in extra.items():
+        flags = {flag for p in commands[name].params for flag in p.opts if flag.startswith("--")}
+        common = {"--config", "--help", "--verbose", "--quiet", "--version"}
+        assert flags - common - own == wanted
+
+
+def test_options_that_are_only_named_exist() -> None:
+    commands = typer.main.get_command(cli.app).commands.values()
+    known = {flag for c in commands for p in c.params for flag in (*p.opts, *p.secondary_opts)}
+    for script in (*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")):
+        known.update(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
+    known.add("--head")  # of ray start
+    for page in PAGES:
+        named = {m for code in code_of(page) for m in re.findall(r"^(--[a-z][\w-]*)", code)}
+        assert named - known == set(), page.name
+
+
+def test_targets_of_make_exist() -> None:
+    known = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = {m for code in code_of(page) for m in re.findall(r"^\s*make (\w+)", code)}
+        assert named <= known, page.name
+
+
+def test_files_that_are_named_exist() -> None:
+    pattern = r"(?<![\w/.-])((?:scripts|benchmarks|configs|tests|src|docs)/[\w./*-]*\w[*/]?)"
+    for page in PAGES:
+        named = set(re.findall(pattern, page.read_text()))
+        assert [name for name in sorted(named) if not [*ROOT.glob(name)]] == [], page.name
+
+
+def heading(line: str) -> str:
+    """The anchor of a heading, as Git hosts make it."""
+    return re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert anchor in map(heading, headings), target
+
+
+def test_the_readme_names_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in readme, page.name
+
+
+ARCHITECTURE = ROOT / "docs/architecture.md"
+SOURCES = ROOT / "src/capecam"
+FILES = {"json", "parquet", "gpkg", "tif", "vrt", "qgz", "html", "csv", "md"}
+"""Endings of files, which are named like something in a module: ``cell.json``."""
+
+
+def rooms() -> set[str]:
+    """Modules and packages of capecam."""
+    found = {path.stem for path in SOURCES.iterdir() if path.suffix == ".py"}
+    packages = {path.parent.name for path in SOURCES.glob("*/__init__.py")}
+    return (found | packages) - {"__init__", "__main__"}
+
+
+def has(room: str, names: list[str]) -> bool:
+    """Whether ``room.a.b`` is there: modules, then what is in them, methods included."""
+    module = importlib.import_module(f"capecam.{room}")
+    while names and hasattr(module, "__path__"):
+        if not importlib.util.find_spec(f"{module.__name__}.{names[0]}"):
+            break
+        module = importlib.import_module(f"{module.__name__}.{names.pop(0)}")
+    found = module
+    for name in names:
+        if name not in getattr(found, "__annotations__", {}) and not hasattr(found, name):
+            return False
+        found = getattr(found, name, None)
+    return True
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    spans = re.findall(r"`([a-z_]+)((?:\.\w+)+)(?:\(\))?`", ARCHITECTURE.read_text())
+    drawn = re.findall(r">([^<]+)</text>", ARCHITECTURE.with_suffix(".svg").read_text())
+    for text in drawn:
+        spans += re.findall(r"(?<![\w/])([a-z]+)((?:\.\w+)+)", text)
+    named = [(room, rest[1:].split(".")) for room, rest in spans if rest[1:] not in FILES]
+    assert len(named) > 40
+    assert [f"{room}.{'.'.join(rest)}" for room, rest in named if not has(room, [*rest])] == []
+
+
+def test_the_architecture_has_every_room() -> None:
+    _, _, table = ARCHITECTURE.read_text().partition("## The rooms")
+    first = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    named = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
+    assert len(named) == len(set(named))
+    assert set(named) == rooms(), "docs/architecture.md: the table of rooms"
+
+
+def test_every_dependency_has_its_reason_and_its_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    page = (ROOT / "docs/contributing.md").read_text()
+    rows = dict(re.findall(r"^\| ([\w, -]+?) \| ([^|]+) \|", page, re.MULTILINE))
+    told = {name: rows[key] for key in rows for name in key.split(", ")}
+    for wanted in [*project["dependencies"], *(line for extra in extras for line in extra)]:
+        name, bounds = re.fullmatch(r"([\w.-]+)(?:\[.*\])?(.*)", wanted).groups()
+        if name != "capecam":
+            assert told[name] == (bounds or "any"), name

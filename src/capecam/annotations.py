@@ -58,7 +58,10 @@ def _class_ids(
         strange = numbers[(numbers < 0) | (numbers >= len(names))]
         if len(strange):
             found = table["class_id"][strange.index[0]]
-            raise UsageError(f"{path}: class_id must be from 0 to {len(names) - 1}, found {found}")
+            raise UsageError(
+                f"{path}: class_id must be from 0 to {len(names) - 1}, found {found}"
+                "; correct the column, or take it out and name the classes"
+            )
         return numbers
     flags = [column for column in layout.flags if column in table]
     if not flags:

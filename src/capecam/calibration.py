@@ -70,7 +70,10 @@ def read_calibration(run_json: Path) -> Calibration:
         return Calibration.from_json(read_record(run_json, Calibrated)["calibration"])
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise SettingsError(f"{run_json}: holds no calibration of a run ({reason})") from error
+        raise SettingsError(
+            f"{run_json}: holds no calibration of a run ({reason})"
+            "; name the run.json of a run that has ended"
+        ) from error
 
 
 def load_calibration(run_json: Path, engine: Engine) -> Calibration:
@@ -81,7 +84,10 @@ def load_calibration(run_json: Path, engine: Engine) -> Calibration:
     """
     found = read_calibration(run_json)
     if reason := why_not_usable(found, engine):
-        raise SettingsError(f"{run_json}: its calibration does not fit this run: {reason}")
+        raise SettingsError(
+            f"{run_json}: its calibration does not fit this run: {reason}"
+            "; take another run's, or leave out --calibration"
+        )
     return found
 
 

@@ -137,7 +137,9 @@ class Contents:
             if _state(path) != before:
                 raise ImageError(f"{path}: changes while it is read; run again when it is whole")
         except OSError as error:
-            raise ImageError(f"{path}: {error.strerror}") from error
+            raise ImageError(
+                f"{path}: cannot be read ({error.strerror}); try again, or check its disk"
+            ) from error
         return {"bytes": before[0], "mtime_ns": before[1], "sha256": sha256}
 
     def _once(self, key: tuple[str, int, int], digest: Callable[[], str]) -> str:

@@ -52,6 +52,7 @@ class Checksums:
         except OSError as error:
             raise SettingsError(
                 f"{path}: the checksums cannot be read ({error.strerror})"
+                "; check the path given by --checksums"
             ) from error
         digests: dict[str, str] = {}
         for number, line in enumerate(text.split("\n"), start=1):
@@ -59,7 +60,10 @@ class Checksums:
             if entry.strip() and not entry.startswith("#"):
                 name, digest = _parsed(path, number, entry)
                 if digests.setdefault(name, digest) != digest:
-                    raise SettingsError(f"{path}, line {number}: {name} has another checksum above")
+                    raise SettingsError(
+                        f"{path}, line {number}: {name} has another checksum above"
+                        "; keep the right one of the two"
+                    )
         return cls(path, digests)
 
     def of(self, images: Mapping[str, Location]) -> dict[str, str]:
@@ -126,6 +130,7 @@ def _parsed(path: Path, number: int, entry: str) -> tuple[str, str]:
         raise SettingsError(
             f"{path}, line {number}: is no checksum and file name as sha256sum or md5sum write "
             f"them: {entry[:80]!r}"
+            "; correct the line"
         )
     return name, digest.lower()
 

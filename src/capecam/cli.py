@@ -40,7 +40,7 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        _fail(f"{str(error.filename)[:80]}...: no file can have such a long name", 2)
+        _fail(f"{str(error.filename)[:80]}...: no file can have such a long name; shorten it", 2)
     except SystemExit as end:  # typer makes one of Ctrl-C, and says nothing
         if end.code == INTERRUPTED:
             _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)

@@ -99,7 +99,10 @@ class RayActors:
                 ray.init(address=address, **options)
         except (OSError, ValueError) as error:
             message = " ".join(str(error).split())
-            raise UsageError(f"--cluster {address}: no Ray cluster answers ({message})") from error
+            raise UsageError(
+                f"--cluster {address}: no Ray cluster answers ({message})"
+                "; start one with ray start --head, or use local-ray"
+            ) from error
         self._settings = _absolute_settings(settings)
         self._share, self.count = _shares(settings, ray.cluster_resources(), len(ray.nodes()))
         self._actors = [self._start() for _ in range(self.count)]
@@ -115,7 +118,10 @@ class RayActors:
         try:
             prepared = self._ray.get(self._actors[0].prepare.remote(city, before))
         except self._ray.exceptions.RayError as error:
-            raise StoppedError(f"a Ray worker ended before its first cell: {error}") from error
+            raise StoppedError(
+                f"a Ray worker ended before its first cell: {error}"
+                "; look into Ray's log on its node"
+            ) from error
         if isinstance(prepared, CapecamError):
             raise prepared
         self._city, self._prepared = self._ray.put(city), self._ray.put(prepared)

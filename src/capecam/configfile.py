@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from capecam.errors import SettingsError
-from capecam.settings import Settings, leaves
+from capecam.settings import VSI, Settings, leaves
 from capecam.yamlfile import read_yaml
 
 LONGEST_TEXT = 4096
@@ -58,7 +58,9 @@ def validated(tree: dict[str, Any], where: str) -> Settings:
     except SettingsError as error:
         raise SettingsError(f"{where}{error}") from None
     except RecursionError:
-        raise SettingsError(f"{where}settings are nested too deeply") from None
+        raise SettingsError(
+            f"{where}settings are nested too deeply; see docs/configuration.md"
+        ) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -66,7 +68,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise SettingsError(f"{path} must hold keys and values, found {type(tree).__name__}")
+        raise SettingsError(
+            f"{path} must hold keys and values, found {type(tree).__name__}"
+            "; see docs/configuration.md"
+        )
     place_paths(tree, lambda named: str(path.parent / named))
     return tree
 
@@ -105,7 +110,7 @@ def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
 
 def _place_source(source: str, placed: Callable[[str], str]) -> str:
     """Of ``@list.txt``, the path behind the @; GDAL's virtual paths stay as they are."""
-    if source.startswith("/vsi"):
+    if source.startswith(VSI):
         return source
     at = "@" if source.startswith("@") else ""
     return at + placed(source.removeprefix("@"))

@@ -38,7 +38,9 @@ def write_demo(folder: Path, seed: int, size: int) -> None:
             raise OutputError(f"{folder} is not empty; name a new folder")
         (folder / "images").mkdir()
     except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror}; name another folder"
+        ) from error
     whole = 2 * size - NARROWER_PX
     grid = Grid(pyproj.CRS(CRS).to_wkt(), CORNER, (GSD_M, GSD_M), Window(0, 0, whole, whole))
     scene = draw_scene(seed, whole, whole)

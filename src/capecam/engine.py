@@ -243,7 +243,10 @@ class Engine:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         A, self._activations = self._activations, None
         if A is None:
-            raise SettingsError(f"the network does not run its layer {self.model.target_layer}")
+            raise SettingsError(
+                f"the network does not run its layer {self.model.target_layer}"
+                "; set model.target_layer to one that it runs"
+            )
         return logits, A
 
     def activation_shape(self, size: int) -> tuple[int, int, int]:

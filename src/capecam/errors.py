@@ -1,6 +1,7 @@
 """What can go wrong, in words for the person who can mend it.
 
-Every message says what was found, where, and what to do.
+Every message says what was found, where, and what to do. Where the rule is the cure ("must be from
+1 on"), the second paragraph of its class says the rest; docs/errors.md is made of both.
 """
 
 from collections.abc import Mapping
@@ -13,37 +14,58 @@ class CapecamError(Exception):
 
 
 class UsageError(CapecamError):
-    """The call, the configuration, the checkpoint or all inputs are unusable."""
+    """The call, the configuration, the checkpoint or all inputs are unusable.
+
+    Correct what the message names, and give the command again.
+    """
 
     exit_code = 2
 
 
 class SettingsError(UsageError):
-    """A setting is unknown, has the wrong type or contradicts another."""
+    """A setting is unknown, has the wrong type or contradicts another.
+
+    Correct it; docs/configuration.md lists every setting.
+    """
 
 
 class CheckpointError(UsageError):
-    """The checkpoint cannot be read, is not safe to read, or does not fit the network."""
+    """The checkpoint cannot be read, is not safe to read, or does not fit the network.
+
+    Copy the file again, or save the state_dict anew.
+    """
 
 
 class OutputError(UsageError):
-    """The output folder cannot be written or holds something else."""
+    """The output folder cannot be written or holds something else.
+
+    Choose another, or mend its disk or permissions.
+    """
 
 
 class StoppedError(CapecamError):
-    """The machine, and not the input, keeps the run from going on; the same command resumes."""
+    """The machine, and not the input, keeps the run from going on.
+
+    Mend that; the same command goes on where it stopped.
+    """
 
     exit_code = 1
 
 
 class NotFiniteError(CapecamError):
-    """The network's gradients overflowed, or are no numbers. It fails the cell."""
+    """The network's gradients overflowed, or are no numbers. It fails the cell.
+
+    Use another --precision.
+    """
 
     exit_code = 2
 
 
 class ImageError(CapecamError):
-    """One image cannot be used. It fails its own cell; the rest of the run goes on."""
+    """One image cannot be used. It fails its own cell; the rest of the run goes on.
+
+    Deliver it again; the next run does the rest.
+    """
 
     exit_code = 2
 

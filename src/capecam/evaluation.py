@@ -153,7 +153,10 @@ def evaluate(question: Question) -> Evaluation:
     """
     run = RunOutput.open(question.found) if question.found.is_dir() else None
     if question.by_step and run is None:
-        raise OutputError(f"{question.found}: --steps needs the folder of a run, not a file")
+        raise OutputError(
+            f"{question.found}: --steps needs the folder of a run, not a file"
+            "; name that folder, or leave out --steps"
+        )
     names = run.names if run else tuple(e.name for e in question.settings.model.classes)
     found = _read_run(run) if run else read_objects(question.found, names, question.settings.truth)
     crs = metric(found)

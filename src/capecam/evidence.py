@@ -23,7 +23,7 @@ from capecam.raster import Layer, LayerReader, gdal_settings
 from capecam.recall import Recall
 from capecam.settings import EvidenceSettings
 from capecam.surroundings import REACH_M, RING_M, Blocks, Nearest, Sight, sights
-from capecam.vectors import Pieces, first_pixels, pixel_m
+from capecam.vectors import Pieces, first_pixels, middle_pixel_m, pixel_m
 
 VERSION = 1
 """Of what is measured, and how: numbers of another version are not taken over."""
@@ -282,8 +282,7 @@ def _recall(rasters: Rasters, grid: Grid, memory: Path) -> Recall:
     for heat in rasters.heats:
         tops.append(f"{heat.method} {heat.stride} {heat.tops}")
         tiles += [replace(t, window=t.window.scaled(heat.stride)) for t in heat.layer.tiles]
-    middle = shapely.get_coordinates(grid.window.box.centroid)
-    size_m = float(pixel_m(grid, middle).min())
+    size_m = float(middle_pixel_m(grid).min())
     # In degrees a pixel is not everywhere as large as in the middle.
     reach_px = 1.5 * REACH_M / size_m + max(heat.stride for heat in rasters.heats)
     recipe = f"{VERSION} {RING_M} {REACH_M} {grid.crs} {grid.anchor} {grid.pixel} {tops}"

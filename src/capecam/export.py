@@ -45,7 +45,7 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
     if target.resolve() in (source.resolve(), (out / "detections.gpkg").resolve()):
         return target  # they are made by every run
     if not target.parent.is_dir():
-        raise OutputError(f"{target}: there is no folder {target.parent}")
+        raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
     with replacing(target) as temporary:
         if kind == "csv":
             _write_csv(source, temporary)

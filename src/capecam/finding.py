@@ -17,6 +17,7 @@ from capecam.raster import Location, VsiPath, location
 from capecam.raster.archives import list_archive
 from capecam.raster.locations import TIFFS, VRT
 from capecam.raster.sidecars import inside
+from capecam.settings import VSI
 
 LONGEST = 200
 """Bytes of an image's name: with ``.work-`` and ``_r10c10`` a folder's must have at most 255."""
@@ -58,7 +59,10 @@ def find_images(sources: Sequence[str], *, vrt: bool = False) -> Found:
         if source.startswith("@"):
             search.read_list(source)
         elif not search.expand(source):
-            raise UsageError(f"{source}: there is no such file, or no GeoTIFF in it")
+            raise UsageError(
+                f"{source}: there is no such file, or no GeoTIFF in it"
+                "; check the path of the source"
+            )
     return search.found()
 
 
@@ -95,7 +99,9 @@ class _Search:
         try:
             names = os.listdir(folder)
         except OSError as error:
-            raise UsageError(f"{folder}: the folder cannot be read ({error.strerror})") from error
+            raise UsageError(
+                f"{folder}: the folder cannot be read ({error.strerror}); check its permissions"
+            ) from error
         images = {folder / name for name in names if self._is_image(name)}
         self.met |= images
         return bool(images)
@@ -120,7 +126,7 @@ class _Search:
         """The lines of a list; one that leads to nothing is an image that fails."""
         path = Path(source[1:])
         for number, entry in _lines(path):
-            placed = entry if entry.startswith("/vsi") else os.path.join(path.parent, entry)
+            placed = entry if entry.startswith(VSI) else os.path.join(path.parent, entry)
             if not self.expand(placed):
                 self.missing[Path(placed)] = (
                     f"{placed}: there is no such file, or no GeoTIFF in it "
@@ -175,7 +181,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"@{path}: the list of images cannot be read ({error.strerror})"
+            f"@{path}: the list of images cannot be read ({error.strerror}); check its path"
         ) from error
     encodings = ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "latin-1")
     for encoding in encodings:

@@ -50,6 +50,7 @@ class Ledger:
         except OSError as error:
             raise OutputError(
                 f"cannot write to the output folder {out}: {error.strerror}"
+                "; choose another --out, or mend its disk or permissions"
             ) from error
         return ledger
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.model import Model, check_tile, load_model
 from capecam.raster import find_scale
-from capecam.recorded import scale_before
+from capecam.recorded import known_scale
 from capecam.settings import Scale, Settings
 from capecam.sources import City
 
@@ -74,10 +74,6 @@ class Prepared:
             self.scale,
         )
 
-    def scaled(self, city: City) -> City:
-        """The city with the scale that was found."""
-        return replace(city, mosaic=replace(city.mosaic, scale=self.scale))
-
 
 class Maker:
     """Loads the network, and makes one cell after the other.
@@ -107,7 +103,7 @@ class Maker:
         ``told`` hears which images are being read.
         """
         scale = _scale(self._settings, city, before, told)
-        city = replace(city, mosaic=replace(city.mosaic, scale=scale))
+        city = city.at_scale(scale)
         tiling, seed = self._settings.tiling.tiling, self._settings.explain.seed
 
         def sampled(tiles: int) -> Iterator[Tile]:
@@ -136,7 +132,7 @@ class Maker:
         if self._engine.precision != prepared.precision:
             self._engine = self._engine.at(prepared.precision)
         self._contents = known or Contents()
-        city = prepared.scaled(city)
+        city = city.at_scale(prepared.scale)
         self._inputs = prepared.inputs(self._settings, city)
         self._job = Job(
             city.mosaic,
@@ -232,16 +228,12 @@ def required(value: Path | None, key: str, option: str) -> Path:
 
 
 def _scale(settings: Settings, city: City, before: Mapping[str, Any], told: Told) -> Scale | None:
-    """As set; percentiles are looked up, or taken over from the run before: no scale drifts."""
-    wanted = settings.imagery.scale
-    if wanted is None or not city.mosaic.scaled:
-        return None
-    if not wanted.percent:
-        return wanted
-    if known := scale_before(before, settings.imagery):
+    """As known; percentiles that are not known yet are looked up."""
+    known = known_scale(city.mosaic, settings.imagery, before)
+    if known is None or not known.percent:
         return known
     try:
-        return find_scale(city.mosaic, wanted, settings.explain.seed, told, city.shunned)
+        return find_scale(city.mosaic, known, settings.explain.seed, told, city.shunned)
     except UsageError as error:
         if len(city.mosaic.scaled) == len(city.mosaic.sources):
             raise

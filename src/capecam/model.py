@@ -204,6 +204,7 @@ def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
             raise CheckpointError(
                 f"{weights.path}: {prefix}{key} has shape {tuple(offered[key].shape)}, "
                 f"but the network wants {tuple(tensor.shape)}"
+                "; correct model.architecture, model.encoder or model.options"
             )
         if key in offered and tensor.is_floating_point() > offered[key].is_floating_point():
             raise CheckpointError(
@@ -233,6 +234,7 @@ def _normalisation(settings: ModelSettings, weights: Weights) -> Normalisation:
         if own.numel() != len(default):
             raise CheckpointError(
                 f"{weights.path}: {name} has shape {tuple(own.shape)}, expected 3 values"
+                "; set model.mean and model.std in the configuration"
             )
         r, g, b = (round(value, 7) for value in own.flatten().tolist())
         return r, g, b

@@ -55,7 +55,10 @@ def build_network(
     except Exception as error:  # options of any kind can fail in any way; it always ends here
         reason = " ".join(str(error).split())[:300]
         said = f"{options}"[:300]
-        raise SettingsError(f"cannot build {name} with {said}: {reason}") from error
+        raise SettingsError(
+            f"cannot build {name} with {said}: {reason}"
+            "; correct model.architecture, model.encoder or model.options"
+        ) from error
 
 
 def _description(

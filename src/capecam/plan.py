@@ -11,10 +11,10 @@ from capecam.changes import Contents, Inputs, judge
 from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.outputs import read_run
-from capecam.recorded import scale_before
+from capecam.recorded import known_scale
 from capecam.run import anchor, share
-from capecam.settings import PIXEL_METHODS, Scale, Settings
-from capecam.sources import City, find_cells, open_city
+from capecam.settings import PIXEL_METHODS, Settings
+from capecam.sources import City, city_of, find_cells
 from capecam.unusual import Kind, kinds_table, unusable, unusual
 from capecam.weights import checkpoint_sha256
 
@@ -97,15 +97,7 @@ def make_plan(settings: Settings) -> Plan:
         UsageError: there is no usable image.
     """
     before = (read_run(settings.out) if settings.out else None) or {}
-    city = open_city(
-        settings.sources,
-        anchor(settings, before),
-        settings.mosaic,
-        settings.imagery,
-        settings.target_gsd_m,
-        apart=not settings.run.in_process,
-        memory=settings.out,
-    )
+    city = city_of(settings, anchor(settings, before))
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
     todo, failed = _compare(settings, city, cells, before)
@@ -157,16 +149,8 @@ def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs
         checkpoint,
         before["precision"] if precision == "auto" else precision,
         calibration.tops,
-        _scale(settings, before),
+        known_scale(city.mosaic, settings.imagery, {} if settings.run.recalibrate else before),
     )
-
-
-def _scale(settings: Settings, before: Mapping[str, Any]) -> Scale | None:
-    """Percentiles stay what they are where a run would look them up."""
-    wanted = settings.imagery.scale
-    if wanted is None or not wanted.percent or settings.run.recalibrate:
-        return wanted
-    return scale_before(before, settings.imagery) or wanted
 
 
 def _memory_gb(cell: Cell, settings: Settings) -> float:

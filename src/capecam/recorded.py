@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 from capecam.configfile import place_paths, validated
 from capecam.raster import Mosaic
-from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings
-from capecam.sources import open_city
+from capecam.settings import VSI, ImagerySettings, MosaicSettings, Scale, Settings
+from capecam.sources import city_of
 
 
 def settings_of(out: Path, record: Mapping[str, Any]) -> Settings:
@@ -37,27 +36,35 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
         UsageError: there is none.
     """
     x, y = record["anchor"]
-    rules = MosaicSettings(align=settings.mosaic.align)
-    mosaic = open_city(
-        settings.sources,
-        (x, y),
-        rules,
-        settings.imagery,
-        settings.target_gsd_m,
-        apart=not settings.run.in_process,
-        memory=settings.out,
-    ).mosaic
-    return replace(mosaic, scale=_scale_found(record))
+    everywhere = MosaicSettings(align=settings.mosaic.align, gsd=settings.mosaic.gsd)
+    city = city_of(settings.model_copy(update={"mosaic": everywhere}), (x, y))
+    return city.at_scale(_scale_found(record)).mosaic
 
 
-def scale_before(record: Mapping[str, Any], imagery: ImagerySettings) -> Scale | None:
-    """What an earlier run has found for the same percentiles of the same bands, with or without
-    collars; None if there was none.
+def known_scale(
+    mosaic: Mosaic, imagery: ImagerySettings, record: Mapping[str, Any]
+) -> Scale | None:
+    """The scale as far as it is known before pixels are read: no scale drifts.
 
     Args:
-        record: its ``run.json``, or nothing.
-        imagery: with percentiles.
+        mosaic: in which images may need it.
+        imagery: of the run that is to be.
+        record: ``run.json`` of an earlier run into the same folder, or nothing.
+
+    Returns:
+        As set, or what the earlier run found for the percentiles that are set; percentiles where
+        they are still to be looked up; None where no image needs a scale, or none is given.
     """
+    wanted = imagery.scale
+    if wanted is None or not mosaic.scaled:
+        return None
+    before = _scale_before(record, imagery) if wanted.percent else None
+    return before or wanted
+
+
+def _scale_before(record: Mapping[str, Any], imagery: ImagerySettings) -> Scale | None:
+    """Found by an earlier run for the same percentiles of the same bands, with or without
+    collars; None if there was none."""
     asked = record.get("settings", {}).get("imagery", {})
     wanted = imagery.model_dump(mode="json", include={"scale", "bands", "collar"})
     return _scale_found(record) if wanted.items() <= asked.items() else None
@@ -79,7 +86,7 @@ def _found_again(path: str, before: str | None, out: Path) -> str:
         out: where that is now.
     """
     if (
-        path.startswith("/vsi")
+        path.startswith(VSI)
         or before is None
         or Path(before).is_absolute()
         or Path(path).is_absolute()

@@ -48,6 +48,17 @@ class Reopened:
         settings = settings_of(out, record)
         return cls(out, record, settings, imagery_of(record, settings))
 
+    def detections(self) -> Path:
+        """The file of them.
+
+        Raises:
+            UsageError: it is not there.
+        """
+        path = self.out / "detections.parquet"
+        if not path.exists():
+            raise UsageError(f"{path} does not exist; make it with capecam finish {path.parent}")
+        return path
+
     def interest(self) -> Interest:
         """What of the mosaic was worked on.
 

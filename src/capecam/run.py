@@ -23,7 +23,7 @@ from capecam.raster import gdal_settings
 from capecam.record import Outcome, Record
 from capecam.report import write_report
 from capecam.settings import Settings
-from capecam.sources import find_cells, open_city
+from capecam.sources import city_of, find_cells
 from capecam.unusual import unusual
 from capecam.workers import InProcess, Made, Processes, Workshop, devices
 
@@ -75,15 +75,7 @@ def run(
     ledger = Ledger.open(out)
     with hold(out, settings.run.shard), gdal_settings():
         before = read_run(out) or {}
-        city = open_city(
-            settings.sources,
-            anchor(settings, before),
-            settings.mosaic,
-            settings.imagery,
-            settings.target_gsd_m,
-            apart=model is None and not settings.run.in_process,
-            memory=out,
-        )
+        city = city_of(settings, anchor(settings, before), apart=model is None)
         for kind in unusual(city, settings):
             if kind.warning:
                 log.warning("%s", kind)
@@ -94,7 +86,7 @@ def run(
             if settings.run.recalibrate:
                 before = {**before, "calibration": {}, "scale": None}
             prepared = workshop.prepare(city, before)
-            city = prepared.scaled(city)
+            city = city.at_scale(prepared.scale)
             lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
             prepared_at = time.perf_counter()
             outcome.stages["prepare"] = prepared_at - started - prepared.calibrated_s

@@ -21,7 +21,7 @@ from capecam.raster import (
     build_mosaic,
     read_headers,
 )
-from capecam.settings import ImagerySettings, MosaicSettings, TilingSettings
+from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings, TilingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,26 @@ class City:
     """By image name: why it cannot be used."""
     shunned: frozenset[str] = frozenset()
     """Images that are not to be sampled, since a process has died of them."""
+
+    def at_scale(self, scale: Scale | None) -> City:
+        """The same, its values brought to 0..255 by this scale."""
+        return replace(self, mosaic=replace(self.mosaic, scale=scale))
+
+
+def city_of(settings: Settings, anchor: tuple[float, float] | None, *, apart: bool = True) -> City:
+    """The city of a run's settings; ``anchor``, ``apart`` and raises: see :func:`open_city`.
+
+    With ``run.in_process``, headers are read in this process whatever ``apart`` says.
+    """
+    return open_city(
+        settings.sources,
+        anchor,
+        settings.mosaic,
+        settings.imagery,
+        settings.target_gsd_m,
+        apart=apart and not settings.run.in_process,
+        memory=settings.out,
+    )
 
 
 def open_city(

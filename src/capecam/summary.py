@@ -21,7 +21,8 @@ from capecam.errors import UsageError
 from capecam.ledger import replacing
 from capecam.raster import gdal_settings
 from capecam.settings import ClassSettings
-from capecam.styles import Rule, area, embed_style, graduated, ruled
+from capecam.styles import Style, embed_style
+from capecam.styles.layers import changes_style, zones_style
 from capecam.tables import GeoParquet, write_gpkg
 from capecam.vectorfiles import read_polygons
 from capecam.vectors import inside_points
@@ -267,48 +268,24 @@ def _write(
     csv = year.out / "zones.csv"
     with replacing(csv) as temporary:
         table.drop(columns="geometry").to_csv(temporary, index=False, lineterminator="\n")
-    files = [csv, *_write_layer(year.out, ZONES, table, _zone_style(table, year.classes))]
+    files = [csv, *_write_layer(year.out, ZONES, table, _style(table, year.classes))]
     if changes is not None:
-        files += _write_layer(year.out, CHANGES, changes, CHANGE_STYLE)
+        files += _write_layer(year.out, CHANGES, changes, changes_style())
     return tuple(files)
 
 
-def _write_layer(
-    out: Path, layer: str, table: gpd.GeoDataFrame, style: Sequence[Rule]
-) -> tuple[Path, Path]:
+def _write_layer(out: Path, layer: str, table: gpd.GeoDataFrame, style: Style) -> tuple[Path, Path]:
     parquet, gpkg = out / f"{layer}.parquet", out / f"{layer}.gpkg"
     crs = pyproj.CRS(table.crs)
     with replacing(parquet) as temporary, GeoParquet(temporary, crs) as file:
         file.add(table)
     with replacing(gpkg) as temporary:
         write_gpkg(temporary, {layer: parquet}, crs)
-        embed_style(temporary, layer, ruled(style))
+        embed_style(temporary, layer, style)
     return parquet, gpkg
 
 
-def _zone_style(table: gpd.GeoDataFrame, classes: Sequence[ClassSettings]) -> list[Rule]:
-    """Objects per km², a class at a time; the first one shows."""
-    rules = []
-    for class_id, entry in enumerate(classes, start=1):
-        values = table.loc[table["class_id"] == class_id, "per_km2"].to_numpy()
-        shades = graduated('"per_km2"', values, entry.color, "no valid imagery")
-        shown = class_id == 1
-        rules.append(
-            Rule(f"{entry.name} per km²", f'"class_id" = {class_id}', shown=shown, inside=shades)
-        )
-    return rules
-
-
-CHANGE_STYLE = (
-    Rule("new", "\"status\" = 'new'", area("#2166AC")),
-    Rule("gone", "\"status\" = 'gone'", area("#D6604D")),
-    Rule("unseen in the other year", "\"status\" = 'unseen'", area("#FFE08A")),
-    Rule("kept", "\"status\" = 'kept' AND \"run\" = 'after'", area("#B0B0B0")),
-    Rule(
-        "kept, as before",
-        "\"status\" = 'kept' AND \"run\" = 'before'",
-        area("#DDDDDD"),
-        shown=False,
-    ),
-)
-"""Colours that people who do not tell red from green can tell."""
+def _style(table: gpd.GeoDataFrame, classes: Sequence[ClassSettings]) -> Style:
+    """Of zones, by what this run found in them."""
+    rows = table.groupby("class_id")["per_km2"]
+    return zones_style(classes, [rows.get_group(k).to_numpy() for k in range(1, len(classes) + 1)])

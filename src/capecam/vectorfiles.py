@@ -81,7 +81,10 @@ def read_polygons(
         return polygons if crs is None else _on_earth(polygons.to_crs(crs), path)
     except UNREADABLE as error:
         message = " ".join(str(error).split())[:300]
-        raise UsageError(f"{path}: cannot be read as a vector layer ({message})") from error
+        raise UsageError(
+            f"{path}: cannot be read as a vector layer ({message})"
+            "; copy it again, or convert it with ogr2ogr"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

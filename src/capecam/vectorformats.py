@@ -54,7 +54,7 @@ def kind_of(path: Path) -> str:
         UsageError: it is no file, or of no format that is read.
     """
     if not os.path.exists(path):  # which says no of a name that is too long, too
-        raise UsageError(f"{path}: there is no such file")
+        raise UsageError(f"{path}: there is no such file; check its path")
     if path.is_dir():
         if path.suffix.lower() == ".gdb" and (path / "a00000001.gdbtable").is_file():
             return "many"
@@ -65,7 +65,9 @@ def kind_of(path: Path) -> str:
         with path.open("rb") as stream:
             return _kind(path, stream.read(HEAD_BYTES))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UsageError(
+            f"{path}: cannot be read: {error.strerror}; check its permissions and its disk"
+        ) from error
 
 
 def _kind(path: Path, head: bytes) -> str:
@@ -140,7 +142,9 @@ def member_of(path: Path) -> str:
                     if _kind(path, stream.read(HEAD_BYTES)) != "one":
                         raise UsageError(f"{path}: unpack {layers[0].filename[:80]!r} first")
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise UsageError(f"{path}: damaged or no zip file ({str(error)[:100]})") from error
+        raise UsageError(
+            f"{path}: damaged or no zip file ({str(error)[:100]}); copy it again"
+        ) from error
     if len(layers) != 1:
         raise UsageError(f"{path}: holds {len(layers)} vector files, and one is needed; unpack it")
     return f"/vsizip/{{{path.resolve()}}}/{layers[0].filename}"

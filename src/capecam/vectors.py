@@ -289,6 +289,12 @@ def pixel_m(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([width, height], axis=1)
 
 
+def middle_pixel_m(grid: Grid) -> NDArray[np.float64]:
+    """(2,) width and height in metres of the pixel in the middle of a grid's window."""
+    middle = shapely.get_coordinates(grid.window.box.centroid)
+    return np.asarray(pixel_m(grid, middle)[0])
+
+
 def inside_points(detections: pd.DataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
     """Where objects are counted: their columns ``lon`` and ``lat``, in a CRS."""
     points = gpd.points_from_xy(detections["lon"], detections["lat"], crs="EPSG:4326")

@@ -54,7 +54,9 @@ def verify(out: Path) -> Verification:
     """
     run = read_run(out)
     if run is None:
-        raise OutputError(f"{out}: holds no run.json, so there is nothing to verify")
+        raise OutputError(
+            f"{out}: holds no run.json, so there is nothing to verify; start with capecam run"
+        )
     findings: list[Finding] = []
     count = 0
     for folder, files, remedy in _recorded(out, run):

@@ -289,7 +289,10 @@ class _Worker:
             while isinstance(answer := self._receive(), _Reading):
                 self.reading = answer.names
         except (EOFError, BrokenPipeError):
-            raise StoppedError(f"a worker ended before its first cell: {self._how()}") from None
+            raise StoppedError(
+                f"a worker ended before its first cell: {self._how()}"
+                "; run it with -v, or with --in-process"
+            ) from None
         if isinstance(answer, BaseException):
             raise answer
         return answer

@@ -31,19 +31,25 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for ever
-            raise SettingsError(f"the configuration {path} is no file")
+            raise SettingsError(f"the configuration {path} is no file; check its path")
         if path.stat().st_size > MOST_BYTES:
             raise SettingsError(
                 f"the configuration {path} has {path.stat().st_size} bytes, more than {MOST_BYTES}"
+                "; name a file of settings"
             )
         return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except OSError as error:
-        raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from error
+        raise SettingsError(
+            f"cannot read the configuration {path}: {error.strerror}"
+            "; check its path and permissions"
+        ) from error
     except RecursionError as error:
-        raise SettingsError(f"{path} is not valid YAML: nested too deeply") from error
+        raise SettingsError(
+            f"{path} is not valid YAML: nested too deeply; see docs/configuration.md"
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
         message = " ".join(str(error).split())[:300]
-        raise SettingsError(f"{path} is not valid YAML: {message}") from error
+        raise SettingsError(f"{path} is not valid YAML: {message}; correct that line") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -59,7 +59,7 @@ def audit(
         raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
     with hold(out), gdal_settings():
         run = Reopened.open(out)
-        subjects = choose(out / "detections.parquet", run.mosaic.grid, rules.sample, rules.seed)
+        subjects = choose(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
         run.check_images(name for subject in subjects for name in subject.images)
         bench = _bench(run, device, model, rules.seed)
         skipped: dict[str, str] = {}

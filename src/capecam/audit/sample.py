@@ -62,11 +62,12 @@ def choose(path: Path, grid: Grid, count: int, seed: int) -> list[Subject]:
     Raises:
         UsageError: there is no detection.
     """
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; make it with capecam finish {path.parent}")
     table = pd.read_parquet(path, columns=["id", "class_id"])
     if table.empty:
-        raise UsageError(f"{path}: holds no detection, so there is no explanation to audit")
+        raise UsageError(
+            f"{path}: holds no detection, so there is no explanation to audit"
+            "; run where something is found"
+        )
     chosen = [("id", "in", _stratified(table, count, seed))]
     columns = ["id", "class_id", "images", "geometry"]
     rows = gpd.read_parquet(path, columns=columns, filters=chosen)

@@ -30,7 +30,7 @@ from capecam.panels.panel import Footing, Panel, Style
 from capecam.panels.places import tile_of
 from capecam.raster import Mosaic, Reader, gdal_settings
 from capecam.reopen import Reopened
-from capecam.vectors import pixel_m
+from capecam.vectors import middle_pixel_m
 
 __all__ = ["Panel", "Panels", "Style"]
 
@@ -42,9 +42,8 @@ class Panels:
     ...     panels.of_detection("1_680_154").save("panel.png")
     """
 
-    def __init__(self, out: Path, run: Reopened, device: str | None, model: Model | None) -> None:
-        self._detections, self._run = out / "detections.parquet", run
-        self._device, self._model = device, model
+    def __init__(self, run: Reopened, device: str | None, model: Model | None) -> None:
+        self._run, self._device, self._model = run, device, model
 
     @classmethod
     @contextmanager
@@ -63,7 +62,7 @@ class Panels:
             UsageError: none of its images can be used.
         """
         with gdal_settings():
-            yield cls(Path(out), Reopened.open(Path(out)), device, model)
+            yield cls(Reopened.open(Path(out)), device, model)
 
     @property
     def imagery(self) -> Mosaic:
@@ -76,7 +75,7 @@ class Panels:
         Raises:
             UsageError: there is no detection.
         """
-        return queue(self._detections, count)
+        return queue(self._run.detections(), count)
 
     def of_detection(self, id_: str) -> Panel:
         """The tile in which a detection is most whole, and of equals most in the middle.
@@ -87,7 +86,7 @@ class Panels:
             ImageError: its image cannot be decoded there.
             NotFiniteError: the network's gradients overflowed.
         """
-        subject = find(self._detections, id_, self._run.mosaic.grid)
+        subject = find(self._run.detections(), id_, self._run.mosaic.grid)
         self._run.check_images(subject.images)
         (place,) = self._run.mosaic.grid.to_map(shapely.get_coordinates(subject.region.centroid))
         return self._panel(subject.region, (float(place[0]), float(place[1])), subject)
@@ -110,6 +109,7 @@ class Panels:
             raise UsageError(
                 f"{x:.10g}, {y:.10g} lies outside of the imagery, which goes from {left:.10g} to "
                 f"{right:.10g} and from {bottom:.10g} to {top:.10g} in {pyproj.CRS(grid.crs).name}"
+                "; give coordinates in that CRS"
             )
         col, row = map(floor, grid.lattice(x, y))
         return self._panel(Window(row, col, 1, 1).box, (x, y), None)
@@ -120,9 +120,11 @@ class Panels:
         window = tile_of(region, tiling, run.interest())
         tile = self._read(window, region)
         maps = self._explain(tile)
+        shown = grid.crop(window)
+        width_m, height_m = map(float, middle_pixel_m(shown))
         probability = maps.probability[0]
         return Panel(
-            grid=grid.crop(window),
+            grid=shown,
             pixels=tile.pixels.permute(1, 2, 0).numpy(),
             valid=tile.valid.numpy(),
             probability=probability.float().cpu().numpy(),
@@ -132,7 +134,7 @@ class Panels:
             classes=model.classes,
             place=place,
             lonlat=subject.lonlat if subject else _lonlat(grid, place),
-            pixel_m=_pixel_m(grid, window),
+            pixel_m=(width_m, height_m),
             images=tuple(source.name for source in run.mosaic.touching(window)),
             footing=self._footing(),
             decisive=run.settings.evidence.method or run.settings.explain.methods[0],
@@ -179,10 +181,3 @@ def _lonlat(grid: Grid, place: tuple[float, float]) -> tuple[float, float]:
     to_wgs84 = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
     lon, lat = to_wgs84.transform(*place)
     return float(lon), float(lat)
-
-
-def _pixel_m(grid: Grid, window: Window) -> tuple[float, float]:
-    """In the middle of a tile."""
-    middle = shapely.get_coordinates(window.box.centroid)
-    width, height = pixel_m(grid, middle)[0]
-    return float(width), float(height)

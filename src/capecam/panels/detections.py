@@ -62,7 +62,6 @@ def find(path: Path, id_: str, grid: Grid) -> Subject:
     Raises:
         UsageError: there is none; the message names the nearest.
     """
-    _check(path)
     row = _row(path, id_)
     if row is None:
         raise UsageError(f"{path}: there is no detection {id_!r}{_instead(path, id_)}")
@@ -90,16 +89,10 @@ def queue(path: Path, count: int) -> list[str]:
     Raises:
         UsageError: there is no detection.
     """
-    _check(path)
     table = pd.read_parquet(path, columns=["id", "review"])
     if table.empty:
         raise UsageError(f"{path}: holds no detection, so there is nothing to show; try --at X,Y")
     return [str(each) for each in table.nsmallest(count, "review")["id"]]
-
-
-def _check(path: Path) -> None:
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; make it with capecam finish {path.parent}")
 
 
 def _instead(path: Path, id_: str) -> str:

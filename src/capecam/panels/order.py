@@ -108,7 +108,9 @@ class Delivery:
         try:
             self.to.mkdir(exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.to} cannot be made: {error.strerror}") from error
+            raise OutputError(
+                f"{self.to} cannot be made: {error.strerror}; name another folder with --to"
+            ) from error
         return self.to / f"{panel.name}.{self.kind}"
 
 

@@ -130,12 +130,14 @@ class Panel:
         if kind not in FORMATS:
             raise OutputError(f"{path}: a panel is {' or '.join(FORMATS)}; end the name in one")
         if not path.parent.is_dir():
-            raise OutputError(f"{path}: there is no folder {path.parent}")
+            raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
         try:
             with replacing(path) as temporary:
                 self._drawn(style).write(temporary, kind, DPI)
         except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+            raise OutputError(
+                f"{path} cannot be written: {error.strerror}; name another place"
+            ) from error
         return path
 
     def encoded(self, kind: str, width_px: int, style: Style = Style()) -> bytes:

@@ -26,7 +26,7 @@ def tile_of(region: Any, tiling: Tiling, interest: Interest) -> Window:
     rows, cols = tiling.lattice(core)
     run = interest.chosen(tiling, core)
     windows = [tiling.window(i, j) for i, j in sorted(run or product(rows, cols))]
-    middle = _hull(region).box.centroid
+    middle = core.box.centroid
 
     def rank(window: Window) -> tuple[int, float]:
         held = shapely.intersection(region, window.box).area

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from capecam.errors import UsageError
 from capecam.raster.locations import TIFFS, VsiPath
+from capecam.settings import VSI
 
 ZIP, TAR = "/vsizip/", "/vsitar/"
 
@@ -29,7 +30,7 @@ def list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
         UsageError: there is none, or the archive cannot be read.
     """
     prefix = next((known for known in (ZIP, TAR) if path.gdal.startswith(known)), None)
-    if prefix is None or path.suffix.lower() in TIFFS or "/vsi" in path.gdal[4:]:
+    if prefix is None or path.suffix.lower() in TIFFS or VSI in path.gdal[4:]:
         return [path]
     archive, inside = _split(path.gdal.removeprefix(prefix))
     if archive is None:
@@ -37,7 +38,9 @@ def list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
     names = [name for name in _members(path, archive, prefix) if name.startswith(inside)]
     images = [n for n in names if n.lower().endswith(suffixes) and not _hidden(n)]
     if not images:
-        raise UsageError(f"{path}: there is no GeoTIFF in it")
+        raise UsageError(
+            f"{path}: there is no GeoTIFF in it; name another archive, or a folder in it"
+        )
     return [VsiPath(f"{prefix}{archive}/{name}") for name in images]
 
 

@@ -189,6 +189,7 @@ def _chosen(
         if band > len(kinds):
             raise ImageError(
                 f"{path}: there is no band {band} (--bands), only {_count(kinds)}: {listed(kinds)}"
+                "; name others"
             )
         if kinds[band - 1] in NO_COLORS:
             raise ImageError(
@@ -226,7 +227,10 @@ def _dtype(path: Location, dataset: Any, bands: Sequence[int]) -> str:
             f"({', '.join(found)}); convert them to one"
         )
     if found[0].startswith(COMPLEX):
-        raise ImageError(f"{path}: pixels are complex numbers ({found[0]}), which are no picture")
+        raise ImageError(
+            f"{path}: pixels are complex numbers ({found[0]}), which are no picture"
+            "; convert it to RGB"
+        )
     return found[0]
 
 

@@ -47,7 +47,9 @@ def fingerprint(path: VsiPath) -> str:
             for window in _some_blocks(dataset):
                 digest.update(dataset.read(1, window=window).tobytes())
     except RasterioError as error:
-        raise ImageError(f"{path}: cannot be read ({in_words(path, error)})") from error
+        raise ImageError(
+            f"{path}: cannot be read ({in_words(path, error)}); try again, or bring it back"
+        ) from error
     return digest.hexdigest()
 
 

@@ -35,7 +35,7 @@ AS_IS = ImagerySettings()
 HEADER_THREADS = 16
 """Disks and networks answer slowly."""
 
-UNREADABLE = (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError)
+DAMAGED = (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError)
 """What an open dataset raises when GDAL finds damage late: reading colour interpretation opens a
 mask's directory, and a CRS may have a name that is no text."""
 
@@ -124,13 +124,15 @@ def _answer(path: Location, rules: HeaderRules) -> Answer:
         check_image(path, rules.trust)
         with open_image(path) as dataset:
             return header_of(path, dataset, rules.imagery)
-    except UNREADABLE as error:
+    except DAMAGED as error:
         message = in_words(path, error)
         return ImageError(f"{path}: not a readable GeoTIFF ({message}); check the delivery")
     except ImageError as error:
         return error
     except OSError as error:
-        return ImageError(f"{path}: cannot be read ({error.strerror or error}); try again")
+        return ImageError(
+            f"{path}: cannot be read ({error.strerror or error}); try again, or check its disk"
+        )
 
 
 def _read_apart(

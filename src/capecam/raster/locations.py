@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-VSI = "/vsi"
+from capecam.settings import VSI
 
 TIFFS = (".tif", ".tiff")
 VRT = ".vrt"

@@ -85,7 +85,9 @@ def check_image(path: Location, trust: Trust) -> None:
     is_vrt = path.suffix.lower() == VRT
     if isinstance(path, VsiPath):
         if is_vrt:
-            raise ImageError(f"{path}: a VRT is read from a disk only, with --allow-vrt")
+            raise ImageError(
+                f"{path}: a VRT is read from a disk only, with --allow-vrt; copy it to one"
+            )
         return
     folders = trust.folders or (os.path.realpath(path.parent),)
     if not is_vrt:
@@ -95,7 +97,10 @@ def check_image(path: Location, trust: Trust) -> None:
         check_vrt(path, folders)
     else:
         check_kind(path)
-        raise ImageError(f"{path}: a VRT, which is read only with --allow-vrt")
+        raise ImageError(
+            f"{path}: a VRT, which is read only with --allow-vrt"
+            "; give that, if its sources can be trusted"
+        )
 
 
 def open_image(path: Location) -> Any:

@@ -53,7 +53,10 @@ def find_scale(
     """
     found = list(_sample(mosaic, seed, told, shunned))
     if not found:
-        raise UsageError(f"--scale {percentiles}: there is no valid pixel to take percentiles of")
+        raise UsageError(
+            f"--scale {percentiles}: there is no valid pixel to take percentiles of"
+            "; give values, --scale LOW,HIGH"
+        )
     values = np.concatenate(found)
     low, high = np.percentile(
         values, (percentiles.low, percentiles.high), method="inverted_cdf", overwrite_input=True

@@ -82,7 +82,9 @@ def check_tiff(path: Path) -> None:
     except StructureError as error:
         raise ImageError(f"{path}: not a usable GeoTIFF: {error}; check the delivery") from error
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ImageError(
+            f"{path}: cannot be read ({error.strerror}); try again, or check its disk"
+        ) from error
 
 
 def shown(path: object) -> str:
@@ -95,7 +97,7 @@ def _why_not_there(path: Path, error: OSError) -> str:
         return f"a link to {os.readlink(path)}, which is not there; bring that back"
     if isinstance(error, FileNotFoundError):
         return "there is no such file; bring it back, or name it no more"
-    return f"cannot be read ({error.strerror})"
+    return f"cannot be read ({error.strerror}); try again, or check its disk"
 
 
 def _kind(mode: int) -> str:

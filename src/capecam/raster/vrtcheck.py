@@ -15,6 +15,7 @@ from capecam.raster.locations import VRT
 from capecam.raster.sidecars import check_sidecars, inside
 from capecam.raster.sniffing import check_kind, check_tiff
 from capecam.raster.tiff import PX_PER_BYTE, SPARSE_PX
+from capecam.settings import VSI
 
 XML_BYTES = 32 << 20
 """A city of 2,616 images has 3 MB of it."""
@@ -67,7 +68,10 @@ def check_vrt(path: Path, folders: tuple[str, ...], depth: int = VRT_DEPTH) -> N
         ImageError: what it has that is not read.
     """
     if not depth:
-        raise ImageError(f"{path}: too many VRTs within each other, or a circle of them")
+        raise ImageError(
+            f"{path}: too many VRTs within each other, or a circle of them"
+            "; write it as a GeoTIFF with gdal_translate"
+        )
     root = _parsed(path)
     for element in root.iter():
         _check_element(path, element)
@@ -99,13 +103,18 @@ def _parsed(path: Path) -> ET.Element:
     except UnicodeDecodeError as error:
         raise ImageError(f"{path}: a VRT that is not UTF-8; save it as UTF-8") from error
     if "<!DOCTYPE" in text or "<!ENTITY" in text or "\0" in text:
-        raise ImageError(f"{path}: a VRT with a document type or entities, which is not read")
+        raise ImageError(
+            f"{path}: a VRT with a document type or entities, which is not read"
+            "; write it anew with gdalbuildvrt"
+        )
     try:
         root: ET.Element = ET.fromstring(text, ET.XMLParser(target=_Depth()))
     except (ET.ParseError, ValueError, LookupError) as error:
         raise ImageError(f"{path}: not a readable VRT ({error}); deliver it again") from error
     if root.tag != "VRTDataset":
-        raise ImageError(f"{path}: not a readable VRT: it begins with <{root.tag}>")
+        raise ImageError(
+            f"{path}: not a readable VRT: it begins with <{root.tag}>; build it with gdalbuildvrt"
+        )
     return root
 
 
@@ -160,7 +169,7 @@ def _placed(path: Path, element: ET.Element) -> Path:
     name = element.text or ""
     said = [element.get(key) for key in RELATIVE if key in element.attrib]
     relative = said == ["1"]
-    bad = not name or name != name.strip() or name.startswith("/vsi") or "\0" in name
+    bad = not name or name != name.strip() or name.startswith(VSI) or "\0" in name
     if bad or len(said) > 1 or not (relative or os.path.isabs(name)):
         raise ImageError(
             f"{path}: a VRT with the source {name!r}; sources must be files, named relative to "
@@ -183,7 +192,10 @@ def _check_source(path: Path, source: Path, folders: tuple[str, ...], depth: int
             check_tiff(source)
             check_sidecars(source, folders)
     except ImageError as error:
-        raise ImageError(f"{path}: a VRT one of whose sources cannot be used: {error}") from error
+        raise ImageError(
+            f"{path}: a VRT one of whose sources cannot be used: {error}"
+            "; mend that, or leave it out"
+        ) from error
 
 
 def _check_size(path: Path, root: ET.Element, size: int) -> None:
@@ -191,6 +203,7 @@ def _check_size(path: Path, root: ET.Element, size: int) -> None:
     if width * height > max(SPARSE_PX, PX_PER_BYTE * size):
         raise ImageError(
             f"{path}: a VRT of {width} x {height} px, which sources of {size} bytes cannot fill"
+            "; build it anew with gdalbuildvrt"
         )
 
 

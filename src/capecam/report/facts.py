@@ -16,10 +16,10 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import OutputError
-from capecam.grid import Grid, Window
+from capecam.grid import Window
 from capecam.ledger import Ledger
 from capecam.outputs import RunOutput
-from capecam.vectors import inside_points, pixel_m
+from capecam.vectors import inside_points, middle_pixel_m
 
 DETECTIONS = "detections.parquet"
 
@@ -99,9 +99,7 @@ class Facts:
     @property
     def pixel_m(self) -> NDArray[np.float64]:
         """(2,) width and height of a pixel in metres, in the middle of the city."""
-        grid = self.run.grid
-        size: NDArray[np.float64] = pixel_m(grid, _middle(grid))[0]
-        return size
+        return middle_pixel_m(self.run.grid)
 
     @property
     def imagery_km2(self) -> float:
@@ -129,10 +127,6 @@ class Facts:
         table = gpd.read_parquet(path, filters=first).sort_values("review")
         rows = pd.DataFrame(table.drop(columns="geometry")).to_dict("records")
         return list(zip(rows, table.geometry, strict=True))
-
-
-def _middle(grid: Grid) -> NDArray[np.float64]:
-    return np.asarray(shapely.get_coordinates(grid.window.box.centroid), np.float64)
 
 
 def _places(run: RunOutput) -> tuple[Place, ...]:

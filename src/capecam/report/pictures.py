@@ -126,7 +126,9 @@ class Album:
         names = images.split(",")
         there = {source.name for source in self._reader.mosaic.touching(window)}
         if gone := [name for name in names if name not in there]:
-            raise ImageError(f"image {', '.join(gone)} is not where the run found it")
+            raise ImageError(
+                f"image {', '.join(gone)} is not where the run found it; bring it back"
+            )
         self._reader.needed = names[0]  # of damaged neighbours, what can be decoded
         return self._reader.read(window)[0].transpose(1, 2, 0)
 

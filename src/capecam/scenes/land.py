@@ -9,8 +9,9 @@ import numpy as np
 import shapely
 
 from capecam.scenes.canvas import METRES_PER_PX, Canvas, Colour, Frame, soft, soft_lines
-from capecam.scenes.objects import RoofLook, Wing, paint_car, paint_pool, paint_tree
+from capecam.scenes.objects import RoofLook, Wing
 from capecam.scenes.props import YARD_PROPS, paint_yard_prop
+from capecam.scenes.yard import paint_car, paint_pool, paint_tree
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from capecam.settings.names import (
     SCORE_TITLES,
     SCORES,
     TITLES,
+    VSI,
     WHERE,
 )
 from capecam.settings.results import (
@@ -48,6 +49,7 @@ __all__ = [
     "SCORES",
     "SCORE_TITLES",
     "TITLES",
+    "VSI",
     "WHERE",
     "AuditSettings",
     "ByClass",

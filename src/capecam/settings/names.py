@@ -1,4 +1,4 @@
-"""The words that settings know: methods, scores, precisions."""
+"""The words that settings know: methods, scores, precisions, and how virtual paths begin."""
 
 from __future__ import annotations
 
@@ -37,3 +37,6 @@ SCORE_TITLES = {
 WHERE = ("all", "detected")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """From the most exact to the fastest."""
+
+VSI = "/vsi"
+"""How a path of GDAL's virtual file systems begins."""

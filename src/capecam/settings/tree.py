@@ -65,6 +65,7 @@ class Settings(Section):
             raise SettingsError(
                 "--gsd model (mosaic.gsd) needs model.gsd_m in a --config: the metres on the "
                 "ground that a pixel was in training"
+                "; set it, or leave out --gsd"
             )
         return self.model.gsd_m
 

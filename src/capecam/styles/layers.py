@@ -40,6 +40,9 @@ EVIDENCE_COLORS = {
 
 STATUS_COLORS = {"failed": "#D6604D", "running": "#FFB000", "pending": "#DDDDDD"}
 
+CHANGE_COLORS = {"new": "#2166AC", "gone": "#D6604D", "unseen": "#FFE08A"}
+"""Colours that people who do not tell red from green can tell."""
+
 REASON_COLORS = {"small": "#9E9E9E", "unsure": "#E6C229", "off building": "#8D6E63"}
 
 CLASS_ALPHA = 200
@@ -131,6 +134,34 @@ def cells_style() -> Style:
     rules.append(Rule("done", "\"status\" = 'done'", area("#4D9221", 0)))
     failed = "\"cell\" || coalesce('\\n' || left(\"error\", 60), '')"
     return ruled(rules, labels=labelled(Label(failed, "inside", 7.0, from_scale=30_000)))
+
+
+def zones_style(classes: Sequence[ClassSettings], per_km2: Sequence[NDArray[np.float64]]) -> Style:
+    """Objects per km², a class at a time; the first one shows.
+
+    Args:
+        classes: the foreground, class 1 first.
+        per_km2: by class, the values in its rows; NaN where no imagery is valid.
+    """
+    rules = []
+    for class_id, (entry, values) in enumerate(zip(classes, per_km2, strict=True), start=1):
+        shades = graduated('"per_km2"', values, entry.color, "no valid imagery")
+        label, where = f"{entry.name} per km²", f'"class_id" = {class_id}'
+        rules.append(Rule(label, where, shown=class_id == 1, inside=shades))
+    return ruled(rules)
+
+
+def changes_style() -> Style:
+    """By what became of an object; what was kept is grey, and drawn as the later run has it."""
+    kept = '"status" = \'kept\' AND "run" = '
+    labels = {"unseen": "unseen in the other year"}
+    rules = [
+        Rule(labels.get(status, status), f"\"status\" = '{status}'", area(color))
+        for status, color in CHANGE_COLORS.items()
+    ]
+    rules.append(Rule("kept", f"{kept}'after'", area("#B0B0B0")))
+    rules.append(Rule("kept, as before", f"{kept}'before'", area("#DDDDDD"), shown=False))
+    return ruled(rules)
 
 
 def imagery_style() -> Style:

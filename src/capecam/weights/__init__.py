@@ -43,6 +43,9 @@ STRANGERS = {
 }
 """What comes under a checkpoint's name, by its first bytes."""
 
+AGAIN = "; copy the file again, or save the state_dict anew"
+"""What can be done about a damaged file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -66,11 +69,15 @@ def read_weights(path: Path) -> Weights:
         tensors = _read(file)
         sha256 = _sha256(file)
     except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {file}: {error.strerror}") from error
+        raise CheckpointError(
+            f"cannot read the checkpoint {file}: {error.strerror}"
+            "; check its permissions and its disk"
+        ) from error
     except CheckpointError as error:
         # Names in it are the file's own.
         said = "".join(c if c.isprintable() else "?" for c in str(error))
-        raise CheckpointError(f"{file}: {said}") from error
+        cure = "" if "; " in said else AGAIN
+        raise CheckpointError(f"{file}: {said}{cure}") from error
     if not tensors:
         raise CheckpointError(f"{file}: holds no tensors; expected the weights of a network")
     return Weights(path, tensors, sha256, config)
@@ -86,7 +93,10 @@ def checkpoint_sha256(path: Path) -> str:
     try:
         return _sha256(file)
     except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {file}: {error.strerror}") from error
+        raise CheckpointError(
+            f"cannot read the checkpoint {file}: {error.strerror}"
+            "; check its permissions and its disk"
+        ) from error
 
 
 def _sha256(file: Path) -> str:
@@ -98,7 +108,7 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:
     """The file with the tensors, and the configuration beside it."""
     if not os.path.isdir(path):
         if not os.path.exists(path):  # which says no of a name that is too long, too
-            raise CheckpointError(f"the checkpoint {path} does not exist")
+            raise CheckpointError(f"the checkpoint {path} does not exist; check the path")
         return _checked(path), None
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).exists() and (path / "config.json").exists():
@@ -124,13 +134,22 @@ def _read_config(file: Path) -> dict[str, Any]:
         raise ValueError(f"{name} is no number of JSON")
 
     if not file.is_file() or file.stat().st_size > CONFIG_BYTES:
-        raise CheckpointError(f"{file}: is no file of at most 1 MB, as the settings of a network")
+        raise CheckpointError(
+            f"{file}: is no file of at most 1 MB, as the settings of a network"
+            "; save the network anew with save_pretrained"
+        )
     try:
         tree = json.loads(file.read_text(encoding="utf-8"), parse_constant=constant)
     except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not valid JSON: {str(error)[:200]}") from error
+        raise CheckpointError(
+            f"{file}: not valid JSON: {str(error)[:200]}"
+            "; save the network anew with save_pretrained"
+        ) from error
     if not isinstance(tree, dict):
-        raise CheckpointError(f"{file}: must hold a network's arguments, found a list or a value")
+        raise CheckpointError(
+            f"{file}: must hold a network's arguments, found a list or a value"
+            "; save the network anew with save_pretrained"
+        )
     return tree
 
 
@@ -247,5 +266,7 @@ def _state(content: Any) -> dict[str, Any]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         return dict(content["state_dict"])
     if not isinstance(content, dict):
-        raise CheckpointError(f"holds a {type(content).__name__}, expected a state dict")
+        raise CheckpointError(
+            f"holds a {type(content).__name__}, expected a state dict; save the state_dict alone"
+        )
     return content
