@@ -3,10 +3,10 @@
 Usage: check_install.py [--python PYTHON] [--torch VERSION] [--lowest] [--tests FILE ...]
 
 Builds the wheel, installs it into a fresh environment in a temporary folder (TMPDIR; torch with its
-CUDA libraries takes 7 GB there), and runs the sample city from an empty folder: demo, run, verify,
-panel. Nothing of the source tree is on the path then. What it installs comes from pip's own index;
-at run time nothing is downloaded. Prints the versions; everything is removed at the end. The exit
-code is 1 if a step fails.
+CUDA libraries takes gigabytes there), and runs the sample city from an empty folder: demo, run,
+verify, evaluate, panel. Nothing of the source tree is on the path then. What it installs comes
+from pip's own index; at run time nothing is downloaded. Prints the versions; everything is removed
+at the end. The exit code is 1 if a step fails.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def check(folder: Path, python: str, pins: list[str], tests: list[str]) -> None:
     say(empty, capecam, "demo", "demo", "--size", SIZE_PX)
     say(empty, capecam, "run", "--config", config)
     say(empty, capecam, "verify", "demo/out")
+    say(empty, capecam, "evaluate", "demo/out", "--truth", "demo/truth.gpkg")
     say(empty, capecam, "panel", "demo/out", "--top", 1)
     if tests:
         extras = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]

@@ -390,7 +390,7 @@ def page(project: QgsProject, path: Path) -> None:
 
 def alone(run: Run) -> Iterator[str]:
     """What is wrong with products that are opened without the project."""
-    cells = sorted(run.out.glob("cells/*/cell.json"))[:CELLS]
+    cells = sorted(run.out.glob("cells/[!.]*/cell.json"))[:CELLS]
     folders = [run.out, *(cell.parent for cell in cells)]
     files = [p for folder in folders for ext in ("vrt", "tif") for p in folder.glob(f"*.{ext}")]
     for path in files:

@@ -76,7 +76,7 @@ def summary(outcome: Outcome) -> str:
         lines += [
             totals_table(outcome.totals),
             _dropped(outcome.totals),
-            f"open {outcome.out}/capecam.qgz in QGIS",
+            f"open {outcome.out}/capecam.qgz in QGIS, {outcome.out}/report.html in a browser",
         ]
     return "\n".join(lines)
 
