@@ -26,7 +26,7 @@ from capecam.outputs import grid_to_json
 from capecam.raster import CogSet, Layer, Product, VrtTile, coverage, write_overview
 from capecam.run import run
 from capecam.settings import CAPE_TOWN_CLASSES
-from capecam.styles import graduated
+from capecam.styles.rules import graduated
 from capecam.summary import ZoneSummary, summarize
 from capecam.vectors import LEVEL_SUM, join, measure
 from capecam.zones import COLUMNS, ZoneRules

@@ -60,7 +60,7 @@ class Actor:
         try:
             with gdal_settings():
                 return Made(cell, self._ready().make(cell, lambda _: None))
-        except Exception as error:
+        except Exception as error:  # whatever one image does, the night goes on; exit code 3
             if is_of_the_device(error):
                 os._exit(1)
             return Made(cell, None, reason_of(error))

@@ -395,7 +395,7 @@ def serve() -> None:
 def _make(maker: Maker, cell: Cell, tick: Callable[[int], object]) -> Made:
     try:
         return Made(cell, maker.make(cell, tick))
-    except Exception as error:
+    except Exception as error:  # whatever one image does, the night goes on; exit code 3
         log.debug("cell %s failed", cell.name, exc_info=True)
         if is_of_the_device(error):
             raise  # ends the process; another one takes the next cell

@@ -46,6 +46,9 @@ STRANGERS = {
 AGAIN = "; copy the file again, or save the state_dict anew"
 """What can be done about a damaged file."""
 
+SAVE_AGAIN = "; save the network anew with save_pretrained"
+"""The same, of the settings beside it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -69,10 +72,7 @@ def read_weights(path: Path) -> Weights:
         tensors = _read(file)
         sha256 = _sha256(file)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {file}: {error.strerror}"
-            "; check its permissions and its disk"
-        ) from error
+        raise _unreadable(file, error) from error
     except CheckpointError as error:
         # Names in it are the file's own.
         said = "".join(c if c.isprintable() else "?" for c in str(error))
@@ -93,10 +93,13 @@ def checkpoint_sha256(path: Path) -> str:
     try:
         return _sha256(file)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {file}: {error.strerror}"
-            "; check its permissions and its disk"
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"cannot read the checkpoint {file}: {error.strerror}; check its permissions and its disk"
+    )
 
 
 def _sha256(file: Path) -> str:
@@ -135,20 +138,15 @@ def _read_config(file: Path) -> dict[str, Any]:
 
     if not file.is_file() or file.stat().st_size > CONFIG_BYTES:
         raise CheckpointError(
-            f"{file}: is no file of at most 1 MB, as the settings of a network"
-            "; save the network anew with save_pretrained"
+            f"{file}: is no file of at most 1 MB, as the settings of a network{SAVE_AGAIN}"
         )
     try:
         tree = json.loads(file.read_text(encoding="utf-8"), parse_constant=constant)
     except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file}: not valid JSON: {str(error)[:200]}"
-            "; save the network anew with save_pretrained"
-        ) from error
+        raise CheckpointError(f"{file}: not valid JSON: {str(error)[:200]}{SAVE_AGAIN}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(
-            f"{file}: must hold a network's arguments, found a list or a value"
-            "; save the network anew with save_pretrained"
+            f"{file}: must hold a network's arguments, found a list or a value{SAVE_AGAIN}"
         )
     return tree
 
