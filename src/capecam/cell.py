@@ -23,7 +23,7 @@ from capecam.interest import Interest
 from capecam.maps import check_finite
 from capecam.raster import CogSet, Mosaic, Product
 from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
-from capecam.stitch import LEVELS, NODATA, Rows, Stitcher
+from capecam.stitch import LEVELS, NODATA, Rows, Scheme, Stitcher
 from capecam.vectors import Tracer, write_pieces
 
 PIECES = "detections.parquet"
@@ -89,7 +89,7 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
         interest=job.interest,
         unreadable=unreadable,
     )
-    stitcher = _stitcher(cell, job)
+    stitcher = Stitcher(_scheme(job), cell, engine.device)
     tracer = Tracer(cell.core.col, cell.image)
     tiles, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
     clock = Clock()
@@ -154,18 +154,15 @@ def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Rows
         yield hand_over
 
 
-def _stitcher(cell: Cell, job: Job) -> Stitcher:
-    explain = job.settings.explain
-    return Stitcher(
+def _scheme(job: Job) -> Scheme:
+    explain, model = job.settings.explain, job.engine.model
+    return Scheme(
         job.settings.tiling.tiling,
-        cell.core,
         explain.methods,
-        len(job.engine.model.foreground),
+        len(model.foreground),
         job.calibration.tops if explain.heatmap_dtype == "uint8" else None,
-        detected=explain.where == "detected",
-        sigmoid=job.engine.model.sigmoid,
-        taken=cell.taken,
-        device=job.engine.device,
+        explain.where == "detected",
+        model.sigmoid,
     )
 
 
