@@ -64,7 +64,7 @@ def even(heat: Heat, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(np.ptp(heat[:, seen], axis=1) == 0)
 
 
-def pearson(a: Heat, b: Heat) -> Heat:
+def correlation(a: Heat, b: Heat) -> Heat:
     """(M, N), (M, N) to (M,): the correlation of each row; NaN where one of the two is even."""
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
     norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
