@@ -168,9 +168,6 @@ def sample(
 
 def _lattice(city: City, tiling: Tiling) -> NDArray[np.int64]:
     """(N,) keys of every window of interest that touches a source, each once."""
-    parts = []
-    for source in city.mosaic.sources:
-        rows, cols = tiling.lattice(source.window)
-        i, j = np.nonzero(city.interest.windows(tiling, source.window))
-        parts.append(place_key(i + rows.start, j + cols.start))
-    return np.unique(np.concatenate(parts))
+    windows = (source.window for source in city.mosaic.sources)
+    keys = [place_key(*city.interest.indices(tiling, window)) for window in windows]
+    return np.unique(np.concatenate(keys))
