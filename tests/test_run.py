@@ -18,6 +18,7 @@ from test_mosaic import CUSTOM_WKT
 from torch import nn
 
 from capecam.api import read_detections, read_heatmap
+from capecam.attribution import resample
 from capecam.calibration import PERCENTILE
 from capecam.configfile import load
 from capecam.engine import Engine
@@ -28,7 +29,6 @@ from capecam.progress import summary
 from capecam.record import Outcome
 from capecam.run import run
 from capecam.settings import CAPE_TOWN_CLASSES
-from capecam.stitch import to_blocks
 
 HEIGHT, WIDTH = 613, 777
 CUTS = (211, 402)
@@ -274,7 +274,7 @@ def test_calibration_is_the_percentile_of_what_is_written(one, pixels, tmp_path)
             place = part.slices(window)
             tile[:, *place], valid[place] = pixels[:, *part.slices(core)], True
             maps = engine(torch.from_numpy(tile)[None], torch.from_numpy(valid)[None])
-            blocks = to_blocks(maps.heat["gradcam"], tiling)[0, 0].numpy()
+            blocks = resample(maps.heat["gradcam"], tiling.size // tiling.stride)[0, 0].numpy()
             seen = valid.reshape(32, 10, 32, 10).any(axis=(1, 3))
             values.append(blocks[seen & (blocks > 0)])
     assert run_json["calibration"]["tiles"] == len(rows) * len(cols)
