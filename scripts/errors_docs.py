@@ -67,7 +67,7 @@ BY_ROOM = {
 """A room decides, then the class, and then it is about the call."""
 
 INSIDE = {
-    "StructureError": ("ImageError", "not a usable GeoTIFF: {}; check the delivery"),
+    "StructureError": ("ImageError", "not a usable GeoTIFF: {}"),
     "YAMLError": ("SettingsError", "*path* is not valid YAML: {}; correct that line"),
 }
 """Errors that others pass on: by which class, and in what words."""
@@ -416,7 +416,7 @@ def _word(node: ast.AST) -> str:  # noqa: PLR0911, PLR0912
             return "number"
         case ast.Call(func=ast.Name(id="type")):
             return "kind"
-        case ast.Call(func=ast.Name(id="in_words")):
+        case ast.Call(func=ast.Name(id="in_words" | "damage")):
             return "reason"
         case ast.Subscript(slice=ast.Constant(value=str(key))):
             return key
