@@ -54,8 +54,7 @@ AREAS = {
 
 BY_CLASS = {
     "ImageError": "images", "CheckpointError": "checkpoint", "OutputError": "output",
-    "StoppedError": "machine", "NotFiniteError": "machine", "SettingsError": "call",
-    "Made": "machine",
+    "StoppedError": "machine", "NotFiniteError": "machine", "Made": "machine",
 }  # fmt: skip
 BY_ROOM = {
     "audit": "products", "panels": "products", "report": "products", "evaluation": "products",
@@ -73,14 +72,15 @@ INSIDE = {
 """Errors that others pass on: by which class, and in what words."""
 
 WORDS = {
-    "error": "reason", "strerror": "reason", "message": "reason", "how": "reason",
-    "why": "reason", "said": "reason", "id_": "id", "where": "", "prefix": "", "loc": "key",
-    "what": "what", "wanted": "what is wanted", "args": "kind", "st_size": "size",
-    "guided": "method", "line": "what is expected", "msg": "what is expected",
+    "error": "reason", "strerror": "reason", "message": "reason", "said": "reason",
+    "where": "", "prefix": "", "wanted": "what is wanted", "args": "kind",
+    "st_size": "size", "guided": "method", "expected": "what is expected",
 }  # fmt: skip
 """Names in the code that say little to a reader."""
 
-PATHS = {"path", "file", "beside", "out", "target", "found", "run json", "source", "folder"}
+PATHS = {
+    "path", "file", "beside", "out", "target", "found", "run json", "source", "folder", "placed",
+}  # fmt: skip
 """At the beginning of a message, they say no more than that there is one."""
 
 SPEAKERS = {"configfile": "_in_words"}
@@ -265,7 +265,8 @@ def raised(module: Module, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str
                 and isinstance(node.value, ast.JoinedStr)
                 and not isinstance(node.targets[0], ast.Name)
             ):  # a reason that is kept, not raised: it fails an image all the same
-                kind = "ImageError" if module.name.startswith("raster/") else "Made"
+                room = module.name.split("/", maxsplit=1)[0]
+                kind = "ImageError" if BY_ROOM.get(room) == "images" else "Made"
                 kept = _texts(node.value, module, local)
                 yield from ((kind, t) for t in kept if "; " in t)
 

@@ -277,7 +277,8 @@ def _check_page(page: Page, size: int) -> None:
     shape = f"{page.width} x {page.height} px"
     if page.bands > MOST_BANDS:
         raise StructureError(
-            f"it declares {page.bands} bands; at most {MOST_BANDS} are read; check the delivery"
+            f"it declares {page.bands} bands; at most {MOST_BANDS} are read; leave some out with "
+            "gdal_translate -b"
         )
     if page.longest > MOST_TAG_BYTES:
         raise StructureError(
