@@ -123,12 +123,16 @@ class Module:
     name: str
     tree: ast.Module
     constants: Mapping[str, Any]
-    functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
+    scopes: list[ast.FunctionDef] = field(init=False)
+    """All functions and methods, of which several may have one name."""
 
     def __post_init__(self) -> None:
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.FunctionDef):
-                self.functions[node.name] = node
+        self.scopes = [n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef)]
+
+    @property
+    def functions(self) -> dict[str, ast.FunctionDef]:
+        """By name; of methods of one name, the last."""
+        return {scope.name: scope for scope in self.scopes}
 
 
 def page() -> str:
@@ -239,7 +243,7 @@ def raised(module: Module, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str
     if speaker := SPEAKERS.get(module.name):
         texts = _returned(module.functions[speaker], module, 0)
         yield from (("SettingsError", text) for text in texts)
-    for scope in module.functions.values():
+    for scope in module.scopes:
         local = _assigned(scope)
         for node in _own(scope):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
