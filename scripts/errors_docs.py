@@ -54,8 +54,7 @@ AREAS = {
 
 BY_CLASS = {
     "ImageError": "images", "CheckpointError": "checkpoint", "OutputError": "output",
-    "StoppedError": "machine", "NotFiniteError": "machine", "SettingsError": "call",
-    "Made": "machine",
+    "StoppedError": "machine", "NotFiniteError": "machine", "Made": "machine",
 }  # fmt: skip
 BY_ROOM = {
     "audit": "products", "panels": "products", "report": "products", "evaluation": "products",
@@ -67,20 +66,21 @@ BY_ROOM = {
 """A room decides, then the class, and then it is about the call."""
 
 INSIDE = {
-    "StructureError": ("ImageError", "not a usable GeoTIFF: {}; check the delivery"),
+    "StructureError": ("ImageError", "not a usable GeoTIFF: {}"),
     "YAMLError": ("SettingsError", "*path* is not valid YAML: {}; correct that line"),
 }
 """Errors that others pass on: by which class, and in what words."""
 
 WORDS = {
-    "error": "reason", "strerror": "reason", "message": "reason", "how": "reason",
-    "why": "reason", "said": "reason", "id_": "id", "where": "", "prefix": "", "loc": "key",
-    "what": "what", "wanted": "what is wanted", "args": "kind", "st_size": "size",
-    "guided": "method", "line": "what is expected", "msg": "what is expected",
+    "error": "reason", "strerror": "reason", "message": "reason", "said": "reason",
+    "where": "", "prefix": "", "wanted": "what is wanted", "args": "kind",
+    "st_size": "size", "guided": "method", "expected": "what is expected",
 }  # fmt: skip
 """Names in the code that say little to a reader."""
 
-PATHS = {"path", "file", "beside", "out", "target", "found", "run json", "source", "folder"}
+PATHS = {
+    "path", "file", "beside", "out", "target", "found", "run json", "source", "folder", "placed",
+}  # fmt: skip
 """At the beginning of a message, they say no more than that there is one."""
 
 SPEAKERS = {"configfile": "_in_words"}
@@ -123,12 +123,16 @@ class Module:
     name: str
     tree: ast.Module
     constants: Mapping[str, Any]
-    functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
+    scopes: list[ast.FunctionDef] = field(init=False)
+    """All functions and methods, of which several may have one name."""
 
     def __post_init__(self) -> None:
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.FunctionDef):
-                self.functions[node.name] = node
+        self.scopes = [n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef)]
+
+    @property
+    def functions(self) -> dict[str, ast.FunctionDef]:
+        """By name; of methods of one name, the last."""
+        return {scope.name: scope for scope in self.scopes}
 
 
 def page() -> str:
@@ -239,7 +243,7 @@ def raised(module: Module, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str
     if speaker := SPEAKERS.get(module.name):
         texts = _returned(module.functions[speaker], module, 0)
         yield from (("SettingsError", text) for text in texts)
-    for scope in module.functions.values():
+    for scope in module.scopes:
         local = _assigned(scope)
         for node in _own(scope):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
@@ -265,7 +269,8 @@ def raised(module: Module, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str
                 and isinstance(node.value, ast.JoinedStr)
                 and not isinstance(node.targets[0], ast.Name)
             ):  # a reason that is kept, not raised: it fails an image all the same
-                kind = "ImageError" if module.name.startswith("raster/") else "Made"
+                room = module.name.split("/", maxsplit=1)[0]
+                kind = "ImageError" if BY_ROOM.get(room) == "images" else "Made"
                 kept = _texts(node.value, module, local)
                 yield from ((kind, t) for t in kept if "; " in t)
 
@@ -416,7 +421,7 @@ def _word(node: ast.AST) -> str:  # noqa: PLR0911, PLR0912
             return "number"
         case ast.Call(func=ast.Name(id="type")):
             return "kind"
-        case ast.Call(func=ast.Name(id="in_words")):
+        case ast.Call(func=ast.Name(id="in_words" | "damage")):
             return "reason"
         case ast.Subscript(slice=ast.Constant(value=str(key))):
             return key

@@ -227,3 +227,26 @@ def test_an_overview_built_bit_by_bit_is_the_one_built_at_once(nine, tmp_path) -
     same_products(tmp_path / "out", nine / "out")
     record = json.loads((nine / "out" / "run.json").read_text())
     assert "classes.overview.tif" in record["products"]
+
+
+def test_a_run_says_how_far_earlier_ones_have_come(nine, caplog) -> None:
+    caplog.set_level("INFO", "capecam")
+
+    def said() -> str:
+        caplog.clear()
+        explain(nine)
+        return next(text for text in caplog.messages if text.startswith("cells: "))
+
+    assert said() == "cells: 9 done before"
+    write_tif(nine / "in" / "west.tif", blobs(SIZE, SIZE, seed=3), -SIZE, 0)
+    write_tif(nine / "in" / "c.tif", blobs(SIZE, SIZE, seed=4), 2 * SIZE, 0)
+    (nine / "out" / "cells" / ".work-c").mkdir()  # as a power cut leaves it
+    causes = "(1 new, 1 with another image, 5 with other neighbours)"
+    assert (
+        f"cells     10, of which 7 are to be made {causes}\n" in make_plan(settings(nine)).to_text()
+    )
+    assert said() == f"cells: 3 done before, 7 to be made {causes}; 1 cut off in the making"
+    assert said() == "cells: 10 done before"
+    assert make_plan(settings(nine, explain__score="predicted")).by_cause == (
+        "10 with other settings"
+    )

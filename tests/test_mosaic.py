@@ -21,9 +21,10 @@ from capecam.batch import batches, read_tiles
 from capecam.errors import ImageError, UsageError
 from capecam.finding import find_images, name_images
 from capecam.grid import Grid, Tiling, Window
-from capecam.raster import HeaderRules, Mosaic, Reader, Source, read_header, read_headers
+from capecam.raster import HeaderRules, Mosaic, Reader, Source, read_header, read_headers, remarks
 from capecam.raster.header import crs_key
-from capecam.settings import MosaicSettings
+from capecam.raster.sniffing import cut_off
+from capecam.settings import MosaicSettings, Settings
 from capecam.sources import open_city
 
 CUSTOM_WKT = (
@@ -193,10 +194,28 @@ def test_a_truncated_image_fails_when_it_is_read(tmp_path: Path) -> None:
         tmp_path / "a.tif",
         np.random.default_rng(0).integers(0, 255, (3, 600, 600)).astype(np.uint8),
     )
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    whole = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: whole // 2])
+    half = path.stat().st_size
     mosaic = open_city([str(path)], None).mosaic
-    with pytest.raises(ImageError, match=r"a\.tif: cannot be decoded at rows"):
+    (source,) = mosaic.sources
+    said = f"the file is {half} bytes, its directory points to {whole}: it was not copied whole"
+    assert source.header.facts.missing == said
+    (kind,) = [remark.what for remark in remarks(source.header, Settings()) if remark.warning]
+    assert kind == "is shorter than its own directory says: it was not copied whole"
+    with pytest.raises(ImageError, match=rf"a\.tif: cannot be decoded at rows.* \({said}\)"):
         read(mosaic, mosaic.grid.window)
+
+
+@pytest.mark.parametrize("layout", [{}, {"tiled": False}, {"compress": "none"}, {"BIGTIFF": "YES"}])
+def test_a_whole_file_reaches_its_own_end(tmp_path: Path, layout: dict) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 300, 310)).astype(np.uint8)
+    path = write_tif(tmp_path / "a.tif", noise, **layout)
+    assert cut_off(path) is None
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, len(whole) // 2, 200, 100):
+        path.write_bytes(whole[:size])
+        assert f"the file is {size} bytes, its directory points to" in cut_off(path)
 
 
 def test_sources_are_found_and_named(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from capecam.errors import ImageError
 from capecam.grid import Cell, Grid
@@ -169,13 +170,39 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
+NEW, IMAGE, NEIGHBOURS, SETTINGS, AGAIN = CAUSES = (
+    "new", "with another image", "with other neighbours", "with other settings", "that failed",
+)  # fmt: skip
+"""Why a cell is to be made, of several reasons the one that concerns it most."""
+
+
 class Verdict(NamedTuple):
     """What is to be done about a cell."""
 
     state: str
-    """``done``, ``failed`` (and nothing has changed) or ``todo``."""
+    """``done``, ``failed`` (and to be left alone) or ``todo``."""
     reason: str
     """Why it failed or is to be made."""
+    cause: str = ""
+    """The same as one of ``CAUSES``, of a cell that is to be made."""
+    half_made: bool = False
+    """A run was at it when it ended, so that it begins anew."""
+
+
+def first_words(verdicts: Collection[Verdict]) -> str:
+    """How far earlier runs have come, and what is left to do."""
+    states = Counter(verdict.state for verdict in verdicts)
+    parts = [f"{states[s]} {s} before" for s in ("done", "failed") if states[s]]
+    if states["todo"]:
+        parts.append(f"{states['todo']} to be made ({by_cause(v.cause for v in verdicts)})")
+    cut_off = sum(verdict.half_made for verdict in verdicts)
+    return f"cells: {', '.join(parts)}" + (f"; {cut_off} cut off in the making" if cut_off else "")
+
+
+def by_cause(causes: Iterable[str]) -> str:
+    """How many cells are to be made for which cause, in words."""
+    counts = Counter(causes)
+    return ", ".join(f"{counts[cause]} {cause}" for cause in CAUSES if counts[cause])
 
 
 def judge(
@@ -186,7 +213,7 @@ def judge(
     Args:
         cells: of the mosaic.
         mosaic: the imagery.
-        inputs: what cells depend on beside it.
+        inputs: what cells depend on beside it, and whether what failed is tried again.
         ledger: of the output.
         contents: of images; those that may have changed are read, several at a time.
     """
@@ -198,55 +225,84 @@ def judge(
     with ThreadPoolExecutor(HASH_THREADS) as threads:
         distinct = {source.name: source for sources in images.values() for source in sources}
         list(threads.map(contents.of_neighbour, distinct.values()))
-    verdicts = {}
+    half_made, verdicts = ledger.half_made(), {}
     for cell, record in records.items():
-        if record is None:
-            verdicts[cell] = Verdict("todo", "new")
-        elif reason := why_again(record, basis(cell, inputs, images[cell]), images[cell], contents):
-            verdicts[cell] = Verdict("todo", reason)
-        else:
-            verdicts[cell] = Verdict(record["status"], record.get("error", ""))
+        verdict = Verdict("todo", "new", NEW)
+        if record is not None:
+            wanted = basis(cell, inputs, images[cell])
+            differences = Differences.between(record, wanted, images[cell], contents)
+            verdict = _verdict(cell, record, differences, inputs.settings)
+        is_cut_off = verdict.state == "todo" and cell.name in half_made
+        verdicts[cell] = verdict._replace(half_made=is_cut_off)
     return verdicts
 
 
-def why_again(
-    record: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    images: Sequence[Source],
-    contents: Contents,
-) -> str | None:
-    """In what a cell differs from its record, in words; None if it does not.
-
-    Args:
-        record: ``cell.json`` or ``failed.json``.
-        wanted: the cell's :func:`basis` now.
-        images: those that it would see now.
-        contents: of images, this run's.
-    """
-    reasons = []
-    if keys := _differences(record.get("basis", {}), wanted):
-        reasons.append(f"changed: {', '.join(keys)}")
-    before: Mapping[str, Any] = record.get("images", {})
-    now = {source.name: source for source in images}
-    reasons += [f"{name} is new" for name in now.keys() - before.keys()]
-    reasons += [f"{name} is gone" for name in before.keys() - now.keys()]
-    for name in now.keys() & before.keys():
-        try:
-            changed = contents.facts(now[name])["sha256"] != before[name]["sha256"]
-        except ImageError:
-            changed = before[name]["sha256"] is not None
-        if changed:
-            reasons.append(f"{name} changed")
-    return "; ".join(sorted(reasons)) or None
+def _verdict(
+    cell: Cell, record: Mapping[str, Any], differences: Differences, settings: Settings
+) -> Verdict:
+    """On a cell that has a record."""
+    if differences:
+        return Verdict("todo", str(differences), differences.cause(cell.image))
+    if record["status"] == "failed" and settings.run.retry_failed:
+        return Verdict("todo", record["error"], AGAIN)
+    return Verdict(record["status"], record.get("error", ""))
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """In what a cell differs from its record; false if it does not."""
+
+    keys: tuple[str, ...]
+    """Of its :func:`basis`, dotted."""
+    images: Mapping[str, str]
+    """By name: ``changed``, ``is new`` or ``is gone``."""
+
+    @classmethod
+    def between(
+        cls,
+        record: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+        images: Sequence[Source],
+        contents: Contents,
+    ) -> Self:
+        """Those of a record and what would be made now.
+
+        Args:
+            record: ``cell.json`` or ``failed.json``.
+            wanted: the cell's :func:`basis` now.
+            images: those that it would see now.
+            contents: of images, this run's.
+        """
+        before: Mapping[str, Any] = record.get("images", {})
+        now = {source.name: source for source in images}
+        found = dict.fromkeys(now.keys() - before.keys(), "is new")
+        found |= dict.fromkeys(before.keys() - now.keys(), "is gone")
+        for name in now.keys() & before.keys():
+            if contents.of_neighbour(now[name])["sha256"] != before[name]["sha256"]:
+                found[name] = "changed"
+        return cls(tuple(_differing(record.get("basis", {}), wanted)), found)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.images)
+
+    def __str__(self) -> str:
+        reasons = [f"changed: {', '.join(self.keys)}"] if self.keys else []
+        return "; ".join(sorted([*reasons, *(f"{n} {how}" for n, how in self.images.items())]))
+
+    def cause(self, image: str) -> str:
+        """One of ``CAUSES``, of a cell of this image."""
+        if image in self.images:
+            return IMAGE
+        return SETTINGS if self.keys else NEIGHBOURS
+
+
+def _differing(old: Any, new: Any, path: str = "") -> list[str]:
     """Dotted keys at which two trees differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*new, *(key for key in old if key not in new)]
         return [
-            difference
+            found
             for key in keys
-            for difference in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+            for found in _differing(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
         ]
     return [] if old == new else [path]

@@ -211,7 +211,7 @@ def _why_not(path: Path, wanted: str, memory: Memory) -> str | None:
     try:
         found = memory.digest(path, algorithm)
     except OSError as error:
-        return f"{path}: cannot be read ({error.strerror})"
+        return f"{path}: cannot be read ({error.strerror}); try again, or check its disk"
     if found == wanted:
         return None
     return f"{path}: its {algorithm} is {found}, the list says {wanted}; deliver it again"

@@ -93,14 +93,12 @@ def _unfit_text(value: Any, key: str) -> str | None:
 
 def place_paths(tree: dict[str, Any], placed: Callable[[str], str]) -> None:
     """Give every path in a tree of settings its place."""
-    paths = (
-        (tree, "checkpoint"), (tree, "out"), (tree.get("explain"), "calibration"),
-        (tree.get("mosaic"), "aoi"), (tree.get("mosaic"), "footprints"),
-        (tree.get("imagery"), "checksums"),
-    )  # fmt: skip
-    for section, key in paths:
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = placed(section[key])
+    for setting in leaves():
+        if setting.is_path:
+            name, _, key = setting.key.rpartition(".")
+            section = tree.get(name) if name else tree
+            if isinstance(section, dict) and isinstance(section.get(key), str):
+                section[key] = placed(section[key])
     if isinstance(tree.get("sources"), list):
         tree["sources"] = [
             _place_source(source, placed) if isinstance(source, str) else source
@@ -140,15 +138,23 @@ def _shown(value: Any) -> str:
 
 
 def _in_words(error: Mapping[str, Any]) -> str:
-    """One pydantic error as a line; an unknown key with the nearest known one."""
-    path = ".".join(str(part)[:80] for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        found = "" if isinstance(error["input"], (dict, BaseModel)) else _shown(error["input"])
-        message = error["msg"].removeprefix("Value error, ")[:300]
-        hint = "; put it in quotes" if error["type"] == "string_type" and found else ""
-        line = message + (f", got {found}" if found else "") + hint
-        return f"{path}: {line}" if path else message
-    keys = [setting.key for setting in leaves()]
-    sections = {key.split(".")[0] for key in keys}
-    near = difflib.get_close_matches(path, [*keys, *sections], 1, cutoff=0.5)
-    return f"unknown setting {path!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    """One pydantic error as a line."""
+    key = ".".join(str(part)[:80] for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return _unknown(key)
+    expected = error["msg"].removeprefix("Value error, ")[:300]
+    is_named = isinstance(error["input"], (dict, BaseModel)) or "; " in expected
+    value = "" if is_named else _shown(error["input"])
+    if error["type"] == "string_type" and value:
+        return f"{key}: {expected}, got {value}; put it in quotes"
+    said = f"{expected}, got {value}" if value else expected
+    return f"{key}: {said}" if key else said
+
+
+def _unknown(key: str) -> str:
+    """With the nearest key that there is."""
+    known = [setting.key for setting in leaves()]
+    sections = {leaf.split(".")[0] for leaf in known}
+    near = difflib.get_close_matches(key, [*known, *sections], 1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "see docs/configuration.md"
+    return f"unknown setting {key!r}; {hint}"

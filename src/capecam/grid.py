@@ -193,9 +193,10 @@ class Tiling:
         for name, value in (("tile", self.size), ("step (tile - overlap)", self.step)):
             if value % self.stride:
                 below = value - value % self.stride
+                above = below + self.stride
                 raise SettingsError(
                     f"{name} must be a multiple of {self.stride}, got {value}; "
-                    f"the nearest are {below} and {below + self.stride}"
+                    f"the nearest are {below} and {above}"
                 )
 
     @property

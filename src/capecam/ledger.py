@@ -95,6 +95,10 @@ class Ledger:
         """Of all cells that have a folder: done, failed or half-made."""
         return {path.name.removeprefix(WORK) for path in self.folder.iterdir() if path.is_dir()}
 
+    def half_made(self) -> set[str]:
+        """Of all cells that were in the making when a run was killed, or are now."""
+        return {path.name.removeprefix(WORK) for path in self.folder.glob(f"{WORK}*/")}
+
     @contextmanager
     def making(self, cell: Cell) -> Iterator[Path]:
         """A new folder to work in; nothing of it stays if the work fails."""

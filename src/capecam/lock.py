@@ -46,9 +46,9 @@ def _lock(file: IO[str], kind: int) -> None:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
+        who, folder = file.read().strip() or "another run", Path(file.name).parent
         raise OutputError(
-            f"{Path(file.name).parent} is in use by {file.read().strip() or 'another run'}; "
-            "wait until it ends, or choose another --out"
+            f"{folder} is in use by {who}; wait until it ends, or choose another --out"
         ) from None
     except OSError as error:
         if error.errno not in UNSUPPORTED:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from capecam.calibration import Calibration, read_calibration
-from capecam.changes import Contents, Inputs, judge
+from capecam.changes import NEW, Contents, Inputs, Verdict, by_cause, judge
 from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.outputs import read_run
@@ -41,6 +41,8 @@ class Plan:
     """Name of each cell of this share -> tiles, at most; windows without imagery are not run."""
     todo: dict[str, str]
     """Name of each cell that run would make -> why."""
+    by_cause: str
+    """How many of these there are for which cause, in words."""
     failures: dict[str, str]
     """Images that cannot be used, and cells that failed before and would be left alone."""
     shifted: dict[str, tuple[float, float]]
@@ -65,13 +67,16 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {**asdict(self), "tiles": self.tiles, "seconds": self.seconds}
+        tree = {**asdict(self), "tiles": self.tiles, "seconds": self.seconds}
+        del tree["by_cause"]  # counts of what is in ``todo``, for people
+        return tree
 
     def to_text(self) -> str:
         """For people."""
         lines = [
             f"mosaic    {self.size[0]} x {self.size[1]} px",
-            f"cells     {len(self.cells)}, of which {len(self.todo)} are to be made",
+            f"cells     {len(self.cells)}, of which {len(self.todo)} are to be made"
+            + (f" ({self.by_cause})" if self.todo else ""),
             f"tiles     at most {self.tiles} (those without imagery are not run)",
             f"memory    about {self.host_memory_gb:.1f} GB beside the network",
         ]
@@ -100,13 +105,18 @@ def make_plan(settings: Settings) -> Plan:
     city = city_of(settings, anchor(settings, before))
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
-    todo, failed = _compare(settings, city, cells, before)
+    verdicts = _verdicts(settings, city, cells, before)
+    todo, failed = (
+        {cell.name: v.reason for cell, v in verdicts.items() if v.state == state}
+        for state in ("todo", "failed")
+    )
     window = city.mosaic.grid.window
     stages = before.get("stages", {})
     rate = before["tiles"] / stages["cells"] if before.get("tiles") else None
     return Plan(
         {cell.name: city.interest.count(tiling, cell.core) for cell in cells},
         todo,
+        by_cause(verdict.cause for verdict in verdicts.values()),
         city.failures | failed,
         {s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},
         (*unusable(city.failures), *unusable(failed), *unusual(city, settings)),
@@ -117,20 +127,14 @@ def make_plan(settings: Settings) -> Plan:
     )
 
 
-def _compare(
+def _verdicts(
     settings: Settings, city: City, cells: Sequence[Cell], before: Mapping[str, Any]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Cells to be made and why, and those that failed before and would be left alone."""
+) -> dict[Cell, Verdict]:
+    """What run would find about each cell."""
     if settings.out is None or not before:
-        return dict.fromkeys((cell.name for cell in cells), "new"), {}
+        return dict.fromkeys(cells, Verdict("todo", "new", NEW))
     inputs = _inputs(settings, city, before)
-    found = judge(cells, city.mosaic, inputs, Ledger.of(settings.out), Contents())
-    verdicts = {cell.name: verdict for cell, verdict in found.items()}
-    again = {"todo", "failed"} if settings.run.retry_failed else {"todo"}
-    todo = {name: v.reason for name, v in verdicts.items() if v.state in again}
-    return todo, {
-        name: v.reason for name, v in verdicts.items() if v.state == "failed" and name not in todo
-    }
+    return judge(cells, city.mosaic, inputs, Ledger.of(settings.out), Contents())
 
 
 def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs:

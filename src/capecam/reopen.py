@@ -115,11 +115,11 @@ class Reopened:
             CheckpointError: it is another.
         """
         model = loaded or self._load()
-        expected = self.record["checkpoint"]["sha256"]
-        if model.sha256 != expected:
+        recorded = self.record["checkpoint"]["sha256"]
+        if model.sha256 != recorded:
             raise CheckpointError(
                 f"{self.settings.checkpoint}: is not the checkpoint of the run: its sha256 is "
-                f"{model.sha256}, the run's is {expected}; bring that one back, or run again"
+                f"{model.sha256}, the run's is {recorded}; bring that one back, or run again"
             )
         return model
 

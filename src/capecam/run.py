@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from capecam.board import show_all, state_of
-from capecam.changes import Contents, basis, judge
+from capecam.changes import Contents, basis, first_words, judge
 from capecam.city import assemble
 from capecam.cluster import RayActors
 from capecam.grid import Cell
@@ -175,11 +175,12 @@ def _todo(record: Record, ledger: Ledger, contents: Contents, outcome: Outcome) 
     todo = {}
     cells = share(record.cells, record.settings.run.shard)
     verdicts = judge(cells, record.city.mosaic, record.inputs, ledger, contents)
+    log.info("%s", first_words(verdicts.values()))
     for cell, verdict in verdicts.items():
         if verdict.state == "done":
             outcome.kept += 1
             ledger.refresh(cell.name, record.images(cell, contents))
-        elif verdict.state == "failed" and not record.settings.run.retry_failed:
+        elif verdict.state == "failed":
             outcome.failures[cell.name] = f"{verdict.reason} (before; --retry-failed tries again)"
         else:
             log.debug("cell %s is to be made: %s", cell.name, verdict.reason)

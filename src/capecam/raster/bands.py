@@ -194,7 +194,7 @@ def _chosen(
         if kinds[band - 1] in NO_COLORS:
             raise ImageError(
                 f"{path}: band {band} is {kinds[band - 1]}, no colour (--bands); its bands are "
-                f"{listed(kinds)}"
+                f"{listed(kinds)}; name others"
             )
     return wanted
 

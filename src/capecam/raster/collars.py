@@ -18,7 +18,7 @@ from capecam.grid import Window
 from capecam.raster.collar import STRIP, Collar, find_collar
 from capecam.raster.decoder import Decoder
 from capecam.raster.header import Header
-from capecam.raster.locations import in_words
+from capecam.raster.sniffing import damage
 
 KEPT = 256
 """Collars in memory: those of the images that several rows of cells in a city touch."""
@@ -97,10 +97,9 @@ def collar_of(file: Any, header: Header) -> Collar | None:
     try:
         return find_collar(read, header.height, header.width)
     except RasterioError as error:
-        message = in_words(header.path, error.__cause__ or error)
         raise ImageError(
-            f"{header.path}: cannot be decoded, so that its collar cannot be told ({message}); "
-            "deliver it again"
+            f"{header.path}: cannot be decoded, so that its collar cannot be told "
+            f"({damage(header.path, error)}); deliver it again"
         ) from error
 
 

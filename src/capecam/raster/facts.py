@@ -11,6 +11,9 @@ import pyproj
 from pyproj.exceptions import CRSError
 from rasterio.enums import MaskFlags
 
+from capecam.raster.locations import Location
+from capecam.raster.sniffing import cut_off
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -40,9 +43,11 @@ class Facts:
     """Scale and offset that the file gives, by band."""
     pages: int
     """Pictures in the file, of which the first is used; overviews and masks are none."""
+    missing: str
+    """In words, what is missing at the end of the file; empty for nothing."""
 
     @classmethod
-    def of(cls, dataset: Any) -> Self:
+    def of(cls, path: Location, dataset: Any) -> Self:
         """That of an open dataset."""
         structure = dataset.tags(ns="IMAGE_STRUCTURE")
         compression = structure.get("COMPRESSION", "")
@@ -61,6 +66,7 @@ class Facts:
             _lossy(compression, structure),
             tuple(zip(dataset.scales, dataset.offsets, strict=True)),
             max(1, len(dataset.subdatasets)),
+            cut_off(path) or "",
         )
 
     @property
@@ -79,9 +85,11 @@ class Facts:
         layout = f"strips of {height} rows" if self.striped else f"tiles of {width} x {height} px"
         packed = self.compression or "not compressed"
         noticed = "only with --checksums" if self.hides_damage else "yes, where a block is read"
+        whole = [("is whole", f"no: {self.missing}")] if self.missing else []
         a, b, c, d, e, f = self.transform
         turned = f", {b!r}, {d!r} off the axes" if b or d else ""
         return [
+            *whole,
             ("size", f"{self.width} x {self.height} px"),
             ("bands", f"{len(self.kinds)}: {listed(self.kinds)}"),
             ("type", listed(list(dict.fromkeys(self.dtypes)))),

@@ -73,7 +73,7 @@ def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header
     Raises:
         ImageError: it cannot be used so; what was found, and what to do.
     """
-    facts = Facts.of(dataset)
+    facts = Facts.of(path, dataset)
     try:
         place = placement_of(path, dataset, settings.crs)
         return Header(path, place, pixels_of(path, dataset, settings), facts)

@@ -25,8 +25,9 @@ from capecam import logs
 from capecam.errors import ImageError
 from capecam.raster.crs import crs_of_setting
 from capecam.raster.header import Header, header_of
-from capecam.raster.locations import Location, in_words
+from capecam.raster.locations import Location
 from capecam.raster.opening import Trust, check_image, gdal_settings, open_image
+from capecam.raster.sniffing import damage
 from capecam.settings import ImagerySettings
 
 AS_IS = ImagerySettings()
@@ -125,8 +126,10 @@ def _answer(path: Location, rules: HeaderRules) -> Answer:
         with open_image(path) as dataset:
             return header_of(path, dataset, rules.imagery)
     except DAMAGED as error:
-        message = in_words(path, error)
-        return ImageError(f"{path}: not a readable GeoTIFF ({message}); check the delivery")
+        return ImageError(
+            f"{path}: not a readable GeoTIFF ({damage(path, error)}); deliver it again, or check "
+            "its path"
+        )
     except ImageError as error:
         return error
     except OSError as error:

@@ -146,7 +146,10 @@ def _check_beside(path: Location, beside: Path | str) -> None:
 def _check_blocks(path: Location, dataset: Any) -> None:
     """Of a file that was looked through this holds; it is for those that only GDAL can read."""
     if dataset.count > MOST_BANDS:
-        raise ImageError(f"{path}: has {dataset.count} bands; at most {MOST_BANDS} are read")
+        raise ImageError(
+            f"{path}: has {dataset.count} bands; at most {MOST_BANDS} are read; leave some out "
+            "with gdal_translate -b"
+        )
     height, width = dataset.block_shapes[0]
     together = (
         dataset.count if dataset.interleaving and dataset.interleaving.value == "PIXEL" else 1

@@ -19,9 +19,9 @@ from capecam.raster.collar import Collar
 from capecam.raster.collars import collar_file, collar_of
 from capecam.raster.decoder import Decoder, to_bytes
 from capecam.raster.header import Header
-from capecam.raster.locations import in_words
 from capecam.raster.mosaic import Mosaic, Source
 from capecam.raster.opening import open_image
+from capecam.raster.sniffing import damage
 from capecam.raster.warping import straightened, straightened_mask
 from capecam.settings import Scale
 
@@ -91,10 +91,10 @@ class Reader:
             values, valid = image.decoder.read(inside)
             return values, valid if image.collar is None else valid & ~image.collar(inside)
         except RasterioError as error:
-            message = in_words(source.header.path, error.__cause__ or error)
+            path = source.header.path
             raise ImageError(
-                f"{source.header.path}: cannot be decoded at rows {rows.start}-{rows.stop}, "
-                f"columns {cols.start}-{cols.stop} ({message}); deliver it again"
+                f"{path}: cannot be decoded at rows {rows.start}-{rows.stop}, columns "
+                f"{cols.start}-{cols.stop} ({damage(path, error)}); deliver it again"
             ) from error
 
     def _paste_blocks(

@@ -167,6 +167,12 @@ def _validity(header: Header) -> Iterator[Remark]:
 
 def _storage(header: Header) -> Iterator[Remark]:
     facts = header.facts
+    if facts.missing:
+        yield Remark(
+            "is shorter than its own directory says: it was not copied whole",
+            "fails where that is read; copy it again",
+            warning=True,
+        )
     if facts.pages > 1:
         yield Remark(f"has {facts.pages} pages", "the first is read, the others are not", True)
     height, width = facts.block

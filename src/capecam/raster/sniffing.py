@@ -8,7 +8,8 @@ import stat
 from pathlib import Path
 
 from capecam.errors import ImageError
-from capecam.raster.tiff import StructureError, check, pages
+from capecam.raster.locations import Location, in_words
+from capecam.raster.tiff import StructureError, check, missing, pages
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """A TIFF, or a BigTIFF."""
@@ -80,11 +81,30 @@ def check_tiff(path: Path) -> None:
             stream.seek(0)
             check(pages(stream, size), size)
     except StructureError as error:
-        raise ImageError(f"{path}: not a usable GeoTIFF: {error}; check the delivery") from error
+        raise ImageError(f"{path}: not a usable GeoTIFF: {error}") from error
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be read ({error.strerror}); try again, or check its disk"
         ) from error
+
+
+def cut_off(path: Location) -> str | None:
+    """In words, what is missing at the end of a TIFF; None: nothing, or that cannot be told."""
+    if not isinstance(path, Path):
+        return None
+    try:
+        with path.open("rb") as stream:
+            if not stream.read(HEAD).startswith(MAGIC):
+                return None
+            stream.seek(0)
+            return missing(stream, os.fstat(stream.fileno()).st_size)
+    except (OSError, StructureError):
+        return None
+
+
+def damage(path: Location, error: BaseException) -> str:
+    """Why GDAL could not read an image: its end is missing, or else what GDAL says."""
+    return cut_off(path) or in_words(path, error.__cause__ or error)
 
 
 def shown(path: object) -> str:

@@ -7,11 +7,14 @@ Whatever is wrong in another way is left to GDAL, which says so.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 MOST_PAGES = 4096
 """Directories that are followed; overviews and masks are a dozen. GDAL reads them all."""
@@ -52,10 +55,11 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 
 WIDTH, HEIGHT, BITS, COMPRESSION, BANDS_TAG, ROWS, PLANAR = 256, 257, 258, 259, 277, 278, 284
 TILE_WIDTH, TILE_HEIGHT = 322, 323
-LENGTHS = {279, 325}
-"""Of strips or tiles, in bytes; 0 where one is missing."""
-TABLES = {273, 324, 530, *LENGTHS}
-"""Offsets and lengths of blocks."""
+OFFSETS = (324, 273)
+"""Of tiles or strips, in bytes from the beginning of the file."""
+LENGTHS = (325, 279)
+"""Likewise; 0 where one is missing."""
+TABLES = (*OFFSETS, *LENGTHS)
 OF_INTEREST = {
     WIDTH, HEIGHT, BITS, COMPRESSION, BANDS_TAG, ROWS, PLANAR, TILE_WIDTH, TILE_HEIGHT,
 }  # fmt: skip
@@ -79,6 +83,9 @@ class Page:
     """Bytes of the longest tag that is no table of blocks."""
     stored: int
     """Bytes of all blocks together; looked up for the first page only, else the file's."""
+    reach: int
+    """Bytes that the file must have for this page to be whole, blocks and tables of them included;
+    likewise, else 0."""
 
     @property
     def width(self) -> int:
@@ -117,31 +124,57 @@ class Page:
         return height * width * bands * max(1, self.tags.get(BITS, 1) // 8)
 
 
-def pages(stream: BinaryIO, size: int) -> list[Page]:
-    """All directories of a file that begins as a TIFF does; it may end anywhere.
+def pages(stream: BinaryIO, size: int) -> Iterator[Page]:
+    """The directories of a file that begins as a TIFF does; it may end anywhere.
 
     Args:
         stream: of the file.
         size: of the file in bytes.
 
     Raises:
-        StructureError: there are absurdly many.
+        StructureError: there are absurdly many, or none.
     """
     head = stream.read(16)
     if len(head) < 8:
-        raise StructureError(f"it ends after {len(head)} bytes")
+        raise StructureError(f"it ends after {len(head)} bytes; copy it again")
     order = "<" if head[:2] == b"II" else ">"
     big = head[2:4] in (b"+\0", b"\0+")
     at = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
-    found: list[Page] = []
+    if at >= size:
+        raise StructureError(
+            f"the file is {size} bytes, its first directory is at {at}: it was not copied whole; "
+            "copy it again"
+        )
     seen: set[int] = set()
     while 0 < at < size and at not in seen:  # a loop, or the way out of the file, ends it
-        if len(found) == MOST_PAGES:
-            raise StructureError(f"it has more than {MOST_PAGES} pages")
+        if len(seen) == MOST_PAGES:
+            raise StructureError(f"it has more than {MOST_PAGES} pages; check the delivery")
+        page, following = _page(_Entries(stream, size, order, big), at, measured=not seen)
         seen.add(at)
-        page, at = _page(_Entries(stream, size, order, big), at, measured=not found)
-        found.append(page)
-    return found
+        at = following
+        yield page
+
+
+def missing(stream: BinaryIO, size: int) -> str | None:
+    """In words, what is missing at the end of a file that begins as a TIFF does; None: nothing.
+
+    Args:
+        stream: of the file.
+        size: of the file in bytes.
+
+    Raises:
+        StructureError: its first page cannot be read at all.
+    """
+    first = next(pages(stream, size), None)
+    return _missing(first, size) if first else None
+
+
+def _missing(page: Page, size: int) -> str | None:
+    if page.reach <= size:
+        return None
+    return (
+        f"the file is {size} bytes, its directory points to {page.reach}: it was not copied whole"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +187,20 @@ class _Entries:
     big: bool
 
     def __call__(self, at: int) -> Iterator[tuple[int, int, int, bytes]]:
-        """Tag, type, count, and the values or their place; last the place of the next directory,
-        with tag -1."""
+        """Tag, type, count, and the values or their place. Last comes tag -1 with the place of the
+        next directory, and that at which this one ends for a count."""
         length, entry = (8, "HHQ8s") if self.big else (2, "HHI4s")
         self.stream.seek(at)
         count = int.from_bytes(self.stream.read(length), _ENDIAN[self.order])
         if count > MOST_ENTRIES:
-            raise StructureError(f"a page of it has {count} tags")
+            raise StructureError(f"a page of it has {count} tags; check the delivery")
         step = struct.calcsize(self.order + entry)
-        raw = self.stream.read(count * step + (8 if self.big else 4))
+        pointer = 8 if self.big else 4
+        raw = self.stream.read(count * step + pointer)
         for n in range(min(count, len(raw) // step)):
             tag, kind, values, data = struct.unpack_from(self.order + entry, raw, n * step)
             yield tag, kind, values, data
-        yield -1, 0, 0, raw[count * step :]
+        yield -1, 0, at + length + count * step + pointer, raw[count * step :]
 
     def number(self, data: bytes) -> int:
         """In the order of the file's bytes."""
@@ -183,35 +217,53 @@ class _Entries:
         self.stream.seek(place)
         return self.stream.read(min(count, most) * width)
 
+    def end(self, kind: int, count: int, data: bytes) -> int:
+        """Of the values of a tag, as a place in the file; 0 where they need none."""
+        length = count * SIZES.get(kind, 1)
+        return self.number(data) + length if length > len(data) else 0
+
 
 _ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 
 
 def _page(entries: _Entries, at: int, *, measured: bool) -> tuple[Page, int]:
     tags: dict[int, int] = {}
-    longest = following = 0
-    stored = entries.size
+    tables: dict[int, Floats] = {}
+    longest = following = reach = 0
     for tag, kind, count, data in list(entries(at)):
         if tag == -1:
-            following = entries.number(data)
+            following, reach = entries.number(data), max(reach, count if measured else 0)
         elif tag in OF_INTEREST:
             first = entries.values(kind, count, data, 1)
             tags.setdefault(tag, entries.number(first))
-        elif tag in LENGTHS and measured:
-            stored = _sum(entries, kind, entries.values(kind, count, data, MOST_BLOCKS))
+        elif tag in TABLES and measured:
+            tables[tag] = _numbers(entries, kind, entries.values(kind, count, data, MOST_BLOCKS))
+            reach = max(reach, entries.end(kind, count, data))
         if tag not in TABLES:
             longest = max(longest, count * SIZES.get(kind, 1))
-    return Page(tags, longest, min(stored, entries.size)), following
+    offsets = next((tables[tag] for tag in OFFSETS if tag in tables), np.zeros(0))
+    lengths = next((tables[tag] for tag in LENGTHS if tag in tables), None)
+    if lengths is None:
+        return Page(tags, longest, entries.size, reach), following
+    stored = min(int(lengths.sum()), entries.size)
+    return Page(tags, longest, stored, max(reach, _end(offsets, lengths))), following
 
 
-def _sum(entries: _Entries, kind: int, values: bytes) -> int:
-    """Of whole numbers of 1 to 8 bytes."""
+def _numbers(entries: _Entries, kind: int, values: bytes) -> Floats:
+    """(N,) whole numbers of 1 to 8 bytes; as floats, since their sum may be beyond integers."""
     width = SIZES.get(kind, 1)
     whole = values[: len(values) // width * width]
-    return int(np.frombuffer(whole, f"{entries.order}u{width}").astype(np.float64).sum())
+    return np.frombuffer(whole, f"{entries.order}u{width}").astype(np.float64)
 
 
-def check(found: list[Page], size: int) -> None:
+def _end(offsets: Floats, lengths: Floats) -> int:
+    """Of the last block that there is."""
+    count = min(len(offsets), len(lengths))
+    ends = (offsets[:count] + lengths[:count])[lengths[:count] > 0]
+    return int(ends.max(initial=0.0))
+
+
+def check(found: Iterable[Page], size: int) -> None:
     """Can the pages be what they say, and can they be read in bounded memory and time?
 
     Raises:
@@ -224,23 +276,29 @@ def check(found: list[Page], size: int) -> None:
 def _check_page(page: Page, size: int) -> None:
     shape = f"{page.width} x {page.height} px"
     if page.bands > MOST_BANDS:
-        raise StructureError(f"it declares {page.bands} bands; at most {MOST_BANDS} are read")
+        raise StructureError(
+            f"it declares {page.bands} bands; at most {MOST_BANDS} are read; leave some out with "
+            "gdal_translate -b"
+        )
     if page.longest > MOST_TAG_BYTES:
         raise StructureError(
-            f"a tag of it declares {page.longest >> 20} MB of metadata; "
-            f"at most {MOST_TAG_BYTES >> 20} MB are read"
+            f"a tag of it declares {page.longest >> 20} MB of metadata; at most "
+            f"{MOST_TAG_BYTES >> 20} MB are read; check the delivery"
         )
-    if page.blocks > MOST_BLOCKS or page.blocks * 4 > size + 4:
+    if page.blocks * 4 > size + 4:
+        held = f"{shape} in {page.blocks} blocks, more than a file of {size} bytes can hold"
+        raise StructureError(f"{_missing(page, size) or f'it declares {held}'}; check the delivery")
+    if page.blocks > MOST_BLOCKS:
         raise StructureError(
-            f"it declares {shape} in {page.blocks} blocks, more than a file of {size} bytes "
-            "can hold" if page.blocks * 4 > size + 4 else
-            f"it declares {shape} in {page.blocks} blocks; at most {MOST_BLOCKS} are read"
-        )  # fmt: skip
+            f"it declares {shape} in {page.blocks} blocks; at most {MOST_BLOCKS} are read; "
+            "rewrite it with gdal_translate -co TILED=YES"
+        )
     _check_block(page, shape)
     pixels = page.width * page.height
     if pixels > max(SPARSE_PX, PX_PER_BYTE * page.stored):
         raise StructureError(
-            f"it declares {shape}, of which it holds {page.stored} bytes: no imagery is so blank"
+            f"it declares {shape}, of which it holds {page.stored} bytes: no imagery is so blank; "
+            "check the delivery"
         )
 
 

@@ -77,7 +77,7 @@ def check_vrt(path: Path, folders: tuple[str, ...], depth: int = VRT_DEPTH) -> N
         _check_element(path, element)
     sources = _sources(path, root)
     if not sources:
-        raise ImageError(f"{path}: a VRT without sources; there is nothing to read")
+        raise ImageError(f"{path}: a VRT without sources; build it anew with gdalbuildvrt")
     for source in sources:
         _check_source(path, source, folders, depth)
     check_sidecars(path, folders)
@@ -97,7 +97,10 @@ def sources_of(path: Path) -> list[Path]:
 def _parsed(path: Path) -> ET.Element:
     size = check_kind(path).st_size
     if size > XML_BYTES:
-        raise ImageError(f"{path}: a VRT of {size >> 20} MB; at most {XML_BYTES >> 20} are read")
+        raise ImageError(
+            f"{path}: a VRT of {size >> 20} MB; at most {XML_BYTES >> 20} are read; build one of "
+            "fewer images with gdalbuildvrt"
+        )
     try:  # GDAL takes names byte by byte, whatever encoding the XML declares
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -155,9 +158,15 @@ def _check_element(path: Path, element: ET.Element) -> None:
             "gdal_translate, or build it with gdalbuildvrt"
         )
     if element.tag == "Metadata" and element.get("domain", "").upper() == "OVERVIEWS":
-        raise ImageError(f"{path}: a VRT whose metadata lead to other files; not read")
+        raise ImageError(
+            f"{path}: a VRT whose metadata lead to other files, which is not read; build it anew "
+            "with gdalbuildvrt"
+        )
     if element.tag == "Size" and not 0 < _whole(element.text) <= KERNEL:
-        raise ImageError(f"{path}: a VRT with a filter of {element.text} px; at most {KERNEL} are")
+        raise ImageError(
+            f"{path}: a VRT with a filter of {element.text} px; at most {KERNEL} are read; write "
+            "it as a GeoTIFF with gdal_translate"
+        )
 
 
 def _sources(path: Path, root: ET.Element) -> list[Path]:

@@ -20,8 +20,9 @@ class Option:
 def among(name: str, known: Sequence[str], what: str) -> None:
     """Raises ValueError, with the nearest name, where a name is not known."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1) or [", ".join(known)]
-        raise ValueError(f"{what} {name!r}; did you mean {near[0]}?")
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"{what} {name!r}; {hint}")
 
 
 class Section(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -92,6 +92,11 @@ class Setting:
     default: Any
     help: str
     option: Option | None
+
+    @property
+    def is_path(self) -> bool:
+        """Whether its value is the path of one file or folder."""
+        return Path in (self.annotation, *get_args(self.annotation))
 
 
 def leaves(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Setting]:
