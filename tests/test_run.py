@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from capecam.fit import CPU_BATCH
 from capecam.grid import Tiling, Window
 from capecam.progress import summary
 from capecam.record import Outcome
-from capecam.run import run
+from capecam.run import Silent, run
 from capecam.settings import CAPE_TOWN_CLASSES
 
 HEIGHT, WIDTH = 613, 777
@@ -343,6 +344,23 @@ def test_heat_that_is_not_finite_fails_its_cell(pixels, tmp_path) -> None:
     assert outcome.exit_code == 2
     assert "values of heatmaps are not finite in fp32" in outcome.failures["a"]
     assert not list((tmp_path / "bad").rglob("*.tif"))
+
+
+class Interrupting(Silent):
+    """As Ctrl-C after the first tiles."""
+
+    def tiles(self, _count: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_nothing_reads_on_after_an_interruption(one, tmp_path) -> None:
+    """Whoever holds the exception; a reader that the garbage collector closes has crashed runs."""
+    given = {"sources": [str(one)], "out": str(tmp_path / "out"), "compute.readers": 2}
+    settings = load(None, {**given, "explain.calibration_tiles": 4})
+    with pytest.raises(KeyboardInterrupt) as kept:
+        run(settings, model=colours_model(), progress=Interrupting())
+    assert kept.tb
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("read")]
 
 
 def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:

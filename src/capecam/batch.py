@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def read_tiles(
     interest: Interest = EVERYWHERE,
     readers: int = 0,
     device: torch.device = CPU,
-) -> Iterator[Tile]:
+) -> Generator[Tile, None, None]:
     """All windows of a core that are of interest and have a valid pixel, row-major.
 
     While one row of super-blocks is cut, ``readers`` threads read the next and upload it, so that

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from capecam.batch import batches, read_tiles
+from capecam.batch import Tile, batches, read_tiles
 from capecam.behind import behind
 from capecam.calibration import Calibration
 from capecam.clock import Clock
@@ -79,19 +79,14 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
     """
     engine, tiling, grid = job.engine, job.settings.tiling.tiling, job.mosaic.grid.crop(cell.core)
     clock, unreadable = Clock(), dict[str, str]()
-    tiles = read_tiles(
-        partial(Reader, job.mosaic, cell.image, unreadable),
-        tiling,
-        cell.core,
-        interest=job.interest,
-        readers=job.settings.compute.readers,
-        device=engine.device,
-    )
     stitcher = Stitcher(_scheme(job), cell, engine.device)
     tracer = Tracer(cell.core.col, cell.image)
     count, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
 
-    with CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs:
+    with (
+        closing(_read(cell, job, unreadable)) as tiles,
+        CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs,
+    ):
         with _sink(cogs, tracer, clock) as hand_over:
             for batch in clock.each("read", batches(tiles, engine.together(job.batch_size))):
                 with clock("engine", engine.device):
@@ -118,6 +113,20 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
         min(job.batch_size, engine.most),
         unreadable,
         clock.seconds(),
+    )
+
+
+def _read(cell: Cell, job: Job, unreadable: dict[str, str]) -> Generator[Tile, None, None]:
+    """The tiles of a cell. To be closed where it is not read to its end: its threads go on reading,
+    and the garbage collector, which may run in one of them, would close files under the others.
+    """
+    return read_tiles(
+        partial(Reader, job.mosaic, cell.image, unreadable),
+        job.settings.tiling.tiling,
+        cell.core,
+        interest=job.interest,
+        readers=job.settings.compute.readers,
+        device=job.engine.device,
     )
 
 
