@@ -18,6 +18,7 @@ from commands import same_products
 from capecam.city import finish
 from capecam.configfile import load
 from capecam.errors import OutputError, SettingsError, StoppedError
+from capecam.grid import Cell, Window
 from capecam.ledger import Ledger
 from capecam.lock import hold
 from capecam.plan import make_plan
@@ -196,6 +197,22 @@ def test_a_disk_that_cannot_be_written_stops_the_run(nine, monkeypatch) -> None:
     with pytest.raises(StoppedError, match="No space left on device"):
         explain(nine)
     assert not list((nine / "out" / "cells").iterdir())
+
+
+def test_a_disk_that_what_is_half_made_has_filled_is_noticed(tmp_path, monkeypatch) -> None:
+    ledger, cell = Ledger.open(tmp_path), Cell("a", "a", Window(0, 0, 9, 9))
+    monkeypatch.setattr(Ledger, "_probe", lambda it: _full_with(it.folder / ".work-a" / "raw.tif"))
+    with pytest.raises(StoppedError, match="No space left"), ledger.making(cell) as work:
+        (work / "raw.tif").touch()
+        raise RuntimeError("TIFFAppendToStrip: write error")
+    with pytest.raises(RuntimeError, match="write error"), ledger.making(cell):
+        raise RuntimeError("write error")
+    assert not list(ledger.folder.iterdir())
+
+
+def _full_with(path: Path) -> None:
+    if path.exists():
+        raise OSError(28, "No space left on device")
 
 
 def test_verify_finds_what_is_not_as_it_was(nine) -> None:
