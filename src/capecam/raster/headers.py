@@ -37,7 +37,6 @@ HEADER_THREADS = 16
 """Disks and networks answer slowly."""
 
 DAMAGED = (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError)
-"""What GDAL ends in over a file that is not as it should be, or that it cannot write."""
 """What an open dataset raises when GDAL finds damage late: reading colour interpretation opens a
 mask's directory, and a CRS may have a name that is no text."""
 
