@@ -18,6 +18,7 @@ from commands import same_products
 from capecam.city import finish
 from capecam.configfile import load
 from capecam.errors import OutputError, SettingsError, StoppedError
+from capecam.grid import Cell, Window
 from capecam.ledger import Ledger
 from capecam.lock import hold
 from capecam.plan import make_plan
@@ -198,10 +199,41 @@ def test_a_disk_that_cannot_be_written_stops_the_run(nine, monkeypatch) -> None:
     assert not list((nine / "out" / "cells").iterdir())
 
 
+def test_a_disk_that_what_is_half_made_has_filled_is_noticed(tmp_path, monkeypatch) -> None:
+    ledger, cell = Ledger.open(tmp_path), Cell("a", "a", Window(0, 0, 9, 9))
+    monkeypatch.setattr(Ledger, "_probe", lambda it: _full_with(it.folder / ".work-a" / "raw.tif"))
+
+    def fails(file: str) -> None:
+        with ledger.making(cell) as work:
+            (work / file).touch()
+            raise RuntimeError("TIFFAppendToStrip: write error")
+
+    with pytest.raises(StoppedError, match="No space left"):
+        fails("raw.tif")
+    with pytest.raises(RuntimeError, match="write error"):
+        fails("small.tif")
+    assert not list(ledger.folder.iterdir())
+
+
+def _full_with(path: Path) -> None:
+    if path.exists():
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("file", ["detections.parquet", "classes.tif"])
+def test_layers_over_a_damaged_cell_are_refused_in_words(nine, file) -> None:
+    (nine / "out" / "cells" / "e" / file).write_bytes(b"II*")
+    for overview in (nine / "out").glob("*.overview.tif"):
+        overview.unlink()  # what has not changed is not read again
+    with pytest.raises(StoppedError, match=rf"cannot be made \(.*{file}.*capecam verify"):
+        finish(nine / "out")
+
+
 def test_verify_finds_what_is_not_as_it_was(nine) -> None:
     good = verify(nine / "out")
     assert (good.exit_code, good.findings) == (0, ())
     assert good.files > 60
+    assert good.to_text().endswith(" 0 of them bad")
     path = nine / "out" / "cells" / "e" / "probability.tif"
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
@@ -214,6 +246,10 @@ def test_verify_finds_what_is_not_as_it_was(nine) -> None:
         ("summary.csv", "No such file or directory"),
     }
     shutil.rmtree(nine / "out" / "cells" / "e")
+    explain(nine, run__shard="1/1")
+    cells_alone = verify(nine / "out")
+    assert (cells_alone.exit_code, cells_alone.layers) == (0, False)
+    assert "the city's layers were not compared" in cells_alone.to_text()
     explain(nine)
     assert verify(nine / "out").exit_code == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from cities import blobs, write_tif
 from commands import capecam, typed
 from networks import smp_network
+
+from capecam import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -176,3 +179,16 @@ def test_a_name_that_no_file_can_have_is_one_line(city: Path, option: str) -> No
     done = typed("plan", "--config", city / "city.yaml", option, "a" * 400, code=2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert len(done.stderr) < 600
+
+
+@pytest.mark.parametrize("number", [28, 30])
+def test_a_disk_that_cannot_be_written_is_one_line(monkeypatch, capsys, number) -> None:
+    def fails() -> None:
+        raise OSError(number, os.strerror(number), "out/.report.tmp.html")
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"capecam: out/.report.tmp.html: {os.strerror(number)}; mend the disk")

@@ -483,7 +483,10 @@ def test_a_run_opens_from_anywhere(made, tmp_path, monkeypatch) -> None:
     record = json.loads((moved / "out" / "run.json").read_text())
     record["settings"] |= {"sources": ["demo/images"], "out": "demo/out", "checkpoint": None}
     (moved / "out" / "run.json").write_text(json.dumps(record))
-    for folder in (tmp_path, moved):
+    for folder in (tmp_path, moved, Path("/")):
         monkeypatch.chdir(folder)
         found = Reopened.open(moved / "out").mosaic.sources
         assert {source.header.path.resolve().parent for source in found} == {moved / "images"}
+    record["settings"] |= {"sources": [f"../{moved.name}/images"], "out": "out"}
+    (moved / "out" / "run.json").write_text(json.dumps(record))
+    assert Reopened.open(moved / "out").mosaic.sources, "also where .. has no folder to go to"

@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 import shapely
+from pyarrow import ArrowInvalid
+from pyogrio.errors import DataLayerError, DataSourceError
 
 from capecam.cell import PIECES
 from capecam.detections import Part, Recipe, write_detections
+from capecam.errors import StoppedError
 from capecam.evidence import Evidence, Rasters
 from capecam.interest import read_shapes
-from capecam.ledger import facts, replacing, write_json
+from capecam.ledger import Ledger, facts, replacing, write_json
 from capecam.lock import hold
 from capecam.outputs import RUN_JSON, RunOutput
 from capecam.qgis import PROJECT, project_of, write_project, write_styles
-from capecam.raster import gdal_settings, write_overview, write_vrt
+from capecam.raster import DAMAGED, gdal_settings, write_overview, write_vrt
 from capecam.report import write_report
 from capecam.sieve import Sieve
 from capecam.vectors import pixel_m
@@ -29,6 +32,9 @@ MEMORY = ".evidence.npy"
 
 COMPARED = ("*.vrt", "*.tif", "*.qml", "detections.parquet", "rejected.parquet", "summary.csv")
 """Byte for byte; QGIS writes into a GeoPackage and a project that it opens."""
+
+UNREADABLE = (OSError, *DAMAGED, DataSourceError, DataLayerError, ArrowInvalid)
+"""What reading and writing products ends in, where files or disk are not as they should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,23 @@ def finish(out: Path) -> Totals:
 
 
 def assemble(out: Path) -> Totals:
-    """The city products from the cells that are done; ``run.json`` says what came of it."""
+    """The city products from the cells that are done; ``run.json`` says what came of it.
+
+    Raises:
+        StoppedError: a product of a cell is damaged or gone, or the disk is full.
+    """
+    try:
+        return _assembled(out)
+    except UNREADABLE as error:
+        Ledger.of(out).check_writable()
+        what = str(error).splitlines()[0]
+        raise StoppedError(
+            f"{out}: its layers cannot be made ({what}); if there is room on the disk, capecam "
+            "verify says which product is bad"
+        ) from error
+
+
+def _assembled(out: Path) -> Totals:
     run = RunOutput.open(out)
     _write_layers(run)
     write_styles(run)

@@ -28,6 +28,9 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
+UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
+"""A folder is read-only, or the disk is full."""
+
 
 def main() -> None:
     """Run a command; errors are one line and an exit code."""
@@ -38,6 +41,9 @@ def main() -> None:
     except CapecamError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
+        if error.errno in UNWRITABLE:
+            where = "" if error.filename is None else f"{error.filename}: "
+            _fail(f"{where}{error.strerror}; mend the disk, or its permissions", 1)
         if error.errno != errno.ENAMETOOLONG:
             raise
         _fail(f"{str(error.filename)[:80]}...: no file can have such a long name; shorten it", 2)

@@ -101,12 +101,19 @@ class Ledger:
 
     @contextmanager
     def making(self, cell: Cell) -> Iterator[Path]:
-        """A new folder to work in; nothing of it stays if the work fails."""
+        """A new folder to work in; nothing of it stays if the work fails.
+
+        Raises:
+            StoppedError: the work failed, and the disk is full.
+        """
         work = self._work(cell)
         self.clear(cell)
         work.mkdir()
         try:
             yield work
+        except Exception:
+            self.check_writable()  # as long as what was made is there: without it there is room
+            raise
         finally:
             self.clear(cell)
 

@@ -14,6 +14,9 @@ from capecam.raster import Mosaic
 from capecam.settings import VSI, ImagerySettings, MosaicSettings, Scale, Settings
 from capecam.sources import city_of
 
+DEEP = "/-" * 64
+"""Stands for the folder where a run was started, which is not recorded."""
+
 
 def settings_of(out: Path, record: Mapping[str, Any]) -> Settings:
     """Those of a run, with paths that lead from here to what they led to then.
@@ -92,5 +95,7 @@ def _found_again(path: str, before: str | None, out: Path) -> str:
         or Path(path).is_absolute()
     ):
         return path
-    beside = os.path.normpath(out.resolve() / os.path.relpath(path, before))
+    # Not from the working directory of now: ``..`` would end at its root.
+    between = os.path.relpath(f"{DEEP}/{path}", f"{DEEP}/{before}")
+    beside = os.path.normpath(out.resolve() / between)
     return beside if glob(beside, recursive=True) else path

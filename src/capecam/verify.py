@@ -13,6 +13,11 @@ from capecam.ledger import Ledger
 from capecam.outputs import read_run
 from capecam.raster import why_not_cog
 
+UNFINISHED = (
+    "; the city's layers were not compared, since the last run has not made them: the same run "
+    "again, or capecam finish, does"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -30,6 +35,8 @@ class Verification:
     files: int
     """How many were looked at."""
     findings: tuple[Finding, ...]
+    layers: bool = True
+    """Whether the city's layers were among them: not after a run that was cut off, or of shards."""
 
     @property
     def exit_code(self) -> int:
@@ -43,7 +50,10 @@ class Verification:
     def to_text(self) -> str:
         """For people."""
         bad = [f"{f.path}: {f.problem}; {f.remedy}" for f in self.findings]
-        return "\n".join([*bad, f"{self.files} products, {len(self.findings)} of them bad"])
+        open_end = "" if self.layers else UNFINISHED
+        return "\n".join(
+            [*bad, f"{self.files} products, {len(self.findings)} of them bad{open_end}"]
+        )
 
 
 def verify(out: Path) -> Verification:
@@ -64,7 +74,7 @@ def verify(out: Path) -> Verification:
             count += 1
             if problem := _problem(folder / name, facts):
                 findings.append(Finding(str(folder / name), problem, remedy))
-    return Verification(count, tuple(findings))
+    return Verification(count, tuple(findings), bool(run.get("products")))
 
 
 def _recorded(out: Path, run: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any], str]]:

@@ -7,7 +7,7 @@ from capecam.raster.crs import crs_key
 from capecam.raster.fingerprint import files_of, fingerprint
 from capecam.raster.ground import ground_m, is_similar, ratio_to_model, unit_m
 from capecam.raster.header import Header
-from capecam.raster.headers import HeaderRules, read_header, read_headers
+from capecam.raster.headers import DAMAGED, HeaderRules, read_header, read_headers
 from capecam.raster.imagery import write_imagery
 from capecam.raster.locations import Location, VsiPath, location
 from capecam.raster.mosaic import GridRules, Mosaic, Source, build_mosaic
@@ -20,6 +20,7 @@ from capecam.raster.remarks import Remark, remarks, remarks_on_place
 from capecam.raster.vrt import Layer, VrtTile, write_vrt
 
 __all__ = [
+    "DAMAGED",
     "CogSet",
     "CogWriter",
     "Collars",

@@ -122,13 +122,14 @@ class CogWriter:
         to_cog(self._raw, self._path, nearest=self._product.palette is not None)
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Make no COG. What was written stays until its folder goes, so that a disk that is full
+        can be told from other failures (``Ledger.making``).
+        """
         self._dataset.close()
-        self._raw.unlink(missing_ok=True)
 
 
 class CogSet:
-    """One writer per product, finished together; without that, or on an error, nothing is left."""
+    """One writer per product, finished together; without that, or on an error, there is no COG."""
 
     def __init__(self, folder: Path, grid: Grid, coarse: Grid | None, products: Sequence[Product]):
         self.writers: dict[str, CogWriter] = {}
