@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bounds", type=Path)
     parser.add_argument("--like", type=Path, required=True, help="a finished run")
-    parser.add_argument("--detections", type=int, default=300, help="pieces an image")
+    parser.add_argument("--detections", type=int, default=30, help="pieces an image")
     parser.add_argument("--images", type=int, default=None, help="only the first N")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/finish.csv"))
     arguments = parser.parse_args()

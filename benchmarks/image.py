@@ -12,6 +12,7 @@ import argparse
 import shutil
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from memory import append, draw, facts
@@ -22,6 +23,7 @@ from capecam.benchmarks.measure import seconds
 from capecam.benchmarks.subject import sample_tiles, untrained_model
 from capecam.fit import fitting_batch
 from capecam.maker import pick_device
+from capecam.raster import Reader
 from capecam.sources import find_cells, open_city
 
 
@@ -47,7 +49,8 @@ def main() -> None:
         (cell,) = find_cells(city, settings.tiling)
         engine = Engine(model, device=device)
         size = engine.together(fitting_batch(engine, settings.tiling.size))
-        tiles = read_tiles(city.mosaic, settings.tiling.tiling, cell, 0, device=device)
+        reader = partial(Reader, city.mosaic, cell.image)
+        tiles = read_tiles(reader, settings.tiling.tiling, cell.core, device=device)
         ready = list(batches(tiles, size))
         alone, whole = [], []
         for _ in range(arguments.rounds):

@@ -105,6 +105,7 @@ def measure(folder: Path) -> dict[str, object]:
     return {
         "traced": sum(outcome.totals.steps["traced"].values()),
         "kept": sum(outcome.totals.steps["kept"].values()),
+        "seconds": round(outcome.seconds, 1),
         "cpu_s": round(own.ru_utime + own.ru_stime, 1),
         "evidence_cpu_s": round(helpers.ru_utime + helpers.ru_stime, 1),
         "peak_mb": round(own.ru_maxrss * 1024 / 1e6),

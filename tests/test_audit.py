@@ -26,7 +26,7 @@ from capecam.audit.examine import Bench, Finding, examine
 from capecam.audit.heat import Explain, block_heat
 from capecam.audit.randomise import cascade, spearman, stages
 from capecam.audit.report import Estimate, Lead, summarise
-from capecam.audit.sample import Exhibit, Subject, centred, choose, shifted
+from capecam.audit.sample import Exhibit, Specimen, centred, choose, shifted
 from capecam.audit.stability import shift_px
 from capecam.batch import Tile
 from capecam.configfile import load
@@ -94,7 +94,7 @@ def exhibit(away: int, seed: int = 0) -> Exhibit:
     inside = np.zeros((64, 64), bool)
     inside[24:40, 24 + 8 * away : 40 + 8 * away] = True
     others = tuple(tile(window) for window in shifted(region, first, shift_px(TILING)))
-    return Exhibit(Subject("2_0_0", 2, region, ("a",)), tile(first), others, inside)
+    return Exhibit(Specimen("2_0_0", 2, region, ("a",)), tile(first), others, inside)
 
 
 def leads(findings: list[Finding], measure: str) -> Lead:
@@ -468,12 +468,12 @@ def test_a_sample_takes_from_every_class_in_turn(out) -> None:
     classes = table["class_id"].value_counts()
     assert (classes >= 2).all(), "else there is nothing to choose"
     chosen = choose(path, LO19, 2 * len(classes), 0)
-    assert Counter(subject.class_id for subject in chosen) == dict.fromkeys(classes.index, 2)
-    assert all(subject.region.area % 1 == 0 for subject in chosen), "in whole pixels"
+    assert Counter(specimen.class_id for specimen in chosen) == dict.fromkeys(classes.index, 2)
+    assert all(specimen.region.area % 1 == 0 for specimen in chosen), "in whole pixels"
     other = choose(path, LO19, 2 * len(classes), 1)
-    assert {subject.id for subject in chosen} != {subject.id for subject in other}
+    assert {specimen.id for specimen in chosen} != {specimen.id for specimen in other}
     everything = choose(path, LO19, 10_000, 0)
-    assert [subject.id for subject in everything] == table["id"].tolist()
+    assert [specimen.id for specimen in everything] == table["id"].tolist()
 
 
 def test_what_is_not_there_is_said(out, made, tmp_path) -> None:

@@ -15,7 +15,8 @@ from networks import images, tiny_model, tiny_network
 from capecam.accuracy import compare
 from capecam.attribution import GUIDED
 from capecam.benchmarks import measure
-from capecam.benchmarks.bench import Extent, Machine, Row, bench, table, write_csv
+from capecam.benchmarks.bench import Extent, bench
+from capecam.benchmarks.table import Machine, Row, table, write_csv
 from capecam.model import Model
 
 CPU = torch.device("cpu")

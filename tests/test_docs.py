@@ -34,7 +34,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["configuration", "errors"])
+@pytest.mark.parametrize("page", ["configuration", "errors", "performance"])
 def test_pages_that_are_made_are_up_to_date(page: str) -> None:
     made = script(f"{page}_docs").page()
     assert (ROOT / f"docs/{page}.md").read_text() == made, f"run scripts/{page}_docs.py"

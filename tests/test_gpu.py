@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from capecam.benchmarks.subject import sample_tiles
 from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.fit import fitting_batch, fitting_precision
-from capecam.grid import Cell, Tiling
+from capecam.grid import Tiling
 from capecam.maps import Maps
+from capecam.raster import Reader
 from capecam.record import Outcome
 from capecam.run import run
 from capecam.settings import METHODS, PRECISIONS
@@ -117,12 +119,12 @@ def test_running_out_of_memory_halves_the_batch() -> None:
 def test_pixels_arrive_whole_while_the_device_computes(tmp_path: Path) -> None:
     write_tif(tmp_path / "a.tif", blobs(3000, 5000))
     mosaic = open_city([str(tmp_path)], None).mosaic
-    cell = Cell("a", "a", mosaic.grid.window)
+    reader, core = partial(Reader, mosaic, "a"), mosaic.grid.window
     busy = torch.ones(4096, 4096, device="cuda")
-    expected = list(read_tiles(mosaic, Tiling(), cell, 0))
+    expected = list(read_tiles(reader, Tiling(), core))
     for tile, there in zip(
         expected,
-        read_tiles(mosaic, Tiling(), cell, 3, device=busy.device),
+        read_tiles(reader, Tiling(), core, readers=3, device=busy.device),
         strict=True,
     ):
         busy = busy @ busy / 4096

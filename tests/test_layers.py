@@ -28,8 +28,9 @@ LAYERS = [
     {"evidence", "sieve"},
     {"cell", "detections", "outputs"},
     {"report", "qgis"},
-    {"city", "maker"},
-    {"reopen"},
+    {"city", "prepare"},
+    {"maker"},
+    {"reopen", "workerprocess"},
     {"workers", "record", "audit", "panels"},
     {"cluster"},
     {"run"},
@@ -73,6 +74,19 @@ def test_imports_point_down() -> None:
             parts = name.split(".")
             if parts[0] == "capecam" and parts[1] in level and parts[1] != module:
                 assert level[parts[1]] < level[module], f"{module} imports {parts[1]}"
+
+
+def test_what_is_private_stays_in_its_module() -> None:
+    def is_private(name: str) -> bool:
+        return name.startswith("_") and not name.startswith("__")
+
+    for _, path in files():
+        tree = ast.parse(path.read_text())
+        ours = {n.split(".")[-1] for n in imports(path) if n.startswith("capecam.")}
+        assert not {name for name in ours if is_private(name)}, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert not (node.value.id in ours and is_private(node.attr)), ast.unparse(node)
 
 
 def test_the_two_worlds_meet_only_where_they_should() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import geopandas as gpd
@@ -19,7 +20,7 @@ from rasterio.warp import calculate_default_transform, reproject
 from capecam.batch import batches, read_tiles
 from capecam.errors import ImageError, UsageError
 from capecam.finding import find_images, name_images
-from capecam.grid import Cell, Grid, Tiling, Window
+from capecam.grid import Grid, Tiling, Window
 from capecam.raster import HeaderRules, Mosaic, Reader, Source, read_header, read_headers, remarks
 from capecam.raster.header import crs_key
 from capecam.raster.sniffing import cut_off
@@ -117,7 +118,7 @@ def test_every_window_with_imagery_comes_once_and_in_order(tmp_path: Path, reade
     mosaic = open_city([str(tmp_path)], None).mosaic
     tiling = Tiling(32, 12, 2)
     core = Window(0, 0, 333, 300)
-    tiles = list(read_tiles(mosaic, tiling, Cell("a", "a", core), readers))
+    tiles = list(read_tiles(partial(Reader, mosaic, "a"), tiling, core, readers=readers))
     rows, cols = tiling.lattice(core)
     assert [t.window for t in tiles] == [tiling.window(i, j) for i in rows for j in cols]
     for tile in tiles[:: len(tiles) // 20]:
@@ -131,8 +132,8 @@ def test_windows_without_imagery_are_not_run(tmp_path: Path) -> None:
     mask[:20, :20] = True
     write_tif(tmp_path / "a.tif", blobs(200, 200), mask=mask)
     mosaic = open_city([str(tmp_path)], None).mosaic
-    cell = Cell("a", "a", mosaic.grid.window)
-    tiles = list(read_tiles(mosaic, Tiling(40, 0, 10), cell, 0))
+    reader = partial(Reader, mosaic, "a")
+    tiles = list(read_tiles(reader, Tiling(40, 0, 10), mosaic.grid.window))
     assert [t.window for t in tiles] == [Window(0, 0, 40, 40)]
     (batch,) = batches(tiles, 4)
     assert batch.pixels.shape == (4, 3, 40, 40)
@@ -347,7 +348,8 @@ def test_what_is_not_of_interest_is_not_run(tmp_path: Path) -> None:
     def chosen(**settings) -> set[tuple[int, int]]:
         city = open_city([str(tmp_path / "a.tif")], None, MosaicSettings(**settings))
         core = city.mosaic.grid.window
-        tiles = read_tiles(city.mosaic, tiling, Cell("a", "a", core), 0, interest=city.interest)
+        reader = partial(Reader, city.mosaic, "a")
+        tiles = read_tiles(reader, tiling, core, interest=city.interest)
         return {(t.window.row // 40, t.window.col // 40) for t in tiles}
 
     def place(*pixels: int) -> tuple[float, ...]:

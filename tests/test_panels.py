@@ -22,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from capecam.attribution import resample
 from capecam.configfile import load
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, OutputError, UsageError
@@ -39,7 +40,7 @@ from capecam.panels.sheet import TEXT, fitting, joined, width_cm, wrapped
 from capecam.reopen import Reopened
 from capecam.run import run
 from capecam.settings import METHODS, ClassSettings
-from capecam.stitch import to_blocks, to_levels
+from capecam.stitch import to_levels
 
 SIZE = 160
 METHOD_LIST = ("gradcam", "gradcampp", "guided_gradcam")
@@ -93,7 +94,7 @@ def stored(out: Path, product: str, place: Window, unit: int = 1) -> np.ndarray:
 def levels(panel: Panel, method: str, tiling: Tiling) -> np.ndarray:
     """On the city's scale, as a run stores them."""
     heat = torch.from_numpy(panel.heat[method])[None]
-    heat = heat if method == "guided_gradcam" else to_blocks(heat, tiling)
+    heat = heat if method == "guided_gradcam" else resample(heat, tiling.size // tiling.stride)
     tops = [top or torch.inf for top in panel.tops[method]]
     return to_levels(heat[0], torch.tensor(tops)).numpy()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from test_mosaic import CUSTOM_WKT
 from torch import nn
 
 from capecam.api import read_detections, read_heatmap
+from capecam.attribution import resample
 from capecam.calibration import PERCENTILE
 from capecam.configfile import load
 from capecam.engine import Engine
@@ -26,9 +28,8 @@ from capecam.fit import CPU_BATCH
 from capecam.grid import Tiling, Window
 from capecam.progress import summary
 from capecam.record import Outcome
-from capecam.run import run
+from capecam.run import Silent, run
 from capecam.settings import CAPE_TOWN_CLASSES
-from capecam.stitch import to_blocks
 
 HEIGHT, WIDTH = 613, 777
 CUTS = (211, 402)
@@ -274,7 +275,7 @@ def test_calibration_is_the_percentile_of_what_is_written(one, pixels, tmp_path)
             place = part.slices(window)
             tile[:, *place], valid[place] = pixels[:, *part.slices(core)], True
             maps = engine(torch.from_numpy(tile)[None], torch.from_numpy(valid)[None])
-            blocks = to_blocks(maps.heat["gradcam"], tiling)[0, 0].numpy()
+            blocks = resample(maps.heat["gradcam"], tiling.size // tiling.stride)[0, 0].numpy()
             seen = valid.reshape(32, 10, 32, 10).any(axis=(1, 3))
             values.append(blocks[seen & (blocks > 0)])
     assert run_json["calibration"]["tiles"] == len(rows) * len(cols)
@@ -343,6 +344,23 @@ def test_heat_that_is_not_finite_fails_its_cell(pixels, tmp_path) -> None:
     assert outcome.exit_code == 2
     assert "values of heatmaps are not finite in fp32" in outcome.failures["a"]
     assert not list((tmp_path / "bad").rglob("*.tif"))
+
+
+class Interrupting(Silent):
+    """As Ctrl-C after the first tiles."""
+
+    def tiles(self, _count: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_nothing_reads_on_after_an_interruption(one, tmp_path) -> None:
+    """Whoever holds the exception; a reader that the garbage collector closes has crashed runs."""
+    given = {"sources": [str(one)], "out": str(tmp_path / "out"), "compute.readers": 2}
+    settings = load(None, {**given, "explain.calibration_tiles": 4})
+    with pytest.raises(KeyboardInterrupt) as kept:
+        run(settings, model=colours_model(), progress=Interrupting())
+    assert kept.tb
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("read")]
 
 
 def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:

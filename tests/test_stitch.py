@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from capecam.batch import Batch
-from capecam.grid import Tiling, Window
+from capecam.grid import Cell, Tiling, Window
 from capecam.maps import Maps
-from capecam.stitch import NODATA, Stitcher, to_levels
+from capecam.stitch import NODATA, Scheme, Stitcher, Strip, to_levels
 
 TILING = Tiling(64, 14, 2)
 """Step 50. Small, so that sizes around every boundary are quick."""
+CPU = torch.device("cpu")
 SIZES = [1, 9, 49, 50, 51, 63, 64, 65, 113, 114, 115, 149, 150, 151]
 
 
-def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling, **options):
+def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
     """Cut (3, H, W) levels to tiles as probabilities and guided maps; blend; collect rows."""
     core = Window(*origin, *truth.shape[1:])
     reach = tiling.reach(core)
@@ -24,11 +25,8 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling, **optio
     valid = np.zeros(reach.shape, bool)
     place = core.slices(reach)
     padded[:, *place], valid[place] = truth / 254, True
-    stitcher = Stitcher(
-        tiling, core, ["gradcam", "guided_gradcam"], 3,
-        {"gradcam": [1.0] * 3, "guided_gradcam": [1.0] * 3},
-        device=torch.device("cpu"), **{"detected": False, **options},
-    )  # fmt: skip
+    tops = {"gradcam": [1.0] * 3, "guided_gradcam": [1.0] * 3}
+    stitcher = Stitcher(Scheme(tiling, list(tops), 3, tops, False), Cell("a", "a", core), CPU)
     collected: dict[str, list[np.ndarray]] = {}
     rows_seen = []
     lattice_rows, lattice_cols = tiling.lattice(core)
@@ -97,15 +95,8 @@ def test_without_overlap_tiles_are_copied() -> None:
 
 
 def test_float32_keeps_raw_values_and_nan() -> None:
-    stitcher = Stitcher(
-        TILING,
-        Window(0, 0, 64, 64),
-        ["gradcam"],
-        1,
-        None,
-        detected=True,
-        device=torch.device("cpu"),
-    )
+    cell = Cell("a", "a", Window(0, 0, 64, 64))
+    stitcher = Stitcher(Scheme(TILING, ["gradcam"], 1, None, True), cell, CPU)
     maps = Maps(
         torch.ones(1, 2, 64, 64) / 2,
         {"gradcam": torch.full((1, 1, 2, 2), 7e-9)},
@@ -124,12 +115,42 @@ def test_float32_keeps_raw_values_and_nan() -> None:
     ).all()
 
 
+def test_a_stride_of_one_pixel_has_cams_at_full_resolution() -> None:
+    cell, tops = Cell("a", "a", Window(0, 0, 8, 8)), {"gradcam": [1.0]}
+    stitcher = Stitcher(Scheme(Tiling(8, 0, 1), list(tops), 1, tops, False), cell, CPU)
+    maps = Maps(
+        torch.ones(1, 2, 8, 8) / 2,
+        {"gradcam": torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])},
+        torch.ones(1, 1, dtype=torch.bool),
+        *(torch.tensor(0), torch.tensor(0)),
+    )
+    pixels, valid = (
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        torch.ones(1, 8, 8, dtype=torch.bool),
+    )
+    rows = [*stitcher.add(Batch((cell.core,), pixels, valid), maps), *stitcher.finish()]
+    heat = rows[0].products["gradcam"][0]
+    assert (heat == torch.tensor([0, 0, 32, 95, 159, 222, 254, 254])).all()
+
+
+def test_windows_have_to_come_row_major() -> None:
+    tiling, core = Tiling(4, 0, 2), Window(0, 0, 8, 4)
+    strip = Strip(tiling, Cell("a", "a", core), 1, bands=1, weights=1, device=CPU)
+    values = torch.ones(1, 4, 4)
+    with pytest.raises(ValueError, match="row-major"):
+        strip.add(Window(4, 0, 4, 4), values, values)
+    strip.add(Window(0, 0, 4, 4), values, values)
+    means, weights = strip.take(4)
+    assert means.shape == (1, 4, 4)
+    assert (weights == 1).all()
+    strip.add(Window(4, 0, 4, 4), values, values)
+
+
 def test_unexplained_tiles_carry_no_weight() -> None:
     tiling = Tiling(4, 2, 2)
-    stitcher = Stitcher(
-        tiling, Window(0, 2, 2, 2), ["guided_gradcam"], 1, {"guided_gradcam": [1.0]},
-        detected=True, device=torch.device("cpu"),
-    )  # fmt: skip
+    tops = {"guided_gradcam": [1.0]}
+    cell = Cell("a", "a", Window(0, 2, 2, 2))
+    stitcher = Stitcher(Scheme(tiling, list(tops), 1, tops, True), cell, CPU)
     out = []
     for value, explained, col in ((1.0, False, 0), (0.5, True, 2)):
         maps = Maps(

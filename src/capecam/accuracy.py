@@ -33,9 +33,8 @@ def compare(heat: dict[str, Tensor], reference: dict[str, Tensor]) -> Error:
     for method, found in heat.items():
         expected = reference[method][: len(found)].to(found.device).float()
         filled = expected.flatten(2).amax(dim=2) > 0
-        if expected.shape[-1] != found.shape[-1]:
-            expected = resample(expected, found.shape[-1])
-        scaled, truth = by_range(found.float()), by_range(expected)
+        truth = by_range(resample(expected, found.shape[-1]))
+        scaled = by_range(found.float())
         by_class = [
             pearson(scaled[:, c][filled[:, c]], truth[:, c][filled[:, c]]).mean().item()
             for c in range(filled.shape[1])

@@ -148,7 +148,9 @@ def guided_gradcam(guided: Tensor, cam: Tensor) -> Tensor:
 
 
 def resample(cam: Tensor, size: int) -> Tensor:
-    """(..., h, w) -> (..., size, size), bilinear with half-pixel centres."""
+    """(..., h, w) -> (..., size, size), bilinear with half-pixel centres; itself if it has it."""
+    if cam.shape[-2:] == (size, size):
+        return cam
     flat = cam.reshape(-1, 1, *cam.shape[-2:])
     sized = F.interpolate(flat, size=(size, size), mode="bilinear", align_corners=False)
     return sized.reshape(*cam.shape[:-2], size, size)

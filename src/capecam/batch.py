@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice, product
 from typing import Any, NamedTuple
 
@@ -16,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capecam.grid import Cell, Tiling, Window
+from capecam.grid import Tiling, Window
 from capecam.interest import EVERYWHERE, Chosen, Interest
-from capecam.raster import Mosaic, Reader
+from capecam.raster import Reader
 
 CPU = torch.device("cpu")
 SUPER_BLOCK = 10
@@ -72,45 +71,48 @@ def batches(tiles: Iterable[Tile], batch_size: int) -> Iterator[Batch]:
 
 
 def read_tiles(
-    mosaic: Mosaic,
+    open_reader: Callable[[], Reader],
     tiling: Tiling,
-    cell: Cell,
-    readers: int,
+    core: Window,
     *,
-    device: torch.device = CPU,
     interest: Interest = EVERYWHERE,
-    unreadable: dict[str, str] | None = None,
-) -> Iterator[Tile]:
-    """All windows of a cell's core that are of interest and have a valid pixel, row-major.
+    readers: int = 0,
+    device: torch.device = CPU,
+) -> Generator[Tile, None, None]:
+    """All windows of a core that are of interest and have a valid pixel, row-major.
 
     While one row of super-blocks is cut, ``readers`` threads read the next and upload it, so that
     no pixel goes up twice and nothing waits; 0 reads in the calling thread, with the same result.
 
     Args:
-        mosaic: imagery.
+        open_reader: of the imagery; called once in each thread.
         tiling: the lattice.
-        cell: whose own image has to be readable.
+        core: the pixels to cover.
+        interest: what is to be run.
         readers: number of threads.
         device: where the tiles are to be.
-        interest: what is to be run.
-        unreadable: is told the names of other images that are damaged there, and why.
 
     Raises:
-        ImageError: the cell's own image cannot be decoded.
+        ImageError: an image that is needed cannot be decoded.
     """
-    wanted = interest.chosen(tiling, cell.core)
-    rows = list(_super_rows(tiling, cell.core, wanted))
-    reader = partial(Reader, mosaic, cell.image, {} if unreadable is None else unreadable)
-    with _reading(reader, readers, device) as submit:
-        ahead = [submit(_extent(tiling, block)) for row in rows[:1] for block in row]
+    wanted = interest.chosen(tiling, core)
+    rows = list(_super_rows(tiling, core, wanted))
+    with _reading(open_reader, readers, device) as submit:
+        ahead = [submit(block.extent) for row in rows[:1] for block in row]
         for row, following in zip(rows, [*rows[1:], []], strict=True):
             loaded = [result() for result in ahead]
-            ahead = [submit(_extent(tiling, block)) for block in following]
+            ahead = [submit(block.extent) for block in following]
             yield from _cut(tiling, row, loaded, wanted)
 
 
-Block = tuple[range, range]
-"""Row and column indices of the windows of a super-block."""
+class Block(NamedTuple):
+    """A super-block: windows that are read at once."""
+
+    rows: range
+    cols: range
+    """Row and column indices of its windows."""
+    extent: Window
+    """All pixels of them."""
 
 
 class Loaded(NamedTuple):
@@ -128,7 +130,11 @@ def _super_rows(tiling: Tiling, core: Window, wanted: Chosen) -> Iterator[list[B
     """Rows of super-blocks with a wanted window, aligned to the lattice and not to the core."""
     rows, cols = tiling.lattice(core)
     for i in _chunks(rows):
-        blocks = [(i, j) for j in _chunks(cols) if not wanted.isdisjoint(product(i, j))]
+        blocks = [
+            Block(i, j, tiling.extent(i, j))
+            for j in _chunks(cols)
+            if not wanted.isdisjoint(product(i, j))
+        ]
         if blocks:
             yield blocks
 
@@ -141,26 +147,20 @@ def _chunks(indices: range) -> Iterator[range]:
         start = stop
 
 
-def _extent(tiling: Tiling, block: Block) -> Window:
-    rows, cols = block
-    return tiling.window(rows[0], cols[0]).hull(tiling.window(rows[-1], cols[-1]))
-
-
 def _cut(tiling: Tiling, row: list[Block], loaded: list[Loaded], wanted: Chosen) -> Iterator[Tile]:
     """The wanted windows of a row of super-blocks, row-major over the whole row."""
-    for i in row[0][0]:
+    for i in row[0].rows:
         for block, (pixels, valid, seen) in zip(row, loaded, strict=True):
-            extent = _extent(tiling, block)
-            for j in block[1]:
+            for j in block.cols:
                 window = tiling.window(i, j)
-                place = window.slices(extent)
+                place = window.slices(block.extent)
                 if (i, j) in wanted and seen[place].any():
                     yield Tile(window, pixels[:, *place], valid[place])
 
 
 @contextmanager
 def _reading(
-    make_reader: Callable[[], Reader], readers: int, device: torch.device
+    open_reader: Callable[[], Reader], readers: int, device: torch.device
 ) -> Iterator[Callable[[Window], Callable[[], Loaded]]]:
     """A function that starts reading a window and returns how to get the result."""
     local = threading.local()
@@ -168,7 +168,7 @@ def _reading(
 
         def read(window: Window) -> Loaded:
             if not hasattr(local, "reader"):
-                local.reader = opened.enter_context(make_reader())
+                local.reader = opened.enter_context(open_reader())
             reader: Reader = local.reader
             pixels, seen = reader.read(window)
             return Loaded(_up(pixels, device), _up(seen, device), seen)

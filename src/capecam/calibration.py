@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from capecam.attribution import resample
 from capecam.batch import Tile, batches
 from capecam.draw import drawn, place_key
 from capecam.engine import Engine
@@ -19,9 +20,8 @@ from capecam.grid import Tiling
 from capecam.maps import check_finite
 from capecam.raster import Reader
 from capecam.recordcheck import Calibrated, read_record
-from capecam.settings import PIXEL_METHODS
 from capecam.sources import City
-from capecam.stitch import block_validity, to_blocks
+from capecam.stitch import block_validity, unit_of
 
 PERCENTILE = 99.5
 
@@ -116,21 +116,20 @@ def calibrate(
     values: dict[str, list[list[NDArray[np.float32]]]] = {
         method: [[] for _ in range(classes)] for method in engine.methods
     }
-    seen = 0
+    tiles = 0
     for batch in batches(sampled, batch_size):
         maps = engine(batch.pixels, batch.valid)
         check_finite(maps.broken, engine.precision)
         valid = batch.valid[:, None].to(engine.device)
-        blocks = block_validity(valid, tiling.stride)
         for method, heat in maps.heat.items():
-            coarse = method not in PIXEL_METHODS
-            raw, counts = (to_blocks(heat, tiling), blocks) if coarse else (heat, valid)
+            unit = unit_of(method, tiling)
+            raw, seen = resample(heat, tiling.size // unit), block_validity(valid, unit)[:, 0]
             for c in range(classes):
-                positive = raw[:, c][counts[:, 0] & (raw[:, c] > 0)]
+                positive = raw[:, c][seen & (raw[:, c] > 0)]
                 values[method][c].append(positive.cpu().numpy().astype(np.float32))
-        seen += len(batch.windows)
+        tiles += len(batch.windows)
     tops = {method: tuple(map(_top, by_class)) for method, by_class in values.items()}
-    return Calibration(tops, basis(engine), seen)
+    return Calibration(tops, basis(engine), tiles)
 
 
 def _top(parts: list[NDArray[np.float32]]) -> float | None:
@@ -169,9 +168,6 @@ def sample(
 
 def _lattice(city: City, tiling: Tiling) -> NDArray[np.int64]:
     """(N,) keys of every window of interest that touches a source, each once."""
-    parts = []
-    for source in city.mosaic.sources:
-        rows, cols = tiling.lattice(source.window)
-        i, j = np.nonzero(city.interest.windows(tiling, source.window))
-        parts.append(place_key(i + rows.start, j + cols.start))
-    return np.unique(np.concatenate(parts))
+    windows = (source.window for source in city.mosaic.sources)
+    keys = [place_key(*city.interest.indices(tiling, window)) for window in windows]
+    return np.unique(np.concatenate(keys))

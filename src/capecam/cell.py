@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from capecam.batch import batches, read_tiles
+from capecam.batch import Tile, batches, read_tiles
 from capecam.behind import behind
 from capecam.calibration import Calibration
 from capecam.clock import Clock
@@ -21,9 +21,9 @@ from capecam.engine import Engine
 from capecam.grid import Cell
 from capecam.interest import Interest
 from capecam.maps import check_finite
-from capecam.raster import CogSet, Mosaic, Product
+from capecam.raster import CogSet, Mosaic, Product, Reader
 from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
-from capecam.stitch import LEVELS, NODATA, Rows, Stitcher
+from capecam.stitch import LEVELS, NODATA, Rows, Scheme, Stitcher
 from capecam.vectors import Tracer, write_pieces
 
 PIECES = "detections.parquet"
@@ -77,39 +77,28 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
         ImageError: an image that the cell needs cannot be decoded.
         NotFiniteError: the network's gradients overflowed.
     """
-    engine, tiling, readers = job.engine, job.settings.tiling.tiling, job.settings.compute.readers
-    grid = job.mosaic.grid.crop(cell.core)
-    unreadable: dict[str, str] = {}
-    windows = read_tiles(
-        job.mosaic,
-        tiling,
-        cell,
-        readers,
-        device=engine.device,
-        interest=job.interest,
-        unreadable=unreadable,
-    )
-    stitcher = _stitcher(cell, job)
+    engine, tiling, grid = job.engine, job.settings.tiling.tiling, job.mosaic.grid.crop(cell.core)
+    clock, unreadable = Clock(), dict[str, str]()
+    stitcher = Stitcher(_scheme(job), cell, engine.device)
     tracer = Tracer(cell.core.col, cell.image)
-    tiles, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
-    clock = Clock()
+    count, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
 
-    with CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs:
+    with (
+        closing(_read(cell, job, unreadable)) as tiles,
+        CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs,
+    ):
         with _sink(cogs, tracer, clock) as hand_over:
-            together = engine.together(job.batch_size)
-            for batch in clock.each("read", batches(windows, together)):
+            for batch in clock.each("read", batches(tiles, engine.together(job.batch_size))):
                 with clock("engine", engine.device):
                     maps = engine(batch.pixels, batch.valid)
                 with clock("stitch", engine.device):
                     finished = list(stitcher.add(batch, maps))
-                for rows in finished:
-                    hand_over(rows)
+                hand_over(finished)
                 singular += maps.singular
                 broken += maps.broken
-                tiles += len(batch.windows)
+                count += len(batch.windows)
                 progress(len(batch.windows))
-            for rows in stitcher.finish():
-                hand_over(rows)
+            hand_over(stitcher.finish())
         check_finite(broken, engine.precision)
         with clock("finish"):
             cogs.finish()
@@ -117,7 +106,7 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
     pieces = tracer.finish()
     write_pieces(pieces, grid, [c.name for c in engine.model.classes], folder / PIECES)
     return CellReport(
-        tiles,
+        count,
         int(stitcher.valid_px),
         len(pieces),
         int(singular),
@@ -127,8 +116,22 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
     )
 
 
+def _read(cell: Cell, job: Job, unreadable: dict[str, str]) -> Generator[Tile, None, None]:
+    """The tiles of a cell. To be closed where it is not read to its end: its threads go on reading,
+    and the garbage collector, which may run in one of them, would close files under the others.
+    """
+    return read_tiles(
+        partial(Reader, job.mosaic, cell.image, unreadable),
+        job.settings.tiling.tiling,
+        cell.core,
+        interest=job.interest,
+        readers=job.settings.compute.readers,
+        device=job.engine.device,
+    )
+
+
 @contextmanager
-def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Rows], None]]:
+def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Iterable[Rows]], None]]:
     """Where finished rows go: into every raster and through the tracer, each in its own thread."""
 
     def write(name: str, rows: Rows) -> None:
@@ -147,25 +150,23 @@ def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Rows
         consumers: list[Callable[[Rows], None]] = [partial(write, name) for name in cogs.writers]
         threads = [stack.enter_context(behind(consume)) for consume in (*consumers, trace)]
 
-        def hand_over(rows: Rows) -> None:
-            for thread in threads:
-                thread(rows)
+        def hand_over(finished: Iterable[Rows]) -> None:
+            for rows in finished:
+                for thread in threads:
+                    thread(rows)
 
         yield hand_over
 
 
-def _stitcher(cell: Cell, job: Job) -> Stitcher:
-    explain = job.settings.explain
-    return Stitcher(
+def _scheme(job: Job) -> Scheme:
+    explain, model = job.settings.explain, job.engine.model
+    return Scheme(
         job.settings.tiling.tiling,
-        cell.core,
         explain.methods,
-        len(job.engine.model.foreground),
+        len(model.foreground),
         job.calibration.tops if explain.heatmap_dtype == "uint8" else None,
-        detected=explain.where == "detected",
-        sigmoid=job.engine.model.sigmoid,
-        taken=cell.taken,
-        device=job.engine.device,
+        explain.where == "detected",
+        model.sigmoid,
     )
 
 

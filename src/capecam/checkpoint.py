@@ -8,11 +8,11 @@ from typing import Any
 from capecam.attribution import GUIDED
 from capecam.engine import Engine
 from capecam.graph import why_not_guided
-from capecam.model import HEAD, channel_count, describe, load_model
+from capecam.model import HEAD, Model, channel_count, describe, load_model
 from capecam.settings import ModelSettings
-from capecam.weights import read_weights
+from capecam.weights import Weights, read_weights
 
-PROBE_PX = 320
+TILE_PX = 320
 """Tile at which the target layer's shape is given."""
 
 
@@ -30,19 +30,27 @@ def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
         "classes": max(channel_count(weights), 2),
     }
     if facts["architecture"] == "unknown":
-        known = {k: v for k, v in weights.tensors.items() if v.ndim and "running_" not in k}
-        return facts | {
-            "tensors": len(known),
-            "parameters": sum(tensor.numel() for tensor in known.values()),
-            "to see more": "name model.architecture and model.encoder in a --config",
-            "last layer": next(key for key in known if key.endswith(HEAD)),
-        }
-    model = load_model(path, settings)
+        return facts | _of_unknown(weights)
+    return facts | _of_network(load_model(path, settings))
+
+
+def _of_unknown(weights: Weights) -> dict[str, Any]:
+    """What tensors tell that belong to no network that is named."""
+    known = {k: v for k, v in weights.tensors.items() if v.ndim and "running_" not in k}
+    return {
+        "tensors": len(known),
+        "parameters": sum(tensor.numel() for tensor in known.values()),
+        "to see more": "name model.architecture and model.encoder in a --config",
+        "last layer": next(key for key in known if key.endswith(HEAD)),
+    }
+
+
+def _of_network(model: Model) -> dict[str, Any]:
     engine = Engine(model, ["gradcam"])
-    activations = engine.activation_shape(PROBE_PX)
+    activations = engine.activation_shape(TILE_PX)
     reason = why_not_guided(model.network)
     scaling = model.normalisation
-    return facts | {
+    return {
         "class names": ", ".join(c.name for c in model.classes),
         "activation": "sigmoid of one channel" if model.sigmoid else "softmax",
         "input bands": 3,
@@ -50,7 +58,7 @@ def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
         "input scaling": f"0..255 becomes 0..{scaling.input_max:g}, "
         f"then (x - {scaling.mean}) / {scaling.std}",
         "target layer": model.target_layer,
-        "its shape": f"{activations} for a tile of {PROBE_PX} px",
+        "its shape": f"{activations} for a tile of {TILE_PX} px",
         GUIDED: "possible" if reason is None else f"not possible: {reason}",
         "ignored keys": ", ".join(model.ignored) or "none",
     }

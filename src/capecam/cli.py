@@ -374,7 +374,8 @@ def bench_command(
     ] = None,
 ) -> None:
     """Measure the engine here, beside the notebook's way and the peer libraries."""
-    from capecam.benchmarks.bench import Extent, bench_settings, table, write_csv
+    from capecam.benchmarks.bench import Extent, bench_settings
+    from capecam.benchmarks.table import table, write_csv
 
     settings = load(config, {"checkpoint": checkpoint, "compute.device": device})
     say = (lambda _: None) if quiet() else (lambda line: print(line, file=sys.stderr, flush=True))

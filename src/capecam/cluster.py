@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -19,11 +19,12 @@ from typing import Any, Self
 from capecam.changes import Contents
 from capecam.errors import CapecamError, StoppedError, UsageError
 from capecam.grid import Cell
-from capecam.maker import Maker, Prepared
+from capecam.maker import Made, Maker
+from capecam.prepare import Prepared
 from capecam.raster import gdal_settings
 from capecam.settings import Settings
 from capecam.sources import City
-from capecam.workers import Made, is_of_the_device, reason_of
+from capecam.workers import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +58,11 @@ class Actor:
 
     def make(self, cell: Cell) -> Made:
         """Make a cell."""
-        try:
-            with gdal_settings():
-                return Made(cell, self._ready().make(cell, lambda _: None))
-        except Exception as error:  # whatever one image does, the night goes on; exit code 3
-            if is_of_the_device(error):
+        with gdal_settings():
+            try:
+                return self._ready().attempt(cell, lambda _: None)
+            except StoppedError:  # of the GPU, which a new process may be able to use
                 os._exit(1)
-            return Made(cell, None, reason_of(error))
 
     def _ready(self) -> Maker:
         self._maker = self._maker or Maker(self._settings)
@@ -82,27 +81,7 @@ class RayActors:
     """
 
     def __init__(self, settings: Settings, address: str) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here calls home
-        try:
-            ray: Any = import_module("ray")  # an extra: only this workshop needs it
-        except ImportError:
-            raise UsageError(
-                "--cluster needs Ray; install it with: pip install capecam[ray]"
-            ) from None
-        self._ray = ray
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        try:
-            if address == LOCAL:
-                ray.init(address="local", include_dashboard=False, **options)
-            else:
-                _knock(address)
-                ray.init(address=address, **options)
-        except (OSError, ValueError) as error:
-            message = " ".join(str(error).split())
-            raise UsageError(
-                f"--cluster {address}: no Ray cluster answers ({message})"
-                "; start one with ray start --head, or use local-ray"
-            ) from error
+        ray = self._ray = _connected(address)
         self._settings = _absolute_settings(settings)
         self._share, self.count = _shares(settings, ray.cluster_resources(), len(ray.nodes()))
         self._actors = [self._start() for _ in range(self.count)]
@@ -132,41 +111,33 @@ class RayActors:
         self, cells: Iterable[Cell], known: Contents, tick: Callable[[int], object]
     ) -> Generator[Made, None, None]:
         """See :class:`capecam.workers.Workshop`; what a lost worker had in hand runs again."""
-        ray, waiting, again = self._ray, iter(cells), deque[Cell]()
-        contents, attempts = ray.put(known), Counter[str]()
-
-        def take(actor: Any) -> Any:
-            return actor.take.remote(self._city, self._prepared, contents)
-
-        pending: dict[Any, tuple[Any, Cell | None]] = {
-            take(actor): (actor, None) for actor in self._actors
-        }
+        contents = self._ray.put(known)
+        shelf, losses = Shelf(cells), Counter[str]()
+        pending = dict(self._take(actor, contents) for actor in self._actors)
         idle: list[Any] = []
         while pending:
-            (ended, *_), _ = ray.wait(list(pending), num_returns=1)
+            (ended, *_), _ = self._ray.wait(list(pending), num_returns=1)
             actor, cell = pending.pop(ended)
             made: Made | None = None
             try:
-                made = ray.get(ended)
+                made = self._ray.get(ended)
                 idle.append(actor)
-            except ray.exceptions.RayActorError as error:
+            except self._ray.exceptions.RayActorError as error:
                 log.warning("a Ray worker is gone: %s", str(error).splitlines()[0])
-                replacement = self._start()
-                pending[take(replacement)] = (replacement, None)
-                if cell is not None:
-                    attempts[cell.name] += 1
-                    if attempts[cell.name] == ATTEMPTS:
-                        made = Made(cell, None, f"{ATTEMPTS} workers ended at it")
-                    else:
-                        again.append(cell)
+                pending.update([self._take(self._start(), contents)])
+                made = None if cell is None else _lost(cell, losses, shelf)
             if made is not None:
                 tick(made.report.tiles if made.report else 0)
                 yield made
-            while idle and (cell := again.popleft() if again else next(waiting, None)):
+            while idle and (cell := shelf.take()) is not None:
                 worker = idle.pop()
-                pending[worker.make.remote(cell)] = (worker, cell)
-            if not again and all(in_hand is None for _, in_hand in pending.values()) and idle:
+                pending[worker.make.remote(cell)] = worker, cell
+            if idle and all(in_hand is None for _, in_hand in pending.values()):
                 return  # only replacements are still on their way, and nothing is left for them
+
+    def _take(self, actor: Any, contents: Any) -> tuple[Any, tuple[Any, Cell | None]]:
+        """What is pending when a worker gets ready: it has no cell in hand."""
+        return actor.take.remote(self._city, self._prepared, contents), (actor, None)
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +145,38 @@ class RayActors:
     def __exit__(self, *_: object) -> None:
         """Ends the workers, and a cluster that was started for this run."""
         self._ray.shutdown()
+
+
+def _connected(address: str) -> Any:
+    """Ray, which only this workshop needs: it is an extra."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here calls home
+    try:
+        ray: Any = import_module("ray")
+    except ImportError:
+        raise UsageError("--cluster needs Ray; install it with: pip install capecam[ray]") from None
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address == LOCAL:
+            ray.init(address="local", include_dashboard=False, **options)
+        else:
+            _knock(address)
+            ray.init(address=address, **options)
+    except (OSError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise UsageError(
+            f"--cluster {address}: no Ray cluster answers ({message})"
+            "; start one with ray start --head, or use local-ray"
+        ) from error
+    return ray
+
+
+def _lost(cell: Cell, losses: Counter[str], shelf: Shelf) -> Made | None:
+    """A cell whose worker is lost is made again, unless it has taken too many along."""
+    losses[cell.name] += 1
+    if losses[cell.name] == ATTEMPTS:
+        return Made(cell, None, f"{ATTEMPTS} workers ended at it")
+    shelf.put_back(cell)
+    return None
 
 
 def _knock(address: str) -> None:

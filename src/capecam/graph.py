@@ -54,6 +54,11 @@ def why_not_guided(network: nn.Module) -> str | None:
     return None if calls else "the network has no ReLU"
 
 
+def runs(network: nn.Module, interesting: Callable[[nn.Module], bool]) -> list[nn.Module]:
+    """The interesting modules in the order in which a forward runs them, each as often."""
+    return [call.module for call in _watch(network, interesting)[0]]
+
+
 def normed_convolutions(network: nn.Module) -> dict[nn.Conv2d, nn.BatchNorm2d]:
     """Every convolution whose output one batch norm reads, and nothing else.
 
@@ -61,21 +66,21 @@ def normed_convolutions(network: nn.Module) -> dict[nn.Conv2d, nn.BatchNorm2d]:
     """
     # Subclasses may do more (standardise weights, activate), so exact types only.
     calls, root = _watch(network, lambda module: type(module) in (nn.Conv2d, nn.BatchNorm2d))
-    runs = Counter(call.module for call in calls)
+    times = Counter(call.module for call in calls)
     readers = Counter(parent for node in _nodes(root) for parent in _parents(node))
     made_by = {
         call.result: call.module
         for call in calls
         if isinstance(call.module, nn.Conv2d)
         and call.result is not None
-        and runs[call.module] == readers[call.result] == 1
+        and times[call.module] == readers[call.result] == 1
     }
     return {
         made_by[call.source]: call.module
         for call in calls
         if isinstance(call.module, nn.BatchNorm2d)
         and call.module.running_var is not None
-        and runs[call.module] == 1
+        and times[call.module] == 1
         and call.source in made_by
     }
 

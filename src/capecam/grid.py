@@ -216,10 +216,13 @@ class Tiling:
         """The window in row i and column j of the lattice."""
         return Window(i * self.step, j * self.step, self.size, self.size)
 
+    def extent(self, rows: range, cols: range) -> Window:
+        """All pixels of the windows with these indices."""
+        return self.window(rows[0], cols[0]).hull(self.window(rows[-1], cols[-1]))
+
     def reach(self, core: Window) -> Window:
         """Everything that the windows of ``core`` look at."""
-        rows, cols = self.lattice(core)
-        return self.window(rows[0], cols[0]).hull(self.window(rows[-1], cols[-1]))
+        return self.extent(*self.lattice(core))
 
     def count(self, core: Window) -> int:
         """How many windows touch ``core``: 51 x 51 for a lone 12,500 px image at 320/70."""

@@ -51,12 +51,16 @@ class Interest:
         """How many windows of a core are to be run, at most: some may hold no imagery."""
         return int(self.windows(tiling, core).sum())
 
-    def chosen(self, tiling: Tiling, core: Window) -> Chosen:
-        """Row and column indices of the windows of a core that are to be run."""
+    def indices(self, tiling: Tiling, core: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(N,) rows and (N,) columns on the lattice of the windows of a core that are to be run."""
         rows, cols = tiling.lattice(core)
         i, j = np.nonzero(self.windows(tiling, core))
-        pairs = zip((i + rows.start).tolist(), (j + cols.start).tolist(), strict=True)
-        return frozenset(pairs)
+        return i + rows.start, j + cols.start
+
+    def chosen(self, tiling: Tiling, core: Window) -> Chosen:
+        """The same as a set of pairs."""
+        i, j = self.indices(tiling, core)
+        return frozenset(zip(i.tolist(), j.tolist(), strict=True))
 
     def key(self, tiling: Tiling, core: Window) -> str | None:
         """Tells selections of a core's windows apart; None where all are run."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from capecam.errors import CheckpointError, SettingsError
+from capecam.graph import PROBE_PX, runs
 from capecam.grid import Tiling
 from capecam.network import BANDS, Budget, build_network
 from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSettings, Triple
@@ -22,12 +23,8 @@ from capecam.weights import Weights, read_weights
 HEAD = "segmentation_head.0.weight"
 """The last layer of every segmentation_models_pytorch network: (classes, channels, kh, kw)."""
 
-PROBE_PX = 128
-"""Edge of a tile that a network is tried on."""
-
 OPTIONAL = "num_batches_tracked"
 """A counter of batch norms that inference never reads; older files lack it."""
-
 
 SCALING = ("mean", "std")
 """Buffers beside the network, (1, 3, 1, 1), with which a checkpoint carries its normalisation."""
@@ -91,13 +88,7 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
     ignored = _fill(network, weights)
     _check_bands(network, path)
     _check_finite(network, path)
-    found, classes = len(settings.classes), 2 if sigmoid else channels
-    if found != classes:
-        kind = "one sigmoid channel, so 2 classes" if sigmoid else f"{classes} classes"
-        raise CheckpointError(
-            f"{path}: the network has {kind}, but the configuration "
-            f"names {found}; correct model.classes"
-        )
+    _check_classes(len(settings.classes), path, channels)
     network.eval().requires_grad_(False)
     _check_output(network, path)
     return Model(
@@ -165,6 +156,17 @@ def _check_finite(network: nn.Module, path: Path) -> None:
             raise CheckpointError(f"{path}: {key} holds variances below 0: damaged; copy it again")
 
 
+def _check_classes(found: int, path: Path, channels: int) -> None:
+    """One channel is a sigmoid's, and stands for two classes."""
+    classes = max(channels, 2)
+    if found != classes:
+        kind = "one sigmoid channel, so 2 classes" if channels == 1 else f"{classes} classes"
+        raise CheckpointError(
+            f"{path}: the network has {kind}, but the configuration "
+            f"names {found}; correct model.classes"
+        )
+
+
 def _check_output(network: nn.Module, path: Path) -> None:
     """A network of the right tensors can still upsample wrongly: no tensor says by how much.
 
@@ -195,25 +197,28 @@ def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
         if key.startswith(prefix)
     }
     for key, tensor in wanted.items():
-        if key not in offered and not key.endswith(OPTIONAL):
-            raise CheckpointError(
-                f"{weights.path}: {prefix}{key} is missing; "
-                f"the network wants it with shape {tuple(tensor.shape)}"
-            )
-        if key in offered and offered[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"{weights.path}: {prefix}{key} has shape {tuple(offered[key].shape)}, "
-                f"but the network wants {tuple(tensor.shape)}"
-                "; correct model.architecture, model.encoder or model.options"
-            )
-        if key in offered and tensor.is_floating_point() > offered[key].is_floating_point():
-            raise CheckpointError(
-                f"{weights.path}: {prefix}{key} holds {offered[key].dtype}, but the network wants "
-                "floats; save it as float32"
-            )
+        if not (key.endswith(OPTIONAL) and key not in offered):
+            _check_fits(weights.path, f"{prefix}{key}", offered.get(key), tensor)
     network.load_state_dict({k: v for k, v in offered.items() if k in wanted}, strict=False)
     known = {f"{prefix}{key}" for key in wanted} | {*SCALING}
     return tuple(key for key in weights.tensors if key not in known)
+
+
+def _check_fits(path: Path, key: str, offered: Tensor | None, wanted: Tensor) -> None:
+    """A tensor of the file in the place of the network's own."""
+    if offered is None:
+        raise CheckpointError(
+            f"{path}: {key} is missing; the network wants it with shape {tuple(wanted.shape)}"
+        )
+    if offered.shape != wanted.shape:
+        raise CheckpointError(
+            f"{path}: {key} has shape {tuple(offered.shape)}, but the network wants "
+            f"{tuple(wanted.shape)}; correct model.architecture, model.encoder or model.options"
+        )
+    if wanted.is_floating_point() > offered.is_floating_point():
+        raise CheckpointError(
+            f"{path}: {key} holds {offered.dtype}, but the network wants floats; save it as float32"
+        )
 
 
 def _prefix(offered: Iterable[str]) -> str:
@@ -308,26 +313,9 @@ def _walk(module: nn.Module, parts: list[str]) -> str | None:
 def _last_encoder_conv(network: nn.Module) -> str:
     """The last Conv2d that the encoder runs, seen in a run; definition order can differ."""
     encoder = network.get_submodule("encoder") if hasattr(network, "encoder") else network
-    ran: list[nn.Module] = []
-    convs: dict[nn.Module, str] = {
-        module: path for path, module in network.named_modules() if _is_conv(module)
-    }
-    handles = [
-        module.register_forward_hook(lambda module, *_: ran.append(module))
-        for module in encoder.modules()
-        if _is_conv(module)
-    ]
-    parameter = next(network.parameters())
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, 3, 128, 128, dtype=parameter.dtype, device=parameter.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    convolutions = {module for module in encoder.modules() if isinstance(module, nn.Conv2d)}
+    ran = runs(network, convolutions.__contains__)
     if not ran:
         raise SettingsError("the encoder runs no Conv2d; set model.target_layer")
-    return convs[ran[-1]]
-
-
-def _is_conv(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d)
+    path: str = next(path for path, module in network.named_modules() if module is ran[-1])
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +16,8 @@ from capecam import __version__
 from capecam.changes import Contents, Inputs
 from capecam.city import Totals
 from capecam.grid import Cell
-from capecam.maker import Prepared
 from capecam.outputs import grid_to_json
+from capecam.prepare import Prepared
 from capecam.raster import Source
 from capecam.settings import Settings
 from capecam.sources import City
@@ -27,7 +28,7 @@ class Outcome:
     """How a run ended."""
 
     out: Path
-    failures: dict[str, str]
+    failures: dict[str, str] = field(default_factory=dict)
     """By image or cell: why it is missing."""
     started: datetime = field(default_factory=lambda: datetime.now().astimezone())
     done: int = 0
@@ -44,12 +45,20 @@ class Outcome:
     batch_size: int = sys.maxsize
     """Tiles that went through the network at once, at the least."""
     seconds: float = 0.0
+    """Wall time, up to the end of the last stage that has ended."""
     totals: Totals | None = None
     """Of all finished cells; None if there is none."""
     stages: dict[str, float] = field(default_factory=dict)
     """Wall seconds, one after the other."""
     work: dict[str, float] = field(default_factory=dict)
     """Seconds inside the cells, by stage: some of them at the same time (``cell.CellReport``)."""
+    _began: float = field(default_factory=time.perf_counter)
+
+    def end(self, stage: str, **parts: float) -> None:
+        """A stage ends now; ``parts`` of it, which were timed, count on their own."""
+        self.seconds = time.perf_counter() - self._began
+        rest = self.seconds - sum(self.stages.values()) - sum(parts.values())
+        self.stages.update({stage: rest} | parts)
 
     @property
     def waited(self) -> float | None:

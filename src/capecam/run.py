@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from capecam.cluster import RayActors
 from capecam.grid import Cell
 from capecam.ledger import Ledger, write_json
 from capecam.lock import hold
-from capecam.maker import required
+from capecam.maker import Made, required
 from capecam.model import Model
 from capecam.outputs import RUN_JSON, read_run
 from capecam.qgis import lay_out_imagery
@@ -23,9 +22,9 @@ from capecam.raster import gdal_settings
 from capecam.record import Outcome, Record
 from capecam.report import write_report
 from capecam.settings import Settings
-from capecam.sources import city_of, find_cells
+from capecam.sources import City, city_of, find_cells
 from capecam.unusual import unusual
-from capecam.workers import InProcess, Made, Processes, Workshop, devices
+from capecam.workers import InProcess, Processes, Workshop, devices
 
 log = logging.getLogger(__name__)
 
@@ -70,39 +69,59 @@ def run(
         UsageError: nothing could be started; no cell was touched.
         StoppedError: the machine failed; the same call goes on where it stopped.
     """
-    started = time.perf_counter()
-    out = required(settings.out, "out", "--out DIR")
-    ledger = Ledger.open(out)
-    with hold(out, settings.run.shard), gdal_settings():
-        before = read_run(out) or {}
-        city = city_of(settings, anchor(settings, before), apart=model is None)
-        for kind in unusual(city, settings):
-            if kind.warning:
-                log.warning("%s", kind)
-        cells = find_cells(city, settings.tiling)
-        outcome = Outcome(out, dict(city.failures))
+    outcome = Outcome(required(settings.out, "out", "--out DIR"))
+    ledger = Ledger.open(outcome.out)
+    with hold(outcome.out, settings.run.shard), gdal_settings():
+        before = read_run(outcome.out) or {}
+        city = _open(settings, before, apart=model is None)
+        outcome.failures.update(city.failures)
         with _workshop(settings, model) as workshop:
-            outcome.workers = workshop.count
-            if settings.run.recalibrate:
-                before = {**before, "calibration": {}, "scale": None}
-            prepared = workshop.prepare(city, before)
-            city = city.at_scale(prepared.scale)
-            lay_out_imagery(out, city.mosaic, wanted=settings.qgis.imagery)
-            prepared_at = time.perf_counter()
-            outcome.stages["prepare"] = prepared_at - started - prepared.calibrated_s
-            outcome.stages["calibrate"] = prepared.calibrated_s
-            record = Record(settings, city, cells, prepared)
-            write_json(out / RUN_JSON, record.to_json(outcome))
+            record = _prepare(settings, city, before, workshop, outcome)
             _make_cells(record, ledger, workshop, outcome, progress or Silent())
-            outcome.stages["cells"] = time.perf_counter() - prepared_at
-        if outcome.done + outcome.kept and not settings.run.shard:
-            outcome.totals = assemble(out)
-        outcome.seconds = time.perf_counter() - started
-        outcome.stages["finish"] = outcome.seconds - sum(outcome.stages.values())
-        write_json(out / RUN_JSON, {**record.to_json(outcome), **_still_true(before, outcome)})
-        if outcome.totals is not None:
-            write_report(out, imagery=city.mosaic)
+            outcome.end("cells")
+        _finish(record, before, outcome)
     return outcome
+
+
+def _open(settings: Settings, before: Mapping[str, Any], *, apart: bool) -> City:
+    """The city; what is unusual about its images is said."""
+    city = city_of(settings, anchor(settings, before), apart=apart)
+    for kind in unusual(city, settings):
+        if kind.warning:
+            log.warning("%s", kind)
+    return city
+
+
+def _prepare(
+    settings: Settings,
+    city: City,
+    before: Mapping[str, Any],
+    workshop: Workshop,
+    outcome: Outcome,
+) -> Record:
+    """Find out what all cells have in common, and write it down before the first one is made."""
+    cells = find_cells(city, settings.tiling)
+    outcome.workers = workshop.count
+    if settings.run.recalibrate:
+        before = {**before, "calibration": {}, "scale": None}
+    prepared = workshop.prepare(city, before)
+    city = city.at_scale(prepared.scale)
+    lay_out_imagery(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
+    outcome.end("prepare", calibrate=prepared.calibrated_s)
+    record = Record(settings, city, cells, prepared)
+    write_json(outcome.out / RUN_JSON, record.to_json(outcome))
+    return record
+
+
+def _finish(record: Record, before: Mapping[str, Any], outcome: Outcome) -> None:
+    """The city's products, if there is a cell; how the run ended; and the report on both."""
+    out = outcome.out
+    if outcome.done + outcome.kept and not record.settings.run.shard:
+        outcome.totals = assemble(out)
+    outcome.end("finish")
+    write_json(out / RUN_JSON, {**record.to_json(outcome), **_still_true(before, outcome)})
+    if outcome.totals is not None:
+        write_report(out, imagery=record.city.mosaic)
 
 
 def _still_true(before: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:

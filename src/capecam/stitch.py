@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from capecam.attribution import decide, resample
 from capecam.batch import Batch
-from capecam.grid import Tiling, Window
+from capecam.grid import Cell, Tiling, Window
 from capecam.maps import Maps
 from capecam.settings import PIXEL_METHODS
 
@@ -47,53 +48,63 @@ class Rows:
 
 
 class Strip:
-    """Weighted sums over one row of tiles, in units of ``unit`` pixels."""
+    """Weighted sums over one row of a cell's tiles, in blocks of ``unit`` pixels.
+
+    Args:
+        tiling: the lattice.
+        cell: whose core is covered, but for the parts of it that belong to other cells.
+        unit: edge of a block in pixels; 1 for pixels.
+        bands: of the values.
+        weights: bands of the weights: as many, or one for all.
+        device: of the maps.
+    """
 
     def __init__(
         self,
         tiling: Tiling,
-        reach: Window,
+        cell: Cell,
         unit: int,
         *,
         bands: int,
         weights: int,
-        taken: Sequence[Window] = (),
         device: torch.device,
     ) -> None:
-        self.unit, self._taken = unit, taken
-        self._height = tiling.size // unit
+        reach = tiling.reach(cell.core)
+        self.unit = unit
+        self._core = cell.core.blocks(unit)
+        self._taken = tuple(filter(None, (part.blocks(unit) for part in cell.taken)))
         self._left, self._top = reach.col // unit, reach.row // unit
-        shape = (self._height, reach.width // unit)
+        shape = (tiling.size // unit, reach.width // unit)
         self._sums = torch.zeros((bands, *shape), device=device)
         self._weights = torch.zeros((weights, *shape), device=device)
 
     def add(self, window: Window, weighted: Tensor, weight: Tensor) -> None:
         """Add a tile's (bands, n, n) values times weight, and its (weights, n, n) weight."""
-        row, col = window.row // self.unit - self._top, window.col // self.unit - self._left
-        if not 0 <= row <= self._height - weight.shape[1]:
+        if window.row != self._top * self.unit:
             raise ValueError(f"{window} is not in the strip's row; windows must come row-major")
-        place = (slice(None), slice(row, row + weight.shape[1]), slice(col, col + weight.shape[2]))
-        self._sums[place] += weighted
-        self._weights[place] += weight
+        left = window.col // self.unit - self._left
+        cols = slice(left, left + weight.shape[2])
+        self._sums[:, :, cols] += weighted
+        self._weights[:, :, cols] += weight
 
-    def take(self, until: int, core: Window) -> Iterator[tuple[Tensor, Tensor]]:
-        """Means and weights of the rows above ``until`` that are in ``core``; they are final.
+    def take(self, bottom: int) -> tuple[Tensor, Tensor] | None:
+        """Means and weights of the rows above pixel row ``bottom``, which are final; None, if none
+        of them is in the core.
 
-        Rows and core are in the strip's units. Weight 0 means that nothing was seen there, or that
-        it belongs to another cell.
+        Weight 0 means that nothing was seen there, or that it belongs to another cell.
         """
-        while self._top < until:
-            n = min(until - self._top, self._height)
-            first, last = max(core.row - self._top, 0), min(core.bottom - self._top, n)
-            if first < last:
-                cols = slice(core.col - self._left, core.right - self._left)
-                weights = self._weights[:, first:last, cols]
-                rows = Window.between(self._top + first, core.col, self._top + last, core.right)
-                for part in filter(None, map(rows.intersection, self._taken)):
-                    weights[:, *part.slices(rows)] = 0
-                yield self._sums[:, first:last, cols] / weights.clamp(min=1e-12), weights
-            self._sums, self._weights = _scroll(self._sums, n), _scroll(self._weights, n)
-            self._top += n
+        end = -(-bottom // self.unit)
+        rows = Window.between(self._top, self._left, end, self._left + self._sums.shape[2])
+        own = None if self._core is None else rows.intersection(self._core)
+        sums, weights = self._sums, self._weights
+        self._sums, self._weights = (_scroll(x, rows.height) for x in (sums, weights))
+        self._top = end
+        if own is None:
+            return None
+        for part in filter(None, map(own.intersection, self._taken)):
+            weights[:, *part.slices(rows)] = 0
+        place = own.slices(rows)
+        return sums[:, *place] / weights[:, *place].clamp(min=1e-12), weights[:, *place]
 
 
 def _scroll(x: Tensor, n: int) -> Tensor:
@@ -101,89 +112,60 @@ def _scroll(x: Tensor, n: int) -> Tensor:
     return F.pad(x[:, n:], (0, 0, 0, n))
 
 
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """What the maps of a run are, and how they are stored."""
+
+    tiling: Tiling
+    methods: Sequence[str]
+    """Heatmaps, as in ``Maps.heat``."""
+    classes: int
+    """Foreground classes."""
+    calibration: Mapping[str, Sequence[float | None]] | None
+    """By method and class the raw value that becomes 254, None for an empty class; None instead of
+    the mapping stores raw float32 heatmaps."""
+    detected: bool
+    """Tiles and classes can be unexplained."""
+    sigmoid: bool = False
+    """The only class is decided by a sigmoid."""
+
+
 class Stitcher:
     """Turns a cell's batches of maps into rows of its products.
 
     Args:
-        tiling: the lattice.
-        core: the pixels that the cell covers.
-        methods: heatmaps, as in ``Maps.heat``.
-        classes: number of foreground classes.
-        calibration: by method and class the raw value that becomes 254, None for an empty class;
-            None instead of the mapping writes raw float32 heatmaps.
-        detected: whether tiles and classes can be unexplained.
-        sigmoid: whether the only class is decided by a sigmoid.
-        taken: parts of the core that belong to other cells.
+        scheme: what all cells of the run have in common.
+        cell: the pixels to cover.
         device: of the maps.
     """
 
-    def __init__(
-        self,
-        tiling: Tiling,
-        core: Window,
-        methods: Sequence[str],
-        classes: int,
-        calibration: Mapping[str, Sequence[float | None]] | None,
-        *,
-        detected: bool,
-        sigmoid: bool = False,
-        taken: Sequence[Window] = (),
-        device: torch.device,
-    ) -> None:
-        self._tiling, self._core, self._device = tiling, core, device
-        self._blocks = core.blocks(tiling.stride)
-        self._tops = None if calibration is None else self._on_device(methods, calibration)
-        self._detected, self._sigmoid = detected, sigmoid
-        reach = tiling.reach(core)
-        blocks = filter(None, (window.blocks(tiling.stride) for window in taken))
-        others = {1: taken, tiling.stride: tuple(blocks)}
-        self._row = reach.row
-        self._weights = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
+    def __init__(self, scheme: Scheme, cell: Cell, device: torch.device) -> None:
+        self._scheme, self._core, self._device = scheme, cell.core, device
+        tiling, classes = scheme.tiling, scheme.classes
+        self._row = tiling.reach(cell.core).row
+        self._ramps = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
         self._certain = torch.ones(classes, device=device)
+        self._tops = _tops(scheme, device)
         self.valid_px = torch.zeros((), dtype=torch.int64, device=device)
         """() pixels with imagery in the rows that are finished."""
-        self._probability = Strip(
-            tiling, reach, 1, bands=classes + 1, weights=1, taken=others[1], device=device
-        )
+        strip = partial(Strip, tiling, cell, device=device)
+        self._probability = strip(1, bands=classes + 1, weights=1)
+        weights = classes if scheme.detected else 1
         self._heat = {
-            method: Strip(
-                tiling,
-                reach,
-                self._unit(method),
-                bands=classes,
-                weights=classes if detected else 1,
-                taken=others[self._unit(method)],
-                device=device,
-            )
-            for method in methods
-            if method in PIXEL_METHODS or self._blocks
+            method: strip(unit_of(method, tiling), bands=classes, weights=weights)
+            for method in scheme.methods
         }
-
-    def _on_device(
-        self, methods: Sequence[str], calibration: Mapping[str, Sequence[float | None]]
-    ) -> dict[str, Tensor]:
-        """Uploaded once; an empty class has an infinite top."""
-        return {
-            method: torch.tensor([top or torch.inf for top in calibration[method]]).to(self._device)
-            for method in methods
-        }
-
-    def _unit(self, method: str) -> int:
-        return 1 if method in PIXEL_METHODS else self._tiling.stride
 
     def add(self, batch: Batch, maps: Maps) -> Iterator[Rows]:
         """Blend a batch in; yields the rows that it completes."""
-        stride = self._tiling.stride
         valid = batch.valid.to(self._device)[:, None]
-        pixel_weights = self._weights[1] * valid
-        block_weights = self._weights[stride] * block_validity(valid, stride)
-        explained = maps.explained[..., None, None] if self._detected else None
-        layers = [(self._probability, maps.probability, pixel_weights)]
+        by_unit = {unit: ramp * block_validity(valid, unit) for unit, ramp in self._ramps.items()}
+        layers = [(self._probability, maps.probability, by_unit[1])]
         for method, strip in self._heat.items():
-            weights = pixel_weights if strip.unit == 1 else block_weights
-            weights = weights if explained is None else weights * explained
-            heat = maps.heat[method]
-            heat = heat if strip.unit == 1 else to_blocks(heat, self._tiling)
+            weights = by_unit[strip.unit]
+            if self._scheme.detected:
+                weights = weights * maps.explained[..., None, None]
+            heat = resample(maps.heat[method], self._scheme.tiling.size // strip.unit)
             layers.append((strip, heat, weights))
         weighted = [(strip, values * weights, weights) for strip, values, weights in layers]
         for i, window in enumerate(batch.windows):
@@ -198,35 +180,40 @@ class Stitcher:
     def _advance(self, until: int) -> Iterator[Rows]:
         """Hand out the rows above ``until``, one step of the lattice at a time."""
         while self._row < until:
-            bottom = min(self._row + self._tiling.step, until)
-            products = self._finished(bottom)
+            bottom = min(self._row + self._scheme.tiling.step, until)
+            products = dict(self._finished(bottom))
             if products:
                 yield Rows(max(self._row, self._core.row), *_download(products, self._device))
             self._row = bottom
 
-    def _finished(self, bottom: int) -> dict[str, Tensor]:
-        products: dict[str, list[Tensor]] = {}
-        for means, weights in self._probability.take(bottom, self._core):
+    def _finished(self, bottom: int) -> Iterator[tuple[str, Tensor]]:
+        if taken := self._probability.take(bottom):
+            means, weights = taken
             seen = weights > 0
             self.valid_px += seen.sum()
-            classes = decide(means, sigmoid=self._sigmoid)[None].to(torch.uint8)
-            products.setdefault("classes", []).append(torch.where(seen, classes, NODATA))
-            levels = to_levels(means[1:], self._certain)
-            products.setdefault("probability", []).append(torch.where(seen, levels, NODATA))
+            classes = decide(means, sigmoid=self._scheme.sigmoid)[None].to(torch.uint8)
+            yield "classes", torch.where(seen, classes, NODATA)
+            yield "probability", torch.where(seen, to_levels(means[1:], self._certain), NODATA)
         for method, strip in self._heat.items():
-            core = self._core if strip.unit == 1 else self._blocks
-            if core is None:
-                continue
-            for means, weights in strip.take(-(-bottom // strip.unit), core):
-                products.setdefault(method, []).append(self._stored(method, means, weights > 0))
-        return {name: torch.cat(parts, dim=1) for name, parts in products.items()}
+            if taken := strip.take(bottom):
+                means, weights = taken
+                yield method, self._stored(method, means, weights > 0)
 
     def _stored(self, method: str, means: Tensor, seen: Tensor) -> Tensor:
         """Raw means as they are written: levels of the calibrated scale, or float32."""
         if self._tops is None:
             return torch.where(seen, means, torch.nan)
-        levels = to_levels(means, self._tops[method])
-        return torch.where(seen, levels, NODATA)
+        return torch.where(seen, to_levels(means, self._tops[method]), NODATA)
+
+
+def _tops(scheme: Scheme, device: torch.device) -> dict[str, Tensor] | None:
+    """(C,) by method, uploaded once; an empty class has an infinite top."""
+    if scheme.calibration is None:
+        return None
+    return {
+        method: torch.tensor([top or torch.inf for top in scheme.calibration[method]]).to(device)
+        for method in scheme.methods
+    }
 
 
 def to_levels(values: Tensor, tops: Tensor) -> Tensor:
@@ -251,14 +238,14 @@ def _download(
     return host, event
 
 
-def to_blocks(cam: Tensor, tiling: Tiling) -> Tensor:
-    """(B, C, h, w) CAMs resampled straight to blocks: (B, C, size/stride, size/stride)."""
-    return resample(cam, tiling.size // tiling.stride)
+def unit_of(method: str, tiling: Tiling) -> int:
+    """Edge in pixels of the blocks that a heatmap is stored in; 1 for pixels."""
+    return 1 if method in PIXEL_METHODS else tiling.stride
 
 
-def block_validity(valid: Tensor, stride: int) -> Tensor:
-    """(B, 1, S, S) to (B, 1, S/stride, S/stride) bool: a block counts if any pixel of it does."""
-    return F.max_pool2d(valid.float(), stride) > 0
+def block_validity(valid: Tensor, unit: int) -> Tensor:
+    """(B, 1, S, S) to (B, 1, S/unit, S/unit) bool: a block counts if any pixel of it does."""
+    return F.max_pool2d(valid.float(), unit) > 0
 
 
 def _outer(ramp: NDArray[np.float32], device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ insertion (``curves``), model randomisation (``randomise``), and a shift of the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from capecam.audit.examine import Bench, Finding, examine
 from capecam.audit.figure import draw
 from capecam.audit.randomise import cascade
 from capecam.audit.report import Audit, details, summarise
-from capecam.audit.sample import Subject, choose, show
+from capecam.audit.sample import Specimen, choose, show
 from capecam.audit.stability import shift_px
 from capecam.errors import ImageError, UsageError
 from capecam.ledger import replacing, write_json
@@ -31,6 +31,9 @@ from capecam.settings import AuditSettings
 
 __all__ = ["Audit", "audit"]
 
+Progress = Callable[[int, int], object]
+"""Told, after each detection, how many are done, and of how many."""
+
 
 def audit(
     out: Path,
@@ -38,7 +41,7 @@ def audit(
     *,
     device: str | None = None,
     model: Model | None = None,
-    progress: Callable[[int, int], object] = lambda _done, _of: None,
+    progress: Progress = lambda _done, _of: None,
 ) -> Audit:
     """Test the explanations of a run: ``audit.json``, ``.csv`` and ``.png``, and in ``run.json``.
 
@@ -47,7 +50,7 @@ def audit(
         rules: how many detections, and the seed.
         device: else as the run's settings say.
         model: the run's network, if it is loaded already.
-        progress: told, after each detection, how many are done, and of how many.
+        progress: told how far it is.
 
     Raises:
         OutputError: the folder holds no run, or a run is at it.
@@ -59,14 +62,10 @@ def audit(
         raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
     with hold(out), gdal_settings():
         run = Reopened.open(out)
-        subjects = choose(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
-        run.check_images(name for subject in subjects for name in subject.images)
+        specimens = choose(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
+        run.check_images(name for specimen in specimens for name in specimen.images)
         bench = _bench(run, device, model, rules.seed)
-        skipped: dict[str, str] = {}
-        findings: list[Finding] = []
-        for finding in _findings(subjects, run.mosaic, bench, rules.seed, skipped):
-            findings.append(finding)
-            progress(len(findings) + len(skipped), len(subjects))
+        findings, skipped = _examined(specimens, run.mosaic, bench, rules.seed, progress)
         if not findings:
             raise UsageError("no tile of the sample can be read: " + "; ".join(skipped.values()))
         found = _conclude(findings, bench, rules.seed, skipped)
@@ -85,19 +84,23 @@ def _bench(run: Reopened, device: str | None, model: Model | None, seed: int) ->
     )
 
 
-def _findings(
-    subjects: Sequence[Subject], mosaic: Mosaic, bench: Bench, seed: int, skipped: dict[str, str]
-) -> Iterator[Finding]:
-    """One detection after the other, so that memory holds the tiles of one; ``skipped`` is told by
-    id why a detection's tiles cannot be read."""
+def _examined(
+    specimens: Sequence[Specimen], mosaic: Mosaic, bench: Bench, seed: int, progress: Progress
+) -> tuple[list[Finding], dict[str, str]]:
+    """What was found, one detection after the other, so that memory holds the tiles of one; and by
+    id why the tiles of some cannot be read."""
+    findings: list[Finding] = []
+    skipped: dict[str, str] = {}
     with Reader(mosaic) as reader:
-        for number, subject in enumerate(subjects):
+        for number, specimen in enumerate(specimens):
             try:
-                exhibit = show(subject, reader, bench.tiling, bench.engine.device)
+                exhibit = show(specimen, reader, bench.tiling, bench.engine.device)
             except ImageError as error:
-                skipped[subject.id] = str(error)
-                continue
-            yield examine(exhibit, bench, np.random.default_rng([seed, number]))
+                skipped[specimen.id] = str(error)
+            else:
+                findings.append(examine(exhibit, bench, np.random.default_rng([seed, number])))
+            progress(number + 1, len(specimens))
+    return findings, skipped
 
 
 def _conclude(

@@ -56,22 +56,22 @@ def examine(exhibit: Exhibit, bench: Bench, rng: np.random.Generator) -> Finding
     Raises:
         NotFiniteError: the network's gradients overflowed.
     """
-    subject, tile, stride = exhibit.subject, exhibit.tile, bench.tiling.stride
+    specimen, tile, stride = exhibit.specimen, exhibit.tile, bench.tiling.stride
     seen = seen_blocks(tile.valid, stride)
     here, *others = bench.explain(
-        bench.engine, bench.tiling, [tile, *exhibit.shifted], subject.class_id
+        bench.engine, bench.tiling, [tile, *exhibit.shifted], specimen.class_id
     )
     inside = torch.from_numpy(exhibit.inside).to(tile.pixels.device)
-    target = Target(tile, blur(tile), inside, seen, subject.class_id)
+    target = Target(tile, blur(tile), inside, seen, specimen.class_id)
     shares, followed = curves(bench.engine, target, here, rng, bench.batch_size)
     random = [
-        bench.explain(engine, bench.tiling, [tile], subject.class_id)[0]
+        bench.explain(engine, bench.tiling, [tile], specimen.class_id)[0]
         for engine in bench.randomised.values()
     ]
     correlation, ratio = _shifts(exhibit, here, others, seen)
     return Finding(
-        subject.id,
-        subject.class_id,
+        specimen.id,
+        specimen.class_id,
         shares,
         followed,
         even(here, seen),

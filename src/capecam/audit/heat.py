@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from capecam.attribution import resample
 from capecam.batch import Tile
 from capecam.engine import Engine
 from capecam.grid import Tiling
 from capecam.maps import check_finite
 from capecam.settings import PIXEL_METHODS
-from capecam.stitch import block_validity, to_blocks
+from capecam.stitch import block_validity
 
 Heat = NDArray[np.float64]
 Explain = Callable[[Engine, Tiling, Sequence[Tile], int], Heat]
@@ -40,7 +41,7 @@ def block_heat(engine: Engine, tiling: Tiling, tiles: Sequence[Tile], class_id: 
     parts = [
         _averaged(heat, valid[:, None].to(heat), tiling.stride)
         if name in PIXEL_METHODS
-        else to_blocks(heat, tiling)
+        else resample(heat, tiling.size // tiling.stride)
         for name, heat in of_class.items()
     ]
     return np.asarray(torch.cat(parts, dim=1).double().cpu().numpy())
@@ -63,7 +64,7 @@ def even(heat: Heat, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(np.ptp(heat[:, seen], axis=1) == 0)
 
 
-def pearson(a: Heat, b: Heat) -> Heat:
+def correlation(a: Heat, b: Heat) -> Heat:
     """(M, N), (M, N) to (M,): the correlation of each row; NaN where one of the two is even."""
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
     norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))

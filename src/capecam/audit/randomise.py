@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import nn
 
-from capecam.audit.heat import Heat, pearson
+from capecam.audit.heat import Heat, correlation
 from capecam.model import Model
 
 
@@ -73,4 +73,4 @@ def spearman(a: Heat, b: Heat, seen: NDArray[np.bool_]) -> Heat:
 
     NaN where one of the two maps is even: it has no ranks.
     """
-    return pearson(*(rankdata(x[:, seen], axis=1) for x in (a, b)))
+    return correlation(*(rankdata(x[:, seen], axis=1) for x in (a, b)))

@@ -25,7 +25,7 @@ from capecam.vectors import mask
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Specimen:
     """A detection of the sample."""
 
     id: str
@@ -40,7 +40,7 @@ class Subject:
 class Exhibit:
     """A detection with the tiles that show it."""
 
-    subject: Subject
+    specimen: Specimen
     tile: Tile
     """With the object in its middle."""
     shifted: tuple[Tile, ...]
@@ -49,7 +49,7 @@ class Exhibit:
     """(size, size) of ``tile``: the object's pixels."""
 
 
-def choose(path: Path, grid: Grid, count: int, seed: int) -> list[Subject]:
+def choose(path: Path, grid: Grid, count: int, seed: int) -> list[Specimen]:
     """A sample of detections, in the order of the file: from every class as many, as far as there
     are any.
 
@@ -73,7 +73,7 @@ def choose(path: Path, grid: Grid, count: int, seed: int) -> list[Subject]:
     rows = gpd.read_parquet(path, columns=columns, filters=chosen)
     regions = shapely.transform(rows.geometry.to_numpy(), grid.to_lattice)
     return [
-        Subject(row["id"], int(row["class_id"]), region, tuple(row["images"].split(",")))
+        Specimen(row["id"], int(row["class_id"]), region, tuple(row["images"].split(",")))
         for row, region in zip(rows.to_dict("records"), regions, strict=True)
     ]
 
@@ -87,21 +87,21 @@ def _stratified(table: pd.DataFrame, count: int, seed: int) -> list[str]:
     return [each for _, _, each in heapq.nsmallest(count, turns)]
 
 
-def show(subject: Subject, reader: Reader, tiling: Tiling, device: torch.device) -> Exhibit:
+def show(specimen: Specimen, reader: Reader, tiling: Tiling, device: torch.device) -> Exhibit:
     """Read the tiles of a detection.
 
     Raises:
         ImageError: an image cannot be decoded there.
     """
     extent = reader.mosaic.grid.window
-    window = centred(subject.region, tiling.size, extent)
+    window = centred(specimen.region, tiling.size, extent)
 
     def read(place: Window) -> Tile:
         pixels, valid = (torch.from_numpy(x).to(device) for x in reader.read(place))
         return Tile(place, pixels, valid)
 
-    others = tuple(read(place) for place in shifted(subject.region, window, shift_px(tiling)))
-    return Exhibit(subject, read(window), others, mask(subject.region, window))
+    others = tuple(read(place) for place in shifted(specimen.region, window, shift_px(tiling)))
+    return Exhibit(specimen, read(window), others, mask(specimen.region, window))
 
 
 def centred(region: Any, size: int, extent: Window) -> Window:

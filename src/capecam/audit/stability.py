@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from capecam.audit.heat import Heat, pearson
+from capecam.audit.heat import Heat, correlation
 from capecam.grid import Tiling, Window
 
 
@@ -54,7 +54,7 @@ def agreement(
     mean_a, mean_b = ((x * weight).sum(axis=(1, 2)) for x in (a, b))
     larger = np.maximum(mean_a, mean_b)
     ratio = np.minimum(mean_a, mean_b) / np.where(larger > 0, larger, np.nan)
-    return pearson(a[:, both], b[:, both]), np.asarray(ratio)
+    return correlation(a[:, both], b[:, both]), np.asarray(ratio)
 
 
 def _blocks(place: tuple[slice, slice], stride: int) -> tuple[slice, slice]:

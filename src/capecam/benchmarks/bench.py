@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import platform
 import statistics
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,10 +15,10 @@ from capecam.benchmarks import measure
 from capecam.benchmarks.notebook import Notebook
 from capecam.benchmarks.peers import peers
 from capecam.benchmarks.subject import sample_tiles, untrained_model
+from capecam.benchmarks.table import Machine, Row, machine_of
 from capecam.benchmarks.ways import DECISION, Capecam, Heat, Way
 from capecam.engine import Engine
 from capecam.fit import fitting_batch
-from capecam.ledger import replacing
 from capecam.maker import pick_device
 from capecam.model import Model, load_model
 from capecam.precision import repeatable
@@ -37,60 +31,6 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 REFERENCE_TILES = 4
 """Errors are taken on the first of them; the reference is slow."""
-
-PACKAGES = ("torch", "numpy", "segmentation-models-pytorch", "grad-cam", "captum", "torchcam")
-
-COLUMNS = {
-    "way": "way", "task": "task", "maps": "maps", "batch": "batch", "tiles_per_s": "tiles/s",
-    "times_notebook": "x notebook", "gflops": "GFLOP/s", "matrix_share": "of peak",
-    "peak_mb": "MB", "compared": "compared", "corr_gradcam": "r cam", "corr_gradcampp": "r cam++",
-    "corr_guided": "r guided", "max_difference": "max diff", "mean_difference": "mean diff",
-    "argmax_agreement": "argmax",
-}  # fmt: skip
-"""What the terminal shows; the file has everything."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One way, one task, one batch size."""
-
-    way: str
-    task: str
-    maps: int
-    """How many of the task's maps a tile gets."""
-    batch: int
-    tiles_per_s: float
-    times_notebook: float
-    """How many times as fast as the notebook's way to the same maps; median over rounds."""
-    gflop_per_tile: float
-    gflops: float
-    matrix_share: float
-    """Of the float32 matrix rate measured on this device."""
-    peak_mb: float | None
-    compared: int
-    """Maps of the first tiles whose reference is not empty."""
-    corr_gradcam: float | None
-    corr_gradcampp: float | None
-    corr_guided: float | None
-    """Correlation with the reference, of the class where it is lowest."""
-    max_difference: float | None
-    mean_difference: float | None
-    """Of range-scaled maps."""
-    argmax_agreement: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where and with what it was measured."""
-
-    device: str
-    """cpu or cuda."""
-    machine: str
-    threads: int
-    matrix_gflops: float
-    versions: str
-    network: str
-    commit: str
 
 
 @dataclass(slots=True)
@@ -174,21 +114,30 @@ def bench(
         *(case for way in ways for case in _cases(way, tiles, extent.batches)),
     ]
     matrix_gflops = measure.matrix_gflops(device)
-    say("warming up")
-    fitting: list[_Case] = []
-    for case in cases:
-        if _looked_over(case, fitting, device, say):
-            fitting.append(case)
-    for round_ in range(extent.rounds):
-        say(f"round {round_ + 1} of {extent.rounds}")
-        for case in fitting:
-            case.seconds.append(measure.seconds(case.run, device) / len(case.pixels))
+    fitting = _measured(cases, extent.rounds, device, say)
     reference = _reference(model, tiles[:REFERENCE_TILES], device)
     summed = [*_summed(notebook), *fitting[len(notebook) :]]
     rows = [
         _row(case, notebook, reference, matrix_gflops, len(model.foreground)) for case in summed
     ]
-    return rows, _machine(model, device, matrix_gflops)
+    return rows, machine_of(model, device, matrix_gflops)
+
+
+def _measured(
+    cases: Iterable[_Case], rounds: int, device: torch.device, say: Callable[[str], object]
+) -> list[_Case]:
+    """The cases that fit the device, with their seconds of every round; rounds are interleaved, so
+    that what slows the machine down slows all of them."""
+    say("warming up")
+    fitting: list[_Case] = []
+    for case in cases:
+        if _looked_over(case, fitting, device, say):
+            fitting.append(case)
+    for round_ in range(rounds):
+        say(f"round {round_ + 1} of {rounds}")
+        for case in fitting:
+            case.seconds.append(measure.seconds(case.run, device) / len(case.pixels))
+    return fitting
 
 
 def _cases(way: Way, tiles: Tensor, batches: Sequence[int]) -> Iterator[_Case]:
@@ -302,71 +251,3 @@ def _agreement(found: Heat, reference: Heat) -> float | None:
     decision = found[DECISION]
     same = decision.argmax(dim=1) == reference[DECISION][: len(decision)].argmax(dim=1)
     return same.float().mean().item()
-
-
-def _machine(model: Model, device: torch.device, matrix_gflops: float) -> Machine:
-    where = f"{os.cpu_count()} CPU {platform.machine()}"
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
-    return Machine(
-        device.type,
-        where,
-        torch.get_num_threads(),
-        matrix_gflops,
-        " ".join(f"{name} {_version(name)}" for name in PACKAGES),
-        model.architecture,
-        _commit(),
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
-
-
-def _commit() -> str:
-    """Of the checkout that this code is run from; empty where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
-
-
-def table(rows: Sequence[Row], machine: Machine) -> str:
-    """For a terminal."""
-    heads = [*COLUMNS.values()]
-    lines = [[_cell(getattr(row, name)) for name in COLUMNS] for row in rows]
-    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
-    text = [
-        "  ".join(
-            value.ljust(width) if i < 2 else value.rjust(width)
-            for i, (value, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in [heads, *lines]
-    ]
-    where = ", ".join(f"{key}: {_cell(value)}" for key, value in asdict(machine).items())
-    return "\n".join([*text, "", where])
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.5g}"
-
-
-def write_csv(path: Path, rows: Sequence[Row], machine: Machine) -> None:
-    """A line a row, each with machine, versions and commit; appears whole."""
-    lines = [asdict(row) | asdict(machine) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        for line in lines:
-            writer.writerow(
-                {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}
-            )

@@ -15,29 +15,13 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from capecam.grid import Window
+
 METRES_PER_PX = 0.08
 
 Floats = NDArray[np.floating[Any]]
 """Coordinates, coverages and colours; stored as float32, whatever a step computes in."""
 Colour = tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A rectangle of pixels inside the canvas."""
-
-    top_px: int
-    left_px: int
-    height_px: int
-    width_px: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """(rows, columns) to index an (H, W, ...) array with."""
-        return (
-            slice(self.top_px, self.top_px + self.height_px),
-            slice(self.left_px, self.left_px + self.width_px),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +43,8 @@ class Frame:
 
     def coords_m(self, window: Window) -> tuple[Floats, Floats]:
         """(u, v), each (h, w) in metres, of the window's pixel centres."""
-        x = np.arange(window.width_px, dtype=np.float32) + np.float32(
-            window.left_px + 0.5 - self.col_px
-        )
-        y = np.arange(window.height_px, dtype=np.float32) + np.float32(
-            window.top_px + 0.5 - self.row_px
-        )
+        x = np.arange(window.width, dtype=np.float32) + np.float32(window.col + 0.5 - self.col_px)
+        y = np.arange(window.height, dtype=np.float32) + np.float32(window.row + 0.5 - self.row_px)
         cos = np.float32(math.cos(self.angle_rad) * METRES_PER_PX)
         sin = np.float32(math.sin(self.angle_rad) * METRES_PER_PX)
         return x[None, :] * cos + y[:, None] * sin, y[:, None] * cos - x[None, :] * sin
@@ -147,6 +127,7 @@ class Canvas:
 
     def __init__(self, rng: np.random.Generator, height_px: int, width_px: int, sun: Sun) -> None:
         self.height_px, self.width_px, self.sun = height_px, width_px, sun
+        self._extent = Window(0, 0, height_px, width_px)
         self.pixels = np.empty((height_px, width_px, 3), np.float32)
         self.labels = np.zeros((height_px, width_px), np.uint8)
         self.objects: list[tuple[int, shapely.Polygon]] = []
@@ -160,26 +141,30 @@ class Canvas:
         """The pixels around `shape_px`, or None where the canvas does not reach it."""
         if shape_px.is_empty:
             return None
-        left, top, right, bottom = shape_px.bounds
-        x0, y0 = max(0, int(left) - margin_px), max(0, int(top) - margin_px)
-        x1 = min(self.width_px, int(right) + 1 + margin_px)
-        y1 = min(self.height_px, int(bottom) + 1 + margin_px)
-        return Window(y0, x0, y1 - y0, x1 - x0) if x1 > x0 and y1 > y0 else None
+        left, top, right, bottom = (int(edge) for edge in shape_px.bounds)
+        around = Window.between(
+            top - margin_px, left - margin_px, bottom + 1 + margin_px, right + 1 + margin_px
+        )
+        return around.intersection(self._extent)
+
+    def place(self, window: Window) -> tuple[slice, slice]:
+        """Index of a window in the pixels, the labels and the noises."""
+        return window.slices(self._extent)
 
     def blend(self, window: Window, alpha: Floats, colour: Colour | Floats) -> None:
         """Lay `colour`, (3,) or (h, w, 3), over the window as far as `alpha` (h, w) covers."""
-        view = self.pixels[window.slices]
+        view = self.pixels[self.place(window)]
         view += alpha[:, :, None] * (np.asarray(colour, np.float32) - view)
 
     def darken(self, window: Window, alpha: Floats, factor: float) -> None:
         """Multiply the window by `factor` where `alpha` is 1: what a shadow does."""
         # Shade is lit by the sky alone, so it turns bluish: less of red goes through.
         tint = np.array([0.92, 1.0, 1.06], np.float32) * np.float32(factor)
-        self.pixels[window.slices] *= 1 - alpha[:, :, None] * (1 - tint)
+        self.pixels[self.place(window)] *= 1 - alpha[:, :, None] * (1 - tint)
 
     def grain(self, window: Window, fine: float, mid: float = 0.0) -> Floats:
         """(h, w, 1) brightness factors around 1 from the shared noise."""
-        rough = 1 + fine * self.fine[window.slices] + mid * self.mid[window.slices]
+        rough = 1 + fine * self.fine[self.place(window)] + mid * self.mid[self.place(window)]
         return np.asarray(rough[:, :, None], np.float32)
 
     def fill(
@@ -219,7 +204,7 @@ class Canvas:
                 continue
             inside = covers_centres(part, window)
             if inside.any():
-                self.labels[window.slices][inside] = class_id
+                self.labels[self.place(window)][inside] = class_id
                 self.objects.append((class_id, part))
 
 
@@ -238,17 +223,17 @@ def covers_centres(polygon_px: shapely.Geometry, window: Window) -> NDArray[np.b
     """(h, w) bool: whether the centre of each pixel of the window lies inside the polygon."""
     shapely.prepare(polygon_px)
     cols, rows = np.meshgrid(
-        np.arange(window.width_px) + (window.left_px + 0.5),
-        np.arange(window.height_px) + (window.top_px + 0.5),
+        np.arange(window.width) + (window.col + 0.5),
+        np.arange(window.height) + (window.row + 0.5),
     )
     return np.asarray(shapely.contains_xy(polygon_px, cols, rows), np.bool_)
 
 
 def polygon_alpha(shape_px: shapely.Geometry, window: Window) -> Floats:
     """(h, w) coverage of a polygon, from a mask drawn at twice the resolution."""
-    mask = Image.new("L", (2 * window.width_px, 2 * window.height_px))
+    mask = Image.new("L", (2 * window.width, 2 * window.height))
     draw = ImageDraw.Draw(mask)
-    origin = np.array([window.left_px, window.top_px])
+    origin = np.array([window.col, window.row])
     for part in shapely.get_parts(shape_px):
         points = (shapely.get_coordinates(shapely.get_exterior_ring(part)) - origin) * 2 - 0.5
         draw.polygon([(float(x), float(y)) for x, y in points], fill=255)

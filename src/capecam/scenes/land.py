@@ -122,7 +122,7 @@ def paint_road(
         grey = np.array([tone, tone * 1.02, tone * 1.01], np.float32) * canvas.grain(
             window, 0.03, 0.03
         )
-        grey = grey * (1 + 0.07 * canvas.coarse[window.slices][:, :, None])
+        grey = grey * (1 + 0.07 * canvas.coarse[canvas.place(window)][:, :, None])
         wear = 1 + 0.03 * np.cos(v * np.float32(4 * math.pi / width_m))
         canvas.blend(window, soft(width_m / 2 - np.abs(v)) * along, grey * wear[:, :, None])
         if dashes:
@@ -192,20 +192,33 @@ def build(rng: np.random.Generator, lot: Lot) -> House:
     """Choose a building that fits the lot: one to three wings under one roof."""
     kind = str(rng.choice(["hip", "gable", "flat"], p=[0.48, 0.34, 0.18]))
     look = random_look(rng, kind == "flat")
-    room_u, room_v = lot.half_u_m - 1.2, lot.half_v_m - 1.5
     if lot.kind == "park":
         return House([], look, False, False)
     if lot.kind == "shops":
-        kind = str(rng.choice(["gable", "flat"]))
-        skin = (
-            random_look(rng, True)
-            if kind == "flat"
-            else RoofLook(any_of(rng, SHEET_COLOURS), "corrugated", 0.04)
-        )
-        main = long_wing(
-            lot.frame.at(0, -2.5), room_u - 1, min(room_v - 3, 10), kind, rng.uniform(0.05, 0.16)
-        )
-        return House([main], skin, False, True)
+        return build_shop(rng, lot)
+    return House(build_home(rng, lot, kind), look, bool(rng.random() < 0.52), False)
+
+
+ROOM_M = 1.2, 1.5
+"""What stays free between a building and the edges of its lot, along u and v."""
+
+
+def build_shop(rng: np.random.Generator, lot: Lot) -> House:
+    """One long building, set back from the street."""
+    kind = str(rng.choice(["gable", "flat"]))
+    if kind == "flat":
+        look = random_look(rng, True)
+    else:
+        look = RoofLook(any_of(rng, SHEET_COLOURS), "corrugated", 0.04)
+    half_u_m, half_v_m = lot.half_u_m - ROOM_M[0] - 1, min(lot.half_v_m - ROOM_M[1] - 3, 10)
+    pitch = rng.uniform(0.05, 0.16)
+    wing = long_wing(lot.frame.at(0, -2.5), half_u_m, half_v_m, kind, pitch)
+    return House([wing], look, False, True)
+
+
+def build_home(rng: np.random.Generator, lot: Lot, kind: str) -> list[Wing]:
+    """A wing, and up to two across it."""
+    room_u, room_v = lot.half_u_m - ROOM_M[0], lot.half_v_m - ROOM_M[1]
     pitch = rng.uniform(0.22, 0.58)
     half_u = min(room_u, rng.uniform(6.5, 11.0))
     half_v = min(rng.uniform(4.2, 6.8), room_v * 0.55)
@@ -222,7 +235,7 @@ def build(rng: np.random.Generator, lot: Lot) -> House:
         if reach > 1.2:
             middle = main_frame.at(side * (half_u - wide), towards * (half_v + reach) / 2)
             wings.append(long_wing(middle, wide, (half_v + reach) / 2, kind, pitch))
-    return House(wings, look, bool(rng.random() < 0.52), False)
+    return wings
 
 
 def paint_lot(canvas: Canvas, rng: np.random.Generator, lot: Lot, house: House) -> None:
@@ -232,14 +245,36 @@ def paint_lot(canvas: Canvas, rng: np.random.Generator, lot: Lot, house: House) 
         return
     if lot.kind == "park":
         canvas.fill(shape, any_of(rng, YARDS[:3]), 0.06, 0.06, 0.7)
-        return
-    if house.commercial:
-        tone = rng.uniform(110, 165)
-        canvas.fill(shape, (tone, tone, tone * 0.98), 0.03, 0.04)
-        for u_m in np.arange(-lot.half_u_m + 2, lot.half_u_m - 2, 2.6):
-            if rng.random() < 0.55:
-                paint_car(canvas, rng, lot.frame.at(float(u_m), lot.half_v_m - 2.8))
-        return
+    elif house.commercial:
+        paint_car_park(canvas, rng, lot, shape)
+    else:
+        paint_garden(canvas, rng, lot, shape)
+        paint_walls(canvas, rng, lot)
+        paint_drive(canvas, rng, lot)
+        if house.has_pool:
+            place_pool(canvas, rng, lot, house)
+        for _ in range(rng.poisson(1.6)):
+            u_m = rng.uniform(-0.8, 0.8) * lot.half_u_m
+            v_m = rng.uniform(-0.85, 0.85) * lot.half_v_m
+            place = lot.frame.at(u_m, v_m, rng.choice([0, 0, 0.4, 0.8]))
+            paint_yard_prop(canvas, rng, place, str(rng.choice(list(YARD_PROPS))))
+
+
+def paint_car_park(
+    canvas: Canvas, rng: np.random.Generator, lot: Lot, shape: shapely.Polygon
+) -> None:
+    """Asphalt around a shop, with a row of cars."""
+    tone = rng.uniform(110, 165)
+    canvas.fill(shape, (tone, tone, tone * 0.98), 0.03, 0.04)
+    for u_m in np.arange(-lot.half_u_m + 2, lot.half_u_m - 2, 2.6):
+        if rng.random() < 0.55:
+            paint_car(canvas, rng, lot.frame.at(float(u_m), lot.half_v_m - 2.8))
+
+
+def paint_garden(
+    canvas: Canvas, rng: np.random.Generator, lot: Lot, shape: shapely.Polygon
+) -> None:
+    """The ground of a yard, and beds in it."""
     canvas.fill(shape, any_of(rng, YARDS), 0.05, 0.06, rng.uniform(0.5, 1.0))
     for _ in range(rng.choice([1, 2, 3])):
         place = lot.frame.at(
@@ -247,7 +282,10 @@ def paint_lot(canvas: Canvas, rng: np.random.Generator, lot: Lot, house: House) 
         )
         bed = place.box_px(rng.uniform(2, 5), rng.uniform(1.5, 4)).intersection(shape)
         canvas.fill(bed, any_of(rng, YARDS), 0.05, 0.05, rng.uniform(0.5, 1.0))
-    paint_walls(canvas, rng, lot)
+
+
+def paint_drive(canvas: Canvas, rng: np.random.Generator, lot: Lot) -> None:
+    """A drive to the street, often with a car on it."""
     drive_u = float(rng.choice([-1.0, 1.0])) * (lot.half_u_m - 2.4)
     drive = lot.frame.at(drive_u, lot.half_v_m - 2.0)
     canvas.fill(drive.at(0, -1.0).box_px(1.7, 4.5), any_of(rng, DRIVES), 0.04, 0.03)
@@ -255,16 +293,15 @@ def paint_lot(canvas: Canvas, rng: np.random.Generator, lot: Lot, house: House) 
         paint_car(
             canvas, rng, drive.at(rng.normal(0, 0.2), rng.uniform(-1.5, 0), rng.normal(0, 0.06))
         )
-    if house.has_pool:
-        pool = lot.frame.at(rng.uniform(-0.4, 0.4) * lot.half_u_m, -lot.half_v_m + 4.2)
-        half_u_m, half_v_m = rng.uniform(2.2, 4.2), rng.uniform(1.5, 2.3)
-        paved = pool.box_px(half_u_m + 0.8, half_v_m + 0.8)
-        if not any(wing.foot_px.intersects(paved) for wing in house.wings):
-            paint_pool(canvas, rng, pool, half_u_m, half_v_m)
-    for _ in range(rng.poisson(1.6)):
-        u_m, v_m = rng.uniform(-0.8, 0.8) * lot.half_u_m, rng.uniform(-0.85, 0.85) * lot.half_v_m
-        place = lot.frame.at(u_m, v_m, rng.choice([0, 0, 0.4, 0.8]))
-        paint_yard_prop(canvas, rng, place, str(rng.choice(YARD_PROPS)))
+
+
+def place_pool(canvas: Canvas, rng: np.random.Generator, lot: Lot, house: House) -> None:
+    """A pool behind the house, where there is room."""
+    pool = lot.frame.at(rng.uniform(-0.4, 0.4) * lot.half_u_m, -lot.half_v_m + 4.2)
+    half_u_m, half_v_m = rng.uniform(2.2, 4.2), rng.uniform(1.5, 2.3)
+    paved = pool.box_px(half_u_m + 0.8, half_v_m + 0.8)
+    if not any(wing.foot_px.intersects(paved) for wing in house.wings):
+        paint_pool(canvas, rng, pool, half_u_m, half_v_m)
 
 
 def paint_walls(canvas: Canvas, rng: np.random.Generator, lot: Lot) -> None:
@@ -295,6 +332,10 @@ def plant(canvas: Canvas, rng: np.random.Generator, lot: Lot, roofs: shapely.Geo
             stem = place.at(rng.normal(0, 2.0), rng.normal(0, 2.0))
             crown = stem.box_px(radius_m * 0.5, radius_m * 0.5)
             window = canvas.window(stem.box_px(radius_m * 1.3, radius_m * 1.3))
-            if window is None or canvas.labels[window.slices].any() or crown.intersects(roofs):
+            if (
+                window is None
+                or canvas.labels[canvas.place(window)].any()
+                or crown.intersects(roofs)
+            ):
                 continue
             paint_tree(canvas, rng, stem, radius_m, bool(rng.random() < 0.08 and radius_m > 1.2))

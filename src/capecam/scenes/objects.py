@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import shapely
 
+from capecam.grid import Window
 from capecam.scenes.canvas import (
     METRES_PER_PX,
     Canvas,
@@ -121,15 +123,25 @@ def cast_roof(canvas: Canvas, wing: Wing) -> None:
     canvas.cast(shapely.convex_hull(shapely.MultiPoint([*foot, *(foot + eave), *(ridge + top)])))
 
 
-def paint_roof(canvas: Canvas, wings: list[Wing], look: RoofLook) -> None:
-    """Paint a building; where wings meet, the higher one shows, which gives hips and valleys."""
-    window = canvas.window(shapely.union_all([wing.foot_px for wing in wings]))
-    if window is None:
-        return
-    shape = (window.height_px, window.width_px)
-    best = np.full(shape, -9.0, np.float32)
-    face_of = np.full(shape, -1.0, np.float32)
-    light, along, up, alpha = (np.zeros(shape, np.float32) for _ in range(4))
+class Surface(NamedTuple):
+    """The roof of a building as seen from above, each (h, w)."""
+
+    alpha: Floats
+    """Coverage."""
+    face: Floats
+    """Tells the faces of all wings apart; -1 where there is none."""
+    light: Floats
+    """Brightness by how the face lies to the sun."""
+    along: Floats
+    up: Floats
+    """Metres across and along the fall of the face."""
+
+
+def see_roof(canvas: Canvas, wings: list[Wing], window: Window) -> Surface:
+    """Where wings meet, the higher one shows, which gives hips and valleys."""
+    best = np.full(window.shape, -9.0, np.float32)
+    face_of = np.full(window.shape, -1.0, np.float32)
+    light, along, up, alpha = (np.zeros(window.shape, np.float32) for _ in range(4))
     for number, wing in enumerate(wings):
         u, v = wing.frame.coords_m(window)
         cover = soft_box(u, v, wing.half_u_m, wing.half_v_m)
@@ -138,29 +150,36 @@ def paint_roof(canvas: Canvas, wings: list[Wing], look: RoofLook) -> None:
         best = np.where(seen, wing.eave_m + height, best)
         face_of = np.where(seen, number * 4 + face, face_of)
         alpha = np.maximum(alpha, cover)
-        lights = np.array(
-            [
-                canvas.sun.light(
-                    wing.frame.angle_rad + wing.downslope_turn_rad(side),
-                    0.0 if wing.kind == "flat" else wing.pitch,
-                )
-                for side in range(4)
-            ],
-            np.float32,
-        )
-        light = np.where(seen, lights[face.astype(np.intp)], light)
+        light = np.where(seen, face_lights(canvas, wing)[face.astype(np.intp)], light)
         falls_along_u = face >= 2
         along = np.where(seen, np.where(falls_along_u, v, u), along)
         up = np.where(seen, np.where(falls_along_u, u, v), up)
-    rgb = np.asarray(look.colour, np.float32) * (light * look.texture(along, up))[:, :, None]
+    return Surface(alpha, face_of, light, along, up)
+
+
+def face_lights(canvas: Canvas, wing: Wing) -> Floats:
+    """(4,) brightness of its faces."""
+    pitch = 0.0 if wing.kind == "flat" else wing.pitch
+    turns = (wing.frame.angle_rad + wing.downslope_turn_rad(face) for face in range(4))
+    return np.array([canvas.sun.light(turn, pitch) for turn in turns], np.float32)
+
+
+def paint_roof(canvas: Canvas, wings: list[Wing], look: RoofLook) -> None:
+    """Paint a building: its skin, lighter caps where faces meet, and the rims of flat roofs."""
+    window = canvas.window(shapely.union_all([wing.foot_px for wing in wings]))
+    if window is None:
+        return
+    roof = see_roof(canvas, wings, window)
+    texture = look.texture(roof.along, roof.up)
+    rgb = np.asarray(look.colour, np.float32) * (roof.light * texture)[:, :, None]
     rgb *= canvas.grain(window, 0.02, look.weathering)
-    rgb *= 1 + 0.05 * canvas.coarse[window.slices][:, :, None]
-    canvas.blend(window, alpha, rgb)
-    edge = np.zeros(shape, np.float32)
-    edge[:, 1:] = face_of[:, 1:] != face_of[:, :-1]
-    edge[1:] = np.maximum(edge[1:], face_of[1:] != face_of[:-1])
+    rgb *= 1 + 0.05 * canvas.coarse[canvas.place(window)][:, :, None]
+    canvas.blend(window, roof.alpha, rgb)
+    edge = np.zeros(window.shape, np.float32)
+    edge[:, 1:] = roof.face[:, 1:] != roof.face[:, :-1]
+    edge[1:] = np.maximum(edge[1:], roof.face[1:] != roof.face[:-1])
     cap = np.asarray(look.colour, np.float32) * 1.16
-    canvas.blend(window, edge * alpha * np.float32(0.45), np.minimum(cap, 250))
+    canvas.blend(window, edge * roof.alpha * np.float32(0.45), np.minimum(cap, 250))
     for wing in wings:
         if wing.kind == "flat":
             paint_parapet(canvas, wing, look)
@@ -309,5 +328,5 @@ def paint_pool_heater(
     rgb = rgb + light[:, :, None] * (roof - rgb)
     header = soft(np.abs(v) - (half_v_m - 0.12)) * np.float32(rng.uniform(0.0, 0.6))
     rgb = rgb + header[:, :, None] * (mat * 0.55 - rgb)
-    wear = 0.9 + 0.1 * canvas.mid[window.slices].clip(-1, 1)
+    wear = 0.9 + 0.1 * canvas.mid[canvas.place(window)].clip(-1, 1)
     canvas.blend(window, soft_box(u, v, half_u_m, half_v_m) * wear, rgb)

@@ -231,7 +231,7 @@ def add_prop(canvas: Canvas, rng: np.random.Generator, space: RoofSpace) -> None
     """Put one background thing on a free place of the roof."""
     spot = space.place(rng, 0.7, 0.8, tries=4)
     if spot is not None:
-        paint_roof_prop(canvas, rng, spot, str(rng.choice(ROOF_PROPS)))
+        paint_roof_prop(canvas, rng, spot, str(rng.choice(list(ROOF_PROPS))))
         space.take(spot.box_px(0.7, 0.8))
 
 

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from capecam.scenes.canvas import Canvas, Colour, Frame, soft, soft_box
+from capecam.grid import Window
+from capecam.scenes.canvas import Canvas, Colour, Floats, Frame, soft, soft_box
 
 
 def paint_pool(
@@ -29,7 +30,7 @@ def paint_pool(
         window, soft(inside + 1.2), np.array(paving, np.float32) * canvas.grain(window, 0.04, 0.03)
     )
     canvas.blend(window, soft(inside + 0.35), np.array([206, 200, 188], np.float32))
-    depth = 1.08 - 0.09 * np.clip(inside, 0, 2) + 0.04 * canvas.mid[window.slices]
+    depth = 1.08 - 0.09 * np.clip(inside, 0, 2) + 0.04 * canvas.mid[canvas.place(window)]
     canvas.blend(window, soft(inside), np.array(water, np.float32) * depth[:, :, None])
     if rng.random() < 0.3:
         step = soft_box(u + half_u_m * 0.6, v, half_u_m * 0.1, half_v_m * 0.4) * soft(inside)
@@ -78,6 +79,10 @@ TREE_COLOURS: tuple[Colour, ...] = (
 )
 
 
+LUMP_PX = 3
+"""How far the lumps of a crown throw their shade."""
+
+
 def paint_tree(
     canvas: Canvas, rng: np.random.Generator, frame: Frame, radius_m: float, palm: bool
 ) -> None:
@@ -93,26 +98,32 @@ def paint_tree(
     else:
         wave = np.sin(2 * angle + phase[0]) + np.sin(3 * angle + phase[1])
         rim = radius_m * (0.86 + 0.06 * wave + 0.05 * np.sin(7 * angle + phase[2]))
-    ragged = canvas.mid[window.slices] * np.float32(0.10 * radius_m**0.5)
+    bumps = canvas.mid[canvas.place(window)]
+    ragged = bumps * np.float32(0.10 * radius_m**0.5)
     col_px, row_px = canvas.sun.shadow_px(radius_m * rng.uniform(0.7, 1.3))
     su, sv = Frame(frame.col_px + col_px, frame.row_px + row_px, 0.0).coords_m(window)
     canvas.darken(
         window, soft(rim.mean() * 0.95 - np.hypot(su, sv) + ragged, 0.25), canvas.shade * 0.95
     )
     distance = np.hypot(x, y)
-    bumps = canvas.mid[window.slices]
-    step = 3
-    relief = bumps - np.roll(
-        bumps,
-        (-round(step * canvas.sun.towards_row), -round(step * canvas.sun.towards_col)),
-        axis=(0, 1),
-    )
     sunny = (x * canvas.sun.towards_col + y * canvas.sun.towards_row) / np.float32(radius_m)
-    lit = 0.92 + 0.24 * relief.clip(-2, 2) + 0.26 * sunny + 0.08 * canvas.fine[window.slices]
+    lit = crown_light(canvas, window, sunny)
     if palm:
         lit = lit + 0.25 * np.cos(angle * 11 + phase[1]) - 0.3 * soft(0.3 - distance)
-    colour = np.array(TREE_COLOURS[rng.choice(len(TREE_COLOURS))], np.float32) * rng.uniform(
-        0.6, 1.12
-    )
+    colour = np.array(TREE_COLOURS[rng.choice(len(TREE_COLOURS))], np.float32)
+    colour = colour * rng.uniform(0.6, 1.12)
     cover = soft(rim - distance + ragged, 0.2)
     canvas.blend(window, cover, colour * lit.clip(0.35, 1.9)[:, :, None])
+
+
+def crown_light(canvas: Canvas, window: Window, sunny: Floats) -> Floats:
+    """(h, w) brightness of a crown; its lumps throw shade away from the sun.
+
+    ``sunny`` is where a pixel lies between the far edge of the crown, -1, and that to the sun, 1.
+    """
+    bumps, sun = canvas.mid[canvas.place(window)], canvas.sun
+    lee = -round(LUMP_PX * sun.towards_row), -round(LUMP_PX * sun.towards_col)
+    relief = bumps - np.roll(bumps, lee, axis=(0, 1))
+    fine = canvas.fine[canvas.place(window)]
+    lit: Floats = 0.92 + 0.24 * relief.clip(-2, 2) + 0.26 * sunny + 0.08 * fine
+    return lit

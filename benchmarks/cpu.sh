@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Every table of docs/performance.md that needs no GPU, anew. The machine should do nothing else.
+# Usage: cpu.sh BOUNDS, the layout of a city (see city.py); `make demo` comes first.
+set -euo pipefail
+bounds=$(realpath "$1")
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-.venv/bin/python}
+rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,workers,city,finish,specks}.csv
+
+"$PYTHON" -m capecam bench --rounds 2 --csv benchmarks/results/engine-cpu.csv
+"$PYTHON" benchmarks/techniques.py
+"$PYTHON" benchmarks/image.py --rounds 2
+"$PYTHON" benchmarks/workers.py demo/demo.yaml
+"$PYTHON" benchmarks/memory.py
+"$PYTHON" benchmarks/memory.py --sample-model --size 12500x12500
+"$PYTHON" benchmarks/city.py "$bounds"
+"$PYTHON" benchmarks/finish.py "$bounds" --like demo/out
+"$PYTHON" benchmarks/specks.py
