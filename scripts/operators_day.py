@@ -147,7 +147,8 @@ def arrives(day: Day) -> str:
     objects = {name: _objects(day, name) for name in first}
     day.broken, day.changed = sorted(WEST, key=objects.__getitem__)
     wrong = max(set(first) - set(WEST), key=lambda name: (objects[name], name))
-    expect(objects[day.changed] and objects[wrong], f"too little in {objects}; give another --seed, or a --size")
+    enough = objects[day.changed] and objects[wrong]
+    expect(enough, f"too little to see in {objects}; give another --seed, or a larger --size")
     _show(day, wrong, in_place_of=day.changed)
     settings = yaml.safe_load((day.folder / "demo" / "demo.yaml").read_text())
     settings |= {
