@@ -246,33 +246,37 @@ def raised(module: Module, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str
     for scope in module.scopes:
         local = _assigned(scope)
         for node in _own(scope):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
-                name = node.func.id
-                if (name in kinds and name != "Made") or name in INSIDE:
-                    yield from ((name, t) for t in _texts(node.args[0], module, local))
-                elif name == "Made" and len(node.args) == 3:
-                    yield from ((name, t) for t in _texts(node.args[2], module, local))
-                elif name == "_fail":
-                    code = _evaluated(node.args[1], module.constants)[1]
-                    if isinstance(code, int):
-                        texts = _texts(node.args[0], module, local)
-                        yield from ((f"exit {code}", text) for text in texts)
-                elif name == "ValueError" and module.name.startswith("settings/"):
-                    texts = [
-                        t.replace("*what* *name*", "unknown *name*")
-                        for t in _texts(node.args[0], module, local)
-                    ]
-                    got = ", got *value*"
-                    yield from ((name, f"*key*: {t}{'' if '; ' in t else got}") for t in texts)
-            elif (
-                isinstance(node, ast.Assign)
-                and isinstance(node.value, ast.JoinedStr)
-                and not isinstance(node.targets[0], ast.Name)
-            ):  # a reason that is kept, not raised: it fails an image all the same
-                room = module.name.split("/", maxsplit=1)[0]
-                kind = "ImageError" if BY_ROOM.get(room) == "images" else "Made"
-                kept = _texts(node.value, module, local)
-                yield from ((kind, t) for t in kept if "; " in t)
+            yield from _said(node, module, local, kinds)
+
+
+def _said(
+    node: ast.AST, module: Module, local: Mapping[str, ast.expr], kinds: Mapping[str, Kind]
+) -> Iterator[tuple[str, str]]:
+    """Class and text of what a node says: an exception, the end of a command or of a cell."""
+    room = module.name.split("/", maxsplit=1)[0]
+    match node:
+        case ast.Call(func=ast.Name(id="Made"), args=[_, _, text]):
+            yield from (("Made", said) for said in _texts(text, module, local))
+        case ast.Call(func=ast.Name(id="_fail"), args=[text, code]):
+            known, number = _evaluated(code, module.constants)
+            if known:
+                yield from ((f"exit {number}", said) for said in _texts(text, module, local))
+        case ast.Call(func=ast.Name(id=name), args=[text, *_]) if name in INSIDE or (
+            name in kinds and name != "Made"
+        ):
+            yield from ((name, said) for said in _texts(text, module, local))
+        case ast.Call(func=ast.Name(id="ValueError"), args=[text]) if room == "settings":
+            yield from (("ValueError", _by_pydantic(t)) for t in _texts(text, module, local))
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()], value=ast.JoinedStr() as text):
+            # A reason that is kept, not raised: it fails an image all the same.
+            kind = "ImageError" if BY_ROOM.get(room) == "images" else "Made"
+            yield from ((kind, said) for said in _texts(text, module, local) if "; " in said)
+
+
+def _by_pydantic(said: str) -> str:
+    """What becomes of a validator's message in ``configfile``."""
+    said = said.replace("*what* *name*", "unknown *name*")
+    return f"*key*: {said}" + ("" if "; " in said else ", got *value*")
 
 
 def _own(scope: ast.FunctionDef) -> Iterator[ast.AST]:

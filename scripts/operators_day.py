@@ -1,6 +1,6 @@
 """A day of the person who runs a city: every command as it is typed, and what it leaves checked.
 
-Usage: operators_day.py DIR [--size PX] [--core]
+Usage: operators_day.py DIR [--size PX] [--seed N] [--core]
 
 DIR is new. A sample city of ten small images is delivered and explained in a first night. Then two
 images are new, one has changed, and one is broken; the machine dies in mid-run; the next night
@@ -39,10 +39,12 @@ COLUMNS = "ABCDE"
 """Of images, from the west; two rows each. D and E follow in the second delivery: what is between A
 and them is far enough from both to stay as it is."""
 SEED = 9
-"""Of a city in which small images show all three classes, also in the columns that change."""
+"""Of a city in which small images show all three classes."""
 LEAST_SIZE = 480
 """Of the demo: a column has to be wider than a tile of 160 px reaches."""
-NEW, CHANGED, BROKEN, UNTOUCHED = ("E1", "E2"), "A1", "A2", ("C1", "C2")
+NEW, UNTOUCHED = ("E1", "E2"), ("C1", "C2")
+WEST = "A1", "A2"
+"""One of them changes, and one breaks: that which shows more, and the other."""
 SAME = (".tif", ".vrt", ".qml", ".parquet", ".csv")
 """Products that depend on the images and settings alone."""
 PATIENCE_S = 300
@@ -64,7 +66,14 @@ class Day:
 
     folder: Path
     size: int
+    seed: int
     core: bool
+    changed: str = field(default=WEST[0], init=False)
+    """The image that was delivered wrong at first."""
+    broken: str = field(default=WEST[1], init=False)
+    """The image that is cut off in the second delivery."""
+    half_made: int = field(default=0, init=False)
+    """Cells that the dead machine has left so."""
     night_began: float = field(default=0.0, init=False)
 
     @property
@@ -128,14 +137,19 @@ class Day:
 
 
 def arrives(day: Day) -> str:
-    """A survey in small images, of which a part is delivered, one of it mirrored by mistake."""
-    day.capecam("demo", day.folder / "demo", "--size", day.size, "--seed", SEED)
+    """A survey in small images, of which a part is delivered, one under another's name."""
+    day.capecam("demo", day.folder / "demo", "--size", day.size, "--seed", day.seed)
     (day.folder / "images").mkdir()
     (day.folder / "survey").mkdir()
     _cut(day)
     first = [f"{column}{row}" for column in COLUMNS[:-1] for row in (1, 2)]
     day.deliver(*first)
-    _mirror(day.image(CHANGED))
+    objects = {name: _objects(day, name) for name in first}
+    day.broken, day.changed = sorted(WEST, key=objects.__getitem__)
+    wrong = max(set(first) - set(WEST), key=lambda name: (objects[name], name))
+    enough = objects[day.changed] and objects[wrong]
+    expect(enough, f"too little to see in {objects}; give another --seed, or a larger --size")
+    _show(day, wrong, in_place_of=day.changed)
     settings = yaml.safe_load((day.folder / "demo" / "demo.yaml").read_text())
     settings |= {
         "checkpoint": "demo/model.safetensors",
@@ -147,46 +161,63 @@ def arrives(day: Day) -> str:
         settings["explain"] |= {"methods": ["gradcam"], "where": "detected"}
         settings["run"] = {"in_process": True}
     day.config.write_text(yaml.safe_dump(settings))
-    return f"{len(first)} images of {len(COLUMNS) * 2}"
+    return f"{len(first)} images of {len(COLUMNS) * 2}; {day.changed} shows {wrong}"
 
 
 def _cut(day: Day) -> None:
     """The four images of the demo as ten, west to east and north to south."""
-    images = sorted((day.folder / "demo" / "images").glob("*.tif"))
     whole = 2 * day.size - 60
-    mosaic, valid = np.zeros((3, whole, whole), np.uint8), np.zeros((whole, whole), np.uint8)
-    for path in images:
-        with rasterio.open(path) as dataset:
-            if path == images[0]:
-                transform, crs = dataset.transform, dataset.crs
-            col, row = (round(x) for x in ~transform @ (dataset.bounds.left, dataset.bounds.top))
-            place = np.s_[row : row + dataset.height, col : col + dataset.width]
-            mosaic[:, *place], valid[place] = dataset.read(), dataset.dataset_mask()
+    pixels, valid, profile = _sewn(day.folder / "demo" / "images", whole)
     edges = np.linspace(0, whole, len(COLUMNS) + 1).astype(int)
     for column, left, right in zip(COLUMNS, edges[:-1], edges[1:], strict=True):
         for number, (top, bottom) in enumerate(((0, whole // 2), (whole // 2, whole)), start=1):
-            window = Window(left, top, right - left, bottom - top)
             part = np.s_[top:bottom, left:right]
-            profile = {
-                "driver": "GTiff", "count": 3, "dtype": "uint8", "crs": crs, "compress": "deflate",
-                "height": window.height, "width": window.width, "tiled": True,
-                "blockxsize": 128, "blockysize": 128,
-                "transform": rasterio.windows.transform(window, transform),
+            place = {
+                "height": bottom - top, "width": right - left,
+                "transform": profile["transform"] @ rasterio.Affine.translation(left, top),
             }  # fmt: skip
             path = day.folder / "survey" / f"{column}{number}.tif"
             with (
                 rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-                rasterio.open(path, "w", **profile) as target,
+                rasterio.open(path, "w", **profile | place) as target,
             ):
-                target.write(mosaic[:, *part])
+                target.write(pixels[:, *part])
                 if not valid[part].all():
                     target.write_mask(valid[part])
 
 
-def _mirror(path: Path) -> None:
-    """An error of the first delivery: west and east are exchanged."""
-    with rasterio.open(path, "r+") as dataset:
-        dataset.write(dataset.read()[:, :, ::-1])
+def _sewn(folder: Path, whole: int) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Images that abut: pixels (3, whole, whole), validity, and how to write the like of them."""
+    pixels, valid = np.zeros((3, whole, whole), np.uint8), np.zeros((whole, whole), np.uint8)
+    profile = {
+        "driver": "GTiff", "count": 3, "dtype": "uint8", "compress": "deflate", "tiled": True,
+        "blockxsize": 128, "blockysize": 128,
+    }  # fmt: skip
+    for path in sorted(folder.glob("*.tif")):  # the first is that in the north-west
+        with rasterio.open(path) as dataset:
+            profile = {"crs": dataset.crs, "transform": dataset.transform} | profile
+            left, top = dataset.bounds.left, dataset.bounds.top
+            col, row = (round(x) for x in ~profile["transform"] @ (left, top))
+            place = np.s_[row : row + dataset.height, col : col + dataset.width]
+            pixels[:, *place], valid[place] = dataset.read(), dataset.dataset_mask()
+    return pixels, valid, profile
+
+
+def _objects(day: Day, name: str) -> int:
+    """How many an image shows that do not reach its edge."""
+    with rasterio.open(day.image(name)) as dataset:
+        whole = box(*dataset.bounds)
+    return int(gpd.read_file(day.truth).within(whole).sum())
+
+
+def _show(day: Day, other: str, *, in_place_of: str) -> None:
+    """An error of the first delivery: the pixels of another image, which may be a little larger."""
+    with (
+        rasterio.open(day.image(other)) as source,
+        rasterio.open(day.image(in_place_of), "r+") as target,
+    ):
+        common = Window(0, 0, min(source.width, target.width), min(source.height, target.height))
+        target.write(source.read(window=common), window=common)
 
 
 def first_plan(day: Day) -> str:
@@ -211,17 +242,18 @@ def first_night(day: Day) -> str:
 
 
 def second_delivery(day: Day) -> str:
-    """Two images are new, a mirrored one is right now, of one the copy was cut off."""
-    day.deliver(*NEW, CHANGED)
-    whole = day.image(BROKEN).read_bytes()
-    day.image(BROKEN).write_bytes(whole[: len(whole) // 2])
-    return f"{' and '.join(NEW)} are new, {CHANGED} has changed, {BROKEN} is cut off"
+    """Two images are new, one is now the right one, of one the copy was cut off."""
+    day.deliver(*NEW, day.changed)
+    whole = day.image(day.broken).read_bytes()
+    day.image(day.broken).write_bytes(whole[: len(whole) // 2])
+    return f"{' and '.join(NEW)} are new, {day.changed} has changed, {day.broken} is cut off"
 
 
 def second_plan(day: Day) -> str:
     text = day.capecam("plan", "--config", day.config).stdout
-    for name in (*NEW, CHANGED):
+    for name in (*NEW, day.changed):
         expect(f"make      {name}: " in text, f"the plan leaves {name} out:\n{text}")
+    expect("is shorter than its own" in text, f"the plan does not see what is cut off:\n{text}")
     for name in UNTOUCHED:
         expect(f"make      {name}: " not in text, f"the plan makes {name} again:\n{text}")
     return next(line for line in text.splitlines() if "to be made" in line)
@@ -242,6 +274,7 @@ def machine_dies(day: Day) -> str:
             continue
     night.wait()
     done = _new_cells(day)
+    day.half_made = len(list((day.out / "cells").glob(".work-*/")))
     expect(not set(NEW) <= set(done), "the night had made all that is new")
     return f"killed in mid-run; of this night {', '.join(done)} are done"
 
@@ -267,8 +300,12 @@ def next_night(day: Day) -> str:
     log = day.log()
     expect(code == 3, f"the night ended with {code}, not 3:\n" + "\n".join(log))
     expect(day.core or "exit 3: done, but for" in log[-1], f"the log ends with {log[-1]}")
-    named = [line for line in log if line.startswith(f"capecam: {BROKEN} failed: ")]
+    (said,) = [line for line in log if "cells: " in line]
+    known = not day.half_made or f"; {day.half_made} cut off in the making" in said
+    expect(known and " done before, " in said, f"the night begins as if it were the first: {said}")
+    named = [line for line in log if line.startswith(f"capecam: {day.broken} failed: ")]
     expect(len(named) == 1, f"the broken image is not named once: {named}")
+    expect("it was not copied whole" in named[0], f"the log does not say what is wrong: {named[0]}")
     content = any("0 of them bad" in line for line in log)
     expect(day.core or content, "verify was not content")
     expect(
@@ -276,12 +313,12 @@ def next_night(day: Day) -> str:
     )
     expect(not list((day.out / "cells").glob(".work-*")), "something half-made was left")
     report = (day.out / "report.html").read_text()
-    expect(f"{BROKEN}" in report, "the report does not name the broken image")
+    expect(f"{day.broken}" in report, "the report does not name the broken image")
     return f"exit 3; {len(survived)} cells were there; {named[0].partition('failed: ')[2]}"
 
 
 def mended(day: Day) -> str:
-    day.deliver(BROKEN)
+    day.deliver(day.broken)
     done = day.capecam("run", "--config", day.config, "--retry-failed")
     expect(" failed" not in done.stdout, f"something failed:\n{done.stdout}")
     said = done.stdout.rstrip()
@@ -375,8 +412,10 @@ def years(day: Day) -> str:
     before = day.folder / "last-year"
     text = day.capecam("summarize", before, day.out, "--zones", _suburbs(day)).stdout
     changes = gpd.read_parquet(day.out / "changes.parquet")
-    counts = changes.loc[changes["run"] == "after", "status"].value_counts()
+    counts = changes["status"].value_counts()
     expect(counts.get("kept"), f"nothing is as it was last year:\n{text}")
+    for status in ("new", "gone"):
+        expect(counts.get(status), f"of the image that has changed nothing is {status}:\n{text}")
     expect(counts.get("unseen"), f"what last year's survey did not cover is not unseen:\n{text}")
     return ", ".join(f"{count} {status}" for status, count in counts.items())
 
@@ -421,13 +460,14 @@ def main() -> int:
         "--size", type=int, default=LEAST_SIZE, metavar="PX", help="as of capecam demo"
     )
     parser.add_argument("--core", action="store_true", help="the nights and the comparison alone")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="as of capecam demo")
     given = parser.parse_args()
     if given.size < LEAST_SIZE:
         parser.error(f"--size must be at least {LEAST_SIZE}")
     if given.folder.exists():
         parser.error(f"{given.folder} is there already; name a new folder")
     given.folder.mkdir(parents=True)
-    day = Day(given.folder.resolve(), given.size, given.core)
+    day = Day(given.folder.resolve(), given.size, given.seed, given.core)
     for step in CORE if given.core else STEPS:
         began, cpu = time.monotonic(), _cpu()
         name = step.__name__.replace("_", " ")

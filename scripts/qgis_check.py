@@ -10,6 +10,7 @@ are there to be looked at: the map as it opens, close up, every group, and a pag
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ from qgis.core import (
     QgsLayoutItemMap,
     QgsLayoutItemPage,
     QgsLayoutPoint,
+    QgsMapLayer,
     QgsMapRendererParallelJob,
     QgsMapSettings,
     QgsPointXY,
@@ -92,6 +94,12 @@ class Run:
         return self.record["settings"]["model"]["classes"]
 
     @property
+    def found(self) -> set[str]:
+        """Classes of which there is a detection."""
+        with (self.out / "summary.csv").open(newline="") as file:
+            return {row["class"] for row in csv.DictReader(file) if int(row["count"])}
+
+    @property
     def methods(self) -> list[str]:
         made = self.record["settings"]["explain"]["methods"]
         return [method for method in made if (self.out / f"{method}.vrt").exists()]
@@ -118,8 +126,8 @@ def main() -> None:
         report.check("every layer is valid, in the CRS of the imagery", layers(project, run))
         report.check("renderers, ranges and styles", renderers(project, run))
         report.check("groups, and what shows at first", tree(project, run))
-        report.check("detections are on the map", drawn(project))
-        report.check("every layer that is not empty draws something", not_blank(project))
+        report.check("detections are on the map", drawn(project, run))
+        report.check("every layer that is not empty draws something", not_blank(project, run))
         if arguments.pictures:
             take_pictures(project, arguments.pictures)
     with tempfile.TemporaryDirectory(dir=out.parent) as moved:
@@ -127,7 +135,7 @@ def main() -> None:
         there = Run(Path(moved), run.record)
         with opened(there.out / "capecam.qgz", report) as project:
             report.check("moved to another folder, it opens there", layers(project, there))
-            report.check("and shows the detections", drawn(project))
+            report.check("and shows the detections", drawn(project, there))
     report.check("each product opened alone is styled", alone(run))
     sys.stdout.flush()
     # QGIS's own clean-up at exit crashes in some builds, with everything done.
@@ -228,7 +236,7 @@ def raster_problems(layer: QgsRasterLayer, run: Run) -> Iterator[str]:
             yield f"{name} goes from {ends[0]} to {ends[1]}, not from 0 to {top}"
         if items[0].value != 0 or items[0].color.alpha() or not items[-1].color.alpha():
             yield f"{name} is not transparent at 0, or is at its end"
-        if layer.bandName(band).split(": ")[-1] not in [entry["name"] for entry in run.classes]:
+        if class_of(layer, run) is None:
             yield f"{name} shows {layer.bandName(band)}"
 
 
@@ -268,7 +276,7 @@ def by_name(group: QgsLayerTreeGroup) -> set[str]:
     return {Path(node.layer().source()).stem for node in group.findLayers()}
 
 
-def drawn(project: QgsProject) -> Iterator[str]:
+def drawn(project: QgsProject, run: Run) -> Iterator[str]:
     """Whether the map differs from an empty one where there are detections."""
     layer = project.mapLayer("capecam_detections")
     settings = as_opened(project)
@@ -281,8 +289,8 @@ def drawn(project: QgsProject) -> Iterator[str]:
         hidden += not differs(image, round(point.x()), round(point.y()), empty)
     if hidden:
         yield f"{hidden} of {len(features)} detections do not show on the map as it opens"
-    if not features:
-        yield "there is no detection"
+    if run.found and not features:
+        yield f"there is no detection, but summary.csv counts {sorted(run.found)}"
 
 
 def differs(image: QImage, x: int, y: int, empty: QColor) -> bool:
@@ -298,12 +306,17 @@ def differs(image: QImage, x: int, y: int, empty: QColor) -> bool:
     )
 
 
-def not_blank(project: QgsProject) -> Iterator[str]:
-    """Layers of which nothing is to be seen, at a scale at which they show."""
+def not_blank(project: QgsProject, run: Run) -> Iterator[str]:
+    """Layers of which nothing is to be seen, at a scale at which they show.
+
+    One that is empty must be blank; one of a class that was not found may be.
+    """
     for layer in project.mapLayers().values():
         empty = "(empty)" in layer.name() or (
             isinstance(layer, QgsVectorLayer) and not layer.featureCount()
         )
+        shown = class_of(layer, run)
+        idle = not run.found or (shown is not None and shown not in run.found)
         settings = as_opened(project)
         settings.setLayers([layer])
         if layer.hasScaleBasedVisibility() and not layer.isInScaleRange(settings.scale()):
@@ -313,8 +326,17 @@ def not_blank(project: QgsProject) -> Iterator[str]:
         image = render(settings)
         background = QImage(image)
         background.fill(settings.backgroundColor())
-        if (image == background) != empty:
+        blank = image == background
+        if blank != empty and not (blank and idle):
             yield f"{layer.id()} {'is not blank' if empty else 'draws nothing'}"
+
+
+def class_of(layer: QgsMapLayer, run: Run) -> str | None:
+    """Of a raster that shows one class; None: it is another."""
+    if not isinstance(layer, QgsRasterLayer) or layer.renderer().type() != HEAT:
+        return None
+    name = layer.bandName(layer.renderer().band()).split(": ")[-1]
+    return name if name in [entry["name"] for entry in run.classes] else None
 
 
 def as_opened(project: QgsProject) -> QgsMapSettings:

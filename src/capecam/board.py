@@ -57,17 +57,8 @@ class Board:
         if not _is_free(path):
             log.debug("%s is in use; it keeps the cells that it has", path)
             return
-        rows = [{"cell": cell.name, **_row(state)} for cell, state in cells.items()]
-        rows += [
-            {"cell": name, **_row({"status": "failed", "error": reason})}
-            for name, reason in unusable.items()
-        ]
-        boxes = [cell.core.box for cell in cells]
-        shapes = [*shapely.transform(boxes, grid.to_map), *(None for _ in unusable)]
-        table = gpd.GeoDataFrame(rows, geometry=shapes, crs=grid.crs)
-        table = table.astype({"tiles": "Int64", "detections": "Int64", "seconds": "Float64"})
         with replacing(path) as temporary:
-            table.to_file(
+            _table(grid, cells, unusable).to_file(
                 temporary,
                 driver="GPKG",
                 layer=LAYER,
@@ -113,6 +104,21 @@ class Board:
             return
         self._pending.clear()
         self._written = time.monotonic()
+
+
+def _table(
+    grid: Grid, cells: Mapping[Cell, Mapping[str, Any]], unusable: Mapping[str, str]
+) -> gpd.GeoDataFrame:
+    """A row a cell, and one for each image that has none."""
+    rows = [{"cell": cell.name, **_row(state)} for cell, state in cells.items()]
+    rows += [
+        {"cell": name, **_row({"status": "failed", "error": reason})}
+        for name, reason in unusable.items()
+    ]
+    boxes = [cell.core.box for cell in cells]
+    shapes = [*shapely.transform(boxes, grid.to_map), *(None for _ in unusable)]
+    table = gpd.GeoDataFrame(rows, geometry=shapes, crs=grid.crs)
+    return table.astype({"tiles": "Int64", "detections": "Int64", "seconds": "Float64"})
 
 
 def _is_free(path: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 from capecam.errors import ImageError
 from capecam.grid import Cell, Grid
 from capecam.interest import Interest
-from capecam.ledger import Ledger
+from capecam.ledger import Ledger, digest
 from capecam.raster import Mosaic, Source, VsiPath, crs_key, files_of, fingerprint
 from capecam.settings import Scale, Settings
 
@@ -134,7 +134,7 @@ class Contents:
             return {**GONE, "sha256": self._once((source.name, 0, 0), lambda: fingerprint(path))}
         try:
             before = _state(path)
-            sha256 = self._once((source.name, *before), lambda: _digest(path))
+            sha256 = self._once((source.name, *before), lambda: _content(path))
             if _state(path) != before:
                 raise ImageError(f"{path}: changes while it is read; run again when it is whole")
         except OSError as error:
@@ -143,11 +143,11 @@ class Contents:
             ) from error
         return {"bytes": before[0], "mtime_ns": before[1], "sha256": sha256}
 
-    def _once(self, key: tuple[str, int, int], digest: Callable[[], str]) -> str:
+    def _once(self, key: tuple[str, int, int], find: Callable[[], str]) -> str:
         with self._lock:
             known = self._known.get(key)
         if known is None:
-            known = digest()
+            known = find()
             with self._lock:
                 self._known[key] = known
         return known
@@ -159,15 +159,12 @@ def _state(path: Path) -> tuple[int, int]:
     return sum(s.st_size for s in states), sum(s.st_mtime_ns for s in states)
 
 
-def _digest(path: Path) -> str:
+def _content(path: Path) -> str:
     """sha256 of a file; of all their sha256, where an image has masks or sources beside it."""
-    digests = []
-    for file in files_of(path):
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256"))
-    if len(digests) == 1:
-        return digests[0].hexdigest()
-    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+    first, *others = (digest(file) for file in files_of(path))
+    if not others:
+        return first
+    return hashlib.sha256(bytes.fromhex("".join((first, *others)))).hexdigest()
 
 
 NEW, IMAGE, NEIGHBOURS, SETTINGS, AGAIN = CAUSES = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from capecam.errors import SettingsError
-from capecam.ledger import write_json
+from capecam.ledger import digest, write_json
 from capecam.raster import Location
 
 log = logging.getLogger(__name__)
@@ -73,8 +72,8 @@ class Checksums:
         end of their paths in common belong together, if no others have as much.
         """
         listed = [name for name in self.digests if PurePosixPath(name).name]
-        exact = {_real(self.path.parent / name): name for name in listed}
-        found = {n: exact[p] for n, image in images.items() if (p := _real(image)) in exact}
+        exact = {_plain(self.path.parent / name): name for name in listed}
+        found = {n: exact[p] for n, image in images.items() if (p := _plain(image)) in exact}
         taken = set(found.values())
         rest = {name: image for name, image in images.items() if name not in found}
         found |= _by_ends(rest, [name for name in listed if name not in taken])
@@ -111,7 +110,7 @@ def _nearest(paths: Ends, others: Ends) -> dict[str, str]:
     return {path: found[0] for path, found in longest.items() if len(found) == 1}
 
 
-def _real(path: Location) -> str:
+def _plain(path: Location) -> str:
     """A path made plain; a link is itself, since that is what the list names."""
     return os.path.normpath(path.absolute()) if isinstance(path, Path) else str(path)
 
@@ -163,8 +162,7 @@ class Memory:
         key = f"{algorithm} {status.st_size} {status.st_mtime_ns} {path.absolute()}"
         found = self._known.get(key)
         if found is None:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, algorithm).hexdigest()
+            found = digest(path, algorithm)
         self._used[key] = found
         return found
 

@@ -32,6 +32,18 @@ def write_demo(folder: Path, seed: int, size: int) -> None:
     Raises:
         OutputError: the folder is not empty or cannot be written.
     """
+    _begin(folder)
+    whole = 2 * size - NARROWER_PX
+    grid = Grid(pyproj.CRS(CRS).to_wkt(), CORNER, (GSD_M, GSD_M), Window(0, 0, whole, whole))
+    scene = draw_scene(seed, whole, whole)
+    _write_images(folder / "images", scene, grid, size)
+    _truth(scene, grid, whole).to_file(folder / "truth.gpkg", layer="truth", driver="GPKG")
+    for name, target in (("sample_model.safetensors", "model.safetensors"), ("demo.yaml",) * 2):
+        with as_file(files("capecam") / "data" / name) as source:
+            shutil.copyfile(source, folder / target)
+
+
+def _begin(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -41,25 +53,22 @@ def write_demo(folder: Path, seed: int, size: int) -> None:
         raise OutputError(
             f"cannot write to {folder}: {error.strerror}; name another folder"
         ) from error
-    whole = 2 * size - NARROWER_PX
-    grid = Grid(pyproj.CRS(CRS).to_wkt(), CORNER, (GSD_M, GSD_M), Window(0, 0, whole, whole))
-    scene = draw_scene(seed, whole, whole)
+
+
+def _write_images(folder: Path, scene: Scene, grid: Grid, size: int) -> None:
+    """The scene as four images, one of which lacks a corner."""
+    whole = grid.window.height
     covered = _cut_corner(whole)
     for number, window in enumerate(_quarters(size, whole), start=1):
         place = window.slices(grid.window)
         mask = covered[place]
         pixels = np.where(mask[..., None], scene.pixels[place], 0).transpose(2, 0, 1)
         write_image(
-            folder / "images" / f"2023_RGB_8cm_SAMPLE_{number}.tif",
+            folder / f"2023_RGB_8cm_SAMPLE_{number}.tif",
             grid.crop(window),
             np.ascontiguousarray(pixels),
             None if mask.all() else mask,
         )
-    _truth(scene, grid, whole).to_file(folder / "truth.gpkg", layer="truth", driver="GPKG")
-    for name, target in (("sample_model", "model"), ("demo", "demo")):
-        suffix = ".safetensors" if target == "model" else ".yaml"
-        with as_file(files("capecam") / "data" / f"{name}{suffix}") as source:
-            shutil.copyfile(source, folder / f"{target}{suffix}")
 
 
 def _quarters(size: int, whole: int) -> list[Window]:

@@ -161,9 +161,13 @@ def _read_json(path: Path, shape: type[Done | Failure]) -> dict[str, Any] | None
 
 def facts(path: Path) -> dict[str, Any]:
     """``bytes`` and ``sha256`` of a file."""
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Of a file, in hexadecimal digits."""
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def write_json(path: Path, tree: Mapping[str, Any]) -> None:

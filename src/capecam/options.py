@@ -102,8 +102,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     offered = {_parameter(setting.key): setting for setting in leaves() if setting.option}
 
     def called(**given: Any) -> None:
-        options = {offered[name].key: given.pop(name) for name in offered}
-        options = {key: _listed(key, value) for key, value in options.items()}
+        options = {s.key: _listed(s, given.pop(name)) for name, s in offered.items()}
         options["sources"] = given.pop("sources") or None
         command(settings=load(given.pop("config"), options), **given)
 
@@ -117,9 +116,10 @@ def _parameter(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _listed(key: str, value: Any) -> Any:
-    """Lists are comma-separated."""
-    return value.split(",") if key == "explain.methods" and value is not None else value
+def _listed(setting: Setting, value: Any) -> Any:
+    """Lists of texts are comma-separated."""
+    is_list = setting.annotation == tuple[str, ...] and value is not None
+    return value.split(",") if is_list else value
 
 
 def _option(name: str, setting: Setting) -> inspect.Parameter:

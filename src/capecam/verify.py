@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from capecam.errors import OutputError
-from capecam.ledger import Ledger
+from capecam.ledger import Ledger, digest
 from capecam.outputs import read_run
 from capecam.raster import why_not_cog
 
@@ -95,9 +94,8 @@ def _problem(path: Path, recorded: Mapping[str, Any]) -> str | None:
         size = path.stat().st_size
         if size != recorded["bytes"]:
             return f"has {size} bytes, not {recorded['bytes']}"
-        with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != recorded["sha256"]:
-                return "its content is not what was written"
+        if digest(path) != recorded["sha256"]:
+            return "its content is not what was written"
     except OSError as error:
         return str(error.strerror)
     return why_not_cog(path) if path.suffix == ".tif" else None

@@ -22,6 +22,12 @@ BLOCK = 512
 """Edge of a block. Whole blocks are written once; windows of 320 written straight to a compressed
 file bloat it by 39 % (DESIGN section 8)."""
 
+RAW = {
+    "driver": "GTiff", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "ZSTD",
+    "zstd_level": 1, "sparse_ok": True, "bigtiff": "IF_SAFER", "photometric": "MINISBLACK",
+}  # fmt: skip
+"""The file that ``to_cog`` makes a COG of; three bands of heat are not red, green and blue."""
+
 SCRATCH = {"COG_TMP_COMPRESSION": "NONE", "SPARSE_OK_OVERVIEW": "TRUE"}
 """GDAL builds overviews in a file beside the COG, by default with ZSTD at level 9: 8.4 s for three
 noisy bands of 12,500 x 12,500 px, 5.7 without, the same COG (GDAL 3.10, one core)."""
@@ -63,7 +69,6 @@ class CogWriter:
         self._dataset = rasterio.open(
             self._raw,
             "w",
-            driver="GTiff",
             crs=rasterio.crs.CRS.from_wkt(grid.crs),
             transform=grid.transform,
             width=width,
@@ -71,14 +76,7 @@ class CogWriter:
             count=len(product.bands),
             dtype=product.dtype,
             nodata=product.nodata,
-            tiled=True,
-            blockxsize=BLOCK,
-            blockysize=BLOCK,
-            compress="ZSTD",
-            zstd_level=1,
-            sparse_ok=True,
-            bigtiff="IF_SAFER",
-            photometric="MINISBLACK",  # three bands of heat are not red, green and blue
+            **RAW,
         )
         self._describe()
 

@@ -19,7 +19,7 @@ from capecam.grid import Window
 from capecam.raster.opening import open_readonly
 from capecam.raster.overview import FACTOR
 from capecam.raster.places import LayerReader
-from capecam.raster.vrt import Layer
+from capecam.raster.vrt import Layer, is_valid
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -141,7 +141,8 @@ class Coverage:
     @contextmanager
     def _full(self) -> Iterator[_Samples]:
         with closing(LayerReader(self.layer)) as reader:
-            yield _Samples(1, np.zeros(2), lambda window: reader.read(1, window) != reader.nodata)
+            nodata = reader.nodata
+            yield _Samples(1, np.zeros(2), lambda window: is_valid(reader.read(1, window), nodata))
 
     @contextmanager
     def _coarse(self) -> Iterator[_Samples]:
@@ -157,7 +158,8 @@ def _read_valid(dataset: Any, window: Window) -> Booleans:
     part = window.intersection(Window(0, 0, *dataset.shape))
     if part:
         rows, cols = (part.row, part.bottom), (part.col, part.right)
-        valid[part.slices(window)] = dataset.read(1, window=(rows, cols)) != dataset.nodata
+        found = dataset.read(1, window=(rows, cols))
+        valid[part.slices(window)] = is_valid(found, dataset.nodata)
     return valid
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import reduce
 from math import floor
 from statistics import median_low
 from typing import TypeVar
@@ -152,7 +153,8 @@ def build_mosaic(
     misfits |= far
     if not near:
         return None, misfits
-    return Mosaic(grid.crop(_hull(near)), tuple(sorted(near, key=lambda s: s.key))), misfits
+    hull = reduce(Window.hull, (source.window for source in near))
+    return Mosaic(grid.crop(hull), tuple(sorted(near, key=lambda s: s.key))), misfits
 
 
 def _largest_group(headers: Sequence[Header], rules: GridRules) -> list[Header]:
@@ -202,13 +204,6 @@ def _together(placed: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
                 f"{FAR_PX}; place it right, or run it by itself"
             )
     return near, far
-
-
-def _hull(sources: Sequence[Source]) -> Window:
-    hull = sources[0].window
-    for source in sources[1:]:
-        hull = hull.hull(source.window)
-    return hull
 
 
 def _turned(header: Header) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import rasterio
@@ -18,9 +18,9 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from capecam.grid import Grid, Window
-from capecam.raster.cog import BLOCK, to_cog
+from capecam.raster.cog import BLOCK, RAW, to_cog
 from capecam.raster.opening import open_readonly
-from capecam.raster.vrt import Layer, VrtTile
+from capecam.raster.vrt import Layer, VrtTile, is_valid
 
 FACTOR = 16
 """1.28 m for pixels of 8 cm; a layer in blocks of 0.8 m comes at 12.8 m."""
@@ -54,53 +54,29 @@ def write_overview(path: Path, layer: Layer, before: Path) -> None:
         template = files.enter_context(open_readonly(layer.tiles[0].path))
         palette = template.colormap(1) if template.colorinterp[0].name == "palette" else None
         profile = _profile(template, layer.grid)
-        old, known = _before(before, files, (profile["height"], profile["width"]))
+        blocks = list(_blocks(layer, profile["height"], profile["width"]))
+        earlier = _Earlier.open(before, files, (profile["height"], profile["width"]))
         resampling = Resampling.nearest if palette else Resampling.average
-        small = _Small(layer.grid.window, template.nodata, resampling)
-        keys = []
+        small = _Small(layer.grid.window, template, resampling)
         with rasterio.open(raw, "w", **profile) as dataset:
             dataset.descriptions, dataset.scales = template.descriptions, template.scales
             if palette:
                 dataset.write_colormap(1, palette)
-            for block in _blocks(layer, profile["height"], profile["width"]):
-                keys.append((block.window, block.key))
+            for block in blocks:
                 if block.tiles:
-                    w = block.window
-                    place = RasterWindow(w.col, w.row, w.width, w.height)
-                    if old is not None and known.get((w.row, w.col)) == block.key:
-                        pixels = old.read(window=place)
-                    else:
-                        shape = template.count, *w.shape
-                        pixels = np.full(shape, template.nodata, template.dtypes[0])
-                        for tile in block.tiles:
-                            small.paste(tile, w, pixels)
-                    dataset.write(pixels, window=place)
-            dataset.update_tags(**{KEYS: " ".join(key for _, key in sorted(keys))})
+                    found = earlier.read(block)
+                    dataset.write(small.read(block) if found is None else found, window=block.place)
+            dataset.update_tags(**{KEYS: _keys(blocks)})
         to_cog(raw, path, nearest=palette is not None)
-
-
-def _before(
-    path: Path, files: ExitStack, shape: tuple[int, int]
-) -> tuple[Any | None, dict[tuple[int, int], str]]:
-    """The overview of the last time and its blocks' keys by (row, col), if it has that shape."""
-    try:
-        old = files.enter_context(open_readonly(path))
-    except RasterioError:  # there is none, or it is damaged
-        return None, {}
-    if old.shape != shape:
-        return None, {}
-    return old, dict(zip(_corners(*shape), old.tags().get(KEYS, "").split(), strict=False))
 
 
 def _profile(template: Any, grid: Grid) -> dict[str, Any]:
     hull, t = grid.window, grid.transform
-    return {
-        "driver": "GTiff", "crs": template.crs,
+    return RAW | {
+        "crs": template.crs,
         "transform": rasterio.Affine(t.a * FACTOR, 0.0, t.c, 0.0, t.e * FACTOR, t.f),
         "height": -(-hull.height // FACTOR), "width": -(-hull.width // FACTOR),
         "count": template.count, "dtype": template.dtypes[0], "nodata": template.nodata,
-        "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "ZSTD",
-        "zstd_level": 1, "sparse_ok": True, "bigtiff": "IF_SAFER", "photometric": "MINISBLACK",
     }  # fmt: skip
 
 
@@ -112,6 +88,45 @@ class _Block:
     """Those that have pixels in it."""
     key: str
     """Changes with the tiles, and with their place."""
+
+    @property
+    def place(self) -> RasterWindow:
+        """The window, as rasterio has it."""
+        w = self.window
+        return RasterWindow(w.col, w.row, w.width, w.height)
+
+
+def _keys(blocks: Sequence[_Block]) -> str:
+    """Of all blocks, row-major."""
+    return " ".join(block.key for block in sorted(blocks, key=lambda block: block.window))
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """The overview of the last time."""
+
+    dataset: Any | None
+    keys: Mapping[tuple[int, int], str]
+    """Of its blocks, by (row, col)."""
+
+    @classmethod
+    def open(cls, path: Path, files: ExitStack, shape: tuple[int, int]) -> Self:
+        """Without blocks, where there is none of that shape (height, width)."""
+        try:
+            dataset = files.enter_context(open_readonly(path))
+        except RasterioError:  # there is none, or it is damaged
+            return cls(None, {})
+        if dataset.shape != shape:
+            return cls(None, {})
+        keys = dataset.tags().get(KEYS, "").split()
+        return cls(dataset, dict(zip(_corners(*shape), keys, strict=False)))
+
+    def read(self, block: _Block) -> NDArray[Any] | None:
+        """(bands, height, width), if it was made from the same."""
+        if self.dataset is None or self.keys.get((block.window.row, block.window.col)) != block.key:
+            return None
+        found: NDArray[Any] = self.dataset.read(window=block.place)
+        return found
 
 
 def _corners(height: int, width: int) -> list[tuple[int, int]]:
@@ -159,15 +174,24 @@ class _Small:
     """
 
     hull: Window
-    nodata: float
+    template: Any
+    """One of them, open."""
     resampling: Resampling
     """For tiles that have no overview of 1/16 themselves, being small."""
     _factors: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     """By height and width of a raster: those of its overviews, up to 1/16."""
     _read: dict[Path, NDArray[Any]] = field(default_factory=dict)
 
-    def paste(self, tile: VrtTile, block: Window, pixels: NDArray[Any]) -> None:
-        """Put the valid pixels of a tile into the (bands, height, width) of a block."""
+    def read(self, block: _Block) -> NDArray[Any]:
+        """(bands, height, width) of a block."""
+        shape = self.template.count, *block.window.shape
+        pixels = np.full(shape, self.template.nodata, self.template.dtypes[0])
+        for tile in block.tiles:
+            self._paste(tile, block.window, pixels)
+        return pixels
+
+    def _paste(self, tile: VrtTile, block: Window, pixels: NDArray[Any]) -> None:
+        """Put the valid pixels of a tile into those of a block."""
         covered = _covered(tile.window, self.hull)
         part = covered and covered.intersection(block)
         if not part:
@@ -178,7 +202,7 @@ class _Small:
         col = np.arange(part.col, part.right) * FACTOR + FACTOR // 2 + self.hull.col - w.col
         rows, cols = row * small.shape[1] // w.height, col * small.shape[2] // w.width
         found = small[:, rows[:, None], cols]
-        valid = ~np.isnan(found) if np.isnan(self.nodata) else found != self.nodata
+        valid = is_valid(found, self.template.nodata)
         top, left = part.slices(block)
         np.copyto(pixels[:, top, left], found, where=valid)
 

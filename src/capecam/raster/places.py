@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from capecam.grid import Window
 from capecam.raster.opening import open_readonly
-from capecam.raster.vrt import Layer, VrtTile
+from capecam.raster.vrt import Layer, VrtTile, is_valid
 
 OPEN = 8
 """Files kept open: places come cell by cell, and a place touches four cells at most."""
@@ -54,7 +54,7 @@ class LayerReader:
                 found = self._dataset(tile).read(
                     band, window=((rows.start, rows.stop), (cols.start, cols.stop))
                 )
-                here = ~np.isnan(found) if np.isnan(self.nodata) else found != self.nodata
+                here = is_valid(found, self.nodata)
                 np.copyto(pixels[part.slices(window)], found, where=here)  # cells may overlap
         return pixels
 

@@ -48,6 +48,7 @@ def remarks(header: Header, settings: Settings, *, resampled: bool = False) -> t
     """
     return (
         *_colors(header, settings),
+        *_left_out(header, settings),
         *_values(header, settings),
         *_validity(header),
         *_storage(header),
@@ -105,10 +106,13 @@ def _colors(header: Header, settings: Settings) -> Iterator[Remark]:
             f"has its bands in the order {listed(kinds)}",
             f"bands {named} are read as red, green and blue",
         )
+
+
+def _left_out(header: Header, settings: Settings) -> Iterator[Remark]:
     unused = [
         f"{number} ({kind})"
-        for number, kind in enumerate(kinds, start=1)
-        if number not in pixels.bands and kind != "alpha"
+        for number, kind in enumerate(header.facts.kinds, start=1)
+        if number not in header.pixels.bands and kind != "alpha"
     ]
     if unused and settings.imagery.bands == "auto":
         yield Remark(

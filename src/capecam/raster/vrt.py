@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
+from numpy.typing import NDArray
 
 from capecam.grid import Grid, Window
 from capecam.raster.cog import BLOCK
@@ -35,10 +37,13 @@ class Layer:
     @classmethod
     def over(cls, grid: Grid, tiles: Sequence[VrtTile]) -> Layer:
         """Of tiles on the lattice of a grid."""
-        hull = tiles[0].window
-        for tile in tiles[1:]:
-            hull = hull.hull(tile.window)
+        hull = reduce(Window.hull, (tile.window for tile in tiles))
         return cls(grid.crop(hull), tuple(tiles))
+
+
+def is_valid(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """Where a product has a value, of any shape."""
+    return np.asarray(~np.isnan(values) if np.isnan(nodata) else values != nodata)
 
 
 def write_vrt(path: Path, layer: Layer, overview: Path) -> None:

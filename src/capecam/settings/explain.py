@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from capecam.settings.names import DEFAULT_METHODS, METHODS
+from capecam.settings.names import DEFAULT_METHODS, METHODS, Score, Where
 from capecam.settings.section import Option, Section, among
 
 
@@ -30,12 +30,12 @@ class ExplainSettings(Section):
         DEFAULT_METHODS,
         description=f"heatmaps to make, comma-separated: {', '.join(METHODS)}",
     )
-    score: Annotated[Literal["mean", "predicted"], Option("--score")] = Field(
+    score: Annotated[Score, Option("--score")] = Field(
         "mean",
         description="what is explained: the class's mean logit over the tile's valid pixels, "
         "or over those predicted as the class",
     )
-    where: Annotated[Literal["all", "detected"], Option("--where")] = Field(
+    where: Annotated[Where, Option("--where")] = Field(
         "all", description="explain every tile, or only tiles and classes with a detection"
     )
     heatmap_dtype: Annotated[Literal["uint8", "float32"], Option("--heatmap-dtype")] = Field(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 METHODS = (
     "gradcam", "gradcampp", "gradcampp_notebook", "hirescam", "layercam", "xgradcam",
     "guided_gradcam", "guided_gradcam_shared",
@@ -26,7 +28,8 @@ PIXEL_METHODS = ("guided_gradcam", "guided_gradcam_shared")
 
 DEFAULT_METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 
-SCORES = ("mean", "predicted")
+Score = Literal["mean", "predicted"]
+SCORES: tuple[str, ...] = get_args(Score)
 
 SCORE_TITLES = {
     "mean": "the class's mean logit over the tile",
@@ -34,8 +37,10 @@ SCORE_TITLES = {
 }
 """What is explained, as people write it."""
 
-WHERE = ("all", "detected")
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+Where = Literal["all", "detected"]
+WHERE: tuple[str, ...] = get_args(Where)
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 """From the most exact to the fastest."""
 
 VSI = "/vsi"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from capecam.settings.names import Precision
 from capecam.settings.section import Option, Section
 
 
@@ -24,12 +25,10 @@ class ComputeSettings(Section):
     device: Annotated[str, Option("--device")] = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1"
     )
-    precision: Annotated[Literal["auto", "fp32", "tf32", "bf16", "fp16"], Option("--precision")] = (
-        Field(
-            "auto",
-            description="of the network; auto is the fastest whose Grad-CAM correlates with fp32 "
-            "above 0.99 for every class, fp32 on a CPU",
-        )
+    precision: Annotated[Literal["auto", Precision], Option("--precision")] = Field(
+        "auto",
+        description="of the network; auto is the fastest whose Grad-CAM correlates with fp32 "
+        "above 0.99 for every class, fp32 on a CPU",
     )
     batch_size: Annotated[
         int | Literal["auto"], BeforeValidator(_count_or_auto), Option("--batch-size", "N|auto")
