@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from capecam.batch import batches, read_tiles
+from capecam.batch import Tile, batches, read_tiles
 from capecam.behind import behind
 from capecam.calibration import Calibration
 from capecam.clock import Clock
@@ -79,14 +79,7 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
     """
     engine, tiling, grid = job.engine, job.settings.tiling.tiling, job.mosaic.grid.crop(cell.core)
     clock, unreadable = Clock(), dict[str, str]()
-    tiles = read_tiles(
-        partial(Reader, job.mosaic, cell.image, unreadable),
-        tiling,
-        cell.core,
-        interest=job.interest,
-        readers=job.settings.compute.readers,
-        device=engine.device,
-    )
+    tiles = _tiles(cell, job, unreadable)
     stitcher = Stitcher(_scheme(job), cell, engine.device)
     tracer = Tracer(cell.core.col, cell.image)
     count, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
@@ -147,6 +140,17 @@ def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Iter
                     thread(rows)
 
         yield hand_over
+
+
+def _tiles(cell: Cell, job: Job, unreadable: dict[str, str]) -> Iterator[Tile]:
+    return read_tiles(
+        partial(Reader, job.mosaic, cell.image, unreadable),
+        job.settings.tiling.tiling,
+        cell.core,
+        interest=job.interest,
+        readers=job.settings.compute.readers,
+        device=job.engine.device,
+    )
 
 
 def _scheme(job: Job) -> Scheme:

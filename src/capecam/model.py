@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,17 @@ class Normalisation:
             )
         if min(self.std) <= 0:
             raise SettingsError(f"std must be above 0, got {self.std}; set model.std")
+
+    def on(
+        self, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Callable[[Tensor], Tensor]:
+        """Itself as a function of (..., 3, H, W) pixels there, whose constants go up once."""
+        scale = self.input_max / 255
+        mean, std = (
+            torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return lambda pixels: (pixels * scale - mean) / std
 
 
 @dataclass(frozen=True, slots=True)
