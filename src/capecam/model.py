@@ -91,8 +91,17 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
         CheckpointError: unreadable, unsafe, or not of this network.
         SettingsError: the settings name no or an unknown architecture, encoder or layer.
     """
-    weights = read_weights(path)
-    channels = channel_count(weights)
+    return model_of(read_weights(path), settings)
+
+
+def model_of(weights: Weights, settings: ModelSettings) -> Model:
+    """The same from a checkpoint that has been read.
+
+    Raises:
+        CheckpointError: not of this network.
+        SettingsError: the settings name no or an unknown architecture, encoder or layer.
+    """
+    path, channels = weights.path, channel_count(weights)
     sigmoid = _is_sigmoid(settings, weights, channels)
     with Budget(sum(tensor.numel() for tensor in weights.tensors.values()), path):
         network = build_network(settings, weights.config, channels)
