@@ -13,6 +13,8 @@ from torch import Tensor
 
 from capecam.attribution import (
     CAMS,
+    GUIDED,
+    SHARED,
     ReluSwitch,
     SwitchedReLU,
     class_scores,
@@ -26,6 +28,7 @@ from capecam.attribution import (
     resample,
     xgradcam,
 )
+from capecam.settings import METHODS, PIXEL_METHODS
 
 # K = 2 channels of 2 x 2. Sums of A: 1 + 2 + 3 - 2 = 4 and 1 - 1 + 0 - 4 = -4.
 A = torch.tensor([[[1.0, 2.0], [3.0, -2.0]], [[1.0, -1.0], [0.0, -4.0]]], dtype=torch.float64)
@@ -330,3 +333,8 @@ def test_leading_dimensions_are_tiles_and_classes(method: str) -> None:
         for c in range(5):
             expected = oracles.CAMS[method](a[b, 0].numpy(), g[b, c].numpy())
             np.testing.assert_allclose(cam.map[b, c].numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_methods_that_settings_know_are_those_that_there_are() -> None:
+    assert (*CAMS, GUIDED, SHARED) == METHODS
+    assert PIXEL_METHODS == (GUIDED, SHARED)

@@ -8,7 +8,7 @@ from typing import Any
 from capecam.attribution import GUIDED
 from capecam.engine import Engine
 from capecam.graph import why_not_guided
-from capecam.model import HEAD, Model, channel_count, describe, load_model
+from capecam.model import HEAD, Model, channel_count, describe, model_of
 from capecam.settings import ModelSettings
 from capecam.weights import Weights, read_weights
 
@@ -31,7 +31,7 @@ def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
     }
     if facts["architecture"] == "unknown":
         return facts | _of_unknown(weights)
-    return facts | _of_network(load_model(path, settings))
+    return facts | _of_network(model_of(weights, settings))
 
 
 def _of_unknown(weights: Weights) -> dict[str, Any]:

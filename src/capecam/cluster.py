@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any, Self
 
 from capecam.changes import Contents
-from capecam.errors import CapecamError, StoppedError, UsageError
+from capecam.errors import CapecamError, DeviceError, StoppedError, UsageError, WorkerError
 from capecam.grid import Cell
 from capecam.maker import Made, Maker
 from capecam.prepare import Prepared
@@ -56,13 +56,15 @@ class Actor:
         """Get ready."""
         self._ready().take(city, prepared, known)
 
-    def make(self, cell: Cell) -> Made:
+    def make(self, cell: Cell) -> Made | StoppedError:
         """Make a cell."""
         with gdal_settings():
             try:
                 return self._ready().attempt(cell, lambda _: None)
-            except StoppedError:  # of the GPU, which a new process may be able to use
+            except DeviceError:
                 os._exit(1)
+            except StoppedError as error:  # as a value: Ray would dress it up
+                return error
 
     def _ready(self) -> Maker:
         self._maker = self._maker or Maker(self._settings)
@@ -97,7 +99,7 @@ class RayActors:
         try:
             prepared = self._ray.get(self._actors[0].prepare.remote(city, before))
         except self._ray.exceptions.RayError as error:
-            raise StoppedError(
+            raise WorkerError(
                 f"a Ray worker ended before its first cell: {error}"
                 "; look into Ray's log on its node"
             ) from error
@@ -118,7 +120,7 @@ class RayActors:
         while pending:
             (ended, *_), _ = self._ray.wait(list(pending), num_returns=1)
             actor, cell = pending.pop(ended)
-            made: Made | None = None
+            made: Made | StoppedError | None = None
             try:
                 made = self._ray.get(ended)
                 idle.append(actor)
@@ -126,6 +128,8 @@ class RayActors:
                 log.warning("a Ray worker is gone: %s", str(error).splitlines()[0])
                 pending.update([self._take(self._start(), contents)])
                 made = None if cell is None else _lost(cell, losses, shelf)
+            if isinstance(made, StoppedError):
+                raise made
             if made is not None:
                 tick(made.report.tiles if made.report else 0)
                 yield made

@@ -83,9 +83,7 @@ class Engine:
         self.precision, self.device = precision, torch.device(device)
         self._network = copy.deepcopy(model.network).eval().requires_grad_(False).to(self.device)
         self._dtype = next(self._network.parameters()).dtype
-        self._scale = model.normalisation.input_max / 255
-        self._mean = self._per_channel(model.normalisation.mean)
-        self._std = self._per_channel(model.normalisation.std)
+        self._normalised = model.normalisation.on(self.device, self._dtype)
         self._switch = ReluSwitch()
         guided = [name for name in self.methods if name in PIXEL_METHODS]
         if guided and (reason := why_not_guided(self._network)):
@@ -238,7 +236,7 @@ class Engine:
         """(B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
         steady = SteadyUpsampling() if self.device.type == "cuda" else nullcontext()
         with half_precision(self.precision, self.device), steady:
-            logits = precise(self._network((pixels * self._scale - self._mean) / self._std))
+            logits = precise(self._network(self._normalised(pixels)))
         if self.model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         A, self._activations = self._activations, None
@@ -270,9 +268,6 @@ class Engine:
             output = output.detach().requires_grad_()
         self._activations, self._cam_size = output, (output.shape[-2], output.shape[-1])
         return output.clone()
-
-    def _per_channel(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=self._dtype, device=self.device).view(1, -1, 1, 1)
 
 
 def _check(what: str, known: Sequence[str], *found: str) -> None:

@@ -52,6 +52,20 @@ class StoppedError(CapecamError):
     exit_code = 1
 
 
+class DeviceError(StoppedError):
+    """The GPU is lost to this process; a new one may be able to use it.
+
+    The same command goes on where it stopped; if it happens again, look at the GPU and its driver.
+    """
+
+
+class WorkerError(StoppedError):
+    """A worker process has ended, and not of a cell; others can go on.
+
+    Give the command again, with -v or --in-process to see why.
+    """
+
+
 class NotFiniteError(CapecamError):
     """The network's gradients overflowed, or are no numbers. It fails the cell.
 

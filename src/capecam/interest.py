@@ -29,7 +29,27 @@ class Interest:
     layers: tuple[shapely.STRtree, ...] = ()
     """In lattice pixels; without any, every window is of interest."""
 
-    def windows(self, tiling: Tiling, core: Window) -> NDArray[np.bool_]:
+    def count(self, tiling: Tiling, core: Window) -> int:
+        """How many windows of a core are to be run, at most: some may hold no imagery."""
+        return int(self._wanted(tiling, core).sum())
+
+    def indices(self, tiling: Tiling, core: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(N,) rows and (N,) columns on the lattice of the windows of a core that are to be run."""
+        rows, cols = tiling.lattice(core)
+        i, j = np.nonzero(self._wanted(tiling, core))
+        return i + rows.start, j + cols.start
+
+    def chosen(self, tiling: Tiling, core: Window) -> Chosen:
+        """The same as a set of pairs."""
+        i, j = self.indices(tiling, core)
+        return frozenset(zip(i.tolist(), j.tolist(), strict=True))
+
+    def key(self, tiling: Tiling, core: Window) -> str | None:
+        """Tells selections of a core's windows apart; None where all are run."""
+        wanted = self._wanted(tiling, core)
+        return None if wanted.all() else hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest()
+
+    def _wanted(self, tiling: Tiling, core: Window) -> NDArray[np.bool_]:
         """(rows, cols) of ``tiling.lattice(core)``; True is to be run."""
         lattice = tiling.lattice(core)
         reach = tiling.reach(core).box
@@ -46,26 +66,6 @@ class Interest:
             touched, _ = layer.query(boxes.ravel(), predicate="intersects")
             wanted &= np.isin(np.arange(boxes.size), touched).reshape(boxes.shape)
         return wanted
-
-    def count(self, tiling: Tiling, core: Window) -> int:
-        """How many windows of a core are to be run, at most: some may hold no imagery."""
-        return int(self.windows(tiling, core).sum())
-
-    def indices(self, tiling: Tiling, core: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(N,) rows and (N,) columns on the lattice of the windows of a core that are to be run."""
-        rows, cols = tiling.lattice(core)
-        i, j = np.nonzero(self.windows(tiling, core))
-        return i + rows.start, j + cols.start
-
-    def chosen(self, tiling: Tiling, core: Window) -> Chosen:
-        """The same as a set of pairs."""
-        i, j = self.indices(tiling, core)
-        return frozenset(zip(i.tolist(), j.tolist(), strict=True))
-
-    def key(self, tiling: Tiling, core: Window) -> str | None:
-        """Tells selections of a core's windows apart; None where all are run."""
-        wanted = self.windows(tiling, core)
-        return None if wanted.all() else hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest()
 
 
 EVERYWHERE = Interest()

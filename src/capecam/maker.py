@@ -16,7 +16,7 @@ from capecam.calibration import Told
 from capecam.cell import CellReport, Job, process
 from capecam.changes import Contents, Inputs, basis
 from capecam.engine import Engine
-from capecam.errors import CapecamError, SettingsError, StoppedError, UsageError
+from capecam.errors import CapecamError, DeviceError, SettingsError, StoppedError, UsageError
 from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.model import Model, check_tile, load_model
@@ -87,14 +87,16 @@ class Maker:
             tick: told the number of tiles of each finished batch.
 
         Raises:
-            StoppedError: the GPU is lost, to this process at least.
+            StoppedError: the disk is full; or it is a DeviceError, of the GPU.
         """
         try:
             return Made(cell, self.make(cell, tick))
+        except StoppedError:
+            raise
         except Exception as error:  # noted as the cell's failure: exit code 3
             log.debug("cell %s failed", cell.name, exc_info=True)
             if _is_of_the_device(error):
-                raise StoppedError(
+                raise DeviceError(
                     f"the GPU failed at {cell.name}: {_reason_of(error)}; the same command goes "
                     "on where it stopped"
                 ) from error
@@ -105,6 +107,7 @@ class Maker:
 
         Raises:
             ImageError: its image cannot be used.
+            StoppedError: the disk is full.
         """
         if self._job is None or self._inputs is None:
             raise ValueError("a maker takes a city before it makes cells")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,17 @@ class Normalisation:
         if min(self.std) <= 0:
             raise SettingsError(f"std must be above 0, got {self.std}; set model.std")
 
+    def on(
+        self, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Callable[[Tensor], Tensor]:
+        """Itself as a function of (..., 3, H, W) pixels there, whose constants go up once."""
+        scale = self.input_max / 255
+        mean, std = (
+            torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return lambda pixels: (pixels * scale - mean) / std
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -80,8 +91,17 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
         CheckpointError: unreadable, unsafe, or not of this network.
         SettingsError: the settings name no or an unknown architecture, encoder or layer.
     """
-    weights = read_weights(path)
-    channels = channel_count(weights)
+    return model_of(read_weights(path), settings)
+
+
+def model_of(weights: Weights, settings: ModelSettings) -> Model:
+    """The same from a checkpoint that has been read.
+
+    Raises:
+        CheckpointError: not of this network.
+        SettingsError: the settings name no or an unknown architecture, encoder or layer.
+    """
+    path, channels = weights.path, channel_count(weights)
     sigmoid = _is_sigmoid(settings, weights, channels)
     with Budget(sum(tensor.numel() for tensor in weights.tensors.values()), path):
         network = build_network(settings, weights.config, channels)

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from capecam import logs
 from capecam.changes import Contents
-from capecam.errors import CapecamError, StoppedError
+from capecam.errors import CapecamError, DeviceError, WorkerError
 from capecam.grid import Cell
 from capecam.maker import Made, Maker
 from capecam.prepare import Prepared
@@ -73,7 +73,7 @@ class Worker:
         """Have found out what a run needs; ``reading`` says of what the worker has died, if so.
 
         Raises:
-            CapecamError: that of the worker; or StoppedError, if it dies of it.
+            CapecamError: that of the worker; or WorkerError, if it dies of it.
         """
         prepared: Prepared = self._ask("prepare", city, before)
         return prepared
@@ -82,7 +82,7 @@ class Worker:
         """Have a process that has taken the city, a new one where the old one has died.
 
         Raises:
-            CapecamError: that of the worker; or StoppedError, if it dies of it.
+            CapecamError: that of the worker; or WorkerError, if it dies of it.
         """
         if self._process is None or self._process.poll() is not None:
             self.start()
@@ -91,7 +91,11 @@ class Worker:
             self._ready = True
 
     def make(self, cell: Cell, told: Callable[[int], object]) -> Made:
-        """Have a cell made; if the worker dies of it, that is how the cell failed."""
+        """Have a cell made; if the worker dies of it, that is how the cell failed.
+
+        Raises:
+            StoppedError: the disk is full.
+        """
         try:
             self._send("make", cell)
             while isinstance(answer := self._receive(), int):
@@ -121,7 +125,7 @@ class Worker:
             while isinstance(answer := self._receive(), _Reading):
                 self.reading = answer.names
         except (EOFError, BrokenPipeError):
-            raise StoppedError(
+            raise WorkerError(
                 f"a worker ended before its first cell: {self._how()}"
                 "; run it with -v, or with --in-process"
             ) from None
@@ -217,6 +221,6 @@ def _done(maker: Maker, request: tuple[Any, ...], answer: Answer) -> object:
 def _attempt(maker: Maker, cell: Cell, answer: Answer) -> Made:
     try:
         return maker.attempt(cell, answer)
-    except StoppedError as error:  # of the GPU, which a new process may be able to use
+    except DeviceError as error:
         log.error("%s", error)  # noqa: TRY400 -v shows the traceback already
         os._exit(1)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeAlias
 import torch
 
 from capecam.changes import Contents
-from capecam.errors import StoppedError
+from capecam.errors import WorkerError
 from capecam.grid import Cell
 from capecam.maker import Made, Maker
 from capecam.model import Model
@@ -124,7 +124,7 @@ class Processes:
             worker.start()
             try:
                 self._prepared = worker.prepare(city, before)
-            except StoppedError:
+            except WorkerError:
                 if not worker.reading:
                     raise
                 log.warning(
@@ -155,7 +155,7 @@ class Processes:
             while not self._closing and (cell := shelf.take()) is not None:
                 try:
                     self._get_ready(worker, known)
-                except StoppedError:
+                except WorkerError:
                     shelf.put_back(cell)
                     raise
                 events.put(worker.make(cell, events.put))
@@ -181,9 +181,9 @@ class Processes:
 
 def _made(
     events: queue.Queue[Event], working: int, tick: Callable[[int], object]
-) -> Generator[Made, None, StoppedError | None]:
+) -> Generator[Made, None, WorkerError | None]:
     """Cells as they end, until nobody works; returns how the last worker that was lost was lost."""
-    lost: StoppedError | None = None
+    lost: WorkerError | None = None
     while working:
         event = events.get()
         if isinstance(event, Made):
@@ -192,7 +192,7 @@ def _made(
             tick(event)
         elif event is None:
             working -= 1
-        elif isinstance(event, StoppedError):
+        elif isinstance(event, WorkerError):
             working -= 1
             lost = event
             if working:

@@ -60,9 +60,7 @@ class Notebook:
         self._seen["g"] = outputs[0]
 
     def _logits(self, image: Tensor) -> Tensor:
-        scores = self._true
-        x = (image[None].float() * scores.scale - scores.mean) / scores.std
-        logits: Tensor = scores.network(x)
+        logits: Tensor = self._true.network(self._true.normalised(image[None].float()))
         return logits
 
     def _map(self, image: Tensor, c: int, method: str) -> Tensor:

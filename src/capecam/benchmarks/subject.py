@@ -35,8 +35,7 @@ def untrained_model(tiles: Tensor) -> Model:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         network = build_network(settings, None, len(CAPE_TOWN_CLASSES))
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (scaling.mean, scaling.std))
-        _settle(network, (tiles.float() - mean) / std)
+        _settle(network, scaling.on(tiles.device)(tiles.float()))
     network.eval().requires_grad_(False)
     name = f"{ARCHITECTURE} ({ENCODER}), untrained"
     return Model(network, CAPE_TOWN_CLASSES, scaling, LAYER, name, "0" * 64, ())

@@ -66,13 +66,10 @@ class Scores(nn.Module):
         for module in self.network.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False  # module backward hooks fail on in-place ReLUs
-        scaling = model.normalisation
-        self.scale = scaling.input_max / 255
-        self.mean = torch.tensor(scaling.mean, device=device).view(3, 1, 1)
-        self.std = torch.tensor(scaling.std, device=device).view(3, 1, 1)
+        self.normalised = model.normalisation.on(device)
         self.eval().to(device)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float -> (B, 1 + C)."""
-        logits: Tensor = self.network((pixels * self.scale - self.mean) / self.std)
+        logits: Tensor = self.network(self.normalised(pixels))
         return logits.mean(dim=(2, 3))

@@ -194,15 +194,7 @@ def _read_safetensors(file: Path, head: bytes) -> dict[str, Tensor]:
 def _read_zip(data: mmap.mmap) -> dict[str, Tensor]:
     """As torch.save writes: ``NAME/data.pkl`` and a member for each storage."""
     records = zip_records(data)
-    tops = [name.split("/")[0] for name in records if name.count("/") == 1]
-    top = next((top for top in tops if f"{top}/data.pkl" in records), None)
-    if top is None:
-        raise CheckpointError("a zip archive, but none that PyTorch wrote: it has no data.pkl")
-    if f"{top}/constants.pkl" in records:
-        raise CheckpointError(
-            "refused, because it is a TorchScript archive, which holds code; save its weights: "
-            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
-        )
+    top = _top(records)
     check_plain(records)
     order = records.get(f"{top}/byteorder")
     if order is not None and data[order.start : order.end] != b"little":
@@ -218,6 +210,20 @@ def _read_zip(data: mmap.mmap) -> dict[str, Tensor]:
     inside = f"{top}/data/"
     storages = {n.removeprefix(inside): r for n, r in records.items() if n.startswith(inside)}
     return lay_over(data, wanted, storages)
+
+
+def _top(records: dict[str, Record]) -> str:
+    """The folder in which PyTorch keeps everything."""
+    tops = [name.split("/")[0] for name in records if name.count("/") == 1]
+    top = next((top for top in tops if f"{top}/data.pkl" in records), None)
+    if top is None:
+        raise CheckpointError("a zip archive, but none that PyTorch wrote: it has no data.pkl")
+    if f"{top}/constants.pkl" in records:
+        raise CheckpointError(
+            "refused, because it is a TorchScript archive, which holds code; save its weights: "
+            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
+        )
+    return top
 
 
 def _too_long(size: int) -> str:
