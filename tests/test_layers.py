@@ -24,7 +24,7 @@ LAYERS = [
     {"fit", "checkpoint"},
     {"stitch"},
     {"calibration", "vectors", "matching"},
-    {"surroundings", "outlines", "tables", "recall"},
+    {"surroundings", "outlines", "tables", "recall", "measuring"},
     {"evidence", "sieve"},
     {"cell", "detections", "outputs"},
     {"report", "qgis"},

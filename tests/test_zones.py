@@ -22,13 +22,14 @@ from tracing import LO19, NAMES, trace
 from capecam.configfile import load
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
+from capecam.measuring import LEVEL_SUM, measure
 from capecam.outputs import grid_to_json
 from capecam.raster import CogSet, Layer, Product, VrtTile, coverage, write_overview
 from capecam.run import run
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.styles.rules import graduated
 from capecam.summary import ZoneSummary, summarize
-from capecam.vectors import LEVEL_SUM, join, measure
+from capecam.vectors import join
 from capecam.zones import COLUMNS, ZoneRules
 
 PIXEL_M2 = 0.08 * 0.08

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from capecam.evidence import Evidence
 from capecam.grid import Grid
 from capecam.ledger import replacing
+from capecam.measuring import COLUMNS, measure, read_pieces
 from capecam.outlines import simplified
 from capecam.settings import ClassSettings
 from capecam.sieve import REASONS, Sieve
 from capecam.styles import embed_style
 from capecam.styles.layers import detections_style, rejected_style
 from capecam.tables import GeoParquet, index_column, with_column, write_gpkg
-from capecam.vectors import COLUMNS, Pieces, first_pixels, join, measure, read_pieces
+from capecam.vectors import Pieces, first_pixels, join
 
 LAYER = "detections"
 REJECTED = "rejected"

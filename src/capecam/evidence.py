@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from capecam.children import Children
 from capecam.grid import Grid
+from capecam.measuring import middle_pixel_m, pixel_m
 from capecam.raster import Layer, LayerReader, gdal_settings
 from capecam.recall import Recall
 from capecam.settings import EvidenceSettings
 from capecam.surroundings import REACH_M, RING_M, Blocks, Nearest, Sight, sights
-from capecam.vectors import Pieces, first_pixels, middle_pixel_m, pixel_m
+from capecam.vectors import Pieces, first_pixels
 
 VERSION = 1
 """Of what is measured, and how: numbers of another version are not taken over."""

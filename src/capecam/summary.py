@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from capecam.errors import UsageError
 from capecam.ledger import replacing
+from capecam.measuring import inside_points
 from capecam.raster import gdal_settings
 from capecam.settings import ClassSettings
 from capecam.styles import Style, embed_style
 from capecam.styles.layers import changes_style, zones_style
 from capecam.tables import GeoParquet, write_gpkg
 from capecam.vectorfiles import read_polygons
-from capecam.vectors import inside_points
 from capecam.years import STATUSES, Year, check_comparable, compare
 from capecam.zones import COLUMNS, OUTSIDE, ZoneRules, Zones, shapes_of
 

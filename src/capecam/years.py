@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid
 from capecam.matching import match
+from capecam.measuring import inside_points
 from capecam.outputs import RunOutput
 from capecam.raster import Coverage
 from capecam.settings import ClassSettings
-from capecam.vectors import inside_points
 
 Integers = NDArray[np.int64]
 

@@ -13,6 +13,7 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyproj
 import shapely
 import torch
@@ -22,15 +23,15 @@ from capecam.batch import Tile, batches
 from capecam.calibration import Calibration
 from capecam.engine import Engine
 from capecam.errors import UsageError
-from capecam.grid import Grid, Window
+from capecam.grid import Window
 from capecam.maps import Maps, check_finite
+from capecam.measuring import lonlat, middle_pixel_m
 from capecam.model import Model
 from capecam.panels.detections import Subject, find, queue
 from capecam.panels.panel import Footing, Panel, Style
 from capecam.panels.places import tile_of
 from capecam.raster import Mosaic, Reader, gdal_settings
 from capecam.reopen import Reopened
-from capecam.vectors import middle_pixel_m
 
 __all__ = ["Panel", "Panels", "Style"]
 
@@ -133,7 +134,7 @@ class Panels:
             tops=Calibration.from_json(run.record["calibration"]).tops,
             classes=model.classes,
             place=place,
-            lonlat=subject.lonlat if subject else _lonlat(grid, place),
+            lonlat=subject.lonlat if subject else _lonlat(grid.crs, place),
             pixel_m=(width_m, height_m),
             images=tuple(source.name for source in run.mosaic.touching(window)),
             footing=self._footing(),
@@ -176,8 +177,6 @@ class Panels:
         )  # fmt: skip
 
 
-def _lonlat(grid: Grid, place: tuple[float, float]) -> tuple[float, float]:
-    """WGS 84."""
-    to_wgs84 = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
-    lon, lat = to_wgs84.transform(*place)
+def _lonlat(crs: str, place: tuple[float, float]) -> tuple[float, float]:
+    ((lon, lat),) = lonlat(crs, np.array([place]))
     return float(lon), float(lat)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from capecam.errors import OutputError
 from capecam.grid import Window
 from capecam.ledger import Ledger
+from capecam.measuring import inside_points, middle_pixel_m
 from capecam.outputs import RunOutput
-from capecam.vectors import inside_points, middle_pixel_m
 
 DETECTIONS = "detections.parquet"
 
