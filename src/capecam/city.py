@@ -12,7 +12,7 @@ import numpy as np
 
 from capecam.cell import PIECES
 from capecam.detections import Part, Recipe, write_detections
-from capecam.evidence import Evidence, Rasters
+from capecam.evidence import Evidence
 from capecam.interest import read_shapes
 from capecam.ledger import facts, replacing, write_json
 from capecam.lock import hold
@@ -22,6 +22,7 @@ from capecam.qgis import PROJECT, project_of, write_project, write_styles
 from capecam.raster import gdal_settings, write_overview, write_vrt
 from capecam.report import write_report
 from capecam.sieve import Sieve
+from capecam.witness import Rasters
 
 MEMORY = ".evidence.npy"
 """Numbers of the last time; without it they are measured again."""

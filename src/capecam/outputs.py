@@ -9,13 +9,13 @@ from typing import Any, Self
 
 from capecam.configfile import validated
 from capecam.errors import OutputError
-from capecam.evidence import Heat
 from capecam.grid import Grid, Window
 from capecam.ledger import Ledger
 from capecam.raster import Layer, Mosaic, VrtTile
 from capecam.recordcheck import Run, read_record
 from capecam.recorded import imagery_of, settings_of
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
+from capecam.witness import Heat
 
 RUN_JSON = "run.json"
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from capecam import __version__
-from capecam.evidence import MEASURES, WORDS
+from capecam.evidence import WORDS
 from capecam.outputs import stage_seconds
 from capecam.report import words
 from capecam.report.density import levels
@@ -25,6 +25,7 @@ from capecam.report.facts import DETECTIONS, Facts
 from capecam.report.histograms import Histogram, confidences, sizes
 from capecam.report.pictures import Picture, smaller
 from capecam.settings import TITLES, ClassSettings
+from capecam.witness import MEASURES
 
 STYLES = ("base.css", "parts.css", "media.css")
 SCRIPTS = ("squares.js", "map.js", "gestures.js", "queue.js", "closer.js", "start.js")
