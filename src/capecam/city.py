@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from capecam.cell import PIECES
-from capecam.detections import Part, Recipe, write_detections
+from capecam.detections import REJECTED, Part, Recipe, write_detections
 from capecam.evidence import Evidence
 from capecam.interest import read_shapes
 from capecam.ledger import facts, replacing, write_json
 from capecam.lock import hold
 from capecam.measuring import middle_pixel_m
-from capecam.outputs import RUN_JSON, RunOutput
+from capecam.outputs import DETECTIONS, RUN_JSON, SUMMARY, RunOutput
 from capecam.qgis import PROJECT, project_of, write_project, write_styles
 from capecam.raster import gdal_settings, write_overview, write_vrt
 from capecam.report import write_report
@@ -27,7 +27,7 @@ from capecam.witness import Rasters
 MEMORY = ".evidence.npy"
 """Numbers of the last time; without it they are measured again."""
 
-COMPARED = ("*.vrt", "*.tif", "*.qml", "detections.parquet", "rejected.parquet", "summary.csv")
+COMPARED = ("*.vrt", "*.tif", "*.qml", DETECTIONS, f"{REJECTED}.parquet", SUMMARY)
 """Byte for byte; QGIS writes into a GeoPackage and a project that it opens."""
 
 

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pyogrio
 import pyproj
 
+from capecam.detections import LAYER
 from capecam.errors import OutputError, UsageError
 from capecam.ledger import replacing
+from capecam.outputs import DETECTIONS, GEOPACKAGE, product
 from capecam.tables import crs_of, read_rows, write_gpkg
 
 FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg")
-LAYER = "detections"
 
 
 def export(out: Path, kind: str, to: Path | None = None) -> Path:
@@ -38,11 +39,9 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
     """
     if kind not in FORMATS:
         raise UsageError(f"--format must be one of {', '.join(FORMATS)}; got {kind!r}")
-    source = out / "detections.parquet"
-    if not source.exists():
-        raise OutputError(f"{out}: holds no detections.parquet; start with capecam run")
+    source = product(out, DETECTIONS)
     target = to or out / f"{LAYER}.{kind}"
-    if target.resolve() in (source.resolve(), (out / "detections.gpkg").resolve()):
+    if target.resolve() in (source.resolve(), (out / GEOPACKAGE).resolve()):
         return target  # they are made by every run
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}; make it first")

@@ -27,7 +27,7 @@ from capecam.grid import Window
 from capecam.maps import Maps, check_finite
 from capecam.measuring import lonlat, middle_pixel_m
 from capecam.model import Model
-from capecam.panels.detections import Subject, find, queue
+from capecam.panels.detections import Detection, find, queue
 from capecam.panels.panel import Footing, Panel, Style
 from capecam.panels.places import tile_of
 from capecam.raster import Mosaic, Reader, gdal_settings
@@ -103,9 +103,7 @@ class Panels:
             UsageError: there is no imagery; otherwise as :meth:`of_detection`.
         """
         grid = self._run.mosaic.grid
-        extent = grid.window
-        left, top = grid.xy(extent.col, extent.row)
-        right, bottom = grid.xy(extent.right, extent.bottom)
+        left, bottom, right, top = grid.bounds
         if not (left <= x < right and bottom < y <= top):
             raise UsageError(
                 f"{x:.10g}, {y:.10g} lies outside of the imagery, which goes from {left:.10g} to "
@@ -115,7 +113,7 @@ class Panels:
         col, row = map(floor, grid.lattice(x, y))
         return self._panel(Window(row, col, 1, 1).box, (x, y), None)
 
-    def _panel(self, region: Any, place: tuple[float, float], subject: Subject | None) -> Panel:
+    def _panel(self, region: Any, place: tuple[float, float], subject: Detection | None) -> Panel:
         run = self._run
         tiling, grid, model = run.settings.tiling.tiling, run.mosaic.grid, self._engine.model
         window = tile_of(region, tiling, run.interest())
@@ -138,7 +136,7 @@ class Panels:
             pixel_m=(width_m, height_m),
             images=tuple(source.name for source in run.mosaic.touching(window)),
             footing=self._footing(),
-            decisive=run.settings.evidence.method or run.settings.explain.methods[0],
+            decisive=run.settings.decisive_method,
             subject=subject,
         )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from capecam.detections import LAYER, REJECTED
-from capecam.outputs import RunOutput
+from capecam.outputs import GEOPACKAGE, RunOutput
 from capecam.qgis import abstracts
 from capecam.qgis.products import CLASSES, IMAGERY, PROBABILITY, heat_styles, tops
 from capecam.qgis.project import Bounds, Group, MapLayer, Project
@@ -55,21 +55,18 @@ def project_of(run: RunOutput, counts: Mapping[str, int]) -> Project:
 
 def _bounds(run: RunOutput) -> Bounds:
     """Of what there is, not of all images."""
-    grid = run.layer(f"{CLASSES}.tif").grid
-    w = grid.window
-    (left, top), (right, bottom) = grid.xy(w.col, w.row), grid.xy(w.right, w.bottom)
-    return left, bottom, right, top
+    return run.layer(f"{CLASSES}.tif").grid.bounds
 
 
 def _queue() -> Group:
-    source = f'detections.gpkg|layername={LAYER}|subset="review" <= {QUEUE}'
+    source = f'{GEOPACKAGE}|layername={LAYER}|subset="review" <= {QUEUE}'
     about = abstracts.QUEUE.format(count=QUEUE)
     layer = MapLayer("review", f"First {QUEUE} to look at", source, about, queue_style())
     return Group("Review queue", (layer,))
 
 
 def _detections(run: RunOutput) -> Group:
-    source = "detections.gpkg|layername="
+    source = f"{GEOPACKAGE}|layername="
     close_up = replace(detections_style(run.settings.model.classes), from_scale=FAR)
     layers = [
         MapLayer(LAYER, "Detections", source + LAYER, abstracts.DETECTIONS, close_up),
