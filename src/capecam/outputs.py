@@ -136,13 +136,22 @@ class RunOutput:
         ]
         return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
 
+    @property
+    def raw(self) -> bool:
+        """Whether heatmaps are stored as raw values, and not as levels of the city's scale."""
+        return self.settings.explain.heatmap_dtype == "float32"
+
+    def tops(self, method: str) -> tuple[float | None, ...]:
+        """By foreground class, the raw value that is the end of the city's scale; None where no
+        value is positive."""
+        return tuple(self.record["calibration"]["tops"][method])
+
     def heat(self, method: str) -> Heat | None:
         """The rasters of a heatmap; None where images of a few pixels have missed every block."""
-        product, explain = f"{method}.tif", self.settings.explain
+        product = f"{method}.tif"
         if product not in self.products:
             return None
-        raw = explain.heatmap_dtype == "float32"
-        tops = self.record["calibration"]["tops"].get(method) if raw else None
+        tops = self.tops(method) if self.raw else None
         return Heat(method, self.layer(product), self.stride(method), tops)
 
     def imagery(self) -> Mosaic:

@@ -10,7 +10,7 @@ import numpy as np
 from capecam.detections import LAYER, REJECTED
 from capecam.outputs import GEOPACKAGE, RunOutput
 from capecam.qgis import abstracts
-from capecam.qgis.products import CLASSES, IMAGERY, PROBABILITY, heat_styles, tops
+from capecam.qgis.products import CLASSES, IMAGERY, PROBABILITY, heat_styles
 from capecam.qgis.project import Bounds, Group, MapLayer, Project
 from capecam.settings import PIXEL_METHODS, TITLES
 from capecam.styles.layers import (
@@ -106,7 +106,7 @@ def _heatmaps(run: RunOutput, counts: Mapping[str, int]) -> list[Group]:
 
 def _heatmap(run: RunOutput, method: str, counts: Mapping[str, int]) -> list[MapLayer]:
     """A layer a class; that of the class with most detections is ticked."""
-    names, scale = run.names[1:], tops(run, method)
+    names, scale = run.names[1:], run.tops(method)
     best = _most(names, scale, counts)
     layers = []
     for band, (name, top) in enumerate(zip(names, scale, strict=True), start=1):
@@ -139,7 +139,7 @@ def _about(run: RunOutput, method: str, name: str, top: float | None) -> str:
         method=TITLES[method],
         what=abstracts.WHAT if method in PIXEL_METHODS else abstracts.WHERE,
         name=name,
-        top=f"{top:.3g}" if explain.heatmap_dtype == "float32" else "1",
+        top=f"{top:.3g}" if run.raw else "1",
         raw=top,
         score=explain.score,
     )
