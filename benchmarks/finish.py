@@ -29,11 +29,12 @@ from capecam.cell import PIECES
 from capecam.grid import Cell, Grid, Tiling
 from capecam.ledger import CELL_JSON, Ledger, write_json
 from capecam.ledger import facts as file_facts
+from capecam.measuring import write_pieces
 from capecam.outputs import RUN_JSON, grid_to_json, read_run
 from capecam.raster import CogSet, Mosaic, Product
 from capecam.raster.header import Header
 from capecam.raster.mosaic import build_mosaic
-from capecam.vectors import Pieces, write_pieces
+from capecam.vectors import Pieces
 
 TILING = Tiling()
 

@@ -15,9 +15,10 @@ from tracing import LO19, NAMES, rasters, trace
 
 from capecam import detections, tables
 from capecam.detections import REJECTED, Part, Recipe, sweep, write_detections
+from capecam.measuring import write_pieces
 from capecam.settings import CAPE_TOWN_CLASSES, DetectionSettings
 from capecam.sieve import Sieve
-from capecam.vectors import Pieces, join, write_pieces
+from capecam.vectors import Pieces, join
 
 BLOCKS = np.random.default_rng(5).choice([0, 0, 0, 1, 2, 3], (40, 60)).astype(np.uint8)
 

@@ -20,7 +20,7 @@ from capecam import surroundings
 from capecam.city import MEMORY, finish
 from capecam.configfile import load
 from capecam.detections import ranks
-from capecam.evidence import MEASURES, Evidence, doubt, judged
+from capecam.evidence import Evidence, doubt, judged
 from capecam.grid import Window
 from capecam.ledger import Ledger
 from capecam.outputs import grid_from_json, read_run
@@ -28,6 +28,7 @@ from capecam.run import run
 from capecam.settings import EvidenceSettings
 from capecam.surroundings import REACH_M, RING_M, sights, within
 from capecam.vectors import mask
+from capecam.witness import MEASURES
 
 METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 GSD = 0.08

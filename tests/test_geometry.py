@@ -15,12 +15,12 @@ from rasterio.transform import Affine, from_origin
 from capecam.configfile import load
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
+from capecam.measuring import pixel_area_m2
 from capecam.raster import Reader, ground_m, ratio_to_model, read_header
 from capecam.raster.crs import crs_key
 from capecam.settings import ImagerySettings, ModelSettings, MosaicSettings, Settings
 from capecam.sources import open_city
 from capecam.unusual import unusual
-from capecam.vectors import pixel_area_m2
 
 WARP = MosaicSettings(align="warp")
 
@@ -264,7 +264,7 @@ def test_areas_are_on_the_ground(tmp_path: Path, crs: str) -> None:
     east, north = there.transform([x, x + 60 * dx, x], [y, y, y - 40 * dy])
     across, down = np.hypot(east[1], north[1]), np.hypot(east[2], north[2])
     points = np.array([[30.0, 20.0]])
-    assert pixel_area_m2(grid, parsed, points)[0] == pytest.approx(across * down / 2400, rel=2e-3)
+    assert pixel_area_m2(grid, points)[0] == pytest.approx(across * down / 2400, rel=2e-3)
     assert ground_m(read_header(tmp_path / "a.tif")) == pytest.approx(
         (across / 60, down / 40), rel=2e-3
     )
@@ -276,8 +276,7 @@ def test_the_models_resolution_makes_squares_on_the_ground(tmp_path: Path, crs: 
     write_tif(tmp_path / "a.tif", blobs(400, 600), crs=crs, transform=from_origin(x, y, dx, dy))
     city = open_city([str(tmp_path)], None, gsd_m=0.08)
     grid, (width, height) = city.mosaic.grid, ground_m(read_header(tmp_path / "a.tif"))
-    parsed = pyproj.CRS.from_wkt(grid.crs)
-    assert pixel_area_m2(grid, parsed, np.array([[5.0, 5.0]]))[0] == pytest.approx(0.0064, rel=0.01)
+    assert pixel_area_m2(grid, np.array([[5.0, 5.0]]))[0] == pytest.approx(0.0064, rel=0.01)
     window = city.mosaic.sources[0].window
     assert window.width == pytest.approx(600 * width / 0.08, rel=0.01)
     assert window.height == pytest.approx(400 * height / 0.08, rel=0.01)

@@ -271,6 +271,14 @@ def test_what_lies_far_from_all_truth_is_doubted(tmp_path: Path, scene, caplog) 
     assert "1 of 2 found objects lie more than 100 m outside of all truth" in caplog.text
 
 
+def test_an_interval_without_width_is_no_certainty(tmp_path: Path) -> None:
+    same = layer(tmp_path / "a.gpkg", ("solar panel", 0, 0, 4), ("solar panel", 900, 0, 4))
+    text = evaluate(Question(same, same)).to_text()
+    assert "1.000 [-]" in text
+    assert "[1.000 1.000]" not in text
+    assert "[-]: not known" in text
+
+
 def test_a_run_is_scored_by_step(tmp_path: Path) -> None:
     pixels = blobs(320, 320, seed=2)
     pixels[:, 100:110, 100:140] = 30

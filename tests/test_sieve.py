@@ -13,10 +13,11 @@ from tracing import LO19, NAMES, trace
 
 from capecam.configfile import load
 from capecam.errors import SettingsError
+from capecam.measuring import measure
 from capecam.outlines import simplified
 from capecam.settings import DetectionSettings
 from capecam.sieve import Sieve, built_share
-from capecam.vectors import Pieces, join, measure
+from capecam.vectors import Pieces, join
 
 M2 = 0.08**2
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tracing import LO19, NAMES, rasters, trace
 
 from capecam.grid import Grid, Window
-from capecam.vectors import Pieces, join, measure, merge, read_pieces, write_pieces
+from capecam.measuring import measure, read_pieces, write_pieces
+from capecam.vectors import Pieces, join, merge
 
 
 def flood(classes: np.ndarray) -> dict[tuple[int, int], set[tuple[int, int]]]:

@@ -22,13 +22,14 @@ from tracing import LO19, NAMES, trace
 from capecam.configfile import load
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
+from capecam.measuring import LEVEL_SUM, measure
 from capecam.outputs import grid_to_json
 from capecam.raster import CogSet, Layer, Product, VrtTile, coverage, write_overview
 from capecam.run import run
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.styles.rules import graduated
 from capecam.summary import ZoneSummary, summarize
-from capecam.vectors import LEVEL_SUM, join, measure
+from capecam.vectors import join
 from capecam.zones import COLUMNS, ZoneRules
 
 PIXEL_M2 = 0.08 * 0.08
@@ -125,7 +126,10 @@ def test_an_object_on_a_border_is_split_by_area_and_counted_once(tmp_path, scene
     assert zone["valid_share"] == 1
     assert zone["per_km2"] == pytest.approx(1e6 / (45 * 60 * PIXEL_M2))
     assert found.table.iloc[-3:][["zone_km2", "valid_share", "per_km2"]].isna().all(axis=None)
-    assert "A  solar panel" in found.to_text()
+    text = found.to_text()
+    assert "A  solar panel" in text
+    assert "5 row(s) without an object are left out" in text  # B has a part of A's
+    assert not any(line.split()[:2] == ["B", "water"] for line in text.splitlines())
 
 
 def test_rows_add_up_to_the_city(tmp_path) -> None:
@@ -436,6 +440,9 @@ def test_two_years_are_compared(years, halves) -> None:
         ("B", 3): (2, 0, -2, 0, 0, 1, 1),
         ("(outside)", 2): (1, 0, -1, 0, 0, 1, 0),
     }
+    text = found.to_text()
+    assert {"count_before", "count_change", "new", "gone"} <= set(text.split())
+    assert max(len(line) for line in text.splitlines() if "zones.csv" not in line) <= 120
     areas = {key: tuple(np.divide(row, PIXEL_M2)) for key, row in rows(
         found, "area_m2_before", "area_m2", "area_m2_change"
     ).items()}  # fmt: skip
@@ -497,6 +504,7 @@ def test_nothing_found_is_a_row_of_zeros(tmp_path, halves) -> None:
     found = summarize(out, out, ZoneRules(halves))
     assert not rows(found, "count", "area_m2", "kept", "new", "gone", "unseen")
     assert (found.table["per_km2"].dropna() == 0).all()
+    assert found.to_text().startswith("9 row(s) without an object are left out")
     assert len(gpd.read_file(out / "changes.gpkg", layer="changes")) == 0
 
 

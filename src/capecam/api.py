@@ -17,6 +17,7 @@ from capecam.configfile import load as load_settings
 from capecam.engine import Engine
 from capecam.maps import Maps
 from capecam.model import Model, load_model
+from capecam.outputs import DETECTIONS
 from capecam.panels import Panel, Panels, Style
 from capecam.raster import open_readonly
 from capecam.record import Outcome
@@ -43,7 +44,7 @@ __all__ = [
 
 def read_detections(out: Path | str) -> gpd.GeoDataFrame:
     """The detections of a run: a row an object, in the imagery's CRS."""
-    return gpd.read_parquet(Path(out) / "detections.parquet")
+    return gpd.read_parquet(Path(out) / DETECTIONS)
 
 
 def read_heatmap(out: Path | str, cell: str, method: str, band: str) -> NDArray[np.float32]:

@@ -21,10 +21,11 @@ from capecam.engine import Engine
 from capecam.grid import Cell
 from capecam.interest import Interest
 from capecam.maps import check_finite
+from capecam.measuring import write_pieces
 from capecam.raster import CogSet, Mosaic, Product, Reader
 from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
 from capecam.stitch import LEVELS, NODATA, Rows, Scheme, Stitcher
-from capecam.vectors import Tracer, write_pieces
+from capecam.vectors import Tracer
 
 PIECES = "detections.parquet"
 """A cell's unfiltered pieces."""

@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shapely
 from pyarrow import ArrowInvalid
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from capecam.cell import PIECES
-from capecam.detections import Part, Recipe, write_detections
+from capecam.detections import REJECTED, Part, Recipe, write_detections
 from capecam.errors import StoppedError
-from capecam.evidence import Evidence, Rasters
+from capecam.evidence import Evidence
 from capecam.interest import read_shapes
 from capecam.ledger import Ledger, facts, replacing, write_json
 from capecam.lock import hold
-from capecam.outputs import RUN_JSON, RunOutput
+from capecam.measuring import middle_pixel_m
+from capecam.outputs import DETECTIONS, RUN_JSON, SUMMARY, RunOutput
 from capecam.qgis import PROJECT, project_of, write_project, write_styles
 from capecam.raster import DAMAGED, gdal_settings, write_overview, write_vrt
 from capecam.report import write_report
 from capecam.sieve import Sieve
-from capecam.vectors import pixel_m
+from capecam.witness import Rasters
 
 MEMORY = ".evidence.npy"
 """Numbers of the last time; without it they are measured again."""
 
-COMPARED = ("*.vrt", "*.tif", "*.qml", "detections.parquet", "rejected.parquet", "summary.csv")
+COMPARED = ("*.vrt", "*.tif", "*.qml", DETECTIONS, f"{REJECTED}.parquet", SUMMARY)
 """Byte for byte; QGIS writes into a GeoPackage and a project that it opens."""
 
 UNREADABLE = (OSError, *DAMAGED, DataSourceError, DataLayerError, ArrowInvalid)
@@ -143,12 +143,11 @@ def recipe(run: RunOutput) -> Recipe:
     """
     grid, settings, footprints = run.grid, run.settings.detections, run.settings.mosaic.footprints
     buildings = None if footprints is None else read_shapes(footprints, grid)
-    middle = shapely.get_coordinates(grid.window.box.centroid)
     return Recipe(
         grid,
         run.settings.model.classes,
         settings.join_distance_px,
-        settings.simplify_m / float(np.sqrt(pixel_m(grid, middle).prod())),
+        settings.simplify_m / float(np.sqrt(middle_pixel_m(grid).prod())),
         Sieve.of(settings, run.names, buildings),
         settings.keep_rejected,
     )

@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from capecam.evidence import Evidence
 from capecam.grid import Grid
 from capecam.ledger import replacing
+from capecam.measuring import COLUMNS, measure, read_pieces
 from capecam.outlines import simplified
+from capecam.outputs import DETECTIONS, GEOPACKAGE, SUMMARY
 from capecam.settings import ClassSettings
 from capecam.sieve import REASONS, Sieve
 from capecam.styles import embed_style
 from capecam.styles.layers import detections_style, rejected_style
 from capecam.tables import GeoParquet, index_column, with_column, write_gpkg
-from capecam.vectors import COLUMNS, Pieces, first_pixels, join, measure, read_pieces
+from capecam.vectors import Pieces, first_pixels, join
 
 LAYER = "detections"
 REJECTED = "rejected"
@@ -113,7 +115,7 @@ class Found:
 def write_detections(
     out: Path, parts: Iterable[Part], recipe: Recipe, evidence: Evidence | None = None
 ) -> Found:
-    """``detections.parquet``, ``detections.gpkg`` and ``summary.csv``.
+    """``DETECTIONS``, ``GEOPACKAGE`` and ``SUMMARY``.
 
     Args:
         out: the folder to write to.
@@ -125,8 +127,7 @@ def write_detections(
     names, stale = recipe.names, out / f"{REJECTED}.parquet"
     with ExitStack() as files:
         parquet, gpkg, csv = (
-            files.enter_context(replacing(out / name))
-            for name in ("detections.parquet", "detections.gpkg", "summary.csv")
+            files.enter_context(replacing(out / name)) for name in (DETECTIONS, GEOPACKAGE, SUMMARY)
         )
         layers = {LAYER: parquet}
         if recipe.keep_rejected:

@@ -20,14 +20,12 @@ from capecam.city import parts, recipe
 from capecam.detections import steps
 from capecam.errors import OutputError
 from capecam.ledger import write_json
-from capecam.outputs import RunOutput
+from capecam.outputs import DETECTIONS, EVALUATION_JSON, RunOutput, product
 from capecam.score import ClassScore, Rules, Score, score
 from capecam.settings import Settings
 from capecam.vectorfiles import read_polygons
 
 log = logging.getLogger(__name__)
-
-EVALUATION_JSON = "evaluation.json"
 
 INSIDE = 0.5
 """Share of an object that must lie in the area; the rest of it is cut off."""
@@ -38,6 +36,10 @@ ASTRAY = 0.2
 FAR_M = 100.0
 
 NOTHING = "(nothing)"
+
+FLAT = "[-]"
+NO_INTERVAL = f"; {FLAT}: not known, since every resample of these objects is the same"
+"""Of a score, on the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +94,16 @@ class Evaluation:
 
     def to_text(self) -> str:
         """For people."""
-        table = pd.DataFrame([_row(entry) for entry in self.score.classes])
+        scores = pd.DataFrame([_row(entry) for entry in self.score.classes]).to_string(index=False)
         labels = [NOTHING, *self.names[1:]]
         confusion = pd.DataFrame(self.score.confusion, labels, labels)
         lines = [
             f"one to one, IoU at least {self.question.rules.min_iou:g}"
             + (f", in {self.area_km2:,.2f} km²" if self.area_km2 is not None else ""),
-            table.to_string(index=False),
+            scores,
             "",
-            "in brackets: 95 % intervals; true objects (rows) found as (columns):",
+            f"in brackets: 95 % intervals{NO_INTERVAL if FLAT in scores else ''}",
+            "true objects (rows) found as (columns):",
             confusion.to_string(),
         ]
         if self.steps:
@@ -128,13 +131,20 @@ def _row(entry: ClassScore) -> dict[str, Any]:
     c = entry.counts
     row: dict[str, Any] = {"class": entry.name, "true": c.true, "found": c.found}
     for name, value in (("precision", c.precision), ("recall", c.recall), ("f1", c.f1)):
-        around = entry.intervals[name]
-        row[name] = _shown(value) + (f" [{around[0]:.3f} {around[1]:.3f}]" if around else "")
+        row[name] = _shown(value) + _around(entry.intervals[name])
     row["AP"] = _shown(entry.average_precision)
     row["IoU"] = _shown(entry.mean_iou)
     row["true m²"] = f"{entry.true_m2:,.1f}"
     row["found m²"] = f"{entry.found_m2:,.1f}"
     return row
+
+
+def _around(interval: tuple[float, float] | None) -> str:
+    """Objects that are all alike stay so however they are drawn: that is no certainty."""
+    if interval is None:
+        return ""
+    low, high = interval
+    return f" [{low:.3f} {high:.3f}]" if low < high else f" {FLAT}"
 
 
 def _shown(value: float | None) -> str:
@@ -182,15 +192,13 @@ def evaluate(question: Question) -> Evaluation:
 
 def _version(run: RunOutput) -> str | None:
     """sha256 of what was scored, by which a later run that finds other objects can be told."""
-    facts: dict[str, str] = run.record.get("products", {}).get("detections.parquet", {})
+    facts: dict[str, str] = run.record.get("products", {}).get(DETECTIONS, {})
     return facts.get("sha256")
 
 
 def _read_run(run: RunOutput) -> gpd.GeoDataFrame:
-    path = run.out / "detections.parquet"
-    if not path.exists():
-        raise OutputError(f"{run.out}: has no {path.name}; make it with capecam finish")
-    return gpd.read_parquet(path, columns=["class_id", "confidence", "geometry"])
+    columns = ["class_id", "confidence", "geometry"]
+    return gpd.read_parquet(product(run.out, DETECTIONS), columns=columns)
 
 
 def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:

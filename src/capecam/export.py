@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pyogrio
-import pyproj
-
+from capecam.detections import LAYER
 from capecam.errors import OutputError, UsageError
 from capecam.ledger import replacing
-from capecam.tables import crs_of, read_rows, write_gpkg
+from capecam.outputs import DETECTIONS, GEOPACKAGE, product
+from capecam.tables import crs_of, read_rows, write_gpkg, write_layer
 
 FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg")
-LAYER = "detections"
+
+GDAL: dict[str, tuple[str, dict[str, str]]] = {
+    "fgb": ("FlatGeobuf", {}),
+    "geojson": ("GeoJSON", {"RFC7946": "YES"}),
+}
+"""What writes a format, and with which options."""
 
 
 def export(out: Path, kind: str, to: Path | None = None) -> Path:
@@ -38,11 +40,9 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
     """
     if kind not in FORMATS:
         raise UsageError(f"--format must be one of {', '.join(FORMATS)}; got {kind!r}")
-    source = out / "detections.parquet"
-    if not source.exists():
-        raise OutputError(f"{out}: holds no detections.parquet; start with capecam run")
+    source = product(out, DETECTIONS)
     target = to or out / f"{LAYER}.{kind}"
-    if target.resolve() in (source.resolve(), (out / "detections.gpkg").resolve()):
+    if target.resolve() in (source.resolve(), (out / GEOPACKAGE).resolve()):
         return target  # they are made by every run
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
@@ -54,7 +54,9 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
         elif kind == "gpkg":
             write_gpkg(temporary, {LAYER: source}, crs_of(source))
         else:
-            _write_with_gdal(source, temporary, kind)
+            driver, options = GDAL[kind]
+            crs = crs_of(source)
+            write_layer(source, temporary, LAYER, crs, driver=driver, layer_options=options)
     return target
 
 
@@ -63,19 +65,3 @@ def _write_csv(source: Path, path: Path) -> None:
         for n, rows in enumerate(read_rows(source)):
             table = rows.drop(columns="geometry")
             table.to_csv(file, index=False, header=n == 0, lineterminator="\n")
-
-
-def _write_with_gdal(source: Path, path: Path, kind: str) -> None:
-    geojson = kind == "geojson"
-    crs: pyproj.CRS = crs_of(source)
-    with pq.ParquetFile(source) as table:
-        pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(table.schema_arrow, table.iter_batches()),
-            path,
-            driver="GeoJSON" if geojson else "FlatGeobuf",
-            layer=LAYER,
-            geometry_name="geometry",
-            geometry_type="MultiPolygon",
-            crs=crs.to_wkt("WKT1_GDAL"),
-            layer_options={"RFC7946": "YES"} if geojson else {},
-        )

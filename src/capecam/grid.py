@@ -132,6 +132,13 @@ class Grid:
         x, y = self.xy(self.window.col, self.window.row)
         return Affine(self.pixel[0], 0.0, x, 0.0, -self.pixel[1], y)
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Map coordinates of the window's edges: left, bottom, right, top."""
+        left, top = self.xy(self.window.col, self.window.row)
+        right, bottom = self.xy(self.window.right, self.window.bottom)
+        return left, bottom, right, top
+
     def xy(self, col: int, row: int) -> tuple[float, float]:
         """Map coordinates of a lattice point."""
         x = decimal(self.anchor[0]) + col * decimal(self.pixel[0])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from capecam.errors import UsageError
 from capecam.model import Model
 from capecam.panels import Panels
-from capecam.report import QUEUE, write_report
+from capecam.report import QUEUE, PanelOf, write_report
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +47,24 @@ def illustrate(
     """
     if not panels:
         return write_report(out, queue=queue)
-    done = 0
     try:
         with Panels.open(out, device=device, model=model) as opened:
-
-            def panel(id_: str) -> bytes:
-                nonlocal done
-                drawn = opened.of_detection(id_).encoded("webp", WIDTH_PX)
-                done += 1
-                progress(done, panels)
-                return drawn
-
+            panel = _drawing(opened, lambda done: progress(done, panels))
             return write_report(
                 out, queue=queue, imagery=opened.imagery, panels=panels, panel=panel
             )
     except UsageError as error:
         log.warning("no panels: %s", error)
         return write_report(out, queue=queue)
+
+
+def _drawing(panels: Panels, told: Callable[[int], object]) -> PanelOf:
+    """Draws a panel, and says how many are done."""
+    number = count(1)
+
+    def panel(id_: str) -> bytes:
+        drawn = panels.of_detection(id_).encoded("webp", WIDTH_PX)
+        told(next(number))
+        return drawn
+
+    return panel

@@ -7,17 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from capecam.configfile import validated
 from capecam.errors import OutputError
-from capecam.evidence import Heat
 from capecam.grid import Grid, Window
 from capecam.ledger import Ledger
 from capecam.raster import Layer, Mosaic, VrtTile
 from capecam.recordcheck import Run, read_record
 from capecam.recorded import imagery_of, settings_of
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
+from capecam.witness import Heat
 
 RUN_JSON = "run.json"
+
+DETECTIONS, GEOPACKAGE = "detections.parquet", "detections.gpkg"
+"""All objects of the city."""
+
+SUMMARY = "summary.csv"
+
+EVALUATION_JSON = "evaluation.json"
+"""Of ``capecam evaluate``."""
 
 
 def read_run(out: Path) -> dict[str, Any] | None:
@@ -49,6 +56,18 @@ def known_run(out: Path) -> dict[str, Any]:
     return record
 
 
+def product(out: Path, name: str) -> Path:
+    """A city product of the run in a folder.
+
+    Raises:
+        OutputError: it has not been made.
+    """
+    path = out / name
+    if not path.exists():
+        raise OutputError(f"{out}: holds no {name}; make it with capecam finish")
+    return path
+
+
 @dataclass(frozen=True, slots=True)
 class RunOutput:
     """A run whose cells are done, at least some of them."""
@@ -69,14 +88,13 @@ class RunOutput:
             OutputError: it holds no run, or no finished cell.
         """
         record, ledger = known_run(out), Ledger.of(out)
+        settings = settings_of(out, record)
         wanted = set(record["cells"])
         read = {name: ledger.read(name) for name in ledger.done() if name in wanted}
         cells = {name: cell for name, cell in read.items() if cell}  # what is damaged is not done
         if not cells:
             raise OutputError(f"{out}: no cell is finished; start with capecam run")
-        return cls(
-            out, record, validated(record["settings"], f"{out / RUN_JSON}: settings: "), cells
-        )
+        return cls(out, record, settings, cells)
 
     @property
     def grid(self) -> Grid:
@@ -118,13 +136,22 @@ class RunOutput:
         ]
         return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
 
+    @property
+    def raw(self) -> bool:
+        """Whether heatmaps are stored as raw values, and not as levels of the city's scale."""
+        return self.settings.explain.heatmap_dtype == "float32"
+
+    def tops(self, method: str) -> tuple[float | None, ...]:
+        """By foreground class, the raw value that is the end of the city's scale; None where no
+        value is positive."""
+        return tuple(self.record["calibration"]["tops"][method])
+
     def heat(self, method: str) -> Heat | None:
         """The rasters of a heatmap; None where images of a few pixels have missed every block."""
-        product, explain = f"{method}.tif", self.settings.explain
+        product = f"{method}.tif"
         if product not in self.products:
             return None
-        raw = explain.heatmap_dtype == "float32"
-        tops = self.record["calibration"]["tops"].get(method) if raw else None
+        tops = self.tops(method) if self.raw else None
         return Heat(method, self.layer(product), self.stride(method), tops)
 
     def imagery(self) -> Mosaic:
@@ -133,7 +160,7 @@ class RunOutput:
         Raises:
             UsageError: there is none.
         """
-        return imagery_of(self.record, settings_of(self.out, self.record))
+        return imagery_of(self.record, self.settings)
 
 
 def stage_seconds(work: Mapping[str, float]) -> dict[str, float]:

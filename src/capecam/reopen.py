@@ -17,7 +17,7 @@ from capecam.interest import Interest, read_interest
 from capecam.ledger import Ledger
 from capecam.maker import pick_device, required
 from capecam.model import Model, load_model
-from capecam.outputs import known_run
+from capecam.outputs import DETECTIONS, known_run, product
 from capecam.raster import Mosaic, Source
 from capecam.recorded import imagery_of, settings_of
 from capecam.settings import Settings
@@ -52,12 +52,9 @@ class Reopened:
         """The file of them.
 
         Raises:
-            UsageError: it is not there.
+            OutputError: it is not there.
         """
-        path = self.out / "detections.parquet"
-        if not path.exists():
-            raise UsageError(f"{path} does not exist; make it with capecam finish {path.parent}")
-        return path
+        return product(self.out, DETECTIONS)
 
     def interest(self) -> Interest:
         """What of the mosaic was worked on.

@@ -16,7 +16,7 @@ from capecam.ledger import Ledger, write_json
 from capecam.lock import hold
 from capecam.maker import Made, required
 from capecam.model import Model
-from capecam.outputs import RUN_JSON, read_run
+from capecam.outputs import DETECTIONS, RUN_JSON, read_run
 from capecam.qgis import lay_out_imagery
 from capecam.raster import gdal_settings
 from capecam.record import Outcome, Record
@@ -126,10 +126,9 @@ def _finish(record: Record, before: Mapping[str, Any], outcome: Outcome) -> None
 
 def _still_true(before: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
     """What an audit has found of the same detections."""
-    file = "detections.parquet"
     if outcome.totals is None or "audit" not in before:
         return {}
-    same = before.get("products", {}).get(file) == outcome.totals.products[file]
+    same = before.get("products", {}).get(DETECTIONS) == outcome.totals.products[DETECTIONS]
     return {"audit": before["audit"]} if same else {}
 
 

@@ -6,7 +6,7 @@ An object is counted in the zone that its inside point lies in; what lies in no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from capecam.errors import UsageError
 from capecam.ledger import replacing
+from capecam.measuring import inside_points
 from capecam.raster import gdal_settings
 from capecam.settings import ClassSettings
 from capecam.styles import Style, embed_style
 from capecam.styles.layers import changes_style, zones_style
 from capecam.tables import GeoParquet, write_gpkg
 from capecam.vectorfiles import read_polygons
-from capecam.vectors import inside_points
 from capecam.years import STATUSES, Year, check_comparable, compare
 from capecam.zones import COLUMNS, OUTSIDE, ZoneRules, Zones, shapes_of
 
@@ -52,6 +52,19 @@ SUMMED = (
 
 SHOWN = 60
 """Rows that people see on the terminal."""
+
+NAME_WIDTH = 24
+"""Letters of a zone's name there."""
+
+ONE_RUN = (
+    "zone", "class", "count", "area_m2", "zone_km2", "valid_share", "per_km2", "buildings",
+    "per_building",
+)  # fmt: skip
+TWO_RUNS = (
+    "zone", "class", "count", "count_before", "count_change", "area_m2", "area_m2_change",
+    "per_building", "new", "gone", "unseen",
+)  # fmt: skip
+"""Columns that people see there, in at most 120 characters; the files have all."""
 
 ZONES, CHANGES = "zones", "changes"
 """Layers, and stems of files."""
@@ -89,14 +102,14 @@ class ZoneSummary:
         }
 
     def to_text(self) -> str:
-        """For people: the rows, and the totals by class."""
-        rows = self.rows.drop(columns=["zone_id", "class_id"])
-        summed = [name for name in SUMMED if name in rows]
+        """For people: the rows that hold something, and the totals by class."""
+        rows = self.rows
+        shown = TWO_RUNS if "count_before" in rows else ONE_RUN
+        columns = [name for name in shown if name in rows]
+        summed = [name for name in columns if name in SUMMED]
         totals = rows.groupby("class", sort=False)[summed].sum().round(6) + 0  # no -0.0
-        lines = [_as_text(rows.head(SHOWN))]
-        if len(rows) > SHOWN:
-            lines.append(f"... and {len(rows) - SHOWN} rows more in {self.files[0]}")
-        lines += [
+        lines = [
+            *self._row_lines(rows, columns),
             "",
             f"{self.zones} zone(s) and what lies outside of them:",
             _as_text(totals.reset_index()),
@@ -106,9 +119,26 @@ class ZoneSummary:
             lines.append(f"valid imagery of {self.coarse} large zone(s) was counted at 1/16")
         return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
 
+    def _row_lines(self, rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[str]:
+        """The first of those that hold something, and how many are not shown."""
+        something = (rows[[name for name in SUMMED if name in rows]] != 0).any(axis=1)
+        found = rows.loc[something, list(columns)]
+        if len(found):
+            yield _as_text(found.head(SHOWN))
+        if len(found) > SHOWN:
+            yield f"... and {len(found) - SHOWN} rows more in {self.files[0]}"
+        if empty := len(rows) - len(found):
+            yield f"{empty} row(s) without an object are left out; {self.files[0]} has them"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."
+
 
 def _as_text(table: pd.DataFrame) -> str:
-    formats = {name: FORMATS[name].format for name in table if name in FORMATS}
+    formats: dict[str, Any] = {name: FORMATS[name].format for name in table if name in FORMATS}
+    if "zone" in table:
+        formats["zone"] = _short
     return str(table.to_string(index=False, na_rep="", formatters=formats))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -55,19 +56,23 @@ class Sight:
         )
 
         def count(part: NDArray[np.bool_]) -> NDArray[np.int64]:
-            whole = np.pad(part, margins)
-            rows = np.add.reduceat(whole, np.arange(0, whole.shape[0], n), axis=0, dtype=np.int64)
-            return np.add.reduceat(rows, np.arange(0, whole.shape[1], n), axis=1)
+            whole = np.pad(part, margins).reshape(window.height, n, window.width * n)
+            rows = whole.sum(axis=1, dtype=np.int64)
+            return np.asarray(rows.reshape(*window.shape, n).sum(axis=2))
 
         return Blocks(window, count(self.inside), count(self.ring), count(self.around))
 
     def pixels_around(self, blocks: NDArray[np.bool_], stride: int) -> NDArray[np.int64]:
         """(N, 2) row and column of the surrounding pixels that lie in some of those blocks."""
         w, n = self.window, stride
-        rows = np.arange(w.row, w.bottom) // n - w.row // n
-        cols = np.arange(w.col, w.right) // n - w.col // n
-        at = np.argwhere(self.around & blocks[rows[:, None], cols])
-        return np.asarray(at + np.array([w.row, w.col]))
+        hit = np.argwhere(blocks) + np.array([w.row // n, w.col // n])
+        (top, left), (bottom, right) = hit.min(axis=0).tolist(), hit.max(axis=0).tolist()
+        # One block of a thousand, most often: what lies elsewhere is not looked at.
+        near = Window.between(top, left, bottom + 1, right + 1).scaled(n).intersection(w) or w
+        rows = np.arange(near.row, near.bottom) // n - w.row // n
+        cols = np.arange(near.col, near.right) // n - w.col // n
+        at = np.argwhere(self.around[near.slices(w)] & blocks[rows[:, None], cols])
+        return np.asarray(at + np.array([near.row, near.col]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +94,11 @@ def sights(geometry: Any, pixel: tuple[float, float]) -> Iterator[Sight]:
         pixel: width and height in metres.
     """
     own = _bounds(geometry)
-    dx, dy = (ceil(REACH_M / size) for size in pixel)
-    for row in range(own.row - dy, own.bottom + dy, STRIP):
-        stop = min(row + STRIP, own.bottom + dy)
-        window = Window.between(row, own.col - dx, stop, own.right + dx)
+    reach, near = (_grown(own, metres, pixel) for metres in (REACH_M, RING_M))
+    dy = own.row - reach.row
+    for row in range(reach.row, reach.bottom, STRIP):
+        stop = min(row + STRIP, reach.bottom)
+        window = Window.between(row, reach.col, stop, reach.right)
         # What lies above and below the strip reaches into it.
         seen = own.intersection(Window.between(row - dy, own.col, stop + dy, own.right)) or own
         region = mask(geometry, seen)
@@ -100,7 +106,10 @@ def sights(geometry: Any, pixel: tuple[float, float]) -> Iterator[Sight]:
         if part := seen.intersection(window):
             inside[part.slices(window)] = region[part.slices(seen)]
         around = within(region, seen, REACH_M, pixel, window) & ~inside
-        ring = within(region, seen, RING_M, pixel, window) & ~inside
+        ring = np.zeros(window.shape, np.bool_)
+        if part := near.intersection(window):
+            ring[part.slices(window)] = within(region, seen, RING_M, pixel, part)
+        ring &= ~inside
         yield Sight(window, own.intersection(window), inside, ring, around)
 
 
@@ -144,19 +153,38 @@ def within(
 
 
 class Nearest:
-    """How far pixels are from an object; the object is drawn only when that is asked."""
+    """How far pixels are from an object: from its edge, since none of its pixels is nearer."""
 
-    def __init__(self, geometry: Any, pixel: tuple[float, float]) -> None:
-        self._geometry, self._size = geometry, np.array([pixel[1], pixel[0]])
-        self._own: cKDTree | None = None
+    def __init__(self, pixel: tuple[float, float]) -> None:
+        self._size = np.array([pixel[1], pixel[0]])
+        self._edge: list[NDArray[np.int64]] = []
+
+    def add(self, sight: Sight) -> None:
+        """A strip of the object; all of them before anything is asked."""
+        if sight.own is not None:
+            edge = _edge(sight.inside[sight.own.slices(sight.window)])
+            self._edge.append(np.argwhere(edge) + np.array([sight.own.row, sight.own.col]))
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(np.concatenate(self._edge) * self._size)
 
     def distance_m(self, at: NDArray[np.int64]) -> float:
-        """From the nearest of (N, 2) pixels (row, column) to the object's nearest pixel."""
-        if self._own is None:
-            window = _bounds(self._geometry)
-            own = np.argwhere(mask(self._geometry, window)) + np.array([window.row, window.col])
-            self._own = cKDTree(own * self._size)
-        return float(self._own.query(at * self._size)[0].min())
+        """From the nearest of (N, 2) pixels (row, column) outside to the object's nearest pixel."""
+        return float(self._tree.query(at * self._size)[0].min())
+
+
+def _edge(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Its pixels that have a neighbour, above, below or beside, which does not belong to it."""
+    framed = np.pad(region, 1)
+    inner = framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
+    return np.asarray(region & ~inner)
+
+
+def _grown(window: Window, reach_m: float, pixel: tuple[float, float]) -> Window:
+    """By so many metres on all sides."""
+    dx, dy = (ceil(reach_m / size) for size in pixel)
+    return Window.between(window.row - dy, window.col - dx, window.bottom + dy, window.right + dx)
 
 
 def _bounds(geometry: Any) -> Window:

@@ -96,20 +96,37 @@ def with_column(source: Path, target: Path, name: str, values: NDArray[np.int64]
 
 
 def write_gpkg(path: Path, layers: Mapping[str, Path], crs: pyproj.CRS) -> None:
-    """GeoParquets as the layers of a GeoPackage, a row group at a time."""
+    """GeoParquets as the layers of a GeoPackage."""
     for layer, source in layers.items():
-        with pq.ParquetFile(source) as table:
-            pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(table.schema_arrow, table.iter_batches()),
-                path,
-                driver="GPKG",
-                layer=layer,
-                geometry_name="geometry",
-                geometry_type="MultiPolygon",
-                crs=crs.to_wkt("WKT1_GDAL"),
-                # 1.3 and later make older QGIS warn.
-                dataset_options={} if path.exists() else {"VERSION": "1.2"},
-            )
+        # 1.3 and later make older QGIS warn.
+        version = {} if path.exists() else {"VERSION": "1.2"}
+        write_layer(source, path, layer, crs, driver="GPKG", dataset_options=version)
+
+
+def write_layer(
+    source: Path, path: Path, layer: str, crs: pyproj.CRS, *, driver: str, **options: Any
+) -> None:
+    """A GeoParquet as a layer of a file that GDAL writes, a row group at a time.
+
+    Args:
+        source: the GeoParquet.
+        path: the file.
+        layer: its name there.
+        crs: of the shapes.
+        driver: of GDAL.
+        options: of pyogrio, such as ``layer_options``.
+    """
+    with pq.ParquetFile(source) as table:
+        pyogrio.write_arrow(
+            pa.RecordBatchReader.from_batches(table.schema_arrow, table.iter_batches()),
+            path,
+            driver=driver,
+            layer=layer,
+            geometry_name="geometry",
+            geometry_type="MultiPolygon",
+            crs=crs.to_wkt("WKT1_GDAL"),
+            **options,
+        )
 
 
 def index_column(path: Path, layer: str, column: str) -> None:

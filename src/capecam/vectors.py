@@ -1,36 +1,25 @@
-"""From class pixels to objects: traced, joined, measured.
+"""From class pixels to objects: traced, and joined.
 
-Everything up to :func:`measure` happens in whole lattice pixels, where unions and distances are
-exact; joining in map coordinates missed 16 of 379 objects (DESIGN section 8).
+All of it happens in whole lattice pixels, where unions and distances are exact; joining in map
+coordinates missed 16 of 379 objects (DESIGN section 8).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
-import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize, shapes
 
-from capecam.grid import Grid, Window
-from capecam.raster import unit_m
+from capecam.grid import Window
 
 Integers = NDArray[np.int64]
 Polygons = NDArray[np.object_]
-
-COLUMNS = ("id", "class_id", "class", "area_m2", "confidence", "lon", "lat", "images")
-"""Of every detections file, in this order, before evidence and geometry."""
-
-LEVEL_SUM = "level_sum"
-"""Extra column of a cell's pieces: the sum of probability levels inside, which adds up exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,103 +221,3 @@ def mask(geometry: Any, window: Window) -> NDArray[np.bool_]:
     place = Affine.translation(window.col, window.row)
     burnt = rasterize([geometry], out_shape=window.shape, transform=place, dtype="uint8")
     return np.asarray(burnt, np.bool_)
-
-
-def measure(
-    pieces: Pieces, grid: Grid, names: Sequence[str], outlines: Polygons | None = None
-) -> gpd.GeoDataFrame:
-    """The pieces as a table in map coordinates: ``COLUMNS``, ``level_sum`` and geometry.
-
-    Args:
-        pieces: in lattice pixels.
-        grid: of the lattice.
-        names: of all classes, 0 first.
-        outlines: (N,) in lattice pixels, for the geometry alone; else the pieces' own.
-    """
-    pixels = shapely.area(pieces.geometry)
-    inside = shapely.get_coordinates(shapely.point_on_surface(pieces.geometry))
-    crs = pyproj.CRS.from_wkt(grid.crs)
-    to_wgs84 = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-    lon, lat = to_wgs84.transform(*grid.to_map(inside).T)
-    col, row = first_pixels(pieces.geometry)
-    columns = {
-        "id": [f"{k}_{c}_{r}" for k, c, r in zip(pieces.class_id, col, row, strict=True)],
-        "class_id": pieces.class_id.astype(np.int32),
-        "class": [names[k] for k in pieces.class_id],
-        "area_m2": pixels * pixel_area_m2(grid, crs, inside),
-        "confidence": pieces.level_sum / np.maximum(pixels, 1) / 254,
-        "lon": np.asarray(lon, np.float64),
-        "lat": np.asarray(lat, np.float64),
-        "images": [",".join(sorted(images)) for images in pieces.images],
-        LEVEL_SUM: pieces.level_sum,
-    }
-    shapes = pieces.geometry if outlines is None else outlines
-    table = gpd.GeoDataFrame(columns, geometry=_multi(shapes, grid), crs=crs)
-    return table.astype({"id": "str", "class": "str", "images": "str"})
-
-
-def _multi(geometry: Polygons, grid: Grid) -> Polygons:
-    """In map coordinates and of one type, as GIS formats want a layer."""
-    placed = shapely.transform(geometry, grid.to_map)
-    multi = np.empty(len(placed), object)
-    multi[:] = [shapely.MultiPolygon(list(shapely.get_parts(g))) for g in placed]
-    return multi
-
-
-def pixel_m(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 2) width and height in metres of the pixel at each of (N, 2) lattice points."""
-    crs = pyproj.CRS.from_wkt(grid.crs)
-    if not crs.is_geographic:
-        return np.asarray(grid.pixel) * unit_m(grid.crs, grid.to_map(points))
-    geod = crs.get_geod() or pyproj.Geod(ellps="WGS84")
-    x, y = grid.to_map(np.floor(points)).T
-    dx, dy = grid.pixel
-    middle = y - dy / 2
-    width = geod.inv(x, middle, x + dx, middle)[2]
-    height = geod.inv(x, y, x, y - dy)[2]
-    return np.stack([width, height], axis=1)
-
-
-def middle_pixel_m(grid: Grid) -> NDArray[np.float64]:
-    """(2,) width and height in metres of the pixel in the middle of a grid's window."""
-    middle = shapely.get_coordinates(grid.window.box.centroid)
-    return np.asarray(pixel_m(grid, middle)[0])
-
-
-def inside_points(detections: pd.DataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
-    """Where objects are counted: their columns ``lon`` and ``lat``, in a CRS."""
-    points = gpd.points_from_xy(detections["lon"], detections["lat"], crs="EPSG:4326")
-    return gpd.GeoSeries(points, index=detections.index).to_crs(crs)
-
-
-def pixel_area_m2(grid: Grid, crs: pyproj.CRS, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) area of the pixel at each of (N, 2) lattice points; geodesic for a CRS in degrees, and
-    for a projection that is not true to scale there."""
-    if not crs.is_geographic:
-        width, height = pixel_m(grid, points).T
-        return np.asarray(width * height)
-    geod = crs.get_geod() or pyproj.Geod(ellps="WGS84")
-    dx, dy = grid.pixel
-    corners = grid.to_map(np.floor(points))
-    return np.array(
-        [
-            abs(geod.polygon_area_perimeter([x, x + dx, x + dx, x], [y, y, y - dy, y - dy])[0])
-            for x, y in corners
-        ]
-    )
-
-
-def write_pieces(pieces: Pieces, grid: Grid, names: Sequence[str], path: Path) -> None:
-    """A cell's unfiltered pieces as GeoParquet."""
-    measure(pieces, grid, names).to_parquet(path, index=False)
-
-
-def read_pieces(path: Path, grid: Grid) -> Pieces:
-    """The inverse of :func:`write_pieces`; map coordinates go back to whole pixels."""
-    table = gpd.read_parquet(path)
-    return Pieces(
-        table["class_id"].to_numpy(np.int64),
-        shapely.transform(table.geometry.to_numpy(), grid.to_lattice),
-        table[LEVEL_SUM].to_numpy(np.int64),
-        tuple(frozenset(images.split(",")) for images in table["images"]),
-    )

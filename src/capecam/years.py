@@ -13,13 +13,13 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from capecam.errors import OutputError, UsageError
+from capecam.errors import UsageError
 from capecam.grid import Grid
 from capecam.matching import match
-from capecam.outputs import RunOutput
+from capecam.measuring import inside_points
+from capecam.outputs import DETECTIONS, RunOutput, product
 from capecam.raster import Coverage
 from capecam.settings import ClassSettings
-from capecam.vectors import inside_points
 
 Integers = NDArray[np.int64]
 
@@ -60,10 +60,7 @@ class Year:
             OutputError: it holds no run, or none whose city products are made.
         """
         run = RunOutput.open(out)
-        path, overview = out / "detections.parquet", out / "classes.overview.tif"
-        for product in (path, overview):
-            if not product.exists():
-                raise OutputError(f"{out}: has no {product.name}; make it with capecam finish")
+        path, overview = (product(out, name) for name in (DETECTIONS, "classes.overview.tif"))
         table = gpd.read_parquet(path, columns=[*READ, "geometry"])
         coverage = Coverage(run.layer("classes.tif"), overview)
         return cls(out, run.settings.model.classes[1:], run.grid, table, coverage)

@@ -20,6 +20,7 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
+from capecam.measuring import geodesic, multipolygons
 from capecam.vectorfiles import read_polygons
 from capecam.years import MIN_IOU, Year
 
@@ -210,18 +211,11 @@ def _first_come(table: gpd.GeoDataFrame, path: Path) -> Shapes:
             "belongs to the one that comes first in the file",
             path, len(wide), area, first, second,
         )  # fmt: skip
-    return _multi(own)
+    return multipolygons(own)
 
 
 def shapes_of(table: gpd.GeoDataFrame) -> Shapes:
     return np.asarray(table.geometry.to_numpy())
-
-
-def _multi(shapes: Shapes) -> Shapes:
-    """Of one type, as GIS formats want a layer."""
-    multi = np.empty(len(shapes), object)
-    multi[:] = [shapely.MultiPolygon(list(shapely.get_parts(shape))) for shape in shapes]
-    return multi
 
 
 def _metres(crs: pyproj.CRS) -> float:
@@ -233,6 +227,6 @@ def _area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
     """(N,) areas; geodesic for a CRS in degrees."""
     if not crs.is_geographic:
         return np.asarray(shapely.area(shapes) * _metres(crs) ** 2)
-    geod = crs.get_geod() or pyproj.Geod(ellps="WGS84")
+    geod = geodesic(crs)
     dense = shapely.orient_polygons(shapely.segmentize(shapes, DENSE_DEGREES))
     return np.array([geod.geometry_area_perimeter(shape)[0] for shape in dense])

@@ -13,6 +13,7 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyproj
 import shapely
 import torch
@@ -22,15 +23,15 @@ from capecam.batch import Tile, batches
 from capecam.calibration import Calibration
 from capecam.engine import Engine
 from capecam.errors import UsageError
-from capecam.grid import Grid, Window
+from capecam.grid import Window
 from capecam.maps import Maps, check_finite
+from capecam.measuring import lonlat, middle_pixel_m
 from capecam.model import Model
-from capecam.panels.detections import Subject, find, queue
+from capecam.panels.detections import Detection, find, queue
 from capecam.panels.panel import Footing, Panel, Style
 from capecam.panels.places import tile_of
 from capecam.raster import Mosaic, Reader, gdal_settings
 from capecam.reopen import Reopened
-from capecam.vectors import middle_pixel_m
 
 __all__ = ["Panel", "Panels", "Style"]
 
@@ -102,9 +103,7 @@ class Panels:
             UsageError: there is no imagery; otherwise as :meth:`of_detection`.
         """
         grid = self._run.mosaic.grid
-        extent = grid.window
-        left, top = grid.xy(extent.col, extent.row)
-        right, bottom = grid.xy(extent.right, extent.bottom)
+        left, bottom, right, top = grid.bounds
         if not (left <= x < right and bottom < y <= top):
             raise UsageError(
                 f"{x:.10g}, {y:.10g} lies outside of the imagery, which goes from {left:.10g} to "
@@ -114,7 +113,7 @@ class Panels:
         col, row = map(floor, grid.lattice(x, y))
         return self._panel(Window(row, col, 1, 1).box, (x, y), None)
 
-    def _panel(self, region: Any, place: tuple[float, float], subject: Subject | None) -> Panel:
+    def _panel(self, region: Any, place: tuple[float, float], subject: Detection | None) -> Panel:
         run = self._run
         tiling, grid, model = run.settings.tiling.tiling, run.mosaic.grid, self._engine.model
         window = tile_of(region, tiling, run.interest())
@@ -133,11 +132,11 @@ class Panels:
             tops=Calibration.from_json(run.record["calibration"]).tops,
             classes=model.classes,
             place=place,
-            lonlat=subject.lonlat if subject else _lonlat(grid, place),
+            lonlat=subject.lonlat if subject else _lonlat(grid.crs, place),
             pixel_m=(width_m, height_m),
             images=tuple(source.name for source in run.mosaic.touching(window)),
             footing=self._footing(),
-            decisive=run.settings.evidence.method or run.settings.explain.methods[0],
+            decisive=run.settings.decisive_method,
             subject=subject,
         )
 
@@ -176,8 +175,6 @@ class Panels:
         )  # fmt: skip
 
 
-def _lonlat(grid: Grid, place: tuple[float, float]) -> tuple[float, float]:
-    """WGS 84."""
-    to_wgs84 = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
-    lon, lat = to_wgs84.transform(*place)
+def _lonlat(crs: str, place: tuple[float, float]) -> tuple[float, float]:
+    ((lon, lat),) = lonlat(crs, np.array([place]))
     return float(lon), float(lat)

@@ -22,7 +22,7 @@ NEAREST = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Detection:
     """A detection."""
 
     facts: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Subject:
         return tuple(str(self.facts["images"]).split(","))
 
 
-def find(path: Path, id_: str, grid: Grid) -> Subject:
+def find(path: Path, id_: str, grid: Grid) -> Detection:
     """The detection of an id.
 
     Args:
@@ -66,7 +66,7 @@ def find(path: Path, id_: str, grid: Grid) -> Subject:
     if row is None:
         raise UsageError(f"{path}: there is no detection {id_!r}{_instead(path, id_)}")
     region = shapely.transform(row.pop("geometry"), grid.to_lattice)
-    return Subject(row, region)
+    return Detection(row, region)
 
 
 def _row(path: Path, id_: str) -> dict[str, Any] | None:

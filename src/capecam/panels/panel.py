@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid
 from capecam.ledger import replacing
-from capecam.panels.detections import Subject
+from capecam.panels.detections import Detection
 from capecam.settings import ClassSettings
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Panel:
     footing: Footing
     decisive: str
     """The method that the word of evidence comes from."""
-    subject: Subject | None = None
+    subject: Detection | None = None
     """The detection that it is about, if it is about one."""
 
     @property

@@ -22,16 +22,9 @@ CLASSES, PROBABILITY = "classes", "probability"
 IMAGERY = "imagery.vrt"
 
 
-def tops(run: RunOutput, method: str) -> list[float | None]:
-    """By class, the raw value that is the end of the scale; None where no value is positive."""
-    found: list[float | None] = run.record["calibration"]["tops"][method]
-    return found
-
-
 def heat_styles(run: RunOutput, method: str, band: int) -> dict[str, Style]:
     """By name, the first of them the default."""
-    raw = run.settings.explain.heatmap_dtype == "float32"
-    top = (tops(run, method)[band - 1] if raw else None) or 1.0
+    top = (run.tops(method)[band - 1] if run.raw else None) or 1.0
     return {"inferno": heat_style(band, top), "jet": jet_style(band, top)}
 
 
@@ -42,7 +35,7 @@ def style_of(run: RunOutput, product: str) -> Style:
         return classes_style(classes)
     if product == PROBABILITY:
         return probability_style(1, classes[1].color)
-    known = (band for band, top in enumerate(tops(run, product), start=1) if top is not None)
+    known = (band for band, top in enumerate(run.tops(product), start=1) if top is not None)
     return heat_styles(run, product, next(known, 1))["inferno"]
 
 

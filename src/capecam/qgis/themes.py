@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from capecam.detections import LAYER, REJECTED
-from capecam.outputs import RunOutput
+from capecam.outputs import GEOPACKAGE, RunOutput
 from capecam.qgis import abstracts
-from capecam.qgis.products import CLASSES, IMAGERY, PROBABILITY, heat_styles, tops
+from capecam.qgis.products import CLASSES, IMAGERY, PROBABILITY, heat_styles
 from capecam.qgis.project import Bounds, Group, MapLayer, Project
 from capecam.settings import PIXEL_METHODS, TITLES
 from capecam.styles.layers import (
@@ -55,21 +55,18 @@ def project_of(run: RunOutput, counts: Mapping[str, int]) -> Project:
 
 def _bounds(run: RunOutput) -> Bounds:
     """Of what there is, not of all images."""
-    grid = run.layer(f"{CLASSES}.tif").grid
-    w = grid.window
-    (left, top), (right, bottom) = grid.xy(w.col, w.row), grid.xy(w.right, w.bottom)
-    return left, bottom, right, top
+    return run.layer(f"{CLASSES}.tif").grid.bounds
 
 
 def _queue() -> Group:
-    source = f'detections.gpkg|layername={LAYER}|subset="review" <= {QUEUE}'
+    source = f'{GEOPACKAGE}|layername={LAYER}|subset="review" <= {QUEUE}'
     about = abstracts.QUEUE.format(count=QUEUE)
     layer = MapLayer("review", f"First {QUEUE} to look at", source, about, queue_style())
     return Group("Review queue", (layer,))
 
 
 def _detections(run: RunOutput) -> Group:
-    source = "detections.gpkg|layername="
+    source = f"{GEOPACKAGE}|layername="
     close_up = replace(detections_style(run.settings.model.classes), from_scale=FAR)
     layers = [
         MapLayer(LAYER, "Detections", source + LAYER, abstracts.DETECTIONS, close_up),
@@ -109,7 +106,7 @@ def _heatmaps(run: RunOutput, counts: Mapping[str, int]) -> list[Group]:
 
 def _heatmap(run: RunOutput, method: str, counts: Mapping[str, int]) -> list[MapLayer]:
     """A layer a class; that of the class with most detections is ticked."""
-    names, scale = run.names[1:], tops(run, method)
+    names, scale = run.names[1:], run.tops(method)
     best = _most(names, scale, counts)
     layers = []
     for band, (name, top) in enumerate(zip(names, scale, strict=True), start=1):
@@ -142,7 +139,7 @@ def _about(run: RunOutput, method: str, name: str, top: float | None) -> str:
         method=TITLES[method],
         what=abstracts.WHAT if method in PIXEL_METHODS else abstracts.WHERE,
         name=name,
-        top=f"{top:.3g}" if explain.heatmap_dtype == "float32" else "1",
+        top=f"{top:.3g}" if run.raw else "1",
         raw=top,
         score=explain.score,
     )

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from capecam.errors import OutputError
 from capecam.grid import Window
 from capecam.ledger import Ledger
-from capecam.outputs import RunOutput
-from capecam.vectors import inside_points, middle_pixel_m
-
-DETECTIONS = "detections.parquet"
+from capecam.measuring import inside_points, middle_pixel_m
+from capecam.outputs import DETECTIONS, EVALUATION_JSON, RunOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Facts:
                 f"{out}: has no city products yet; a run makes them in the end, or capecam finish"
             )
         table = pd.DataFrame(gpd.read_parquet(out / DETECTIONS).drop(columns="geometry"))
-        return cls(run, table, _places(run), _read_json(out / "evaluation.json"))
+        return cls(run, table, _places(run), _read_json(out / EVALUATION_JSON))
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -110,8 +108,7 @@ class Facts:
     @property
     def method(self) -> str:
         """The heatmap that decides about evidence."""
-        settings = self.run.settings
-        return settings.evidence.method or settings.explain.methods[0]
+        return self.run.settings.decisive_method
 
     def points_m(self, table: pd.DataFrame) -> NDArray[np.float64]:
         """(N, 2) metres right of and below the anchor where objects are counted."""

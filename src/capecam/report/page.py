@@ -17,14 +17,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from capecam import __version__
-from capecam.evidence import MEASURES, WORDS
-from capecam.outputs import stage_seconds
+from capecam.evidence import WORDS
+from capecam.outputs import DETECTIONS, stage_seconds
 from capecam.report import words
 from capecam.report.density import levels
-from capecam.report.facts import DETECTIONS, Facts
+from capecam.report.facts import Facts
 from capecam.report.histograms import Histogram, confidences, sizes
 from capecam.report.pictures import Picture, smaller
 from capecam.settings import TITLES, ClassSettings
+from capecam.witness import MEASURES
 
 STYLES = ("base.css", "parts.css", "media.css")
 SCRIPTS = ("squares.js", "map.js", "gestures.js", "queue.js", "closer.js", "start.js")

@@ -83,8 +83,8 @@ def asked(facts: Facts) -> Iterator[tuple[str, str]]:
     settings, record = facts.run.settings, facts.record
     size_m, explain = float(facts.pixel_m.mean()), settings.explain
     tiling = settings.tiling
-    if settings.sources:
-        yield "Imagery", ", ".join(settings.sources)
+    if sources := record["settings"]["sources"]:  # as typed, wherever they are now
+        yield "Imagery", ", ".join(sources)
     if limits := _limits(settings):
         yield "Limited to", limits
     network = record["checkpoint"]["architecture"]

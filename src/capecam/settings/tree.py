@@ -69,6 +69,11 @@ class Settings(Section):
             )
         return self.model.gsd_m
 
+    @property
+    def decisive_method(self) -> str:
+        """The heatmap that decides about evidence."""
+        return self.evidence.method or self.explain.methods[0]
+
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
         """Sections speak of each other's names."""
