@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import capecam
@@ -76,6 +77,31 @@ def test_imports_point_down() -> None:
             parts = name.split(".")
             if parts[0] == "capecam" and parts[1] in level and parts[1] != module:
                 assert level[parts[1]] < level[module], f"{module} imports {parts[1]}"
+
+
+def name_of(path: Path) -> str:
+    """Of the module in a file, as it is imported."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def module_of(name: str, modules: set[str]) -> str | None:
+    """The module of ours in which an imported name is defined."""
+    return (
+        name if name in modules else module_of(name.rpartition(".")[0], modules) if name else None
+    )
+
+
+def test_no_module_needs_itself() -> None:
+    """Not by way of others either, inside a package or across: each can be read after the last."""
+    modules = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    needs = {
+        module: {module_of(name, set(modules)) for name in imports(path)} - {None}
+        for module, path in modules.items()
+    }
+    order = list(TopologicalSorter(needs).static_order())  # CycleError names the way round
+    assert set(order) == set(modules)
+    assert order.index("capecam.grid") < order.index("capecam.cell")  # it does see imports
 
 
 def test_what_is_private_stays_in_its_module() -> None:

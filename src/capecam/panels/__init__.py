@@ -28,8 +28,9 @@ from capecam.maps import Maps, check_finite
 from capecam.measuring import lonlat, middle_pixel_m
 from capecam.model import Model
 from capecam.panels.detections import Detection, find, queue
-from capecam.panels.panel import Footing, Panel, Style
+from capecam.panels.panel import Panel
 from capecam.panels.places import tile_of
+from capecam.panels.view import Footing, Style
 from capecam.raster import Mosaic, Reader, gdal_settings
 from capecam.reopen import Reopened
 

@@ -17,8 +17,8 @@ from matplotlib.colors import to_rgb
 from capecam.attribution import resample
 from capecam.panels import marks, words
 from capecam.panels.paint import RAMPS, TONE, Image, Ramp, clear, stretched, tinted
-from capecam.panels.panel import Panel, Style
 from capecam.panels.sheet import FAINT, Drawing, Sheet, fitting, joined, line_cm, width_cm, wrapped
+from capecam.panels.view import Style, View
 from capecam.settings import PIXEL_METHODS, TITLES
 
 MARGIN, GAP, SPACE = 0.6, 0.2, 0.4
@@ -40,7 +40,7 @@ GROUND = 0.5
 """Grey of 0..1 that the bar of heat over a tile is drawn on."""
 
 
-def draw(panel: Panel, style: Style) -> Drawing:
+def draw(panel: View, style: Style) -> Drawing:
     """The whole figure."""
     page = _Page(panel, RAMPS[style.ramp])
     page.head()
@@ -53,7 +53,7 @@ def draw(panel: Panel, style: Style) -> Drawing:
 class _Page:
     """Filled from top to bottom; ``y`` is where it goes on."""
 
-    def __init__(self, panel: Panel, ramp: Ramp) -> None:
+    def __init__(self, panel: View, ramp: Ramp) -> None:
         self.panel, self.ramp, self.tile = panel, ramp, panel.pixels / 255
         self.colours = np.array([to_rgb(entry.color) for entry in panel.classes])
         methods = list(panel.heat)

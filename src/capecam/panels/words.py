@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from capecam.panels.panel import Panel
+from capecam.panels.view import View
 from capecam.settings import SCORE_TITLES, TITLES
 from capecam.surroundings import REACH_M, RING_M
 
@@ -12,13 +12,13 @@ NO_RIVAL = 0.005
 """Mean probability that comes to 0.00."""
 
 
-def title(panel: Panel) -> str:
+def title(panel: View) -> str:
     """What it is about."""
     x, y = panel.place
     return str(panel.subject.facts["class"]) if panel.subject else f"At {x:.10g}, {y:.10g}"
 
 
-def facts(panel: Panel) -> list[list[str]]:
+def facts(panel: View) -> list[list[str]]:
     """Under the title: parts of lines, in which nothing breaks that belongs together."""
     lon, lat = panel.lonlat
     where = f"{abs(lat):.6f}° {'NS'[lat < 0]}, {abs(lon):.6f}° {'EW'[lon < 0]}"
@@ -33,7 +33,7 @@ def facts(panel: Panel) -> list[list[str]]:
     ]
 
 
-def _evidence(panel: Panel) -> list[str]:
+def _evidence(panel: View) -> list[str]:
     """Where the word comes from."""
     row, method = (panel.subject.facts if panel.subject else {}), panel.decisive
     inside, ring, share, peak, away = (
@@ -52,7 +52,7 @@ def _evidence(panel: Panel) -> list[str]:
     return found
 
 
-def imagery(panel: Panel) -> str:
+def imagery(panel: View) -> str:
     """How large the tile is."""
     height, width = (
         n * size for n, size in zip(panel.valid.shape, panel.pixel_m[::-1], strict=True)
@@ -60,7 +60,7 @@ def imagery(panel: Panel) -> str:
     return f"imagery, {width:.3g} x {height:.3g} m"
 
 
-def predicted(panel: Panel, class_id: int) -> str:
+def predicted(panel: View, class_id: int) -> str:
     """How much of a class the network sees in the tile."""
     pixels = int(panel.predicted_px()[class_id])
     if not pixels:
@@ -69,7 +69,7 @@ def predicted(panel: Panel, class_id: int) -> str:
     return f"{area:{'.1f' if area >= 1 else '.2g'}} m² predicted in this tile"
 
 
-def strength(panel: Panel, method: str, class_id: int) -> str:
+def strength(panel: View, method: str, class_id: int) -> str:
     """What a stretched map does not show: how strong it is."""
     if not panel.heat[method][class_id - 1].any():
         return "empty: 0 everywhere"
@@ -81,7 +81,7 @@ def strength(panel: Panel, method: str, class_id: int) -> str:
     return f"max = {found:{'.2f' if found >= 0.1 else '.1g'}} of the city's scale"
 
 
-def footing(panel: Panel) -> str:
+def footing(panel: View) -> str:
     """How to read it, and what it rests on."""
     about, window = panel.footing, panel.grid.window
     return (
