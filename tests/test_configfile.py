@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,16 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, content: str, message: 
     assert str(path) in said
     assert "\n" not in said
     assert len(said) < 1500
+
+
+def test_an_option_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("tiling: {size: 320}\n")
+    with pytest.raises(SettingsError, match=r"^run\.shard: must be I/N"):
+        load(path, {"run.shard": "3/2"})
+    path.write_text("run: {shard: 3/2}\n")
+    with pytest.raises(SettingsError, match=rf"^{re.escape(str(path))}: run\.shard: must be I/N"):
+        load(path, {"run.prune": True})
 
 
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,18 +33,19 @@ def load(config: Path | str | None, options: Mapping[str, Any] = MappingProxyTyp
         SettingsError: naming the key, what was found and what is expected.
     """
     tree = _read_yaml(Path(config)) if config else {}
-    for key, value in options.items():
-        if value is not None:
-            _put(tree, key, value)
-    return validated(tree, f"{config}: " if config else "")
+    given = {key: value for key, value in options.items() if value is not None}
+    for key, value in given.items():
+        _put(tree, key, value)
+    return validated(tree, f"{config}: " if config else "", given)
 
 
-def validated(tree: dict[str, Any], where: str) -> Settings:
+def validated(tree: dict[str, Any], where: str, options: Collection[str] = ()) -> Settings:
     """Settings of a tree.
 
     Args:
         tree: as a file holds them.
         where: what messages begin with.
+        options: dotted keys that are not from there.
 
     Raises:
         SettingsError: naming the key, what was found and what is expected.
@@ -54,7 +55,8 @@ def validated(tree: dict[str, Any], where: str) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise SettingsError(where + _all_in_words(error)) from None
+        keys = {".".join(map(str, found["loc"])) for found in error.errors()}
+        raise SettingsError((where if keys - set(options) else "") + _all_in_words(error)) from None
     except SettingsError as error:
         raise SettingsError(f"{where}{error}") from None
     except RecursionError:

@@ -89,7 +89,8 @@ def _where_time_went(outcome: Outcome) -> list[str]:
     work = stage_seconds(outcome.work)
     shares = ", ".join(f"{stage} {value / wall:.0%}" for stage, value in work.items())
     around = ", ".join(f"{n} {s:.0f} s" for n, s in outcome.stages.items() if n != "cells")
-    return [f"time: {shares}; the engine waited {outcome.waited:.0%}; beside it {around}"]
+    waited = f"the engine waited {outcome.waited:.0%}"
+    return [f"time in the cells: {shares}; {waited}; around them: {around}"]
 
 
 def _dropped(totals: Totals) -> str:

@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> Any:
             f"{path} is not valid YAML: nested too deeply; see docs/configuration.md"
         ) from error
     except (yaml.YAMLError, ValueError) as error:
-        message = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")[:300]
         raise SettingsError(f"{path} is not valid YAML: {message}; correct that line") from error
 
 
