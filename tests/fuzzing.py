@@ -378,6 +378,7 @@ def _examine(case: Case) -> tuple[str, str]:
 def judge(case: Case, seconds: float = SECONDS) -> Verdict:
     """Read the file in a forked process, and wait for it no longer than it may take."""
     reading, writing = os.pipe()
+    inherited = _own_bytes(RESIDENT)
     pid = os.fork()
     if not pid:
         os.close(reading)
@@ -396,15 +397,23 @@ def judge(case: Case, seconds: float = SECONDS) -> Verdict:
         return verdict("hang", f"no end after {seconds:.0f} s")
     if not said:
         return verdict("crash", f"status {status}")
-    if usage.ru_maxrss * 1024 > MEMORY_BYTES:
-        return verdict("memory", f"{usage.ru_maxrss / 1e6:.1f} GB")
+    taken = usage.ru_maxrss * 1024 - inherited
+    if taken > MEMORY_BYTES:
+        return verdict("memory", f"{taken / 1e9:.1f} GB")
     return verdict(*json.loads(said))
+
+
+MAPPED, RESIDENT = 0, 1
+
+
+def _own_bytes(column: int) -> int:
+    """Of this process, which has much where a test of large networks came before."""
+    return int(Path("/proc/self/statm").read_text().split()[column]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _in_child(case: Case, writing: int) -> None:
     """Never returns."""
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (_own_bytes(MAPPED) + MEMORY_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
