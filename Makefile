@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: help setup demo test check bench nightly clean
+.PHONY: help setup demo test thorough check bench nightly clean
 
 help:
 	@echo "make demo    draw a sample city, explain it, compare with the truth, leave pictures and a report"
 	@echo "make test    the tests that a newcomer runs (minutes)"
+	@echo "make thorough the longer tests, which CI runs, too (minutes)"
 	@echo "make check   lint, format and types"
 	@echo "make nightly CONFIG=FILE   run and verify what is new; a log in OUT/logs (cron, systemd)"
 	@echo "make bench   the engine beside other libraries; memory at full size (an hour)"
@@ -31,6 +32,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+thorough: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 check: setup
 	$(BIN)/ruff check .

@@ -75,6 +75,7 @@ def made(folder: Path, **options) -> set[str]:
     return changed
 
 
+@pytest.mark.thorough
 def test_only_cells_that_see_a_change_are_made_again(nine) -> None:
     assert made(nine) == set()
     image = nine / "in" / "a.tif"

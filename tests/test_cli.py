@@ -49,6 +49,7 @@ def test_help_answers_without_torch() -> None:
         assert capecam(*place, "--version").stdout.startswith("capecam 0.1")
 
 
+@pytest.mark.thorough
 def test_a_night_leaves_a_log_and_its_exit_code(city: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.tif"
     bad.write_text("not an image")
@@ -71,6 +72,7 @@ def test_a_night_leaves_a_log_and_its_exit_code(city: Path, tmp_path: Path) -> N
     assert "exit 3: done, but for" in lines[-1]
 
 
+@pytest.mark.thorough
 def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     plan = json.loads(

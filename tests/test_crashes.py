@@ -62,6 +62,7 @@ def run(tmp_path: Path, config: Path, code: int, **environment: str) -> dict[str
     return failures
 
 
+@pytest.mark.thorough
 def test_images_that_crash_or_hang_fail_alone(tmp_path: Path, network: Path) -> None:
     names = ("a", "b_header_crash", "c_header_hang", "d_pixels_crash", "e_header_crash", "f")
     for n, name in enumerate(names):

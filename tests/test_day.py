@@ -19,6 +19,7 @@ def day(folder: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.thorough
 def test_a_city_survives_a_dead_machine_and_a_broken_image(tmp_path: Path) -> None:
     lines = day(tmp_path, "--core")
     assert len(lines) == 8

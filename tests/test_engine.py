@@ -208,7 +208,7 @@ def cape_town_engine(score: str = "mean") -> Engine:
     [
         (128, "mean", [(0, 1), (1, 1), (1, 2), (1, 3)]),
         (128, "predicted", [(0, 2), (1, 1)]),
-        (320, "mean", [(1, 1)]),
+        pytest.param(320, "mean", [(1, 1)], marks=pytest.mark.thorough),
     ],
 )
 def test_cape_town_network_against_the_notebooks_way(
@@ -601,6 +601,7 @@ def test_scores_of_fp16_are_scaled_up_and_gradients_down_again() -> None:
     assert half.gradients.norm() == pytest.approx(exact.gradients.norm().item(), rel=0.01)
 
 
+@pytest.mark.thorough
 def test_the_fastest_precision_that_is_good_enough_is_chosen() -> None:
     pixels, valid = sample_tiles(4, 160)[:1], torch.ones(1, 160, 160).bool()
     assert fitting_precision(Engine(sample_model()), pixels, valid) == "fp16"
@@ -683,9 +684,9 @@ def test_one_sigmoid_channel_is_two_classes_of_which_the_first_has_logit_0(
         ("Unet", "resnet18", None, METHODS),
         ("FPN", "tu-regnetx_002", None, METHODS),
         ("DeepLabV3Plus", "resnet18", None, METHODS),  # dilated convolutions
-        ("PAN", "resnext50_32x4d", None, METHODS),
+        pytest.param("PAN", "resnext50_32x4d", None, METHODS, marks=pytest.mark.thorough),
         # The convolution's output goes straight into an in-place ReLU.
-        ("Unet", "vgg11", "encoder.features.18", METHODS),
+        pytest.param("Unet", "vgg11", "encoder.features.18", METHODS, marks=pytest.mark.thorough),
         ("Unet", "mobilenet_v2", None, ("gradcam", "gradcampp")),  # ReLU6: nothing guided
     ],
 )

@@ -122,6 +122,7 @@ def test_the_numbers_are_those_of_the_arrays(whole: Path) -> None:
     assert compared > 60
 
 
+@pytest.mark.thorough
 def test_the_cut_into_cells_does_not_show(whole: Path, sixteen: Path) -> None:
     a, b = (gpd.read_parquet(out / "detections.parquet") for out in (whole, sixteen))
     pd.testing.assert_frame_equal(
@@ -184,6 +185,7 @@ def test_raw_heatmaps_say_the_same_but_for_rounding(scene, whole: Path, tmp_path
     assert np.nanmax(np.abs(a[columns].to_numpy(float) - b[columns].to_numpy(float))) < 1 / 254
 
 
+@pytest.mark.thorough
 def test_a_failed_neighbour_leaves_a_gap(sixteen: Path, tmp_path: Path) -> None:
     run_json = read_run(sixteen)
     assert set(Ledger.of(sixteen).done()) == set(run_json["cells"])

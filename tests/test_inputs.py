@@ -458,6 +458,7 @@ def made(folder: Path, **options) -> tuple[set[str], str]:
     return planned, json.loads((folder / "out" / "run.json").read_text())["scale"]
 
 
+@pytest.mark.thorough
 def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path, caplog) -> None:
     values = blobs(*SHAPE).astype(np.uint16) * 20
     write_tif(tmp_path / "in" / "a.tif", values, 0, **GREY)

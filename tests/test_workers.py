@@ -22,6 +22,7 @@ from commands import (
 )
 
 
+@pytest.mark.thorough
 def test_a_worker_that_dies_fails_its_cell_and_is_replaced(city, tmp_path) -> None:
     out = tmp_path / "out"
     with started(city, out) as run:
@@ -37,6 +38,7 @@ def test_a_worker_that_dies_fails_its_cell_and_is_replaced(city, tmp_path) -> No
     same_products(out, city / "out")
 
 
+@pytest.mark.thorough
 def test_the_rest_goes_on_without_a_worker_that_does_not_start(city, tmp_path) -> None:
     out = tmp_path / "out"
     with started(city, out) as run:
