@@ -65,7 +65,7 @@ def main() -> None:
         "run_s": round(statistics.median(whole), 1),
         "share": round(statistics.median(a / w for a, w in zip(alone, whole, strict=True)), 3),
         "engine_waited": round(last.waited, 3),
-        **facts(),
+        **facts(arguments.device),
     }
     print(row, flush=True)
     append(arguments.csv, [row])

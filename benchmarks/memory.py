@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -28,6 +26,8 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from capecam.api import Model, load_model, load_settings, run
+from capecam.benchmarks.measure import machine
+from capecam.maker import pick_device
 from capecam.model import Normalisation
 from capecam.scenes import draw_scene
 from capecam.settings import CAPE_TOWN_CLASSES
@@ -160,13 +160,13 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
     }
 
 
-def facts() -> dict[str, object]:
+def facts(device: str = "auto") -> dict[str, object]:
     """Where and with what it was measured."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return {
-        "machine": f"{os.cpu_count()} CPU {platform.machine()}",
+        "machine": machine(pick_device(device)),
         "torch": torch.__version__,
         "commit": commit.stdout.strip(),
     }

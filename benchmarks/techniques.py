@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
 import statistics
 import subprocess
 from collections.abc import Callable, Sequence
@@ -31,7 +29,7 @@ from capecam.accuracy import compare, pearson
 from capecam.api import Engine, Model, load_model, load_settings
 from capecam.attribution import GUIDED, SHARED, ReluSwitch, SwitchedReLU
 from capecam.backward import make_lean
-from capecam.benchmarks.measure import seconds, synchronize
+from capecam.benchmarks.measure import machine, seconds, synchronize
 from capecam.benchmarks.notebook import Notebook
 from capecam.benchmarks.subject import sample_tiles, untrained_model
 
@@ -247,9 +245,7 @@ def main() -> None:
         print(row, flush=True)
     measured = measure(device, arguments.rounds) + measured
     where = {
-        "machine": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{os.cpu_count()} CPU {platform.machine()}",
+        "machine": machine(device),
         "torch": torch.__version__,
         "commit": subprocess.run(
             ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-_MEMORY = Path("/proc/meminfo")
+_MEMORY, _CPU = Path("/proc/meminfo"), Path("/proc/cpuinfo")
+
+
+def machine(device: torch.device) -> str:
+    """What a number was measured on, in words: the GPU, or the CPU with what PyTorch uses of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    text = _CPU.read_text() if _CPU.exists() else ""
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    name = model[1].strip() if model else platform.machine()
+    return f"{os.cpu_count()} cores, {name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from capecam.benchmarks import measure
 from capecam.ledger import replacing
 from capecam.model import Model
 
@@ -73,12 +72,9 @@ class Machine:
 
 def machine_of(model: Model, device: torch.device, matrix_gflops: float) -> Machine:
     """This device, and the versions of what runs on it."""
-    where = f"{os.cpu_count()} CPU {platform.machine()}"
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
     return Machine(
         device.type,
-        where,
+        measure.machine(device),
         torch.get_num_threads(),
         matrix_gflops,
         " ".join(f"{name} {_version(name)}" for name in PACKAGES),
