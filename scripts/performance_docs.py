@@ -1,4 +1,5 @@
-"""Write the tables of docs/performance.md from benchmarks/results. A test compares the two.
+"""Write the tables of docs/performance.md, and the short one of README.md, from benchmarks/results.
+A test compares them.
 
 A table stands between ``<!-- NAME -->`` and ``<!-- end -->``; what it shows is a function of that
 name here. Under it are the machine and the commit that the numbers are of, from the same file.
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "performance.md"
+PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 CITY_IMAGES, CITY_TILES = 2_799, 7_020_540
@@ -201,6 +202,17 @@ def stages() -> str:
     return table(columns, read("memory", network=SAMPLE))
 
 
+def best(task: str, way: str = "capecam") -> Row:
+    """The batch size at which a way is fastest."""
+    rows = [row for row in read("engine-cpu", task=task) if row["way"].startswith(way)]
+    return max(rows, key=lambda row: float(row["tiles_per_s"]))
+
+
+def days(row: Row) -> float:
+    """That a year of the city takes at this rate."""
+    return CITY_TILES / float(row["tiles_per_s"]) / 86_400
+
+
 def year() -> str:
     """What a year of the city would cost here."""
     images = read("products", network=SAMPLE)
@@ -212,14 +224,35 @@ def year() -> str:
         f"five products, of which Guided Grad-CAM is {guided:.0%};"
     ]
     for task in ("nine maps", "six CAMs"):
-        ours = [row for row in read("engine-cpu", task=task) if row["way"].startswith("capecam")]
-        rate = max(float(row["tiles_per_s"]) for row in ours)
-        days = CITY_TILES / rate / 86_400
+        ours = best(task)
         lines.append(
-            f"- **time, {task}**: at {rate:.2f} tiles/s (the original architecture, this CPU) "
-            f"{days:.0f} days."
+            f"- **time, {task}**: at {float(ours['tiles_per_s']):.2f} tiles/s (the original "
+            f"architecture, this CPU) {days(ours):.0f} days."
         )
     return "\n".join(lines)
+
+
+def speed() -> str:
+    """Nine maps, for the README."""
+    notebook, peer, ours = (
+        best("nine maps", way) for way in ("notebook", "pytorch-grad-cam", "capecam")
+    )
+    rows = [
+        ("the notebook's way: forward and backward per class and method", notebook),
+        (f"pytorch-grad-cam, batch {peer['batch']}", peer),
+        (f"**capecam**, batch {ours['batch']}", ours),
+    ]
+    lines = ["| | tiles/s | Grad-CAM++ and the paper's formula |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {significant('tiles_per_s')(row)} | r = {float(row['corr_gradcampp']):.4f} |"
+        for name, row in rows
+    ]
+    ratio, apart = float(ours["times_notebook"]), float(ours["max_difference"])
+    words = [
+        f"That is {ratio:.1f} times the notebook's way, in float32, with maps that differ from the",
+        f"formulas at most by {apart:.0e}; and {days(ours):.0f} days for a year of Cape Town.",
+    ]
+    return "\n".join([*lines, "", *words, "", origin([ours])])
 
 
 def memory() -> str:
@@ -275,23 +308,27 @@ def specks() -> str:
     return table(columns, read("specks"))
 
 
-TABLES: Iterable[Callable[[], str]] = (
-    engine, waterfall, choices, detected, image, workers, products, stages, year, memory, city,
-    finish, specks,
-)  # fmt: skip
+TABLES: Mapping[Path, Iterable[Callable[[], str]]] = {
+    README: (speed,),
+    PAGE: (
+        engine, waterfall, choices, detected, image, workers, products, stages, year, memory,
+        city, finish, specks,
+    ),
+}  # fmt: skip
 
 
-def page() -> str:
-    """The page, its tables made anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    for made in TABLES:
+def page(path: Path = PAGE) -> str:
+    """A page, its tables made anew."""
+    text = path.read_text(encoding="utf-8")
+    for made in TABLES[path]:
         region = re.compile(rf"(?<=<!-- {made.__name__} -->\n).*?(?=<!-- end -->)", re.DOTALL)
         text, count = region.subn(lambda _, made=made: f"{made()}\n", text)
         if count != 1:
-            raise ValueError(f"{PAGE}: has {count} places for the table {made.__name__}")
+            raise ValueError(f"{path}: has {count} places for the table {made.__name__}")
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE)
+    for path in TABLES:
+        path.write_text(page(path), encoding="utf-8")
+        print(path)

@@ -40,6 +40,11 @@ def test_pages_that_are_made_are_up_to_date(page: str) -> None:
     assert (ROOT / f"docs/{page}.md").read_text() == made, f"run scripts/{page}_docs.py"
 
 
+def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
+    readme = ROOT / "README.md"
+    assert readme.read_text() == script("performance_docs").page(readme)
+
+
 def test_every_message_says_what_to_do() -> None:
     entries = [entry for _, entry in script("errors_docs").entries()]
     assert len(entries) > 250
