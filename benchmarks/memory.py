@@ -27,6 +27,7 @@ from torch import nn
 
 from capecam.api import Model, load_model, load_settings, run
 from capecam.benchmarks.measure import machine
+from capecam.benchmarks.table import commit
 from capecam.maker import pick_device
 from capecam.model import Normalisation
 from capecam.scenes import draw_scene
@@ -162,13 +163,10 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
 
 def facts(device: str = "auto") -> dict[str, object]:
     """Where and with what it was measured."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
     return {
         "machine": machine(pick_device(device)),
         "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
     }
 
 

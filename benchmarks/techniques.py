@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
-import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from capecam.backward import make_lean
 from capecam.benchmarks.measure import machine, seconds, synchronize
 from capecam.benchmarks.notebook import Notebook
 from capecam.benchmarks.subject import sample_tiles, untrained_model
+from capecam.benchmarks.table import commit
 
 METHODS = ("gradcam", "gradcampp", GUIDED)
 METHODS_SHARED = ("gradcam", "gradcampp", SHARED)
@@ -247,9 +247,7 @@ def main() -> None:
     where = {
         "machine": machine(device),
         "torch": torch.__version__,
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "commit": commit(),
     }
     with arguments.csv.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, [*measured[0], *where])

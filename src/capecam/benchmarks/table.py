@@ -79,7 +79,7 @@ def machine_of(model: Model, device: torch.device, matrix_gflops: float) -> Mach
         matrix_gflops,
         " ".join(f"{name} {_version(name)}" for name in PACKAGES),
         model.architecture,
-        _commit(),
+        commit(),
     )
 
 
@@ -90,13 +90,20 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _commit() -> str:
-    """Of the checkout that this code is run from; empty where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+def commit() -> str:
+    """Of the checkout that this code is run from; empty where there is none.
+
+    Dirty is a change of code; the tables of results change while they are measured.
+    """
+    here = Path(__file__).parents[3]
+    describe = ["git", "-C", str(here), "describe", "--always"]
+    changed = ["git", "-C", str(here), "diff", "--quiet", "HEAD", "--", "src", "*.py"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        found = subprocess.run(describe, capture_output=True, text=True, check=False)
+        dirty = subprocess.run(changed, capture_output=True, check=False).returncode == 1
     except OSError:
         return ""
+    return found.stdout.strip() + ("-dirty" if dirty else "")
 
 
 def table(rows: Sequence[Row], machine: Machine) -> str:
