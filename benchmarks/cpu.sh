@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,workers,city,finish,specks}.csv
 
-"$PYTHON" -m capecam bench --rounds 2 --csv benchmarks/results/engine-cpu.csv
+"$PYTHON" -m capecam bench --rounds 2 --batch 1,8 --csv benchmarks/results/engine-cpu.csv
 "$PYTHON" benchmarks/techniques.py
 "$PYTHON" benchmarks/image.py --rounds 2
 "$PYTHON" benchmarks/workers.py demo/demo.yaml

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 CPU_BATCH = 4
 """Tiles that a CPU takes at once. With more, activations outgrow the heap and are paged in anew:
-FPN resnext50_32x4d took 0.65 s a tile by 4, 0.68 by 8 and 1.35 by 32 (docs/performance.md)."""
+FPN resnext50_32x4d took 0.82 s a tile by 4, 0.92 by 8 and 1.27 by 32 (docs/performance.md)."""
 
 DETECTED_BATCH = 32
 """Tiles that are explained together on a GPU where only some are; on a CPU one by one, which costs
