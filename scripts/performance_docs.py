@@ -30,7 +30,9 @@ def read(name: str, **where: str) -> list[Row]:
 
 
 def table(columns: Mapping[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
-    """In Markdown, with the origin of its numbers."""
+    """In Markdown, with the origin of its numbers; by row, where they are of several commits."""
+    if len({row["commit"] for row in rows}) > 1:
+        columns = {**columns, "commit": plain("commit")}
     lines = [list(columns), ["---"] * len(columns)]
     lines += [[show(row) for show in columns.values()] for row in rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -39,11 +41,13 @@ def table(columns: Mapping[str, Callable[[Row], str]], rows: Sequence[Row]) -> s
 
 def origin(rows: Sequence[Row]) -> str:
     """Where, with what and at which commit it was measured."""
-    parts = []
-    for key, form in {"commit": "commit {}", "machine": "{}", "torch": "PyTorch {}"}.items():
-        if found := dict.fromkeys(row[key] for row in rows if row.get(key)):
-            parts.append(form.format(", ".join(found)))
-    return f"*{'; '.join(parts)}*"
+    found = {
+        f"commit {row['commit']}"
+        + (f", {row['machine']}" if "machine" in row else "")
+        + (f", PyTorch {row['torch']}" if "torch" in row else "")
+        for row in rows
+    }
+    return f"*{'; '.join(sorted(found))}*"
 
 
 def plain(key: str) -> Callable[[Row], str]:
