@@ -111,7 +111,7 @@ class Ledger:
         work.mkdir()
         try:
             yield work
-        except Exception:
+        except Exception:  # of whatever kind, it is raised again, unless the disk was the reason
             self.check_writable()  # as long as what was made is there: without it there is room
             raise
         finally:

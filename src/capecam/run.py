@@ -203,7 +203,7 @@ def _note(made: Made, record: Record, ledger: Ledger, contents: Contents, outcom
         for stage, seconds in made.report.stages.items():
             outcome.work[stage] = outcome.work.get(stage, 0.0) + seconds
         return
-    ledger.check_writable()
+    ledger.check_writable()  # a worker that has died did not ask
     outcome.failed += 1
     outcome.failures[cell.name] = made.reason
     failure = {
