@@ -230,6 +230,18 @@ def test_layers_over_a_damaged_cell_are_refused_in_words(nine, file) -> None:
         finish(nine / "out")
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"II*")])
+def test_a_cell_whose_product_is_gone_or_cut_off_is_made_again(nine, spoil) -> None:
+    path = nine / "out" / "cells" / "e" / "gradcam.tif"
+    whole = path.read_bytes()
+    spoil(path)
+    plan = make_plan(settings(nine))
+    assert plan.todo == {"e": "gone or cut off: gradcam.tif"}
+    assert plan.by_cause == "1 whose products are gone or cut off"
+    assert explain(nine).done == 1
+    assert path.read_bytes() == whole
+
+
 def test_verify_finds_what_is_not_as_it_was(nine) -> None:
     good = verify(nine / "out")
     assert (good.exit_code, good.findings) == (0, ())

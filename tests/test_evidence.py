@@ -185,6 +185,21 @@ def test_raw_heatmaps_say_the_same_but_for_rounding(scene, whole: Path, tmp_path
     assert np.nanmax(np.abs(a[columns].to_numpy(float) - b[columns].to_numpy(float))) < 1 / 254
 
 
+def test_a_heatmap_without_a_single_block_says_nothing(tmp_path: Path) -> None:
+    pixels = np.full((3, 6, 6), 30, np.uint8)
+    pixels[0] = 240
+    write_tif(tmp_path / "in" / "a.tif", pixels, 2, 2)
+    anchor = (-51_000.0, -3_763_000.0)
+    out = explain(
+        tmp_path / "in", tmp_path / "out", tiling__anchor=anchor, explain__methods=["gradcam"]
+    )
+    assert not (out / "gradcam.vrt").exists()
+    table = gpd.read_parquet(out / "detections.parquet")
+    assert len(table)
+    assert table[[f"gradcam_{measure}" for measure in MEASURES]].isna().all(axis=None)
+    assert set(table["evidence"]) == {"weak"}
+
+
 @pytest.mark.thorough
 def test_a_failed_neighbour_leaves_a_gap(sixteen: Path, tmp_path: Path) -> None:
     run_json = read_run(sixteen)

@@ -205,7 +205,7 @@ def test_a_place_in_two_zones_belongs_to_the_first(tmp_path, scene, caplog) -> N
     out = make_run(tmp_path / "out", scene)
     found = summarize(out, None, ZoneRules(zones))
     overlap = (25 * 60 + 30 * 30) * PIXEL_M2  # the last is a sliver of 0.24 m
-    assert f"2 pair(s) of zones overlap, by {overlap:.1f} m² (A and B first)" in caplog.text
+    assert f"2 pair(s) of zones overlap, by {overlap:.1f} m² ('A' and 'B' first)" in caplog.text
     assert rows(found, "count", "area_m2") == {
         ("A", 1): (1, pytest.approx(200 * PIXEL_M2)),
         ("B", 3): (1, pytest.approx(15 * PIXEL_M2)),

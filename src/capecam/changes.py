@@ -167,8 +167,9 @@ def _content(path: Path) -> str:
     return hashlib.sha256(bytes.fromhex("".join((first, *others)))).hexdigest()
 
 
-NEW, IMAGE, NEIGHBOURS, SETTINGS, AGAIN = CAUSES = (
+NEW, IMAGE, NEIGHBOURS, SETTINGS, AGAIN, LOST = CAUSES = (
     "new", "with another image", "with other neighbours", "with other settings", "that failed",
+    "whose products are gone or cut off",
 )  # fmt: skip
 """Why a cell is to be made, of several reasons the one that concerns it most."""
 
@@ -228,20 +229,26 @@ def judge(
         if record is not None:
             wanted = basis(cell, inputs, images[cell])
             differences = Differences.between(record, wanted, images[cell], contents)
-            verdict = _verdict(cell, record, differences, inputs.settings)
+            verdict = _verdict(cell, record, differences, inputs.settings, ledger)
         is_cut_off = verdict.state == "todo" and cell.name in half_made
         verdicts[cell] = verdict._replace(half_made=is_cut_off)
     return verdicts
 
 
 def _verdict(
-    cell: Cell, record: Mapping[str, Any], differences: Differences, settings: Settings
+    cell: Cell,
+    record: Mapping[str, Any],
+    differences: Differences,
+    settings: Settings,
+    ledger: Ledger,
 ) -> Verdict:
     """On a cell that has a record."""
     if differences:
         return Verdict("todo", str(differences), differences.cause(cell.image))
     if record["status"] == "failed" and settings.run.retry_failed:
         return Verdict("todo", record["error"], AGAIN)
+    if lost := ledger.lost(cell.name, record):
+        return Verdict("todo", f"gone or cut off: {', '.join(lost)}", LOST)
     return Verdict(record["status"], record.get("error", ""))
 
 

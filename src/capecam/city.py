@@ -155,6 +155,5 @@ def recipe(run: RunOutput) -> Recipe:
 
 def _rasters(run: RunOutput) -> Rasters:
     """What the evidence of detections is read from."""
-    heats = map(run.heat, run.settings.explain.methods)
-    there = tuple(heat for heat in heats if heat is not None)
-    return Rasters(there, run.layer("probability.tif"), run.names[1:])
+    heats = tuple(map(run.heat, run.settings.explain.methods))
+    return Rasters(heats, run.layer("probability.tif"), run.names[1:])

@@ -120,7 +120,8 @@ def _recall(rasters: Rasters, grid: Grid, memory: Path) -> Recall:
     tiles, tops = list(rasters.probability.tiles), []
     for heat in rasters.heats:
         tops.append(f"{heat.method} {heat.stride} {heat.tops}")
-        tiles += [replace(t, window=t.window.scaled(heat.stride)) for t in heat.layer.tiles]
+        stored = heat.layer.tiles if heat.layer else ()
+        tiles += [replace(tile, window=tile.window.scaled(heat.stride)) for tile in stored]
     size_m = float(middle_pixel_m(grid).min())
     # In degrees a pixel is not everywhere as large as in the middle.
     reach_px = 1.5 * REACH_M / size_m + max(heat.stride for heat in rasters.heats)

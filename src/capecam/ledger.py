@@ -87,6 +87,11 @@ class Ledger:
         """The record of a cell that failed, or None."""
         return _read_json(self.folder / name / FAILED_JSON, Failure)
 
+    def lost(self, name: str, record: Mapping[str, Any]) -> list[str]:
+        """Products of a cell that are gone, or not as large as they were written."""
+        files: Mapping[str, Mapping[str, Any]] = record.get("files", {})  # none of a failed one
+        return [f for f, was in files.items() if _size(self.folder / name / f) != was["bytes"]]
+
     def done(self) -> list[str]:
         """Names of all finished cells, sorted."""
         return sorted(path.parent.name for path in self.folder.glob(f"*/{CELL_JSON}"))
@@ -156,6 +161,14 @@ def _read_json(path: Path, shape: type[Done | Failure]) -> dict[str, Any] | None
     try:
         return read_record(path, shape)
     except (OSError, ValueError):
+        return None
+
+
+def _size(path: Path) -> int | None:
+    """In bytes; None of a file that is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
         return None
 
 

@@ -228,7 +228,8 @@ def _check_fits(path: Path, key: str, offered: Tensor | None, wanted: Tensor) ->
     """A tensor of the file in the place of the network's own."""
     if offered is None:
         raise CheckpointError(
-            f"{path}: {key} is missing; the network wants it with shape {tuple(wanted.shape)}"
+            f"{path}: {key} is missing, which the network wants with shape {tuple(wanted.shape)}"
+            "; correct model.architecture, model.encoder or model.options"
         )
     if offered.shape != wanted.shape:
         raise CheckpointError(

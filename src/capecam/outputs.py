@@ -146,13 +146,11 @@ class RunOutput:
         value is positive."""
         return tuple(self.record["calibration"]["tops"][method])
 
-    def heat(self, method: str) -> Heat | None:
-        """The rasters of a heatmap; None where images of a few pixels have missed every block."""
+    def heat(self, method: str) -> Heat:
+        """The rasters of a heatmap."""
         product = f"{method}.tif"
-        if product not in self.products:
-            return None
-        tops = self.tops(method) if self.raw else None
-        return Heat(method, self.layer(product), self.stride(method), tops)
+        layer = self.layer(product) if product in self.products else None
+        return Heat(method, layer, self.stride(method), self.tops(method) if self.raw else None)
 
     def imagery(self) -> Mosaic:
         """All images that can be used now, on the run's lattice.

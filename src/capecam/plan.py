@@ -81,7 +81,7 @@ class Plan:
             f"memory    about {self.host_memory_gb:.1f} GB beside the network",
         ]
         lines += [
-            f"product   {c.product:<18} about {c.disk_gb:.2f} GB, {c.cpu_seconds:.0f} CPU-seconds"
+            f"product   {c.product:<18} about {_size(c.disk_gb)}, {c.cpu_seconds:.0f} CPU-seconds"
             for c in self.costs
         ]
         rate = self.tiles_per_second
@@ -93,6 +93,11 @@ class Plan:
         lines += ["", kinds_table(self.unusual), ""]
         lines += [f"make      {n}: {self.cells[n]} tiles; {why}" for n, why in self.todo.items()]
         return "\n".join(lines).rstrip()
+
+
+def _size(gb: float) -> str:
+    """A size on disk; a part of a GB in MB."""
+    return f"{gb:.1f} GB" if gb >= 1 else f"{1000 * gb:.0f} MB"
 
 
 def make_plan(settings: Settings) -> Plan:

@@ -38,7 +38,8 @@ class Heat:
     """The rasters of one method, and how their values are read."""
 
     method: str
-    layer: Layer
+    layer: Layer | None
+    """None where images of a few pixels have missed every block."""
     stride: int
     """Pixels along the edge of a block; 1 for a method at full resolution."""
     tops: tuple[float | None, ...] | None
@@ -125,7 +126,7 @@ class Witness:
     def __init__(self, rasters: Rasters) -> None:
         self._heats, self._classes = rasters.heats, len(rasters.classes)
         self._files = ExitStack()
-        self._readers = [self._reader(heat.layer) for heat in rasters.heats]
+        self._readers = [self._reader(h.layer) if h.layer else None for h in rasters.heats]
         self._probability = self._reader(rasters.probability)
 
     def _reader(self, layer: Layer) -> LayerReader:
@@ -151,6 +152,8 @@ class Witness:
             nearest.add(sight)
             blocks = {n: sight.blocks(n) for n in {heat.stride for heat in self._heats}}
             for heat, reader, so_far in zip(self._heats, self._readers, sums, strict=True):
+                if reader is None:
+                    continue
                 part = blocks[heat.stride]
                 values = heat.scaled(reader.read(class_id, part.window), class_id)
                 so_far.add(sight, part, heat.stride, values)

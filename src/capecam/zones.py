@@ -207,7 +207,7 @@ def _first_come(table: gpd.GeoDataFrame, path: Path) -> Shapes:
         area = _area_m2(common[width_m > SLIVER_M], table.crs).sum()
         first, second = table["zone"].iloc[[a[wide[0]], b[wide[0]]]]
         log.warning(
-            "%s: %d pair(s) of zones overlap, by %.1f m² (%s and %s first); what lies there "
+            "%s: %d pair(s) of zones overlap, by %.1f m² (%r and %r first); what lies there "
             "belongs to the one that comes first in the file",
             path, len(wide), area, first, second,
         )  # fmt: skip

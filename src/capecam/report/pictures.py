@@ -80,7 +80,7 @@ class Album:
         except CapecamError as error:
             self._problem = str(error)
         try:
-            self._layer = LayerReader(heat.layer) if heat else None
+            self._layer = LayerReader(heat.layer) if heat.layer else None
         except OSError as error:
             self._problem = self._problem or str(error)
 
@@ -134,7 +134,7 @@ class Album:
 
     def _heat_in(self, window: Window, class_id: int) -> NDArray[np.float64] | None:
         """(height, width) of 0..1, NaN where nothing was explained."""
-        if self._heat is None or self._layer is None:
+        if self._layer is None:
             return None
         stride = self._heat.stride
         blocks = Window.between(
