@@ -4,26 +4,28 @@ Usage: city.py BOUNDS [--scale N] [--images N] [--csv FILE]
 
 BOUNDS has a line an image, ``name: left=.., bottom=.., right=.., top=..`` in metres, as cities
 list their deliveries. Each becomes an image of 1/N of its pixels on both axes at the same relative
-place; odd sizes, gaps and shifts of a part of a pixel stay. The network is a stand-in
-(``memory.py``): what is measured is everything around it.
+place; odd sizes, gaps and shifts of a part of a pixel stay. The network is one convolution that
+knows a class by its colour (``specks.py``): what is measured is everything around it. A detection
+an image has its evidence.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import resource
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from memory import append, facts, stand_in
+from memory import append, facts
 from rasterio.transform import from_origin
+from specks import bright
 
 from capecam.api import load_settings, run
-from capecam.city import finish
+from capecam.benchmarks.measure import peak_resident_mb
+from capecam.city import Totals, finish
 from capecam.plan import make_plan
 
 GSD = 0.08
@@ -87,26 +89,33 @@ def measure(folder: Path, images: int) -> list[dict[str, object]]:
         started = time.perf_counter()
         found = call()
         seconds = round(time.perf_counter() - started, 1)
-        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
-        rows.append({"step": name, "images": images, "seconds": seconds, "peak_mb": peak, **found})
+        cost = {"seconds": seconds, "peak_mb": peak_resident_mb()}
+        rows.append({"step": name, "images": images, **cost, **found})
 
-    def plan() -> dict[str, int]:
+    def plan() -> dict[str, int | None]:
         made = make_plan(settings)
-        return {"cells": len(made.todo), "tiles": made.tiles, "failures": len(made.failures)}
+        return _found(len(made.todo), made.tiles, len(made.failures))
 
-    def process() -> dict[str, int]:
-        made = run(settings, model=stand_in())
-        return {"cells": made.done, "tiles": made.tiles, "failures": len(made.failures)}
+    def process() -> dict[str, int | None]:
+        made = run(settings, model=bright())
+        return _found(made.done, made.tiles, len(made.failures), made.totals)
 
-    def city() -> dict[str, int]:
+    def city() -> dict[str, int | None]:
         made = finish(folder / "out")
-        return {"cells": made.cells, "tiles": made.tiles, "failures": 0}
+        return _found(made.cells, made.tiles, 0, made)
 
     step("plan", plan)
     step("run", process)
     step("run again: nothing to do", process)
     step("finish", city)
     return rows
+
+
+def _found(
+    cells: int, tiles: int, failures: int, totals: Totals | None = None
+) -> dict[str, int | None]:
+    detections = sum(count for count, _ in totals.by_class.values()) if totals else None
+    return {"cells": cells, "tiles": tiles, "failures": failures, "detections": detections}
 
 
 if __name__ == "__main__":

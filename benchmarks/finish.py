@@ -4,8 +4,8 @@ Usage: finish.py BOUNDS --like OUT [--detections N] [--images N] [--csv FILE]
 
 BOUNDS is that of ``city.py``. OUT is a finished run, whose first cell's rasters are repeated over
 every image at its true size (``make demo`` leaves one in demo/out). Images of one size share their
-files by hard links; each has detections of its own. Nothing is run but ``capecam finish``, in a
-process of its own: once from nothing, then with one image changed.
+files by hard links; each has detections of its own. The photographs are black. Nothing is run but
+``capecam finish``, in a process of its own: once from nothing, then with one image changed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import rasterio
 import shapely
 from city import GSD, LINE
 from memory import append, facts
+from rasterio.transform import from_origin
 
 from capecam.cell import PIECES
 from capecam.grid import Cell, Grid, Tiling
@@ -31,9 +32,8 @@ from capecam.ledger import CELL_JSON, Ledger, write_json
 from capecam.ledger import facts as file_facts
 from capecam.measuring import write_pieces
 from capecam.outputs import RUN_JSON, grid_to_json, read_run
-from capecam.raster import CogSet, Mosaic, Product
-from capecam.raster.header import Header
-from capecam.raster.mosaic import build_mosaic
+from capecam.raster import CogSet, Product
+from capecam.sources import open_city
 from capecam.vectors import Pieces
 
 TILING = Tiling()
@@ -50,7 +50,7 @@ def main() -> None:
     lines = LINE.findall(arguments.bounds.read_text())[: arguments.images]
     with tempfile.TemporaryDirectory(dir=arguments.like.parent) as folder:
         out = Path(folder)
-        build(out, lines, arguments.like, arguments.detections)
+        build(out, draw(out / "in", lines), arguments.like, arguments.detections)
         rows = [measure(out, "finish, from nothing")]
         change(out)
         rows.append(measure(out, "finish, one image changed"))
@@ -59,12 +59,29 @@ def main() -> None:
     append(arguments.csv, rows)
 
 
-def build(out: Path, lines: list[tuple[str, ...]], like: Path, detections: int) -> None:
+def draw(folder: Path, lines: list[tuple[str, ...]]) -> Path:
+    """The layout, in images without a block in them, which take no disk."""
+    folder.mkdir()
+    for name, *bounds in lines:
+        left, bottom, right, top = map(float, bounds)
+        profile = {
+            "driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "ESRI:102562",
+            "width": round((right - left) / GSD), "height": round((top - bottom) / GSD),
+            "transform": from_origin(left, top, GSD, GSD),
+            "tiled": True, "blockxsize": 512, "blockysize": 512, "SPARSE_OK": True,
+        }  # fmt: skip
+        with rasterio.open(folder / f"{name}.tif", "w", **profile):
+            pass
+    return folder
+
+
+def build(out: Path, images: Path, like: Path, detections: int) -> None:
     """An output folder as ``run`` leaves it, without the city products."""
     run = read_run(like)
-    mosaic = city(lines, run["grid"]["crs"])
+    mosaic = open_city([str(images)], (0.0, 0.0)).mosaic
     cells = mosaic.cells(TILING, 12_500)
-    record = {**run, **grid_to_json(mosaic.grid), "cells": [cell.name for cell in cells]}
+    own = {"settings": {**run["settings"], "sources": [str(images)], "out": str(out)}}
+    record = {**run, **own, **grid_to_json(mosaic.grid), "cells": [cell.name for cell in cells]}
     write_json(out / RUN_JSON, record)
     names = [entry["name"] for entry in run["settings"]["model"]["classes"]]
     template = min(path.parent for path in like.glob(f"cells/*/{CELL_JSON}"))
@@ -80,17 +97,7 @@ def build(out: Path, lines: list[tuple[str, ...]], like: Path, detections: int) 
                 (folder / path.name).hardlink_to(path)
         write_pieces(pieces(cell, detections), mosaic.grid, names, folder / PIECES)
         known = json.loads((first / CELL_JSON).read_text())["files"] if first != folder else {}
-        note(cell, folder, known)
-
-
-def city(lines: list[tuple[str, ...]], crs: str) -> Mosaic:
-    """The layout, without a file."""
-    headers = []
-    for name, *bounds in lines:
-        left, bottom, right, top = map(float, bounds)
-        size = round((right - left) / GSD), round((top - bottom) / GSD)
-        headers.append((name, Header(Path(name), crs, (left, top), (GSD, GSD), *size)))
-    return build_mosaic(headers, (0.0, 0.0))[0]
+        note(cell, folder, known, template)
 
 
 def rasters(folder: Path, grid: Grid, template: Path) -> None:
@@ -134,13 +141,16 @@ def pieces(cell: Cell, count: int) -> Pieces:
     return Pieces(rng.integers(1, 4, count), shapes, levels, (frozenset([cell.image]),) * count)
 
 
-def note(cell: Cell, folder: Path, known: dict[str, object]) -> None:
-    """``cell.json``, as far as finishing reads it."""
+def note(cell: Cell, folder: Path, known: dict[str, object], template: Path) -> None:
+    """``cell.json``: that of the template, of this cell."""
     w = cell.core
     core = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
     files = {p.name: known.get(p.name) or file_facts(p) for p in folder.glob("*.tif")}
-    record = {"cell": cell.name, "status": "done", "tiles": TILING.count(w)}
-    write_json(folder / CELL_JSON, {**record, "basis": {"core": core}, "files": files})
+    own = {
+        "cell": cell.name, "image": cell.image, "tiles": TILING.count(w), "images": {},
+        "basis": {"core": core}, "files": files,
+    }  # fmt: skip
+    write_json(folder / CELL_JSON, json.loads((template / CELL_JSON).read_text()) | own)
 
 
 def change(out: Path) -> None:
@@ -159,13 +169,13 @@ def measure(out: Path, step: str) -> dict[str, object]:
 
 
 PROGRAM = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
+from capecam.benchmarks.measure import peak_resident_mb
 from capecam.city import finish
 made = finish(Path(sys.argv[1]))
-peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 found = sum(count for count, _ in made.by_class.values())
-print(json.dumps({"cells": made.cells, "detections": found, "peak_mb": peak}))
+print(json.dumps({"cells": made.cells, "detections": found, "peak_mb": peak_resident_mb()}))
 """
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from capecam.api import Model, load_model, load_settings, run
-from capecam.benchmarks.measure import machine
+from capecam.benchmarks.measure import machine, peak_resident_mb
 from capecam.benchmarks.table import commit
 from capecam.maker import pick_device
 from capecam.model import Normalisation
@@ -149,7 +148,7 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
     ]
     return {
         "network": model.architecture,
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
+        "peak_mb": peak_resident_mb(),
         "seconds": round(seconds, 1),
         "tiles": outcome.tiles,
         "tiles_per_s": round(outcome.tiles / outcome.stages["cells"], 1),

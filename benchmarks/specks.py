@@ -25,6 +25,7 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from capecam.api import Model, load_settings, run
+from capecam.benchmarks.measure import peak_resident_mb
 from capecam.model import Normalisation
 from capecam.settings import CAPE_TOWN_CLASSES
 
@@ -48,6 +49,13 @@ class Bright(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = 8 * self.relu(x - 0.5) + 1e-3 * self.up(self.encoder(x))
         return torch.cat([torch.ones_like(found[:, :1]), found], dim=1)
+
+
+def bright() -> Model:
+    """A network that knows its classes by their colours."""
+    scaling = Normalisation(1.0, (0.0,) * 3, (1.0,) * 3)
+    network = Bright().eval().requires_grad_(False)
+    return Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "bright", "0" * 64, ())
 
 
 def main() -> None:
@@ -92,15 +100,12 @@ def draw(path: Path, count: int) -> None:
 
 def measure(folder: Path) -> dict[str, object]:
     """Run, in this process; the evidence is gathered in others."""
-    scaling = Normalisation(1.0, (0.0,) * 3, (1.0,) * 3)
-    network = Bright().eval().requires_grad_(False)
-    model = Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "bright", "0" * 64, ())
     options = {
         "sources": [str(folder / "image.tif")],
         "out": str(folder / "out"),
         "detections.min_area_m2": 0.0,
     }
-    outcome = run(load_settings(None, options), model=model)
+    outcome = run(load_settings(None, options), model=bright())
     own, helpers = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "traced": sum(outcome.totals.steps["traced"].values()),
@@ -108,7 +113,7 @@ def measure(folder: Path) -> dict[str, object]:
         "seconds": round(outcome.seconds, 1),
         "cpu_s": round(own.ru_utime + own.ru_stime, 1),
         "evidence_cpu_s": round(helpers.ru_utime + helpers.ru_stime, 1),
-        "peak_mb": round(own.ru_maxrss * 1024 / 1e6),
+        "peak_mb": peak_resident_mb(),
         **facts(),
     }
 

@@ -88,6 +88,11 @@ def peak_mb(call: Callable[[], object], device: torch.device) -> float | None:
         return None
 
 
+def peak_resident_mb() -> int:
+    """Of this process so far; ``ru_maxrss`` would begin with that of the one that started it."""
+    return round(_kb(_STATUS, "VmHWM") * 1024 / 1e6)
+
+
 def free_mb() -> float | None:
     """What a CPU has left for a call, other processes counted; None: unknown."""
     try:
