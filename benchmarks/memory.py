@@ -83,7 +83,7 @@ def append(path: Path, rows: list[dict[str, object]]) -> None:
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)

@@ -250,7 +250,7 @@ def main() -> None:
         "commit": commit(),
     }
     with arguments.csv.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*measured[0], *where])
+        writer = csv.DictWriter(stream, [*measured[0], *where], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, **where} for row in measured)
 
