@@ -26,13 +26,14 @@ from city import GSD, LINE
 from memory import append, facts
 from rasterio.transform import from_origin
 
-from capecam.cell import PIECES
+from capecam.file_names import PIECES, RUN_JSON
+from capecam.files import facts as file_facts
+from capecam.files import write_json
 from capecam.grid import Cell, Grid, Tiling
-from capecam.ledger import CELL_JSON, Ledger, write_json
-from capecam.ledger import facts as file_facts
+from capecam.ledger import CELL_JSON, Ledger
 from capecam.measuring import write_pieces
-from capecam.outputs import RUN_JSON, grid_to_json, read_run
-from capecam.raster import CogSet, Product
+from capecam.outputs import grid_to_json, read_run
+from capecam.raster.cog import CogSet, Product
 from capecam.sources import open_city
 from capecam.vectors import Pieces
 

@@ -21,9 +21,9 @@ from capecam.api import Engine, load_settings, run
 from capecam.batch import batches, read_tiles
 from capecam.benchmarks.measure import seconds
 from capecam.benchmarks.subject import sample_tiles, untrained_model
+from capecam.device import pick_device
 from capecam.fit import fitting_batch
-from capecam.maker import pick_device
-from capecam.raster import Reader
+from capecam.raster.reader import Reader
 from capecam.sources import find_cells, open_city
 
 

@@ -27,7 +27,7 @@ from torch import nn
 from capecam.api import Model, load_model, load_settings, run
 from capecam.benchmarks.measure import machine, peak_resident_mb
 from capecam.benchmarks.table import commit
-from capecam.maker import pick_device
+from capecam.device import pick_device
 from capecam.model import Normalisation
 from capecam.scenes import draw_scene
 from capecam.settings import CAPE_TOWN_CLASSES

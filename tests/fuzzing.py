@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 from capecam.configfile import load
 from capecam.errors import CapecamError
 from capecam.grid import Window
-from capecam.raster import Reader
+from capecam.raster.reader import Reader
 from capecam.settings import Settings
 from capecam.sources import open_city
 from capecam.vectorfiles import read_polygons

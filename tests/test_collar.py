@@ -14,8 +14,9 @@ from scipy import ndimage
 
 from capecam.errors import ImageError
 from capecam.grid import Tiling, Window
-from capecam.raster import Reader, collars
+from capecam.raster import collars
 from capecam.raster.collar import GROWTH_PX, RIM_PX, find_collar
+from capecam.raster.reader import Reader
 from capecam.settings import ImagerySettings, MosaicSettings
 from capecam.sources import open_city
 

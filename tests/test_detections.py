@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from tracing import LO19, NAMES, rasters, trace
 
 from capecam import detections, tables
-from capecam.detections import REJECTED, Part, Recipe, sweep, write_detections
+from capecam.city import write_geopackage
+from capecam.detections import Part, Recipe, sweep, write_detections
+from capecam.file_names import REJECTED
 from capecam.measuring import write_pieces
 from capecam.settings import CAPE_TOWN_CLASSES, DetectionSettings
 from capecam.sieve import Sieve
@@ -89,6 +91,7 @@ def test_the_files_do_not_show_the_cells(tmp_path, monkeypatch, batch: int) -> N
 def test_the_two_formats_say_the_same(tmp_path) -> None:
     parts = pieces_of_cells(tmp_path, 10, 20)
     write_detections(tmp_path, parts, cooked(2.0, 0.0))
+    write_geopackage(tmp_path, cooked(2.0, 0.0))
     table = gpd.read_parquet(tmp_path / "detections.parquet")
     package = gpd.read_file(tmp_path / "detections.gpkg", layer="detections")
     assert package.drop(columns="geometry").equals(table.drop(columns="geometry"))
@@ -101,6 +104,7 @@ def test_nothing_found_makes_empty_files(tmp_path) -> None:
     write_pieces(trace(np.zeros((5, 5), np.uint8)), LO19, NAMES, tmp_path / "p.parquet")
     parts = [Part(0, tmp_path / "p.parquet")]
     summary = write_detections(tmp_path, parts, cooked()).summary
+    write_geopackage(tmp_path, cooked())
     assert summary["count"].tolist() == [0, 0, 0]
     assert len(gpd.read_parquet(tmp_path / "detections.parquet")) == 0
     assert len(gpd.read_file(tmp_path / "detections.gpkg", layer="detections")) == 0
@@ -109,6 +113,7 @@ def test_nothing_found_makes_empty_files(tmp_path) -> None:
 def test_what_is_dropped_is_counted_and_kept_apart(tmp_path) -> None:
     parts = pieces_of_cells(tmp_path, 40, 60)
     made = write_detections(tmp_path, parts, cooked(1.0, 0.05, keep_rejected=True))
+    write_geopackage(tmp_path, cooked(1.0, 0.05, keep_rejected=True))
     counts = made.tally.to_json(NAMES)
     dropped = gpd.read_file(tmp_path / "detections.gpkg", layer=REJECTED)
     assert set(dropped["reason"]) == {"small"}

@@ -17,7 +17,9 @@ from cities import blobs, write_tif
 
 from capecam.checksums import Checksums
 from capecam.errors import ImageError, UsageError
-from capecam.raster import HeaderRules, Reader, read_header, read_headers, remarks
+from capecam.raster.headers import HeaderRules, read_header, read_headers
+from capecam.raster.reader import Reader
+from capecam.raster.remarks import remarks
 from capecam.settings import ImagerySettings, Settings
 from capecam.sources import open_city
 

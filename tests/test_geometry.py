@@ -16,8 +16,10 @@ from capecam.configfile import load
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.measuring import pixel_area_m2
-from capecam.raster import Reader, ground_m, ratio_to_model, read_header
 from capecam.raster.crs import crs_key
+from capecam.raster.ground import ground_m, ratio_to_model
+from capecam.raster.headers import read_header
+from capecam.raster.reader import Reader
 from capecam.settings import ImagerySettings, ModelSettings, MosaicSettings, Settings
 from capecam.sources import open_city
 from capecam.unusual import unusual

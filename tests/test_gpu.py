@@ -20,7 +20,7 @@ from capecam.engine import Engine
 from capecam.fit import fitting_batch, fitting_precision
 from capecam.grid import Tiling
 from capecam.maps import Maps
-from capecam.raster import Reader
+from capecam.raster.reader import Reader
 from capecam.record import Outcome
 from capecam.run import run
 from capecam.settings import METHODS, PRECISIONS

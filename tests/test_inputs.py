@@ -23,7 +23,9 @@ from capecam.grid import Window
 from capecam.inspection import inspect_path
 from capecam.outputs import RunOutput
 from capecam.plan import make_plan
-from capecam.raster import Mosaic, Reader, find_scale
+from capecam.raster.mosaic import Mosaic
+from capecam.raster.percentiles import find_scale
+from capecam.raster.reader import Reader
 from capecam.run import run
 from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings
 from capecam.sources import open_city

@@ -10,13 +10,13 @@ import capecam
 
 PACKAGE = Path(capecam.__file__).parent
 LAYERS = [
-    {"errors", "logs"},
+    {"errors", "logs", "files", "file_names"},
     {"children"},
     {"grid", "draw", "columns", "vectorformats", "recordcheck"},
-    {"attribution", "graph"},
+    {"attribution", "graph", "device"},
     {"settings", "ledger", "lock", "vectorfiles", "yamlfile"},
     {"styles", "configfile", "weights", "network"},
-    {"raster", "interest", "board"},
+    {"raster", "interest", "board"}, {"heat_layer"},
     {"finding", "checksums"},
     {"sources", "model", "changes"},
     {"batch", "backward", "recorded", "unusual"},
@@ -24,11 +24,12 @@ LAYERS = [
     {"engine"},
     {"fit", "checkpoint"},
     {"stitch"},
-    {"calibration", "vectors", "matching"},
+    {"calibration", "vectors", "matching"}, {"tracing"},
     {"surroundings", "outlines", "tables", "recall", "measuring"},
     {"witness"},
     {"evidence", "sieve"},
-    {"cell", "outputs"},
+    {"outputs"},
+    {"cell"},
     {"detections"},
     {"report", "qgis"},
     {"city", "prepare"},
@@ -121,7 +122,7 @@ def test_the_two_worlds_meet_only_where_they_should() -> None:
     for module, path in files():
         roots = {name.split(".")[0] for name in imports(path)}
         if roots & RASTER:
-            assert module in {"raster", "vectors"}, f"{module} knows rasters"
+            assert module in {"raster", "vectors", "tracing"}, f"{module} knows rasters"
         if module in {"errors", "grid", "settings", "raster", "sources", "vectors"}:
             assert not roots & TORCH, f"{module} knows torch"
 

@@ -21,8 +21,11 @@ from capecam.batch import batches, read_tiles
 from capecam.errors import ImageError, UsageError
 from capecam.finding import find_images, name_images
 from capecam.grid import Grid, Tiling, Window
-from capecam.raster import HeaderRules, Mosaic, Reader, Source, read_header, read_headers, remarks
 from capecam.raster.header import crs_key
+from capecam.raster.headers import HeaderRules, read_header, read_headers
+from capecam.raster.mosaic import Mosaic, Source
+from capecam.raster.reader import Reader
+from capecam.raster.remarks import remarks
 from capecam.raster.sniffing import cut_off
 from capecam.settings import MosaicSettings, Settings
 from capecam.sources import open_city

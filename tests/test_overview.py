@@ -10,7 +10,9 @@ import rasterio
 from tracing import LO19
 
 from capecam.grid import Window
-from capecam.raster import CogSet, Layer, Product, VrtTile, why_not_cog, write_overview, write_vrt
+from capecam.raster.cog import CogSet, Product, why_not_cog
+from capecam.raster.overview import write_overview
+from capecam.raster.vrt import Layer, VrtTile, write_vrt
 
 PATCH = 80
 """Edge of the patches of one value that the truth is made of."""

@@ -9,7 +9,8 @@ import torch
 from capecam.batch import Batch
 from capecam.grid import Cell, Tiling, Window
 from capecam.maps import Maps
-from capecam.stitch import NODATA, Scheme, Stitcher, Strip, to_levels
+from capecam.raster.cog import NODATA
+from capecam.stitch import Scheme, Stitcher, Strip, to_levels
 
 TILING = Tiling(64, 14, 2)
 """Step 50. Small, so that sizes around every boundary are quick."""

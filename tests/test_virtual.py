@@ -14,8 +14,10 @@ from fileserver import served
 from capecam.changes import Contents
 from capecam.configfile import load
 from capecam.errors import ImageError, UsageError
-from capecam.raster import Reader, files_of, gdal_settings, location
-from capecam.raster.locations import in_words
+from capecam.raster.fingerprint import files_of
+from capecam.raster.gdal import gdal_settings
+from capecam.raster.locations import in_words, location
+from capecam.raster.reader import Reader
 from capecam.settings import ImagerySettings
 from capecam.sources import open_city
 

@@ -24,7 +24,10 @@ from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
 from capecam.measuring import LEVEL_SUM, measure
 from capecam.outputs import grid_to_json
-from capecam.raster import CogSet, Layer, Product, VrtTile, coverage, write_overview
+from capecam.raster import coverage
+from capecam.raster.cog import CogSet, Product
+from capecam.raster.overview import write_overview
+from capecam.raster.vrt import Layer, VrtTile
 from capecam.run import run
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.styles.rules import graduated

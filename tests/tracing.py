@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from capecam.grid import Grid, Window
-from capecam.vectors import Pieces, Tracer
+from capecam.tracing import Tracer
+from capecam.vectors import Pieces
 
 NAMES = ["background", "solar panel", "water heater", "pool heater"]
 LO19 = Grid(

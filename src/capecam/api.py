@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from capecam.configfile import load as load_settings
 from capecam.engine import Engine
+from capecam.file_names import DETECTIONS
 from capecam.maps import Maps
 from capecam.model import Model, load_model
-from capecam.outputs import DETECTIONS
 from capecam.panels import Panel, Panels, Style
-from capecam.raster import open_readonly
+from capecam.raster.gdal import open_readonly
 from capecam.record import Outcome
 from capecam.run import run
 from capecam.settings import ModelSettings, Settings

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from capecam.grid import Tiling, Window
 from capecam.interest import EVERYWHERE, Chosen, Interest
-from capecam.raster import Reader
+from capecam.raster.reader import Reader
 
 CPU = torch.device("cpu")
 SUPER_BLOCK = 10

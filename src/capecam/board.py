@@ -17,8 +17,9 @@ from typing import Any
 import geopandas as gpd
 import shapely
 
+from capecam.files import replacing
 from capecam.grid import Cell, Grid
-from capecam.ledger import Ledger, replacing
+from capecam.ledger import Ledger
 from capecam.styles import embed_style
 from capecam.styles.layers import cells_style
 

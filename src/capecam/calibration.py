@@ -18,7 +18,7 @@ from capecam.engine import Engine
 from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
 from capecam.maps import check_finite
-from capecam.raster import Reader
+from capecam.raster.reader import Reader
 from capecam.recordcheck import Calibrated, read_record
 from capecam.sources import City
 from capecam.stitch import block_validity, unit_of

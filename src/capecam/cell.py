@@ -18,17 +18,17 @@ from capecam.behind import behind
 from capecam.calibration import Calibration
 from capecam.clock import Clock
 from capecam.engine import Engine
+from capecam.file_names import PIECES
 from capecam.grid import Cell
 from capecam.interest import Interest
 from capecam.maps import check_finite
 from capecam.measuring import write_pieces
-from capecam.raster import CogSet, Mosaic, Product, Reader
+from capecam.raster.cog import LEVELS, NODATA, CogSet, Product
+from capecam.raster.mosaic import Mosaic
+from capecam.raster.reader import Reader
 from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
-from capecam.stitch import LEVELS, NODATA, Rows, Scheme, Stitcher
-from capecam.vectors import Tracer
-
-PIECES = "detections.parquet"
-"""A cell's unfiltered pieces."""
+from capecam.stitch import Rows, Scheme, Stitcher
+from capecam.tracing import Tracer
 
 
 @dataclass(frozen=True, slots=True)

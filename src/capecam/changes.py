@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from capecam.errors import ImageError
+from capecam.files import digest
 from capecam.grid import Cell, Grid
 from capecam.interest import Interest
-from capecam.ledger import Ledger, digest
-from capecam.raster import Mosaic, Source, VsiPath, crs_key, files_of, fingerprint
+from capecam.ledger import Ledger
+from capecam.raster.crs import crs_key
+from capecam.raster.fingerprint import files_of, fingerprint
+from capecam.raster.locations import VsiPath
+from capecam.raster.mosaic import Mosaic, Source
 from capecam.settings import Scale, Settings
 
 FORMAT = 1

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from capecam.errors import SettingsError
-from capecam.ledger import digest, write_json
-from capecam.raster import Location
+from capecam.files import digest, write_json
+from capecam.raster.locations import Location
 
 log = logging.getLogger(__name__)
 

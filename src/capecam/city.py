@@ -8,23 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyproj
 from pyarrow import ArrowInvalid
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from capecam.cell import PIECES
-from capecam.detections import REJECTED, Part, Recipe, write_detections
+from capecam.detections import Recipe, parts, recipe, write_detections
 from capecam.errors import StoppedError
 from capecam.evidence import Evidence
-from capecam.interest import read_shapes
-from capecam.ledger import Ledger, facts, replacing, write_json
+from capecam.file_names import DETECTIONS, GEOPACKAGE, LAYER, REJECTED, RUN_JSON, SUMMARY
+from capecam.files import facts, replacing, write_json
+from capecam.ledger import Ledger
 from capecam.lock import hold
-from capecam.measuring import middle_pixel_m
-from capecam.outputs import DETECTIONS, RUN_JSON, SUMMARY, RunOutput
+from capecam.outputs import RunOutput
 from capecam.qgis import PROJECT, project_of, write_project, write_styles
-from capecam.raster import DAMAGED, gdal_settings, write_overview, write_vrt
+from capecam.raster.gdal import gdal_settings
+from capecam.raster.headers import DAMAGED
+from capecam.raster.overview import write_overview
+from capecam.raster.vrt import write_vrt
 from capecam.report import write_report
-from capecam.sieve import Sieve
+from capecam.styles import embed_style
+from capecam.styles.layers import detections_style, rejected_style
+from capecam.tables import index_column, write_gpkg
 from capecam.witness import Rasters
 
 MEMORY = ".evidence.npy"
@@ -91,9 +95,10 @@ def _assembled(out: Path) -> Totals:
     _write_layers(run)
     write_styles(run)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
-    rules = run.settings.evidence
-    with Evidence(_rasters(run), run.grid, rules, processes, out / MEMORY) as evidence:
-        found = write_detections(out, parts(run), recipe(run), evidence)
+    words, rules = run.settings.evidence, recipe(run)
+    with Evidence(_rasters(run), run.grid, words, processes, out / MEMORY) as evidence:
+        found = write_detections(out, parts(run), rules, evidence)
+    write_geopackage(out, rules)
     summary = found.summary.to_dict("records")
     made = Totals(
         len(run.cells),
@@ -106,6 +111,19 @@ def _assembled(out: Path) -> Totals:
         write_project(qgz, project_of(run, {row["class"]: row["count"] for row in summary}))
     write_json(out / RUN_JSON, {**run.record, **made.to_json()})
     return made
+
+
+def write_geopackage(out: Path, rules: Recipe) -> None:
+    """Write the finished tables of detections once more, as styled layers of a GeoPackage."""
+    layers = {LAYER: out / DETECTIONS}
+    if rules.keep_rejected:
+        layers[REJECTED] = out / f"{REJECTED}.parquet"
+    with replacing(out / GEOPACKAGE) as gpkg:
+        write_gpkg(gpkg, layers, pyproj.CRS.from_wkt(rules.grid.crs))
+        embed_style(gpkg, LAYER, detections_style(rules.classes))
+        index_column(gpkg, LAYER, "review")  # the queue is a few of many
+        if rules.keep_rejected:
+            embed_style(gpkg, REJECTED, rejected_style())
 
 
 def _facts_of_products(out: Path) -> dict[str, dict[str, Any]]:
@@ -128,29 +146,6 @@ def _write_layers(run: RunOutput) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # GDAL works outside of Python's lock
         for done in [threads.submit(write, product) for product in run.products]:
             done.result()
-
-
-def parts(run: RunOutput) -> list[Part]:
-    """The pieces of all cells."""
-    return [Part(run.core(name).row, run.path(name, PIECES)) for name in run.cells]
-
-
-def recipe(run: RunOutput) -> Recipe:
-    """How a run makes detections of pieces.
-
-    Raises:
-        UsageError: the footprints cannot be read.
-    """
-    grid, settings, footprints = run.grid, run.settings.detections, run.settings.mosaic.footprints
-    buildings = None if footprints is None else read_shapes(footprints, grid)
-    return Recipe(
-        grid,
-        run.settings.model.classes,
-        settings.join_distance_px,
-        settings.simplify_m / float(np.sqrt(middle_pixel_m(grid).prod())),
-        Sieve.of(settings, run.names, buildings),
-        settings.keep_rejected,
-    )
 
 
 def _rasters(run: RunOutput) -> Rasters:

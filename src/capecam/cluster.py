@@ -21,7 +21,7 @@ from capecam.errors import CapecamError, DeviceError, StoppedError, UsageError, 
 from capecam.grid import Cell
 from capecam.maker import Made, Maker
 from capecam.prepare import Prepared
-from capecam.raster import gdal_settings
+from capecam.raster.gdal import gdal_settings
 from capecam.settings import Settings
 from capecam.sources import City
 from capecam.workers import Shelf

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from capecam.errors import OutputError
 from capecam.grid import Grid, Window
-from capecam.raster import write_image
+from capecam.raster.cog import write_image
 from capecam.scenes import Scene, draw_scene
 from capecam.settings import CAPE_TOWN_CLASSES
 

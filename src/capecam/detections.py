@@ -21,21 +21,17 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.evidence import Evidence
+from capecam.file_names import DETECTIONS, LAYER, PIECES, REJECTED, SUMMARY
+from capecam.files import replacing
 from capecam.grid import Grid
-from capecam.ledger import replacing
-from capecam.measuring import COLUMNS, measure, read_pieces
+from capecam.interest import read_shapes
+from capecam.measuring import COLUMNS, measure, middle_pixel_m, read_pieces
 from capecam.outlines import simplified
-from capecam.outputs import DETECTIONS, GEOPACKAGE, SUMMARY
+from capecam.outputs import RunOutput
 from capecam.settings import ClassSettings
 from capecam.sieve import REASONS, Sieve
-from capecam.styles import embed_style
-from capecam.styles.layers import detections_style, rejected_style
-from capecam.tables import GeoParquet, index_column, with_column, write_gpkg
+from capecam.tables import GeoParquet, with_column
 from capecam.vectors import Pieces, first_pixels, join
-
-LAYER = "detections"
-REJECTED = "rejected"
-"""Layer and file of what was dropped."""
 
 BATCH = 64
 """Cells that are joined at once: about a row of a city's."""
@@ -115,7 +111,7 @@ class Found:
 def write_detections(
     out: Path, parts: Iterable[Part], recipe: Recipe, evidence: Evidence | None = None
 ) -> Found:
-    """``DETECTIONS``, ``GEOPACKAGE`` and ``SUMMARY``.
+    """``DETECTIONS``, the rejected objects where they are kept, and ``SUMMARY``.
 
     Args:
         out: the folder to write to.
@@ -123,23 +119,15 @@ def write_detections(
         recipe: how pieces become objects.
         evidence: asked about each; None leaves these columns out.
     """
-    crs = pyproj.CRS.from_wkt(recipe.grid.crs)
-    names, stale = recipe.names, out / f"{REJECTED}.parquet"
+    stale = out / f"{REJECTED}.parquet"
     with ExitStack() as files:
-        parquet, gpkg, csv = (
-            files.enter_context(replacing(out / name)) for name in (DETECTIONS, GEOPACKAGE, SUMMARY)
-        )
+        parquet, csv = (files.enter_context(replacing(out / n)) for n in (DETECTIONS, SUMMARY))
         layers = {LAYER: parquet}
         if recipe.keep_rejected:
             layers[REJECTED] = files.enter_context(replacing(stale))
         tally = _write_rows(layers, parts, recipe, evidence)
-        write_gpkg(gpkg, layers, crs)
-        embed_style(gpkg, LAYER, detections_style(recipe.classes))
-        if evidence is not None:
-            index_column(gpkg, LAYER, "review")  # the queue is a few of many
-        if recipe.keep_rejected:
-            embed_style(gpkg, REJECTED, rejected_style())
-        summary = _summary(pd.read_parquet(parquet, columns=["class_id", "area_m2"]), names)
+        table = pd.read_parquet(parquet, columns=["class_id", "area_m2"])
+        summary = _summary(table, recipe.names)
         summary.to_csv(csv, index=False, lineterminator="\n")
     if not recipe.keep_rejected:
         stale.unlink(missing_ok=True)
@@ -262,4 +250,27 @@ def _summary(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
             "count": by_class["count"].to_numpy(int),
             "area_m2": by_class["sum"].to_numpy(float).round(2),
         }
+    )
+
+
+def parts(run: RunOutput) -> list[Part]:
+    """The pieces of all cells."""
+    return [Part(run.core(name).row, run.path(name, PIECES)) for name in run.cells]
+
+
+def recipe(run: RunOutput) -> Recipe:
+    """How a run makes detections of pieces.
+
+    Raises:
+        UsageError: the footprints cannot be read.
+    """
+    grid, settings, footprints = run.grid, run.settings.detections, run.settings.mosaic.footprints
+    buildings = None if footprints is None else read_shapes(footprints, grid)
+    return Recipe(
+        grid,
+        run.settings.model.classes,
+        settings.join_distance_px,
+        settings.simplify_m / float(np.sqrt(middle_pixel_m(grid).prod())),
+        Sieve.of(settings, run.names, buildings),
+        settings.keep_rejected,
     )

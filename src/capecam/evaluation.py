@@ -16,11 +16,11 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.annotations import read_objects
-from capecam.city import parts, recipe
-from capecam.detections import steps
+from capecam.detections import parts, recipe, steps
 from capecam.errors import OutputError
-from capecam.ledger import write_json
-from capecam.outputs import DETECTIONS, EVALUATION_JSON, RunOutput, product
+from capecam.file_names import DETECTIONS, EVALUATION_JSON
+from capecam.files import write_json
+from capecam.outputs import RunOutput, product
 from capecam.score import ClassScore, Rules, Score, score
 from capecam.settings import Settings
 from capecam.vectorfiles import read_polygons

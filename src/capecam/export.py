@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from capecam.detections import LAYER
 from capecam.errors import OutputError, UsageError
-from capecam.ledger import replacing
-from capecam.outputs import DETECTIONS, GEOPACKAGE, product
+from capecam.file_names import DETECTIONS, GEOPACKAGE, LAYER
+from capecam.files import replacing
+from capecam.outputs import product
 from capecam.tables import crs_of, read_rows, write_gpkg, write_layer
 
 FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg")

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capecam.errors import UsageError
-from capecam.raster import Location, VsiPath, location
 from capecam.raster.archives import list_archive
-from capecam.raster.locations import TIFFS, VRT
+from capecam.raster.locations import TIFFS, VRT, Location, VsiPath, location
 from capecam.raster.sidecars import inside
 from capecam.settings import VSI
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from capecam.columns import facts, table
 from capecam.errors import ImageError
-from capecam.raster import Remark, VsiPath, ground_m, location, read_header, remarks
-from capecam.raster.locations import TIFFS, VRT
+from capecam.raster.ground import ground_m
+from capecam.raster.headers import read_header
+from capecam.raster.locations import TIFFS, VRT, VsiPath, location
+from capecam.raster.remarks import Remark, remarks
 from capecam.settings import Settings
 
 COLUMNS = "unusual", "what a run does"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from capecam.errors import OutputError, StoppedError
+from capecam.files import facts, write_json
 from capecam.grid import Cell
 from capecam.recordcheck import Done, Failure, read_record
 
@@ -170,32 +169,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def facts(path: Path) -> dict[str, Any]:
-    """``bytes`` and ``sha256`` of a file."""
-    return {"bytes": path.stat().st_size, "sha256": digest(path)}
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Of a file, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()
-
-
-def write_json(path: Path, tree: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block succeeds."""
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    temporary.unlink(missing_ok=True)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

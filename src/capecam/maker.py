@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +14,15 @@ import torch
 from capecam.calibration import Told
 from capecam.cell import CellReport, Job, process
 from capecam.changes import Contents, Inputs, basis
+from capecam.device import pick_device
 from capecam.engine import Engine
-from capecam.errors import CapecamError, DeviceError, SettingsError, StoppedError, UsageError
+from capecam.errors import CapecamError, DeviceError, StoppedError
 from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.model import Model, check_tile, load_model
 from capecam.prepare import Prepared, prepare
 from capecam.settings import Settings
+from capecam.settings.tree import required
 from capecam.sources import City
 
 log = logging.getLogger(__name__)
@@ -159,28 +160,3 @@ def build_engine(settings: Settings, model: Model) -> Engine:
         precision="fp32" if settings.compute.precision == "auto" else settings.compute.precision,
         device=pick_device(settings.compute.device),
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first GPU, if there is one.
-
-    Raises:
-        SettingsError: it is no device, or a GPU that is not there.
-    """
-    count = torch.cuda.device_count()
-    if name == "auto":
-        return torch.device("cuda" if count else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingsError(f"device must be auto, cpu, cuda or cuda:1, got {name!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise SettingsError(f"device {name} is not there: {count} CUDA device(s) found; use cpu")
-    return device
-
-
-def required(value: Path | None, key: str, option: str) -> Path:
-    """A setting that has no default."""
-    if value is None:
-        raise UsageError(f"{key} is not set; give {option} or set it in the configuration")
-    return value

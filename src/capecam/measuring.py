@@ -13,7 +13,8 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.grid import Grid
-from capecam.raster import unit_m
+from capecam.raster.cog import LEVELS
+from capecam.raster.ground import unit_m
 from capecam.vectors import Pieces, Polygons, first_pixels
 
 Floats = NDArray[np.float64]
@@ -45,7 +46,7 @@ def measure(
         "class_id": pieces.class_id.astype(np.int32),
         "class": [names[k] for k in pieces.class_id],
         "area_m2": pixels * pixel_area_m2(grid, inside),
-        "confidence": pieces.level_sum / np.maximum(pixels, 1) / 254,
+        "confidence": pieces.level_sum / np.maximum(pixels, 1) / LEVELS,
         "lon": lon,
         "lat": lat,
         "images": [",".join(sorted(images)) for images in pieces.images],

@@ -8,23 +8,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from capecam.errors import OutputError
+from capecam.file_names import RUN_JSON
 from capecam.grid import Grid, Window
+from capecam.heat_layer import Heat
 from capecam.ledger import Ledger
-from capecam.raster import Layer, Mosaic, VrtTile
+from capecam.raster.mosaic import Mosaic
+from capecam.raster.vrt import Layer, VrtTile
 from capecam.recordcheck import Run, read_record
 from capecam.recorded import imagery_of, settings_of
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
-from capecam.witness import Heat
-
-RUN_JSON = "run.json"
-
-DETECTIONS, GEOPACKAGE = "detections.parquet", "detections.gpkg"
-"""All objects of the city."""
-
-SUMMARY = "summary.csv"
-
-EVALUATION_JSON = "evaluation.json"
-"""Of ``capecam evaluate``."""
 
 
 def read_run(out: Path) -> dict[str, Any] | None:

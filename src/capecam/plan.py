@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from capecam.calibration import Calibration, read_calibration
 from capecam.changes import NEW, Contents, Inputs, Verdict, by_cause, judge
+from capecam.columns import table
 from capecam.grid import Cell
 from capecam.ledger import Ledger
 from capecam.outputs import read_run
@@ -15,7 +16,7 @@ from capecam.recorded import known_scale
 from capecam.run import anchor, share
 from capecam.settings import PIXEL_METHODS, Settings
 from capecam.sources import City, city_of, find_cells
-from capecam.unusual import Kind, kinds_table, unusable, unusual
+from capecam.unusual import Kind, unusable, unusual
 from capecam.weights import checkpoint_sha256
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
@@ -184,3 +185,14 @@ def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
         Cost(name, BYTES_PER_PX[kind] * n / 1e9, n / 1e6 / WRITE_MPX_S[kind])
         for name, (kind, n) in amounts.items()
     )
+
+
+def kinds_table(kinds: Sequence[Kind]) -> str:
+    """For people."""
+    rows = list(_rows(kinds))
+    return table(("unusual", "images", "what the run does"), rows) if rows else "nothing unusual"
+
+
+def _rows(kinds: Sequence[Kind]) -> Iterator[tuple[str, str, str]]:
+    for kind in kinds:
+        yield kind.what, kind.named, kind.does

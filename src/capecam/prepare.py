@@ -21,7 +21,7 @@ from capecam.changes import Inputs
 from capecam.engine import Engine
 from capecam.errors import UsageError
 from capecam.fit import fitting_batch, fitting_precision
-from capecam.raster import find_scale
+from capecam.raster.percentiles import find_scale
 from capecam.recorded import known_scale
 from capecam.settings import Scale, Settings
 from capecam.sources import City

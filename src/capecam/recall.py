@@ -16,8 +16,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from capecam.ledger import replacing
-from capecam.raster import VrtTile
+from capecam.files import replacing
+from capecam.raster.vrt import VrtTile
 from capecam.vectors import Pieces
 
 KEY_BYTES = 16

@@ -18,7 +18,7 @@ from capecam.city import Totals
 from capecam.grid import Cell
 from capecam.outputs import grid_to_json
 from capecam.prepare import Prepared
-from capecam.raster import Source
+from capecam.raster.mosaic import Source
 from capecam.settings import Settings
 from capecam.sources import City
 

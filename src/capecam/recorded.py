@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from capecam.configfile import place_paths, validated
-from capecam.raster import Mosaic
+from capecam.raster.mosaic import Mosaic
 from capecam.settings import VSI, ImagerySettings, MosaicSettings, Scale, Settings
 from capecam.sources import city_of
 

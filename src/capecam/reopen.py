@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from capecam.changes import Contents
+from capecam.device import pick_device
 from capecam.engine import Engine
 from capecam.errors import CheckpointError, UsageError
+from capecam.file_names import DETECTIONS
 from capecam.interest import Interest, read_interest
 from capecam.ledger import Ledger
-from capecam.maker import pick_device, required
 from capecam.model import Model, load_model
-from capecam.outputs import DETECTIONS, known_run, product
-from capecam.raster import Mosaic, Source
+from capecam.outputs import known_run, product
+from capecam.raster.mosaic import Mosaic, Source
 from capecam.recorded import imagery_of, settings_of
 from capecam.settings import Settings
+from capecam.settings.tree import required
 
 
 @dataclass(frozen=True, slots=True)

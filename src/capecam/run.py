@@ -11,17 +11,20 @@ from capecam.board import show_all, state_of
 from capecam.changes import Contents, basis, first_words, judge
 from capecam.city import assemble
 from capecam.cluster import RayActors
+from capecam.file_names import DETECTIONS, RUN_JSON
+from capecam.files import write_json
 from capecam.grid import Cell
-from capecam.ledger import Ledger, write_json
+from capecam.ledger import Ledger
 from capecam.lock import hold
-from capecam.maker import Made, required
+from capecam.maker import Made
 from capecam.model import Model
-from capecam.outputs import DETECTIONS, RUN_JSON, read_run
+from capecam.outputs import read_run
 from capecam.qgis import lay_out_imagery
-from capecam.raster import gdal_settings
+from capecam.raster.gdal import gdal_settings
 from capecam.record import Outcome, Record
 from capecam.report import write_report
 from capecam.settings import Settings
+from capecam.settings.tree import required
 from capecam.sources import City, city_of, find_cells
 from capecam.unusual import unusual
 from capecam.workers import InProcess, Processes, Workshop, devices

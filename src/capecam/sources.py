@@ -11,16 +11,11 @@ from capecam.errors import ImageError, UsageError
 from capecam.finding import Found, find_images, name_images
 from capecam.grid import Cell
 from capecam.interest import Interest, read_interest
-from capecam.raster import (
-    Collars,
-    GridRules,
-    Header,
-    HeaderRules,
-    Location,
-    Mosaic,
-    build_mosaic,
-    read_headers,
-)
+from capecam.raster.collars import Collars
+from capecam.raster.header import Header
+from capecam.raster.headers import HeaderRules, read_headers
+from capecam.raster.locations import Location
+from capecam.raster.mosaic import GridRules, Mosaic, build_mosaic
 from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings, TilingSettings
 
 

@@ -21,11 +21,8 @@ from capecam.attribution import decide, resample
 from capecam.batch import Batch
 from capecam.grid import Cell, Tiling, Window
 from capecam.maps import Maps
+from capecam.raster.cog import LEVELS, NODATA
 from capecam.settings import PIXEL_METHODS
-
-NODATA = 255
-"""Of all uint8 products; 0..254 are values, so that 254 steps make the scale 1/254."""
-LEVELS = 254
 
 
 @dataclass(frozen=True, slots=True)

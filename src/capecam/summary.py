@@ -18,9 +18,9 @@ import pyproj
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
-from capecam.ledger import replacing
+from capecam.files import replacing
 from capecam.measuring import inside_points
-from capecam.raster import gdal_settings
+from capecam.raster.gdal import gdal_settings
 from capecam.settings import ClassSettings
 from capecam.styles import Style, embed_style
 from capecam.styles.layers import changes_style, zones_style

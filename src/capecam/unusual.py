@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from capecam.columns import table
-from capecam.raster import Remark, remarks, remarks_on_place
+from capecam.raster.remarks import Remark, remarks, remarks_on_place
 from capecam.settings import Settings
 from capecam.sources import City
 
@@ -68,14 +67,3 @@ def _split(reason: str) -> tuple[str, str]:
     """What was found; what to do."""
     what, _, cure = reason.partition("; ")
     return what, f"leaves it out; {cure}" if cure else "leaves it out"
-
-
-def kinds_table(kinds: Sequence[Kind]) -> str:
-    """For people."""
-    rows = list(_rows(kinds))
-    return table(("unusual", "images", "what the run does"), rows) if rows else "nothing unusual"
-
-
-def _rows(kinds: Sequence[Kind]) -> Iterator[tuple[str, str, str]]:
-    for kind in kinds:
-        yield kind.what, kind.named, kind.does

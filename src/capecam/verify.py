@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from capecam.errors import OutputError
-from capecam.ledger import Ledger, digest
+from capecam.files import digest
+from capecam.ledger import Ledger
 from capecam.outputs import read_run
-from capecam.raster import why_not_cog
+from capecam.raster.cog import why_not_cog
 
 UNFINISHED = (
     "; the city's layers were not compared, since the last run has not made them: the same run "

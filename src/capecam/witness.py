@@ -11,7 +11,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from capecam.raster import Layer, LayerReader, gdal_settings
+from capecam.heat_layer import Heat
+from capecam.raster.cog import LEVELS
+from capecam.raster.gdal import gdal_settings
+from capecam.raster.places import LayerReader
+from capecam.raster.vrt import Layer
 from capecam.surroundings import Blocks, Nearest, Sight, sights
 
 VERSION = 1
@@ -20,38 +24,12 @@ VERSION = 1
 MEASURES = ("in", "ring", "share", "peak", "peak_m")
 """Columns of a method: ``gradcam_in`` ..."""
 
-LEVELS = 254
-"""The top of rasters in bytes; 255 is nodata."""
-
-SCALE: NDArray[np.float64] = np.append(np.arange(LEVELS + 1) / LEVELS, np.nan)
-"""What a stored byte means."""
 
 NOTHING = -1.0
 """Below every value of a heatmap."""
 
 Task = tuple[NDArray[np.object_], list[int], NDArray[np.float64]]
 """Objects: (N,) shapes in lattice pixels, class ids, and (N, 2) the size of a pixel in metres."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heat:
-    """The rasters of one method, and how their values are read."""
-
-    method: str
-    layer: Layer | None
-    """None where images of a few pixels have missed every block."""
-    stride: int
-    """Pixels along the edge of a block; 1 for a method at full resolution."""
-    tops: tuple[float | None, ...] | None
-    """For raw values, the top of the scale by foreground class; None for stored levels."""
-
-    def scaled(self, values: NDArray[Any], class_id: int) -> NDArray[np.float64]:
-        """Stored values as 0..1 of the city's scale, NaN where there is nothing."""
-        if self.tops is None:
-            return np.asarray(SCALE[values], np.float64)
-        top = self.tops[class_id - 1]
-        levels = np.zeros(values.shape) if top is None else np.minimum(values / top, 1)
-        return np.asarray(np.where(np.isnan(values), np.nan, levels), np.float64)
 
 
 @dataclass(slots=True)

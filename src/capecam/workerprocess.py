@@ -22,7 +22,7 @@ from capecam.errors import CapecamError, DeviceError, WorkerError
 from capecam.grid import Cell
 from capecam.maker import Made, Maker
 from capecam.prepare import Prepared
-from capecam.raster import gdal_settings
+from capecam.raster.gdal import gdal_settings
 from capecam.settings import Settings
 from capecam.sources import City
 

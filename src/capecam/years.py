@@ -14,11 +14,12 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
+from capecam.file_names import DETECTIONS
 from capecam.grid import Grid
 from capecam.matching import match
 from capecam.measuring import inside_points
-from capecam.outputs import DETECTIONS, RunOutput, product
-from capecam.raster import Coverage
+from capecam.outputs import RunOutput, product
+from capecam.raster.coverage import Coverage
 from capecam.settings import ClassSettings
 
 Integers = NDArray[np.int64]

@@ -21,11 +21,14 @@ from capecam.audit.report import Audit, details, summarise
 from capecam.audit.sample import Specimen, choose, show
 from capecam.audit.stability import shift_px
 from capecam.errors import ImageError, UsageError
-from capecam.ledger import replacing, write_json
+from capecam.file_names import RUN_JSON
+from capecam.files import replacing, write_json
 from capecam.lock import hold
 from capecam.model import Model
-from capecam.outputs import RUN_JSON, known_run
-from capecam.raster import Mosaic, Reader, gdal_settings
+from capecam.outputs import known_run
+from capecam.raster.gdal import gdal_settings
+from capecam.raster.mosaic import Mosaic
+from capecam.raster.reader import Reader
 from capecam.reopen import Reopened
 from capecam.settings import AuditSettings
 

@@ -20,7 +20,7 @@ from capecam.audit.stability import shift_px
 from capecam.batch import Tile
 from capecam.errors import UsageError
 from capecam.grid import Grid, Tiling, Window
-from capecam.raster import Reader
+from capecam.raster.reader import Reader
 from capecam.vectors import mask
 
 

@@ -17,9 +17,9 @@ from capecam.benchmarks.peers import peers
 from capecam.benchmarks.subject import sample_tiles, untrained_model
 from capecam.benchmarks.table import Machine, Row, machine_of
 from capecam.benchmarks.ways import DECISION, Capecam, Heat, Way
+from capecam.device import pick_device
 from capecam.engine import Engine
 from capecam.fit import fitting_batch
-from capecam.maker import pick_device
 from capecam.model import Model, load_model
 from capecam.precision import repeatable
 from capecam.settings import PRECISIONS, Settings

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from capecam.benchmarks import measure
-from capecam.ledger import replacing
+from capecam.files import replacing
 from capecam.model import Model
 
 PACKAGES = ("torch", "numpy", "segmentation-models-pytorch", "grad-cam", "captum", "torchcam")

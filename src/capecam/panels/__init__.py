@@ -31,7 +31,9 @@ from capecam.panels.detections import Detection, find, queue
 from capecam.panels.panel import Panel
 from capecam.panels.places import tile_of
 from capecam.panels.view import Footing, Style
-from capecam.raster import Mosaic, Reader, gdal_settings
+from capecam.raster.gdal import gdal_settings
+from capecam.raster.mosaic import Mosaic
+from capecam.raster.reader import Reader
 from capecam.reopen import Reopened
 
 __all__ = ["Panel", "Panels", "Style"]

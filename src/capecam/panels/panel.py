@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capecam.errors import OutputError
-from capecam.ledger import replacing
+from capecam.files import replacing
 from capecam.panels.view import Style, View
 
 if TYPE_CHECKING:

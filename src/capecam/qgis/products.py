@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from capecam.ledger import replacing
+from capecam.files import replacing
 from capecam.outputs import RunOutput
-from capecam.raster import Mosaic, write_imagery
+from capecam.raster.imagery import write_imagery
+from capecam.raster.mosaic import Mosaic
 from capecam.styles.layers import (
     classes_style,
     heat_style,

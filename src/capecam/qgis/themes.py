@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from capecam.detections import LAYER, REJECTED
-from capecam.outputs import GEOPACKAGE, RunOutput
+from capecam.file_names import GEOPACKAGE, LAYER, REJECTED
+from capecam.outputs import RunOutput
 from capecam.qgis import abstracts
 from capecam.qgis.products import CLASSES, IMAGERY, PROBABILITY, heat_styles
 from capecam.qgis.project import Bounds, Group, MapLayer, Project

@@ -22,6 +22,12 @@ BLOCK = 512
 """Edge of a block. Whole blocks are written once; windows of 320 written straight to a compressed
 file bloat it by 39 % (DESIGN section 8)."""
 
+NODATA = 255
+"""Nodata value of all uint8 products; 0..254 are values, so that the scale is 1/254."""
+
+LEVELS = 254
+"""Highest value of a uint8 product."""
+
 RAW = {
     "driver": "GTiff", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "ZSTD",
     "zstd_level": 1, "sparse_ok": True, "bigtiff": "IF_SAFER", "photometric": "MINISBLACK",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from capecam.grid import Window
-from capecam.raster.opening import open_readonly
+from capecam.raster.gdal import open_readonly
 from capecam.raster.overview import FACTOR
 from capecam.raster.places import LayerReader
 from capecam.raster.vrt import Layer, is_valid

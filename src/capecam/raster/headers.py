@@ -24,9 +24,10 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from capecam import logs
 from capecam.errors import ImageError
 from capecam.raster.crs import crs_of_setting
+from capecam.raster.gdal import gdal_settings
 from capecam.raster.header import Header, header_of
 from capecam.raster.locations import Location
-from capecam.raster.opening import Trust, check_image, gdal_settings, open_image
+from capecam.raster.opening import Trust, check_image, open_image
 from capecam.raster.sniffing import damage
 from capecam.settings import ImagerySettings
 

@@ -19,7 +19,7 @@ from rasterio.windows import Window as RasterWindow
 
 from capecam.grid import Grid, Window
 from capecam.raster.cog import BLOCK, RAW, to_cog
-from capecam.raster.opening import open_readonly
+from capecam.raster.gdal import open_readonly
 from capecam.raster.vrt import Layer, VrtTile, is_valid
 
 FACTOR = 16

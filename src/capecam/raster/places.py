@@ -10,7 +10,7 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.grid import Window
-from capecam.raster.opening import open_readonly
+from capecam.raster.gdal import open_readonly
 from capecam.raster.vrt import Layer, VrtTile, is_valid
 
 OPEN = 8

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from capecam.grid import Grid, Window
 from capecam.raster.cog import BLOCK
-from capecam.raster.opening import open_readonly
+from capecam.raster.gdal import open_readonly
 
 
 @dataclass(frozen=True, slots=True)

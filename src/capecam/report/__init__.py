@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from capecam.errors import CapecamError
-from capecam.ledger import replacing
-from capecam.raster import Mosaic
+from capecam.files import replacing
+from capecam.raster.mosaic import Mosaic
 from capecam.report.facts import Facts
 from capecam.report.page import Entry, data_url, render
 from capecam.report.pictures import album

@@ -16,10 +16,11 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import OutputError
+from capecam.file_names import DETECTIONS, EVALUATION_JSON
 from capecam.grid import Window
 from capecam.ledger import Ledger
 from capecam.measuring import inside_points, middle_pixel_m
-from capecam.outputs import DETECTIONS, EVALUATION_JSON, RunOutput
+from capecam.outputs import RunOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from markupsafe import Markup
 
 from capecam import __version__
 from capecam.evidence import WORDS
-from capecam.outputs import DETECTIONS, stage_seconds
+from capecam.file_names import DETECTIONS
+from capecam.outputs import stage_seconds
 from capecam.report import words
 from capecam.report.density import levels
 from capecam.report.facts import Facts

@@ -17,7 +17,10 @@ from PIL import Image, ImageDraw
 
 from capecam.errors import CapecamError, ImageError
 from capecam.grid import Window
-from capecam.raster import LayerReader, Mosaic, Reader, gdal_settings
+from capecam.raster.gdal import gdal_settings
+from capecam.raster.mosaic import Mosaic
+from capecam.raster.places import LayerReader
+from capecam.raster.reader import Reader
 from capecam.report.facts import Facts
 from capecam.surroundings import REACH_M
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, Field, model_validator
 
-from capecam.errors import SettingsError
+from capecam.errors import SettingsError, UsageError
 from capecam.settings.explain import ExplainSettings
 from capecam.settings.imagery import ImagerySettings
 from capecam.settings.model import ModelSettings
@@ -114,3 +114,10 @@ def leaves(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Se
             option = next((m for m in field.metadata if isinstance(m, Option)), None)
             default = field.get_default(call_default_factory=True)
             yield Setting(f"{prefix}{name}", kind, default, field.description or "", option)
+
+
+def required(value: Path | None, key: str, option: str) -> Path:
+    """A setting that has no default."""
+    if value is None:
+        raise UsageError(f"{key} is not set; give {option} or set it in the configuration")
+    return value
