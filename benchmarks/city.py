@@ -23,10 +23,10 @@ from memory import append, facts
 from rasterio.transform import from_origin
 from specks import bright
 
+from capecam.analysis.benchmark.measure import peak_resident_mb
 from capecam.api import load_settings, run
-from capecam.benchmarks.measure import peak_resident_mb
-from capecam.city import Totals, finish
-from capecam.plan import make_plan
+from capecam.run.city_products import Totals, finish
+from capecam.run.plan import make_plan
 
 GSD = 0.08
 LINE = re.compile(r"(\S+): left=(\S+), bottom=(\S+), right=(\S+), top=(\S+)")

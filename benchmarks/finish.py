@@ -26,16 +26,16 @@ from city import GSD, LINE
 from memory import append, facts
 from rasterio.transform import from_origin
 
-from capecam.file_names import PIECES, RUN_JSON
-from capecam.files import facts as file_facts
-from capecam.files import write_json
+from capecam.detections.measurement import write_pieces
+from capecam.detections.regions import Pieces
 from capecam.grid import Cell, Grid, Tiling
-from capecam.ledger import CELL_JSON, Ledger
-from capecam.measuring import write_pieces
-from capecam.outputs import grid_to_json, read_run
-from capecam.raster.cog import CogSet, Product
-from capecam.sources import open_city
-from capecam.vectors import Pieces
+from capecam.io.cog import CogSet, Product
+from capecam.mosaic.city import open_city
+from capecam.runtime.files import facts as file_facts
+from capecam.runtime.files import write_json
+from capecam.store.file_names import PIECES, RUN_JSON
+from capecam.store.ledger import CELL_JSON, Ledger
+from capecam.store.run_folder import grid_to_json, read_run
 
 TILING = Tiling()
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from memory import append, draw, facts
 
+from capecam.analysis.benchmark.measure import seconds
+from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
 from capecam.api import Engine, load_settings, run
-from capecam.batch import batches, read_tiles
-from capecam.benchmarks.measure import seconds
-from capecam.benchmarks.subject import sample_tiles, untrained_model
-from capecam.device import pick_device
-from capecam.fit import fitting_batch
-from capecam.raster.reader import Reader
-from capecam.sources import find_cells, open_city
+from capecam.attribution.autotune import fitting_batch
+from capecam.attribution.device import pick_device
+from capecam.mosaic.city import find_cells, open_city
+from capecam.mosaic.reader import Reader
+from capecam.pipeline.tiles import batches, read_tiles
 
 
 def main() -> None:

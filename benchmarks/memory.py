@@ -24,12 +24,12 @@ import torch
 from rasterio.transform import from_origin
 from torch import nn
 
+from capecam.analysis.benchmark.measure import machine, peak_resident_mb
+from capecam.analysis.benchmark.table import commit
 from capecam.api import Model, load_model, load_settings, run
-from capecam.benchmarks.measure import machine, peak_resident_mb
-from capecam.benchmarks.table import commit
-from capecam.device import pick_device
-from capecam.model import Normalisation
-from capecam.scenes import draw_scene
+from capecam.attribution.device import pick_device
+from capecam.demo.scene import draw_scene
+from capecam.model.model import Normalisation
 from capecam.settings import CAPE_TOWN_CLASSES
 
 SIZES = ("12500x12500", "12500x25000")

@@ -24,9 +24,9 @@ from memory import append, facts
 from rasterio.transform import from_origin
 from torch import nn
 
+from capecam.analysis.benchmark.measure import peak_resident_mb
 from capecam.api import Model, load_settings, run
-from capecam.benchmarks.measure import peak_resident_mb
-from capecam.model import Normalisation
+from capecam.model.model import Normalisation
 from capecam.settings import CAPE_TOWN_CLASSES
 
 SIZE = 12_500

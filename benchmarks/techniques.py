@@ -24,14 +24,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from capecam.accuracy import compare, pearson
+from capecam.analysis.benchmark.measure import machine, seconds, synchronize
+from capecam.analysis.benchmark.notebook import Notebook
+from capecam.analysis.benchmark.table import commit
+from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
 from capecam.api import Engine, Model, load_model, load_settings
-from capecam.attribution import GUIDED, SHARED, ReluSwitch, SwitchedReLU
-from capecam.backward import make_lean
-from capecam.benchmarks.measure import machine, seconds, synchronize
-from capecam.benchmarks.notebook import Notebook
-from capecam.benchmarks.subject import sample_tiles, untrained_model
-from capecam.benchmarks.table import commit
+from capecam.attribution.backward import make_lean
+from capecam.attribution.comparison import compare, pearson
+from capecam.attribution.methods import GUIDED, SHARED, ReluSwitch, SwitchedReLU
 
 METHODS = ("gradcam", "gradcampp", GUIDED)
 METHODS_SHARED = ("gradcam", "gradcampp", SHARED)
@@ -80,7 +80,7 @@ def engine(
     """Builds an engine, maybe with something in the place of ``make_lean``."""
 
     def build(model: Model) -> Explain:
-        with patch("capecam.engine.make_lean", prepare) if prepare else nullcontext():
+        with patch("capecam.attribution.engine.make_lean", prepare) if prepare else nullcontext():
             made = Engine(model, methods, device=device, precision=precision)
         made.most = most or made.most
         return lambda pixels, valid: made(pixels, valid).heat

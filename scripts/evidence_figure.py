@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rasterio.windows import from_bounds
 
-from capecam.evidence import WORDS
-from capecam.surroundings import REACH_M, RING_M
+from capecam.detections.evidence import WORDS
+from capecam.detections.neighbourhood import REACH_M, RING_M
 
 METHOD = "gradcam"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from fuzzing import KINDS, Verdict, judge, make_case, warm_up
+from support.fuzzing import KINDS, Verdict, judge, make_case, warm_up
 
 
 def share(task: tuple[str, range, Path, Path, float]) -> list[tuple[int, Verdict]]:

@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from capecam.configfile import load
 from capecam.errors import CapecamError, UsageError
+from capecam.settings.loading import load
 
 KEPT_LOGS = 30
 OUTCOMES = {

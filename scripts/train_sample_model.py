@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capecam.scenes import draw_scene
+from capecam.demo.scene import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "src/capecam/data/sample_model.safetensors"

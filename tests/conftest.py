@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cities import blobs, write_tif
-from commands import capecam
-from networks import smp_network
+from support.cities import blobs, write_tif
+from support.commands import capecam
+from support.networks import smp_network
 
 # The networks of most tests are so small that a second thread costs more than it brings, and many
 # times more on a machine that is busy otherwise; the same holds for processes that tests start.

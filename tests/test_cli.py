@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cities import blobs, write_tif
-from commands import capecam, typed
-from networks import smp_network
+from support.cities import blobs, write_tif
+from support.commands import capecam, typed
+from support.networks import smp_network
 
 from capecam import cli
 

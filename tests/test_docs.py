@@ -14,13 +14,15 @@ import pytest
 import typer
 import yaml
 
-from capecam import attribution, cli, export
-from capecam.configfile import load
-from capecam.demo import write_demo
+from capecam import cli
+from capecam.attribution import methods
+from capecam.demo.writing import write_demo
+from capecam.detections import export
 from capecam.errors import CapecamError
-from capecam.panels import Style
-from capecam.panels.order import Wanted
 from capecam.settings import METHODS, leaves
+from capecam.settings.loading import load
+from capecam.views.panels.delivery import Wanted
+from capecam.views.panels.tile_view import Style
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +63,7 @@ def test_a_message_and_its_cure_are_told_apart() -> None:
 
 
 def test_method_names_are_the_formulas() -> None:
-    assert (*attribution.CAMS, attribution.GUIDED, attribution.SHARED) == METHODS
+    assert (*methods.CAMS, methods.GUIDED, methods.SHARED) == METHODS
 
 
 @pytest.mark.parametrize("name", ["capetown", "demo"])

@@ -13,16 +13,18 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
-from capecam.configfile import load as load_settings
-from capecam.engine import Engine
-from capecam.file_names import DETECTIONS
-from capecam.maps import Maps
-from capecam.model import Model, load_model
-from capecam.panels import Panel, Panels, Style
-from capecam.raster.gdal import open_readonly
-from capecam.record import Outcome
-from capecam.run import run
+from capecam.attribution.engine import Engine
+from capecam.attribution.maps import Maps
+from capecam.io.gdal import open_readonly
+from capecam.model.model import Model, load_model
+from capecam.run.run_record import Outcome
+from capecam.run.supervisor import run
 from capecam.settings import ModelSettings, Settings
+from capecam.settings.loading import load as load_settings
+from capecam.store.file_names import DETECTIONS
+from capecam.views.panels.panel import Panel
+from capecam.views.panels.panels import Panels
+from capecam.views.panels.tile_view import Style
 
 __all__ = [
     "Engine",

@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from capecam import logs
-from capecam.configfile import load
+from capecam.cli_options import AsJson, Config, everywhere, quiet, with_settings
 from capecam.errors import CapecamError, UsageError
-from capecam.options import AsJson, Config, everywhere, quiet, with_settings
+from capecam.runtime import logs
 from capecam.settings import Settings
+from capecam.settings.loading import load
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,9 +79,9 @@ def run_command(
     settings: Settings,
 ) -> None:
     """Explain images: rasters, heatmaps and polygons of everything in SOURCES."""
-    from capecam.plan import make_plan
-    from capecam.progress import Bar, summary
-    from capecam.run import Silent, run
+    from capecam.run.plan import make_plan
+    from capecam.run.progress import Bar, summary
+    from capecam.run.supervisor import Silent, run
 
     if settings.run.dry_run:
         print(make_plan(settings).to_text())
@@ -92,8 +92,8 @@ def run_command(
     for name, reason in outcome.failures.items():
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)
     if settings.audit.sample and outcome.found:
-        from capecam.audit import audit
-        from capecam.report import write_report
+        from capecam.analysis.audit.audit import audit
+        from capecam.views.report.report import write_report
 
         print(audit(outcome.out, settings.audit).to_text())
         write_report(outcome.out)  # now with the audit
@@ -105,7 +105,7 @@ def run_command(
 @with_settings
 def plan_command(settings: Settings, as_json: AsJson = False) -> None:
     """Say what run would do: cells, tiles, memory, disk and time. Touches no GPU."""
-    from capecam.plan import make_plan
+    from capecam.run.plan import make_plan
 
     plan = make_plan(settings)
     print(json.dumps(plan.to_json(), indent=1) if as_json else plan.to_text())
@@ -119,7 +119,7 @@ def inspect_command(
     as_json: AsJson = False,
 ) -> None:
     """Show what a checkpoint or an image is, and whether it can be used."""
-    from capecam.inspection import inspect_path
+    from capecam.run.inspection import inspect_path
 
     found = inspect_path(path, load(config))
     print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
@@ -134,8 +134,8 @@ def finish_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
 ) -> None:
     """Make the city's layers and tables from the cells that are done (run does it by itself)."""
-    from capecam.city import finish
-    from capecam.progress import totals_table
+    from capecam.run.city_products import finish
+    from capecam.run.progress import totals_table
 
     table = totals_table(finish(out))
     if not quiet():
@@ -149,7 +149,7 @@ def verify_command(
     as_json: AsJson = False,
 ) -> None:
     """Compare every product with its recorded checksum, and rasters with the rules of COGs."""
-    from capecam.verify import verify
+    from capecam.store.verify import verify
 
     found = verify(out)
     print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
@@ -175,8 +175,8 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Score detections against annotations: precision, recall and F1 by class, object by object."""
-    from capecam.evaluation import Question, evaluate
-    from capecam.score import Rules
+    from capecam.analysis.evaluation import Question, evaluate
+    from capecam.analysis.scoring import Rules
 
     answer = evaluate(Question(found, truth, area, steps, Rules(iou), load(config)))
     print(json.dumps(answer.to_json(), indent=1) if as_json else answer.to_text())
@@ -205,8 +205,8 @@ def summarize_command(
     as_json: AsJson = False,
 ) -> None:
     """Count detections and m² per zone and class; with two runs, also what has changed."""
-    from capecam.summary import summarize
-    from capecam.zones import ZoneRules
+    from capecam.analysis.zonal_summary import summarize
+    from capecam.analysis.zones import ZoneRules
 
     found = summarize(out, later, ZoneRules(zones, name, footprints))
     print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
@@ -226,8 +226,8 @@ def audit_command(
     as_json: AsJson = False,
 ) -> None:
     """Test whether the explanations of a run are faithful: deletion, randomisation, shifts."""
-    from capecam.audit import audit
-    from capecam.progress import Counter
+    from capecam.analysis.audit.audit import audit
+    from capecam.run.progress import Counter
     from capecam.settings import AuditSettings
 
     counter = (lambda _done, _of: None) if quiet() else Counter("detection")
@@ -259,8 +259,8 @@ def report_command(
 
     Panels are computed anew with the run's own network; --panels 0 leaves them out.
     """
-    from capecam.illustrate import illustrate
-    from capecam.progress import Counter
+    from capecam.run.progress import Counter
+    from capecam.views.report.with_panels import illustrate
 
     counter = (lambda _done, _of: None) if quiet() else Counter("panel")
     path = illustrate(out, queue=queue, panels=panels, device=device, progress=counter)
@@ -313,8 +313,8 @@ def panel_command(
     Give one of --detection, --at and --top. Maps are computed anew from the imagery with the run's
     own network and settings, so both have to be where the run found them.
     """
-    from capecam.panels import Style
-    from capecam.panels.order import Delivery, Wanted, deliver
+    from capecam.views.panels.delivery import Delivery, Wanted, deliver
+    from capecam.views.panels.tile_view import Style
 
     wanted = Wanted.parse(detection or [], at or [], top)
     delivery, style = Delivery.parse(out, to, kind), Style(ramp, all_classes)
@@ -335,7 +335,7 @@ def export_command(
     ] = None,
 ) -> None:
     """Write the detections in another format; GeoJSON is in longitude and latitude."""
-    from capecam.export import export
+    from capecam.detections.export import export
 
     path = export(out, kind, to)
     if not quiet():
@@ -350,7 +350,7 @@ def demo_command(
     size: Annotated[int, typer.Option("--size", metavar="PX", help="of each image, about")] = 2500,
 ) -> None:
     """Draw a sample city: four images, the truth, a trained network and its settings."""
-    from capecam.demo import write_demo
+    from capecam.demo.writing import write_demo
 
     write_demo(folder, seed, size)
     if not quiet():
@@ -380,8 +380,8 @@ def bench_command(
     ] = None,
 ) -> None:
     """Measure the engine here, beside the notebook's way and the peer libraries."""
-    from capecam.benchmarks.bench import Extent, bench_settings
-    from capecam.benchmarks.table import table, write_csv
+    from capecam.analysis.benchmark.run import Extent, bench_settings
+    from capecam.analysis.benchmark.table import table, write_csv
 
     settings = load(config, {"checkpoint": checkpoint, "compute.device": device})
     say = (lambda _: None) if quiet() else (lambda line: print(line, file=sys.stderr, flush=True))

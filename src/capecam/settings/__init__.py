@@ -4,18 +4,9 @@ The command line's options are made from this tree (``Option`` marks the fields 
 so is docs/configuration.md; nothing about a setting is written down twice.
 """
 
-from capecam.settings.explain import ExplainSettings
-from capecam.settings.imagery import ImagerySettings, Scale
-from capecam.settings.model import (
-    CAPE_TOWN_CLASSES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ClassSettings,
-    ModelSettings,
-    Triple,
-)
-from capecam.settings.mosaic import MosaicSettings, TilingSettings
-from capecam.settings.names import (
+from capecam.settings.attribution import ExplainSettings
+from capecam.settings.base import Option
+from capecam.settings.choices import (
     DEFAULT_METHODS,
     METHODS,
     PIXEL_METHODS,
@@ -26,7 +17,8 @@ from capecam.settings.names import (
     VSI,
     WHERE,
 )
-from capecam.settings.results import (
+from capecam.settings.compute import ComputeSettings, RunSettings
+from capecam.settings.detections import (
     AuditSettings,
     ByClass,
     DetectionSettings,
@@ -34,9 +26,17 @@ from capecam.settings.results import (
     QgisSettings,
     TruthSettings,
 )
-from capecam.settings.section import Option
+from capecam.settings.imagery import ImagerySettings, Scale
+from capecam.settings.model import (
+    CAPE_TOWN_CLASSES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ClassSettings,
+    ModelSettings,
+    Triple,
+)
+from capecam.settings.mosaic import MosaicSettings, TilingSettings
 from capecam.settings.tree import Setting, Settings, leaves
-from capecam.settings.work import ComputeSettings, RunSettings
 
 __all__ = [
     "CAPE_TOWN_CLASSES",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from capecam.settings.section import Option, Section
+from capecam.settings.base import Option, Section
 
 
 def _bands(value: object) -> object:

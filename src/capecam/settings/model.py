@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from capecam.settings.section import Section
+from capecam.settings.base import Section
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from capecam.errors import SettingsError
 from capecam.grid import Tiling
-from capecam.settings.section import Option, Section
+from capecam.settings.base import Option, Section
 
 
 class TilingSettings(Section):

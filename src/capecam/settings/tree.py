@@ -10,19 +10,19 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import BaseModel, Field, model_validator
 
 from capecam.errors import SettingsError, UsageError
-from capecam.settings.explain import ExplainSettings
-from capecam.settings.imagery import ImagerySettings
-from capecam.settings.model import ModelSettings
-from capecam.settings.mosaic import MosaicSettings, TilingSettings
-from capecam.settings.results import (
+from capecam.settings.attribution import ExplainSettings
+from capecam.settings.base import Option, Section, among
+from capecam.settings.compute import ComputeSettings, RunSettings
+from capecam.settings.detections import (
     AuditSettings,
     DetectionSettings,
     EvidenceSettings,
     QgisSettings,
     TruthSettings,
 )
-from capecam.settings.section import Option, Section, among
-from capecam.settings.work import ComputeSettings, RunSettings
+from capecam.settings.imagery import ImagerySettings
+from capecam.settings.model import ModelSettings
+from capecam.settings.mosaic import MosaicSettings, TilingSettings
 
 
 class Settings(Section):

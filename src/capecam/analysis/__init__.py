@@ -1,0 +1,1 @@
+"""Judging results: evaluation, zones and change, faithfulness audit, speed benchmark."""

@@ -1,0 +1,1 @@
+"""``capecam audit``: tests of whether the explanations of a run are faithful."""

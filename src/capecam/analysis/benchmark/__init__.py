@@ -1,0 +1,1 @@
+"""``capecam bench``: the engine beside the notebook and the peer libraries."""

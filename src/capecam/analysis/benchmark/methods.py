@@ -1,0 +1,75 @@
+"""What is compared: each way of explaining maps a batch of tiles to heatmaps."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from capecam.attribution.engine import Engine
+from capecam.model.model import Model
+from capecam.settings import METHODS
+
+Heat = dict[str, Tensor]
+"""By method (B, C, h, w), C foreground classes, at any resolution and scale; and under ``DECISION``
+what the network decides by, if the way tells it."""
+
+DECISION = "decision"
+"""(B, 1 + C, S, S), logits or probabilities."""
+
+
+class Way(Protocol):
+    """One way of explaining a batch."""
+
+    name: str
+    methods: tuple[str, ...]
+    """Heatmaps that it can make."""
+    forwards: bool
+    """It can also do the forward alone."""
+
+    def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
+        """(B, 3, S, S) uint8 on the device to the maps of ``methods``."""
+
+
+class Capecam:
+    """This engine: one for each list of methods, as a run has it."""
+
+    methods: tuple[str, ...] = METHODS
+    forwards = True
+
+    def __init__(self, model: Model, device: torch.device, precision: str = "fp32") -> None:
+        self.name = f"capecam {precision}"
+        self._engine = cache(
+            lambda methods: Engine(model, methods, precision=precision, device=device)
+        )
+
+    def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
+        """Every pixel is valid; without methods, the forward alone."""
+        if not methods:
+            return {DECISION: self._engine(("gradcam",)).logits(pixels)}
+        maps = self._engine(methods)(pixels, torch.ones_like(pixels[:, 0], dtype=torch.bool))
+        return {DECISION: maps.probability, **maps.heat}
+
+
+class Scores(nn.Module):
+    """Pixels 0..255 -> the mean logit of every class: a classifier, as the peers want one.
+
+    Parameters require gradients, as those of a network that somebody has just loaded do.
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(model.network).requires_grad_(True)
+        for module in self.network.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # module backward hooks fail on in-place ReLUs
+        self.normalised = model.normalisation.on(device)
+        self.eval().to(device)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) float -> (B, 1 + C)."""
+        logits: Tensor = self.network(self.normalised(pixels))
+        return logits.mean(dim=(2, 3))

@@ -1,0 +1,55 @@
+"""What is explained when nobody brings a network or tiles of their own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from capecam.demo.scene import draw_scene
+from capecam.model.architecture import build_network
+from capecam.model.model import Model, Normalisation
+from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD, ModelSettings
+
+ARCHITECTURE, ENCODER, LAYER = "FPN", "resnext50_32x4d", "encoder.layer4.2.conv3"
+"""Of the original checkpoint, which cannot be shipped (DESIGN section 2)."""
+
+
+def sample_tiles(count: int, size: int, seed: int = 0) -> Tensor:
+    """(count, 3, size, size) uint8, cut from a drawn scene."""
+    edge = math.isqrt(count - 1) + 1
+    image = torch.from_numpy(draw_scene(seed, edge * size, edge * size).pixels).movedim(-1, 0)
+    tiles = image.unfold(1, size, size).unfold(2, size, size).reshape(3, -1, size, size)
+    return tiles.movedim(1, 0)[:count].contiguous()
+
+
+def untrained_model(tiles: Tensor) -> Model:
+    """The original architecture with seeded weights that see sane numbers on these tiles.
+
+    Batch norms have the statistics of the tiles, every class wins pixels, and no map is empty by
+    construction; what the maps *show* means nothing.
+    """
+    settings = ModelSettings(architecture=ARCHITECTURE, encoder=ENCODER)
+    scaling = Normalisation(255.0, IMAGENET_MEAN, IMAGENET_STD)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        network = build_network(settings, None, len(CAPE_TOWN_CLASSES))
+        _settle(network, scaling.on(tiles.device)(tiles.float()))
+    network.eval().requires_grad_(False)
+    name = f"{ARCHITECTURE} ({ENCODER}), untrained"
+    return Model(network, CAPE_TOWN_CLASSES, scaling, LAYER, name, "0" * 64, ())
+
+
+def _settle(network: nn.Module, x: Tensor) -> None:
+    """Batch norms take the statistics of x; the head gives every class mean 0 and spread 1."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(x)
+    logits = network.eval()(x)
+    (*_, head) = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    spread, centre = logits.std(dim=(0, 2, 3)), logits.mean(dim=(0, 2, 3))
+    head.weight /= spread[:, None, None, None]
+    if head.bias is not None:
+        head.bias.copy_((head.bias - centre) / spread)

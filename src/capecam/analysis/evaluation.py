@@ -1,0 +1,274 @@
+"""``capecam evaluate``: a run, or any vector file, against annotations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyproj
+import shapely
+from numpy.typing import NDArray
+
+from capecam.analysis.annotations import read_objects
+from capecam.analysis.scoring import ClassScore, Rules, Score, score
+from capecam.detections.assembly import parts, recipe, steps
+from capecam.errors import OutputError
+from capecam.io.vector_reader import read_polygons
+from capecam.runtime.files import write_json
+from capecam.settings import Settings
+from capecam.store.file_names import DETECTIONS, EVALUATION_JSON
+from capecam.store.run_folder import RunOutput, product
+
+log = logging.getLogger(__name__)
+
+INSIDE = 0.5
+"""Share of an object that must lie in the area; the rest of it is cut off."""
+
+ASTRAY = 0.2
+"""Share of the found objects far from all truth from which it looks as if an area was forgotten."""
+
+FAR_M = 100.0
+
+NOTHING = "(nothing)"
+
+FLAT = "[-]"
+NO_INTERVAL = f"; {FLAT}: not known, since every resample of these objects is the same"
+"""Of a score, on the terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is compared with what."""
+
+    found: Path
+    """The folder of a run, or a vector file."""
+    truth: Path
+    area: Path | None = None
+    """What was labelled; None is all that was mapped."""
+    by_step: bool = False
+    """Also after each step from pixels to detections; of a run."""
+    rules: Rules = field(default_factory=Rules)
+    settings: Settings = field(default_factory=Settings)
+    """``truth`` says how classes are named; ``model.classes`` which there are, in a vector file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The answer."""
+
+    question: Question
+    names: tuple[str, ...]
+    score: Score
+    area_km2: float | None
+    """Of what was compared; None if it has no limits."""
+    steps: tuple[tuple[str, Score], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json`` and evaluation.json; what is undefined is null."""
+        labels = [NOTHING, *self.names[1:]]
+        rows = self.score.confusion.tolist()
+        return {
+            "found": str(self.question.found),
+            "truth": str(self.question.truth),
+            "area": None if self.question.area is None else str(self.question.area),
+            "area_km2": self.area_km2,
+            "iou": self.question.rules.min_iou,
+            "seed": self.question.rules.seed,
+            "classes": [entry.to_json() for entry in self.score.classes],
+            "confusion": {
+                label: dict(zip(labels, row, strict=True))
+                for label, row in zip(labels, rows, strict=True)
+            },
+            "steps": [
+                {"step": step, **_brief(entry)}
+                for step, found in self.steps
+                for entry in found.classes
+            ],
+        }
+
+    def to_text(self) -> str:
+        """For people."""
+        scores = pd.DataFrame([_row(entry) for entry in self.score.classes]).to_string(index=False)
+        labels = [NOTHING, *self.names[1:]]
+        confusion = pd.DataFrame(self.score.confusion, labels, labels)
+        lines = [
+            f"one to one, IoU at least {self.question.rules.min_iou:g}"
+            + (f", in {self.area_km2:,.2f} km²" if self.area_km2 is not None else ""),
+            scores,
+            "",
+            f"in brackets: 95 % intervals{NO_INTERVAL if FLAT in scores else ''}",
+            "true objects (rows) found as (columns):",
+            confusion.to_string(),
+        ]
+        if self.steps:
+            rows = [
+                {"after": step, **_short(entry)}
+                for step, found in self.steps
+                for entry in found.classes
+            ]
+            lines += ["", pd.DataFrame(rows).to_string(index=False)]
+        return "\n".join(lines)
+
+
+def _brief(entry: ClassScore) -> dict[str, Any]:
+    return {"class": entry.name, **entry.counts.to_json(), "found_m2": entry.found_m2}
+
+
+def _short(entry: ClassScore) -> dict[str, Any]:
+    c = entry.counts
+    quotients = {name: _shown(getattr(c, name)) for name in ("precision", "recall", "f1")}
+    return {"class": entry.name, "true": c.true, "found": c.found, **quotients,
+            "found m²": f"{entry.found_m2:,.1f}"}  # fmt: skip
+
+
+def _row(entry: ClassScore) -> dict[str, Any]:
+    c = entry.counts
+    row: dict[str, Any] = {"class": entry.name, "true": c.true, "found": c.found}
+    for name, value in (("precision", c.precision), ("recall", c.recall), ("f1", c.f1)):
+        row[name] = _shown(value) + _around(entry.intervals[name])
+    row["AP"] = _shown(entry.average_precision)
+    row["IoU"] = _shown(entry.mean_iou)
+    row["true m²"] = f"{entry.true_m2:,.1f}"
+    row["found m²"] = f"{entry.found_m2:,.1f}"
+    return row
+
+
+def _around(interval: tuple[float, float] | None) -> str:
+    """Objects that are all alike stay so however they are drawn: that is no certainty."""
+    if interval is None:
+        return ""
+    low, high = interval
+    return f" [{low:.3f} {high:.3f}]" if low < high else f" {FLAT}"
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def evaluate(question: Question) -> Evaluation:
+    """Score objects against annotations; that of a run is also kept in its folder.
+
+    An object counts if at least half of it lies in the area that was labelled and mapped; what
+    sticks out is cut off on both sides.
+
+    Raises:
+        UsageError: a file cannot be used, or says no class.
+        OutputError: the folder holds no run, or steps are asked of a file.
+    """
+    run = RunOutput.open(question.found) if question.found.is_dir() else None
+    if question.by_step and run is None:
+        raise OutputError(
+            f"{question.found}: --steps needs the folder of a run, not a file"
+            "; name that folder, or leave out --steps"
+        )
+    names = run.names if run else tuple(e.name for e in question.settings.model.classes)
+    found = _read_run(run) if run else read_objects(question.found, names, question.settings.truth)
+    crs = metric(found)
+    found, true = (
+        found.to_crs(crs),
+        read_objects(question.truth, names, question.settings.truth, crs),
+    )
+    area = _area(question, run, crs)
+    true, found = _within(true, area), _within(found, area)
+    _warn_if_astray(true, found, question)
+    after = steps(parts(run), recipe(run)) if run and question.by_step else {}
+    answer = Evaluation(
+        question,
+        names,
+        score(true, found, names, question.rules),
+        None if area is None else float(area.area) / 1e6,
+        _by_step(after, true, area, names, question.rules),
+    )
+    if run:
+        write_json(run.out / EVALUATION_JSON, {**answer.to_json(), "detections": _version(run)})
+    return answer
+
+
+def _version(run: RunOutput) -> str | None:
+    """sha256 of what was scored, by which a later run that finds other objects can be told."""
+    facts: dict[str, str] = run.record.get("products", {}).get(DETECTIONS, {})
+    return facts.get("sha256")
+
+
+def _read_run(run: RunOutput) -> gpd.GeoDataFrame:
+    columns = ["class_id", "confidence", "geometry"]
+    return gpd.read_parquet(product(run.out, DETECTIONS), columns=columns)
+
+
+def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:
+    """The CRS of a table if it is in metres, else an equal-area one around it."""
+    crs = pyproj.CRS(table.crs)
+    if crs.is_projected and crs.axis_info[0].unit_conversion_factor == 1:
+        return crs
+    bounds = table.to_crs("EPSG:4326").total_bounds
+    lon, lat = (0.0, 0.0) if np.isnan(bounds).any() else (bounds[:2] + bounds[2:]) / 2
+    return pyproj.CRS.from_dict({"proj": "laea", "lon_0": lon, "lat_0": lat, "units": "m"})
+
+
+def _area(question: Question, run: RunOutput | None, crs: pyproj.CRS) -> shapely.Geometry | None:
+    """Where both sides can be compared: labelled, and mapped by the run."""
+    areas = []
+    if question.area is not None:
+        areas.append(shapely.union_all(read_polygons(question.area, crs).geometry.to_numpy()))
+    if run is not None:
+        boxes = np.array([run.core(cell).box for cell in run.cells])
+        placed = shapely.transform(shapely.union_all(boxes), run.grid.to_map)
+        areas.append(gpd.GeoSeries([placed], crs=run.grid.crs).to_crs(crs).iloc[0])
+    return shapely.intersection_all(areas) if areas else None
+
+
+def _within(table: gpd.GeoDataFrame, area: shapely.Geometry | None) -> gpd.GeoDataFrame:
+    """Objects of which at least half lies in an area, without what does not."""
+    if area is None or not len(table):
+        return table
+    shapely.prepare(area)
+    shapes = table.geometry.to_numpy()
+    cut = np.flatnonzero(~shapely.covers(area, shapes))
+    share = np.ones(len(shapes))
+    inside = shapely.intersection(shapes[cut], area)
+    share[cut] = shapely.area(inside) / shapely.area(shapes[cut])
+    left = np.asarray(shapes, object).copy()
+    left[cut] = inside
+    return table.set_geometry(gpd.GeoSeries(left, index=table.index, crs=table.crs))[
+        share >= INSIDE
+    ]
+
+
+def _by_step(
+    after: Mapping[str, gpd.GeoDataFrame],
+    true: gpd.GeoDataFrame,
+    area: shapely.Geometry | None,
+    names: Sequence[str],
+    rules: Rules,
+) -> tuple[tuple[str, Score], ...]:
+    return tuple(
+        (step, score(true, _within(table.to_crs(true.crs), area), names, rules))
+        for step, table in after.items()
+    )
+
+
+def _warn_if_astray(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, question: Question) -> None:
+    """Where nobody labelled, everything that was found would count as wrong."""
+    if not len(true):
+        log.warning("%s: no true object lies where objects were looked for", question.truth)
+    if question.area is not None or not len(true) or not len(found):
+        return
+    labelled = shapely.convex_hull(shapely.union_all(_points(true))).buffer(FAR_M)
+    shapely.prepare(labelled)
+    far = int(np.sum(~shapely.intersects(labelled, _points(found))))
+    if far > ASTRAY * len(found):
+        log.warning(
+            "%d of %d found objects lie more than %g m outside of all truth and count as wrong; if "
+            "nobody labelled there, name what was labelled with --area FILE",
+            far, len(found), FAR_M,
+        )  # fmt: skip
+
+
+def _points(table: gpd.GeoDataFrame) -> NDArray[np.object_]:
+    return np.asarray(shapely.centroid(table.geometry.to_numpy()), object)

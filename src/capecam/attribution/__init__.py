@@ -1,0 +1,1 @@
+"""CAM formulas and the engine that runs them: the only package that calls autograd."""

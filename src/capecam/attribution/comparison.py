@@ -1,0 +1,68 @@
+"""How far heatmaps are from those of a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from capecam.attribution.methods import resample
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Of range-scaled maps, over all tiles and classes whose reference is not empty."""
+
+    maps: int
+    """How many were compared."""
+    correlation: dict[str, float]
+    """By method: of the class where the mean over its tiles is lowest."""
+    max_difference: float | None
+    mean_difference: float | None
+    """None where there was nothing to compare."""
+
+
+def compare(heat: dict[str, Tensor], reference: dict[str, Tensor]) -> Error:
+    """Maps of the first tiles of the reference: each (B, C, h, w), at any resolution.
+
+    The reference is resampled to the size of what it is compared with.
+    """
+    correlation, differences, count = {}, [], 0
+    for method, found in heat.items():
+        expected = reference[method][: len(found)].to(found.device).float()
+        filled = expected.flatten(2).amax(dim=2) > 0
+        truth = by_range(resample(expected, found.shape[-1]))
+        scaled = by_range(found.float())
+        by_class = [
+            pearson(scaled[:, c][filled[:, c]], truth[:, c][filled[:, c]]).mean().item()
+            for c in range(filled.shape[1])
+            if filled[:, c].any()
+        ]
+        if by_class:
+            correlation[method] = min(by_class)
+        differences.append((scaled - truth)[filled].abs().flatten(1))
+        count += int(filled.sum())
+    if not count:
+        return Error(0, {}, None, None)
+    return Error(
+        count,
+        correlation,
+        max(d.max().item() for d in differences if d.numel()),
+        fmean(d.mean().item() for d in differences if d.numel()),
+    )
+
+
+def by_range(maps: Tensor) -> Tensor:
+    """(..., h, w), each map as ``(x - min) / (max - min)``; an even one becomes 0."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / torch.where(high > low, high - low, 1.0)
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """(N, h, w), (N, h, w) -> (N,); 0 where one of them is even."""
+    a, b = (x.double().flatten(1) for x in (a, b))
+    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    return (a * b).sum(dim=1) / torch.where(norms > 0, norms, 1.0)

@@ -1,0 +1,1 @@
+"""The sample city: drawn images, the truth, and the sample network."""

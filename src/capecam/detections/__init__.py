@@ -1,0 +1,1 @@
+"""From class pixels to objects, their evidence, and their files."""

@@ -1,0 +1,67 @@
+"""Detections in other formats; the columns and units are the same in all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from capecam.errors import OutputError, UsageError
+from capecam.io.vector_writer import crs_of, read_rows, write_gpkg, write_layer
+from capecam.runtime.files import replacing
+from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER
+from capecam.store.run_folder import product
+
+FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg")
+
+GDAL: dict[str, tuple[str, dict[str, str]]] = {
+    "fgb": ("FlatGeobuf", {}),
+    "geojson": ("GeoJSON", {"RFC7946": "YES"}),
+}
+"""What writes a format, and with which options."""
+
+
+def export(out: Path, kind: str, to: Path | None = None) -> Path:
+    """The detections of a run in one of ``FORMATS``; all but CSV have the geometry.
+
+    GeoJSON is in longitude and latitude (RFC 7946), the others in the CRS of the imagery; CSV has
+    the columns ``lon`` and ``lat``.
+
+    Args:
+        out: the folder of a run.
+        kind: one of ``FORMATS``.
+        to: the file to write; else ``detections.KIND`` in ``out``.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: there is no such format.
+        OutputError: there are no detections, or the file cannot be written.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"--format must be one of {', '.join(FORMATS)}; got {kind!r}")
+    source = product(out, DETECTIONS)
+    target = to or out / f"{LAYER}.{kind}"
+    if target.resolve() in (source.resolve(), (out / GEOPACKAGE).resolve()):
+        return target  # they are made by every run
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
+    with replacing(target) as temporary:
+        if kind == "csv":
+            _write_csv(source, temporary)
+        elif kind == "parquet":
+            shutil.copyfile(source, temporary)
+        elif kind == "gpkg":
+            write_gpkg(temporary, {LAYER: source}, crs_of(source))
+        else:
+            driver, options = GDAL[kind]
+            crs = crs_of(source)
+            write_layer(source, temporary, LAYER, crs, driver=driver, layer_options=options)
+    return target
+
+
+def _write_csv(source: Path, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for n, rows in enumerate(read_rows(source)):
+            table = rows.drop(columns="geometry")
+            table.to_csv(file, index=False, header=n == 0, lineterminator="\n")

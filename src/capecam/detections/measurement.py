@@ -1,0 +1,133 @@
+"""Objects in metres: how large a pixel is where they lie, and what a table says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyproj
+import shapely
+from numpy.typing import NDArray
+
+from capecam.detections.regions import Pieces, Polygons, first_pixels
+from capecam.grid import Grid
+from capecam.imagery.ground_resolution import unit_m
+from capecam.io.cog import LEVELS
+
+Floats = NDArray[np.float64]
+
+COLUMNS = ("id", "class_id", "class", "area_m2", "confidence", "lon", "lat", "images")
+"""Of every detections file, in this order, before evidence and geometry."""
+
+LEVEL_SUM = "level_sum"
+"""Extra column of a cell's pieces: the sum of probability levels inside, which adds up exactly."""
+
+
+def measure(
+    pieces: Pieces, grid: Grid, names: Sequence[str], outlines: Polygons | None = None
+) -> gpd.GeoDataFrame:
+    """The pieces as a table in map coordinates: ``COLUMNS``, ``level_sum`` and geometry.
+
+    Args:
+        pieces: in lattice pixels.
+        grid: of the lattice.
+        names: of all classes, 0 first.
+        outlines: (N,) in lattice pixels, for the geometry alone; else the pieces' own.
+    """
+    pixels = shapely.area(pieces.geometry)
+    inside = shapely.get_coordinates(shapely.point_on_surface(pieces.geometry))
+    lon, lat = lonlat(grid.crs, grid.to_map(inside)).T
+    col, row = first_pixels(pieces.geometry)
+    columns = {
+        "id": [f"{k}_{c}_{r}" for k, c, r in zip(pieces.class_id, col, row, strict=True)],
+        "class_id": pieces.class_id.astype(np.int32),
+        "class": [names[k] for k in pieces.class_id],
+        "area_m2": pixels * pixel_area_m2(grid, inside),
+        "confidence": pieces.level_sum / np.maximum(pixels, 1) / LEVELS,
+        "lon": lon,
+        "lat": lat,
+        "images": [",".join(sorted(images)) for images in pieces.images],
+        LEVEL_SUM: pieces.level_sum,
+    }
+    shapes = pieces.geometry if outlines is None else outlines
+    placed = multipolygons(shapely.transform(shapes, grid.to_map))
+    table = gpd.GeoDataFrame(columns, geometry=placed, crs=pyproj.CRS.from_wkt(grid.crs))
+    return table.astype({"id": "str", "class": "str", "images": "str"})
+
+
+def multipolygons(shapes: Polygons) -> Polygons:
+    """Of one type, as GIS formats want a layer."""
+    multi = np.empty(len(shapes), object)
+    multi[:] = [shapely.MultiPolygon(list(shapely.get_parts(shape))) for shape in shapes]
+    return multi
+
+
+def lonlat(crs: str, points: Floats) -> Floats:
+    """(N, 2) map coordinates as degrees, WGS 84."""
+    to_wgs84 = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    return np.stack(to_wgs84.transform(*points.T), axis=1)
+
+
+def geodesic(crs: pyproj.CRS) -> pyproj.Geod:
+    """Lengths and areas on the ellipsoid of a CRS in degrees."""
+    return crs.get_geod() or pyproj.Geod(ellps="WGS84")
+
+
+def pixel_m(grid: Grid, points: Floats) -> Floats:
+    """(N, 2) width and height in metres of the pixel at each of (N, 2) lattice points."""
+    crs = pyproj.CRS.from_wkt(grid.crs)
+    if not crs.is_geographic:
+        return np.asarray(grid.pixel) * unit_m(grid.crs, grid.to_map(points))
+    geod, (dx, dy) = geodesic(crs), grid.pixel
+    x, y = grid.to_map(np.floor(points)).T
+    middle = y - dy / 2
+    width = geod.inv(x, middle, x + dx, middle)[2]
+    height = geod.inv(x, y, x, y - dy)[2]
+    return np.stack([width, height], axis=1)
+
+
+def middle_pixel_m(grid: Grid) -> Floats:
+    """(2,) width and height in metres of the pixel in the middle of a grid's window."""
+    middle = shapely.get_coordinates(grid.window.box.centroid)
+    return np.asarray(pixel_m(grid, middle)[0])
+
+
+def pixel_area_m2(grid: Grid, points: Floats) -> Floats:
+    """(N,) area of the pixel at each of (N, 2) lattice points; geodesic for a CRS in degrees, and
+    for a projection that is not true to scale there."""
+    crs = pyproj.CRS.from_wkt(grid.crs)
+    if not crs.is_geographic:
+        width, height = pixel_m(grid, points).T
+        return np.asarray(width * height)
+    geod, (dx, dy) = geodesic(crs), grid.pixel
+    return np.array(
+        [
+            abs(geod.polygon_area_perimeter([x, x + dx, x + dx, x], [y, y, y - dy, y - dy])[0])
+            for x, y in grid.to_map(np.floor(points))
+        ]
+    )
+
+
+def inside_points(detections: pd.DataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
+    """Where objects are counted: their columns ``lon`` and ``lat``, in a CRS."""
+    points = gpd.points_from_xy(detections["lon"], detections["lat"], crs="EPSG:4326")
+    return gpd.GeoSeries(points, index=detections.index).to_crs(crs)
+
+
+def write_pieces(pieces: Pieces, grid: Grid, names: Sequence[str], path: Path) -> None:
+    """A cell's unfiltered pieces as GeoParquet."""
+    measure(pieces, grid, names).to_parquet(path, index=False)
+
+
+def read_pieces(path: Path, grid: Grid) -> Pieces:
+    """The inverse of :func:`write_pieces`; map coordinates go back to whole pixels."""
+    table = gpd.read_parquet(path)
+    return Pieces(
+        table["class_id"].to_numpy(np.int64),
+        shapely.transform(table.geometry.to_numpy(), grid.to_lattice),
+        table[LEVEL_SUM].to_numpy(np.int64),
+        tuple(frozenset(images.split(",")) for images in table["images"]),
+    )

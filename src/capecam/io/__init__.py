@@ -1,0 +1,1 @@
+"""Products in and out: COG, VRT, overview, GeoParquet, GeoPackage and other vector files."""

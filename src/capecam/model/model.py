@@ -1,0 +1,342 @@
+"""From a checkpoint to a frozen network: what it is, how it wants its input, where CAMs look."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from capecam.errors import CheckpointError, SettingsError
+from capecam.grid import Tiling
+from capecam.model.architecture import BANDS, Budget, build_network
+from capecam.model.checkpoint import Weights, read_weights
+from capecam.model.introspection import PROBE_PX, runs
+from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSettings, Triple
+
+HEAD = "segmentation_head.0.weight"
+"""The last layer of every segmentation_models_pytorch network: (classes, channels, kh, kw)."""
+
+OPTIONAL = "num_batches_tracked"
+"""A counter of batch norms that inference never reads; older files lack it."""
+
+SCALING = ("mean", "std")
+"""Buffers beside the network, (1, 3, 1, 1), with which a checkpoint carries its normalisation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """``(pixels * input_max / 255 - mean) / std`` on pixels of 0..255."""
+
+    input_max: float
+    mean: Triple
+    std: Triple
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.input_max, *self.mean, *self.std))):
+            raise SettingsError(
+                f"mean and std must be finite numbers, got {self.mean} and {self.std}; set "
+                "model.mean and model.std"
+            )
+        if min(self.std) <= 0:
+            raise SettingsError(f"std must be above 0, got {self.std}; set model.std")
+
+    def on(
+        self, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Callable[[Tensor], Tensor]:
+        """Itself as a function of (..., 3, H, W) pixels there, whose constants go up once."""
+        scale = self.input_max / 255
+        mean, std = (
+            torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return lambda pixels: (pixels * scale - mean) / std
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A network that is ready to be explained."""
+
+    network: nn.Module
+    """In eval mode, parameters frozen, on the CPU. (B, 3, H, W) -> logits (B, channels, H, W)."""
+    classes: tuple[ClassSettings, ...]
+    """By output channel; 0 is the background, and has no channel if ``sigmoid``."""
+    normalisation: Normalisation
+    target_layer: str
+    """Path of the module whose output the CAMs are made of."""
+    architecture: str
+    sha256: str
+    """Of the checkpoint file."""
+    ignored: tuple[str, ...]
+    """Keys of the checkpoint that are not part of the network."""
+    sigmoid: bool = False
+    """The network has one channel: the logit of class 1, against 0 for the background."""
+
+    @property
+    def foreground(self) -> tuple[ClassSettings, ...]:
+        """All classes but the background: the bands of every heatmap."""
+        return self.classes[1:]
+
+
+def load_model(path: Path, settings: ModelSettings) -> Model:
+    """Load a checkpoint into the network that settings or its own folder describe.
+
+    Raises:
+        CheckpointError: unreadable, unsafe, or not of this network.
+        SettingsError: the settings name no or an unknown architecture, encoder or layer.
+    """
+    return model_of(read_weights(path), settings)
+
+
+def model_of(weights: Weights, settings: ModelSettings) -> Model:
+    """The same from a checkpoint that has been read.
+
+    Raises:
+        CheckpointError: not of this network.
+        SettingsError: the settings name no or an unknown architecture, encoder or layer.
+    """
+    path, channels = weights.path, channel_count(weights)
+    sigmoid = _is_sigmoid(settings, weights, channels)
+    with Budget(sum(tensor.numel() for tensor in weights.tensors.values()), path):
+        network = build_network(settings, weights.config, channels)
+    ignored = _fill(network, weights)
+    _check_bands(network, path)
+    _check_finite(network, path)
+    _check_classes(len(settings.classes), path, channels)
+    network.eval().requires_grad_(False)
+    _check_output(network, path)
+    return Model(
+        network,
+        settings.classes,
+        _normalisation(settings, weights),
+        find_layer(network, settings.target_layer),
+        describe(settings, weights.config),
+        weights.sha256,
+        ignored,
+        sigmoid,
+    )
+
+
+def channel_count(weights: Weights) -> int:
+    """Output channels, read from the last layer.
+
+    Raises:
+        CheckpointError: the checkpoint has no segmentation head.
+    """
+    for key, tensor in weights.tensors.items():
+        if key.endswith(HEAD):
+            return int(tensor.shape[0])
+    raise CheckpointError(
+        f"{weights.path}: has no {HEAD}; expected a network of segmentation_models_pytorch"
+    )
+
+
+def _is_sigmoid(settings: ModelSettings, weights: Weights, channels: int) -> bool:
+    """Whether probabilities are a sigmoid's: of the one channel there is."""
+    said = settings.activation or settings.options.get("activation")
+    said = said or (weights.config or {}).get("activation")
+    if said == "sigmoid" and channels > 1:
+        raise CheckpointError(
+            f"{weights.path}: the network has {channels} sigmoid channels, whose classes may "
+            "overlap; only softmax, or one sigmoid channel, can be mapped"
+        )
+    if said == "softmax" and channels == 1:
+        raise CheckpointError(
+            f"{weights.path}: the network has one channel, which softmax would make 1 everywhere; "
+            "set model.activation to sigmoid"
+        )
+    return channels == 1
+
+
+def _check_bands(network: nn.Module, path: Path) -> None:
+    """The filled network says how many bands it takes: by its first convolution."""
+    bands = next(m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d))
+    if bands != BANDS:
+        raise CheckpointError(
+            f"{path}: the network takes {bands} bands, but images are read as "
+            f"{BANDS} (R, G, B); it cannot be used"
+        )
+
+
+def _check_finite(network: nn.Module, path: Path) -> None:
+    """One number that is none makes every pixel wrong."""
+    for key, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: {key} holds NaN or infinite numbers; the training failed or the file is "
+                "damaged; take an earlier checkpoint"
+            )
+        if key.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{path}: {key} holds variances below 0: damaged; copy it again")
+
+
+def _check_classes(found: int, path: Path, channels: int) -> None:
+    """One channel is a sigmoid's, and stands for two classes."""
+    classes = max(channels, 2)
+    if found != classes:
+        kind = "one sigmoid channel, so 2 classes" if channels == 1 else f"{classes} classes"
+        raise CheckpointError(
+            f"{path}: the network has {kind}, but the configuration "
+            f"names {found}; correct model.classes"
+        )
+
+
+def _check_output(network: nn.Module, path: Path) -> None:
+    """A network of the right tensors can still upsample wrongly: no tensor says by how much.
+
+    Raises:
+        CheckpointError: the answer does not lie on the pixels of the question.
+    """
+    parameter = next(network.parameters())
+    tile = torch.zeros(1, BANDS, PROBE_PX, PROBE_PX, dtype=parameter.dtype)
+    try:
+        with torch.no_grad():
+            shape = tuple(network(tile).shape[-2:])
+    except (RuntimeError, ValueError, AssertionError):
+        return  # it wants tiles of another size, and says so when it gets them
+    if shape != (PROBE_PX, PROBE_PX):
+        raise CheckpointError(
+            f"{path}: the network makes {shape[0]} x {shape[1]} pixels of {PROBE_PX} x "
+            f"{PROBE_PX}; correct its upsampling (model.options, or the config.json beside it)"
+        )
+
+
+def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
+    """Load the tensors; return the keys that are not the network's."""
+    wanted = network.state_dict()
+    prefix = _prefix(weights.tensors)
+    offered = {
+        key.removeprefix(prefix): tensor
+        for key, tensor in weights.tensors.items()
+        if key.startswith(prefix)
+    }
+    for key, tensor in wanted.items():
+        if not (key.endswith(OPTIONAL) and key not in offered):
+            _check_fits(weights.path, f"{prefix}{key}", offered.get(key), tensor)
+    network.load_state_dict({k: v for k, v in offered.items() if k in wanted}, strict=False)
+    known = {f"{prefix}{key}" for key in wanted} | {*SCALING}
+    return tuple(key for key in weights.tensors if key not in known)
+
+
+def _check_fits(path: Path, key: str, offered: Tensor | None, wanted: Tensor) -> None:
+    """A tensor of the file in the place of the network's own."""
+    if offered is None:
+        raise CheckpointError(
+            f"{path}: {key} is missing, which the network wants with shape {tuple(wanted.shape)}"
+            "; correct model.architecture, model.encoder or model.options"
+        )
+    if offered.shape != wanted.shape:
+        raise CheckpointError(
+            f"{path}: {key} has shape {tuple(offered.shape)}, but the network wants "
+            f"{tuple(wanted.shape)}; correct model.architecture, model.encoder or model.options"
+        )
+    if wanted.is_floating_point() > offered.is_floating_point():
+        raise CheckpointError(
+            f"{path}: {key} holds {offered.dtype}, but the network wants floats; save it as float32"
+        )
+
+
+def _prefix(offered: Iterable[str]) -> str:
+    """What stands before the network's own keys: ``model.`` in a Lightning checkpoint."""
+    for key in offered:
+        if key.endswith(HEAD):
+            return key.removesuffix(HEAD)
+    return ""
+
+
+def _normalisation(settings: ModelSettings, weights: Weights) -> Normalisation:
+    """Mean and std from the settings, else from the checkpoint's buffers, else ImageNet's."""
+
+    def triple(name: str, chosen: Triple | None, default: Triple) -> Triple:
+        own = weights.tensors.get(name)
+        if chosen is not None or own is None:
+            return chosen or default
+        if own.numel() != len(default):
+            raise CheckpointError(
+                f"{weights.path}: {name} has shape {tuple(own.shape)}, expected 3 values"
+                "; set model.mean and model.std in the configuration"
+            )
+        r, g, b = (round(value, 7) for value in own.flatten().tolist())
+        return r, g, b
+
+    return Normalisation(
+        settings.input_max,
+        triple("mean", settings.mean, IMAGENET_MEAN),
+        triple("std", settings.std, IMAGENET_STD),
+    )
+
+
+def check_tile(network: nn.Module, tiling: Tiling) -> None:
+    """A tile must be of whole heatmap blocks and of whole samples of the deepest activations.
+
+    Raises:
+        SettingsError: it is not; the message names the nearest that is.
+    """
+    divides = getattr(network, "requires_divisible_input_shape", True)
+    divisor = getattr(getattr(network, "encoder", None), "output_stride", 1) if divides else 1
+    unit = math.lcm(int(divisor), tiling.stride)
+    if tiling.size % unit:
+        below = tiling.size // unit * unit
+        nearest = [str(size) for size in (below, below + unit) if size]
+        raise SettingsError(
+            f"tile must be a multiple of {unit} (the network needs {divisor}, "
+            f"heatmap blocks {tiling.stride}), got {tiling.size}; nearest: {' and '.join(nearest)}"
+        )
+
+
+def describe(settings: ModelSettings, config: Mapping[str, Any] | None) -> str:
+    """Architecture and encoder in words, or "unknown"."""
+    if settings.architecture:
+        return f"{settings.architecture} ({settings.encoder})"
+    if config:
+        return f"{config.get('_model_class')} ({config.get('encoder_name')})"
+    return "unknown"
+
+
+def find_layer(network: nn.Module, name: str | None) -> str:
+    """Full path of a layer given as ``layer4.2.conv3``, ``layer4[-1].conv3`` or None (default).
+
+    Raises:
+        SettingsError: no such layer; the message names the nearest.
+    """
+    if name is None:
+        return _last_encoder_conv(network)
+    parts = re.sub(r"\[(-?\d+)\]", r".\1", name).split(".")
+    for start in ([], ["encoder"], ["encoder", "model"]):  # the last is how timm is wrapped
+        path = _walk(network, [*start, *parts])
+        if path is not None:
+            return path
+    layers = [path for path, _ in network.named_modules() if path]
+    near = difflib.get_close_matches(f"encoder.{name}", layers, 3, cutoff=0.4)
+    raise SettingsError(f"the network has no layer {name!r}; near it are: {', '.join(near)}")
+
+
+def _walk(module: nn.Module, parts: list[str]) -> str | None:
+    """The parts as a path of existing modules; a negative index counts from the end."""
+    path: list[str] = []
+    for part in parts:
+        children = dict(module.named_children())
+        if re.fullmatch(r"-\d+", part) and int(part) >= -len(children):
+            part = list(children)[int(part)]  # noqa: PLW2901
+        if part not in children:
+            return None
+        module = children[part]
+        path.append(part)
+    return ".".join(path)
+
+
+def _last_encoder_conv(network: nn.Module) -> str:
+    """The last Conv2d that the encoder runs, seen in a run; definition order can differ."""
+    encoder = network.get_submodule("encoder") if hasattr(network, "encoder") else network
+    convolutions = {module for module in encoder.modules() if isinstance(module, nn.Conv2d)}
+    ran = runs(network, convolutions.__contains__)
+    if not ran:
+        raise SettingsError("the encoder runs no Conv2d; set model.target_layer")
+    path: str = next(path for path, module in network.named_modules() if module is ran[-1])
+    return path

@@ -1,0 +1,69 @@
+"""What is unusual about the images of a city, and what a run does about it, kind by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from capecam.mosaic.city import City
+from capecam.mosaic.diagnostics import Remark, remarks, remarks_on_place
+from capecam.settings import Settings
+
+NAMED = 3
+"""Images that are named of those that have something in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One remark, and the images that it is about."""
+
+    what: str
+    images: tuple[str, ...]
+    does: str
+    """The run about it."""
+    warning: bool
+    """Results may be worse for it, or wrong, or missing."""
+
+    @property
+    def named(self) -> str:
+        """How many images, and the first of them."""
+        more = ", ..." if len(self.images) > NAMED else ""
+        return f"{len(self.images):,}: {', '.join(self.images[:NAMED])}{more}"
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.named}): {self.does}"
+
+
+def unusual(city: City, settings: Settings) -> tuple[Kind, ...]:
+    """Of images that can be used; what concerns most of them first."""
+    images: dict[Remark, list[str]] = {}
+    for source in city.mosaic.sources:
+        found = remarks(source.header, settings, resampled=source.warped)
+        for remark in (*found, *remarks_on_place(source, settings)):
+            images.setdefault(remark, []).append(source.name)
+    kinds = [Kind(r.what, tuple(names), r.does, r.warning) for r, names in images.items()]
+    return tuple(sorted(kinds, key=lambda kind: -len(kind.images)))
+
+
+def unusable(failures: Mapping[str, str]) -> tuple[Kind, ...]:
+    """Images that cannot be used, by the reason."""
+    images: dict[str, list[str]] = {}
+    for name, message in failures.items():
+        images.setdefault(_without_path(message), []).append(name)
+    return tuple(
+        Kind(what, tuple(names), does, warning=True)
+        for reason, names in images.items()
+        for what, does in [_split(reason)]
+    )
+
+
+def _without_path(message: str) -> str:
+    """Messages on images begin with where they are."""
+    path, colon, reason = message.partition(": ")
+    return reason if colon and ("/" in path or "." in path) else message
+
+
+def _split(reason: str) -> tuple[str, str]:
+    """What was found; what to do."""
+    what, _, cure = reason.partition("; ")
+    return what, f"leaves it out; {cure}" if cure else "leaves it out"

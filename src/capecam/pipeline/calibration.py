@@ -1,0 +1,173 @@
+"""One colour scale for the city: per method and class, from a seeded sample of tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from capecam.attribution.engine import Engine
+from capecam.attribution.maps import check_finite
+from capecam.attribution.methods import resample
+from capecam.errors import ImageError, SettingsError
+from capecam.grid import Tiling
+from capecam.mosaic.city import City
+from capecam.mosaic.reader import Reader
+from capecam.mosaic.sampling import drawn, place_key
+from capecam.pipeline.stitching import block_validity, unit_of
+from capecam.pipeline.tiles import Tile, batches
+from capecam.store.schemas import Calibrated, read_record
+
+PERCENTILE = 99.5
+
+Told = Callable[[tuple[str, ...]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The raw value that becomes the top of the scale, by method and foreground class."""
+
+    tops: dict[str, tuple[float | None, ...]]
+    """None: the class has no positive value anywhere in the sample; it is empty."""
+    basis: dict[str, str]
+    """What a run must have in common to use these numbers: checkpoint, layer, score."""
+    tiles: int
+    """How many tiles were looked at."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in run.json."""
+        return {"tops": self.tops, "basis": self.basis, "tiles": self.tiles}
+
+    @classmethod
+    def from_json(cls, tree: Any) -> Calibration:
+        """The inverse of :meth:`to_json`."""
+        tops = {method: tuple(values) for method, values in tree["tops"].items()}
+        return cls(tops, dict(tree["basis"]), int(tree["tiles"]))
+
+
+def basis(engine: Engine) -> dict[str, str]:
+    """What raw values depend on, beside the imagery."""
+    return {
+        "checkpoint": engine.model.sha256,
+        "target_layer": engine.model.target_layer,
+        "score": engine.score,
+        "where": engine.where,
+    }
+
+
+def read_calibration(run_json: Path) -> Calibration:
+    """The calibration in a run's record.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    try:
+        return Calibration.from_json(read_record(run_json, Calibrated)["calibration"])
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SettingsError(
+            f"{run_json}: holds no calibration of a run ({reason})"
+            "; name the run.json of a run that has ended"
+        ) from error
+
+
+def load_calibration(run_json: Path, engine: Engine) -> Calibration:
+    """The calibration of another run.
+
+    Raises:
+        SettingsError: unreadable, or made with another checkpoint, layer, score or methods.
+    """
+    found = read_calibration(run_json)
+    if reason := why_not_usable(found, engine):
+        raise SettingsError(
+            f"{run_json}: its calibration does not fit this run: {reason}"
+            "; take another run's, or leave out --calibration"
+        )
+    return found
+
+
+def why_not_usable(calibration: Calibration, engine: Engine) -> str | None:
+    """In what a calibration differs from what an engine makes, or None."""
+    for key, wanted in basis(engine).items():
+        if calibration.basis.get(key) != wanted:
+            return f"{key} is {calibration.basis.get(key)}, this run has {wanted}"
+    classes = len(engine.model.foreground)
+    for method in set(engine.methods) & calibration.tops.keys():
+        if len(calibration.tops[method]) != classes:
+            return f"{method} has {len(calibration.tops[method])} classes, this run has {classes}"
+    missing = [method for method in engine.methods if method not in calibration.tops]
+    return f"it has no {', '.join(missing)}" if missing else None
+
+
+def calibrate(
+    sampled: Iterable[Tile], tiling: Tiling, engine: Engine, batch_size: int
+) -> Calibration:
+    """Look at a sample of tiles: the 99.5th percentile of positive raw values, as written.
+
+    Raises:
+        NotFiniteError: the network's gradients overflowed.
+    """
+    classes = len(engine.model.foreground)
+    values: dict[str, list[list[NDArray[np.float32]]]] = {
+        method: [[] for _ in range(classes)] for method in engine.methods
+    }
+    tiles = 0
+    for batch in batches(sampled, batch_size):
+        maps = engine(batch.pixels, batch.valid)
+        check_finite(maps.broken, engine.precision)
+        valid = batch.valid[:, None].to(engine.device)
+        for method, heat in maps.heat.items():
+            unit = unit_of(method, tiling)
+            raw, seen = resample(heat, tiling.size // unit), block_validity(valid, unit)[:, 0]
+            for c in range(classes):
+                positive = raw[:, c][seen & (raw[:, c] > 0)]
+                values[method][c].append(positive.cpu().numpy().astype(np.float32))
+        tiles += len(batch.windows)
+    tops = {method: tuple(map(_top, by_class)) for method, by_class in values.items()}
+    return Calibration(tops, basis(engine), tiles)
+
+
+def _top(parts: list[NDArray[np.float32]]) -> float | None:
+    values = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    return float(np.percentile(values, PERCENTILE)) if values.size else None
+
+
+def sample(
+    city: City, tiling: Tiling, tiles: int, seed: int, told: Told = lambda _names: None
+) -> Iterator[Tile]:
+    """The first valid tiles in the order of a hash of their place on the lattice.
+
+    It depends on the windows' places alone, not on how the mosaic is cut into files. ``told`` hears
+    the names of the images that are going to be read, and of none when they have been.
+    """
+    found = 0
+    with Reader(city.mosaic) as reader:
+        for i, j in drawn(_lattice(city, tiling), seed):
+            window = tiling.window(int(i), int(j))
+            names = tuple(source.name for source in city.mosaic.touching(window))
+            if not city.shunned.isdisjoint(names):
+                continue
+            told(names)
+            try:
+                pixels, valid = reader.read(window)
+            except ImageError:
+                continue  # its cell will fail and say so; the scale comes from the others
+            finally:
+                told(())
+            if valid.any():
+                yield Tile(window, torch.from_numpy(pixels), torch.from_numpy(valid))
+                found += 1
+            if found == tiles:
+                return
+
+
+def _lattice(city: City, tiling: Tiling) -> NDArray[np.int64]:
+    """(N,) keys of every window of interest that touches a source, each once."""
+    windows = (source.window for source in city.mosaic.sources)
+    keys = [place_key(*city.interest.indices(tiling, window)) for window in windows]
+    return np.unique(np.concatenate(keys))

@@ -1,0 +1,165 @@
+"""What is found out once for a run: scale of pixels, precision, batch size, scale of heatmaps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from capecam.attribution.autotune import fitting_batch, fitting_precision
+from capecam.attribution.engine import Engine
+from capecam.errors import UsageError
+from capecam.mosaic.city import City
+from capecam.mosaic.value_range import find_scale
+from capecam.pipeline.calibration import (
+    Calibration,
+    Told,
+    calibrate,
+    load_calibration,
+    sample,
+    why_not_usable,
+)
+from capecam.pipeline.tiles import Tile, batches
+from capecam.settings import Scale, Settings
+from capecam.store.provenance import known_scale
+from capecam.store.staleness import Inputs
+
+log = logging.getLogger(__name__)
+
+PRECISION_TILES = 16
+"""Of the calibration's sample, on which the precision is chosen."""
+
+
+Sampled = Callable[[int], Iterator[Tile]]
+"""The first so many tiles of the run's sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is found out once for a run, so that it is the same wherever its cells are made."""
+
+    device: str
+    precision: str
+    batch_size: int
+    scale: Scale | None
+    """Values that become 0 and 255; None where no image needs it, or none is given."""
+    calibration: Calibration
+    calibrated_s: float
+    """Seconds that it took."""
+    checkpoint: str
+    """sha256."""
+    architecture: str
+    target_layer: str
+    ignored: tuple[str, ...]
+
+    def inputs(self, settings: Settings, city: City) -> Inputs:
+        """What cells depend on."""
+        return Inputs(
+            city.mosaic.grid,
+            city.interest,
+            settings,
+            self.checkpoint,
+            self.precision,
+            self.calibration.tops,
+            self.scale,
+        )
+
+
+def prepare(
+    engine: Engine,
+    settings: Settings,
+    city: City,
+    before: Mapping[str, Any],
+    told: Told = lambda _names: None,
+) -> Prepared:
+    """Choose what a run needs, or take over what the run before has chosen.
+
+    Args:
+        engine: with the run's network, at any precision.
+        settings: of the run.
+        city: its images.
+        before: ``run.json`` of the run before; empty where there is none.
+        told: hears which images are being read.
+
+    Raises:
+        UsageError: no image can be sampled, or the calibration that is named does not fit.
+    """
+    scale = _scale(settings, city, before, told)
+    city = city.at_scale(scale)
+
+    def sampled(tiles: int) -> Iterator[Tile]:
+        return sample(city, settings.tiling.tiling, tiles, settings.explain.seed, told)
+
+    engine = _at_precision(engine, settings, sampled, before)
+    batch_size = _batch_size(settings, engine, before)
+    started = time.perf_counter()
+    calibration = _calibration(settings, sampled, engine, batch_size, before)
+    return Prepared(
+        engine.device.type,
+        engine.precision,
+        batch_size,
+        scale,
+        calibration,
+        time.perf_counter() - started,
+        engine.model.sha256,
+        engine.model.architecture,
+        engine.model.target_layer,
+        engine.model.ignored,
+    )
+
+
+def _scale(settings: Settings, city: City, before: Mapping[str, Any], told: Told) -> Scale | None:
+    """As known; percentiles that are not known yet are looked up."""
+    known = known_scale(city.mosaic, settings.imagery, before)
+    if known is None or not known.percent:
+        return known
+    try:
+        return find_scale(city.mosaic, known, settings.explain.seed, told, city.shunned)
+    except UsageError as error:
+        if len(city.mosaic.scaled) == len(city.mosaic.sources):
+            raise
+        log.warning("%s", error)  # cells that need the scale fail; the others do not
+        return None
+
+
+def _at_precision(
+    engine: Engine, settings: Settings, sampled: Sampled, before: Mapping[str, Any]
+) -> Engine:
+    """As set; or as in the run before; or as fits a sample of tiles. On a CPU auto is float32."""
+    if settings.compute.precision != "auto" or engine.device.type == "cpu":
+        return engine
+    if before.get("device") == engine.device.type and "precision" in before:
+        return engine.at(before["precision"])
+    for batch in batches(sampled(PRECISION_TILES), PRECISION_TILES):
+        return engine.at(fitting_precision(engine, batch.pixels, batch.valid))
+    return engine  # there is nothing to see
+
+
+def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -> int:
+    """The setting; or that of the run before, since results depend on it; or what fits."""
+    if settings.compute.batch_size != "auto":
+        return settings.compute.batch_size
+    if before.get("device") == engine.device.type and "batch_size" in before:
+        return int(before["batch_size"])
+    return fitting_batch(engine, settings.tiling.size)
+
+
+def _calibration(
+    settings: Settings,
+    sampled: Sampled,
+    engine: Engine,
+    batch_size: int,
+    before: Mapping[str, Any],
+) -> Calibration:
+    """Another run's if one is named, else this folder's own if it still fits, else a new one."""
+    explain = settings.explain
+    if explain.calibration:
+        return load_calibration(explain.calibration, engine)
+    if before.get("calibration"):
+        own = Calibration.from_json(before["calibration"])
+        if why_not_usable(own, engine) is None:
+            return own
+    tiles = sampled(explain.calibration_tiles)
+    return calibrate(tiles, settings.tiling.tiling, engine, batch_size)

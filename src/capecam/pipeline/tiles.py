@@ -1,0 +1,197 @@
+"""Pixels up: super-blocks read ahead by threads, on the device cut to batches of one shape."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from capecam.grid import Tiling, Window
+from capecam.mosaic.aoi import EVERYWHERE, Chosen, Interest
+from capecam.mosaic.reader import Reader
+
+CPU = torch.device("cpu")
+SUPER_BLOCK = 10
+"""Windows along the edge of what is read at once: 2,570 px at 320/70. Reading window by window
+decodes most blocks twice and costs 5 to 30 times more (DESIGN section 8)."""
+
+
+class Tile(NamedTuple):
+    """One window's pixels."""
+
+    window: Window
+    pixels: Tensor
+    """(3, size, size) uint8; 0 where invalid."""
+    valid: Tensor
+    """(size, size) bool; True is imagery, False is nodata."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tiles that go through the network together; the shape is the same for all of a run."""
+
+    windows: tuple[Window, ...]
+    """Of the first tiles; the rest of the batch is padding."""
+    pixels: Tensor
+    """(B, 3, size, size) uint8; 0 where invalid."""
+    valid: Tensor
+    """(B, size, size) bool; True is imagery, False is nodata or padding."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.windows) <= len(self.pixels):
+            raise ValueError(
+                f"{len(self.windows)} windows do not fit a batch of {len(self.pixels)}"
+            )
+
+
+def batches(tiles: Iterable[Tile], batch_size: int) -> Iterator[Batch]:
+    """Tiles in order, ``batch_size`` at a time; the last batch is padded with zeros.
+
+    Args:
+        tiles: of one size and on one device, where the batches are then made.
+        batch_size: B.
+    """
+    tiles = iter(tiles)
+    while group := list(islice(tiles, batch_size)):
+        first = group[0]
+        pixels = first.pixels.new_zeros((batch_size, *first.pixels.shape))
+        valid = first.valid.new_zeros((batch_size, *first.valid.shape))
+        for i, tile in enumerate(group):
+            pixels[i], valid[i] = tile.pixels, tile.valid
+        yield Batch(tuple(tile.window for tile in group), pixels, valid)
+
+
+def read_tiles(
+    open_reader: Callable[[], Reader],
+    tiling: Tiling,
+    core: Window,
+    *,
+    interest: Interest = EVERYWHERE,
+    readers: int = 0,
+    device: torch.device = CPU,
+) -> Generator[Tile, None, None]:
+    """All windows of a core that are of interest and have a valid pixel, row-major.
+
+    While one row of super-blocks is cut, ``readers`` threads read the next and upload it, so that
+    no pixel goes up twice and nothing waits; 0 reads in the calling thread, with the same result.
+
+    Args:
+        open_reader: of the imagery; called once in each thread.
+        tiling: the lattice.
+        core: the pixels to cover.
+        interest: what is to be run.
+        readers: number of threads.
+        device: where the tiles are to be.
+
+    Raises:
+        ImageError: an image that is needed cannot be decoded.
+    """
+    wanted = interest.chosen(tiling, core)
+    rows = list(_super_rows(tiling, core, wanted))
+    with _reading(open_reader, readers, device) as submit:
+        ahead = [submit(block.extent) for row in rows[:1] for block in row]
+        for row, following in zip(rows, [*rows[1:], []], strict=True):
+            loaded = [result() for result in ahead]
+            ahead = [submit(block.extent) for block in following]
+            yield from _cut(tiling, row, loaded, wanted)
+
+
+class Block(NamedTuple):
+    """A super-block: windows that are read at once."""
+
+    rows: range
+    cols: range
+    """Row and column indices of its windows."""
+    extent: Window
+    """All pixels of them."""
+
+
+class Loaded(NamedTuple):
+    """A super-block's pixels."""
+
+    pixels: Tensor
+    """(3, H, W) uint8 on the device."""
+    valid: Tensor
+    """(H, W) bool on the device."""
+    seen: NDArray[np.bool_]
+    """The same on the host, to be asked without waiting for the device."""
+
+
+def _super_rows(tiling: Tiling, core: Window, wanted: Chosen) -> Iterator[list[Block]]:
+    """Rows of super-blocks with a wanted window, aligned to the lattice and not to the core."""
+    rows, cols = tiling.lattice(core)
+    for i in _chunks(rows):
+        blocks = [
+            Block(i, j, tiling.extent(i, j))
+            for j in _chunks(cols)
+            if not wanted.isdisjoint(product(i, j))
+        ]
+        if blocks:
+            yield blocks
+
+
+def _chunks(indices: range) -> Iterator[range]:
+    start = indices.start
+    while start < indices.stop:
+        stop = min((start // SUPER_BLOCK + 1) * SUPER_BLOCK, indices.stop)
+        yield range(start, stop)
+        start = stop
+
+
+def _cut(tiling: Tiling, row: list[Block], loaded: list[Loaded], wanted: Chosen) -> Iterator[Tile]:
+    """The wanted windows of a row of super-blocks, row-major over the whole row."""
+    for i in row[0].rows:
+        for block, (pixels, valid, seen) in zip(row, loaded, strict=True):
+            for j in block.cols:
+                window = tiling.window(i, j)
+                place = window.slices(block.extent)
+                if (i, j) in wanted and seen[place].any():
+                    yield Tile(window, pixels[:, *place], valid[place])
+
+
+@contextmanager
+def _reading(
+    open_reader: Callable[[], Reader], readers: int, device: torch.device
+) -> Iterator[Callable[[Window], Callable[[], Loaded]]]:
+    """A function that starts reading a window and returns how to get the result."""
+    local = threading.local()
+    with ExitStack() as opened:
+
+        def read(window: Window) -> Loaded:
+            if not hasattr(local, "reader"):
+                local.reader = opened.enter_context(open_reader())
+            reader: Reader = local.reader
+            pixels, seen = reader.read(window)
+            return Loaded(_up(pixels, device), _up(seen, device), seen)
+
+        if readers == 0:
+            yield lambda window: lambda: read(window)
+            return
+        threads = ThreadPoolExecutor(readers, thread_name_prefix="read")
+        try:
+            yield lambda window: threads.submit(read, window).result
+        finally:  # before any file is closed: GDAL crashes if that happens under a read
+            threads.shutdown(cancel_futures=True)
+
+
+def _up(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Upload beside what the device computes; only the calling thread waits."""
+    host = torch.from_numpy(array)
+    if device.type != "cuda":
+        return host.to(device)
+    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(beside):
+        there = host.pin_memory().to(device, non_blocking=True)
+    beside.synchronize()
+    # Its memory is not used again before what is queued for the tiles cut from it has run.
+    there.record_stream(torch.cuda.default_stream(device))
+    return there

@@ -1,1 +1,0 @@
-"""Rasters: reading the mosaic, writing products. Only this package opens raster files."""

@@ -1,0 +1,1 @@
+"""A whole run: plan, supervisor, executors, city products, inspection."""

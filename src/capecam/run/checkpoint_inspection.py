@@ -1,0 +1,64 @@
+"""What a checkpoint is, in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from capecam.attribution.engine import Engine
+from capecam.attribution.methods import GUIDED
+from capecam.model.checkpoint import Weights, read_weights
+from capecam.model.introspection import why_not_guided
+from capecam.model.model import HEAD, Model, channel_count, describe, model_of
+from capecam.settings import ModelSettings
+
+TILE_PX = 320
+"""Tile at which the target layer's shape is given."""
+
+
+def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
+    """Facts by name.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    weights = read_weights(path)
+    facts: dict[str, Any] = {
+        "checkpoint": str(path),
+        "sha256": weights.sha256,
+        "architecture": describe(settings, weights.config),
+        "classes": max(channel_count(weights), 2),
+    }
+    if facts["architecture"] == "unknown":
+        return facts | _of_unknown(weights)
+    return facts | _of_network(model_of(weights, settings))
+
+
+def _of_unknown(weights: Weights) -> dict[str, Any]:
+    """What tensors tell that belong to no network that is named."""
+    known = {k: v for k, v in weights.tensors.items() if v.ndim and "running_" not in k}
+    return {
+        "tensors": len(known),
+        "parameters": sum(tensor.numel() for tensor in known.values()),
+        "to see more": "name model.architecture and model.encoder in a --config",
+        "last layer": next(key for key in known if key.endswith(HEAD)),
+    }
+
+
+def _of_network(model: Model) -> dict[str, Any]:
+    engine = Engine(model, ["gradcam"])
+    activations = engine.activation_shape(TILE_PX)
+    reason = why_not_guided(model.network)
+    scaling = model.normalisation
+    return {
+        "class names": ", ".join(c.name for c in model.classes),
+        "activation": "sigmoid of one channel" if model.sigmoid else "softmax",
+        "input bands": 3,
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "input scaling": f"0..255 becomes 0..{scaling.input_max:g}, "
+        f"then (x - {scaling.mean}) / {scaling.std}",
+        "target layer": model.target_layer,
+        "its shape": f"{activations} for a tile of {TILE_PX} px",
+        GUIDED: "possible" if reason is None else f"not possible: {reason}",
+        "ignored keys": ", ".join(model.ignored) or "none",
+    }

@@ -1,0 +1,73 @@
+"""What a checkpoint or an image is, in plain words, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from capecam.errors import ImageError
+from capecam.imagery.ground_resolution import ground_m
+from capecam.imagery.header_reader import read_header
+from capecam.io.paths import TIFFS, VRT, VsiPath, location
+from capecam.mosaic.diagnostics import Remark, remarks
+from capecam.run.text_table import facts, table
+from capecam.settings import Settings
+
+COLUMNS = "unusual", "what a run does"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found."""
+
+    facts: Mapping[str, Any]
+    remarks: tuple[Remark, ...] | None = None
+    """None: it is no image, or one that cannot be used."""
+    refusal: str | None = None
+    """Why an image cannot be used, and what to do."""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 2 for an image that cannot be used."""
+        return 0 if self.refusal is None else ImageError.exit_code
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        found = dict(self.facts)
+        if self.remarks is not None:
+            found["remarks"] = [asdict(remark) for remark in self.remarks]
+        return found if self.refusal is None else found | {"refused": self.refusal}
+
+    def to_text(self) -> str:
+        """For people."""
+        parts = [facts([(name, str(value)) for name, value in self.facts.items()])]
+        if self.remarks is not None:
+            rows = [(remark.what, remark.does) for remark in self.remarks]
+            parts += ["", table(COLUMNS, rows) if rows else "nothing unusual"]
+        return "\n".join(parts)
+
+
+def inspect_path(name: str, settings: Settings) -> Inspection:
+    """Look at a checkpoint or an image.
+
+    Args:
+        name: a path, or ``/vsi...``.
+        settings: how a run would read it.
+
+    Raises:
+        CheckpointError: it is a checkpoint that cannot be used.
+    """
+    path = location(name)
+    if path.suffix.lower() not in (*TIFFS, VRT) and not isinstance(path, VsiPath):
+        from capecam.run.checkpoint_inspection import inspect_checkpoint  # noqa: PLC0415 torch is slow to import
+
+        return Inspection(inspect_checkpoint(path, settings.model))
+    try:
+        header = read_header(path, settings.imagery, apart=True)
+    except ImageError as error:
+        return Inspection({"raster": str(path), **error.facts}, refusal=str(error))
+    width, height = ground_m(header)
+    named = {"raster": str(path), **dict(header.facts.to_rows())}
+    named["on the ground"] = f"{width:.3g} x {height:.3g} m a pixel"
+    return Inspection(named, remarks(header, settings))

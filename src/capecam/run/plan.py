@@ -1,0 +1,198 @@
+"""What a run would do, and what it would cost; from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from capecam.grid import Cell
+from capecam.model.checkpoint import checkpoint_sha256
+from capecam.mosaic.city import City, city_of, find_cells
+from capecam.mosaic.diagnostics_summary import Kind, unusable, unusual
+from capecam.pipeline.calibration import Calibration, read_calibration
+from capecam.run.supervisor import anchor, share
+from capecam.run.text_table import table
+from capecam.settings import PIXEL_METHODS, Settings
+from capecam.store.ledger import Ledger
+from capecam.store.provenance import known_scale
+from capecam.store.run_folder import read_run
+from capecam.store.staleness import NEW, Contents, Inputs, Verdict, by_cause, judge
+
+WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
+"""Pixels encoded per CPU-second: the mask of classes; a noisy 8-bit band (DESIGN section 8)."""
+BYTES_PER_PX = {"classes": 0.01, "noisy": 0.45}
+"""On disk, per pixel and band: 20-70 MB a noisy band of 156 Mpx (DESIGN section 8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one product over the whole city."""
+
+    product: str
+    disk_gb: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What run would do."""
+
+    cells: dict[str, int]
+    """Name of each cell of this share -> tiles, at most; windows without imagery are not run."""
+    todo: dict[str, str]
+    """Name of each cell that run would make -> why."""
+    by_cause: str
+    """How many of these there are for which cause, in words."""
+    failures: dict[str, str]
+    """Images that cannot be used, and cells that failed before and would be left alone."""
+    shifted: dict[str, tuple[float, float]]
+    unusual: tuple[Kind, ...]
+    """What is unusual about images, those that cannot be used first."""
+    size: tuple[int, int]
+    """Of the mosaic in pixels: width, height."""
+    host_memory_gb: float
+    costs: tuple[Cost, ...]
+    tiles_per_second: float | None
+    """Measured by an earlier run into the same folder; None if there was none."""
+
+    @property
+    def tiles(self) -> int:
+        """Of the cells that run would make, at most."""
+        return sum(self.cells[name] for name in self.todo)
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time at the measured rate."""
+        return self.tiles / self.tiles_per_second if self.tiles_per_second else None
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        tree = {**asdict(self), "tiles": self.tiles, "seconds": self.seconds}
+        del tree["by_cause"]  # counts of what is in ``todo``, for people
+        return tree
+
+    def to_text(self) -> str:
+        """For people."""
+        lines = [
+            f"mosaic    {self.size[0]} x {self.size[1]} px",
+            f"cells     {len(self.cells)}, of which {len(self.todo)} are to be made"
+            + (f" ({self.by_cause})" if self.todo else ""),
+            f"tiles     at most {self.tiles} (those without imagery are not run)",
+            f"memory    about {self.host_memory_gb:.1f} GB beside the network",
+        ]
+        lines += [
+            f"product   {c.product:<18} about {_size(c.disk_gb)}, {c.cpu_seconds:.0f} CPU-seconds"
+            for c in self.costs
+        ]
+        rate = self.tiles_per_second
+        lines.append(
+            f"time      about {self.seconds:.0f} s at {rate:.1f} tiles/s, as measured before"
+            if rate
+            else "time      unknown: nothing has been measured into this folder yet"
+        )
+        lines += ["", kinds_table(self.unusual), ""]
+        lines += [f"make      {n}: {self.cells[n]} tiles; {why}" for n, why in self.todo.items()]
+        return "\n".join(lines).rstrip()
+
+
+def _size(gb: float) -> str:
+    """A size on disk; a part of a GB in MB."""
+    return f"{gb:.1f} GB" if gb >= 1 else f"{1000 * gb:.0f} MB"
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Read the headers, compare with what is done, and count.
+
+    Raises:
+        UsageError: there is no usable image.
+    """
+    before = (read_run(settings.out) if settings.out else None) or {}
+    city = city_of(settings, anchor(settings, before))
+    tiling = settings.tiling.tiling
+    cells = share(find_cells(city, settings.tiling), settings.run.shard)
+    verdicts = _verdicts(settings, city, cells, before)
+    todo, failed = (
+        {cell.name: v.reason for cell, v in verdicts.items() if v.state == state}
+        for state in ("todo", "failed")
+    )
+    window = city.mosaic.grid.window
+    stages = before.get("stages", {})
+    rate = before["tiles"] / stages["cells"] if before.get("tiles") else None
+    return Plan(
+        {cell.name: city.interest.count(tiling, cell.core) for cell in cells},
+        todo,
+        by_cause(verdict.cause for verdict in verdicts.values()),
+        city.failures | failed,
+        {s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},
+        (*unusable(city.failures), *unusable(failed), *unusual(city, settings)),
+        (window.width, window.height),
+        max((_memory_gb(cell, settings) for cell in cells), default=0.0),
+        _costs([cell for cell in cells if cell.name in todo], settings),
+        rate,
+    )
+
+
+def _verdicts(
+    settings: Settings, city: City, cells: Sequence[Cell], before: Mapping[str, Any]
+) -> dict[Cell, Verdict]:
+    """What run would find about each cell."""
+    if settings.out is None or not before:
+        return dict.fromkeys(cells, Verdict("todo", "new", NEW))
+    inputs = _inputs(settings, city, before)
+    return judge(cells, city.mosaic, inputs, Ledger.of(settings.out), Contents())
+
+
+def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs:
+    """What a run would find out, as far as it follows from the run before."""
+    calibration = Calibration.from_json(before["calibration"])
+    if settings.explain.calibration:
+        calibration = read_calibration(settings.explain.calibration)
+    checkpoint = before["checkpoint"]["sha256"]
+    if settings.checkpoint:
+        checkpoint = checkpoint_sha256(settings.checkpoint)
+    precision = settings.compute.precision
+    return Inputs(
+        city.mosaic.grid,
+        city.interest,
+        settings,
+        checkpoint,
+        before["precision"] if precision == "auto" else precision,
+        calibration.tops,
+        known_scale(city.mosaic, settings.imagery, {} if settings.run.recalibrate else before),
+    )
+
+
+def _memory_gb(cell: Cell, settings: Settings) -> float:
+    """Strips of one row of tiles, two rows of super-blocks of pixels, blocks being written."""
+    tiling, classes = settings.tiling.tiling, len(settings.model.classes)
+    width = tiling.reach(cell.core).width
+    strips = tiling.size * width * 4 * 2 * (classes + 1 + classes)
+    pixels = 2 * width * (tiling.step * 10 + tiling.overlap) * 4
+    writing = 512 * width * 2 * (classes - 1)
+    return (strips + pixels + writing) / 1e9
+
+
+def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
+    """From the measured facts; heatmaps of blocks are a hundredth of a full band."""
+    pixels = sum(cell.core.width * cell.core.height for cell in cells)
+    bands, block = len(settings.model.classes) - 1, settings.tiling.stride**2
+    amounts = {"classes": ("classes", pixels), "probability": ("noisy", pixels * bands)}
+    for method in settings.explain.methods:
+        share = 1 if method in PIXEL_METHODS else block
+        amounts[method] = ("noisy", pixels * bands // share)
+    return tuple(
+        Cost(name, BYTES_PER_PX[kind] * n / 1e9, n / 1e6 / WRITE_MPX_S[kind])
+        for name, (kind, n) in amounts.items()
+    )
+
+
+def kinds_table(kinds: Sequence[Kind]) -> str:
+    """For people."""
+    rows = list(_rows(kinds))
+    return table(("unusual", "images", "what the run does"), rows) if rows else "nothing unusual"
+
+
+def _rows(kinds: Sequence[Kind]) -> Iterator[tuple[str, str, str]]:
+    for kind in kinds:
+        yield kind.what, kind.named, kind.does

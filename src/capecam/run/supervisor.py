@@ -1,0 +1,228 @@
+"""The run: open the city, prepare once, make every cell that is missing or out of date, finish."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+from capecam.grid import Cell
+from capecam.io.gdal import gdal_settings
+from capecam.model.model import Model
+from capecam.mosaic.city import City, city_of, find_cells
+from capecam.mosaic.diagnostics_summary import unusual
+from capecam.pipeline.cell_runner import Made
+from capecam.run.city_products import assemble
+from capecam.run.executors import InProcess, Processes, Workshop, devices
+from capecam.run.ray_executor import RayActors
+from capecam.run.run_record import Outcome, Record
+from capecam.run.status_layer import show_all, state_of
+from capecam.runtime.files import write_json
+from capecam.runtime.lock import hold
+from capecam.settings import Settings
+from capecam.settings.tree import required
+from capecam.store.file_names import DETECTIONS, RUN_JSON
+from capecam.store.ledger import Ledger
+from capecam.store.run_folder import read_run
+from capecam.store.staleness import Contents, basis, first_words, judge
+from capecam.views.qgis.layer_styles import lay_out_imagery
+from capecam.views.report.report import write_report
+
+log = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """Told how a run goes; the command line draws a bar from it."""
+
+    def start(self, tiles: int, cells: int) -> None:
+        """There are at most this many tiles to run, in this many cells."""
+
+    def tiles(self, count: int) -> None:
+        """So many more are done."""
+
+    def cell(self, name: str, outcome: str) -> None:
+        """A cell has ended."""
+
+
+class Silent:
+    """No progress: for notebooks and tests."""
+
+    def start(self, tiles: int, cells: int) -> None:
+        """Nothing."""
+
+    def tiles(self, count: int) -> None:
+        """Nothing."""
+
+    def cell(self, name: str, outcome: str) -> None:
+        """Nothing."""
+
+
+def run(
+    settings: Settings, *, model: Model | None = None, progress: Progress | None = None
+) -> Outcome:
+    """Do everything that ``capecam run`` does.
+
+    Args:
+        settings: at least ``sources`` and ``out``, and ``checkpoint`` where no model is given.
+        model: a network that is loaded already; then everything happens in this process.
+        progress: told how it goes.
+
+    Raises:
+        UsageError: nothing could be started; no cell was touched.
+        StoppedError: the machine failed; the same call goes on where it stopped.
+    """
+    outcome = Outcome(required(settings.out, "out", "--out DIR"))
+    ledger = Ledger.open(outcome.out)
+    with hold(outcome.out, settings.run.shard), gdal_settings():
+        before = read_run(outcome.out) or {}
+        city = _open(settings, before, apart=model is None)
+        outcome.failures.update(city.failures)
+        with _workshop(settings, model) as workshop:
+            record = _prepare(settings, city, before, workshop, outcome)
+            _make_cells(record, ledger, workshop, outcome, progress or Silent())
+            outcome.end("cells")
+        _finish(record, before, outcome)
+    return outcome
+
+
+def _open(settings: Settings, before: Mapping[str, Any], *, apart: bool) -> City:
+    """The city; what is unusual about its images is said."""
+    city = city_of(settings, anchor(settings, before), apart=apart)
+    for kind in unusual(city, settings):
+        if kind.warning:
+            log.warning("%s", kind)
+    return city
+
+
+def _prepare(
+    settings: Settings,
+    city: City,
+    before: Mapping[str, Any],
+    workshop: Workshop,
+    outcome: Outcome,
+) -> Record:
+    """Find out what all cells have in common, and write it down before the first one is made."""
+    cells = find_cells(city, settings.tiling)
+    outcome.workers = workshop.count
+    if settings.run.recalibrate:
+        before = {**before, "calibration": {}, "scale": None}
+    prepared = workshop.prepare(city, before)
+    city = city.at_scale(prepared.scale)
+    lay_out_imagery(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
+    outcome.end("prepare", calibrate=prepared.calibrated_s)
+    record = Record(settings, city, cells, prepared)
+    write_json(outcome.out / RUN_JSON, record.to_json(outcome))
+    return record
+
+
+def _finish(record: Record, before: Mapping[str, Any], outcome: Outcome) -> None:
+    """The city's products, if there is a cell; how the run ended; and the report on both."""
+    out = outcome.out
+    if outcome.done + outcome.kept and not record.settings.run.shard:
+        outcome.totals = assemble(out)
+    outcome.end("finish")
+    write_json(out / RUN_JSON, {**record.to_json(outcome), **_still_true(before, outcome)})
+    if outcome.totals is not None:
+        write_report(out, imagery=record.city.mosaic)
+
+
+def _still_true(before: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """What an audit has found of the same detections."""
+    if outcome.totals is None or "audit" not in before:
+        return {}
+    same = before.get("products", {}).get(DETECTIONS) == outcome.totals.products[DETECTIONS]
+    return {"audit": before["audit"]} if same else {}
+
+
+def _workshop(settings: Settings, model: Model | None) -> Workshop:
+    if model is not None or settings.run.in_process:
+        return InProcess(settings, model)
+    if settings.compute.cluster:
+        return RayActors(settings, settings.compute.cluster)
+    return Processes(settings, devices(settings))
+
+
+def _make_cells(
+    record: Record, ledger: Ledger, workshop: Workshop, outcome: Outcome, progress: Progress
+) -> None:
+    """Every cell of this share that has to be made; one that fails is noted, the rest goes on."""
+    settings, tiling = record.settings.run, record.settings.tiling.tiling
+    if settings.prune:
+        for name in ledger.names() - {cell.name for cell in record.cells}:
+            ledger.remove(name)
+    contents = Contents()
+    todo = _todo(record, ledger, contents, outcome)
+    most = len(todo) if settings.max_failures is None else settings.max_failures
+    city = record.city
+    progress.start(sum(city.interest.count(tiling, cell.core) for cell in todo), len(todo))
+    board = show_all(outcome.out, city.mosaic.grid, record.cells, city.failures)
+    try:
+        with closing(workshop.make(board.running(todo), contents, progress.tiles)) as making:
+            for made in making:
+                _note(made, record, ledger, contents, outcome)
+                board.show(made.cell.name, state_of(ledger, made.cell))
+                progress.cell(made.cell.name, f"failed: {made.reason}" if made.reason else "done")
+                if outcome.failed > most:
+                    outcome.stopped = f"more than {most} cells failed"
+                    break
+    finally:
+        for cell in todo:
+            ledger.clear(cell)
+        board.flush()
+
+
+def _todo(record: Record, ledger: Ledger, contents: Contents, outcome: Outcome) -> dict[Cell, str]:
+    """What has to be made, and why; notes what is done, and what failed and has not changed."""
+    todo = {}
+    cells = share(record.cells, record.settings.run.shard)
+    verdicts = judge(cells, record.city.mosaic, record.inputs, ledger, contents)
+    log.info("%s", first_words(verdicts.values()))
+    for cell, verdict in verdicts.items():
+        if verdict.state == "done":
+            outcome.kept += 1
+            ledger.refresh(cell.name, record.images(cell, contents))
+        elif verdict.state == "failed":
+            outcome.failures[cell.name] = f"{verdict.reason} (before; --retry-failed tries again)"
+        else:
+            log.debug("cell %s is to be made: %s", cell.name, verdict.reason)
+            todo[cell] = verdict.reason
+    return todo
+
+
+def share(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell]:
+    """The I-th of N shares: neighbours stay together, since they read the same images."""
+    index, count = shard or (1, 1)
+    return cells[len(cells) * (index - 1) // count : len(cells) * index // count]
+
+
+def _note(made: Made, record: Record, ledger: Ledger, contents: Contents, outcome: Outcome) -> None:
+    """Count a cell that has ended; keep the reason if it failed."""
+    cell = made.cell
+    if made.report is not None:
+        outcome.done += 1
+        outcome.tiles += made.report.tiles
+        outcome.batch_size = min(outcome.batch_size, made.report.batch_size)
+        for stage, seconds in made.report.stages.items():
+            outcome.work[stage] = outcome.work.get(stage, 0.0) + seconds
+        return
+    ledger.check_writable()  # a worker that has died did not ask
+    outcome.failed += 1
+    outcome.failures[cell.name] = made.reason
+    failure = {
+        "cell": cell.name,
+        "image": cell.image,
+        "status": "failed",
+        "error": made.reason,
+        "basis": basis(cell, record.inputs, record.seen(cell)),
+        "images": record.images(cell, contents),
+    }
+    ledger.fail(cell, failure)
+
+
+def anchor(settings: Settings, before: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The setting's, else that of the first run into the same folder, else the mosaic's corner."""
+    if settings.tiling.anchor or not before:
+        return settings.tiling.anchor
+    x, y = before["anchor"]
+    return x, y

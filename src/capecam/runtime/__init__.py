@@ -1,0 +1,1 @@
+"""Atomic files, locks, logs, threads and child processes; knows neither rasters nor torch."""

@@ -1,0 +1,1 @@
+"""State of a run on disk: records, schemas, staleness, verification."""

@@ -1,0 +1,25 @@
+"""Names of the files in the folder of a run: the contract with everything that reads them."""
+
+RUN_JSON = "run.json"
+
+DETECTIONS, GEOPACKAGE = "detections.parquet", "detections.gpkg"
+"""All objects of the city."""
+
+LAYER = "detections"
+"""Layer of the GeoPackage."""
+
+REJECTED = "rejected"
+"""Layer of the GeoPackage, and stem of the file, with the objects that a filter removed."""
+
+SUMMARY = "summary.csv"
+
+EVALUATION_JSON = "evaluation.json"
+"""Result of ``capecam evaluate``."""
+
+PIECES = "detections.parquet"
+"""Unfiltered pieces of a cell, in the cell's folder."""
+
+PROJECT = "capecam.qgz"
+"""The QGIS project."""
+
+REPORT = "report.html"

@@ -1,0 +1,102 @@
+"""Is everything that was made still what it was?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from capecam.errors import OutputError
+from capecam.io.cog import why_not_cog
+from capecam.runtime.files import digest
+from capecam.store.ledger import Ledger
+from capecam.store.run_folder import read_run
+
+UNFINISHED = (
+    "; the city's layers were not compared, since the last run has not made them: the same run "
+    "again, or capecam finish, does"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One product that is not as it was recorded."""
+
+    path: str
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What came of looking at every product of an output."""
+
+    files: int
+    """How many were looked at."""
+    findings: tuple[Finding, ...]
+    layers: bool = True
+    """Whether the city's layers were among them: not after a run that was cut off, or of shards."""
+
+    @property
+    def exit_code(self) -> int:
+        """3 if one is bad."""
+        return 3 if self.findings else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """For people."""
+        bad = [f"{f.path}: {f.problem}; {f.remedy}" for f in self.findings]
+        open_end = "" if self.layers else UNFINISHED
+        return "\n".join(
+            [*bad, f"{self.files} products, {len(self.findings)} of them bad{open_end}"]
+        )
+
+
+def verify(out: Path) -> Verification:
+    """Compare every product with its recorded size and sha256, and rasters with the rules of COGs.
+
+    Raises:
+        OutputError: the folder holds no run.
+    """
+    run = read_run(out)
+    if run is None:
+        raise OutputError(
+            f"{out}: holds no run.json, so there is nothing to verify; start with capecam run"
+        )
+    findings: list[Finding] = []
+    count = 0
+    for folder, files, remedy in _recorded(out, run):
+        for name, facts in files.items():
+            count += 1
+            if problem := _problem(folder / name, facts):
+                findings.append(Finding(str(folder / name), problem, remedy))
+    return Verification(count, tuple(findings), bool(run.get("products")))
+
+
+def _recorded(out: Path, run: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
+    """Folders, the files recorded in them, and what makes these again."""
+    ledger, products = Ledger.of(out), run.get("products", {})
+    again = f"make it again with capecam finish {out}"
+    for name in ledger.done():
+        folder, files = ledger.folder / name, (ledger.read(name) or {}).get("files", {})
+        yield folder, files, f"remove {folder} and run again"
+        # A style is no part of a cell: finish writes it, the same for all and the city's layer.
+        styles = {Path(file).with_suffix(".qml").name for file in files}
+        yield folder, {style: products[style] for style in styles & products.keys()}, again
+    yield out, products, again
+
+
+def _problem(path: Path, recorded: Mapping[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != recorded["bytes"]:
+            return f"has {size} bytes, not {recorded['bytes']}"
+        if digest(path) != recorded["sha256"]:
+            return "its content is not what was written"
+    except OSError as error:
+        return str(error.strerror)
+    return why_not_cog(path) if path.suffix == ".tif" else None

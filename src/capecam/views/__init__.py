@@ -1,0 +1,1 @@
+"""QGIS styles and project, report and panels: the products that people look at."""

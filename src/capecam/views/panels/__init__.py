@@ -1,0 +1,1 @@
+"""Panels: a tile as the network saw it, with its prediction and heatmaps."""

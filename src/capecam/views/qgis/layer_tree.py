@@ -1,0 +1,174 @@
+"""What a run's project holds: which layers, in which groups, and what is said about each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from capecam.settings import PIXEL_METHODS, TITLES
+from capecam.store.file_names import GEOPACKAGE, LAYER, REJECTED
+from capecam.store.run_folder import RunOutput
+from capecam.views.qgis import abstracts
+from capecam.views.qgis.layer_styles import CLASSES, IMAGERY, PROBABILITY, heat_styles
+from capecam.views.qgis.project import Bounds, Group, MapLayer, Project
+from capecam.views.styles.layers import (
+    FAR,
+    IMAGERY_SCALE,
+    cells_style,
+    classes_style,
+    density_style,
+    detections_style,
+    imagery_style,
+    probability_style,
+    queue_style,
+    rejected_style,
+)
+
+TITLE = "capecam"
+
+CELLS = "cells.gpkg|layername=cells"
+
+QUEUE = 200
+"""So many detections are in the review queue at first: a morning's work."""
+
+
+def project_of(run: RunOutput, counts: Mapping[str, int]) -> Project:
+    """The project of a run.
+
+    Args:
+        run: with its city products.
+        counts: detections by class name.
+    """
+    groups = [
+        _queue(),
+        _detections(run),
+        _ledger(),
+        *_heatmaps(run, counts),
+        _probability(run),
+        _classes(run),
+        *_imagery(run),
+    ]
+    return Project(TITLE, run.grid.crs, _bounds(run), tuple(groups))
+
+
+def _bounds(run: RunOutput) -> Bounds:
+    """Of what there is, not of all images."""
+    return run.layer(f"{CLASSES}.tif").grid.bounds
+
+
+def _queue() -> Group:
+    source = f'{GEOPACKAGE}|layername={LAYER}|subset="review" <= {QUEUE}'
+    about = abstracts.QUEUE.format(count=QUEUE)
+    layer = MapLayer("review", f"First {QUEUE} to look at", source, about, queue_style())
+    return Group("Review queue", (layer,))
+
+
+def _detections(run: RunOutput) -> Group:
+    source = f"{GEOPACKAGE}|layername="
+    close_up = replace(detections_style(run.settings.model.classes), from_scale=FAR)
+    layers = [
+        MapLayer(LAYER, "Detections", source + LAYER, abstracts.DETECTIONS, close_up),
+        _density(run),
+    ]
+    if run.settings.detections.keep_rejected:
+        about, style = abstracts.REJECTED, rejected_style()
+        rejected = MapLayer(REJECTED, "Rejected", source + REJECTED, about, style, ticked=False)
+        layers.append(rejected)
+    return Group("Detections", tuple(layers), ticked=True)
+
+
+def _density(run: RunOutput) -> MapLayer:
+    found = np.array([cell["detections"] for cell in run.cells.values()], np.float64)
+    about = abstracts.DENSITY.format(scale=FAR)
+    return MapLayer("density", "Found, from afar", CELLS, about, density_style(found))
+
+
+def _ledger() -> Group:
+    layer = MapLayer("cells", "Cells", CELLS, abstracts.CELLS, cells_style())
+    return Group("Cells ledger", (layer,))
+
+
+def _heatmaps(run: RunOutput, counts: Mapping[str, int]) -> list[Group]:
+    """A group a method, the first of them ticked."""
+    made = [m for m in run.settings.explain.methods if f"{m}.tif" in run.products]
+    return [
+        Group(
+            TITLES[method],
+            tuple(_heatmap(run, method, counts)),
+            ticked=method == made[0],
+            exclusive=True,
+        )
+        for method in made
+    ]
+
+
+def _heatmap(run: RunOutput, method: str, counts: Mapping[str, int]) -> list[MapLayer]:
+    """A layer a class; that of the class with most detections is ticked."""
+    names, scale = run.names[1:], run.tops(method)
+    best = _most(names, scale, counts)
+    layers = []
+    for band, (name, top) in enumerate(zip(names, scale, strict=True), start=1):
+        default, *others = heat_styles(run, method, band).items()
+        layers.append(
+            MapLayer(
+                f"{method}_{band}",
+                f"{TITLES[method]}, {name}{'' if top is not None else ' (empty)'}",
+                f"{method}.vrt",
+                _about(run, method, name, top),
+                default[1],
+                dict(others),
+                ticked=name == best,
+            )
+        )
+    return layers
+
+
+def _most(names: Sequence[str], scale: Sequence[float | None], counts: Mapping[str, int]) -> str:
+    """The class with most detections of those whose heatmap is not empty, if there is one."""
+    known = [name for name, top in zip(names, scale, strict=True) if top is not None]
+    return max(known or names, key=lambda name: counts.get(name, 0))
+
+
+def _about(run: RunOutput, method: str, name: str, top: float | None) -> str:
+    if top is None:
+        return abstracts.EMPTY.format(method=TITLES[method], name=name)
+    explain = run.settings.explain
+    about = abstracts.HEAT.format(
+        method=TITLES[method],
+        what=abstracts.WHAT if method in PIXEL_METHODS else abstracts.WHERE,
+        name=name,
+        top=f"{top:.3g}" if run.raw else "1",
+        raw=top,
+        score=explain.score,
+    )
+    return about + (abstracts.DETECTED if explain.where == "detected" else "")
+
+
+def _probability(run: RunOutput) -> Group:
+    layers = (
+        MapLayer(
+            f"{PROBABILITY}_{band}",
+            f"Probability, {entry.name}",
+            f"{PROBABILITY}.vrt",
+            abstracts.PROBABILITY.format(name=entry.name),
+            probability_style(band, entry.color),
+        )
+        for band, entry in enumerate(run.settings.model.classes[1:], start=1)
+    )
+    return Group("Probability", tuple(layers))
+
+
+def _classes(run: RunOutput) -> Group:
+    style = classes_style(run.settings.model.classes)
+    layer = MapLayer(CLASSES, "Classes", f"{CLASSES}.vrt", abstracts.CLASSES, style)
+    return Group("Classes", (layer,))
+
+
+def _imagery(run: RunOutput) -> list[Group]:
+    if not (run.out / IMAGERY).exists():
+        return []
+    about = abstracts.IMAGERY.format(scale=IMAGERY_SCALE)
+    layer = MapLayer("imagery", "Imagery", IMAGERY, about, imagery_style())
+    return [Group("Imagery", (layer,), ticked=True)]

@@ -1,0 +1,201 @@
+"""A QGIS project, written by hand: QGIS 3.22 and later read it, none is needed to write it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from capecam.views.styles.qml import VERSION, Style
+
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+"""The earliest that a zip can have: the file says the same whenever it is written."""
+
+INSIDE = "capecam.qgs"
+
+MARGIN = 0.03
+"""Of the data's extent, around it."""
+
+Bounds = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MapLayer:
+    """One entry of the layer tree."""
+
+    key: str
+    """Unique in the project; ``id`` is made from it."""
+    name: str
+    source: str
+    """File beside the project; of a GeoPackage with ``|layername=`` and ``|subset=``."""
+    abstract: str
+    """What it is and how to read it."""
+    style: Style
+    others: Mapping[str, Style] = field(default_factory=dict)
+    """Further styles by name, for people to choose."""
+    ticked: bool = True
+    """In its group; what is seen needs the group ticked, too."""
+
+    @property
+    def id(self) -> str:
+        """QGIS gives another one to a layer whose own has 10 letters or fewer."""
+        return f"capecam_{self.key}"
+
+    @property
+    def vector(self) -> bool:
+        """Or else it is a raster."""
+        return self.source.split("|")[0].endswith(".gpkg")
+
+    @property
+    def provider(self) -> str:
+        """Who reads it for QGIS."""
+        return "ogr" if self.vector else "gdal"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Layers of one theme."""
+
+    name: str
+    layers: tuple[MapLayer, ...]
+    ticked: bool = False
+    exclusive: bool = False
+    """Ticking one of its layers unticks the others."""
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError(f"the group {self.name!r} has no layer")
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What opens when the file is opened."""
+
+    title: str
+    crs: str
+    """WKT."""
+    bounds: Bounds
+    """Of the data: left, bottom, right, top."""
+    groups: tuple[Group, ...]
+    """The topmost first, in the legend and on the map."""
+
+    @property
+    def layers(self) -> list[MapLayer]:
+        """All, the topmost first."""
+        return [layer for group in self.groups for layer in group.layers]
+
+
+def write_project(path: Path, project: Project) -> None:
+    """Make the ``.qgz``: the same bytes for the same project."""
+    root = to_element(project)
+    ET.indent(root, " ")
+    text = "<!DOCTYPE qgis>\n" + ET.tostring(root, encoding="unicode") + "\n"
+    entry = zipfile.ZipInfo(INSIDE, ZIP_TIME)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(entry, text.encode())
+
+
+def to_element(project: Project) -> ET.Element:
+    """The ``.qgs`` inside."""
+    root = ET.Element("qgis", version=VERSION, projectname=project.title)
+    ET.SubElement(root, "homePath", path="")
+    ET.SubElement(root, "title").text = project.title
+    ET.SubElement(root, "projectCrs").append(_crs(project.crs))
+    root.append(_tree(project.groups))
+    root.append(_canvas(project))
+    layers = ET.SubElement(root, "projectlayers")
+    order = ET.SubElement(root, "layerorder")
+    for layer in project.layers:
+        layers.append(_map_layer(layer, project.crs))
+        ET.SubElement(order, "layer", id=layer.id)
+    root.append(_properties())
+    view = ET.SubElement(root, "ProjectViewSettings", UseProjectScales="0")
+    names = ("xmin", "ymin", "xmax", "ymax")
+    extent = dict(zip(names, map(repr, _with_margin(project.bounds)), strict=True))
+    ET.SubElement(view, "DefaultViewExtent", extent).append(_crs(project.crs))
+    return root
+
+
+def _crs(wkt: str) -> ET.Element:
+    """Its parameters alone. With a code QGIS would look that up, and codes can be wrong: cities
+    have files whose CRS has none, or a misleading one."""
+    element = ET.Element("spatialrefsys")
+    ET.SubElement(element, "wkt").text = wkt
+    return element
+
+
+def _tree(groups: Sequence[Group]) -> ET.Element:
+    root = ET.Element("layer-tree-group")
+    for group in groups:
+        facts = {"name": group.name, **_state(group.ticked)}
+        if group.exclusive:
+            first = next((n for n, entry in enumerate(group.layers) if entry.ticked), -1)
+            facts |= {"mutually-exclusive": "1", "mutually-exclusive-child": str(first)}
+        element = ET.SubElement(root, "layer-tree-group", facts)
+        for layer in group.layers:
+            ET.SubElement(element, "layer-tree-layer", {
+                "id": layer.id, "name": layer.name, "source": f"./{layer.source}",
+                "providerKey": layer.provider, **_state(layer.ticked),
+            })  # fmt: skip
+    return root
+
+
+def _state(ticked: bool) -> dict[str, str]:
+    """What is ticked is also unfolded."""
+    return {"checked": "Qt::Checked" if ticked else "Qt::Unchecked", "expanded": str(int(ticked))}
+
+
+def _canvas(project: Project) -> ET.Element:
+    """The map as it opens."""
+    canvas = ET.Element("mapcanvas", name="theMapCanvas", annotationsVisible="1")
+    canvas.append(_extent(_with_margin(project.bounds)))
+    ET.SubElement(canvas, "rotation").text = "0"
+    ET.SubElement(canvas, "destinationsrs").append(_crs(project.crs))
+    return canvas
+
+
+def _extent(bounds: Bounds) -> ET.Element:
+    element = ET.Element("extent")
+    for name, value in zip(("xmin", "ymin", "xmax", "ymax"), bounds, strict=True):
+        ET.SubElement(element, name).text = repr(value)
+    return element
+
+
+def _with_margin(bounds: Bounds) -> Bounds:
+    left, bottom, right, top = bounds
+    space = MARGIN * max(right - left, top - bottom)
+    return left - space, bottom - space, right + space, top + space
+
+
+def _map_layer(layer: MapLayer, crs: str) -> ET.Element:
+    element = ET.Element("maplayer", type="vector" if layer.vector else "raster")
+    if layer.vector:
+        element.set("geometry", "Polygon")
+        element.set("simplifyDrawingHints", "1")
+    for name, text in (
+        ("id", layer.id), ("datasource", f"./{layer.source}"), ("layername", layer.name),
+        ("abstract", layer.abstract),
+    ):  # fmt: skip
+        ET.SubElement(element, name).text = text
+    ET.SubElement(element, "srs").append(_crs(crs))
+    metadata = ET.SubElement(element, "resourceMetadata")
+    ET.SubElement(metadata, "title").text = layer.name
+    ET.SubElement(metadata, "abstract").text = layer.abstract
+    ET.SubElement(element, "provider", encoding="UTF-8").text = layer.provider
+    manager = ET.SubElement(element, "map-layer-style-manager", current="default")
+    ET.SubElement(manager, "map-layer-style", name="default")
+    for name, style in layer.others.items():
+        ET.SubElement(manager, "map-layer-style", name=name).append(style.to_element())
+    return layer.style.put_on(element)
+
+
+def _properties() -> ET.Element:
+    element = ET.Element("properties")
+    for section, name, kind, value in (
+        ("SpatialRefSys", "ProjectionsEnabled", "int", "1"), ("Paths", "Absolute", "bool", "false"),
+    ):  # fmt: skip
+        ET.SubElement(ET.SubElement(element, section), name, type=kind).text = value
+    return element

@@ -1,0 +1,1 @@
+"""Styles of QGIS layers, defined once for projects, ``.qml`` files and GeoPackages."""

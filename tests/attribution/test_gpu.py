@@ -1,0 +1,151 @@
+"""What only a GPU can show: ``pytest -m gpu``."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from support.cities import blobs, write_tif
+from support.networks import cape_town_model, images, sample_model
+from torch import Tensor
+
+from capecam.analysis.benchmark.workload import sample_tiles
+from capecam.attribution.autotune import fitting_batch, fitting_precision
+from capecam.attribution.comparison import compare
+from capecam.attribution.engine import Engine
+from capecam.attribution.maps import Maps
+from capecam.attribution.methods import GUIDED
+from capecam.grid import Tiling
+from capecam.mosaic.city import open_city
+from capecam.mosaic.reader import Reader
+from capecam.pipeline.tiles import read_tiles
+from capecam.run.run_record import Outcome
+from capecam.run.supervisor import run
+from capecam.settings import METHODS, PRECISIONS
+from capecam.settings.loading import load
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def valid(pixels: Tensor) -> Tensor:
+    return torch.ones_like(pixels[:, 0], dtype=torch.bool)
+
+
+def levels(heat: Tensor, reference: Tensor) -> Tensor:
+    """As written: 0..254 on the scale of the 99.5th percentile of the positive reference."""
+    scale = reference[reference > 0].double().quantile(0.995)
+    return (254 * (heat.double() / scale).clamp(max=1)).round()
+
+
+@pytest.mark.parametrize("score", ["mean", "predicted"])
+def test_maps_on_cuda_are_those_of_the_cpu(score: str) -> None:
+    """Identity between devices (DESIGN section 4): classes 1e-4, CAMs one level, Guided 99.9 %."""
+    pixels = images(4, 320)
+    cpu = Engine(cape_town_model(), METHODS, score=score)(pixels, valid(pixels))
+    cuda = Engine(cape_town_model(), METHODS, score=score, device="cuda")(pixels, valid(pixels))
+    probability = cuda.probability.cpu()
+    differing = probability.argmax(dim=1) != cpu.probability.argmax(dim=1)
+    assert differing.float().mean() <= 1e-4
+    assert (254 * (probability - cpu.probability)).abs().max() <= 1
+    for method in METHODS:
+        for c in range(3):
+            reference = cpu.heat[method][:, c]
+            assert reference.any()
+            apart = levels(cuda.heat[method][:, c].cpu(), reference) - levels(reference, reference)
+            share = (apart.abs() <= 1).double().mean()
+            assert share >= (0.999 if method == GUIDED else 1.0), (method, c)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("where", ["all", "detected"])
+def test_every_precision_repeats_bit_for_bit(precision: str, where: str) -> None:
+    pixels = sample_tiles(8, 320)
+
+    def maps() -> Maps:
+        engine = Engine(sample_model(), METHODS, where=where, precision=precision, device="cuda")
+        return engine(pixels, valid(pixels))
+
+    first, second = maps(), maps()
+    assert first.probability.equal(second.probability)
+    for method in METHODS:
+        assert first.heat[method].any()
+        assert first.heat[method].equal(second.heat[method]), method
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_every_precision_is_close_to_float32(precision: str) -> None:
+    pixels = sample_tiles(8, 320)
+    exact, found = (
+        Engine(sample_model(), precision=p, device="cuda")(pixels, valid(pixels))
+        for p in ("fp32", precision)
+    )
+    error = compare(found.heat, exact.heat)
+    assert error.maps > 40
+    assert error.correlation["gradcam"] > 0.99
+    assert not found.broken
+
+
+def test_precision_and_batch_are_found() -> None:
+    pixels = sample_tiles(8, 320)
+    engine = Engine(sample_model(), device="cuda")
+    assert fitting_precision(engine, pixels, valid(pixels)) in ("fp16", "bf16")
+    batch = fitting_batch(engine, 320)
+    assert batch >= 8
+    many = sample_tiles(1, 320).repeat(batch, 1, 1, 1)
+    engine(many, valid(many))  # it fits
+    assert engine.most > batch
+
+
+def test_running_out_of_memory_halves_the_batch() -> None:
+    _, total = torch.cuda.mem_get_info()
+    pixels = sample_tiles(1, 320).repeat(64, 1, 1, 1)
+    engine = Engine(sample_model(), device="cuda")
+    expected = engine(pixels[:1], valid(pixels[:1])).heat["gradcam"]
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 1.5e9 / total))
+    try:
+        maps = engine(pixels, valid(pixels))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert engine.most < 64
+    assert torch.allclose(maps.heat["gradcam"], expected.expand(64, -1, -1, -1), rtol=1e-3)
+
+
+def test_pixels_arrive_whole_while_the_device_computes(tmp_path: Path) -> None:
+    write_tif(tmp_path / "a.tif", blobs(3000, 5000))
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    reader, core = partial(Reader, mosaic, "a"), mosaic.grid.window
+    busy = torch.ones(4096, 4096, device="cuda")
+    expected = list(read_tiles(reader, Tiling(), core))
+    for tile, there in zip(
+        expected,
+        read_tiles(reader, Tiling(), core, readers=3, device=busy.device),
+        strict=True,
+    ):
+        busy = busy @ busy / 4096
+        assert there.pixels.is_cuda
+        assert there.pixels.cpu().equal(tile.pixels)
+        assert there.valid.cpu().equal(tile.valid)
+
+
+def explain(source: Path, out: Path, device: str, **options: object) -> Outcome:
+    given = {"sources": [str(source)], "out": str(out), "compute.device": device, **options}
+    return run(load(None, given), model=cape_town_model())
+
+
+def test_a_run_repeats_byte_for_byte(tmp_path: Path) -> None:
+    source = write_tif(tmp_path / "a.tif", blobs(900, 900))
+    for name in ("one", "two"):
+        outcome = explain(source, tmp_path / name, "cuda")
+        assert outcome.exit_code == 0
+        assert outcome.waited is not None
+        assert outcome.work["engine"] > 0
+    one, two = (sorted((tmp_path / name).rglob("*.tif")) for name in ("one", "two"))
+    assert len(one) == 5
+    for first, second in zip(one, two, strict=True):
+        assert first.read_bytes() == second.read_bytes(), first.name

@@ -1,0 +1,294 @@
+"""What the heatmaps say at each object. Oracle: distance transforms on a whole city's arrays."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+from support.cities import blobs, colours_model, write_tif
+
+from capecam.detections import neighbourhood
+from capecam.detections.assembly import ranks
+from capecam.detections.evidence import Evidence, doubt, judged
+from capecam.detections.heatmap_stats import MEASURES
+from capecam.detections.neighbourhood import REACH_M, RING_M, sights, within
+from capecam.detections.regions import mask
+from capecam.grid import Window
+from capecam.run.city_products import MEMORY, finish
+from capecam.run.supervisor import run
+from capecam.settings import EvidenceSettings
+from capecam.settings.loading import load
+from capecam.store.ledger import Ledger
+from capecam.store.run_folder import grid_from_json, read_run
+
+METHODS = ("gradcam", "gradcampp", "guided_gradcam")
+GSD = 0.08
+SIZE = 480
+
+
+def explain(images: Path, out: Path, **options) -> Path:
+    settings = load(
+        None,
+        {
+            "sources": [str(images)],
+            "out": str(out),
+            "detections.min_area_m2": 0.0,
+            "compute.readers": 0,
+            "explain.calibration_tiles": 4,
+            **{key.replace("__", "."): value for key, value in options.items()},
+        },
+    )
+    assert run(settings, model=colours_model()).exit_code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    pixels = blobs(SIZE, SIZE, seed=11)
+    pixels[:, 300:303, 300:460] = 30
+    pixels[0, 300:303, 300:460] = 240  # long and thin, across four of the sixteen images
+    pixels[2, 301, 380:400] = 250  # another class in its middle
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def whole(scene, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    write_tif(folder / "a.tif", scene)
+    return explain(folder, tmp_path_factory.mktemp("out"))
+
+
+@pytest.fixture(scope="module")
+def sixteen(scene, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sixteen")
+    edges = [0, 113, 257, 391, SIZE]
+    for i, (top, bottom) in enumerate(itertools.pairwise(edges)):
+        for j, (left, right) in enumerate(itertools.pairwise(edges)):
+            write_tif(folder / f"{i}{j}.tif", scene[:, top:bottom, left:right], left, top)
+    return explain(folder, tmp_path_factory.mktemp("out"))
+
+
+def layer(out: Path, name: str, band: int) -> np.ndarray:
+    """(SIZE, SIZE) of the city, as a reader sees it: 0..1, NaN where nothing is."""
+    with rasterio.open(out / f"{name}.vrt") as dataset:
+        values = dataset.read(band).astype(float)
+        values = np.where(values == dataset.nodata, np.nan, values / 254)
+    factor = 10 if values.shape != (SIZE, SIZE) else 1
+    return values.repeat(factor, 0).repeat(factor, 1)[:SIZE, :SIZE]
+
+
+def expected(values: np.ndarray, own: np.ndarray) -> dict[str, float]:
+    """The definitions of DESIGN section 6, on whole arrays."""
+    away = distance_transform_edt(~own) * GSD
+    near = (away <= REACH_M + 1e-9) & ~np.isnan(values)
+    inside = own & near
+    ring = (away <= RING_M + 1e-9) & near & ~own
+    energy, peak = np.nansum(values[near]), values[near].max()
+    return {
+        "in": values[inside].mean(),
+        "ring": values[ring].mean(),
+        "share": values[inside].sum() / energy if energy else np.nan,
+        "peak": peak,
+        "peak_m": away[near & (values == peak)].min() if peak else np.nan,
+    }
+
+
+def test_the_numbers_are_those_of_the_arrays(whole: Path) -> None:
+    table, grid = gpd.read_parquet(whole / "detections.parquet"), grid_from_json(read_run(whole))
+    shapes = shapely.transform(table.geometry.to_numpy(), grid.to_lattice)
+    assert len(table) > 8
+    compared = 0
+    for shape, row in zip(shapes, table.to_dict("records"), strict=True):
+        own = mask(shape, Window(0, 0, SIZE, SIZE))
+        for method in METHODS:
+            wanted = expected(layer(whole, method, row["class_id"]), own)
+            for measure, value in wanted.items():
+                found = row[f"{method}_{measure}"]
+                assert found == pytest.approx(value, abs=1e-9, nan_ok=True), (method, measure)
+                compared += not np.isnan(value) and value > 0
+        others = {
+            k: layer(whole, "probability", k)[own].mean() for k in {1, 2, 3} - {row["class_id"]}
+        }
+        assert row["rival_in"] == pytest.approx(max(others.values()))
+    assert compared > 60
+
+
+@pytest.mark.thorough
+def test_the_cut_into_cells_does_not_show(whole: Path, sixteen: Path) -> None:
+    a, b = (gpd.read_parquet(out / "detections.parquet") for out in (whole, sixteen))
+    pd.testing.assert_frame_equal(
+        a.drop(columns=["images", "geometry"]), b.drop(columns=["images", "geometry"]),
+        check_exact=True,
+    )  # fmt: skip
+    assert b["images"].str.contains(",").any()
+
+
+def test_strips_and_processes_change_nothing(whole: Path, monkeypatch) -> None:
+    before = (whole / "detections.parquet").read_bytes()
+    monkeypatch.setattr(neighbourhood, "STRIP", 37)
+    monkeypatch.setattr("capecam.detections.evidence.CHUNK", 2)
+    monkeypatch.setattr("capecam.detections.evidence.WORTH_IT", 1)
+    (whole / MEMORY).unlink()
+    finish(whole)
+    assert (whole / "detections.parquet").read_bytes() == before
+
+
+def asked(monkeypatch) -> list[int]:
+    """How many objects are looked at, call by call."""
+    counts, measured = [], Evidence._measured
+
+    def counted(self, objects):
+        counts.append(len(objects))
+        return measured(self, objects)
+
+    monkeypatch.setattr(Evidence, "_measured", counted)
+    return counts
+
+
+def test_only_objects_near_a_change_are_looked_at_again(scene, tmp_path: Path, monkeypatch) -> None:
+    for n in range(4):
+        part = scene[:, :, n * 120 : (n + 1) * 120]
+        write_tif(tmp_path / "images" / f"{n}.tif", part, n * 120)
+    settings = {"explain__methods": ("gradcam",), "tiling__size": 160, "tiling__overlap": 40}
+    out = explain(tmp_path / "images", tmp_path / "out", **settings)
+    table = gpd.read_parquet(out / "detections.parquet")
+    counts = asked(monkeypatch)
+    finish(out)
+    assert sum(counts) == 0
+    changed = scene[:, :, :120].copy()
+    changed[:, :60, :60] = 35
+    write_tif(tmp_path / "images" / "0.tif", changed)
+    explain(tmp_path / "images", out, **settings)
+    assert 0 < sum(counts) < len(table)
+    before = (out / "detections.parquet").read_bytes()
+    (out / MEMORY).write_bytes(b"damaged")
+    counts.clear()
+    finish(out)
+    assert sum(counts) > len(table) / 2
+    assert (out / "detections.parquet").read_bytes() == before
+
+
+def test_raw_heatmaps_say_the_same_but_for_rounding(scene, whole: Path, tmp_path: Path) -> None:
+    write_tif(tmp_path / "images" / "a.tif", scene)
+    raw = explain(tmp_path / "images", tmp_path / "out", explain__heatmap_dtype="float32")
+    a, b = (gpd.read_parquet(out / "detections.parquet") for out in (whole, raw))
+    columns = [f"{m}_{k}" for m in METHODS for k in MEASURES if k != "peak_m"]
+    assert np.nanmax(np.abs(a[columns].to_numpy(float) - b[columns].to_numpy(float))) < 1 / 254
+
+
+def test_a_heatmap_without_a_single_block_says_nothing(tmp_path: Path) -> None:
+    pixels = np.full((3, 6, 6), 30, np.uint8)
+    pixels[0] = 240
+    write_tif(tmp_path / "in" / "a.tif", pixels, 2, 2)
+    anchor = (-51_000.0, -3_763_000.0)
+    out = explain(
+        tmp_path / "in", tmp_path / "out", tiling__anchor=anchor, explain__methods=["gradcam"]
+    )
+    assert not (out / "gradcam.vrt").exists()
+    table = gpd.read_parquet(out / "detections.parquet")
+    assert len(table)
+    assert table[[f"gradcam_{measure}" for measure in MEASURES]].isna().all(axis=None)
+    assert set(table["evidence"]) == {"weak"}
+
+
+@pytest.mark.thorough
+def test_a_failed_neighbour_leaves_a_gap(sixteen: Path, tmp_path: Path) -> None:
+    run_json = read_run(sixteen)
+    assert set(Ledger.of(sixteen).done()) == set(run_json["cells"])
+    table = gpd.read_parquet(sixteen / "detections.parquet").set_index("id")
+    gone = Ledger.of(sixteen).folder / "00"
+    try:
+        gone.rename(tmp_path / "00")
+        finish(sixteen)
+        rest = gpd.read_parquet(sixteen / "detections.parquet").set_index("id")
+    finally:
+        (tmp_path / "00").rename(gone)
+        finish(sixteen)
+    far = rest[
+        rest.geometry.distance(shapely.box(-51_000, -3_763_009.04, -50_990.96, -3_763_000)) > 13
+    ]
+    assert len(far) > 2
+    assert far["gradcam_share"].equals(table.loc[far.index, "gradcam_share"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.tuples(*[st.sampled_from([0.07, 0.08, 0.1])] * 2),
+    st.sampled_from([0.3, 0.5, 0.8]),
+)
+def test_within_is_a_distance_transform(seed: int, pixel, reach_m: float) -> None:
+    rng = np.random.default_rng(seed)
+    region = rng.random(rng.integers(1, 12, 2)) < 0.3
+    region[0, 0] = True
+    place = Window(5, 7, *region.shape)
+    window = Window(-5, -3, region.shape[0] + 18, region.shape[1] + 17)
+    known = np.zeros(window.shape, bool)
+    known[place.slices(window)] = region
+    wanted = distance_transform_edt(~known, sampling=pixel[::-1]) <= reach_m + 1e-9
+    assert np.array_equal(within(region, place, reach_m, pixel, window), wanted)
+
+
+def test_an_object_larger_than_memory_would_like_comes_in_strips() -> None:
+    shape = shapely.box(0, 0, 40, 5000)
+    seen = list(sights(shape, (GSD, GSD)))
+    assert len(seen) == 6
+    assert sum(int(sight.inside.sum()) for sight in seen) == 40 * 5000
+    assert sum(int(sight.ring.sum()) for sight in seen) == sum(
+        int(s.ring.sum()) for s in sights(shapely.box(0, 0, 5000, 40), (GSD, GSD))
+    )
+
+
+def word(confidence: float, inside: float, ring: float, peak: float, peak_m: float) -> str:
+    row = {
+        "confidence": confidence,
+        "m_in": inside,
+        "m_ring": ring,
+        "m_peak": peak,
+        "m_peak_m": peak_m,
+    }
+    return judged(pd.DataFrame([row]), "m", EvidenceSettings())[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ((0.9, 0.6, 0.3, 1.0, 0.0), "focused"),
+        ((0.9, 0.3, 0.2, 1.0, 9.0), "focused"),  # a neighbour's peak takes nothing away
+        ((0.9, 0.3, 0.5, 0.9, 1.0), "context"),  # the ring outweighs the inside
+        ((0.9, 0.1, 0.1, 0.8, 9.0), "context"),  # a strong peak elsewhere
+        ((0.95, 0.1, 0.1, 0.2, 9.0), "saturated"),
+        ((0.95, 0.0, 0.0, 0.0, np.nan), "saturated"),
+        ((0.6, 0.1, 0.1, 0.2, 9.0), "weak"),
+        ((0.95, np.nan, np.nan, np.nan, np.nan), "weak"),  # nothing was explained there
+    ],
+)
+def test_words(row: tuple[float, ...], expected: str) -> None:
+    assert word(*row) == expected
+
+
+def test_the_queue_begins_with_the_confident_for_other_reasons_and_the_split() -> None:
+    table = pd.DataFrame(
+        {
+            "confidence": [0.9, 0.9, 0.9, 0.6, 0.5],
+            "m_in": [0.8, 0.1, 0.1, 0.1, 0.8],
+            "m_ring": [0.5, 0.1, 0.1, 0.1, 0.5],
+            "m_peak": [1.0, 1.0, 0.2, 1.0, 1.0],
+            "m_peak_m": [0.0, 9.0, 9.0, 9.0, 0.0],
+            "rival_in": [0.0, 0.0, 0.0, 0.0, 0.45],
+        }
+    )
+    table["evidence"] = judged(table, "m", EvidenceSettings())
+    assert table["evidence"].tolist() == ["focused", "context", "saturated", "context", "focused"]
+    found = doubt(table, "m")
+    assert found == pytest.approx([0.0, 0.9 * 0.8, 0.0, 0.6 * 0.8, 0.9])
+    assert ranks(found).tolist() == [4, 2, 5, 3, 1]

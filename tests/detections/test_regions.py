@@ -1,0 +1,158 @@
+"""From class pixels to objects. Oracle: a flood fill in Python, and counting by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyproj
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tracing import LO19, NAMES, rasters, trace
+
+from capecam.detections.measurement import measure, read_pieces, write_pieces
+from capecam.detections.regions import Pieces, join, merge
+from capecam.grid import Grid, Window
+
+
+def flood(classes: np.ndarray) -> dict[tuple[int, int], set[tuple[int, int]]]:
+    """4-connected regions by their first pixel in row-major order."""
+    left = {(r, c) for r, c in np.argwhere((classes > 0) & (classes < 255)).tolist()}
+    regions = {}
+    for start in sorted(left):
+        if start not in left:
+            continue
+        todo, region = [start], set()
+        while todo:
+            r, c = todo.pop()
+            if (r, c) in left:
+                left.remove((r, c))
+                region.add((r, c))
+                near = [(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)]
+                todo += [p for p in near if p in left and classes[p] == classes[start]]
+        regions[start] = region
+    return regions
+
+
+@settings(max_examples=150, deadline=None)
+@given(rasters, st.sets(st.integers(1, 13), max_size=4))
+def test_regions_are_those_of_a_flood_fill(classes: np.ndarray, cuts: set[int]) -> None:
+    pieces = trace(classes, [c for c in cuts if c < len(classes)])
+    regions = flood(classes)
+    assert len(pieces) == len(regions)
+    assert shapely.is_valid(pieces.geometry).all()
+    for k, geometry, level, (start, region) in zip(
+        pieces.class_id, pieces.geometry, pieces.level_sum, sorted(regions.items()), strict=True
+    ):
+        assert k == classes[start]
+        assert geometry.area == len(region)
+        assert level == 127 * len(region)
+        centres = np.array(sorted(region)) + 0.5
+        assert shapely.contains_xy(geometry, centres[:, 1], centres[:, 0]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rasters, st.sets(st.integers(1, 13), max_size=5))
+def test_the_cut_does_not_show(classes: np.ndarray, cuts: set[int]) -> None:
+    whole, parts = trace(classes), trace(classes, [c for c in cuts if c < len(classes)])
+    assert [g.wkb for g in whole.geometry] == [g.wkb for g in parts.geometry]
+    assert np.array_equal(whole.level_sum, parts.level_sum)
+
+
+def test_a_ring_keeps_its_hole_across_strips() -> None:
+    ring = np.ones((9, 9), np.uint8)
+    ring[3:6, 3:6] = 0
+    (geometry,) = trace(ring, [2, 4, 5]).geometry
+    assert geometry.area == 72
+    assert len(geometry.interiors) == 1
+    assert len(shapely.get_coordinates(geometry)) == 10  # no vertex where strips met
+
+
+@pytest.mark.parametrize(("gap", "objects"), [(1, 1), (2, 1), (3, 2)])
+def test_same_class_pieces_join_up_to_the_distance(gap: int, objects: int) -> None:
+    classes = np.zeros((6, 20), np.uint8)
+    classes[1:4, 2:5] = 1
+    classes[1:4, 5 + gap : 9 + gap] = 1
+    classes[4, 2:5] = 2  # another class touches, and stays apart
+    joined = join(trace(classes), 2.0)
+    assert sorted(joined.class_id) == [1] * objects + [2]
+    assert shapely.area(joined.geometry[joined.class_id == 1]).sum() == 9 + 12
+    if objects == 1:
+        assert joined.geometry[0].geom_type == "MultiPolygon"  # unbridged
+
+
+def test_the_gap_is_euclidean() -> None:
+    classes = np.zeros((8, 8), np.uint8)
+    classes[:2, :2] = 1
+    classes[3:5, 3:5] = 1  # 1 across and 1 down: 1.41
+    classes[7, 7] = 1  # 2 and 2: 2.83
+    assert len(join(trace(classes), 2.0)) == 2
+
+
+def test_pieces_of_two_cells_become_one_object() -> None:
+    classes = np.zeros((10, 20), np.uint8)
+    classes[2:6, 5:15] = 3
+    levels = np.random.default_rng(0).integers(0, 255, (3, 10, 20)).astype(np.uint8)
+    one = trace(classes, levels=levels)
+    left = trace(classes[:, :9], levels=levels[:, :, :9])
+    right = trace(classes[:, 9:], col=9, levels=levels[:, :, 9:])
+    joined = join(Pieces.concatenate([right, left]), 2.0)
+    assert [g.wkb for g in joined.geometry] == [g.wkb for g in one.geometry]
+    assert joined.level_sum.tolist() == one.level_sum.tolist()
+
+
+def test_columns() -> None:
+    classes = np.zeros((10, 10), np.uint8)
+    classes[2:4, 3:8] = 2
+    levels = np.zeros((3, 10, 10), np.uint8)
+    levels[1] = 200
+    table = measure(trace(classes, levels=levels, col=-100, row=50), LO19, NAMES)
+    (found,) = table.to_dict("records")
+    assert found["id"] == "2_-97_52"
+    assert found["class"] == "water heater"
+    assert found["area_m2"] == pytest.approx(10 * 0.0064)
+    assert found["confidence"] == pytest.approx(200 / 254)
+    assert found["images"] == "image"
+    assert table.total_bounds == pytest.approx(
+        [-51_007.76, -3_763_004.32, -51_007.36, -3_763_004.16]
+    )
+    lon, lat = pyproj.Transformer.from_crs("ESRI:102562", 4326, always_xy=True).transform(
+        *found["geometry"].representative_point().coords[0]
+    )
+    assert (found["lon"], found["lat"]) == pytest.approx((lon, lat))
+    assert table.crs.to_authority() == ("ESRI", "102562")
+
+
+def test_area_in_degrees_is_geodesic() -> None:
+    degree = 1e-6
+    grid = Grid(pyproj.CRS(4326).to_wkt(), (18.0, -34.0), (degree, degree), Window(0, 0, 9, 9))
+    classes = np.ones((5, 5), np.uint8)
+    (area,) = measure(trace(classes), grid, NAMES)["area_m2"]
+    x, y = (
+        [18.0, 18 + 5 * degree, 18 + 5 * degree, 18.0],
+        [-34.0, -34.0, -34 - 5 * degree, -34 - 5 * degree],
+    )
+    expected = abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(x, y)[0])
+    assert area == pytest.approx(expected, rel=1e-3)
+
+
+def test_area_in_feet_is_in_square_metres() -> None:
+    grid = Grid(pyproj.CRS(2263).to_wkt(), (0.0, 0.0), (0.5, 0.5), Window(0, 0, 9, 9))
+    (area,) = measure(trace(np.ones((2, 2), np.uint8)), grid, NAMES)["area_m2"]
+    assert area == pytest.approx(4 * (0.5 * 0.3048006096) ** 2)
+
+
+def test_pieces_survive_the_file(tmp_path) -> None:
+    classes = np.random.default_rng(3).choice([0, 0, 0, 1, 2, 3], (40, 40)).astype(np.uint8)
+    pieces = trace(classes, col=-637_513, row=47_037_511)
+    grid = Grid(LO19.crs, (0.0, 0.0), (0.08, 0.08), Window(0, 0, 9, 9))
+    write_pieces(pieces, grid, NAMES, tmp_path / "p.parquet")
+    back = merge(read_pieces(tmp_path / "p.parquet", grid), [])
+    assert [shapely.normalize(g).wkb for g in back.geometry] == [g.wkb for g in pieces.geometry]
+    assert back.images == pieces.images
+
+
+def test_nothing_found_is_a_table_without_rows(tmp_path) -> None:
+    empty = trace(np.zeros((5, 5), np.uint8))
+    write_pieces(empty, LO19, NAMES, tmp_path / "p.parquet")
+    assert len(join(read_pieces(tmp_path / "p.parquet", LO19), 2.0)) == 0

@@ -1,0 +1,503 @@
+"""The whole path on real files, with a network whose answer is known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rio_cogeo import cog_validate
+from support.cities import CUSTOM_WKT, GSD, Colours, blobs, colours_model, write_tif
+from torch import nn
+
+from capecam.api import read_detections, read_heatmap
+from capecam.attribution.autotune import CPU_BATCH
+from capecam.attribution.engine import Engine
+from capecam.attribution.methods import resample
+from capecam.errors import SettingsError, UsageError
+from capecam.grid import Tiling, Window
+from capecam.pipeline.calibration import PERCENTILE
+from capecam.run.progress import summary
+from capecam.run.run_record import Outcome
+from capecam.run.supervisor import Silent, run
+from capecam.settings import CAPE_TOWN_CLASSES
+from capecam.settings.loading import load
+
+HEIGHT, WIDTH = 613, 777
+CUTS = (211, 402)
+"""Row and column at which the four abutting images are cut; nothing divides them."""
+PRODUCTS = ("classes", "probability", "gradcam", "gradcampp", "guided_gradcam")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    pixels = blobs(HEIGHT, WIDTH, seed=5)
+    corner = slice(CUTS[0] - 20, CUTS[0] + 25), slice(CUTS[1] - 30, CUTS[1] + 20)
+    pixels[:, *corner] = 30
+    pixels[1, *corner] = 240  # one object on the corner of four images
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def one(pixels, tmp_path_factory) -> Path:
+    return write_tif(tmp_path_factory.mktemp("one") / "whole.tif", pixels)
+
+
+@pytest.fixture(scope="module")
+def four(pixels, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    r, c = CUTS
+    for name, rows, cols in (
+        ("nw", slice(0, r), slice(0, c)),
+        ("ne", slice(0, r), slice(c, None)),
+        ("sw", slice(r, None), slice(0, c)),
+        ("se", slice(r, None), slice(c, None)),
+    ):
+        write_tif(folder / f"{name}.tif", pixels[:, rows, cols], cols.start, rows.start)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(one, tmp_path_factory) -> Outcome:
+    return explain(one, tmp_path_factory.mktemp("reference"))
+
+
+def explain(source: Path, out: Path, **options) -> Outcome:
+    """A run with the known network; options by key with ``__`` for the dot."""
+    given = {key.replace("__", "."): value for key, value in options.items()}
+    defaults = {"detections.min_area_m2": 0.0, "compute.readers": 0, "explain.calibration_tiles": 8}
+    settings = load(None, {"sources": [str(source)], "out": str(out), **defaults, **given})
+    return run(settings, model=colours_model())
+
+
+def layer(out: Path, product: str) -> np.ndarray:
+    with rasterio.open(out / f"{product}.vrt") as dataset:
+        return dataset.read()
+
+
+def objects(out: Path) -> list[tuple]:
+    table = read_detections(out)
+    return [
+        (row["id"], row["area_m2"], row["confidence"], row["geometry"].wkb)
+        for row in table.to_dict("records")
+    ]
+
+
+@pytest.mark.parametrize("readers", [0, 3])
+def test_four_abutting_images_are_one(reference, four, tmp_path, readers) -> None:
+    found = explain(four, tmp_path, compute__readers=readers)
+    assert (found.done, found.exit_code) == (4, 0)
+    for product in PRODUCTS:
+        expected = layer(reference.out, product)
+        assert expected.any(), f"{product} is empty: nothing is compared"
+        assert np.array_equal(layer(tmp_path, product), expected), product
+    assert len(objects(reference.out)) > 5
+    assert objects(tmp_path) == objects(reference.out)
+    assert "ne,nw,se,sw" in set(read_detections(tmp_path)["images"])
+
+
+def test_nine_images_in_a_shuffled_list_are_one(reference, pixels, tmp_path) -> None:
+    rows, cols = (0, 101, 355, HEIGHT), (0, 263, 488, WIDTH)
+    paths = []
+    for i, j in itertools.product(range(3), range(3)):
+        part = slice(rows[i], rows[i + 1]), slice(cols[j], cols[j + 1])
+        name = tmp_path / "in" / f"{i}{j}.tif"
+        paths.append(write_tif(name, pixels[:, *part], cols[j], rows[i]))
+    np.random.default_rng(1).shuffle(paths)
+    (tmp_path / "list.txt").write_text("\n".join(f"in/{path.name}" for path in paths))
+    found = explain(f"@{tmp_path / 'list.txt'}", tmp_path / "out")
+    assert (found.done, found.exit_code) == (9, 0)
+    for name in PRODUCTS:
+        assert np.array_equal(layer(found.out, name), layer(reference.out, name)), name
+    assert objects(found.out) == objects(reference.out)
+
+
+def test_parts_of_a_large_image_are_the_image(reference, one, tmp_path) -> None:
+    found = explain(one, tmp_path, tiling__cell_size=400)
+    assert sorted(p.name for p in (tmp_path / "cells").iterdir()) == sorted(
+        f"whole_r{i}c{j}" for i in range(2) for j in range(3)
+    )
+    assert found.done == 6
+    for product in PRODUCTS:
+        assert np.array_equal(layer(tmp_path, product), layer(reference.out, product)), product
+    assert objects(tmp_path) == objects(reference.out)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batch_size_is_within_the_identity_rule(reference, one, tmp_path, batch_size) -> None:
+    explain(one, tmp_path, compute__batch_size=batch_size)
+    expected, found = ({p: layer(out, p) for p in PRODUCTS} for out in (reference.out, tmp_path))
+    assert (expected["classes"] != found["classes"]).mean() <= 1e-4
+    for product in PRODUCTS[1:]:
+        apart = np.abs(expected[product].astype(int) - found[product])
+        assert apart.max() <= 1 or (product == "guided_gradcam" and (apart <= 1).mean() >= 0.999)
+
+
+def test_a_resumed_run_keeps_its_batch_size(one, tmp_path) -> None:
+    def recorded(out: Path) -> int:
+        return json.loads((out / "run.json").read_text())["batch_size"]
+
+    explain(one, tmp_path / "a", compute__batch_size=3)
+    assert recorded(tmp_path / "a") == 3
+    explain(one, tmp_path / "a", compute__batch_size="auto")
+    assert recorded(tmp_path / "a") == 3
+    explain(one, tmp_path / "b", compute__batch_size="auto")
+    assert recorded(tmp_path / "b") == CPU_BATCH
+
+
+def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:
+    explain(one, tmp_path)
+    compared = 0
+    for path in reference.out.rglob("*"):
+        if path.suffix in (".tif", ".vrt", ".qml", ".parquet", ".csv"):
+            assert (tmp_path / path.relative_to(reference.out)).read_bytes() == path.read_bytes()
+            compared += 1
+    # Rasters and pieces; layers and overviews; their styles; city tables.
+    assert compared == 5 + 1 + 5 + 5 + 15 + 2
+
+
+def test_rasters_line_up_with_the_image(reference, one) -> None:
+    with rasterio.open(one) as source:
+        for product in PRODUCTS:
+            path = reference.out / "cells" / "whole" / f"{product}.tif"
+            assert cog_validate(path, strict=True)[0]
+            with rasterio.open(path) as made:
+                coarse = product in ("gradcam", "gradcampp")
+                assert made.crs.wkt == source.crs.wkt
+                assert (made.transform.c, made.transform.f) == (
+                    source.transform.c,
+                    source.transform.f,
+                )
+                assert made.res == ((0.8, 0.8) if coarse else (GSD, GSD))
+                shape = (-(-HEIGHT // 10), -(-WIDTH // 10)) if coarse else (HEIGHT, WIDTH)
+                assert made.shape == shape
+                assert made.dtypes[0] == "uint8"
+                assert made.nodata == 255
+                assert made.profile["compress"] == "zstd"
+                if product == "classes":
+                    assert made.colormap(1)[1][:3] == (0, 255, 0)
+                    assert made.overviews(1)
+                else:
+                    assert made.descriptions == ("solar panel", "water heater", "pool heater")
+                    assert made.scales == (1 / 254,) * 3
+                if product.endswith(("cam", "campp")):
+                    tags = made.tags(1)
+                    tops = json.loads((reference.out / "run.json").read_text())["calibration"][
+                        "tops"
+                    ]
+                    assert float(tags["CAPECAM_CALIBRATION"]) == tops[product][0]
+                    assert (tags["CAPECAM_METHOD"], tags["CAPECAM_SCORE"]) == (product, "mean")
+
+
+def test_classes_and_objects_are_what_was_drawn(reference, pixels) -> None:
+    bright = pixels > 128 + 3
+    expected = np.where(bright.any(axis=0), bright.argmax(axis=0) + 1, 0)
+    found = layer(reference.out, "classes")[0]
+    assert np.array_equal(found[bright.sum(axis=0) <= 1], expected[bright.sum(axis=0) <= 1])
+    table = read_detections(reference.out)
+    for class_id, group in table.groupby("class_id"):
+        assert group["area_m2"].sum() == pytest.approx((found == class_id).sum() * GSD**2)
+    gpkg = gpd.read_file(reference.out / "detections.gpkg", layer="detections")
+    assert gpkg["id"].tolist() == table["id"].tolist()
+    assert gpkg.crs.to_authority() == ("ESRI", "102562")
+
+
+def test_heat_is_where_the_object_is(tmp_path) -> None:
+    pixels = np.full((3, 960, 960), 20, np.uint8)
+    pixels[1, 600:664, 256:320] = 250
+    source = write_tif(tmp_path / "a.tif", pixels)
+    out = explain(source, tmp_path / "out", tiling__overlap=0, explain__heatmap_dtype="float32").out
+    for method, unit in (("gradcam", 10), ("guided_gradcam", 1)):
+        heat = read_heatmap(out, "a", method, "water heater")
+        hot = np.argwhere(heat > heat.max() / 2) * unit
+        assert len(hot)
+        low, high = hot.min(axis=0), hot.max(axis=0)
+        reach = 32 if unit == 10 else 0  # half a sample of the CAM to each side, and a block
+        assert (low >= np.array([600, 256]) - reach).all()
+        assert (high < np.array([664, 320]) + reach).all()
+        assert np.abs(hot.mean(axis=0) - [632, 288]).max() < 12
+
+
+def test_nodata_comes_out_as_nodata(tmp_path) -> None:
+    pixels = blobs(400, 500)
+    mask = np.ones((400, 500), bool)
+    mask[:150, 222:] = False
+    write_tif(tmp_path / "a.tif", pixels, mask=mask)
+    out = explain(tmp_path / "a.tif", tmp_path / "out").out
+    for product in ("classes", "probability", "guided_gradcam"):
+        assert np.array_equal((layer(out, product) != 255).all(axis=0), mask), product
+    blocks = mask.reshape(40, 10, 50, 10).any(axis=(1, 3))
+    assert np.array_equal((layer(out, "gradcam") != 255).all(axis=0), blocks)
+
+
+def test_detected_explains_only_what_is_detected(tmp_path) -> None:
+    pixels = np.full((3, 640, 960), 20, np.uint8)
+    pixels[2, 40:80, 400:440] = 250
+    source = write_tif(tmp_path / "a.tif", pixels)
+    out = explain(source, tmp_path / "o", explain__where="detected", tiling__overlap=0).out
+    seen = layer(out, "gradcam") != 255
+    expected = np.zeros((3, 64, 96), bool)
+    expected[2, :32, 32:64] = True
+    assert np.array_equal(seen, expected)
+    assert (layer(out, "probability") != 255).all()
+
+
+def test_float32_heatmaps_are_raw(reference, one, tmp_path) -> None:
+    explain(one, tmp_path, explain__heatmap_dtype="float32")
+    run_json = json.loads((tmp_path / "run.json").read_text())
+    raw, levels = layer(tmp_path, "gradcampp"), layer(reference.out, "gradcampp")
+    tops = np.array(run_json["calibration"]["tops"]["gradcampp"])[:, None, None]
+    assert np.abs(np.round(254 * np.minimum(raw / tops, 1)) - levels).max() <= 1
+    assert raw.dtype == np.float32
+    assert raw.max() > tops.min()
+
+
+def test_calibration_is_the_percentile_of_what_is_written(one, pixels, tmp_path) -> None:
+    explain(one, tmp_path, explain__calibration_tiles=1000, explain__methods=["gradcam"])
+    run_json = json.loads((tmp_path / "run.json").read_text())
+    tiling, engine = Tiling(), Engine(colours_model(), ["gradcam"])
+    core = Window(0, 0, HEIGHT, WIDTH)
+    values: list[np.ndarray] = []
+    rows, cols = tiling.lattice(core)
+    for i in rows:
+        for j in cols:
+            window = tiling.window(i, j)
+            part = window.intersection(core)
+            tile, valid = np.zeros((3, 320, 320), np.uint8), np.zeros((320, 320), bool)
+            place = part.slices(window)
+            tile[:, *place], valid[place] = pixels[:, *part.slices(core)], True
+            maps = engine(torch.from_numpy(tile)[None], torch.from_numpy(valid)[None])
+            blocks = resample(maps.heat["gradcam"], tiling.size // tiling.stride)[0, 0].numpy()
+            seen = valid.reshape(32, 10, 32, 10).any(axis=(1, 3))
+            values.append(blocks[seen & (blocks > 0)])
+    assert run_json["calibration"]["tiles"] == len(rows) * len(cols)
+    expected = np.percentile(np.concatenate(values), PERCENTILE)
+    assert run_json["calibration"]["tops"]["gradcam"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_class_without_heat_is_empty_and_said_so(tmp_path) -> None:
+    pixels = np.zeros((3, 320, 320), np.uint8)
+    pixels[0] = 250
+    out = explain(write_tif(tmp_path / "a.tif", pixels), tmp_path / "out").out
+    run_json = json.loads((out / "run.json").read_text())
+    assert run_json["calibration"]["tops"]["gradcam"][1] is None
+    assert run_json["empty"]["gradcam"] == ["water heater", "pool heater"]
+    assert (layer(out, "gradcam")[1] == 0).all()
+    with rasterio.open(out / "cells" / "a" / "gradcam.tif") as dataset:
+        assert dataset.tags(2)["CAPECAM_CALIBRATION"] == "none"
+
+
+def test_calibration_of_another_run(reference, one, tmp_path) -> None:
+    other = reference.out / "run.json"
+    explain(one, tmp_path / "a", explain__calibration=str(other))
+    with pytest.raises(SettingsError, match="score is mean, this run has predicted"):
+        explain(one, tmp_path / "b", explain__calibration=str(other), explain__score="predicted")
+    with pytest.raises(SettingsError, match="it has no gradcampp_notebook"):
+        explain(
+            one, tmp_path / "c", explain__calibration=str(other),
+            explain__methods=["gradcampp_notebook"],
+        )  # fmt: skip
+
+
+def test_what_is_done_is_not_done_again(four, tmp_path) -> None:
+    first = explain(four, tmp_path)
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/*")}
+    again = explain(four, tmp_path)
+    assert (first.done, again.done, again.kept, again.exit_code) == (4, 0, 4, 0)
+    assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/*")}
+    assert explain(four, tmp_path, explain__score="predicted").done == 4
+
+
+def test_a_run_says_where_its_time_went(one, tmp_path) -> None:
+    outcome = explain(one, tmp_path)
+    run_json = json.loads((tmp_path / "run.json").read_text())
+    assert list(run_json["stages"]) == ["prepare", "calibrate", "cells", "finish"]
+    assert sum(run_json["stages"].values()) == pytest.approx(run_json["seconds"], abs=0.01)
+    work, wall = run_json["work"], run_json["stages"]["cells"]
+    writes = {f"write {product}" for product in PRODUCTS}
+    assert set(work) == {"read", "engine", "stitch", *writes, "trace", "finish"}
+    assert work["read"] + work["engine"] + work["stitch"] + work["finish"] <= wall
+    assert run_json["engine_waited"] == pytest.approx(1 - work["engine"] / wall, abs=1e-3)
+    assert "the engine waited" in summary(outcome)
+    again = explain(one, tmp_path)
+    assert (again.waited, again.tiles) == (None, 0)
+    assert "waited" not in summary(again)
+
+
+def test_heat_that_is_not_finite_fails_its_cell(pixels, tmp_path) -> None:
+    source = write_tif(tmp_path / "in" / "a.tif", pixels)
+    given = {"sources": [str(source)], "explain.calibration_tiles": 4}
+    scale = load(None, {**given, "out": str(tmp_path / "good")})
+    assert run(scale, model=colours_model()).exit_code == 0
+    model = colours_model()
+    model.network.encoder[1].weight.data *= 1e38
+    given["explain.calibration"] = str(tmp_path / "good" / "run.json")
+    outcome = run(load(None, {**given, "out": str(tmp_path / "bad")}), model=model)
+    assert outcome.exit_code == 2
+    assert "values of heatmaps are not finite in fp32" in outcome.failures["a"]
+    assert not list((tmp_path / "bad").rglob("*.tif"))
+
+
+class Interrupting(Silent):
+    """As Ctrl-C after the first tiles."""
+
+    def tiles(self, _count: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_nothing_reads_on_after_an_interruption(one, tmp_path) -> None:
+    """Whoever holds the exception; a reader that the garbage collector closes has crashed runs."""
+    given = {"sources": [str(one)], "out": str(tmp_path / "out"), "compute.readers": 2}
+    settings = load(None, {**given, "explain.calibration_tiles": 4})
+    with pytest.raises(KeyboardInterrupt) as kept:
+        run(settings, model=colours_model(), progress=Interrupting())
+    assert kept.tb
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("read")]
+
+
+def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 700, 700)).astype(np.uint8)
+    for n, content in enumerate((pixels[:, :320, :320], noise, pixels[:, 320:, :320])):
+        write_tif(tmp_path / "in" / f"{n}.tif", content, 2000 * n)  # apart: no common windows
+    damaged = tmp_path / "in" / "1.tif"
+    damaged.write_bytes(damaged.read_bytes()[:400_000])
+    (tmp_path / "in" / "3.tif").write_text("not an image")
+    (tmp_path / "in" / "4.tif").touch()
+    write_tif(tmp_path / "in" / "5.tif", noise, crs="EPSG:32734")
+    outcome = explain(tmp_path / "in", tmp_path / "out")
+    assert (outcome.done, outcome.exit_code) == (2, 3)
+    reasons = {
+        "1": "cannot be decoded", "3": "not a readable GeoTIFF", "4": "the file is empty",
+        "5": "its CRS or resolution is not that of",
+    }  # fmt: skip
+    assert set(outcome.failures) == set(reasons)
+    assert all(reason in outcome.failures[name] for name, reason in reasons.items())
+    board = gpd.read_file(tmp_path / "out" / "cells.gpkg").set_index("cell")
+    assert board["status"].to_dict() == dict.fromkeys(reasons, "failed") | {
+        "0": "done",
+        "2": "done",
+    }
+    assert all(reason in board.loc[name, "error"] for name, reason in reasons.items())
+    cells = tmp_path / "out" / "cells"
+    assert sorted(p.name for p in cells.glob("*/*.tif")) == sorted(
+        2 * [f"{p}.tif" for p in PRODUCTS]
+    )
+    assert [p.parent.name for p in cells.rglob("failed.json")] == ["1"]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["failures"] == outcome.failures
+
+
+def test_overlapping_images_are_one(reference, pixels, tmp_path) -> None:
+    for name, rows, cols in (
+        ("a", slice(0, 350), slice(0, 450)), ("b", slice(0, 300), slice(380, 777)),
+        ("c", slice(290, 613), slice(0, 500)), ("d", slice(255, 613), slice(431, 777)),
+        ("under", slice(100, 200), slice(100, 400)),
+    ):  # fmt: skip
+        write_tif(tmp_path / "in" / f"{name}.tif", pixels[:, rows, cols], cols.start, rows.start)
+    found = explain(tmp_path / "in", tmp_path / "out")
+    assert (found.done, found.exit_code) == (4, 0)
+    for product in PRODUCTS:
+        assert np.array_equal(layer(found.out, product), layer(reference.out, product)), product
+    assert objects(found.out) == objects(reference.out)
+
+
+def test_a_damaged_neighbour_is_named_and_the_rest_of_it_used(pixels, tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 613, 400)).astype(np.uint8)
+    path = write_tif(tmp_path / "in" / "a.tif", noise, blockxsize=128, blockysize=128)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    write_tif(tmp_path / "in" / "b.tif", pixels[:, :, 400:], 400)
+    outcome = explain(tmp_path / "in", tmp_path / "out")
+    assert (set(outcome.failures), outcome.done, outcome.exit_code) == ({"a"}, 1, 3)
+    record = json.loads((tmp_path / "out" / "cells" / "b" / "cell.json").read_text())
+    assert list(record["unreadable"]) == ["a"]
+    assert (layer(outcome.out, "classes") != 255).all()
+
+
+def test_a_box_limits_the_work(reference, one, tmp_path) -> None:
+    with rasterio.open(one) as image:
+        left, top = image.transform * (260, 260)
+        box = f"{left},{top - 200 * GSD},{left + 200 * GSD},{top}"
+    found = explain(
+        one, tmp_path, mosaic__bbox=box, explain__calibration=reference.out / "run.json"
+    )
+    assert (found.tiles, found.exit_code) == (4, 0)
+    classes, whole = (layer(out, "classes")[0] for out in (tmp_path, reference.out))
+    assert np.array_equal(classes != 255, np.pad(np.ones((570, 570), bool), ((0, 43), (0, 207))))
+    assert np.array_equal(classes[250:500, 250:500], whole[250:500, 250:500])
+
+
+def test_no_usable_image_is_the_callers_problem(tmp_path) -> None:
+    (tmp_path / "a.tif").write_text("not an image")
+    with pytest.raises(UsageError, match="no image can be used"):
+        explain(tmp_path / "a.tif", tmp_path / "out")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (9, 330), (319, 320), (321, 11)])
+def test_images_smaller_than_a_tile(tmp_path, shape) -> None:
+    source = write_tif(tmp_path / "a.tif", np.full((3, *shape), 30, np.uint8))
+    outcome = explain(source, tmp_path / "out")
+    assert outcome.exit_code == 0
+    assert layer(outcome.out, "classes").shape == (1, *shape)
+    assert (layer(outcome.out, "classes") == 0).all()
+
+
+def test_a_custom_crs_is_carried_over_exactly(tmp_path) -> None:
+    source = write_tif(tmp_path / "a.tif", blobs(60, 60), crs=CUSTOM_WKT)
+    out = explain(source, tmp_path / "out").out
+    with rasterio.open(source) as image, rasterio.open(out / "cells" / "a" / "classes.tif") as made:
+        assert image.crs.to_authority() is None
+        # GeoTIFF keys respell the ellipsoid's name; the CRS's own name and parameters stay.
+        assert made.crs == image.crs
+        assert made.crs.to_authority() is None
+        assert made.crs.wkt.startswith('PROJCS["City grid, do not use"')
+
+
+@pytest.mark.parametrize("row", [7, 247])  # from 247 on, the first step of 250 has no block
+def test_an_anchored_lattice_writes_the_blocks_that_start_inside(tmp_path, row) -> None:
+    source = write_tif(tmp_path / "a.tif", blobs(333, 347), col=3, row=row)
+    out = explain(source, tmp_path / "out", tiling__anchor=(-51_000.0, -3_763_000.0)).out
+    with rasterio.open(out / "cells" / "a" / "gradcam.tif") as made:
+        assert made.shape == (34 - 1, 35 - 1)
+        top = -3_763_000 - GSD * (row + 3)
+        assert (made.transform.c, made.transform.f) == pytest.approx((-51_000 + 0.8, top), abs=1e-9)
+
+
+class OneChannel(nn.Module):
+    """The first colour's logit where it is bright, and exactly 0 where everything is undecided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = Colours()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.colours(x)[:, 1:2]
+        return torch.where(x[:, 2:] > 0.5, 0.0, logits - 0.5)
+
+
+def test_a_sigmoid_maps_class_1_from_one_half_on(tmp_path) -> None:
+    scene = np.full((3, 400, 400), 30, np.uint8)
+    scene[0, 40:200, 60:100] = 230  # bright in the first colour: positive logits
+    scene[2, 250:300, 60:100] = 230  # bright in the third: undecided, so p = .5
+    network = OneChannel().eval().requires_grad_(False)
+    model = replace(
+        colours_model(), network=network, classes=CAPE_TOWN_CLASSES[:2],
+        target_layer="colours.encoder.1", sigmoid=True,
+    )  # fmt: skip
+    settings = load(
+        None,
+        {"sources": [str(write_tif(tmp_path / "a.tif", scene))], "out": str(tmp_path / "out"),
+         "model.classes": CAPE_TOWN_CLASSES[:2], "explain.calibration_tiles": 2},
+    )  # fmt: skip
+    assert run(settings, model=model).exit_code == 0
+    expected = (scene[0] > 127) | (scene[2] > 127)
+    assert np.array_equal(layer(tmp_path / "out", "classes")[0], expected)
+    probability = layer(tmp_path / "out", "probability")
+    assert probability.shape[0] == 1
+    assert set(probability[0][scene[2] > 127]) == {127}
+    assert read_detections(tmp_path / "out")["class"].tolist() == ["solar panel"] * 2

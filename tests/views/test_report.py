@@ -1,0 +1,393 @@
+"""The report says what the tables say, escapes what people name, and stays small."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyproj
+import pytest
+from PIL import Image
+from support.cities import blobs, colours_model, write_tif
+from support.outputs import write_output
+
+import capecam.views.report
+from capecam.errors import OutputError, UsageError
+from capecam.grid import Grid, Window
+from capecam.run.city_products import finish
+from capecam.run.supervisor import run
+from capecam.settings import ClassSettings
+from capecam.settings.loading import load
+from capecam.store.file_names import REPORT
+from capecam.views.report.captions import deletion, moment, randomisation, stability
+from capecam.views.report.density import MOST, levels
+from capecam.views.report.histograms import confidences, sizes
+from capecam.views.report.report import write_report
+from capecam.views.report.with_panels import WIDTH_PX, illustrate
+
+PACKAGE = Path(capecam.views.report.__file__).parent
+
+MB = 1_000_000
+NASTY = '</script><img src=x onerror=alert(1)> "o\'k" ü {{ 7 * 7 }}'
+
+
+class Page(HTMLParser):
+    """What a page holds: its text, the addresses in it, and tables as rows of cells."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html = path.read_text("utf-8")
+        self.addresses: list[str] = []
+        self.ids: set[str] = set()
+        self.tags: list[str] = []
+        self.attributes: set[str] = set()
+        self.data: dict[str, object] = {}
+        self._script: str | None = None
+        self._text: list[str] = []
+        self.feed(self.html)
+        self.text = " ".join(" ".join(self._text).split())
+
+    def handle_starttag(self, tag, attrs) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.attributes |= set(given)
+        self.ids.add(given.get("id", ""))
+        self.addresses += [given[name] for name in ("src", "href") if name in given]
+        self._script = given.get("id") or "code" if tag in ("script", "style") else None
+
+    def handle_endtag(self, _tag) -> None:
+        self._script = None
+
+    def handle_data(self, data) -> None:
+        if self._script is None:
+            self._text.append(data)
+        elif self._script.endswith("-data"):
+            self.data[self._script] = json.loads(data)
+
+    def number(self, class_name: str, kind: str) -> float:
+        """From the row of a class in the table of classes."""
+        row = re.search(rf'<tr data-class="{class_name}">.*?data-{kind}="([^"]+)"', self.html, re.S)
+        return float(row[1])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """The output of a run over two images, and a third that is none."""
+    folder = tmp_path_factory.mktemp("report")
+    whole = blobs(320, 640, seed=3)
+    write_tif(folder / "images" / "a.tif", whole[:, :, :330])
+    write_tif(folder / "images" / "b's <b>.tif", whole[:, :, 330:], 330)
+    (folder / "images" / "bad.tif").write_text("not an image")
+    options = {
+        "sources": [str(folder / "images")], "out": folder / "out",
+        "tiling.size": 160, "tiling.overlap": 40, "explain.calibration_tiles": 4,
+        "detections.min_area_m2": 0.5, "run.in_process": True,
+    }  # fmt: skip
+    run(load(None, options), model=colours_model())
+    return folder / "out"
+
+
+def test_a_run_leaves_a_report_whose_totals_are_those_of_the_summary(small: Path) -> None:
+    page = Page(small / REPORT)
+    summary = pd.read_csv(small / "summary.csv")
+    assert summary["count"].min() > 0
+    totals = json.loads((small / "run.json").read_text())["totals"]["by_class"]
+    for row in summary.to_dict("records"):
+        found = page.number(row["class"], "count"), page.number(row["class"], "area")
+        assert list(found) == [row["count"], row["area_m2"]] == totals[row["class"]]
+    data = page.data["map-data"]
+    for level in data["levels"]:
+        numbers = np.array(level["squares"]).reshape(-1, 2 + 2 * len(summary))[:, 2:]
+        assert numbers[:, ::2].sum(axis=0).tolist() == summary["count"].tolist()
+        assert numbers[:, 1::2].sum(axis=0) == pytest.approx(
+            summary["area_m2"], abs=0.1 * len(numbers)
+        )
+    assert f"{summary['count'].sum()} objects on" in page.text
+    assert moment(json.loads((small / "run.json").read_text())["started"]) in page.text
+
+
+def test_pictures_failures_and_what_could_be_added_are_there(small: Path) -> None:
+    page = Page(small / REPORT)
+    pictures = [address for address in page.addresses if address.startswith("data:image/webp")]
+    rows = len(page.data["queue-data"])
+    assert rows == len(pd.read_parquet(small / "detections.parquet"))
+    assert len(pictures) == 2 * rows
+    assert "bad" in page.text
+    assert "not a readable GeoTIFF" in page.text
+    assert "b's <b>" in {name for name, *_ in page.data["map-data"]["cells"]}
+    assert "capecam evaluate" in page.text
+    assert "capecam audit" in page.text
+    assert not {"scores", "audit"} & page.ids
+
+
+def test_nothing_in_it_leads_outside(small: Path) -> None:
+    page = Page(small / REPORT)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert "default-src 'none'" in page.html
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org/2000/svg)", page.html)
+    assert not {"iframe", "object", "embed", "audio", "video"} & set(page.tags)
+
+
+def test_the_same_command_makes_it_again_and_finish_does_too(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    (out / REPORT).unlink()
+    finish(out)
+    assert Page(out / REPORT).data["map-data"] == Page(small / REPORT).data["map-data"]
+    assert len(Page(write_report(out, queue=2)).data["queue-data"]) == 2
+    assert "left out" in Page(write_report(out, queue=0)).text
+
+
+def test_imagery_that_is_gone_is_said_and_stops_nothing(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    record = json.loads((out / "run.json").read_text())
+    record["settings"]["sources"] = [str(tmp_path / "nowhere")]
+    (out / "run.json").write_text(json.dumps(record))
+    page = Page(write_report(out))
+    assert "No object has a picture" in page.text
+    assert "there is no such file" in page.text
+    assert not any(address.startswith("data:image") for address in page.addresses)
+
+
+def test_one_damaged_image_costs_only_its_own_pictures(small: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(small.parent / "images", images)
+    content = (images / "a.tif").read_bytes()
+    (images / "a.tif").write_bytes(content[: len(content) // 2] + bytes(len(content) // 2))
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    record = json.loads((out / "run.json").read_text())
+    record["settings"]["sources"] = [str(images)]
+    (out / "run.json").write_text(json.dumps(record))
+    entries = Page(write_report(out)).data["queue-data"]
+    problems = {tuple(entry["images"]): entry["problems"] for entry in entries}
+    assert problems["b's <b>",] == []
+    assert "a.tif" in problems["a",][0]
+
+
+def test_panels_are_asked_for_the_head_of_the_queue(small: Path) -> None:
+    asked = []
+
+    def panel(id_: str) -> bytes:
+        asked.append(id_)
+        if len(asked) == 2:
+            raise UsageError("the checkpoint is another")
+        return b"panel of " + id_.encode()
+
+    page = Page(write_report(small, panels=3, panel=panel))
+    queue = page.data["queue-data"]
+    assert asked == [entry["id"] for entry in queue[:3]]
+    assert [entry["panel"] is not None for entry in queue[:4]] == [True, False, True, False]
+    assert queue[0]["panel"].startswith("data:image/webp;base64,")
+    assert queue[1]["problems"] == ["No panel: the checkpoint is another"]
+    assert not queue[3]["problems"], "none was asked for"
+
+
+def test_panels_are_computed_with_the_runs_own_network(small: Path, tmp_path, caplog) -> None:
+    done = []
+    page = Page(
+        illustrate(small, panels=2, model=colours_model(), progress=lambda *n: done.append(n))
+    )
+    queue = page.data["queue-data"]
+    panels = [entry["panel"] for entry in queue[:3]]
+    assert panels[2] is None
+    for panel in panels[:2]:
+        with Image.open(io.BytesIO(base64.b64decode(panel.partition(",")[2]))) as image:
+            assert (image.format, image.width) == ("WEBP", WIDTH_PX)
+    assert done == [(1, 2), (2, 2)]
+    assert not caplog.records
+
+
+def test_a_network_that_is_gone_leaves_a_report_without_panels(small: Path, caplog) -> None:
+    queue = Page(illustrate(small, panels=2)).data["queue-data"]  # it was only ever in memory
+    assert [bool(entry["problems"]) for entry in queue[:3]] == [True, True, False]
+    assert "checkpoint is not set" in queue[0]["problems"][0]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 panel(s) could not be made: checkpoint is")
+
+
+def test_names_cannot_break_out(tmp_path: Path) -> None:
+    classes = (
+        ClassSettings(name="background", color="#000000"),
+        ClassSettings(name=NASTY, color="#00ff00"),
+    )
+    cells = [Window(0, 0, 500, 500), Window(0, 500, 500, 500)]
+    write_output(tmp_path, 20, classes=classes, cells=cells, failed=[1], reason=NASTY)
+    page = Page(write_report(tmp_path))
+    assert page.tags.count("script") == 3
+    assert "onerror" not in page.attributes
+    assert NASTY in page.text
+    assert page.data["map-data"]["cells"][1][5] == NASTY
+
+
+def test_a_run_that_found_nothing(tmp_path: Path) -> None:
+    write_output(tmp_path, 0)
+    page = Page(write_report(tmp_path))
+    assert "found nothing that the rules of this run keep" in page.text
+    assert "nothing to review" in page.text
+    assert page.number("solar panel", "count") == 0
+    assert page.data["queue-data"] == []
+
+
+def test_failed_cells_are_on_the_map_with_their_reasons(tmp_path: Path) -> None:
+    cells = [Window(0, 1000 * n, 1000, 1000) for n in range(4)]
+    write_output(tmp_path, 50, cells=cells, failed=[2], reason="no space left")
+    page = Page(write_report(tmp_path))
+    drawn = {name: reason for name, *_, reason in page.data["map-data"]["cells"] if reason != 80}
+    assert drawn == {"image 2": "no space left"}
+    assert "3 of 4" in page.text
+    assert "1 could not be done" in page.text
+
+
+def test_degrees_are_drawn_in_metres(tmp_path: Path) -> None:
+    degrees = Grid(
+        pyproj.CRS("EPSG:4326").to_wkt(), (18.4, -33.9), (1e-6, 1e-6), Window(0, 0, 9, 9)
+    )
+    summary = write_output(tmp_path, 30, grid=degrees, cells=[Window(0, 0, 5000, 5000)])
+    data = Page(write_report(tmp_path)).data["map-data"]
+    assert data["width"] == pytest.approx(
+        5000 * 1e-6 * 111_320 * np.cos(np.radians(33.9)), rel=0.01
+    )
+    assert data["height"] == pytest.approx(5000 * 1e-6 * 110_900, rel=0.01)
+    squares = np.array(data["levels"][-1]["squares"]).reshape(-1, 8)
+    assert squares[:, 2::2].sum() == summary["count"].sum()
+    assert squares[:, :2].min() >= 0
+    assert (
+        squares[:, :2].max(axis=0) * data["levels"][-1]["size"] <= [data["width"], data["height"]]
+    ).all()
+
+
+def test_a_hundred_thousand_objects_are_summaries(tmp_path: Path) -> None:
+    across = 12_500
+    cells = [Window(across * r, across * c, across, across) for r in range(20) for c in range(30)]
+    write_output(tmp_path, 100_000, cells=cells, failed=[7])
+    path = write_report(tmp_path)
+    assert path.stat().st_size < 1 * MB
+    data = Page(path).data["map-data"]
+    for level in data["levels"]:
+        squares = np.array(level["squares"]).reshape(-1, 8)
+        assert squares[:, 2::2].sum() == 100_000
+        assert len(squares) <= MOST
+    assert len(data["levels"]) >= 2, "closer, the squares are smaller"
+
+
+def test_scores_and_audit_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    write_output(tmp_path, 10)
+    (tmp_path / "evaluation.json").write_text(json.dumps(scores(detections="2" * 64)))
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, "audit": audited()}))
+    page = Page(write_report(tmp_path))
+    assert {"scores", "audit"} <= page.ids
+    assert "0.75 0.50 to 0.90" in page.text
+    assert "F1 is highest, 0.60, from a confidence of 0 on" in page.text
+    assert page.html.count('<polyline class="line precision" points="28.0,37.0 100.5,12.0 "/>') == 1
+    assert "Other objects were scored" in page.text
+    assert "Changes as soon as the last layers lose their weights" in page.text
+    (tmp_path / "evaluation.json").write_text(json.dumps(scores(detections="1" * 64)))
+    assert "Other objects were scored" not in Page(write_report(tmp_path)).text
+
+
+def scores(detections: str) -> dict:
+    entry = {
+        "class": "solar panel", "true": 4, "found": 4, "matched": 3, "precision": 0.75,
+        "recall": None, "f1": 0.75, "average_precision": None, "true_m2": 20.0, "found_m2": 21.0,
+        "intervals_95": {"precision": [0.5, 0.9], "recall": None, "f1": None},
+    }  # fmt: skip
+    steps = [{"step": "tracing", **entry}]
+    points = ((0.0, 0.75, 0.5, 0.6), (0.5, 1.0, 0.25, 0.4), (0.95, None, 0.0, 0.0))
+    keys = ("confidence", "precision", "recall", "f1")
+    entry["curve"] = [dict(zip(keys, point, strict=True)) for point in points]
+    return {"truth": "t.gpkg", "area_km2": 0.2, "iou": 0.5, "classes": [entry], "steps": steps,
+            "confusion": {"(nothing)": {"(nothing)": 0}}, "detections": detections}  # fmt: skip
+
+
+def estimate(mean: float | None, low: float | None = None, high: float | None = None) -> dict:
+    return {"count": 5, "mean": mean, "low": low, "high": high}
+
+
+def method(**changed) -> dict:
+    lead = {"area": estimate(0.2, 0.1, 0.3), "share": 0.8}
+    return {
+        "method": "gradcam",
+        "score": {"below_random": lead},
+        "shift_correlation": estimate(0.9),
+        "randomised": {"head": estimate(0.1), "encoder": estimate(0.0)},
+        **changed,
+    }
+
+
+def audited() -> dict:
+    return {"by_class": {"solar panel": 5}, "skipped": {}, "shift_px": 80, "methods": [method()]}
+
+
+def test_audits_are_read_in_plain_words() -> None:
+    assert deletion(method()).startswith("What it ranks highest matters")
+    for area, said in (
+        (estimate(0.1, -0.1, 0.3), "cannot be told from chance"),
+        (estimate(-0.2, -0.3, -0.1), "Worse than chance"),
+        (estimate(0.2), "Too few"),
+    ):
+        assert said in deletion(method(score={"below_random": {"area": area, "share": 0.5}}))
+    late = {"head": estimate(0.9), "decoder": estimate(0.8), "encoder": estimate(0.1)}
+    assert "until encoder loses its weights" in randomisation(method(randomised=late))
+    assert "shows the image" in randomisation(method(randomised={"head": estimate(0.9)}))
+    assert "Not defined" in randomisation(method(randomised={"head": estimate(None)}))
+    assert stability(method()).startswith("Stays the same")
+    assert stability(method(shift_correlation=estimate(0.5))).startswith("Depends")
+    assert stability(method(shift_correlation=estimate(None))).startswith("Not defined")
+
+
+def test_histograms_hold_every_value() -> None:
+    values = np.exp(np.random.default_rng(0).normal(1.5, 1, 500))
+    found = sizes(values, values.min(), values.max())
+    assert sum(bar.count for bar in found.bars) == 500
+    assert all(bar.x >= 0 and bar.x + bar.width <= 1 + 1e-9 for bar in found.bars)
+    assert [label for _, label in found.ticks][:4] == ["0.1", "0.2", "0.5", "1"]
+    assert found.quartiles == tuple(np.percentile(values, (25, 50, 75)))
+    for value in (1.0, 10.0, 1.7):  # on the border of two bars, and alone
+        assert sum(bar.count for bar in sizes(np.array([value]), value, value).bars) == 1
+    both_ends = confidences(np.array([0.0, 1.0]))
+    assert [(bar.x, bar.count) for bar in both_ends.bars] == [(0.0, 1), (pytest.approx(0.95), 1)]
+    assert confidences(np.array([])).median is None
+
+
+def test_squares_count_each_object_once() -> None:
+    points = np.array([[-0.1, 5.0], [0.0, 5.0], [9.99, 5.0], [10.0, 5.0]])
+    (level,) = levels(points, np.array([1, 1, 2, 1]), np.ones(4), (300.0, 200.0), 2)
+    assert level.size_m == 10
+    assert level.squares.tolist() == [[-1, 0], [0, 0], [1, 0]]
+    assert level.count.tolist() == [[1, 0], [1, 1], [1, 0]]
+
+
+def test_it_wants_city_products(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="start with capecam run"):
+        write_report(tmp_path)
+    write_output(tmp_path, 3)
+    (tmp_path / "detections.parquet").unlink()
+    with pytest.raises(OutputError, match="capecam finish"):
+        write_report(tmp_path)
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, capecam.views.report.report; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_wheel_holds_its_templates() -> None:
+    """hatchling packs what git does not ignore; nothing here is."""
+    files = list((PACKAGE / "templates").iterdir())
+    assert {path.suffix for path in files} == {".html", ".css", ".js"}
+    ignored = subprocess.run(
+        ["git", "check-ignore", *map(str, files)], capture_output=True, cwd=PACKAGE, check=False
+    )
+    assert not ignored.stdout

@@ -1,0 +1,347 @@
+"""The report in a real browser, from disk, with the network off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support.outputs import write_output
+
+from capecam.grid import Window
+from capecam.views.report.report import write_report
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 812}
+CONTEXT = {"viewport": DESKTOP, "offline": True, "reduced_motion": "reduce"}
+AA, AA_LARGE = 4.5, 3.0
+"""Least contrasts of text (WCAG 2.2, 1.4.3)."""
+
+pytestmark = pytest.mark.chromium
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not there; apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=[*ARGUMENTS])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """Sixteen images, one of them failed; 300 objects; panels for the first two."""
+    out = tmp_path_factory.mktemp("report")
+    cells = [Window(2500 * r, 2500 * c, 2500, 2500) for r in range(4) for c in range(4)]
+    write_output(out, 300, cells=cells, failed=[5], reason="x.tif: cannot be decoded")
+    panel = out / "panel.webp"
+    Image.new("RGB", (900, 300), "#345").save(panel)
+    return write_report(out, queue=20, panels=2, panel=lambda _: panel.read_bytes())
+
+
+@pytest.fixture
+def opened(browser) -> Iterator[Any]:
+    """Opens a page; in the end nothing has been asked of a network, and no error was printed."""
+    contexts, complaints, asked = [], [], []
+
+    def open_page(path: Path, **given: Any) -> Any:
+        context = browser.new_context(**{**CONTEXT, **given})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    outside = [url for url in asked if not url.startswith("data:")]
+    assert all(url.startswith("file:///") and url.endswith("report.html") for url in outside)
+    assert len(outside) == len(contexts)
+
+
+def view(page) -> list[float]:
+    """x, y, width and height of what the map shows, in metres."""
+    return [float(value) for value in page.get_attribute("#map-svg", "viewBox").split()]
+
+
+def shown(page) -> list[dict]:
+    """The rows of the queue that are there to see."""
+    return page.eval_on_selector_all(
+        ".queue tbody tr",
+        "rows => rows.filter(r => r.checkVisibility()).map(r => ({...r.dataset}))",
+    )
+
+
+def focused(page) -> str:
+    return page.evaluate("document.activeElement.closest('tr')?.dataset.review ?? ''")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_and_can_be_read(opened, report, tmp_path, size, scheme) -> None:
+    page = opened(report, viewport=size, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    assert page.locator("h1").inner_text().startswith("300 objects on")
+    assert page.locator("#map-squares path").count() >= 2
+    picture = tmp_path / "page.png"
+    page.screenshot(path=picture, full_page=True)
+    with Image.open(picture) as drawn:
+        corner = drawn.convert("L").getpixel((2, 2))
+    assert corner < 60 if scheme == "dark" else corner > 230
+    assert page.evaluate(FAINT, [AA, AA_LARGE]) == []
+
+
+FAINT = """([least, leastLarge]) => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const rgba = (color) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = (color) => {
+    const [r, g, b] = rgba(color).map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = getComputedStyle(node).backgroundColor;
+      if (rgba(color)[3] === 255) return color;
+    }
+    return "#fff";
+  };
+  const faint = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !node.checkVisibility() || node.matches("script, style, title")) continue;
+    const style = getComputedStyle(node);
+    const front = light(node instanceof SVGElement ? style.fill : style.color);
+    const [a, b] = [front, light(ground(node))].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    const contrast = (a + 0.05) / (b + 0.05);
+    if (contrast < (large ? leastLarge : least)) faint.push(`${contrast} ${node.textContent}`);
+  }
+  return faint;
+}"""
+"""Texts whose contrast with what lies behind them is too low."""
+
+
+def test_the_queue_is_filtered_sorted_and_opened_up(opened, report) -> None:
+    page = opened(report)
+    assert [row["review"] for row in shown(page)] == [str(n) for n in range(1, 13)]
+    assert page.locator("#queue-shown").inner_text() == "12 of 20 shown"
+    page.get_by_role("button", name="Show all 20").click()
+    assert len(shown(page)) == 20
+    assert focused(page) == "13"
+    for ascending in (True, False):
+        page.get_by_role("button", name="m²", exact=True).click()
+        areas = [float(row["area"]) for row in shown(page)]
+        assert areas == sorted(areas, reverse=not ascending)
+    heads = page.eval_on_selector_all("[aria-sort]", "h => h.map(x => x.ariaSort)")
+    assert sorted(heads) == ["descending", *["none"] * 4]
+    wanted = [(row["class"], row["evidence"]) for row in shown(page)]
+    page.locator("#queue-class").select_option(wanted[0][0])
+    page.locator("#queue-evidence").select_option(wanted[0][1])
+    rows = [(row["class"], row["evidence"]) for row in shown(page)]
+    assert rows == [wanted[0]] * wanted.count(wanted[0])
+    assert page.locator("#queue-shown").inner_text() == f"{len(rows)} shown"
+
+
+def test_a_closer_look_by_click_and_keys(opened, report) -> None:
+    page = opened(report)
+    dialog, title = page.locator("#closer"), page.locator("#closer-title")
+    page.locator(".open").nth(1).click()
+    assert title.inner_text().endswith("place 2")
+    assert dialog.locator(".panel img").count() == 1, "the panel of the second"
+    assert page.get_by_role("button", name="Previous").is_enabled()
+    page.keyboard.press("ArrowRight")
+    assert title.inner_text().endswith("place 3")
+    assert dialog.locator(".panel img").count() == 0
+    assert "capecam panel" in dialog.inner_text()
+    assert "Grad-CAM" in dialog.inner_text()
+    page.get_by_role("button", name="Previous").click()
+    page.keyboard.press("ArrowLeft")
+    assert title.inner_text().endswith("place 1")
+    assert page.get_by_role("button", name="Previous").is_disabled()
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert focused(page) == "1", "where the closer look has ended"
+
+
+def test_everything_is_reached_by_keyboard_alone(opened, report) -> None:
+    page = opened(report)
+    reached = []
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate("(at => at.id || at.getAttribute('class') || '')(document.activeElement)")
+        )
+        if page.evaluate("document.activeElement.classList.contains('open')"):
+            break
+    for control in ("skip", "map-class", "map-in", "map-home", "map-svg", "queue-class"):
+        assert control in reached
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    assert page.locator("#closer").is_visible()
+    inside = set()
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        inside.add(
+            page.evaluate(
+                "(at => at === document.body || !!at.closest('#closer'))(document.activeElement)"
+            )
+        )
+    assert inside == {True}, "what lies behind is out of reach"
+    page.get_by_role("button", name="Close", exact=True).press("Enter")
+    assert not page.locator("#closer").is_visible()
+
+
+def test_the_map_by_buttons_and_keys(opened, report) -> None:
+    page = opened(report)
+    whole = view(page)
+    page.locator("#map-in").click()
+    closer = view(page)
+    assert closer[2] == pytest.approx(whole[2] / 1.6)
+    page.locator("#map-svg").focus()
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    right = view(page)
+    assert right[2] == pytest.approx(whole[2] / 1.6**2)
+    assert right[0] > closer[0]
+    page.keyboard.press("0")
+    assert view(page) == pytest.approx(whole)
+    page.keyboard.press("ArrowDown")
+    assert view(page) == pytest.approx(whole), "there is nothing beyond the city"
+
+
+def test_the_map_by_wheel_and_mouse(opened, report) -> None:
+    page = opened(report)
+    svg = page.locator("#map-svg")
+    svg.scroll_into_view_if_needed()
+    whole, box = view(page), svg.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, 40)
+    page.wait_for_function("scrollY > 0")
+    assert view(page) == pytest.approx(whole), "the wheel belongs to the page"
+    svg.scroll_into_view_if_needed()
+    page.locator("#map-svg").focus()
+    before = view(page)
+    page.mouse.wheel(0, -480)
+    page.wait_for_function(
+        f"document.getElementById('map-svg').viewBox.baseVal.width < {before[2] * 0.9}"
+    )
+    near = view(page)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y, steps=4)
+    page.mouse.up()
+    moved = view(page)
+    assert moved[0] == pytest.approx(near[0] - 60 * near[2] / box["width"], rel=1e-3)
+    assert not page.locator("#closer").is_visible(), "a drag is no click"
+
+
+def test_the_map_by_two_fingers(opened, report) -> None:
+    page = opened(report, viewport=PHONE, has_touch=True)
+    svg = page.locator("#map-svg")
+    svg.scroll_into_view_if_needed()
+    whole, box = view(page), svg.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = page.context.new_cdp_session(page)
+
+    def fingers(kind: str, apart: float | None) -> None:
+        points = (
+            []
+            if apart is None
+            else [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+        )
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    fingers("touchStart", 20)
+    for apart in (25, 30, 35, 40):
+        fingers("touchMove", apart)
+    fingers("touchEnd", None)
+    page.wait_for_function(
+        f"document.getElementById('map-svg').viewBox.baseVal.width < {whole[2] / 1.5}"
+    )
+    page.locator("#map-home").tap()
+    assert view(page) == pytest.approx(whole)
+
+
+def test_the_map_tells_what_is_there(opened, report) -> None:
+    page = opened(report)
+    tip = page.locator("#map-tip")
+    failed = page.get_by_role("img", name="image 5 failed: x.tif: cannot be decoded")
+    failed.focus()
+    assert "cannot be decoded" in tip.inner_text()
+    page.locator("#map-svg").focus()
+    assert not tip.is_visible()
+    box = failed.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert tip.inner_text().startswith("image 5 failed")
+    page.locator(".ring").first.click(force=True)
+    assert page.locator("#closer-title").inner_text().endswith("place 1")
+
+
+def test_the_map_of_one_class_counts_that_class(opened, report) -> None:
+    page = opened(report)
+    summary = page.locator("#map-summary")
+    assert summary.inner_text().startswith("objects per square of")
+    page.locator("#map-measure").select_option("1")
+    assert summary.inner_text().startswith("m² per square of")
+    page.locator("#map-class").select_option("pool heater")
+    data = json.loads(page.locator("#map-data").text_content())
+    squares = data["levels"][0]["squares"]
+    most = max(squares[n + 7] for n in range(0, len(squares), 8))
+    number = f"{most:,.1f}".removesuffix(".0") if most < 10 else f"{most:,.0f}"
+    assert len(data["levels"]) > 1 or summary.inner_text().endswith(f"the fullest has {number}.")
+
+
+def test_a_hundred_thousand_objects_open_at_once(opened, tmp_path) -> None:
+    across = 12_500
+    cells = [Window(across * r, across * c, across, across) for r in range(40) for c in range(70)]
+    write_output(tmp_path, 100_000, cells=cells)
+    page = opened(write_report(tmp_path))
+    timing = page.evaluate("performance.getEntriesByType('navigation')[0].toJSON()")
+    assert timing["domComplete"] < 5000, "milliseconds; on a busy machine with 2 cores"
+    coarse = page.locator("#map-summary").inner_text()
+    seconds = page.evaluate("""() => {
+      const start = performance.now();
+      for (let n = 0; n < 6; n++) document.getElementById("map-in").click();
+      return (performance.now() - start) / 6000;
+    }""")
+    assert seconds < 0.5
+    assert page.locator("#map-summary").inner_text() != coarse, "closer, the squares are smaller"
+
+
+def test_on_paper_everything_is_open(opened, report, tmp_path) -> None:
+    page = opened(report)
+    assert page.pdf(path=tmp_path / "report.pdf", format="A4").startswith(b"%PDF")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert len(shown(page)) == 20
+    assert page.locator("details:not([open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+
+
+def test_without_scripts_tables_and_charts_are_there(opened, report) -> None:
+    page = opened(report, java_script_enabled=False)
+    assert page.locator(".queue tbody tr").count() == 20
+    assert page.locator(".chart .bar").count() > 10
+    assert "your browser does not run" in page.locator("#map noscript").inner_text()
