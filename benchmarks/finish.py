@@ -31,8 +31,7 @@ from capecam.detections.regions import Pieces
 from capecam.grid import Cell, Grid, Tiling
 from capecam.io.cog import CogSet, Product
 from capecam.mosaic.city import open_city
-from capecam.runtime.files import facts as file_facts
-from capecam.runtime.files import write_json
+from capecam.runtime.files import file_facts, write_json
 from capecam.store.file_names import PIECES, RUN_JSON
 from capecam.store.ledger import CELL_JSON, Ledger
 from capecam.store.run_folder import grid_to_json, read_run

@@ -20,7 +20,7 @@ from memory import append, draw, facts
 from capecam.analysis.benchmark.measure import seconds
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
 from capecam.api import Engine, load_settings, run
-from capecam.attribution.autotune import fitting_batch
+from capecam.attribution.autotune import auto_batch_size
 from capecam.attribution.device import pick_device
 from capecam.mosaic.city import find_cells, open_city
 from capecam.mosaic.reader import Reader
@@ -48,7 +48,7 @@ def main() -> None:
         city = open_city(settings.sources, None)
         (cell,) = find_cells(city, settings.tiling)
         engine = Engine(model, device=device)
-        size = engine.together(fitting_batch(engine, settings.tiling.size))
+        size = engine.together(auto_batch_size(engine, settings.tiling.size))
         reader = partial(Reader, city.mosaic, cell.image)
         tiles = read_tiles(reader, settings.tiling.tiling, cell.core, device=device)
         ready = list(batches(tiles, size))

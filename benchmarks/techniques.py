@@ -29,8 +29,8 @@ from capecam.analysis.benchmark.notebook import Notebook
 from capecam.analysis.benchmark.table import commit
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
 from capecam.api import Engine, Model, load_model, load_settings
-from capecam.attribution.backward import make_lean
-from capecam.attribution.comparison import compare, pearson
+from capecam.attribution.backward import replace_backward
+from capecam.attribution.comparison import map_error, pearson
 from capecam.attribution.methods import GUIDED, SHARED, ReluSwitch, SwitchedReLU
 
 METHODS = ("gradcam", "gradcampp", GUIDED)
@@ -48,7 +48,7 @@ def switch_only(network: nn.Module, switch: ReluSwitch, memory_format: torch.mem
 
 def lean(network: nn.Module, switch: ReluSwitch, _memory_format: torch.memory_format) -> None:
     """``make_lean`` in PyTorch's default memory format."""
-    make_lean(network, switch, torch.contiguous_format)
+    replace_backward(network, switch, torch.contiguous_format)
 
 
 Explain = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -124,7 +124,7 @@ def accuracy(
     heat = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     if SHARED in heat:
         heat[GUIDED] = heat.pop(SHARED)
-    error = compare(heat, reference)
+    error = map_error(heat, reference)
     return {
         "compared": error.maps,
         **{f"r_{name}": f"{error.correlation[name]:.5f}" for name in METHODS},

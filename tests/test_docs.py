@@ -21,8 +21,8 @@ from capecam.detections import export
 from capecam.errors import CapecamError
 from capecam.settings import METHODS, leaves
 from capecam.settings.loading import load
-from capecam.views.panels.delivery import Wanted
-from capecam.views.panels.tile_view import Style
+from capecam.views.panels.delivery import PanelRequest
+from capecam.views.panels.tile_view import PanelStyle
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,8 +152,8 @@ def check_call(call: list[str]) -> None:
             keys["explain.methods"] = keys["explain.methods"].split(",")
         load(None, keys)
     elif name == "panel":
-        Wanted.parse(given["detection"] or [], given["at"] or [], given["top"])
-        Style(given["ramp"], given["all_classes"])
+        PanelRequest.parse(given["detection"] or [], given["at"] or [], given["top"])
+        PanelStyle(given["ramp"], given["all_classes"])
     elif name == "export":
         assert given["kind"] in export.FORMATS
 

@@ -28,7 +28,7 @@ def test_counts_of_the_design() -> None:
 
 @given(windows, tilings)
 def test_windows_of_a_core_are_all_that_touch_it(core: Window, tiling: Tiling) -> None:
-    rows, cols = tiling.lattice(core)
+    rows, cols = tiling.indices(core)
     for k, start, stop in ((rows, core.row, core.bottom), (cols, core.col, core.right)):
         touching = [
             n

@@ -17,14 +17,14 @@ from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps
 from capecam.io.gdal import open_readonly
 from capecam.model.model import Model, load_model
-from capecam.run.run_record import Outcome
+from capecam.run.run_record import RunOutcome as Outcome
 from capecam.run.supervisor import run
 from capecam.settings import ModelSettings, Settings
 from capecam.settings.loading import load as load_settings
 from capecam.store.file_names import DETECTIONS
 from capecam.views.panels.panel import Panel
 from capecam.views.panels.panels import Panels
-from capecam.views.panels.tile_view import Style
+from capecam.views.panels.tile_view import PanelStyle as Style
 
 __all__ = [
     "Engine",

@@ -34,7 +34,7 @@ UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT
 
 def main() -> None:
     """Run a command; errors are one line and an exit code."""
-    logs.begin(logging.INFO)
+    logs.configure(logging.INFO)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
@@ -80,13 +80,13 @@ def run_command(
 ) -> None:
     """Explain images: rasters, heatmaps and polygons of everything in SOURCES."""
     from capecam.run.plan import make_plan
-    from capecam.run.progress import Bar, summary
+    from capecam.run.progress import ProgressBar, summary
     from capecam.run.supervisor import Silent, run
 
     if settings.run.dry_run:
         print(make_plan(settings).to_text())
         return
-    outcome = run(settings, progress=Silent() if quiet() else Bar())
+    outcome = run(settings, progress=Silent() if quiet() else ProgressBar())
     if not quiet():
         print(summary(outcome))
     for name, reason in outcome.failures.items():
@@ -175,10 +175,10 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Score detections against annotations: precision, recall and F1 by class, object by object."""
-    from capecam.analysis.evaluation import Question, evaluate
+    from capecam.analysis.evaluation import EvaluationRequest, evaluate
     from capecam.analysis.scoring import Rules
 
-    answer = evaluate(Question(found, truth, area, steps, Rules(iou), load(config)))
+    answer = evaluate(EvaluationRequest(found, truth, area, steps, Rules(iou), load(config)))
     print(json.dumps(answer.to_json(), indent=1) if as_json else answer.to_text())
 
 
@@ -260,10 +260,12 @@ def report_command(
     Panels are computed anew with the run's own network; --panels 0 leaves them out.
     """
     from capecam.run.progress import Counter
-    from capecam.views.report.with_panels import illustrate
+    from capecam.views.report.with_panels import write_report_with_panels
 
     counter = (lambda _done, _of: None) if quiet() else Counter("panel")
-    path = illustrate(out, queue=queue, panels=panels, device=device, progress=counter)
+    path = write_report_with_panels(
+        out, queue=queue, panels=panels, device=device, progress=counter
+    )
     if not quiet():
         print(path)
 
@@ -313,11 +315,11 @@ def panel_command(
     Give one of --detection, --at and --top. Maps are computed anew from the imagery with the run's
     own network and settings, so both have to be where the run found them.
     """
-    from capecam.views.panels.delivery import Delivery, Wanted, deliver
-    from capecam.views.panels.tile_view import Style
+    from capecam.views.panels.delivery import Delivery, PanelRequest, deliver
+    from capecam.views.panels.tile_view import PanelStyle
 
-    wanted = Wanted.parse(detection or [], at or [], top)
-    delivery, style = Delivery.parse(out, to, kind), Style(ramp, all_classes)
+    wanted = PanelRequest.parse(detection or [], at or [], top)
+    delivery, style = Delivery.parse(out, to, kind), PanelStyle(ramp, all_classes)
     say = (lambda _: None) if quiet() else print
     done = deliver(out, wanted, delivery, style, device=device, say=say)
     for name, reason in done.failures.items():
@@ -381,7 +383,7 @@ def bench_command(
 ) -> None:
     """Measure the engine here, beside the notebook's way and the peer libraries."""
     from capecam.analysis.benchmark.run import Extent, bench_settings
-    from capecam.analysis.benchmark.table import table, write_csv
+    from capecam.analysis.benchmark.table import benchmark_table, write_csv
 
     settings = load(config, {"checkpoint": checkpoint, "compute.device": device})
     say = (lambda _: None) if quiet() else (lambda line: print(line, file=sys.stderr, flush=True))
@@ -390,7 +392,7 @@ def bench_command(
     path = csv or Path("benchmarks/results") / f"engine-{machine.device}.csv"
     write_csv(path, rows, machine)
     if not quiet():
-        print(f"{table(rows, machine)}\nwritten to {path}")
+        print(f"{benchmark_table(rows, machine)}\nwritten to {path}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -39,12 +39,12 @@ def _show_version(wanted: bool) -> None:
 
 def _say_more(wanted: bool) -> None:
     if wanted:
-        logs.say(logging.DEBUG)
+        logs.set_level(logging.DEBUG)
 
 
 def _say_less(wanted: bool) -> None:
     if wanted:
-        logs.say(logging.ERROR)
+        logs.set_level(logging.ERROR)
 
 
 def quiet() -> bool:

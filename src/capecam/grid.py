@@ -145,7 +145,7 @@ class Grid:
         y = decimal(self.anchor[1]) - row * decimal(self.pixel[1])
         return float(x), float(y)
 
-    def lattice(self, x: float, y: float) -> tuple[Fraction, Fraction]:
+    def to_lattice_exact(self, x: float, y: float) -> tuple[Fraction, Fraction]:
         """Exact (col, row) of a map point on the lattice; whole numbers where it is on the grid."""
         col = (decimal(x) - decimal(self.anchor[0])) / decimal(self.pixel[0])
         row = (decimal(self.anchor[1]) - decimal(y)) / decimal(self.pixel[1])
@@ -215,7 +215,7 @@ class Tiling:
         """The k of all windows that touch pixels ``start`` to ``stop - 1`` of one axis."""
         return range((start - self.size) // self.step + 1, -(-stop // self.step))
 
-    def lattice(self, core: Window) -> tuple[range, range]:
+    def indices(self, core: Window) -> tuple[range, range]:
         """Row and column indices k of all windows that touch ``core``."""
         return self.steps(core.row, core.bottom), self.steps(core.col, core.right)
 
@@ -229,11 +229,11 @@ class Tiling:
 
     def reach(self, core: Window) -> Window:
         """Everything that the windows of ``core`` look at."""
-        return self.extent(*self.lattice(core))
+        return self.extent(*self.indices(core))
 
     def count(self, core: Window) -> int:
         """How many windows touch ``core``: 51 x 51 for a lone 12,500 px image at 320/70."""
-        rows, cols = self.lattice(core)
+        rows, cols = self.indices(core)
         return len(rows) * len(cols)
 
     def parts(self, core: Window, cell_size: int) -> Iterator[tuple[int, int, Window]]:

@@ -32,9 +32,15 @@ from capecam.analysis.audit.deletion_insertion import (
     scaled,
     turns,
 )
-from capecam.analysis.audit.measure import Bench, Finding, examine
+from capecam.analysis.audit.measure import AuditEngines, AuditMeasurement, measure_detection
 from capecam.analysis.audit.randomization import cascade, spearman, stages
-from capecam.analysis.audit.sampling import Exhibit, Specimen, centred, choose, shifted
+from capecam.analysis.audit.sampling import (
+    DetectionTiles,
+    SampledDetection,
+    centred,
+    sample_detections,
+    shifted,
+)
 from capecam.analysis.audit.shift import shift_px
 from capecam.analysis.audit.summary import Estimate, Lead, summarise
 from capecam.attribution.engine import Engine
@@ -43,7 +49,7 @@ from capecam.grid import Tiling, Window
 from capecam.model.model import Model, Normalisation
 from capecam.pipeline.tiles import Tile
 from capecam.run.supervisor import run
-from capecam.runtime.lock import hold
+from capecam.runtime.lock import output_lock
 from capecam.settings import CAPE_TOWN_CLASSES, AuditSettings, Settings
 from capecam.settings.loading import load
 
@@ -79,17 +85,17 @@ def model_of(network: nn.Module, layer: str = "encoder.1", input_max: float = 1.
     return Model(network, CAPE_TOWN_CLASSES, scaling, layer, "for tests", "0" * 64, ())
 
 
-def bench(network: nn.Module, explain: Explain = block_heat, score: str = "mean") -> Bench:
+def bench(network: nn.Module, explain: Explain = block_heat, score: str = "mean") -> AuditEngines:
     model = model_of(network)
 
     def engine(of: Model) -> Engine:
         return Engine(of, ["gradcam"], score=score)
 
     randomised = {stage: engine(random) for stage, random in cascade(model, 0)}
-    return Bench(engine(model), randomised, TILING, 4, explain)
+    return AuditEngines(engine(model), randomised, TILING, 4, explain)
 
 
-def exhibit(away: int, seed: int = 0) -> Exhibit:
+def exhibit(away: int, seed: int = 0) -> DetectionTiles:
     """A bright cue in the middle of dark noise, and the object that is ``away`` cells from it."""
     scene = np.random.default_rng(seed).integers(20, 60, (3, 128, 128)).astype(np.uint8)
     scene[1, 56:72, 56:72] = 240
@@ -103,17 +109,17 @@ def exhibit(away: int, seed: int = 0) -> Exhibit:
     inside = np.zeros((64, 64), bool)
     inside[24:40, 24 + 8 * away : 40 + 8 * away] = True
     others = tuple(tile(window) for window in shifted(region, first, shift_px(TILING)))
-    return Exhibit(Specimen("2_0_0", 2, region, ("a",)), tile(first), others, inside)
+    return DetectionTiles(SampledDetection("2_0_0", 2, region, ("a",)), tile(first), others, inside)
 
 
-def leads(findings: list[Finding], measure: str) -> Lead:
+def leads(findings: list[AuditMeasurement], measure: str) -> Lead:
     """How much lower the curves of the only method lie than random."""
     (method,) = summarise(findings, ["gradcam"], ["decoder", "encoder.1"])
     return {"score": method.score, "confidence": method.confidence}[measure].below_random
 
 
-def examined(made: Bench, away: int) -> list[Finding]:
-    return [examine(exhibit(away, n), made, np.random.default_rng(n)) for n in range(6)]
+def examined(made: AuditEngines, away: int) -> list[AuditMeasurement]:
+    return [measure_detection(exhibit(away, n), made, np.random.default_rng(n)) for n in range(6)]
 
 
 # --- Deletion and insertion -----------------------------------------------------------------------
@@ -476,12 +482,12 @@ def test_a_sample_takes_from_every_class_in_turn(out) -> None:
     table = pd.read_parquet(path, columns=["id", "class_id"])
     classes = table["class_id"].value_counts()
     assert (classes >= 2).all(), "else there is nothing to choose"
-    chosen = choose(path, LO19, 2 * len(classes), 0)
+    chosen = sample_detections(path, LO19, 2 * len(classes), 0)
     assert Counter(specimen.class_id for specimen in chosen) == dict.fromkeys(classes.index, 2)
     assert all(specimen.region.area % 1 == 0 for specimen in chosen), "in whole pixels"
-    other = choose(path, LO19, 2 * len(classes), 1)
+    other = sample_detections(path, LO19, 2 * len(classes), 1)
     assert {specimen.id for specimen in chosen} != {specimen.id for specimen in other}
-    everything = choose(path, LO19, 10_000, 0)
+    everything = sample_detections(path, LO19, 10_000, 0)
     assert [specimen.id for specimen in everything] == table["id"].tolist()
 
 
@@ -493,7 +499,7 @@ def test_what_is_not_there_is_said(out, made, tmp_path) -> None:
         audit(out, AuditSettings(sample=0), model=model)
     with pytest.raises(CheckpointError, match=r"is not the checkpoint of the run.*1111.*0000"):
         audit(out, RULES, model=replace(model, sha256="1" * 64))
-    with hold(out), pytest.raises(OutputError, match="is in use by"):
+    with output_lock(out), pytest.raises(OutputError, match="is in use by"):
         audit(out, RULES, model=model)
     table = pd.read_parquet(out / "detections.parquet")
     table[:0].to_parquet(out / "detections.parquet")

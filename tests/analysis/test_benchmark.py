@@ -14,8 +14,8 @@ from support.networks import images, tiny_model, tiny_network
 
 from capecam.analysis.benchmark import measure
 from capecam.analysis.benchmark.run import Extent, bench
-from capecam.analysis.benchmark.table import Machine, Row, table, write_csv
-from capecam.attribution.comparison import compare
+from capecam.analysis.benchmark.table import Machine, Row, benchmark_table, write_csv
+from capecam.attribution.comparison import map_error
 from capecam.attribution.methods import GUIDED
 from capecam.model.model import Model
 
@@ -97,19 +97,19 @@ def test_what_a_cpu_cannot_hold_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_difference_is_seen() -> None:
     torch.manual_seed(0)
     reference = {"gradcam": torch.rand(3, 2, 8, 8), GUIDED: torch.rand(3, 2, 8, 8)}
-    same = compare({"gradcam": 5 * reference["gradcam"][:2] + 1}, reference)
+    same = map_error({"gradcam": 5 * reference["gradcam"][:2] + 1}, reference)
     assert same.maps == 4  # scale and offset do not matter: two tiles, two classes
     assert same.correlation["gradcam"] == pytest.approx(1)
     assert same.max_difference == pytest.approx(0, abs=1e-6)
     found = reference["gradcam"].clone()
     found[1, 1] = found[1, 1].flip(0)
-    other = compare({"gradcam": found}, reference)
+    other = map_error({"gradcam": found}, reference)
     assert other.correlation["gradcam"] < 0.9
     assert other.max_difference is not None
     assert other.max_difference > 0.1
     reference["gradcam"][0] = 0
-    assert compare({"gradcam": found}, reference).maps == 4  # empty ones are left out
-    assert compare({"gradcam": found}, {"gradcam": torch.zeros(3, 2, 8, 8)}).maps == 0
+    assert map_error({"gradcam": found}, reference).maps == 4  # empty ones are left out
+    assert map_error({"gradcam": found}, {"gradcam": torch.zeros(3, 2, 8, 8)}).maps == 0
 
 
 def test_flop_of_a_convolution_and_its_backward() -> None:
@@ -122,7 +122,7 @@ def test_flop_of_a_convolution_and_its_backward() -> None:
 
 def test_table_and_file_say_all(measured: tuple[list[Row], Machine], tmp_path: Path) -> None:
     rows, machine = measured
-    text = table(rows, machine)
+    text = benchmark_table(rows, machine)
     assert all(word in text for word in ("x notebook", "torch-cam", machine.versions))
     assert len(text.splitlines()) == 1 + len(rows) + 2
     write_csv(tmp_path / "new" / "engine.csv", rows, machine)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.cities import CUSTOM_WKT, blobs, colours_model, write_tif
 
 from capecam.analysis import matching
-from capecam.analysis.evaluation import Question, evaluate
+from capecam.analysis.evaluation import EvaluationRequest, evaluate
 from capecam.analysis.matching import match, overlaps
 from capecam.analysis.scoring import Rules
 from capecam.errors import OutputError, UsageError
@@ -82,7 +82,7 @@ def layer(path: Path, *rows: tuple, crs: str = "ESRI:102562") -> Path:
 
 
 def asked(found: Path, truth: Path, **options) -> dict:
-    return evaluate(Question(found, truth, **options)).to_json()
+    return evaluate(EvaluationRequest(found, truth, **options)).to_json()
 
 
 def by_class(answer: dict) -> dict[str, dict]:
@@ -272,7 +272,7 @@ def test_what_lies_far_from_all_truth_is_doubted(tmp_path: Path, scene, caplog) 
 
 def test_an_interval_without_width_is_no_certainty(tmp_path: Path) -> None:
     same = layer(tmp_path / "a.gpkg", ("solar panel", 0, 0, 4), ("solar panel", 900, 0, 4))
-    text = evaluate(Question(same, same)).to_text()
+    text = evaluate(EvaluationRequest(same, same)).to_text()
     assert "1.000 [-]" in text
     assert "[1.000 1.000]" not in text
     assert "[-]: not known" in text

@@ -32,12 +32,12 @@ from torch.nn import functional as F
 
 from capecam.analysis.benchmark.measure import gflop
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
-from capecam.attribution.autotune import fitting_precision
-from capecam.attribution.comparison import compare
+from capecam.attribution.autotune import auto_precision
+from capecam.attribution.comparison import map_error
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps, Signals, check_finite
 from capecam.attribution.methods import CAMS, GUIDED, SHARED
-from capecam.attribution.upsampling import SteadyUpsampling
+from capecam.attribution.upsampling import DeterministicUpsampling
 from capecam.errors import NotFiniteError, SettingsError
 from capecam.model.model import Model, Normalisation
 from capecam.settings import METHODS
@@ -560,7 +560,7 @@ def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.Monkey
 def test_half_precision_is_close_and_its_formulas_are_not_half(precision: str) -> None:
     model, pixels, valid = sample_model(), sample_tiles(4, 160), torch.ones(4, 160, 160).bool()
     exact, half = Engine(model)(pixels, valid), Engine(model, precision=precision)(pixels, valid)
-    found = compare(half.heat, exact.heat)
+    found = map_error(half.heat, exact.heat)
     assert found.maps > 20
     assert min(found.correlation.values()) > 0.99
     assert found.max_difference is not None
@@ -604,11 +604,11 @@ def test_scores_of_fp16_are_scaled_up_and_gradients_down_again() -> None:
 @pytest.mark.thorough
 def test_the_fastest_precision_that_is_good_enough_is_chosen() -> None:
     pixels, valid = sample_tiles(4, 160)[:1], torch.ones(1, 160, 160).bool()
-    assert fitting_precision(Engine(sample_model()), pixels, valid) == "fp16"
+    assert auto_precision(Engine(sample_model()), pixels, valid) == "fp16"
     # Untrained, and so a network where every bit counts: 16 of them are not enough.
     pixels, valid = pixels[..., :96, :96], valid[..., :96, :96]
     untrained = Engine(untrained_model(pixels))
-    assert fitting_precision(untrained, pixels, valid) == "tf32"
+    assert auto_precision(untrained, pixels, valid) == "tf32"
 
 
 def test_values_that_no_raster_can_hold_are_counted() -> None:
@@ -633,7 +633,7 @@ def test_upsampling_in_a_fixed_order_is_the_adjoint() -> None:
     ]
     for way in ways:
         y = F.interpolate(x, mode="bilinear", **way)
-        with SteadyUpsampling():
+        with DeterministicUpsampling():
             steady = F.interpolate(x, mode="bilinear", **way)
         assert steady.equal(y)
         seed = torch.randn_like(y)

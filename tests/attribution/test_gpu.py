@@ -12,8 +12,8 @@ from support.networks import cape_town_model, images, sample_model
 from torch import Tensor
 
 from capecam.analysis.benchmark.workload import sample_tiles
-from capecam.attribution.autotune import fitting_batch, fitting_precision
-from capecam.attribution.comparison import compare
+from capecam.attribution.autotune import auto_batch_size, auto_precision
+from capecam.attribution.comparison import map_error
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps
 from capecam.attribution.methods import GUIDED
@@ -21,7 +21,7 @@ from capecam.grid import Tiling
 from capecam.mosaic.city import open_city
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.tiles import read_tiles
-from capecam.run.run_record import Outcome
+from capecam.run.run_record import RunOutcome
 from capecam.run.supervisor import run
 from capecam.settings import METHODS, PRECISIONS
 from capecam.settings.loading import load
@@ -84,7 +84,7 @@ def test_every_precision_is_close_to_float32(precision: str) -> None:
         Engine(sample_model(), precision=p, device="cuda")(pixels, valid(pixels))
         for p in ("fp32", precision)
     )
-    error = compare(found.heat, exact.heat)
+    error = map_error(found.heat, exact.heat)
     assert error.maps > 40
     assert error.correlation["gradcam"] > 0.99
     assert not found.broken
@@ -93,8 +93,8 @@ def test_every_precision_is_close_to_float32(precision: str) -> None:
 def test_precision_and_batch_are_found() -> None:
     pixels = sample_tiles(8, 320)
     engine = Engine(sample_model(), device="cuda")
-    assert fitting_precision(engine, pixels, valid(pixels)) in ("fp16", "bf16")
-    batch = fitting_batch(engine, 320)
+    assert auto_precision(engine, pixels, valid(pixels)) in ("fp16", "bf16")
+    batch = auto_batch_size(engine, 320)
     assert batch >= 8
     many = sample_tiles(1, 320).repeat(batch, 1, 1, 1)
     engine(many, valid(many))  # it fits
@@ -133,7 +133,7 @@ def test_pixels_arrive_whole_while_the_device_computes(tmp_path: Path) -> None:
         assert there.valid.cpu().equal(tile.valid)
 
 
-def explain(source: Path, out: Path, device: str, **options: object) -> Outcome:
+def explain(source: Path, out: Path, device: str, **options: object) -> RunOutcome:
     given = {"sources": [str(source)], "out": str(out), "compute.device": device, **options}
     return run(load(None, given), model=cape_town_model())
 

@@ -14,7 +14,7 @@ from support.pieces import cooked, pieces_of_cells
 from support.tracing import LO19, NAMES, rasters, trace
 
 from capecam.detections import assembly
-from capecam.detections.assembly import Part, sweep, write_detections
+from capecam.detections.assembly import CellPieces, join_across_cells, write_detections
 from capecam.detections.measurement import write_pieces
 from capecam.detections.regions import Pieces, join
 from capecam.io import vector_writer
@@ -30,7 +30,7 @@ def test_bands_of_cells_make_the_objects_of_all_at_once(
     edges = [0, *sorted(c for c in cuts if c < len(classes)), len(classes)]
     bands = [trace(classes[a:b], row=a) for a, b in itertools.pairwise(edges)]
     below = [float(row) for row in edges[1:-1]] + [np.inf]
-    swept = Pieces.concatenate(list(sweep(zip(bands, below, strict=True), distance)))
+    swept = Pieces.concatenate(list(join_across_cells(zip(bands, below, strict=True), distance)))
     expected = join(Pieces.concatenate(bands), distance)
     assert [g.wkb for g in swept.geometry] == [g.wkb for g in expected.geometry]
     assert np.array_equal(swept.class_id, expected.class_id)
@@ -40,7 +40,9 @@ def test_bands_of_cells_make_the_objects_of_all_at_once(
 def test_what_cannot_change_any_more_is_let_go() -> None:
     classes = np.zeros((30, 10), np.uint8)
     classes[2:5, 2:5] = classes[18:20, 2:5] = 1  # the second may go on below row 20
-    objects = sweep([(trace(classes[:20]), 20.0), (trace(classes[20:], row=20), np.inf)], 2.0)
+    objects = join_across_cells(
+        [(trace(classes[:20]), 20.0), (trace(classes[20:], row=20), np.inf)], 2.0
+    )
     assert [len(band) for band in objects] == [1, 1]
 
 
@@ -78,7 +80,7 @@ def test_the_two_formats_say_the_same(tmp_path) -> None:
 
 def test_nothing_found_makes_empty_files(tmp_path) -> None:
     write_pieces(trace(np.zeros((5, 5), np.uint8)), LO19, NAMES, tmp_path / "p.parquet")
-    parts = [Part(0, tmp_path / "p.parquet")]
+    parts = [CellPieces(0, tmp_path / "p.parquet")]
     summary = write_detections(tmp_path, parts, cooked()).summary
     write_geopackage(tmp_path, cooked())
     assert summary["count"].tolist() == [0, 0, 0]

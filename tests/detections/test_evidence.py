@@ -20,7 +20,7 @@ from capecam.detections import neighbourhood
 from capecam.detections.assembly import ranks
 from capecam.detections.evidence import Evidence, doubt, judged
 from capecam.detections.heatmap_stats import MEASURES
-from capecam.detections.neighbourhood import REACH_M, RING_M, sights, within
+from capecam.detections.neighbourhood import REACH_M, RING_M, neighbourhood_strips, within
 from capecam.detections.regions import mask
 from capecam.grid import Window
 from capecam.run.city_products import MEMORY, finish
@@ -240,11 +240,11 @@ def test_within_is_a_distance_transform(seed: int, pixel, reach_m: float) -> Non
 
 def test_an_object_larger_than_memory_would_like_comes_in_strips() -> None:
     shape = shapely.box(0, 0, 40, 5000)
-    seen = list(sights(shape, (GSD, GSD)))
+    seen = list(neighbourhood_strips(shape, (GSD, GSD)))
     assert len(seen) == 6
     assert sum(int(sight.inside.sum()) for sight in seen) == 40 * 5000
     assert sum(int(sight.ring.sum()) for sight in seen) == sum(
-        int(s.ring.sum()) for s in sights(shapely.box(0, 0, 5000, 40), (GSD, GSD))
+        int(s.ring.sum()) for s in neighbourhood_strips(shapely.box(0, 0, 5000, 40), (GSD, GSD))
     )
 
 

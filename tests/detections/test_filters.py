@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tracing import LO19, NAMES, trace
 
-from capecam.detections.filters import Sieve, built_share
+from capecam.detections.filters import DetectionFilter, built_share
 from capecam.detections.measurement import measure
 from capecam.detections.regions import Pieces, join
 from capecam.detections.simplification import simplified
@@ -23,7 +23,7 @@ M2 = 0.08**2
 
 
 def sieved(pieces: Pieces, buildings=None, **rules) -> list[str]:
-    sieve = Sieve.of(DetectionSettings(**rules), NAMES, buildings)
+    sieve = DetectionFilter.of(DetectionSettings(**rules), NAMES, buildings)
     return sieve.reasons(pieces, measure(pieces, LO19, NAMES)).tolist()
 
 

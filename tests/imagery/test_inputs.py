@@ -21,14 +21,14 @@ from capecam.grid import Window
 from capecam.mosaic.city import open_city
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.mosaic.value_range import find_scale
+from capecam.mosaic.value_range import find_value_range
 from capecam.run.inspection import inspect_path
 from capecam.run.plan import make_plan
 from capecam.run.supervisor import run
-from capecam.run.text_table import facts, table
-from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings
+from capecam.run.text_table import key_value_table, text_table
+from capecam.settings import ImagerySettings, MosaicSettings, Settings, ValueRange
 from capecam.settings.loading import load
-from capecam.store.run_folder import RunOutput
+from capecam.store.run_folder import RunFolder
 
 SHAPE = (150, 210)
 """Neither is a multiple of the 64 px of a block."""
@@ -334,9 +334,9 @@ def test_percentiles_are_of_the_whole_mosaic_however_it_is_cut(tmp_path: Path, d
     parts = city_of(tmp_path / "many", [111, 500, 777], pixels, nodata=0)
     valid = pixels[:, (pixels != 0).any(axis=0)]
     expected = np.percentile(valid, [2, 98], method="inverted_cdf")
-    percentiles = Scale(2, 98, percent=True)
+    percentiles = ValueRange(2, 98, percent=True)
     for mosaic in (whole, parts):
-        found = find_scale(mosaic, percentiles, 0)
+        found = find_value_range(mosaic, percentiles, 0)
         assert (found.low, found.high) == tuple(expected)
 
 
@@ -346,9 +346,9 @@ def test_percentiles_of_a_large_mosaic_are_close_and_the_same_for_any_cut(
     monkeypatch.setattr("capecam.mosaic.value_range.EDGE", 32)
     rng = np.random.default_rng(3)
     pixels = rng.gamma(2.0, 400.0, (3, 700, 900)).astype(np.float32)
-    percentiles = Scale(2, 98, percent=True)
+    percentiles = ValueRange(2, 98, percent=True)
     found = [
-        find_scale(city_of(tmp_path / str(n), cuts, pixels), percentiles, 0)
+        find_value_range(city_of(tmp_path / str(n), cuts, pixels), percentiles, 0)
         for n, cuts in enumerate([[], [45, 333]])
     ]
     assert found[0] == found[1]
@@ -361,10 +361,10 @@ def test_percentiles_of_nothing_are_refused(tmp_path: Path) -> None:
     same = np.full((3, *SHAPE), 700, np.uint16)
     mosaic = city_of(tmp_path / "same", [], same)
     with pytest.raises(UsageError, match="both are 700 in these images; give values"):
-        find_scale(mosaic, Scale(2, 98, percent=True), 0)
+        find_value_range(mosaic, ValueRange(2, 98, percent=True), 0)
     mosaic = city_of(tmp_path / "none", [], same, nodata=700)
     with pytest.raises(UsageError, match="no valid pixel"):
-        find_scale(mosaic, Scale(2, 98, percent=True), 0)
+        find_value_range(mosaic, ValueRange(2, 98, percent=True), 0)
 
 
 def emptied(dtype: str, value: float) -> np.ndarray:
@@ -472,7 +472,7 @@ def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path, caplog) ->
     assert "(3: a, b, bytes): objects look 2.5 times larger" in warnings[0]
     assert (cells, scale) == ({"a", "b", "bytes"}, found_in(np.stack([values, values[::-1]])))
 
-    out = RunOutput.open(tmp_path / "out")
+    out = RunFolder.open(tmp_path / "out")
     assert "reading" not in out.cells["bytes"]["basis"]
     assert set(out.cells["a"]["basis"]["reading"]) == {"a", "b"}
     window = Window(0, 0, SHAPE[0], 2 * SHAPE[1])
@@ -578,7 +578,9 @@ def test_what_is_unusual_is_said_and_what_a_run_does(tmp_path: Path, name: str) 
     found = inspect_path(str(make(tmp_path / "a.tif")), load(None, options))
     assert found.exit_code == 0
     remarks = found.remarks or ()
-    assert len([r for r in remarks if re.search(what, r.what) and re.search(does, r.does)]) == 1
+    assert (
+        len([r for r in remarks if re.search(what, r.finding) and re.search(does, r.action)]) == 1
+    )
     assert max(map(len, found.to_text().splitlines()[2:])) <= 100
 
 
@@ -612,19 +614,22 @@ def test_plan_says_what_is_unusual_kind_by_kind(tmp_path: Path) -> None:
         ("deep0", "deep1"),
         tuple(f"bgra{n}" for n in range(5)),
     )
-    assert refused.what == "pixels are uint16, expected uint8"
-    assert refused.does.startswith("leaves it out; say which values")
+    assert refused.finding == "pixels are uint16, expected uint8"
+    assert refused.action.startswith("leaves it out; say which values")
     assert "5: bgra0, bgra1, bgra2, ..." in plan.to_text()
     assert json.loads(json.dumps(plan.to_json()))["unusual"][1]["images"] == list(order.images)
 
 
 def test_tables_line_up_and_stay_within_their_width() -> None:
     long = "words " * 40
-    text = table(("one", "two", "three"), [("a", "b", long), ("c" * 30, long, "d")], 60)
+    text = text_table(("one", "two", "three"), [("a", "b", long), ("c" * 30, long, "d")], 60)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 60
     assert lines[1].split("  ") == ["-" * n for n in (len(part) for part in lines[1].split("  "))]
     second = lines[0].index("two")
     assert all(line[second - 2 : second] in ("  ", "") for line in lines)
     assert text.count("words") == 80
-    assert facts([("a", "b"), ("long name", "c")]).splitlines() == ["a          b", "long name  c"]
+    assert key_value_table([("a", "b"), ("long name", "c")]).splitlines() == [
+        "a          b",
+        "long name  c",
+    ]

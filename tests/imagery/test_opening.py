@@ -19,7 +19,7 @@ from capecam.errors import ImageError, UsageError
 from capecam.imagery.checksums import Checksums
 from capecam.imagery.header_reader import HeaderRules, read_header, read_headers
 from capecam.mosaic.city import open_city
-from capecam.mosaic.diagnostics import remarks
+from capecam.mosaic.diagnostics import image_diagnostics
 from capecam.mosaic.reader import Reader
 from capecam.settings import ImagerySettings, Settings
 
@@ -341,7 +341,7 @@ def test_of_several_pages_the_first_is_used_and_it_is_said(tmp_path: Path) -> No
     with rasterio.open(path) as dataset:
         rasterio.shutil.copy(dataset, tmp_path / "b.tif")
         rasterio.shutil.copy(dataset, tmp_path / "b.tif", APPEND_SUBDATASET="YES")
-    assert not remarks(read_header(path), Settings())
-    (remark,) = remarks(read_header(tmp_path / "b.tif"), Settings())
+    assert not image_diagnostics(read_header(path), Settings())
+    (remark,) = image_diagnostics(read_header(tmp_path / "b.tif"), Settings())
     assert remark.warning
-    assert remark.what == "has 2 pages"
+    assert remark.finding == "has 2 pages"

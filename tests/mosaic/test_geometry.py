@@ -19,7 +19,7 @@ from capecam.imagery.crs import crs_key
 from capecam.imagery.ground_resolution import ground_m, ratio_to_model
 from capecam.imagery.header_reader import read_header
 from capecam.mosaic.city import open_city
-from capecam.mosaic.diagnostics_summary import unusual
+from capecam.mosaic.diagnostics_summary import summarize_diagnostics
 from capecam.mosaic.reader import Reader
 from capecam.settings import ImagerySettings, ModelSettings, MosaicSettings, Settings
 from capecam.settings.loading import load
@@ -378,7 +378,10 @@ def test_imagery_unlike_the_models_is_warned_of(tmp_path: Path) -> None:
     def warning(name: str, gsd_m: float | None, target: float | None = None) -> str | None:
         city = open_city([str(tmp_path / name)], None, gsd_m=target)
         rules = load(None, {"model.gsd_m": gsd_m, "mosaic.gsd": "model" if target else "native"})
-        (found, *_) = [*(k for k in unusual(city, rules) if "trained on" in k.what), None]
+        (found, *_) = [
+            *(k for k in summarize_diagnostics(city, rules) if "trained on" in k.finding),
+            None,
+        ]
         return None if found is None else str(found)
 
     assert warning("degrees.tif", 0.08) is None

@@ -24,7 +24,7 @@ from capecam.imagery.header import crs_key
 from capecam.imagery.header_reader import HeaderRules, read_header, read_headers
 from capecam.imagery.validation.file_type import cut_off
 from capecam.mosaic.city import open_city
-from capecam.mosaic.diagnostics import remarks
+from capecam.mosaic.diagnostics import image_diagnostics
 from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.tiles import batches, read_tiles
@@ -114,7 +114,7 @@ def test_every_window_with_imagery_comes_once_and_in_order(tmp_path: Path, reade
     tiling = Tiling(32, 12, 2)
     core = Window(0, 0, 333, 300)
     tiles = list(read_tiles(partial(Reader, mosaic, "a"), tiling, core, readers=readers))
-    rows, cols = tiling.lattice(core)
+    rows, cols = tiling.indices(core)
     assert [t.window for t in tiles] == [tiling.window(i, j) for i in rows for j in cols]
     for tile in tiles[:: len(tiles) // 20]:
         expected, valid = read(mosaic, tile.window)
@@ -196,7 +196,9 @@ def test_a_truncated_image_fails_when_it_is_read(tmp_path: Path) -> None:
     (source,) = mosaic.sources
     said = f"the file is {half} bytes, its directory points to {whole}: it was not copied whole"
     assert source.header.facts.missing == said
-    (kind,) = [remark.what for remark in remarks(source.header, Settings()) if remark.warning]
+    (kind,) = [
+        remark.finding for remark in image_diagnostics(source.header, Settings()) if remark.warning
+    ]
     assert kind == "is shorter than its own directory says: it was not copied whole"
     with pytest.raises(ImageError, match=rf"a\.tif: cannot be decoded at rows.* \({said}\)"):
         read(mosaic, mosaic.grid.window)

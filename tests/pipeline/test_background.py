@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from capecam.runtime.background import behind
+from capecam.runtime.background import in_background
 
 
 def test_everything_is_consumed_in_order_by_another_thread() -> None:
     seen: list[tuple[int, str]] = []
-    with behind(lambda n: seen.append((n, threading.current_thread().name))) as hand_over:
+    with in_background(lambda n: seen.append((n, threading.current_thread().name))) as hand_over:
         for n in range(50):
             hand_over(n)
     assert seen == [(n, "behind") for n in range(50)]
@@ -21,7 +21,7 @@ def test_handing_over_waits_when_too_much_waits() -> None:
     may_go_on, handed = threading.Event(), []
 
     def give() -> None:
-        with behind(lambda _: may_go_on.wait(5), depth=2) as hand_over:
+        with in_background(lambda _: may_go_on.wait(5), depth=2) as hand_over:
             for n in range(10):
                 hand_over(n)
                 handed.append(n)
@@ -44,7 +44,7 @@ def test_an_error_behind_is_an_error_in_front() -> None:
             raise OSError("disk full")
 
     def give(first: int, last: int) -> None:
-        with behind(consume) as hand_over:
+        with in_background(consume) as hand_over:
             for n in range(first, last):
                 hand_over(n)
 
@@ -64,7 +64,7 @@ def test_an_error_in_front_drops_what_waits() -> None:
         consumed.append(n)
 
     def fail() -> None:
-        with behind(consume) as hand_over:
+        with in_background(consume) as hand_over:
             hand_over(0)
             hand_over(1)
             started.wait(5)

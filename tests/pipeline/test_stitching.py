@@ -9,7 +9,7 @@ import torch
 from capecam.attribution.maps import Maps
 from capecam.grid import Cell, Tiling, Window
 from capecam.io.cog import NODATA
-from capecam.pipeline.stitching import Scheme, Stitcher, Strip, to_levels
+from capecam.pipeline.stitching import Stitcher, StitchPlan, Strip, to_levels
 from capecam.pipeline.tiles import Batch
 
 TILING = Tiling(64, 14, 2)
@@ -27,10 +27,10 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
     place = core.slices(reach)
     padded[:, *place], valid[place] = truth / 254, True
     tops = {"gradcam": [1.0] * 3, "guided_gradcam": [1.0] * 3}
-    stitcher = Stitcher(Scheme(tiling, list(tops), 3, tops, False), Cell("a", "a", core), CPU)
+    stitcher = Stitcher(StitchPlan(tiling, list(tops), 3, tops, False), Cell("a", "a", core), CPU)
     collected: dict[str, list[np.ndarray]] = {}
     rows_seen = []
-    lattice_rows, lattice_cols = tiling.lattice(core)
+    lattice_rows, lattice_cols = tiling.indices(core)
 
     def collect(rows) -> None:
         rows_seen.append((rows.row, rows.products["classes"].shape[1]))
@@ -97,7 +97,7 @@ def test_without_overlap_tiles_are_copied() -> None:
 
 def test_float32_keeps_raw_values_and_nan() -> None:
     cell = Cell("a", "a", Window(0, 0, 64, 64))
-    stitcher = Stitcher(Scheme(TILING, ["gradcam"], 1, None, True), cell, CPU)
+    stitcher = Stitcher(StitchPlan(TILING, ["gradcam"], 1, None, True), cell, CPU)
     maps = Maps(
         torch.ones(1, 2, 64, 64) / 2,
         {"gradcam": torch.full((1, 1, 2, 2), 7e-9)},
@@ -118,7 +118,7 @@ def test_float32_keeps_raw_values_and_nan() -> None:
 
 def test_a_stride_of_one_pixel_has_cams_at_full_resolution() -> None:
     cell, tops = Cell("a", "a", Window(0, 0, 8, 8)), {"gradcam": [1.0]}
-    stitcher = Stitcher(Scheme(Tiling(8, 0, 1), list(tops), 1, tops, False), cell, CPU)
+    stitcher = Stitcher(StitchPlan(Tiling(8, 0, 1), list(tops), 1, tops, False), cell, CPU)
     maps = Maps(
         torch.ones(1, 2, 8, 8) / 2,
         {"gradcam": torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])},
@@ -141,7 +141,7 @@ def test_windows_have_to_come_row_major() -> None:
     with pytest.raises(ValueError, match="row-major"):
         strip.add(Window(4, 0, 4, 4), values, values)
     strip.add(Window(0, 0, 4, 4), values, values)
-    means, weights = strip.take(4)
+    means, weights = strip.pop_rows(4)
     assert means.shape == (1, 4, 4)
     assert (weights == 1).all()
     strip.add(Window(4, 0, 4, 4), values, values)
@@ -151,7 +151,7 @@ def test_unexplained_tiles_carry_no_weight() -> None:
     tiling = Tiling(4, 2, 2)
     tops = {"guided_gradcam": [1.0]}
     cell = Cell("a", "a", Window(0, 2, 2, 2))
-    stitcher = Stitcher(Scheme(tiling, list(tops), 1, tops, True), cell, CPU)
+    stitcher = Stitcher(StitchPlan(tiling, list(tops), 1, tops, True), cell, CPU)
     out = []
     for value, explained, col in ((1.0, False, 0), (0.5, True, 2)):
         maps = Maps(

@@ -25,7 +25,7 @@ from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.pipeline.calibration import PERCENTILE
 from capecam.run.progress import summary
-from capecam.run.run_record import Outcome
+from capecam.run.run_record import RunOutcome
 from capecam.run.supervisor import Silent, run
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.settings.loading import load
@@ -65,11 +65,11 @@ def four(pixels, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(one, tmp_path_factory) -> Outcome:
+def reference(one, tmp_path_factory) -> RunOutcome:
     return explain(one, tmp_path_factory.mktemp("reference"))
 
 
-def explain(source: Path, out: Path, **options) -> Outcome:
+def explain(source: Path, out: Path, **options) -> RunOutcome:
     """A run with the known network; options by key with ``__`` for the dot."""
     given = {key.replace("__", "."): value for key, value in options.items()}
     defaults = {"detections.min_area_m2": 0.0, "compute.readers": 0, "explain.calibration_tiles": 8}
@@ -265,7 +265,7 @@ def test_calibration_is_the_percentile_of_what_is_written(one, pixels, tmp_path)
     tiling, engine = Tiling(), Engine(colours_model(), ["gradcam"])
     core = Window(0, 0, HEIGHT, WIDTH)
     values: list[np.ndarray] = []
-    rows, cols = tiling.lattice(core)
+    rows, cols = tiling.indices(core)
     for i in rows:
         for j in cols:
             window = tiling.window(i, j)

@@ -35,7 +35,7 @@ CELL: dict[str, Any] = {
 def test_whole_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(RUN))
     assert known_run(tmp_path) == RUN
-    assert read_calibration(tmp_path / "run.json").tops == {"gradcam": (1.0, None, 2.0)}
+    assert read_calibration(tmp_path / "run.json").scale_max == {"gradcam": (1.0, None, 2.0)}
     (tmp_path / "cells" / "a").mkdir(parents=True)
     (tmp_path / "cells" / "a" / "cell.json").write_text(json.dumps(CELL))
     assert Ledger.of(tmp_path).read("a") == CELL

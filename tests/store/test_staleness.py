@@ -19,9 +19,9 @@ from capecam.errors import OutputError, SettingsError, StoppedError
 from capecam.grid import Cell, Window
 from capecam.run.city_products import finish
 from capecam.run.plan import make_plan
-from capecam.run.run_record import Outcome
+from capecam.run.run_record import RunOutcome
 from capecam.run.supervisor import run
-from capecam.runtime.lock import hold
+from capecam.runtime.lock import output_lock
 from capecam.settings import Settings
 from capecam.settings.loading import load
 from capecam.store.ledger import Ledger
@@ -42,7 +42,7 @@ def settings(folder: Path, **options) -> Settings:
     return load(None, defaults | given)
 
 
-def explain(folder: Path, **options) -> Outcome:
+def explain(folder: Path, **options) -> RunOutcome:
     return run(settings(folder, **options), model=colours_model())
 
 
@@ -156,13 +156,13 @@ def test_shards_make_the_city_together(template, nine) -> None:
 
 
 def test_an_output_is_held_by_one_run(nine) -> None:
-    with hold(nine / "out"):
+    with output_lock(nine / "out"):
         with pytest.raises(OutputError, match=rf'in use by {{"host": .*"pid": {os.getpid()}'):
             explain(nine)
         with pytest.raises(OutputError, match="in use by"):
             finish(nine / "out")
-    with hold(nine / "out", (1, 2)), hold(nine / "out", (2, 2)):
-        with pytest.raises(OutputError, match="in use by"), hold(nine / "out", (2, 2)):
+    with output_lock(nine / "out", (1, 2)), output_lock(nine / "out", (2, 2)):
+        with pytest.raises(OutputError, match="in use by"), output_lock(nine / "out", (2, 2)):
             pass
         with pytest.raises(OutputError, match="in use by"):
             explain(nine)

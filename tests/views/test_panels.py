@@ -26,8 +26,8 @@ from capecam.attribution.engine import Engine
 from capecam.attribution.methods import resample
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
-from capecam.mosaic.aoi import EVERYWHERE, Interest
-from capecam.pipeline.reopened_run import Reopened
+from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest
+from capecam.pipeline.reopened_run import ReopenedRun
 from capecam.pipeline.stitching import to_levels
 from capecam.run.supervisor import run
 from capecam.settings import METHODS, ClassSettings
@@ -36,18 +36,18 @@ from capecam.views.panels import captions
 from capecam.views.panels import figure as figure_module
 from capecam.views.panels import panel as panel_module
 from capecam.views.panels.colorize import RAMPS, stretched
-from capecam.views.panels.delivery import Delivery, Wanted, deliver
+from capecam.views.panels.delivery import Delivery, PanelRequest, deliver
 from capecam.views.panels.detection_lookup import find
 from capecam.views.panels.overlays import round_below
 from capecam.views.panels.page_layout import TEXT, fitting, joined, width_cm, wrapped
 from capecam.views.panels.panel import Panel
 from capecam.views.panels.panels import Panels
 from capecam.views.panels.tile_lookup import tile_of
-from capecam.views.panels.tile_view import Style
+from capecam.views.panels.tile_view import PanelStyle
 
 SIZE = 160
 METHOD_LIST = ("gradcam", "gradcampp", "guided_gradcam")
-STYLE = Style()
+STYLE = PanelStyle()
 
 
 def make(folder: Path, **options) -> Path:
@@ -98,7 +98,7 @@ def levels(panel: Panel, method: str, tiling: Tiling) -> np.ndarray:
     """On the city's scale, as a run stores them."""
     heat = torch.from_numpy(panel.heat[method])[None]
     heat = heat if method == "guided_gradcam" else resample(heat, tiling.size // tiling.stride)
-    tops = [top or torch.inf for top in panel.tops[method]]
+    tops = [top or torch.inf for top in panel.scale_max[method]]
     return to_levels(heat[0], torch.tensor(tops)).numpy()
 
 
@@ -161,9 +161,9 @@ def test_the_tile_is_the_one_in_which_an_object_is_whole_and_central() -> None:
 
 def test_the_tile_is_one_that_was_run() -> None:
     tiling, shape = Tiling(320, 70), shapely.box(300, 10, 316, 20)
-    only_first = Interest((shapely.STRtree([shapely.box(0, 0, 200, 200)]),))
+    only_first = AreaOfInterest((shapely.STRtree([shapely.box(0, 0, 200, 200)]),))
     assert tile_of(shape, tiling, only_first).col == 0
-    elsewhere = Interest((shapely.STRtree([shapely.box(5000, 5000, 5001, 5001)]),))
+    elsewhere = AreaOfInterest((shapely.STRtree([shapely.box(5000, 5000, 5001, 5001)]),))
     assert tile_of(shape, tiling, elsewhere).col == 250
 
 
@@ -183,7 +183,7 @@ def test_a_place_is_in_its_tile(made) -> None:
 
 
 def test_a_detection_is_found_in_any_row_group(out) -> None:
-    path, grid = out / "detections.parquet", Reopened.open(out).mosaic.grid
+    path, grid = out / "detections.parquet", ReopenedRun.open(out).mosaic.grid
     pq.write_table(pq.read_table(path), path, row_group_size=2)
     for row in gpd.read_parquet(path).to_dict("records"):
         found = find(path, row["id"], grid)
@@ -204,13 +204,13 @@ def test_a_weak_map_does_not_look_strong(panel) -> None:
         for each in (panel, weak)
     )
     assert faint == pytest.approx(strong, abs=1e-6)
-    top = panel.tops[method][class_id - 1]
+    top = panel.scale_max[method][class_id - 1]
     share = panel.heat[method][class_id - 1].max() / top
     assert panel.strength(method, class_id) == pytest.approx(share)
     assert (
         captions.strength(weak, method, class_id) == f"max = {share / 1000:.1g} of the city's scale"
     )
-    brighter = replace(panel, tops={**panel.tops, method: (top / 2,) * 3})
+    brighter = replace(panel, scale_max={**panel.scale_max, method: (top / 2,) * 3})
     assert (
         captions.strength(brighter, method, class_id)
         == f"max = {2 * share:.3g} times the city's scale"
@@ -221,7 +221,7 @@ def test_an_empty_map_says_so(panel) -> None:
     empty = replace(panel, heat={m: np.zeros_like(h) for m, h in panel.heat.items()})
     assert captions.strength(empty, "gradcam", 1) == "empty: 0 everywhere"
     assert not stretched(empty.heat["gradcam"][0], np.ones((5, 5), bool)).any()
-    without = replace(panel, tops=dict.fromkeys(panel.heat, (None,) * 3))
+    without = replace(panel, scale_max=dict.fromkeys(panel.heat, (None,) * 3))
     assert captions.strength(without, "gradcam", panel.subject.class_id).startswith(
         "the city has no"
     )
@@ -252,7 +252,7 @@ def test_rows_begin_with_the_detections_class(panel) -> None:
     decided = np.zeros_like(panel.decided)
     nothing = replace(panel, decided=decided)
     assert nothing.rows(STYLE) == [own]
-    assert sorted(nothing.rows(Style(all_classes=True))) == [1, 2, 3]
+    assert sorted(nothing.rows(PanelStyle(all_classes=True))) == [1, 2, 3]
     assert sorted(replace(nothing, subject=None).rows(STYLE)) == [1, 2, 3]
     decided = decided.copy()
     decided[:4, :4], decided[0, :8] = others[0], others[1]
@@ -265,8 +265,8 @@ def test_rows_begin_with_the_detections_class(panel) -> None:
 # --- The page -------------------------------------------------------------------------------------
 
 
-def figure_of(panel: Panel, style: Style = STYLE) -> Figure:
-    return figure_module.draw(panel, style).figure
+def figure_of(panel: Panel, style: PanelStyle = STYLE) -> Figure:
+    return figure_module.draw_panel(panel, style).figure
 
 
 def texts(panel: Panel) -> list[str]:
@@ -297,14 +297,14 @@ def stressed(panel: Panel, methods: int) -> Panel:
         subject=replace(panel.subject, facts=facts),
         images=tuple(f"2023_RGB_8cm_W57B_{n}_and_more" for n in range(5)),
         heat=heat,
-        tops=dict.fromkeys(heat, panel.tops["gradcam"]),
+        scale_max=dict.fromkeys(heat, panel.scale_max["gradcam"]),
     )
 
 
 @pytest.mark.parametrize("methods", [1, 3, 4, 5, 8])
 @matplotlib.rc_context(TEXT)
 def test_nothing_is_clipped_and_nothing_overlaps(panel, methods: int) -> None:
-    figure = figure_of(stressed(panel, methods), Style(all_classes=True))
+    figure = figure_of(stressed(panel, methods), PanelStyle(all_classes=True))
     width, height = FigureCanvasAgg(figure).get_width_height()
     boxes = [
         (text.get_text(), shapely.box(*text.get_window_extent().extents)) for text in figure.texts
@@ -396,14 +396,14 @@ def test_a_panel_is_written_for_print_and_for_the_screen(panel, tmp_path) -> Non
 
 
 def test_exactly_one_kind_is_asked_for() -> None:
-    assert Wanted.parse(["a, b", "c"], [], None).detections == ("a", "b", "c")
-    assert Wanted.parse([], ["-1.5,2"], None).places == ((-1.5, 2.0),)
+    assert PanelRequest.parse(["a, b", "c"], [], None).detections == ("a", "b", "c")
+    assert PanelRequest.parse([], ["-1.5,2"], None).places == ((-1.5, 2.0),)
     for asked in (([], [], None), (["a"], [], 1), (["a"], ["1,2"], None)):
         with pytest.raises(UsageError, match="one of --detection ID, --at X,Y and --top N"):
-            Wanted.parse(*asked)
+            PanelRequest.parse(*asked)
     for place in ("1", "1,x", "1,2,3", "nan,1"):
         with pytest.raises(UsageError, match="must be X,Y"):
-            Wanted.parse([], [place], None)
+            PanelRequest.parse([], [place], None)
 
 
 def test_where_panels_go(tmp_path) -> None:
@@ -418,17 +418,17 @@ def test_where_panels_go(tmp_path) -> None:
 
 def test_the_first_of_the_queue_are_delivered(out, made, monkeypatch) -> None:
     model = colours_model()
-    monkeypatch.setattr(Reopened, "model", lambda _self, _given: model)
+    monkeypatch.setattr(ReopenedRun, "model", lambda _self, _given: model)
     monkeypatch.setattr(panel_module, "DPI", 50)
     told: list[Path] = []
     delivery = Delivery.parse(out, None, None)
-    done = deliver(out, Wanted(top=2), delivery, Style(), say=told.append)
+    done = deliver(out, PanelRequest(top=2), delivery, PanelStyle(), say=told.append)
     table = pd.read_parquet(out / "detections.parquet").sort_values("review")
     assert done.paths == told == [out / "panels" / f"{id_}.png" for id_ in table["id"][:2]]
     assert all(path.exists() for path in told)
     assert done.exit_code == 0
     with pytest.raises(UsageError, match="is one file for 2 panels"):
-        deliver(out, Wanted(top=2), Delivery(out / "a.png", "png"), STYLE)
+        deliver(out, PanelRequest(top=2), Delivery(out / "a.png", "png"), STYLE)
 
 
 # --- What can be wrong ----------------------------------------------------------------------------
@@ -492,8 +492,8 @@ def test_a_run_opens_from_anywhere(made, tmp_path, monkeypatch) -> None:
     (moved / "out" / "run.json").write_text(json.dumps(record))
     for folder in (tmp_path, moved, Path("/")):
         monkeypatch.chdir(folder)
-        found = Reopened.open(moved / "out").mosaic.sources
+        found = ReopenedRun.open(moved / "out").mosaic.sources
         assert {source.header.path.resolve().parent for source in found} == {moved / "images"}
     record["settings"] |= {"sources": [f"../{moved.name}/images"], "out": "out"}
     (moved / "out" / "run.json").write_text(json.dumps(record))
-    assert Reopened.open(moved / "out").mosaic.sources, "also where .. has no folder to go to"
+    assert ReopenedRun.open(moved / "out").mosaic.sources, "also where .. has no folder to go to"

@@ -32,7 +32,7 @@ from capecam.views.report.captions import deletion, moment, randomisation, stabi
 from capecam.views.report.density import MOST, levels
 from capecam.views.report.histograms import confidences, sizes
 from capecam.views.report.report import write_report
-from capecam.views.report.with_panels import WIDTH_PX, illustrate
+from capecam.views.report.with_panels import WIDTH_PX, write_report_with_panels
 
 PACKAGE = Path(capecam.views.report.__file__).parent
 
@@ -196,7 +196,9 @@ def test_panels_are_asked_for_the_head_of_the_queue(small: Path) -> None:
 def test_panels_are_computed_with_the_runs_own_network(small: Path, tmp_path, caplog) -> None:
     done = []
     page = Page(
-        illustrate(small, panels=2, model=colours_model(), progress=lambda *n: done.append(n))
+        write_report_with_panels(
+            small, panels=2, model=colours_model(), progress=lambda *n: done.append(n)
+        )
     )
     queue = page.data["queue-data"]
     panels = [entry["panel"] for entry in queue[:3]]
@@ -209,7 +211,9 @@ def test_panels_are_computed_with_the_runs_own_network(small: Path, tmp_path, ca
 
 
 def test_a_network_that_is_gone_leaves_a_report_without_panels(small: Path, caplog) -> None:
-    queue = Page(illustrate(small, panels=2)).data["queue-data"]  # it was only ever in memory
+    queue = Page(write_report_with_panels(small, panels=2)).data[
+        "queue-data"
+    ]  # it was only ever in memory
     assert [bool(entry["problems"]) for entry in queue[:3]] == [True, True, False]
     assert "checkpoint is not set" in queue[0]["problems"][0]
     (record,) = caplog.records

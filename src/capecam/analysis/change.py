@@ -20,7 +20,7 @@ from capecam.grid import Grid
 from capecam.io.coverage import Coverage
 from capecam.settings import ClassSettings
 from capecam.store.file_names import DETECTIONS
-from capecam.store.run_folder import RunOutput, product
+from capecam.store.run_folder import RunFolder, product
 
 Integers = NDArray[np.int64]
 
@@ -40,7 +40,7 @@ CHANGES = ("run", "status", "id", "other_id", "iou", *READ[1:])
 
 
 @dataclass(frozen=True, slots=True)
-class Year:
+class RunYear:
     """What a run found, and where it looked."""
 
     out: Path
@@ -54,13 +54,13 @@ class Year:
     """Of the layer ``classes``: imagery is valid where it has a value."""
 
     @classmethod
-    def open(cls, out: Path) -> Year:
+    def open(cls, out: Path) -> RunYear:
         """That of an output folder.
 
         Raises:
             OutputError: it holds no run, or none whose city products are made.
         """
-        run = RunOutput.open(out)
+        run = RunFolder.open(out)
         path, overview = (product(out, name) for name in (DETECTIONS, "classes.overview.tif"))
         table = gpd.read_parquet(path, columns=[*READ, "geometry"])
         coverage = Coverage(run.layer("classes.tif"), overview)
@@ -82,7 +82,7 @@ class Year:
         return self.coverage.at(self.grid.to_pixels(points))
 
 
-def check_comparable(before: Year, after: Year) -> None:
+def check_comparable(before: RunYear, after: RunYear) -> None:
     """Raise UsageError where two runs have other classes."""
     names = [[entry.name for entry in year.classes] for year in (before, after)]
     if names[0] != names[1]:
@@ -92,7 +92,7 @@ def check_comparable(before: Year, after: Year) -> None:
         )
 
 
-def compare(before: Year, after: Year, min_iou: float = MIN_IOU) -> gpd.GeoDataFrame:
+def compare_runs(before: RunYear, after: RunYear, min_iou: float = MIN_IOU) -> gpd.GeoDataFrame:
     """Every detection of both runs, in the later's CRS: ``CHANGES`` and geometry.
 
     Detections of one class are matched one to one (``matching.match``). ``kept`` has a
@@ -126,7 +126,7 @@ def _with_partners(
     return table.assign(other_id=pd.Series(partner, index=table.index, dtype="str"), iou=overlap)
 
 
-def _statuses(table: gpd.GeoDataFrame, alone: str, other: Year) -> pd.Series:
+def _statuses(table: gpd.GeoDataFrame, alone: str, other: RunYear) -> pd.Series:
     """``kept``, ``unseen``, or what a detection is that the other run would have seen."""
     status = np.where(table["other_id"].notna(), "kept", alone).astype(object)
     lone = np.flatnonzero(status == alone)

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from capecam.analysis.annotations import read_objects
 from capecam.analysis.scoring import ClassScore, Rules, Score, score
-from capecam.detections.assembly import parts, recipe, steps
+from capecam.detections.assembly import assembly_rules, cell_pieces, objects_by_step
 from capecam.errors import OutputError
 from capecam.io.vector_reader import read_polygons
 from capecam.runtime.files import write_json
 from capecam.settings import Settings
 from capecam.store.file_names import DETECTIONS, EVALUATION_JSON
-from capecam.store.run_folder import RunOutput, product
+from capecam.store.run_folder import RunFolder, product
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ NO_INTERVAL = f"; {FLAT}: not known, since every resample of these objects is th
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EvaluationRequest:
     """What is compared with what."""
 
     found: Path
@@ -62,7 +62,7 @@ class Question:
 class Evaluation:
     """The answer."""
 
-    question: Question
+    question: EvaluationRequest
     names: tuple[str, ...]
     score: Score
     area_km2: float | None
@@ -151,7 +151,7 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def evaluate(question: Question) -> Evaluation:
+def evaluate(question: EvaluationRequest) -> Evaluation:
     """Score objects against annotations; that of a run is also kept in its folder.
 
     An object counts if at least half of it lies in the area that was labelled and mapped; what
@@ -161,7 +161,7 @@ def evaluate(question: Question) -> Evaluation:
         UsageError: a file cannot be used, or says no class.
         OutputError: the folder holds no run, or steps are asked of a file.
     """
-    run = RunOutput.open(question.found) if question.found.is_dir() else None
+    run = RunFolder.open(question.found) if question.found.is_dir() else None
     if question.by_step and run is None:
         raise OutputError(
             f"{question.found}: --steps needs the folder of a run, not a file"
@@ -177,7 +177,9 @@ def evaluate(question: Question) -> Evaluation:
     area = _area(question, run, crs)
     true, found = _within(true, area), _within(found, area)
     _warn_if_astray(true, found, question)
-    after = steps(parts(run), recipe(run)) if run and question.by_step else {}
+    after = (
+        objects_by_step(cell_pieces(run), assembly_rules(run)) if run and question.by_step else {}
+    )
     answer = Evaluation(
         question,
         names,
@@ -190,13 +192,13 @@ def evaluate(question: Question) -> Evaluation:
     return answer
 
 
-def _version(run: RunOutput) -> str | None:
+def _version(run: RunFolder) -> str | None:
     """sha256 of what was scored, by which a later run that finds other objects can be told."""
     facts: dict[str, str] = run.record.get("products", {}).get(DETECTIONS, {})
     return facts.get("sha256")
 
 
-def _read_run(run: RunOutput) -> gpd.GeoDataFrame:
+def _read_run(run: RunFolder) -> gpd.GeoDataFrame:
     columns = ["class_id", "confidence", "geometry"]
     return gpd.read_parquet(product(run.out, DETECTIONS), columns=columns)
 
@@ -211,7 +213,9 @@ def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:
     return pyproj.CRS.from_dict({"proj": "laea", "lon_0": lon, "lat_0": lat, "units": "m"})
 
 
-def _area(question: Question, run: RunOutput | None, crs: pyproj.CRS) -> shapely.Geometry | None:
+def _area(
+    question: EvaluationRequest, run: RunFolder | None, crs: pyproj.CRS
+) -> shapely.Geometry | None:
     """Where both sides can be compared: labelled, and mapped by the run."""
     areas = []
     if question.area is not None:
@@ -253,7 +257,9 @@ def _by_step(
     )
 
 
-def _warn_if_astray(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, question: Question) -> None:
+def _warn_if_astray(
+    true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, question: EvaluationRequest
+) -> None:
     """Where nobody labelled, everything that was found would count as wrong."""
     if not len(true):
         log.warning("%s: no true object lies where objects were looked for", question.truth)

@@ -17,18 +17,18 @@ import pandas as pd
 import pyproj
 from numpy.typing import NDArray
 
-from capecam.analysis.change import STATUSES, Year, check_comparable, compare
+from capecam.analysis.change import STATUSES, RunYear, check_comparable, compare_runs
 from capecam.analysis.zones import COLUMNS, OUTSIDE, ZoneRules, Zones, shapes_of
 from capecam.detections.measurement import inside_points
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.io.vector_reader import read_polygons
 from capecam.io.vector_writer import GeoParquet, write_gpkg
-from capecam.runtime.files import replacing
+from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
 from capecam.views.styles.geopackage import embed_style
 from capecam.views.styles.layers import changes_style, zones_style
-from capecam.views.styles.qml import Style
+from capecam.views.styles.qml import LayerStyle
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -191,8 +191,8 @@ def summarize(out: Path, later: Path | None, rules: ZoneRules) -> ZoneSummary:
         UsageError: a file cannot be used, no zone lies near, or the runs have other classes.
     """
     with gdal_settings():
-        after = Year.open(later or out)
-        before = Year.open(out) if later else None
+        after = RunYear.open(later or out)
+        before = RunYear.open(out) if later else None
         if before:
             check_comparable(before, after)
         zones = Zones.read(rules, [after, before] if before else [after])
@@ -203,14 +203,14 @@ def summarize(out: Path, later: Path | None, rules: ZoneRules) -> ZoneSummary:
             columns |= _on_buildings(sheet, after, rules.footprints, columns["count"])
         changes = None
         if before:
-            changes = compare(before, after, rules.min_iou)
+            changes = compare_runs(before, after, rules.min_iou)
             columns |= _changed(sheet, changes, columns)
             columns["valid_share_before"] = sheet.spread(zones.valid(before)[0])
     table = _table(sheet, columns)
     return ZoneSummary(table, int(np.sum(factor > 1)), _write(after, table, changes))
 
 
-def _counted(sheet: _Sheet, year: Year, shares: Floats) -> dict[str, NDArray[Any]]:
+def _counted(sheet: _Sheet, year: RunYear, shares: Floats) -> dict[str, NDArray[Any]]:
     """Columns that there always are."""
     count, area = sheet.found(year.detections)
     km2 = sheet.zones.km2()
@@ -230,7 +230,7 @@ def _ratio(count: Integers, of: NDArray[Any]) -> Floats:
 
 
 def _on_buildings(
-    sheet: _Sheet, year: Year, path: Path, count: Integers
+    sheet: _Sheet, year: RunYear, path: Path, count: Integers
 ) -> dict[str, NDArray[Any]]:
     """Columns that come with footprints. Only buildings on valid imagery are counted."""
     houses = read_polygons(path, year.crs, near=year.extent, columns=[])
@@ -293,11 +293,11 @@ def _plain(attribute: pd.Series) -> pd.Series:
 
 
 def _write(
-    year: Year, table: gpd.GeoDataFrame, changes: gpd.GeoDataFrame | None
+    year: RunYear, table: gpd.GeoDataFrame, changes: gpd.GeoDataFrame | None
 ) -> tuple[Path, ...]:
     """The files, each whole or not at all."""
     csv = year.out / "zones.csv"
-    with replacing(csv) as temporary:
+    with atomic_write(csv) as temporary:
         table.drop(columns="geometry").to_csv(temporary, index=False, lineterminator="\n")
     files = [csv, *_write_layer(year.out, ZONES, table, _style(table, year.classes))]
     if changes is not None:
@@ -305,18 +305,20 @@ def _write(
     return tuple(files)
 
 
-def _write_layer(out: Path, layer: str, table: gpd.GeoDataFrame, style: Style) -> tuple[Path, Path]:
+def _write_layer(
+    out: Path, layer: str, table: gpd.GeoDataFrame, style: LayerStyle
+) -> tuple[Path, Path]:
     parquet, gpkg = out / f"{layer}.parquet", out / f"{layer}.gpkg"
     crs = pyproj.CRS(table.crs)
-    with replacing(parquet) as temporary, GeoParquet(temporary, crs) as file:
+    with atomic_write(parquet) as temporary, GeoParquet(temporary, crs) as file:
         file.add(table)
-    with replacing(gpkg) as temporary:
+    with atomic_write(gpkg) as temporary:
         write_gpkg(temporary, {layer: parquet}, crs)
         embed_style(temporary, layer, style)
     return parquet, gpkg
 
 
-def _style(table: gpd.GeoDataFrame, classes: Sequence[ClassSettings]) -> Style:
+def _style(table: gpd.GeoDataFrame, classes: Sequence[ClassSettings]) -> LayerStyle:
     """Of zones, by what this run found in them."""
     rows = table.groupby("class_id")["per_km2"]
     return zones_style(classes, [rows.get_group(k).to_numpy() for k in range(1, len(classes) + 1)])

@@ -19,7 +19,7 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from capecam.analysis.change import MIN_IOU, Year
+from capecam.analysis.change import MIN_IOU, RunYear
 from capecam.detections.measurement import geodesic, multipolygons
 from capecam.errors import UsageError
 from capecam.io.vector_reader import read_polygons
@@ -84,7 +84,7 @@ class Zones:
     own attributes, and as geometry what belongs to the zone; the index counts from 0."""
 
     @classmethod
-    def read(cls, rules: ZoneRules, years: Sequence[Year]) -> Zones:
+    def read(cls, rules: ZoneRules, years: Sequence[RunYear]) -> Zones:
         """Those that touch the extent of a run, in the CRS of the first run.
 
         Raises:
@@ -155,7 +155,7 @@ class Zones:
             np.concatenate([share, 1 - total[rest]]),
         )
 
-    def valid(self, year: Year) -> tuple[Floats, Integers]:
+    def valid(self, year: RunYear) -> tuple[Floats, Integers]:
         """(N,) share of each that has valid imagery; (N,) edge of a sample, in pixels."""
         placed = self.table.geometry.to_crs(year.crs).to_numpy()
         return year.coverage.shares(shapely.transform(placed, year.grid.to_pixels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capecam.attribution.comparison import compare
+from capecam.attribution.comparison import map_error
 from capecam.attribution.engine import CPU_BATCH, Engine
 from capecam.settings import PIXEL_METHODS
 
@@ -21,7 +21,7 @@ SHARE = 0.8
 """Of the free memory; the rest is for strips, fragments and other processes."""
 
 
-def fitting_batch(engine: Engine, size: int) -> int:
+def auto_batch_size(engine: Engine, size: int) -> int:
     """A batch size that fits the engine's device, for tiles of ``size`` px.
 
     On a GPU the memory of one tile is measured: what two take beyond one.
@@ -36,7 +36,7 @@ def fitting_batch(engine: Engine, size: int) -> int:
     return max(1, min(count // 8 * 8 or count, GPU_MOST))
 
 
-def fitting_precision(engine: Engine, pixels: Tensor, valid: Tensor) -> str:
+def auto_precision(engine: Engine, pixels: Tensor, valid: Tensor) -> str:
     """The fastest precision that is good enough for these tiles.
 
     Grad-CAM has to correlate with that of float32 above ``GOOD_ENOUGH`` for every class, and all
@@ -58,7 +58,7 @@ def fitting_precision(engine: Engine, pixels: Tensor, valid: Tensor) -> str:
     exact = heat("fp32")
     for precision in FASTEST_FIRST:
         found = heat(precision)
-        error = compare({"gradcam": found["gradcam"]}, exact)
+        error = map_error({"gradcam": found["gradcam"]}, exact)
         finite = all(bool(maps.isfinite().all()) for maps in found.values())
         if finite and error.correlation.get("gradcam", 0) > GOOD_ENOUGH:
             return precision

@@ -26,7 +26,9 @@ from capecam.model.introspection import normed_convolutions
 Forward = Callable[[Tensor], Tensor]
 
 
-def make_lean(network: nn.Module, switch: ReluSwitch, memory_format: torch.memory_format) -> None:
+def replace_backward(
+    network: nn.Module, switch: ReluSwitch, memory_format: torch.memory_format
+) -> None:
     """Replace the backward of a network's convolutions, batch norms and ReLUs, in place.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def groups(
+def group_by_classes(
     explained: Sequence[Sequence[bool]], size: int
 ) -> Iterator[tuple[tuple[int, ...], list[int]]]:
     """Classes, and up to ``size`` tiles where exactly these are to be explained."""

@@ -12,7 +12,7 @@ from capecam.attribution.methods import resample
 
 
 @dataclass(frozen=True, slots=True)
-class Error:
+class MapError:
     """Of range-scaled maps, over all tiles and classes whose reference is not empty."""
 
     maps: int
@@ -24,7 +24,7 @@ class Error:
     """None where there was nothing to compare."""
 
 
-def compare(heat: dict[str, Tensor], reference: dict[str, Tensor]) -> Error:
+def map_error(heat: dict[str, Tensor], reference: dict[str, Tensor]) -> MapError:
     """Maps of the first tiles of the reference: each (B, C, h, w), at any resolution.
 
     The reference is resampled to the size of what it is compared with.
@@ -45,8 +45,8 @@ def compare(heat: dict[str, Tensor], reference: dict[str, Tensor]) -> Error:
         differences.append((scaled - truth)[filled].abs().flatten(1))
         count += int(filled.sum())
     if not count:
-        return Error(0, {}, None, None)
-    return Error(
+        return MapError(0, {}, None, None)
+    return MapError(
         count,
         correlation,
         max(d.max().item() for d in differences if d.numel()),

@@ -11,8 +11,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from capecam.attribution.backward import make_lean
-from capecam.attribution.class_groups import groups, padded
+from capecam.attribution.backward import replace_backward
+from capecam.attribution.class_groups import group_by_classes, padded
 from capecam.attribution.maps import Maps, Signals, join_maps
 from capecam.attribution.methods import (
     CAMS,
@@ -25,7 +25,7 @@ from capecam.attribution.methods import (
     predicted,
 )
 from capecam.attribution.precision import half_precision, repeatable, score_factor
-from capecam.attribution.upsampling import SteadyUpsampling
+from capecam.attribution.upsampling import DeterministicUpsampling
 from capecam.errors import SettingsError
 from capecam.model.introspection import why_not_guided
 from capecam.model.model import Model
@@ -91,7 +91,7 @@ class Engine:
         self._network.get_submodule(model.target_layer).register_forward_hook(self._tap)
         on_cpu = self.device.type == "cpu"  # on a GPU it is not measured yet
         layout = torch.channels_last if on_cpu else torch.contiguous_format
-        make_lean(self._network, self._switch, layout)
+        replace_backward(self._network, self._switch, layout)
         self._activations: Tensor | None = None
         self._cam_size = 0, 0
         self.most = CPU_BATCH if on_cpu else sys.maxsize
@@ -162,7 +162,7 @@ class Engine:
         explained = decided[:, 1:].flatten(2).any(dim=2)
         heat, singular = self._no_heat(logits), torch.zeros_like(valid[0, 0, 0], dtype=torch.int64)
         size = min(self.detected_batch, self.most)
-        for classes, tiles in groups(explained.tolist(), size):
+        for classes, tiles in group_by_classes(explained.tolist(), size):
             index = torch.tensor(tiles, device=self.device)
             found, left_out = self._heat(
                 self.signals(padded(pixels[index], size), padded(valid[index], size), classes)
@@ -234,7 +234,7 @@ class Engine:
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
-        steady = SteadyUpsampling() if self.device.type == "cuda" else nullcontext()
+        steady = DeterministicUpsampling() if self.device.type == "cuda" else nullcontext()
         with half_precision(self.precision, self.device), steady:
             logits = precise(self._network(self._normalised(pixels)))
         if self.model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-class SteadyUpsampling(TorchFunctionMode):
+class DeterministicUpsampling(TorchFunctionMode):
     """Inside, the backward of bilinear upsampling is two matrix products.
 
     CUDA's own adds with atomics, in another order each time, and identity (DESIGN section 4) is

@@ -21,24 +21,24 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.detections.evidence import Evidence
-from capecam.detections.filters import REASONS, Sieve
+from capecam.detections.filters import REASONS, DetectionFilter
 from capecam.detections.measurement import COLUMNS, measure, middle_pixel_m, read_pieces
 from capecam.detections.regions import Pieces, first_pixels, join
 from capecam.detections.simplification import simplified
 from capecam.grid import Grid
 from capecam.io.vector_writer import GeoParquet, with_column
 from capecam.mosaic.aoi import read_shapes
-from capecam.runtime.files import replacing
+from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
 from capecam.store.file_names import DETECTIONS, LAYER, PIECES, REJECTED, SUMMARY
-from capecam.store.run_folder import RunOutput
+from capecam.store.run_folder import RunFolder
 
 BATCH = 64
 """Cells that are joined at once: about a row of a city's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CellPieces:
     """The pieces of a cell, on disk."""
 
     row: int
@@ -47,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class AssemblyRules:
     """How pieces become detections."""
 
     grid: Grid
@@ -57,7 +57,7 @@ class Recipe:
     join_distance_px: float
     tolerance_px: float
     """Of outlines; 0 leaves them as they are."""
-    sieve: Sieve
+    sieve: DetectionFilter
     keep_rejected: bool = False
 
     @property
@@ -67,13 +67,13 @@ class Recipe:
 
 
 @dataclass(slots=True)
-class Tally:
+class StepCounts:
     """What each step left or removed: step -> objects by class id."""
 
     steps: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> Tally:
+    def of(cls, names: Sequence[str]) -> StepCounts:
         """Nothing counted yet."""
         steps = ("traced", "joined", *REASONS, "kept")
         return cls({step: np.zeros(len(names), np.int64) for step in steps})
@@ -100,17 +100,17 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class WrittenDetections:
     """What became of a city's pieces."""
 
     summary: pd.DataFrame
     """A row a foreground class, those without a detection included."""
-    tally: Tally
+    tally: StepCounts
 
 
 def write_detections(
-    out: Path, parts: Iterable[Part], recipe: Recipe, evidence: Evidence | None = None
-) -> Found:
+    out: Path, parts: Iterable[CellPieces], recipe: AssemblyRules, evidence: Evidence | None = None
+) -> WrittenDetections:
     """``DETECTIONS``, the rejected objects where they are kept, and ``SUMMARY``.
 
     Args:
@@ -121,25 +121,28 @@ def write_detections(
     """
     stale = out / f"{REJECTED}.parquet"
     with ExitStack() as files:
-        parquet, csv = (files.enter_context(replacing(out / n)) for n in (DETECTIONS, SUMMARY))
+        parquet, csv = (files.enter_context(atomic_write(out / n)) for n in (DETECTIONS, SUMMARY))
         layers = {LAYER: parquet}
         if recipe.keep_rejected:
-            layers[REJECTED] = files.enter_context(replacing(stale))
+            layers[REJECTED] = files.enter_context(atomic_write(stale))
         tally = _write_rows(layers, parts, recipe, evidence)
         table = pd.read_parquet(parquet, columns=["class_id", "area_m2"])
         summary = _summary(table, recipe.names)
         summary.to_csv(csv, index=False, lineterminator="\n")
     if not recipe.keep_rejected:
         stale.unlink(missing_ok=True)
-    return Found(summary, tally)
+    return WrittenDetections(summary, tally)
 
 
 def _write_rows(
-    layers: Mapping[str, Path], parts: Iterable[Part], recipe: Recipe, evidence: Evidence | None
-) -> Tally:
+    layers: Mapping[str, Path],
+    parts: Iterable[CellPieces],
+    recipe: AssemblyRules,
+    evidence: Evidence | None,
+) -> StepCounts:
     """The GeoParquets; the place in the review queue is known only when all have been seen."""
     crs = pyproj.CRS.from_wkt(recipe.grid.crs)
-    tally, doubts = Tally.of(recipe.names), []
+    tally, doubts = StepCounts.of(recipe.names), []
     draft = layers[LAYER].with_suffix(".draft")
     with ExitStack() as files:
         files.callback(draft.unlink, missing_ok=True)
@@ -164,10 +167,10 @@ def _write_rows(
 
 
 def _objects(
-    parts: Iterable[Part], recipe: Recipe, tally: Tally
+    parts: Iterable[CellPieces], recipe: AssemblyRules, tally: StepCounts
 ) -> Iterator[tuple[Pieces, gpd.GeoDataFrame]]:
     """Objects from top to bottom, measured, with the ``reason`` of those that are dropped."""
-    objects = sweep(_batches(parts, recipe.grid), recipe.join_distance_px)
+    objects = join_across_cells(_batches(parts, recipe.grid), recipe.join_distance_px)
     for some, outlines in simplified(objects, recipe.tolerance_px):
         table = measure(some, recipe.grid, recipe.names, outlines)
         reasons = recipe.sieve.reasons(some, table)
@@ -186,12 +189,14 @@ def _with_evidence(
     return gpd.GeoDataFrame(table[[*COLUMNS]].join(added), geometry=table.geometry), doubt
 
 
-def steps(parts: Iterable[Part], recipe: Recipe) -> dict[str, gpd.GeoDataFrame]:
+def objects_by_step(
+    parts: Iterable[CellPieces], recipe: AssemblyRules
+) -> dict[str, gpd.GeoDataFrame]:
     """All objects after each step: traced, joined, and what each rule leaves that there is.
 
     For scoring; in memory, unlike :func:`write_detections`.
     """
-    tables = [table for _, table in _objects(parts, recipe, Tally.of(recipe.names))]
+    tables = [table for _, table in _objects(parts, recipe, StepCounts.of(recipe.names))]
     left = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
     after = {"tracing": left.explode(ignore_index=True), "joining": left}
     rules = {
@@ -213,7 +218,7 @@ def ranks(doubt: NDArray[np.float64]) -> NDArray[np.int64]:
     return place
 
 
-def _batches(parts: Iterable[Part], grid: Grid) -> Iterator[tuple[Pieces, float]]:
+def _batches(parts: Iterable[CellPieces], grid: Grid) -> Iterator[tuple[Pieces, float]]:
     """The pieces of some cells, and the row above which none of the rest begins."""
     ordered = sorted(parts, key=lambda part: (part.row, part.path))
     for start in range(0, len(ordered), BATCH):
@@ -222,7 +227,9 @@ def _batches(parts: Iterable[Part], grid: Grid) -> Iterator[tuple[Pieces, float]
         yield pieces, rest[0].row if rest else inf
 
 
-def sweep(batches: Iterable[tuple[Pieces, float]], distance_px: float) -> Iterator[Pieces]:
+def join_across_cells(
+    batches: Iterable[tuple[Pieces, float]], distance_px: float
+) -> Iterator[Pieces]:
     """What :func:`capecam.detections.regions.join` makes of all batches at once, in the same order.
 
     Args:
@@ -253,12 +260,12 @@ def _summary(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def parts(run: RunOutput) -> list[Part]:
+def cell_pieces(run: RunFolder) -> list[CellPieces]:
     """The pieces of all cells."""
-    return [Part(run.core(name).row, run.path(name, PIECES)) for name in run.cells]
+    return [CellPieces(run.core(name).row, run.path(name, PIECES)) for name in run.cells]
 
 
-def recipe(run: RunOutput) -> Recipe:
+def assembly_rules(run: RunFolder) -> AssemblyRules:
     """How a run makes detections of pieces.
 
     Raises:
@@ -266,11 +273,11 @@ def recipe(run: RunOutput) -> Recipe:
     """
     grid, settings, footprints = run.grid, run.settings.detections, run.settings.mosaic.footprints
     buildings = None if footprints is None else read_shapes(footprints, grid)
-    return Recipe(
+    return AssemblyRules(
         grid,
         run.settings.model.classes,
         settings.join_distance_px,
         settings.simplify_m / float(np.sqrt(middle_pixel_m(grid).prod())),
-        Sieve.of(settings, run.names, buildings),
+        DetectionFilter.of(settings, run.names, buildings),
         settings.keep_rejected,
     )

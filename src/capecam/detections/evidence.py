@@ -17,13 +17,19 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from capecam.detections.evidence_cache import Recall
-from capecam.detections.heatmap_stats import VERSION, Rasters, Task, Witness, witness
+from capecam.detections.evidence_cache import EvidenceCache
+from capecam.detections.heatmap_stats import (
+    VERSION,
+    EvidenceRasters,
+    HeatmapSampler,
+    Task,
+    heatmap_sampler,
+)
 from capecam.detections.measurement import middle_pixel_m, pixel_m
 from capecam.detections.neighbourhood import REACH_M, RING_M
 from capecam.detections.regions import Pieces, first_pixels
 from capecam.grid import Grid
-from capecam.runtime.process_pool import Children
+from capecam.runtime.process_pool import ProcessPool
 from capecam.settings import EvidenceSettings
 
 WORDS = ("focused", "saturated", "context", "weak")
@@ -45,7 +51,12 @@ class Evidence:
     """Asks about many objects, in as many processes as there are cores."""
 
     def __init__(
-        self, rasters: Rasters, grid: Grid, rules: EvidenceSettings, processes: int, memory: Path
+        self,
+        rasters: EvidenceRasters,
+        grid: Grid,
+        rules: EvidenceSettings,
+        processes: int,
+        memory: Path,
     ) -> None:
         """With 0 processes everything happens in this one.
 
@@ -58,8 +69,8 @@ class Evidence:
         """
         self._rasters, self._grid, self._rules, self._processes = rasters, grid, rules, processes
         self._files = ExitStack()
-        self._children: Children | None = None
-        self._recall = _recall(rasters, grid, memory)
+        self._children: ProcessPool | None = None
+        self._cache = _evidence_cache(rasters, grid, memory)
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +78,7 @@ class Evidence:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._files.close()
         if kind is None:
-            self._recall.save()
+            self._cache.save()
 
     def columns(self, objects: Pieces, table: pd.DataFrame) -> pd.DataFrame:
         """What is added to a table of N objects, and ``doubt`` (:func:`doubt`), N rows.
@@ -87,10 +98,10 @@ class Evidence:
 
     def _numbers(self, objects: Pieces) -> NDArray[np.float64]:
         """(N, columns); those that are known from the last time are not asked for."""
-        keys = self._recall.keys(objects)
-        known, numbers = self._recall.known(keys)
+        keys = self._cache.keys(objects)
+        known, numbers = self._cache.lookup(keys)
         numbers[~known] = self._measured(objects.take(~known))
-        self._recall.keep(keys, numbers)
+        self._cache.store(keys, numbers)
         return numbers
 
     def _measured(self, objects: Pieces) -> NDArray[np.float64]:
@@ -107,26 +118,26 @@ class Evidence:
 
     def _answers(self, tasks: Sequence[Task]) -> Iterable[NDArray[np.float64]]:
         if self._processes and self._children is None and len(tasks) >= WORTH_IT:
-            children = Children(witness, self._rasters, self._processes)
+            children = ProcessPool(heatmap_sampler, self._rasters, self._processes)
             self._children = self._files.enter_context(children)
         if self._children is not None:
             return self._children.map(tasks)
-        with closing(Witness(self._rasters)) as here:
+        with closing(HeatmapSampler(self._rasters)) as here:
             return [here(task) for task in tasks]
 
 
-def _recall(rasters: Rasters, grid: Grid, memory: Path) -> Recall:
+def _evidence_cache(rasters: EvidenceRasters, grid: Grid, memory: Path) -> EvidenceCache:
     """What is known from the last time, and what it depends on."""
-    tiles, tops = list(rasters.probability.tiles), []
+    tiles, scale_max = list(rasters.probability.tiles), []
     for heat in rasters.heats:
-        tops.append(f"{heat.method} {heat.stride} {heat.tops}")
+        scale_max.append(f"{heat.method} {heat.stride} {heat.scale_max}")
         stored = heat.layer.tiles if heat.layer else ()
         tiles += [replace(tile, window=tile.window.scaled(heat.stride)) for tile in stored]
     size_m = float(middle_pixel_m(grid).min())
     # In degrees a pixel is not everywhere as large as in the middle.
     reach_px = 1.5 * REACH_M / size_m + max(heat.stride for heat in rasters.heats)
-    recipe = f"{VERSION} {RING_M} {REACH_M} {grid.crs} {grid.anchor} {grid.pixel} {tops}"
-    return Recall(memory, recipe, tiles, reach_px, len(rasters.columns))
+    recipe = f"{VERSION} {RING_M} {REACH_M} {grid.crs} {grid.anchor} {grid.pixel} {scale_max}"
+    return EvidenceCache(memory, recipe, tiles, reach_px, len(rasters.columns))
 
 
 def judged(table: pd.DataFrame, method: str, rules: EvidenceSettings) -> NDArray[np.object_]:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from capecam.detections.regions import Pieces
 from capecam.io.vrt import VrtTile
-from capecam.runtime.files import replacing
+from capecam.runtime.files import atomic_write
 
 KEY_BYTES = 16
 
 
-class Recall:
+class EvidenceCache:
     """Rows of numbers by object, in a file that is read at the start and replaced at the end."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Recall:
     def _margins(self) -> NDArray[np.float64]:
         return np.array([-1.0, -1.0, 1.0, 1.0]) * self._reach_px
 
-    def known(self, keys: NDArray[np.void]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    def lookup(self, keys: NDArray[np.void]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """(N,) which are known, and (N, columns) their numbers, NaN for the others."""
         wanted, ours = _sortable(keys), _sortable(self._before["key"])[self._order]
         place = np.minimum(np.searchsorted(ours, wanted), max(len(ours) - 1, 0))
@@ -73,7 +73,7 @@ class Recall:
         values[found] = self._before["values"][self._order[place[found]]]
         return found, values
 
-    def keep(self, keys: NDArray[np.void], values: NDArray[np.float64]) -> None:
+    def store(self, keys: NDArray[np.void], values: NDArray[np.float64]) -> None:
         """For the next time."""
         rows = np.empty(len(keys), self._row)
         rows["key"], rows["values"] = keys, values
@@ -81,7 +81,7 @@ class Recall:
 
     def save(self) -> None:
         """Replace the file by what was kept."""
-        with replacing(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             np.save(temporary, np.concatenate([np.empty(0, self._row), *self._now]))
 
 

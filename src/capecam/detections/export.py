@@ -7,7 +7,7 @@ from pathlib import Path
 
 from capecam.errors import OutputError, UsageError
 from capecam.io.vector_writer import crs_of, read_rows, write_gpkg, write_layer
-from capecam.runtime.files import replacing
+from capecam.runtime.files import atomic_write
 from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER
 from capecam.store.run_folder import product
 
@@ -46,7 +46,7 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
         return target  # they are made by every run
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         if kind == "csv":
             _write_csv(source, temporary)
         elif kind == "parquet":

@@ -21,7 +21,7 @@ SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Sieve:
+class DetectionFilter:
     """The rules of a run, by class."""
 
     min_area_m2: tuple[float, ...]
@@ -37,7 +37,7 @@ class Sieve:
         settings: DetectionSettings,
         names: Sequence[str],
         buildings: Polygons | None = None,
-    ) -> Sieve:
+    ) -> DetectionFilter:
         """From the settings.
 
         Args:

@@ -11,10 +11,15 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from capecam.detections.neighbourhood import Blocks, Nearest, Sight, sights
+from capecam.detections.neighbourhood import (
+    Blocks,
+    Nearest,
+    NeighbourhoodStrip,
+    neighbourhood_strips,
+)
 from capecam.io.cog import LEVELS
 from capecam.io.gdal import gdal_settings
-from capecam.io.heat_layer import Heat
+from capecam.io.heat_layer import HeatLayer
 from capecam.io.layer_reader import LayerReader
 from capecam.io.vrt import Layer
 
@@ -43,10 +48,12 @@ class _Sums:
     around: float = 0.0
     peak_inside: float = NOTHING
     peak_around: float = NOTHING
-    peaks: list[tuple[Sight, NDArray[np.bool_], int]] = field(default_factory=list)
+    peaks: list[tuple[NeighbourhoodStrip, NDArray[np.bool_], int]] = field(default_factory=list)
     """Where the surroundings have it: a strip, its blocks with that value, and the stride."""
 
-    def add(self, sight: Sight, blocks: Blocks, stride: int, values: NDArray[np.float64]) -> None:
+    def add(
+        self, sight: NeighbourhoodStrip, blocks: Blocks, stride: int, values: NDArray[np.float64]
+    ) -> None:
         """A strip, as blocks, and the (H, W) values of these; NaN where there is nothing."""
         valid = ~np.isnan(values)
         found = np.where(valid, values, 0.0)
@@ -83,10 +90,10 @@ class _Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class Rasters:
+class EvidenceRasters:
     """What is asked about objects."""
 
-    heats: tuple[Heat, ...]
+    heats: tuple[HeatLayer, ...]
     probability: Layer
     classes: tuple[str, ...]
     """Names of the probability's bands: classes without the background."""
@@ -98,10 +105,10 @@ class Rasters:
         return [*names, "rival_id", "rival_in"]
 
 
-class Witness:
+class HeatmapSampler:
     """Reads what the rasters say about objects; for one thread."""
 
-    def __init__(self, rasters: Rasters) -> None:
+    def __init__(self, rasters: EvidenceRasters) -> None:
         self._heats, self._classes = rasters.heats, len(rasters.classes)
         self._files = ExitStack()
         self._readers = [self._reader(h.layer) if h.layer else None for h in rasters.heats]
@@ -115,7 +122,7 @@ class Witness:
         self._files.close()
 
     def __call__(self, task: Task) -> NDArray[np.float64]:
-        """(N, columns) of N objects, in the order of :attr:`Rasters.columns`."""
+        """(N, columns) of N objects, in the order of :attr:`EvidenceRasters.columns`."""
         rows = [
             self._row(geometry, class_id, (float(size[0]), float(size[1])))
             for geometry, class_id, size in zip(*task, strict=True)
@@ -126,7 +133,7 @@ class Witness:
         sums = [_Sums() for _ in self._heats]
         levels = np.zeros(self._classes + 1, np.int64)
         nearest = Nearest(pixel)
-        for sight in sights(geometry, pixel):
+        for sight in neighbourhood_strips(geometry, pixel):
             nearest.add(sight)
             blocks = {n: sight.blocks(n) for n in {heat.stride for heat in self._heats}}
             for heat, reader, so_far in zip(self._heats, self._readers, sums, strict=True):
@@ -141,7 +148,7 @@ class Witness:
         rival = int(np.argmax(levels))
         return (*measures, rival, levels[rival] / shapely.area(geometry) / LEVELS)
 
-    def _add_levels(self, levels: NDArray[np.int64], sight: Sight) -> None:
+    def _add_levels(self, levels: NDArray[np.int64], sight: NeighbourhoodStrip) -> None:
         """The probabilities inside, by class id, as sums of stored levels."""
         if sight.own is not None:
             inside = sight.inside[sight.own.slices(sight.window)]
@@ -151,7 +158,7 @@ class Witness:
 
 
 @contextmanager
-def witness(rasters: Rasters) -> Iterator[Witness]:
-    """A :class:`Witness` in a process of its own."""
-    with gdal_settings(), closing(Witness(rasters)) as found:
+def heatmap_sampler(rasters: EvidenceRasters) -> Iterator[HeatmapSampler]:
+    """A :class:`HeatmapSampler` in a process of its own."""
+    with gdal_settings(), closing(HeatmapSampler(rasters)) as found:
         yield found

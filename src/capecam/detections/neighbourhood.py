@@ -29,7 +29,7 @@ SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class NeighbourhoodStrip:
     """A strip of an object's surroundings."""
 
     window: Window
@@ -86,7 +86,7 @@ class Blocks:
     around: NDArray[Any]
 
 
-def sights(geometry: Any, pixel: tuple[float, float]) -> Iterator[Sight]:
+def neighbourhood_strips(geometry: Any, pixel: tuple[float, float]) -> Iterator[NeighbourhoodStrip]:
     """Everything within reach of an object, strip by strip.
 
     Args:
@@ -110,7 +110,7 @@ def sights(geometry: Any, pixel: tuple[float, float]) -> Iterator[Sight]:
         if part := near.intersection(window):
             ring[part.slices(window)] = within(region, seen, RING_M, pixel, part)
         ring &= ~inside
-        yield Sight(window, own.intersection(window), inside, ring, around)
+        yield NeighbourhoodStrip(window, own.intersection(window), inside, ring, around)
 
 
 def within(
@@ -159,7 +159,7 @@ class Nearest:
         self._size = np.array([pixel[1], pixel[0]])
         self._edge: list[NDArray[np.int64]] = []
 
-    def add(self, sight: Sight) -> None:
+    def add(self, sight: NeighbourhoodStrip) -> None:
         """A strip of the object; all of them before anything is asked."""
         if sight.own is not None:
             edge = _edge(sight.inside[sight.own.slices(sight.window)])

@@ -24,7 +24,7 @@ def simplified(objects: Iterable[Pieces], tolerance_px: float) -> Iterator[tuple
     simplified together, and keep the borders that they share.
 
     Args:
-        objects: from top to bottom, as :func:`capecam.detections.assembly.sweep` yields them.
+        objects: from top to bottom, as ``join_across_cells`` yields them.
         tolerance_px: in pixels; 0 leaves outlines as they are.
 
     Yields:

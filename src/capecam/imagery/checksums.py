@@ -14,7 +14,7 @@ from typing import Any
 
 from capecam.errors import SettingsError
 from capecam.io.paths import Location
-from capecam.runtime.files import digest, write_json
+from capecam.runtime.files import file_digest, write_json
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _parsed(path: Path, number: int, entry: str) -> tuple[str, str]:
 
 
 @dataclass(slots=True)
-class Memory:
+class ChecksumCache:
     """Digests found before, by algorithm, file, its size and its time."""
 
     folder: Path | None
@@ -143,7 +143,7 @@ class Memory:
     _known: dict[str, str] = field(default_factory=dict)
     _used: dict[str, str] = field(default_factory=dict)
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> ChecksumCache:
         if self.folder is not None:
             self._known = _read(self.folder / MEMORY)
         return self
@@ -162,7 +162,7 @@ class Memory:
         key = f"{algorithm} {status.st_size} {status.st_mtime_ns} {path.absolute()}"
         found = self._known.get(key)
         if found is None:
-            found = digest(path, algorithm)
+            found = file_digest(path, algorithm)
         self._used[key] = found
         return found
 
@@ -195,7 +195,7 @@ def check_images(
     wanted = Checksums.read(listing).of(files)
     if missing := len(images) - len(wanted):
         log.warning("%s: names no checksum of %d of %d images", listing, missing, len(images))
-    with Memory(folder) as memory, ThreadPoolExecutor(THREADS) as threads:
+    with ChecksumCache(folder) as memory, ThreadPoolExecutor(THREADS) as threads:
 
         def why(name: str) -> str | None:
             return _why_not(files[name], wanted[name], memory)
@@ -204,7 +204,7 @@ def check_images(
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _why_not(path: Path, wanted: str, memory: Memory) -> str | None:
+def _why_not(path: Path, wanted: str, memory: ChecksumCache) -> str | None:
     algorithm = ALGORITHMS[len(wanted)]
     try:
         found = memory.digest(path, algorithm)

@@ -26,7 +26,7 @@ UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\\\\/,]")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DiscoveredImages:
     """The files that a user means, and the folders named, by which one is trusted."""
 
     paths: list[Location] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Found:
     """Real paths: sources that are folders, and the folders of those that are files."""
 
 
-def find_images(sources: Sequence[str], *, vrt: bool = False) -> Found:
+def find_images(sources: Sequence[str], *, vrt: bool = False) -> DiscoveredImages:
     """Files as they are named, GeoTIFFs of folders, matches of globs, and the lines of lists
     (``@list.txt``; relative to the list, ``#`` begins a comment).
 
@@ -132,7 +132,7 @@ class _Search:
                     f"(line {number} of {path}); bring it back, or take it off the list"
                 )
 
-    def found(self) -> Found:
+    def found(self) -> DiscoveredImages:
         """Each file once: as the user named it rather than met, and rather itself than a link."""
         folders = tuple(sorted(self.folders))
         best: dict[str, Location] = {}
@@ -140,7 +140,7 @@ class _Search:
             best.setdefault(_real(path), path)
         refused = {path: why for path in best.values() if (why := self._why_out(path, folders))}
         everything = [*best.values(), *self.missing]
-        return Found(sorted(everything, key=_order), refused | self.missing, folders)
+        return DiscoveredImages(sorted(everything, key=_order), refused | self.missing, folders)
 
     def _rank(self, path: Location) -> tuple[bool, bool, tuple[bool, tuple[str, ...]]]:
         is_link = isinstance(path, Path) and path.is_symlink()

@@ -9,7 +9,7 @@ from capecam.errors import ImageError
 from capecam.imagery.bands import Pixels, pixels_of
 from capecam.imagery.crs import crs_key
 from capecam.imagery.georeferencing import Orientation, Placement, placement_of
-from capecam.imagery.metadata import Facts
+from capecam.imagery.metadata import ImageMetadata
 from capecam.io.paths import Location
 from capecam.settings import ImagerySettings
 
@@ -23,7 +23,7 @@ class Header:
     """Where it lies."""
     pixels: Pixels
     """Which of its values are pixels."""
-    facts: Facts
+    facts: ImageMetadata
     """What else it is."""
 
     @property
@@ -73,7 +73,7 @@ def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header
     Raises:
         ImageError: it cannot be used so; what was found, and what to do.
     """
-    facts = Facts.of(path, dataset)
+    facts = ImageMetadata.of(path, dataset)
     try:
         place = placement_of(path, dataset, settings.crs)
         return Header(path, place, pixels_of(path, dataset, settings), facts)

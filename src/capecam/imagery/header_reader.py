@@ -25,7 +25,7 @@ from capecam.errors import ImageError
 from capecam.imagery.crs import crs_of_setting
 from capecam.imagery.header import Header, header_of
 from capecam.imagery.opening import Trust, check_image, open_image
-from capecam.imagery.validation.file_type import damage
+from capecam.imagery.validation.file_type import describe_damage
 from capecam.io.gdal import gdal_settings
 from capecam.io.paths import Location
 from capecam.runtime import logs
@@ -128,8 +128,8 @@ def _answer(path: Location, rules: HeaderRules) -> Answer:
             return header_of(path, dataset, rules.imagery)
     except DAMAGED as error:
         return ImageError(
-            f"{path}: not a readable GeoTIFF ({damage(path, error)}); deliver it again, or check "
-            "its path"
+            f"{path}: not a readable GeoTIFF ({describe_damage(path, error)}); deliver it again, "
+            "or check its path"
         )
     except ImageError as error:
         return error
@@ -245,7 +245,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     items, rules, threads = pickle.load(sys.stdin.buffer)
-    logs.begin(logging.INFO)
+    logs.configure(logging.INFO)
     lock = threading.Lock()
 
     def tell(index: int, answer: Answer | None) -> None:

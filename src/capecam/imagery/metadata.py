@@ -16,7 +16,7 @@ from capecam.io.paths import Location
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ImageMetadata:
     """An open file, described; nothing is judged here."""
 
     width: int

@@ -70,7 +70,7 @@ def read_polygons(
         if kind == "parquet":
             table = _read_parquet(path, area, columns)
         else:
-            table = _read_gdal(path, kind, Wanted(area, columns, layer))
+            table = _read_gdal(path, kind, VectorQuery(area, columns, layer))
         if not isinstance(table, gpd.GeoDataFrame):
             raise UsageError(f"{path}: is a table without geometry; polygons are needed")
         if table.crs is None:
@@ -88,7 +88,7 @@ def read_polygons(
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class VectorQuery:
     """What of a layer is wanted, and which layer."""
 
     near: gpd.GeoSeries | None
@@ -96,7 +96,7 @@ class Wanted:
     layer: str | None
 
 
-def _read_gdal(path: Path, kind: str, wanted: Wanted) -> gpd.GeoDataFrame:
+def _read_gdal(path: Path, kind: str, wanted: VectorQuery) -> gpd.GeoDataFrame:
     """A layer through GDAL; absolute, so that no name is taken for a connection."""
     source = member_of(path) if kind == "zip" else str(path.resolve())
     layer = wanted.layer or (_layer(path, source) if kind == "many" else None)

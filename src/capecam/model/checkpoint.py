@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from capecam.errors import CheckpointError
-from capecam.model.checkpoint_pickle import LIMIT_BYTES, Described, follow
-from capecam.model.checkpoint_tensors import DTYPES, item_sizes, lay_over, layouts
-from capecam.model.checkpoint_zip import Record, check_crc32, check_plain, zip_records
+from capecam.model.checkpoint_pickle import LIMIT_BYTES, Described, interpret_pickle
+from capecam.model.checkpoint_tensors import DTYPES, item_sizes, map_tensors, tensor_layouts
+from capecam.model.checkpoint_zip import ZipMember, check_crc32, check_plain, zip_members
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What PyTorch before 1.6 begins a file with."""
@@ -193,7 +193,7 @@ def _read_safetensors(file: Path, head: bytes) -> dict[str, Tensor]:
 
 def _read_zip(data: mmap.mmap) -> dict[str, Tensor]:
     """As torch.save writes: ``NAME/data.pkl`` and a member for each storage."""
-    records = zip_records(data)
+    records = zip_members(data)
     top = _top(records)
     check_plain(records)
     order = records.get(f"{top}/byteorder")
@@ -203,16 +203,18 @@ def _read_zip(data: mmap.mmap) -> dict[str, Tensor]:
     if pickled.size > LIMIT_BYTES:
         raise CheckpointError(_too_long(pickled.size))
     check_crc32(data, pickled, "data.pkl")
-    wanted = layouts(_state(follow(io.BytesIO(data[pickled.start : pickled.end])).content))
+    wanted = tensor_layouts(
+        _state(interpret_pickle(io.BytesIO(data[pickled.start : pickled.end])).content)
+    )
     for storage in sorted({layout.storage for layout in wanted.values()}):
         if (record := records.get(f"{top}/data/{storage}")) is not None:
             check_crc32(data, record, f"data/{storage}")
     inside = f"{top}/data/"
     storages = {n.removeprefix(inside): r for n, r in records.items() if n.startswith(inside)}
-    return lay_over(data, wanted, storages)
+    return map_tensors(data, wanted, storages)
 
 
-def _top(records: dict[str, Record]) -> str:
+def _top(records: dict[str, ZipMember]) -> str:
     """The folder in which PyTorch keeps everything."""
     tops = [name.split("/")[0] for name in records if name.count("/") == 1]
     top = next((top for top in tops if f"{top}/data.pkl" in records), None)
@@ -236,29 +238,29 @@ def _too_long(size: int) -> str:
 def _read_legacy(data: mmap.mmap) -> dict[str, Tensor]:
     """As PyTorch wrote before 1.6: five pickles, then each storage behind its length."""
     stream = io.BytesIO(data[:LIMIT_BYTES])
-    if follow(stream).content != MAGIC:
+    if interpret_pickle(stream).content != MAGIC:
         raise CheckpointError("damaged or not a PyTorch checkpoint: a pickle of something else")
-    follow(stream)  # the version, which nobody ever changed
-    system = follow(stream).content
+    interpret_pickle(stream)  # the version, which nobody ever changed
+    system = interpret_pickle(stream).content
     if not (isinstance(system, dict) and system.get("little_endian") is True):
         raise CheckpointError("written on a big-endian machine; save it again on another")
-    described, keys = follow(stream), follow(stream).content
+    described, keys = interpret_pickle(stream), interpret_pickle(stream).content
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
         raise CheckpointError("damaged: it does not list its storages")
-    wanted = layouts(_state(described.content))
-    return lay_over(data, wanted, dict(_storages(data, stream.tell(), described, keys)))
+    wanted = tensor_layouts(_state(described.content))
+    return map_tensors(data, wanted, dict(_storages(data, stream.tell(), described, keys)))
 
 
 def _storages(
     data: mmap.mmap, start: int, described: Described, keys: list[str]
-) -> Iterator[tuple[str, Record]]:
+) -> Iterator[tuple[str, ZipMember]]:
     """The file says how many numbers a storage has, the pickle of how many bytes each."""
     sizes = item_sizes(described.references)
     for key in keys:
         if key not in sizes or start + 8 > len(data):
             raise CheckpointError(f"damaged: the storage {key[:40]!r} is missing")
         (count,) = struct.unpack_from("<q", data, start)
-        record = Record(start + 8, count * sizes[key])
+        record = ZipMember(start + 8, count * sizes[key])
         if count < 0 or record.end > len(data):
             raise CheckpointError(f"damaged: the storage {key[:40]!r} is cut off")
         yield key, record

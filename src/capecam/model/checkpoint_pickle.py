@@ -87,7 +87,7 @@ VALUES = (
 """Instructions that carry a value."""
 
 
-def follow(stream: io.BytesIO) -> Described:
+def interpret_pickle(stream: io.BytesIO) -> Described:
     """Read one pickle: values, lists, tuples, dicts, and stand-ins for the rest.
 
     Of a dict only what has a text as its key is kept. The stream is left behind the pickle.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from capecam.errors import CheckpointError
 from capecam.model.checkpoint_pickle import Call, Name, Reference
-from capecam.model.checkpoint_zip import Record
+from capecam.model.checkpoint_zip import ZipMember
 
 DTYPES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16,
@@ -65,7 +65,7 @@ class Layout:
         return math.prod(self.shape)
 
 
-def layouts(content: Mapping[str, Any]) -> dict[str, Layout]:
+def tensor_layouts(content: Mapping[str, Any]) -> dict[str, Layout]:
     """Of all that are tensors in a state dict.
 
     Raises:
@@ -141,8 +141,8 @@ def item_sizes(references: Iterable[Reference]) -> dict[str, int]:
     return sizes
 
 
-def lay_over(
-    data: mmap, wanted: Mapping[str, Layout], records: Mapping[str, Record]
+def map_tensors(
+    data: mmap, wanted: Mapping[str, Layout], records: Mapping[str, ZipMember]
 ) -> dict[str, Tensor]:
     """Tensors over the file's bytes.
 

@@ -25,7 +25,7 @@ UNKNOWN = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ZipMember:
     """A stretch of the file."""
 
     start: int
@@ -41,7 +41,7 @@ class Record:
         return self.start + self.size
 
 
-def zip_records(data: mmap) -> dict[str, Record]:
+def zip_members(data: mmap) -> dict[str, ZipMember]:
     """Members by name, none on top of another.
 
     Raises:
@@ -55,7 +55,7 @@ def zip_records(data: mmap) -> dict[str, Record]:
     return records
 
 
-def check_plain(records: dict[str, Record]) -> None:
+def check_plain(records: dict[str, ZipMember]) -> None:
     """Is each member stored as it is?
 
     Raises:
@@ -70,7 +70,7 @@ def check_plain(records: dict[str, Record]) -> None:
             )
 
 
-def check_crc32(data: mmap, record: Record, what: str) -> None:
+def check_crc32(data: mmap, record: ZipMember, what: str) -> None:
     """Are its bytes those that were written?
 
     Raises:
@@ -83,7 +83,7 @@ def check_crc32(data: mmap, record: Record, what: str) -> None:
             raise CheckpointError(f"{what} differs from its checksum: damaged; copy the file again")
 
 
-def _members(data: mmap) -> Iterator[tuple[str, Record]]:
+def _members(data: mmap) -> Iterator[tuple[str, ZipMember]]:
     start, _, count = _directory(data)
     seen = set()
     for _ in range(count):
@@ -99,7 +99,7 @@ def _members(data: mmap) -> Iterator[tuple[str, Record]]:
         if name in seen:
             raise CheckpointError(f"holds {name[:80]!r} twice; save the weights again")
         seen.add(name)
-        yield name, Record(_content(data, at), packed, crc, plain)
+        yield name, ZipMember(_content(data, at), packed, crc, plain)
         start += 46 + n + m + k
 
 
@@ -140,7 +140,7 @@ def _content(data: mmap, at: int) -> int:
     return at + 30 + int(name) + int(extra)
 
 
-def _check_apart(records: dict[str, Record], size: int) -> None:
+def _check_apart(records: dict[str, ZipMember], size: int) -> None:
     place = 0
     for name, record in sorted(records.items(), key=lambda item: item[1].start):
         if record.start < place or record.end > size:

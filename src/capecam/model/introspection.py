@@ -54,7 +54,9 @@ def why_not_guided(network: nn.Module) -> str | None:
     return None if calls else "the network has no ReLU"
 
 
-def runs(network: nn.Module, interesting: Callable[[nn.Module], bool]) -> list[nn.Module]:
+def executed_modules(
+    network: nn.Module, interesting: Callable[[nn.Module], bool]
+) -> list[nn.Module]:
     """The interesting modules in the order in which a forward runs them, each as often."""
     return [call.module for call in _watch(network, interesting)[0]]
 

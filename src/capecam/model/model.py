@@ -17,7 +17,7 @@ from capecam.errors import CheckpointError, SettingsError
 from capecam.grid import Tiling
 from capecam.model.architecture import BANDS, Budget, build_network
 from capecam.model.checkpoint import Weights, read_weights
-from capecam.model.introspection import PROBE_PX, runs
+from capecam.model.introspection import PROBE_PX, executed_modules
 from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSettings, Triple
 
 HEAD = "segmentation_head.0.weight"
@@ -91,10 +91,10 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
         CheckpointError: unreadable, unsafe, or not of this network.
         SettingsError: the settings name no or an unknown architecture, encoder or layer.
     """
-    return model_of(read_weights(path), settings)
+    return build_model(read_weights(path), settings)
 
 
-def model_of(weights: Weights, settings: ModelSettings) -> Model:
+def build_model(weights: Weights, settings: ModelSettings) -> Model:
     """The same from a checkpoint that has been read.
 
     Raises:
@@ -335,7 +335,7 @@ def _last_encoder_conv(network: nn.Module) -> str:
     """The last Conv2d that the encoder runs, seen in a run; definition order can differ."""
     encoder = network.get_submodule("encoder") if hasattr(network, "encoder") else network
     convolutions = {module for module in encoder.modules() if isinstance(module, nn.Conv2d)}
-    ran = runs(network, convolutions.__contains__)
+    ran = executed_modules(network, convolutions.__contains__)
     if not ran:
         raise SettingsError("the encoder runs no Conv2d; set model.target_layer")
     path: str = next(path for path, module in network.named_modules() if module is ran[-1])

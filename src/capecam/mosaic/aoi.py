@@ -23,7 +23,7 @@ INSIDE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Interest:
+class AreaOfInterest:
     """The windows of a lattice that are to be run: those that touch a shape of every layer."""
 
     layers: tuple[shapely.STRtree, ...] = ()
@@ -33,15 +33,17 @@ class Interest:
         """How many windows of a core are to be run, at most: some may hold no imagery."""
         return int(self._wanted(tiling, core).sum())
 
-    def indices(self, tiling: Tiling, core: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def selected_indices(
+        self, tiling: Tiling, core: Window
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(N,) rows and (N,) columns on the lattice of the windows of a core that are to be run."""
-        rows, cols = tiling.lattice(core)
+        rows, cols = tiling.indices(core)
         i, j = np.nonzero(self._wanted(tiling, core))
         return i + rows.start, j + cols.start
 
-    def chosen(self, tiling: Tiling, core: Window) -> Chosen:
+    def selected_windows(self, tiling: Tiling, core: Window) -> Chosen:
         """The same as a set of pairs."""
-        i, j = self.indices(tiling, core)
+        i, j = self.selected_indices(tiling, core)
         return frozenset(zip(i.tolist(), j.tolist(), strict=True))
 
     def key(self, tiling: Tiling, core: Window) -> str | None:
@@ -50,14 +52,14 @@ class Interest:
         return None if wanted.all() else hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest()
 
     def _wanted(self, tiling: Tiling, core: Window) -> NDArray[np.bool_]:
-        """(rows, cols) of ``tiling.lattice(core)``; True is to be run."""
-        lattice = tiling.lattice(core)
+        """(rows, cols) of ``tiling.indices(core)``; True is to be run."""
+        indices = tiling.indices(core)
         reach = tiling.reach(core).box
         if not all(layer.query(reach, predicate="intersects").size for layer in self.layers):
-            return np.zeros([len(k) for k in lattice], np.bool_)
+            return np.zeros([len(k) for k in indices], np.bool_)
         if not self.layers:
-            return np.ones([len(k) for k in lattice], np.bool_)
-        rows, cols = (np.asarray(k) * tiling.step for k in lattice)
+            return np.ones([len(k) for k in indices], np.bool_)
+        rows, cols = (np.asarray(k) * tiling.step for k in indices)
         top, left = np.meshgrid(rows, cols, indexing="ij")
         end = tiling.size - INSIDE
         boxes = shapely.box(left + INSIDE, top + INSIDE, left + end, top + end)
@@ -68,10 +70,10 @@ class Interest:
         return wanted
 
 
-EVERYWHERE = Interest()
+EVERYWHERE = AreaOfInterest()
 
 
-def read_interest(settings: MosaicSettings, grid: Grid) -> Interest:
+def read_aoi(settings: MosaicSettings, grid: Grid) -> AreaOfInterest:
     """What ``bbox``, ``aoi`` and ``footprints`` leave of a grid.
 
     Raises:
@@ -88,7 +90,7 @@ def read_interest(settings: MosaicSettings, grid: Grid) -> Interest:
     for name, shapes in layers:
         if not shapely.intersects(shapes, extent).any():
             raise UsageError(f"--{name}: nothing of it lies on the images; check its CRS")
-    return Interest(tuple(shapely.STRtree(shapes) for _, shapes in layers))
+    return AreaOfInterest(tuple(shapely.STRtree(shapes) for _, shapes in layers))
 
 
 def read_shapes(path: Path, grid: Grid) -> NDArray[np.object_]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from capecam.errors import ImageError, UsageError
 from capecam.grid import Cell
 from capecam.imagery.checksums import check_images
-from capecam.imagery.discovery import Found, find_images, name_images
+from capecam.imagery.discovery import DiscoveredImages, find_images, name_images
 from capecam.imagery.header import Header
 from capecam.imagery.header_reader import HeaderRules, read_headers
 from capecam.io.paths import Location
-from capecam.mosaic.aoi import Interest, read_interest
-from capecam.mosaic.collar_cache import Collars
+from capecam.mosaic.aoi import AreaOfInterest, read_aoi
+from capecam.mosaic.collar_cache import CollarCache
 from capecam.mosaic.mosaic import GridRules, Mosaic, build_mosaic
-from capecam.settings import ImagerySettings, MosaicSettings, Scale, Settings, TilingSettings
+from capecam.settings import ImagerySettings, MosaicSettings, Settings, TilingSettings, ValueRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class City:
     """What there is to work on."""
 
     mosaic: Mosaic
-    interest: Interest
+    interest: AreaOfInterest
     """The part of it that is worked on."""
     failures: dict[str, str]
     """By image name: why it cannot be used."""
     shunned: frozenset[str] = frozenset()
     """Images that are not to be sampled, since a process has died of them."""
 
-    def at_scale(self, scale: Scale | None) -> City:
+    def at_scale(self, scale: ValueRange | None) -> City:
         """The same, its values brought to 0..255 by this scale."""
         return replace(self, mosaic=replace(self.mosaic, scale=scale))
 
@@ -88,9 +88,9 @@ def open_city(
     failures |= misfits
     if city is None:
         raise UsageError(_nothing_left(list(failures.values())))
-    collars = Collars() if imagery.collar == "auto" else None
+    collars = CollarCache() if imagery.collar == "auto" else None
     city = replace(city, scale=imagery.scale, collars=collars)
-    return City(city, read_interest(mosaic, city.grid), failures)
+    return City(city, read_aoi(mosaic, city.grid), failures)
 
 
 def _nothing_left(reasons: Sequence[str]) -> str:
@@ -100,7 +100,7 @@ def _nothing_left(reasons: Sequence[str]) -> str:
 
 
 def _read_headers(
-    found: Found, rules: HeaderRules
+    found: DiscoveredImages, rules: HeaderRules
 ) -> tuple[list[tuple[str, Header]], dict[str, str]]:
     """Headers of named images, and why others have none."""
     images = name_images(found.paths)

@@ -16,7 +16,7 @@ from rasterio.windows import Window as RasterWindow
 from capecam.errors import ImageError
 from capecam.grid import Window
 from capecam.imagery.header import Header
-from capecam.imagery.validation.file_type import damage
+from capecam.imagery.validation.file_type import describe_damage
 from capecam.mosaic.collar_mask import STRIP, Collar, find_collar
 from capecam.mosaic.decoder import Decoder
 
@@ -28,7 +28,7 @@ LARGEST = 1 << 32
 
 
 @dataclass(slots=True)
-class Collars:
+class CollarCache:
     """Those of a mosaic's images, each looked for once in a process; for all its threads."""
 
     _known: OrderedDict[str, _Found] = field(default_factory=OrderedDict)
@@ -37,7 +37,7 @@ class Collars:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Locks cannot go to another process, which looks for itself."""
-        return Collars, ()
+        return CollarCache, ()
 
     def of(self, image: str, find: Callable[[], Collar | None]) -> Collar | None:
         """That of an image; while a thread looks for it, others that want it wait.
@@ -99,7 +99,7 @@ def collar_of(file: Any, header: Header) -> Collar | None:
     except RasterioError as error:
         raise ImageError(
             f"{header.path}: cannot be decoded, so that its collar cannot be told "
-            f"({damage(header.path, error)}); deliver it again"
+            f"({describe_damage(header.path, error)}); deliver it again"
         ) from error
 
 

@@ -12,7 +12,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from capecam.imagery.bands import Pixels
-from capecam.settings import Scale
+from capecam.settings import ValueRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _differs(found: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray[n
     return np.asarray(~np.logical_and.reduce(same))
 
 
-def to_bytes(values: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
+def to_bytes(values: NDArray[Any], scale: ValueRange) -> NDArray[np.uint8]:
     """``round(255 * clip((value - low) / (high - low), 0, 1))`` in float64, halves to even.
 
     Args:
@@ -117,6 +117,6 @@ def to_bytes(values: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
     return np.stack([_scaled(band.astype(np.float64), scale) for band in values])
 
 
-def _scaled(values: NDArray[np.float64], scale: Scale) -> NDArray[np.uint8]:
+def _scaled(values: NDArray[np.float64], scale: ValueRange) -> NDArray[np.uint8]:
     share = np.clip((values - scale.low) / (scale.high - scale.low), 0.0, 1.0)
     return np.rint(255.0 * np.nan_to_num(share)).astype(np.uint8)

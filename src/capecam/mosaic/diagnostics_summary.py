@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from capecam.mosaic.city import City
-from capecam.mosaic.diagnostics import Remark, remarks, remarks_on_place
+from capecam.mosaic.diagnostics import Diagnostic, image_diagnostics, placement_diagnostics
 from capecam.settings import Settings
 
 NAMED = 3
@@ -14,13 +15,13 @@ NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class DiagnosticGroup:
     """One remark, and the images that it is about."""
 
-    what: str
+    finding: str
     images: tuple[str, ...]
-    does: str
-    """The run about it."""
+    action: str
+    """What the run does about it."""
     warning: bool
     """Results may be worse for it, or wrong, or missing."""
 
@@ -30,30 +31,41 @@ class Kind:
         more = ", ..." if len(self.images) > NAMED else ""
         return f"{len(self.images):,}: {', '.join(self.images[:NAMED])}{more}"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``plan --json``."""
+        return {
+            "what": self.finding,
+            "images": self.images,
+            "does": self.action,
+            "warning": self.warning,
+        }
+
     def __str__(self) -> str:
-        return f"{self.what} ({self.named}): {self.does}"
+        return f"{self.finding} ({self.named}): {self.action}"
 
 
-def unusual(city: City, settings: Settings) -> tuple[Kind, ...]:
+def summarize_diagnostics(city: City, settings: Settings) -> tuple[DiagnosticGroup, ...]:
     """Of images that can be used; what concerns most of them first."""
-    images: dict[Remark, list[str]] = {}
+    images: dict[Diagnostic, list[str]] = {}
     for source in city.mosaic.sources:
-        found = remarks(source.header, settings, resampled=source.warped)
-        for remark in (*found, *remarks_on_place(source, settings)):
+        found = image_diagnostics(source.header, settings, resampled=source.warped)
+        for remark in (*found, *placement_diagnostics(source, settings)):
             images.setdefault(remark, []).append(source.name)
-    kinds = [Kind(r.what, tuple(names), r.does, r.warning) for r, names in images.items()]
+    kinds = [
+        DiagnosticGroup(r.finding, tuple(names), r.action, r.warning) for r, names in images.items()
+    ]
     return tuple(sorted(kinds, key=lambda kind: -len(kind.images)))
 
 
-def unusable(failures: Mapping[str, str]) -> tuple[Kind, ...]:
+def summarize_failures(failures: Mapping[str, str]) -> tuple[DiagnosticGroup, ...]:
     """Images that cannot be used, by the reason."""
     images: dict[str, list[str]] = {}
     for name, message in failures.items():
         images.setdefault(_without_path(message), []).append(name)
     return tuple(
-        Kind(what, tuple(names), does, warning=True)
+        DiagnosticGroup(finding, tuple(names), action, warning=True)
         for reason, names in images.items()
-        for what, does in [_split(reason)]
+        for finding, action in [_split(reason)]
     )
 
 

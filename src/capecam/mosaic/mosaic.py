@@ -18,9 +18,9 @@ from capecam.grid import Cell, Grid, Tiling, Window, decimal
 from capecam.imagery.crs import crs_key
 from capecam.imagery.ground_resolution import pixel_of
 from capecam.imagery.header import Header, same_size
-from capecam.mosaic.collar_cache import Collars
+from capecam.mosaic.collar_cache import CollarCache
 from capecam.mosaic.warping import reach
-from capecam.settings import Scale
+from capecam.settings import ValueRange
 
 T = TypeVar("T")
 
@@ -59,9 +59,9 @@ class Mosaic:
     """Over the hull of all images."""
     sources: tuple[Source, ...]
     """Row-major; where two overlap, the first that is valid at a pixel counts."""
-    collars: Collars | None = field(default=None, repr=False, compare=False)
+    collars: CollarCache | None = field(default=None, repr=False, compare=False)
     """Where black or white borders are no imagery, although the files do not say so."""
-    scale: Scale | None = None
+    scale: ValueRange | None = None
     """What makes 0..255 of values that are not uint8; percentiles until they are looked up."""
     _index: shapely.STRtree = field(init=False, repr=False, compare=False)
 
@@ -279,7 +279,7 @@ def _on_phase(point: float, corners: Sequence[float], size: float) -> float:
 
 
 def _place(name: str, header: Header, grid: Grid) -> Source:
-    col, row = grid.lattice(*header.corner)
+    col, row = grid.to_lattice_exact(*header.corner)
     # Halves always go the same way, so that neighbours with the same shift keep abutting.
     left, top = floor(col + Fraction(1, 2)), floor(row + Fraction(1, 2))
     shift = round(float(col - left), 6), round(float(row - top), 6)

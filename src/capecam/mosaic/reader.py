@@ -17,13 +17,13 @@ from capecam.grid import Grid, Window
 from capecam.imagery.bands import COLORS
 from capecam.imagery.header import Header
 from capecam.imagery.opening import open_image
-from capecam.imagery.validation.file_type import damage
+from capecam.imagery.validation.file_type import describe_damage
 from capecam.mosaic.collar_cache import collar_file, collar_of
 from capecam.mosaic.collar_mask import Collar
 from capecam.mosaic.decoder import Decoder, to_bytes
 from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.mosaic.warping import straightened, straightened_mask
-from capecam.settings import Scale
+from capecam.settings import ValueRange
 
 OPEN_FILES = 8
 """Handles that a reader keeps; a block of windows touches at most four images of a city."""
@@ -94,7 +94,7 @@ class Reader:
             path = source.header.path
             raise ImageError(
                 f"{path}: cannot be decoded at rows {rows.start}-{rows.stop}, columns "
-                f"{cols.start}-{cols.stop} ({damage(path, error)}); deliver it again"
+                f"{cols.start}-{cols.stop} ({describe_damage(path, error)}); deliver it again"
             ) from error
 
     def _paste_blocks(
@@ -125,7 +125,7 @@ class Reader:
         pixels[:, *place] = np.where(fresh, found, pixels[:, *place])
         valid[place] |= usable
 
-    def _scale(self, source: Source) -> Scale:
+    def _scale(self, source: Source) -> ValueRange:
         if self.mosaic.scale is None:
             raise ImageError(
                 f"{source.header.path}: pixels are {source.header.pixels.dtype}, and no scale was "

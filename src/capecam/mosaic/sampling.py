@@ -17,7 +17,7 @@ def place_key(i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
     return (i << 32) + j
 
 
-def drawn(keys: NDArray[np.int64], seed: int) -> Iterator[tuple[int, int]]:
+def hash_order(keys: NDArray[np.int64], seed: int) -> Iterator[tuple[int, int]]:
     """Rows and columns in the order of splitmix64 of key and seed."""
     x = keys.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -12,8 +12,8 @@ from capecam.errors import ImageError, UsageError
 from capecam.grid import Window
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.mosaic.sampling import drawn, place_key
-from capecam.settings import Scale
+from capecam.mosaic.sampling import hash_order, place_key
+from capecam.settings import ValueRange
 
 EDGE = 512
 """Pixels along the edge of a window of the sample: a block of most files."""
@@ -28,13 +28,13 @@ so that as many values are held, which takes 200 MB."""
 Values = NDArray[np.float64]
 
 
-def find_scale(
+def find_value_range(
     mosaic: Mosaic,
-    percentiles: Scale,
+    percentiles: ValueRange,
     seed: int,
     told: Callable[[tuple[str, ...]], object] = lambda _names: None,
     shunned: frozenset[str] = frozenset(),
-) -> Scale:
+) -> ValueRange:
     """The values at two percentiles of the valid pixels, of all three bands together.
 
     From every pixel where the mosaic is small (``WHOLE``), else from a sample that depends on
@@ -66,7 +66,7 @@ def find_scale(
             f"--scale {percentiles}: both are {low:g} in these images; give values, --scale "
             "LOW,HIGH, or percentiles that lie further apart"
         )
-    return Scale(float(low), float(high))
+    return ValueRange(float(low), float(high))
 
 
 def _sample(
@@ -80,7 +80,7 @@ def _sample(
     step = ceil(sqrt(min(len(keys), WINDOWS) / WHOLE))
     found = 0
     with Reader(mosaic) as reader:
-        for i, j in drawn(keys, seed):
+        for i, j in hash_order(keys, seed):
             window = Window(i * EDGE, j * EDGE, EDGE, EDGE)
             names = tuple(source.name for source in mosaic.touching(window))
             if not shunned.isdisjoint(names):

@@ -40,11 +40,14 @@ def reach(header: Header, grid: Grid) -> Window:
     if why := _not_told_to_the_warper(header):
         raise ImageError(f"{header.path}: {why}")
     west, south, east, north = _bounds(header, grid)
-    (col, row), (end_col, end_row) = grid.lattice(west, north), grid.lattice(east, south)
+    (col, row), (end_col, end_row) = (
+        grid.to_lattice_exact(west, north),
+        grid.to_lattice_exact(east, south),
+    )
     top, left = floor(row + NOTHING_PX), floor(col + NOTHING_PX)
     bottom, right = ceil(end_row - NOTHING_PX), ceil(end_col - NOTHING_PX)
     window = Window.between(top, left, max(bottom, top + 1), max(right, left + 1))
-    across, down = scale(header, grid)
+    across, down = resampling_factors(header, grid)
     promised = (header.width * across + 2) * (header.height * down + 2)
     if window.height * window.width > STRETCH * promised:
         raise ImageError(
@@ -94,7 +97,7 @@ def _bounds(header: Header, grid: Grid) -> Bounds:
     return west, south, east, north
 
 
-def scale(header: Header, grid: Grid) -> tuple[float, float]:
+def resampling_factors(header: Header, grid: Grid) -> tuple[float, float]:
     """Pixels of the grid for one of the image, along its rows and columns, at its middle.
 
     GDAL would measure this anew for every chunk it warps, and widen its kernel by it, so that
@@ -146,7 +149,7 @@ def straightened_mask(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
 
 
 def _warped(dataset: Any, header: Header, place: Grid, **options: Any) -> WarpedVRT:
-    across, down = scale(header, place)
+    across, down = resampling_factors(header, place)
     palette = header.pixels.palette  # between two of its values there is no colour between theirs
     return WarpedVRT(
         dataset,

@@ -18,7 +18,7 @@ from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
 from capecam.mosaic.city import City
 from capecam.mosaic.reader import Reader
-from capecam.mosaic.sampling import drawn, place_key
+from capecam.mosaic.sampling import hash_order, place_key
 from capecam.pipeline.stitching import block_validity, unit_of
 from capecam.pipeline.tiles import Tile, batches
 from capecam.store.schemas import Calibrated, read_record
@@ -32,7 +32,7 @@ Told = Callable[[tuple[str, ...]], object]
 class Calibration:
     """The raw value that becomes the top of the scale, by method and foreground class."""
 
-    tops: dict[str, tuple[float | None, ...]]
+    scale_max: dict[str, tuple[float | None, ...]]
     """None: the class has no positive value anywhere in the sample; it is empty."""
     basis: dict[str, str]
     """What a run must have in common to use these numbers: checkpoint, layer, score."""
@@ -41,16 +41,16 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """As kept in run.json."""
-        return {"tops": self.tops, "basis": self.basis, "tiles": self.tiles}
+        return {"tops": self.scale_max, "basis": self.basis, "tiles": self.tiles}
 
     @classmethod
     def from_json(cls, tree: Any) -> Calibration:
         """The inverse of :meth:`to_json`."""
-        tops = {method: tuple(values) for method, values in tree["tops"].items()}
-        return cls(tops, dict(tree["basis"]), int(tree["tiles"]))
+        scale_max = {method: tuple(values) for method, values in tree["tops"].items()}
+        return cls(scale_max, dict(tree["basis"]), int(tree["tiles"]))
 
 
-def basis(engine: Engine) -> dict[str, str]:
+def calibration_key(engine: Engine) -> dict[str, str]:
     """What raw values depend on, beside the imagery."""
     return {
         "checkpoint": engine.model.sha256,
@@ -93,14 +93,16 @@ def load_calibration(run_json: Path, engine: Engine) -> Calibration:
 
 def why_not_usable(calibration: Calibration, engine: Engine) -> str | None:
     """In what a calibration differs from what an engine makes, or None."""
-    for key, wanted in basis(engine).items():
+    for key, wanted in calibration_key(engine).items():
         if calibration.basis.get(key) != wanted:
             return f"{key} is {calibration.basis.get(key)}, this run has {wanted}"
     classes = len(engine.model.foreground)
-    for method in set(engine.methods) & calibration.tops.keys():
-        if len(calibration.tops[method]) != classes:
-            return f"{method} has {len(calibration.tops[method])} classes, this run has {classes}"
-    missing = [method for method in engine.methods if method not in calibration.tops]
+    for method in set(engine.methods) & calibration.scale_max.keys():
+        if len(calibration.scale_max[method]) != classes:
+            return (
+                f"{method} has {len(calibration.scale_max[method])} classes, this run has {classes}"
+            )
+    missing = [method for method in engine.methods if method not in calibration.scale_max]
     return f"it has no {', '.join(missing)}" if missing else None
 
 
@@ -128,8 +130,8 @@ def calibrate(
                 positive = raw[:, c][seen & (raw[:, c] > 0)]
                 values[method][c].append(positive.cpu().numpy().astype(np.float32))
         tiles += len(batch.windows)
-    tops = {method: tuple(map(_top, by_class)) for method, by_class in values.items()}
-    return Calibration(tops, basis(engine), tiles)
+    scale_max = {method: tuple(map(_top, by_class)) for method, by_class in values.items()}
+    return Calibration(scale_max, calibration_key(engine), tiles)
 
 
 def _top(parts: list[NDArray[np.float32]]) -> float | None:
@@ -137,7 +139,7 @@ def _top(parts: list[NDArray[np.float32]]) -> float | None:
     return float(np.percentile(values, PERCENTILE)) if values.size else None
 
 
-def sample(
+def sample_tiles(
     city: City, tiling: Tiling, tiles: int, seed: int, told: Told = lambda _names: None
 ) -> Iterator[Tile]:
     """The first valid tiles in the order of a hash of their place on the lattice.
@@ -147,7 +149,7 @@ def sample(
     """
     found = 0
     with Reader(city.mosaic) as reader:
-        for i, j in drawn(_lattice(city, tiling), seed):
+        for i, j in hash_order(_lattice(city, tiling), seed):
             window = tiling.window(int(i), int(j))
             names = tuple(source.name for source in city.mosaic.touching(window))
             if not city.shunned.isdisjoint(names):
@@ -169,5 +171,5 @@ def sample(
 def _lattice(city: City, tiling: Tiling) -> NDArray[np.int64]:
     """(N,) keys of every window of interest that touches a source, each once."""
     windows = (source.window for source in city.mosaic.sources)
-    keys = [place_key(*city.interest.indices(tiling, window)) for window in windows]
+    keys = [place_key(*city.interest.selected_indices(tiling, window)) for window in windows]
     return np.unique(np.concatenate(keys))

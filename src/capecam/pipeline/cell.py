@@ -19,14 +19,14 @@ from capecam.detections.measurement import write_pieces
 from capecam.detections.tracing import Tracer
 from capecam.grid import Cell
 from capecam.io.cog import LEVELS, NODATA, CogSet, Product
-from capecam.mosaic.aoi import Interest
+from capecam.mosaic.aoi import AreaOfInterest
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.calibration import Calibration
-from capecam.pipeline.stage_timer import Clock
-from capecam.pipeline.stitching import Rows, Scheme, Stitcher
+from capecam.pipeline.stage_timer import StageTimer
+from capecam.pipeline.stitching import FinishedRows, Stitcher, StitchPlan
 from capecam.pipeline.tiles import Tile, batches, read_tiles
-from capecam.runtime.background import behind
+from capecam.runtime.background import in_background
 from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
 from capecam.store.file_names import PIECES
 
@@ -36,7 +36,7 @@ class Job:
     """What all cells of a run have in common."""
 
     mosaic: Mosaic
-    interest: Interest
+    interest: AreaOfInterest
     engine: Engine
     calibration: Calibration
     settings: Settings
@@ -79,7 +79,7 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
         NotFiniteError: the network's gradients overflowed.
     """
     engine, tiling, grid = job.engine, job.settings.tiling.tiling, job.mosaic.grid.crop(cell.core)
-    clock, unreadable = Clock(), dict[str, str]()
+    clock, unreadable = StageTimer(), dict[str, str]()
     stitcher = Stitcher(_scheme(job), cell, engine.device)
     tracer = Tracer(cell.core.col, cell.image)
     count, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
@@ -132,26 +132,30 @@ def _read(cell: Cell, job: Job, unreadable: dict[str, str]) -> Generator[Tile, N
 
 
 @contextmanager
-def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Iterable[Rows]], None]]:
+def _sink(
+    cogs: CogSet, tracer: Tracer, clock: StageTimer
+) -> Iterator[Callable[[Iterable[FinishedRows]], None]]:
     """Where finished rows go: into every raster and through the tracer, each in its own thread."""
 
-    def write(name: str, rows: Rows) -> None:
+    def write(name: str, rows: FinishedRows) -> None:
         values = rows.arrays().get(name)
         if values is None:
             return  # a few pixel rows, in which no row of blocks starts
         with clock(f"write {name}"):
             cogs.writers[name].write(values)
 
-    def trace(rows: Rows) -> None:
+    def trace(rows: FinishedRows) -> None:
         arrays = rows.arrays()
         with clock("trace"):
             tracer.add(rows.row, arrays["classes"][0], arrays["probability"])
 
     with ExitStack() as stack:
-        consumers: list[Callable[[Rows], None]] = [partial(write, name) for name in cogs.writers]
-        threads = [stack.enter_context(behind(consume)) for consume in (*consumers, trace)]
+        consumers: list[Callable[[FinishedRows], None]] = [
+            partial(write, name) for name in cogs.writers
+        ]
+        threads = [stack.enter_context(in_background(consume)) for consume in (*consumers, trace)]
 
-        def hand_over(finished: Iterable[Rows]) -> None:
+        def hand_over(finished: Iterable[FinishedRows]) -> None:
             for rows in finished:
                 for thread in threads:
                     thread(rows)
@@ -159,13 +163,13 @@ def _sink(cogs: CogSet, tracer: Tracer, clock: Clock) -> Iterator[Callable[[Iter
         yield hand_over
 
 
-def _scheme(job: Job) -> Scheme:
+def _scheme(job: Job) -> StitchPlan:
     explain, model = job.settings.explain, job.engine.model
-    return Scheme(
+    return StitchPlan(
         job.settings.tiling.tiling,
         explain.methods,
         len(model.foreground),
-        job.calibration.tops if explain.heatmap_dtype == "uint8" else None,
+        job.calibration.scale_max if explain.heatmap_dtype == "uint8" else None,
         explain.where == "detected",
         model.sigmoid,
     )
@@ -201,5 +205,5 @@ def _heat_tags(method: str, job: Job) -> tuple[dict[str, str], ...]:
             "CAPECAM_SCORE": job.settings.explain.score,
             "CAPECAM_TARGET_LAYER": job.engine.model.target_layer,
         }
-        for top in job.calibration.tops[method]
+        for top in job.calibration.scale_max[method]
     )

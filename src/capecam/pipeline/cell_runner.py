@@ -19,17 +19,17 @@ from capecam.model.model import Model, check_tile, load_model
 from capecam.mosaic.city import City
 from capecam.pipeline.calibration import Told
 from capecam.pipeline.cell import CellReport, Job, process
-from capecam.pipeline.preparation import Prepared, prepare
+from capecam.pipeline.preparation import RunConstants, prepare
 from capecam.settings import Settings
 from capecam.settings.tree import required
 from capecam.store.ledger import Ledger
-from capecam.store.staleness import Contents, Inputs, basis
+from capecam.store.staleness import ImageHashes, Inputs, cell_inputs
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CellResult:
     """How it went with a cell."""
 
     cell: Cell
@@ -39,7 +39,7 @@ class Made:
     """Why it failed."""
 
 
-class Maker:
+class CellRunner:
     """Loads the network, and makes one cell after the other.
 
     Args:
@@ -54,21 +54,23 @@ class Maker:
         self._settings = settings
         self._ledger = Ledger.of(required(settings.out, "out", "--out DIR"))
         self._engine = build_engine(settings, model or _load(settings))
-        self._contents = Contents()
+        self._contents = ImageHashes()
         self._job: Job | None = None
         self._inputs: Inputs | None = None
 
     def prepare(
         self, city: City, before: Mapping[str, Any], told: Told = lambda _names: None
-    ) -> Prepared:
+    ) -> RunConstants:
         """See :func:`capecam.pipeline.preparation.prepare`."""
         return prepare(self._engine, self._settings, city, before, told)
 
-    def take(self, city: City, prepared: Prepared, known: Contents | None = None) -> None:
+    def load_city(
+        self, city: City, prepared: RunConstants, known: ImageHashes | None = None
+    ) -> None:
         """Get ready for the cells of a city."""
         if self._engine.precision != prepared.precision:
             self._engine = self._engine.at(prepared.precision)
-        self._contents = known or Contents()
+        self._contents = known or ImageHashes()
         city = city.at_scale(prepared.scale)
         self._inputs = prepared.inputs(self._settings, city)
         self._job = Job(
@@ -80,7 +82,7 @@ class Maker:
             prepared.batch_size,
         )
 
-    def attempt(self, cell: Cell, tick: Callable[[int], object]) -> Made:
+    def attempt(self, cell: Cell, tick: Callable[[int], object]) -> CellResult:
         """Make a cell; whatever one image does is how its cell failed, and the night goes on.
 
         Args:
@@ -91,7 +93,7 @@ class Maker:
             StoppedError: the disk is full; or it is a DeviceError, of the GPU.
         """
         try:
-            return Made(cell, self.make(cell, tick))
+            return CellResult(cell, self.make(cell, tick))
         except StoppedError:
             raise
         except Exception as error:  # noted as the cell's failure: exit code 3
@@ -101,7 +103,7 @@ class Maker:
                     f"the GPU failed at {cell.name}: {_reason_of(error)}; the same command goes "
                     "on where it stopped"
                 ) from error
-            return Made(cell, None, _reason_of(error))
+            return CellResult(cell, None, _reason_of(error))
 
     def make(self, cell: Cell, tick: Callable[[int], object]) -> CellReport:
         """Make a cell, and put it in its place.
@@ -111,7 +113,7 @@ class Maker:
             StoppedError: the disk is full.
         """
         if self._job is None or self._inputs is None:
-            raise ValueError("a maker takes a city before it makes cells")
+            raise ValueError("a runner takes a city before it makes cells")
         started = time.perf_counter()
         images = self._job.mosaic.touching(self._settings.tiling.tiling.reach(cell.core))
         with self._ledger.making(cell) as work, ThreadPoolExecutor(1) as aside:
@@ -124,7 +126,7 @@ class Maker:
                 "status": "done",
                 **asdict(report),
                 "seconds": round(time.perf_counter() - started, 3),
-                "basis": basis(cell, self._inputs, images),
+                "basis": cell_inputs(cell, self._inputs, images),
                 "images": {name: facts.result() for name, facts in contents.items()},
             }
             self._ledger.commit(cell, work, record)

@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from capecam.attribution.autotune import fitting_batch, fitting_precision
+from capecam.attribution.autotune import auto_batch_size, auto_precision
 from capecam.attribution.engine import Engine
 from capecam.errors import UsageError
 from capecam.mosaic.city import City
-from capecam.mosaic.value_range import find_scale
+from capecam.mosaic.value_range import find_value_range
 from capecam.pipeline.calibration import (
     Calibration,
     Told,
     calibrate,
     load_calibration,
-    sample,
+    sample_tiles,
     why_not_usable,
 )
 from capecam.pipeline.tiles import Tile, batches
-from capecam.settings import Scale, Settings
-from capecam.store.provenance import known_scale
+from capecam.settings import Settings, ValueRange
+from capecam.store.provenance import recorded_value_range
 from capecam.store.staleness import Inputs
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,13 @@ Sampled = Callable[[int], Iterator[Tile]]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class RunConstants:
     """What is found out once for a run, so that it is the same wherever its cells are made."""
 
     device: str
     precision: str
     batch_size: int
-    scale: Scale | None
+    scale: ValueRange | None
     """Values that become 0 and 255; None where no image needs it, or none is given."""
     calibration: Calibration
     calibrated_s: float
@@ -62,7 +62,7 @@ class Prepared:
             settings,
             self.checkpoint,
             self.precision,
-            self.calibration.tops,
+            self.calibration.scale_max,
             self.scale,
         )
 
@@ -73,7 +73,7 @@ def prepare(
     city: City,
     before: Mapping[str, Any],
     told: Told = lambda _names: None,
-) -> Prepared:
+) -> RunConstants:
     """Choose what a run needs, or take over what the run before has chosen.
 
     Args:
@@ -90,13 +90,13 @@ def prepare(
     city = city.at_scale(scale)
 
     def sampled(tiles: int) -> Iterator[Tile]:
-        return sample(city, settings.tiling.tiling, tiles, settings.explain.seed, told)
+        return sample_tiles(city, settings.tiling.tiling, tiles, settings.explain.seed, told)
 
     engine = _at_precision(engine, settings, sampled, before)
     batch_size = _batch_size(settings, engine, before)
     started = time.perf_counter()
     calibration = _calibration(settings, sampled, engine, batch_size, before)
-    return Prepared(
+    return RunConstants(
         engine.device.type,
         engine.precision,
         batch_size,
@@ -110,13 +110,15 @@ def prepare(
     )
 
 
-def _scale(settings: Settings, city: City, before: Mapping[str, Any], told: Told) -> Scale | None:
+def _scale(
+    settings: Settings, city: City, before: Mapping[str, Any], told: Told
+) -> ValueRange | None:
     """As known; percentiles that are not known yet are looked up."""
-    known = known_scale(city.mosaic, settings.imagery, before)
+    known = recorded_value_range(city.mosaic, settings.imagery, before)
     if known is None or not known.percent:
         return known
     try:
-        return find_scale(city.mosaic, known, settings.explain.seed, told, city.shunned)
+        return find_value_range(city.mosaic, known, settings.explain.seed, told, city.shunned)
     except UsageError as error:
         if len(city.mosaic.scaled) == len(city.mosaic.sources):
             raise
@@ -133,7 +135,7 @@ def _at_precision(
     if before.get("device") == engine.device.type and "precision" in before:
         return engine.at(before["precision"])
     for batch in batches(sampled(PRECISION_TILES), PRECISION_TILES):
-        return engine.at(fitting_precision(engine, batch.pixels, batch.valid))
+        return engine.at(auto_precision(engine, batch.pixels, batch.valid))
     return engine  # there is nothing to see
 
 
@@ -143,7 +145,7 @@ def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -
         return settings.compute.batch_size
     if before.get("device") == engine.device.type and "batch_size" in before:
         return int(before["batch_size"])
-    return fitting_batch(engine, settings.tiling.size)
+    return auto_batch_size(engine, settings.tiling.size)
 
 
 def _calibration(

@@ -14,7 +14,7 @@ from capecam.attribution.device import pick_device
 from capecam.attribution.engine import Engine
 from capecam.errors import CheckpointError, UsageError
 from capecam.model.model import Model, load_model
-from capecam.mosaic.aoi import Interest, read_interest
+from capecam.mosaic.aoi import AreaOfInterest, read_aoi
 from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.settings import Settings
 from capecam.settings.tree import required
@@ -22,11 +22,11 @@ from capecam.store.file_names import DETECTIONS
 from capecam.store.ledger import Ledger
 from capecam.store.provenance import imagery_of, settings_of
 from capecam.store.run_folder import known_run, product
-from capecam.store.staleness import Contents
+from capecam.store.staleness import ImageHashes
 
 
 @dataclass(frozen=True, slots=True)
-class Reopened:
+class ReopenedRun:
     """A run, and the imagery that it was made from."""
 
     out: Path
@@ -58,13 +58,13 @@ class Reopened:
         """
         return product(self.out, DETECTIONS)
 
-    def interest(self) -> Interest:
+    def interest(self) -> AreaOfInterest:
         """What of the mosaic was worked on.
 
         Raises:
             UsageError: the file that says so cannot be read.
         """
-        return read_interest(self.settings.mosaic, self.mosaic.grid)
+        return read_aoi(self.settings.mosaic, self.mosaic.grid)
 
     def check_images(self, names: Iterable[str]) -> None:
         """Are the images of some detections still there?
@@ -89,7 +89,7 @@ class Reopened:
         Raises:
             UsageError: naming an image that has changed, or is gone.
         """
-        tiling, contents, named = self.settings.tiling, Contents(), {i.name: i for i in images}
+        tiling, contents, named = self.settings.tiling, ImageHashes(), {i.name: i for i in images}
         there = {source.name for source in self.mosaic.sources}
         for cell in Mosaic(self.mosaic.grid, tuple(images)).cells(tiling.tiling, tiling.cell_size):
             image, record = named[cell.image], Ledger.of(self.out).read(cell.name)

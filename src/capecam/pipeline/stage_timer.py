@@ -14,7 +14,7 @@ import torch
 T = TypeVar("T")
 
 
-class Clock:
+class StageTimer:
     """Adds up the seconds of named stages.
 
     On a GPU a stage of the main thread only queues work; given the device, its time is what the

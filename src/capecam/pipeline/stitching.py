@@ -26,7 +26,7 @@ from capecam.settings import PIXEL_METHODS
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FinishedRows:
     """Finished rows of a cell's products, from top to bottom."""
 
     row: int
@@ -84,7 +84,7 @@ class Strip:
         self._sums[:, :, cols] += weighted
         self._weights[:, :, cols] += weight
 
-    def take(self, bottom: int) -> tuple[Tensor, Tensor] | None:
+    def pop_rows(self, bottom: int) -> tuple[Tensor, Tensor] | None:
         """Means and weights of the rows above pixel row ``bottom``, which are final; None, if none
         of them is in the core.
 
@@ -110,7 +110,7 @@ def _scroll(x: Tensor, n: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Scheme:
+class StitchPlan:
     """What the maps of a run are, and how they are stored."""
 
     tiling: Tiling
@@ -136,7 +136,7 @@ class Stitcher:
         device: of the maps.
     """
 
-    def __init__(self, scheme: Scheme, cell: Cell, device: torch.device) -> None:
+    def __init__(self, scheme: StitchPlan, cell: Cell, device: torch.device) -> None:
         self._scheme, self._core, self._device = scheme, cell.core, device
         tiling, classes = scheme.tiling, scheme.classes
         self._row = tiling.reach(cell.core).row
@@ -153,7 +153,7 @@ class Stitcher:
             for method in scheme.methods
         }
 
-    def add(self, batch: Batch, maps: Maps) -> Iterator[Rows]:
+    def add(self, batch: Batch, maps: Maps) -> Iterator[FinishedRows]:
         """Blend a batch in; yields the rows that it completes."""
         valid = batch.valid.to(self._device)[:, None]
         by_unit = {unit: ramp * block_validity(valid, unit) for unit, ramp in self._ramps.items()}
@@ -170,21 +170,23 @@ class Stitcher:
             for strip, values, weights in weighted:
                 strip.add(window, values[i], weights[i])
 
-    def finish(self) -> Iterator[Rows]:
+    def finish(self) -> Iterator[FinishedRows]:
         """The rows that are left, down to the end of the cell."""
         yield from self._advance(self._core.bottom)
 
-    def _advance(self, until: int) -> Iterator[Rows]:
+    def _advance(self, until: int) -> Iterator[FinishedRows]:
         """Hand out the rows above ``until``, one step of the lattice at a time."""
         while self._row < until:
             bottom = min(self._row + self._scheme.tiling.step, until)
             products = dict(self._finished(bottom))
             if products:
-                yield Rows(max(self._row, self._core.row), *_download(products, self._device))
+                yield FinishedRows(
+                    max(self._row, self._core.row), *_download(products, self._device)
+                )
             self._row = bottom
 
     def _finished(self, bottom: int) -> Iterator[tuple[str, Tensor]]:
-        if taken := self._probability.take(bottom):
+        if taken := self._probability.pop_rows(bottom):
             means, weights = taken
             seen = weights > 0
             self.valid_px += seen.sum()
@@ -192,7 +194,7 @@ class Stitcher:
             yield "classes", torch.where(seen, classes, NODATA)
             yield "probability", torch.where(seen, to_levels(means[1:], self._certain), NODATA)
         for method, strip in self._heat.items():
-            if taken := strip.take(bottom):
+            if taken := strip.pop_rows(bottom):
                 means, weights = taken
                 yield method, self._stored(method, means, weights > 0)
 
@@ -203,7 +205,7 @@ class Stitcher:
         return torch.where(seen, to_levels(means, self._tops[method]), NODATA)
 
 
-def _tops(scheme: Scheme, device: torch.device) -> dict[str, Tensor] | None:
+def _tops(scheme: StitchPlan, device: torch.device) -> dict[str, Tensor] | None:
     """(C,) by method, uploaded once; an empty class has an infinite top."""
     if scheme.calibration is None:
         return None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capecam.grid import Tiling, Window
-from capecam.mosaic.aoi import EVERYWHERE, Chosen, Interest
+from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest, Chosen
 from capecam.mosaic.reader import Reader
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def read_tiles(
     tiling: Tiling,
     core: Window,
     *,
-    interest: Interest = EVERYWHERE,
+    interest: AreaOfInterest = EVERYWHERE,
     readers: int = 0,
     device: torch.device = CPU,
 ) -> Generator[Tile, None, None]:
@@ -95,7 +95,7 @@ def read_tiles(
     Raises:
         ImageError: an image that is needed cannot be decoded.
     """
-    wanted = interest.chosen(tiling, core)
+    wanted = interest.selected_windows(tiling, core)
     rows = list(_super_rows(tiling, core, wanted))
     with _reading(open_reader, readers, device) as submit:
         ahead = [submit(block.extent) for row in rows[:1] for block in row]
@@ -128,7 +128,7 @@ class Loaded(NamedTuple):
 
 def _super_rows(tiling: Tiling, core: Window, wanted: Chosen) -> Iterator[list[Block]]:
     """Rows of super-blocks with a wanted window, aligned to the lattice and not to the core."""
-    rows, cols = tiling.lattice(core)
+    rows, cols = tiling.indices(core)
     for i in _chunks(rows):
         blocks = [
             Block(i, j, tiling.extent(i, j))

@@ -9,7 +9,7 @@ from capecam.attribution.engine import Engine
 from capecam.attribution.methods import GUIDED
 from capecam.model.checkpoint import Weights, read_weights
 from capecam.model.introspection import why_not_guided
-from capecam.model.model import HEAD, Model, channel_count, describe, model_of
+from capecam.model.model import HEAD, Model, build_model, channel_count, describe
 from capecam.settings import ModelSettings
 
 TILE_PX = 320
@@ -31,7 +31,7 @@ def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
     }
     if facts["architecture"] == "unknown":
         return facts | _of_unknown(weights)
-    return facts | _of_network(model_of(weights, settings))
+    return facts | _of_network(build_model(weights, settings))
 
 
 def _of_unknown(weights: Weights) -> dict[str, Any]:

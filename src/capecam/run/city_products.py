@@ -12,17 +12,17 @@ import pyproj
 from pyarrow import ArrowInvalid
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from capecam.detections.assembly import Recipe, parts, recipe, write_detections
+from capecam.detections.assembly import AssemblyRules, assembly_rules, cell_pieces, write_detections
 from capecam.detections.evidence import Evidence
-from capecam.detections.heatmap_stats import Rasters
+from capecam.detections.heatmap_stats import EvidenceRasters
 from capecam.errors import StoppedError
 from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
 from capecam.io.vector_writer import index_column, write_gpkg
 from capecam.io.vrt import write_vrt
-from capecam.runtime.files import facts, replacing, write_json
-from capecam.runtime.lock import hold
+from capecam.runtime.files import atomic_write, file_facts, write_json
+from capecam.runtime.lock import output_lock
 from capecam.store.file_names import (
     DETECTIONS,
     GEOPACKAGE,
@@ -33,7 +33,7 @@ from capecam.store.file_names import (
     SUMMARY,
 )
 from capecam.store.ledger import Ledger
-from capecam.store.run_folder import RunOutput
+from capecam.store.run_folder import RunFolder
 from capecam.views.qgis.layer_styles import write_styles
 from capecam.views.qgis.layer_tree import project_of
 from capecam.views.qgis.project import write_project
@@ -76,14 +76,14 @@ def finish(out: Path) -> Totals:
     Raises:
         OutputError: the folder holds no run, or no finished cell, or a run is at it.
     """
-    RunOutput.open(out)  # before a lock is left in a folder of something else
-    with hold(out), gdal_settings():
-        made = assemble(out)
+    RunFolder.open(out)  # before a lock is left in a folder of something else
+    with output_lock(out), gdal_settings():
+        made = write_city_products(out)
         write_report(out)
     return made
 
 
-def assemble(out: Path) -> Totals:
+def write_city_products(out: Path) -> Totals:
     """The city products from the cells that are done; ``run.json`` says what came of it.
 
     Raises:
@@ -101,13 +101,13 @@ def assemble(out: Path) -> Totals:
 
 
 def _assembled(out: Path) -> Totals:
-    run = RunOutput.open(out)
+    run = RunFolder.open(out)
     _write_layers(run)
     write_styles(run)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
-    words, rules = run.settings.evidence, recipe(run)
+    words, rules = run.settings.evidence, assembly_rules(run)
     with Evidence(_rasters(run), run.grid, words, processes, out / MEMORY) as evidence:
-        found = write_detections(out, parts(run), rules, evidence)
+        found = write_detections(out, cell_pieces(run), rules, evidence)
     write_geopackage(out, rules)
     summary = found.summary.to_dict("records")
     made = Totals(
@@ -117,18 +117,18 @@ def _assembled(out: Path) -> Totals:
         found.tally.to_json(run.names),
         _facts_of_products(out),
     )
-    with replacing(out / PROJECT) as qgz:
+    with atomic_write(out / PROJECT) as qgz:
         write_project(qgz, project_of(run, {row["class"]: row["count"] for row in summary}))
     write_json(out / RUN_JSON, {**run.record, **made.to_json()})
     return made
 
 
-def write_geopackage(out: Path, rules: Recipe) -> None:
+def write_geopackage(out: Path, rules: AssemblyRules) -> None:
     """Write the finished tables of detections once more, as styled layers of a GeoPackage."""
     layers = {LAYER: out / DETECTIONS}
     if rules.keep_rejected:
         layers[REJECTED] = out / f"{REJECTED}.parquet"
-    with replacing(out / GEOPACKAGE) as gpkg:
+    with atomic_write(out / GEOPACKAGE) as gpkg:
         write_gpkg(gpkg, layers, pyproj.CRS.from_wkt(rules.grid.crs))
         embed_style(gpkg, LAYER, detections_style(rules.classes))
         index_column(gpkg, LAYER, "review")  # the queue is a few of many
@@ -138,19 +138,19 @@ def write_geopackage(out: Path, rules: Recipe) -> None:
 
 def _facts_of_products(out: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for pattern in COMPARED for path in out.glob(pattern))
-    return {path.name: facts(path) for path in files}
+    return {path.name: file_facts(path) for path in files}
 
 
-def _write_layers(run: RunOutput) -> None:
+def _write_layers(run: RunFolder) -> None:
     """A virtual raster per product, over an overview; from the records, no file is searched."""
 
     def write(product: str) -> None:
         stem = Path(product).stem
         layer = run.layer(product)
         overview = run.out / f"{stem}.overview.tif"
-        with replacing(overview) as temporary:
+        with atomic_write(overview) as temporary:
             write_overview(temporary, layer, before=overview)
-        with replacing(run.out / f"{stem}.vrt") as vrt:
+        with atomic_write(run.out / f"{stem}.vrt") as vrt:
             write_vrt(vrt, layer, overview)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # GDAL works outside of Python's lock
@@ -158,7 +158,7 @@ def _write_layers(run: RunOutput) -> None:
             done.result()
 
 
-def _rasters(run: RunOutput) -> Rasters:
+def _rasters(run: RunFolder) -> EvidenceRasters:
     """What the evidence of detections is read from."""
     heats = tuple(map(run.heat, run.settings.explain.methods))
-    return Rasters(heats, run.layer("probability.tif"), run.names[1:])
+    return EvidenceRasters(heats, run.layer("probability.tif"), run.names[1:])

@@ -15,27 +15,27 @@ from capecam.errors import WorkerError
 from capecam.grid import Cell
 from capecam.model.model import Model
 from capecam.mosaic.city import City
-from capecam.pipeline.cell_runner import Made, Maker
-from capecam.pipeline.preparation import Prepared
-from capecam.run.worker_process import Worker
+from capecam.pipeline.cell_runner import CellResult, CellRunner
+from capecam.pipeline.preparation import RunConstants
+from capecam.run.worker_process import WorkerProcess
 from capecam.settings import Settings
-from capecam.store.staleness import Contents
+from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
 
 
-class Workshop(Protocol):
+class Executor(Protocol):
     """Makes the cells of one run; a context manager."""
 
     count: int
     """How many cells are made at the same time."""
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
+    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
         """Once, before any cell."""
 
     def make(
-        self, cells: Iterable[Cell], known: Contents, tick: Callable[[int], object]
-    ) -> Generator[Made, None, None]:
+        self, cells: Iterable[Cell], known: ImageHashes, tick: Callable[[int], object]
+    ) -> Generator[CellResult, None, None]:
         """All cells, in the order in which they end; ``tick`` is told of finished tiles."""
 
     def __enter__(self) -> Self:
@@ -45,31 +45,31 @@ class Workshop(Protocol):
         """Stop at once what is still going on."""
 
 
-class InProcess:
+class SerialExecutor:
     """One cell after the other in this process: for notebooks, debugging and loaded models."""
 
     count = 1
 
     def __init__(self, settings: Settings, model: Model | None = None) -> None:
-        self._maker = Maker(settings, model)
+        self._runner = CellRunner(settings, model)
         self._city: City | None = None
-        self._prepared: Prepared | None = None
+        self._prepared: RunConstants | None = None
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
-        """See :class:`Workshop`."""
-        prepared = self._maker.prepare(city, before)
+    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
+        """See :class:`Executor`."""
+        prepared = self._runner.prepare(city, before)
         self._city, self._prepared = city, prepared
         return prepared
 
     def make(
-        self, cells: Iterable[Cell], known: Contents, tick: Callable[[int], object]
-    ) -> Generator[Made, None, None]:
-        """See :class:`Workshop`."""
+        self, cells: Iterable[Cell], known: ImageHashes, tick: Callable[[int], object]
+    ) -> Generator[CellResult, None, None]:
+        """See :class:`Executor`."""
         if self._city is None or self._prepared is None:
             raise ValueError("prepare comes before make")
-        self._maker.take(self._city, self._prepared, known)
+        self._runner.load_city(self._city, self._prepared, known)
         for cell in cells:
-            yield self._maker.attempt(cell, tick)
+            yield self._runner.attempt(cell, tick)
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +78,7 @@ class InProcess:
         """Nothing runs on its own."""
 
 
-class Shelf:
+class CellQueue:
     """Cells for several workers to take, each once; a worker that is lost puts its cell back."""
 
     def __init__(self, cells: Iterable[Cell]) -> None:
@@ -97,11 +97,11 @@ class Shelf:
             self.returned.append(cell)
 
 
-Event: TypeAlias = Made | int | BaseException | None
+Event: TypeAlias = CellResult | int | BaseException | None
 """Of a worker: a cell that has ended; finished tiles; how it was lost; None: nothing is left."""
 
 
-class Processes:
+class ProcessExecutor:
     """Cells in worker processes, one a device. One that dies fails its cell and is replaced.
 
     Args:
@@ -112,12 +112,12 @@ class Processes:
     def __init__(self, settings: Settings, devices: Sequence[str]) -> None:
         self._closing = False
         self.count = len(devices)
-        self._workers = [Worker(_on_device(settings, d), len(devices)) for d in devices]
+        self._workers = [WorkerProcess(_on_device(settings, d), len(devices)) for d in devices]
         self._city: City | None = None
-        self._prepared: Prepared | None = None
+        self._prepared: RunConstants | None = None
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
-        """See :class:`Workshop`; the first worker does it."""
+    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
+        """See :class:`Executor`; the first worker does it."""
         self._city = city
         worker = self._workers[0]
         while self._prepared is None:
@@ -135,28 +135,32 @@ class Processes:
         return self._prepared
 
     def make(
-        self, cells: Iterable[Cell], known: Contents, tick: Callable[[int], object]
-    ) -> Generator[Made, None, None]:
-        """See :class:`Workshop`."""
-        shelf = Shelf(cells)
+        self, cells: Iterable[Cell], known: ImageHashes, tick: Callable[[int], object]
+    ) -> Generator[CellResult, None, None]:
+        """See :class:`Executor`."""
+        pending = CellQueue(cells)
         events: queue.Queue[Event] = queue.Queue()
         for worker in self._workers:
-            work = (worker, shelf, known, events)
+            work = (worker, pending, known, events)
             threading.Thread(target=self._work, args=work, daemon=True).start()
         lost = yield from _made(events, self.count, tick)
-        if lost is not None and shelf.returned:
+        if lost is not None and pending.returned:
             raise lost
 
     def _work(
-        self, worker: Worker, shelf: Shelf, known: Contents, events: queue.Queue[Event]
+        self,
+        worker: WorkerProcess,
+        pending: CellQueue,
+        known: ImageHashes,
+        events: queue.Queue[Event],
     ) -> None:
         """One cell after the other by one worker, in a thread of its own."""
         try:
-            while not self._closing and (cell := shelf.take()) is not None:
+            while not self._closing and (cell := pending.take()) is not None:
                 try:
                     self._get_ready(worker, known)
                 except WorkerError:
-                    shelf.put_back(cell)
+                    pending.put_back(cell)
                     raise
                 events.put(worker.make(cell, events.put))
         except BaseException as error:  # it belongs to the main thread
@@ -164,7 +168,7 @@ class Processes:
         else:
             events.put(None)
 
-    def _get_ready(self, worker: Worker, known: Contents) -> None:
+    def _get_ready(self, worker: WorkerProcess, known: ImageHashes) -> None:
         if self._city is None or self._prepared is None:
             raise ValueError("prepare comes before make")
         worker.get_ready(self._city, self._prepared, known)
@@ -181,12 +185,12 @@ class Processes:
 
 def _made(
     events: queue.Queue[Event], working: int, tick: Callable[[int], object]
-) -> Generator[Made, None, WorkerError | None]:
+) -> Generator[CellResult, None, WorkerError | None]:
     """Cells as they end, until nobody works; returns how the last worker that was lost was lost."""
     lost: WorkerError | None = None
     while working:
         event = events.get()
-        if isinstance(event, Made):
+        if isinstance(event, CellResult):
             yield event
         elif isinstance(event, int):
             tick(event)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from capecam.errors import ImageError
 from capecam.imagery.ground_resolution import ground_m
 from capecam.imagery.header_reader import read_header
 from capecam.io.paths import TIFFS, VRT, VsiPath, location
-from capecam.mosaic.diagnostics import Remark, remarks
-from capecam.run.text_table import facts, table
+from capecam.mosaic.diagnostics import Diagnostic, image_diagnostics
+from capecam.run.text_table import key_value_table, text_table
 from capecam.settings import Settings
 
 COLUMNS = "unusual", "what a run does"
@@ -22,7 +22,7 @@ class Inspection:
     """What was found."""
 
     facts: Mapping[str, Any]
-    remarks: tuple[Remark, ...] | None = None
+    diagnostics: tuple[Diagnostic, ...] | None = None
     """None: it is no image, or one that cannot be used."""
     refusal: str | None = None
     """Why an image cannot be used, and what to do."""
@@ -35,16 +35,16 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
         found = dict(self.facts)
-        if self.remarks is not None:
-            found["remarks"] = [asdict(remark) for remark in self.remarks]
+        if self.diagnostics is not None:
+            found["remarks"] = [entry.to_json() for entry in self.diagnostics]
         return found if self.refusal is None else found | {"refused": self.refusal}
 
     def to_text(self) -> str:
         """For people."""
-        parts = [facts([(name, str(value)) for name, value in self.facts.items()])]
-        if self.remarks is not None:
-            rows = [(remark.what, remark.does) for remark in self.remarks]
-            parts += ["", table(COLUMNS, rows) if rows else "nothing unusual"]
+        parts = [key_value_table([(name, str(value)) for name, value in self.facts.items()])]
+        if self.diagnostics is not None:
+            rows = [(entry.finding, entry.action) for entry in self.diagnostics]
+            parts += ["", text_table(COLUMNS, rows) if rows else "nothing unusual"]
         return "\n".join(parts)
 
 
@@ -70,4 +70,4 @@ def inspect_path(name: str, settings: Settings) -> Inspection:
     width, height = ground_m(header)
     named = {"raster": str(path), **dict(header.facts.to_rows())}
     named["on the ground"] = f"{width:.3g} x {height:.3g} m a pixel"
-    return Inspection(named, remarks(header, settings))
+    return Inspection(named, image_diagnostics(header, settings))

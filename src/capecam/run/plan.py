@@ -9,15 +9,19 @@ from typing import Any
 from capecam.grid import Cell
 from capecam.model.checkpoint import checkpoint_sha256
 from capecam.mosaic.city import City, city_of, find_cells
-from capecam.mosaic.diagnostics_summary import Kind, unusable, unusual
+from capecam.mosaic.diagnostics_summary import (
+    DiagnosticGroup,
+    summarize_diagnostics,
+    summarize_failures,
+)
 from capecam.pipeline.calibration import Calibration, read_calibration
 from capecam.run.supervisor import anchor, share
-from capecam.run.text_table import table
+from capecam.run.text_table import text_table
 from capecam.settings import PIXEL_METHODS, Settings
 from capecam.store.ledger import Ledger
-from capecam.store.provenance import known_scale
+from capecam.store.provenance import recorded_value_range
 from capecam.store.run_folder import read_run
-from capecam.store.staleness import NEW, Contents, Inputs, Verdict, by_cause, judge
+from capecam.store.staleness import NEW, CellState, ImageHashes, Inputs, by_cause, check_cells
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
 """Pixels encoded per CPU-second: the mask of classes; a noisy 8-bit band (DESIGN section 8)."""
@@ -47,7 +51,7 @@ class Plan:
     failures: dict[str, str]
     """Images that cannot be used, and cells that failed before and would be left alone."""
     shifted: dict[str, tuple[float, float]]
-    unusual: tuple[Kind, ...]
+    diagnostics: tuple[DiagnosticGroup, ...]
     """What is unusual about images, those that cannot be used first."""
     size: tuple[int, int]
     """Of the mosaic in pixels: width, height."""
@@ -91,7 +95,7 @@ class Plan:
             if rate
             else "time      unknown: nothing has been measured into this folder yet"
         )
-        lines += ["", kinds_table(self.unusual), ""]
+        lines += ["", diagnostics_table(self.diagnostics), ""]
         lines += [f"make      {n}: {self.cells[n]} tiles; {why}" for n, why in self.todo.items()]
         return "\n".join(lines).rstrip()
 
@@ -125,7 +129,11 @@ def make_plan(settings: Settings) -> Plan:
         by_cause(verdict.cause for verdict in verdicts.values()),
         city.failures | failed,
         {s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},
-        (*unusable(city.failures), *unusable(failed), *unusual(city, settings)),
+        (
+            *summarize_failures(city.failures),
+            *summarize_failures(failed),
+            *summarize_diagnostics(city, settings),
+        ),
         (window.width, window.height),
         max((_memory_gb(cell, settings) for cell in cells), default=0.0),
         _costs([cell for cell in cells if cell.name in todo], settings),
@@ -135,12 +143,12 @@ def make_plan(settings: Settings) -> Plan:
 
 def _verdicts(
     settings: Settings, city: City, cells: Sequence[Cell], before: Mapping[str, Any]
-) -> dict[Cell, Verdict]:
+) -> dict[Cell, CellState]:
     """What run would find about each cell."""
     if settings.out is None or not before:
-        return dict.fromkeys(cells, Verdict("todo", "new", NEW))
+        return dict.fromkeys(cells, CellState("todo", "new", NEW))
     inputs = _inputs(settings, city, before)
-    return judge(cells, city.mosaic, inputs, Ledger.of(settings.out), Contents())
+    return check_cells(cells, city.mosaic, inputs, Ledger.of(settings.out), ImageHashes())
 
 
 def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs:
@@ -158,8 +166,10 @@ def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs
         settings,
         checkpoint,
         before["precision"] if precision == "auto" else precision,
-        calibration.tops,
-        known_scale(city.mosaic, settings.imagery, {} if settings.run.recalibrate else before),
+        calibration.scale_max,
+        recorded_value_range(
+            city.mosaic, settings.imagery, {} if settings.run.recalibrate else before
+        ),
     )
 
 
@@ -187,12 +197,14 @@ def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
     )
 
 
-def kinds_table(kinds: Sequence[Kind]) -> str:
+def diagnostics_table(groups: Sequence[DiagnosticGroup]) -> str:
     """For people."""
-    rows = list(_rows(kinds))
-    return table(("unusual", "images", "what the run does"), rows) if rows else "nothing unusual"
+    rows = list(_rows(groups))
+    return (
+        text_table(("unusual", "images", "what the run does"), rows) if rows else "nothing unusual"
+    )
 
 
-def _rows(kinds: Sequence[Kind]) -> Iterator[tuple[str, str, str]]:
-    for kind in kinds:
-        yield kind.what, kind.named, kind.does
+def _rows(groups: Sequence[DiagnosticGroup]) -> Iterator[tuple[str, str, str]]:
+    for group in groups:
+        yield group.finding, group.named, group.action

@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from capecam.detections.filters import REASONS
 from capecam.run.city_products import Totals
-from capecam.run.run_record import Outcome
+from capecam.run.run_record import RunOutcome
 from capecam.store.run_folder import stage_seconds
 
 
-class Bar:
+class ProgressBar:
     """Progress by tiles; on a terminal a bar, elsewhere a line a cell."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Counter:
             self._bar.close()
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: RunOutcome) -> str:
     """The last lines of a run: what was done, what was found, where to look."""
     seconds = outcome.stages.get("cells", 0.0)
     rate = f" ({outcome.tiles / seconds:.1f} tiles/s)" if outcome.tiles and seconds else ""
@@ -81,7 +81,7 @@ def summary(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _where_time_went(outcome: Outcome) -> list[str]:
+def _where_time_went(outcome: RunOutcome) -> list[str]:
     """Shares of the cells' wall time, which overlap; and seconds before and after them."""
     if outcome.waited is None:
         return []

@@ -20,11 +20,11 @@ from capecam.errors import CapecamError, DeviceError, StoppedError, UsageError, 
 from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.mosaic.city import City
-from capecam.pipeline.cell_runner import Made, Maker
-from capecam.pipeline.preparation import Prepared
-from capecam.run.executors import Shelf
+from capecam.pipeline.cell_runner import CellResult, CellRunner
+from capecam.pipeline.preparation import RunConstants
+from capecam.run.executors import CellQueue
 from capecam.settings import Settings
-from capecam.store.staleness import Contents
+from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +42,21 @@ class Actor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._maker: Maker | None = None
+        self._runner: CellRunner | None = None
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared | CapecamError:
-        """See :class:`capecam.run.executors.Workshop`."""
+    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants | CapecamError:
+        """See :class:`capecam.run.executors.Executor`."""
         try:
             with gdal_settings():
                 return self._ready().prepare(city, before)
         except CapecamError as error:  # as a value: Ray would dress it up
             return error
 
-    def take(self, city: City, prepared: Prepared, known: Contents) -> None:
+    def load_city(self, city: City, prepared: RunConstants, known: ImageHashes) -> None:
         """Get ready."""
-        self._ready().take(city, prepared, known)
+        self._ready().load_city(city, prepared, known)
 
-    def make(self, cell: Cell) -> Made | StoppedError:
+    def make(self, cell: Cell) -> CellResult | StoppedError:
         """Make a cell."""
         with gdal_settings():
             try:
@@ -66,12 +66,12 @@ class Actor:
             except StoppedError as error:  # as a value: Ray would dress it up
                 return error
 
-    def _ready(self) -> Maker:
-        self._maker = self._maker or Maker(self._settings)
-        return self._maker
+    def _ready(self) -> CellRunner:
+        self._runner = self._runner or CellRunner(self._settings)
+        return self._runner
 
 
-class RayActors:
+class RayExecutor:
     """A workshop on a Ray cluster. A worker or node that dies costs only its cells in flight.
 
     Args:
@@ -93,8 +93,8 @@ class RayActors:
     def _start(self) -> Any:
         return self._ray.remote(**self._share)(Actor).remote(self._settings)
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
-        """See :class:`capecam.run.executors.Workshop`."""
+    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
+        """See :class:`capecam.run.executors.Executor`."""
         city = _absolute_city(city)
         try:
             prepared = self._ray.get(self._actors[0].prepare.remote(city, before))
@@ -106,42 +106,42 @@ class RayActors:
         if isinstance(prepared, CapecamError):
             raise prepared
         self._city, self._prepared = self._ray.put(city), self._ray.put(prepared)
-        found: Prepared = prepared
+        found: RunConstants = prepared
         return found
 
     def make(
-        self, cells: Iterable[Cell], known: Contents, tick: Callable[[int], object]
-    ) -> Generator[Made, None, None]:
-        """See :class:`capecam.run.executors.Workshop`; cells of a lost worker run again."""
+        self, cells: Iterable[Cell], known: ImageHashes, tick: Callable[[int], object]
+    ) -> Generator[CellResult, None, None]:
+        """See :class:`capecam.run.executors.Executor`; cells of a lost worker run again."""
         contents = self._ray.put(known)
-        shelf, losses = Shelf(cells), Counter[str]()
-        pending = dict(self._take(actor, contents) for actor in self._actors)
+        todo, losses = CellQueue(cells), Counter[str]()
+        pending = dict(self._load_city(actor, contents) for actor in self._actors)
         idle: list[Any] = []
         while pending:
             (ended, *_), _ = self._ray.wait(list(pending), num_returns=1)
             actor, cell = pending.pop(ended)
-            made: Made | StoppedError | None = None
+            made: CellResult | StoppedError | None = None
             try:
                 made = self._ray.get(ended)
                 idle.append(actor)
             except self._ray.exceptions.RayActorError as error:
                 log.warning("a Ray worker is gone: %s", str(error).splitlines()[0])
-                pending.update([self._take(self._start(), contents)])
-                made = None if cell is None else _lost(cell, losses, shelf)
+                pending.update([self._load_city(self._start(), contents)])
+                made = None if cell is None else _lost(cell, losses, todo)
             if isinstance(made, StoppedError):
                 raise made
             if made is not None:
                 tick(made.report.tiles if made.report else 0)
                 yield made
-            while idle and (cell := shelf.take()) is not None:
+            while idle and (cell := todo.take()) is not None:
                 worker = idle.pop()
                 pending[worker.make.remote(cell)] = worker, cell
             if idle and all(in_hand is None for _, in_hand in pending.values()):
                 return  # only replacements are still on their way, and nothing is left for them
 
-    def _take(self, actor: Any, contents: Any) -> tuple[Any, tuple[Any, Cell | None]]:
+    def _load_city(self, actor: Any, contents: Any) -> tuple[Any, tuple[Any, Cell | None]]:
         """What is pending when a worker gets ready: it has no cell in hand."""
-        return actor.take.remote(self._city, self._prepared, contents), (actor, None)
+        return actor.load_city.remote(self._city, self._prepared, contents), (actor, None)
 
     def __enter__(self) -> Self:
         return self
@@ -174,12 +174,12 @@ def _connected(address: str) -> Any:
     return ray
 
 
-def _lost(cell: Cell, losses: Counter[str], shelf: Shelf) -> Made | None:
+def _lost(cell: Cell, losses: Counter[str], pending: CellQueue) -> CellResult | None:
     """A cell whose worker is lost is made again, unless it has taken too many along."""
     losses[cell.name] += 1
     if losses[cell.name] == ATTEMPTS:
-        return Made(cell, None, f"{ATTEMPTS} workers ended at it")
-    shelf.put_back(cell)
+        return CellResult(cell, None, f"{ATTEMPTS} workers ended at it")
+    pending.put_back(cell)
     return None
 
 

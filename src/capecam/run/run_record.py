@@ -16,15 +16,15 @@ from capecam import __version__
 from capecam.grid import Cell
 from capecam.mosaic.city import City
 from capecam.mosaic.mosaic import Source
-from capecam.pipeline.preparation import Prepared
+from capecam.pipeline.preparation import RunConstants
 from capecam.run.city_products import Totals
 from capecam.settings import Settings
 from capecam.store.run_folder import grid_to_json
-from capecam.store.staleness import Contents, Inputs
+from capecam.store.staleness import ImageHashes, Inputs
 
 
 @dataclass(slots=True)
-class Outcome:
+class RunOutcome:
     """How a run ended."""
 
     out: Path
@@ -81,13 +81,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RunRecorder:
     """What is decided when the first cell is made."""
 
     settings: Settings
     city: City
     cells: tuple[Cell, ...]
-    prepared: Prepared
+    prepared: RunConstants
 
     @property
     def inputs(self) -> Inputs:
@@ -98,11 +98,11 @@ class Record:
         """The images in a cell's reach."""
         return self.city.mosaic.touching(self.settings.tiling.tiling.reach(cell.core))
 
-    def images(self, cell: Cell, contents: Contents) -> dict[str, Any]:
+    def images(self, cell: Cell, contents: ImageHashes) -> dict[str, Any]:
         """Facts of those that the cell sees."""
         return {source.name: contents.of_neighbour(source) for source in self.seen(cell)}
 
-    def to_json(self, outcome: Outcome) -> dict[str, Any]:
+    def to_json(self, outcome: RunOutcome) -> dict[str, Any]:
         """``run.json``."""
         prepared, totals = self.prepared, outcome.totals
         return {
@@ -140,6 +140,6 @@ class Record:
         """By method: the classes whose maps have no positive value."""
         names = [c.name for c in self.settings.model.classes[1:]]
         return {
-            method: [name for name, top in zip(names, tops, strict=True) if top is None]
-            for method, tops in self.prepared.calibration.tops.items()
+            method: [name for name, top in zip(names, scale_max, strict=True) if top is None]
+            for method, scale_max in self.prepared.calibration.scale_max.items()
         }

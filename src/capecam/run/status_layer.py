@@ -18,7 +18,7 @@ import geopandas as gpd
 import shapely
 
 from capecam.grid import Cell, Grid
-from capecam.runtime.files import replacing
+from capecam.runtime.files import atomic_write
 from capecam.store.ledger import Ledger
 from capecam.views.styles.geopackage import embed_style
 from capecam.views.styles.layers import cells_style
@@ -34,7 +34,7 @@ WAIT_S = 0.2
 """For a file that something holds locked; then that update is skipped."""
 
 
-class Board:
+class StatusLayer:
     """Shows cells as ``pending``, ``running``, ``done`` or ``failed``.
 
     Args:
@@ -58,7 +58,7 @@ class Board:
         if not _is_free(path):
             log.debug("%s is in use; it keeps the cells that it has", path)
             return
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             _table(grid, cells, unusable).to_file(
                 temporary,
                 driver="GPKG",
@@ -150,8 +150,10 @@ def state_of(ledger: Ledger, cell: Cell) -> Mapping[str, Any]:
     return ledger.read_failure(cell.name) or {"status": "pending"}
 
 
-def show_all(out: Path, grid: Grid, cells: Sequence[Cell], unusable: Mapping[str, str]) -> Board:
+def open_status_layer(
+    out: Path, grid: Grid, cells: Sequence[Cell], unusable: Mapping[str, str]
+) -> StatusLayer:
     """A board of all cells as the ledger has them."""
     ledger = Ledger.of(out)
     states = {cell: state_of(ledger, cell) for cell in cells}
-    return Board(out / "cells.gpkg", grid, states, unusable)
+    return StatusLayer(out / "cells.gpkg", grid, states, unusable)

@@ -11,21 +11,21 @@ from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
 from capecam.mosaic.city import City, city_of, find_cells
-from capecam.mosaic.diagnostics_summary import unusual
-from capecam.pipeline.cell_runner import Made
-from capecam.run.city_products import assemble
-from capecam.run.executors import InProcess, Processes, Workshop, devices
-from capecam.run.ray_executor import RayActors
-from capecam.run.run_record import Outcome, Record
-from capecam.run.status_layer import show_all, state_of
+from capecam.mosaic.diagnostics_summary import summarize_diagnostics
+from capecam.pipeline.cell_runner import CellResult
+from capecam.run.city_products import write_city_products
+from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
+from capecam.run.ray_executor import RayExecutor
+from capecam.run.run_record import RunOutcome, RunRecorder
+from capecam.run.status_layer import open_status_layer, state_of
 from capecam.runtime.files import write_json
-from capecam.runtime.lock import hold
+from capecam.runtime.lock import output_lock
 from capecam.settings import Settings
 from capecam.settings.tree import required
 from capecam.store.file_names import DETECTIONS, RUN_JSON
 from capecam.store.ledger import Ledger
 from capecam.store.run_folder import read_run
-from capecam.store.staleness import Contents, basis, first_words, judge
+from capecam.store.staleness import ImageHashes, cell_inputs, check_cells, first_words
 from capecam.views.qgis.layer_styles import lay_out_imagery
 from capecam.views.report.report import write_report
 
@@ -60,7 +60,7 @@ class Silent:
 
 def run(
     settings: Settings, *, model: Model | None = None, progress: Progress | None = None
-) -> Outcome:
+) -> RunOutcome:
     """Do everything that ``capecam run`` does.
 
     Args:
@@ -72,9 +72,9 @@ def run(
         UsageError: nothing could be started; no cell was touched.
         StoppedError: the machine failed; the same call goes on where it stopped.
     """
-    outcome = Outcome(required(settings.out, "out", "--out DIR"))
+    outcome = RunOutcome(required(settings.out, "out", "--out DIR"))
     ledger = Ledger.open(outcome.out)
-    with hold(outcome.out, settings.run.shard), gdal_settings():
+    with output_lock(outcome.out, settings.run.shard), gdal_settings():
         before = read_run(outcome.out) or {}
         city = _open(settings, before, apart=model is None)
         outcome.failures.update(city.failures)
@@ -89,7 +89,7 @@ def run(
 def _open(settings: Settings, before: Mapping[str, Any], *, apart: bool) -> City:
     """The city; what is unusual about its images is said."""
     city = city_of(settings, anchor(settings, before), apart=apart)
-    for kind in unusual(city, settings):
+    for kind in summarize_diagnostics(city, settings):
         if kind.warning:
             log.warning("%s", kind)
     return city
@@ -99,9 +99,9 @@ def _prepare(
     settings: Settings,
     city: City,
     before: Mapping[str, Any],
-    workshop: Workshop,
-    outcome: Outcome,
-) -> Record:
+    workshop: Executor,
+    outcome: RunOutcome,
+) -> RunRecorder:
     """Find out what all cells have in common, and write it down before the first one is made."""
     cells = find_cells(city, settings.tiling)
     outcome.workers = workshop.count
@@ -111,23 +111,23 @@ def _prepare(
     city = city.at_scale(prepared.scale)
     lay_out_imagery(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
     outcome.end("prepare", calibrate=prepared.calibrated_s)
-    record = Record(settings, city, cells, prepared)
+    record = RunRecorder(settings, city, cells, prepared)
     write_json(outcome.out / RUN_JSON, record.to_json(outcome))
     return record
 
 
-def _finish(record: Record, before: Mapping[str, Any], outcome: Outcome) -> None:
+def _finish(record: RunRecorder, before: Mapping[str, Any], outcome: RunOutcome) -> None:
     """The city's products, if there is a cell; how the run ended; and the report on both."""
     out = outcome.out
     if outcome.done + outcome.kept and not record.settings.run.shard:
-        outcome.totals = assemble(out)
+        outcome.totals = write_city_products(out)
     outcome.end("finish")
     write_json(out / RUN_JSON, {**record.to_json(outcome), **_still_true(before, outcome)})
     if outcome.totals is not None:
         write_report(out, imagery=record.city.mosaic)
 
 
-def _still_true(before: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+def _still_true(before: Mapping[str, Any], outcome: RunOutcome) -> dict[str, Any]:
     """What an audit has found of the same detections."""
     if outcome.totals is None or "audit" not in before:
         return {}
@@ -135,28 +135,28 @@ def _still_true(before: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
     return {"audit": before["audit"]} if same else {}
 
 
-def _workshop(settings: Settings, model: Model | None) -> Workshop:
+def _workshop(settings: Settings, model: Model | None) -> Executor:
     if model is not None or settings.run.in_process:
-        return InProcess(settings, model)
+        return SerialExecutor(settings, model)
     if settings.compute.cluster:
-        return RayActors(settings, settings.compute.cluster)
-    return Processes(settings, devices(settings))
+        return RayExecutor(settings, settings.compute.cluster)
+    return ProcessExecutor(settings, devices(settings))
 
 
 def _make_cells(
-    record: Record, ledger: Ledger, workshop: Workshop, outcome: Outcome, progress: Progress
+    record: RunRecorder, ledger: Ledger, workshop: Executor, outcome: RunOutcome, progress: Progress
 ) -> None:
     """Every cell of this share that has to be made; one that fails is noted, the rest goes on."""
     settings, tiling = record.settings.run, record.settings.tiling.tiling
     if settings.prune:
         for name in ledger.names() - {cell.name for cell in record.cells}:
             ledger.remove(name)
-    contents = Contents()
+    contents = ImageHashes()
     todo = _todo(record, ledger, contents, outcome)
     most = len(todo) if settings.max_failures is None else settings.max_failures
     city = record.city
     progress.start(sum(city.interest.count(tiling, cell.core) for cell in todo), len(todo))
-    board = show_all(outcome.out, city.mosaic.grid, record.cells, city.failures)
+    board = open_status_layer(outcome.out, city.mosaic.grid, record.cells, city.failures)
     try:
         with closing(workshop.make(board.running(todo), contents, progress.tiles)) as making:
             for made in making:
@@ -172,11 +172,13 @@ def _make_cells(
         board.flush()
 
 
-def _todo(record: Record, ledger: Ledger, contents: Contents, outcome: Outcome) -> dict[Cell, str]:
+def _todo(
+    record: RunRecorder, ledger: Ledger, contents: ImageHashes, outcome: RunOutcome
+) -> dict[Cell, str]:
     """What has to be made, and why; notes what is done, and what failed and has not changed."""
     todo = {}
     cells = share(record.cells, record.settings.run.shard)
-    verdicts = judge(cells, record.city.mosaic, record.inputs, ledger, contents)
+    verdicts = check_cells(cells, record.city.mosaic, record.inputs, ledger, contents)
     log.info("%s", first_words(verdicts.values()))
     for cell, verdict in verdicts.items():
         if verdict.state == "done":
@@ -196,7 +198,13 @@ def share(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell
     return cells[len(cells) * (index - 1) // count : len(cells) * index // count]
 
 
-def _note(made: Made, record: Record, ledger: Ledger, contents: Contents, outcome: Outcome) -> None:
+def _note(
+    made: CellResult,
+    record: RunRecorder,
+    ledger: Ledger,
+    contents: ImageHashes,
+    outcome: RunOutcome,
+) -> None:
     """Count a cell that has ended; keep the reason if it failed."""
     cell = made.cell
     if made.report is not None:
@@ -214,7 +222,7 @@ def _note(made: Made, record: Record, ledger: Ledger, contents: Contents, outcom
         "image": cell.image,
         "status": "failed",
         "error": made.reason,
-        "basis": basis(cell, record.inputs, record.seen(cell)),
+        "basis": cell_inputs(cell, record.inputs, record.seen(cell)),
         "images": record.images(cell, contents),
     }
     ledger.fail(cell, failure)

@@ -12,7 +12,7 @@ WIDTH = 100
 GAP = "  "
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
     """Rows under a head. Columns are as wide as they need to be; where that is too much, the wide
     ones share what is left, and their text is wrapped.
     """
@@ -24,7 +24,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH
     return "\n".join(line for row in made for line in row)
 
 
-def facts(pairs: Sequence[tuple[str, str]], width: int = WIDTH) -> str:
+def key_value_table(pairs: Sequence[tuple[str, str]], width: int = WIDTH) -> str:
     """A name and a text a line, which goes on under itself."""
     first = max(len(name) for name, _ in pairs)
     widths = first, max(width - first - len(GAP), 20)

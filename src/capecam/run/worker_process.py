@@ -1,4 +1,4 @@
-"""A process that makes cells, seen from the supervisor (:class:`Worker`) and from within
+"""A process that makes cells, seen from the supervisor (:class:`WorkerProcess`) and from within
 (:func:`serve`): requests go in, answers come out, as pickles through pipes."""
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from capecam.errors import CapecamError, DeviceError, WorkerError
 from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.mosaic.city import City
-from capecam.pipeline.cell_runner import Made, Maker
-from capecam.pipeline.preparation import Prepared
+from capecam.pipeline.cell_runner import CellResult, CellRunner
+from capecam.pipeline.preparation import RunConstants
 from capecam.runtime import logs
 from capecam.settings import Settings
-from capecam.store.staleness import Contents
+from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class _Reading:
     names: tuple[str, ...]
 
 
-class Worker:
+class WorkerProcess:
     """A process that makes cells, and the pipe to it.
 
     Args:
@@ -69,16 +69,16 @@ class Worker:
         )
         self._send("settings", self._settings, log.getEffectiveLevel())
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> Prepared:
+    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
         """Have found out what a run needs; ``reading`` says of what the worker has died, if so.
 
         Raises:
             CapecamError: that of the worker; or WorkerError, if it dies of it.
         """
-        prepared: Prepared = self._ask("prepare", city, before)
+        prepared: RunConstants = self._ask("prepare", city, before)
         return prepared
 
-    def get_ready(self, city: City, prepared: Prepared, known: Contents) -> None:
+    def get_ready(self, city: City, prepared: RunConstants, known: ImageHashes) -> None:
         """Have a process that has taken the city, a new one where the old one has died.
 
         Raises:
@@ -90,7 +90,7 @@ class Worker:
             self._ask("take", city, prepared, known)
             self._ready = True
 
-    def make(self, cell: Cell, told: Callable[[int], object]) -> Made:
+    def make(self, cell: Cell, told: Callable[[int], object]) -> CellResult:
         """Have a cell made; if the worker dies of it, that is how the cell failed.
 
         Raises:
@@ -101,10 +101,10 @@ class Worker:
             while isinstance(answer := self._receive(), int):
                 told(answer)
         except (EOFError, BrokenPipeError):
-            return Made(cell, None, f"its worker ended: {self._how()}")
+            return CellResult(cell, None, f"its worker ended: {self._how()}")
         if isinstance(answer, BaseException):
             raise answer
-        made: Made = answer
+        made: CellResult = answer
         return made
 
     def stop(self) -> None:
@@ -174,14 +174,14 @@ def serve() -> None:
     requests: queue.Queue[tuple[Any, ...]] = queue.Queue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     _, settings, level = requests.get()
-    logs.begin(level)
-    maker: Maker | None = None
+    logs.configure(level)
+    runner: CellRunner | None = None
     with gdal_settings():
         while True:
             request = requests.get()
             try:
-                maker = maker or Maker(settings)
-                answer(_done(maker, request, answer))
+                runner = runner or CellRunner(settings)
+                answer(_done(runner, request, answer))
             except CapecamError as error:
                 answer(error)
 
@@ -206,21 +206,21 @@ def _listen(requests: queue.Queue[tuple[Any, ...]]) -> None:
             os._exit(1)  # in the middle of a cell: what is half-made is cleared by the next run
 
 
-def _done(maker: Maker, request: tuple[Any, ...], answer: Answer) -> object:
+def _done(runner: CellRunner, request: tuple[Any, ...], answer: Answer) -> object:
     match request:
         case "prepare", city, before:
-            return maker.prepare(city, before, lambda names: answer(_Reading(names)))
+            return runner.prepare(city, before, lambda names: answer(_Reading(names)))
         case "take", city, prepared, known:
-            maker.take(city, prepared, known)
+            runner.load_city(city, prepared, known)
             return None
         case "make", cell:
-            return _attempt(maker, cell, answer)
+            return _attempt(runner, cell, answer)
     raise ValueError(f"a worker does not know how to {request[0]}")
 
 
-def _attempt(maker: Maker, cell: Cell, answer: Answer) -> Made:
+def _attempt(runner: CellRunner, cell: Cell, answer: Answer) -> CellResult:
     try:
-        return maker.attempt(cell, answer)
+        return runner.attempt(cell, answer)
     except DeviceError as error:
         log.error("%s", error)  # noqa: TRY400 -v shows the traceback already
         os._exit(1)

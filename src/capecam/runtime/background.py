@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def behind(consume: Callable[[T], object], depth: int = 1) -> Iterator[Callable[[T], None]]:
+def in_background(consume: Callable[[T], object], depth: int = 1) -> Iterator[Callable[[T], None]]:
     """A function that hands items to a thread, which consumes them one by one, in order.
 
     At most ``depth`` items wait; then handing over waits, too. What the consumer raises is raised

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 
-def facts(path: Path) -> dict[str, Any]:
+def file_facts(path: Path) -> dict[str, Any]:
     """``bytes`` and ``sha256`` of a file."""
-    return {"bytes": path.stat().st_size, "sha256": digest(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
-def digest(path: Path, algorithm: str = "sha256") -> str:
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """Of a file, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
@@ -24,12 +24,12 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 
 def write_json(path: Path, tree: Mapping[str, Any]) -> None:
     """Whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that takes its place when the block succeeds."""
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     temporary.unlink(missing_ok=True)

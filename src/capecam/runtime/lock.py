@@ -23,7 +23,7 @@ UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def hold(out: Path, shard: tuple[int, int] | None = None) -> Iterator[None]:
+def output_lock(out: Path, shard: tuple[int, int] | None = None) -> Iterator[None]:
     """Hold an output folder, or a share of it beside other shards.
 
     The kernel holds the lock for as long as the process lives, so that of a dead run is free.

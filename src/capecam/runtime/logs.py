@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 
-def begin(level: int) -> None:
+def configure(level: int) -> None:
     """Lines on stderr: capecam's own from a level on, of others warnings."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    say(level)
+    set_level(level)
 
 
-def say(level: int) -> None:
+def set_level(level: int) -> None:
     """From which level on. What GDAL has to say of a file is in the error that it ends in; the
     dozen warnings on the way there come with ``-v`` only.
     """

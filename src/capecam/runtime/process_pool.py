@@ -21,7 +21,7 @@ Worker = Callable[[Any], AbstractContextManager[Callable[[Any], Any]]]
 """Called once in each process, with what all calls share; gives the function."""
 
 
-class Children:
+class ProcessPool:
     """Processes that wait for calls. Everything that goes to and fro is pickled."""
 
     def __init__(self, worker: Worker, shared: object, count: int) -> None:

@@ -26,7 +26,7 @@ from capecam.settings.detections import (
     QgisSettings,
     TruthSettings,
 )
-from capecam.settings.imagery import ImagerySettings, Scale
+from capecam.settings.imagery import ImagerySettings, ValueRange
 from capecam.settings.model import (
     CAPE_TOWN_CLASSES,
     IMAGENET_MEAN,
@@ -64,11 +64,11 @@ __all__ = [
     "Option",
     "QgisSettings",
     "RunSettings",
-    "Scale",
     "Setting",
     "Settings",
     "TilingSettings",
     "Triple",
     "TruthSettings",
+    "ValueRange",
     "leaves",
 ]

@@ -27,7 +27,7 @@ def _bands(value: object) -> object:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class ValueRange:
     """Which values become 0 and 255; those beyond are clipped."""
 
     low: float
@@ -50,7 +50,7 @@ class Scale:
 
 def _scale(value: object) -> object:
     """0,4095 or 2%,98%."""
-    if value is None or isinstance(value, Scale):
+    if value is None or isinstance(value, ValueRange):
         return value
     parts = value.split(",") if isinstance(value, str) else value
     try:
@@ -61,7 +61,7 @@ def _scale(value: object) -> object:
         raise ValueError("must be LOW,HIGH, or percentiles such as 2%,98%") from None
     if marks[0] != marks[1]:
         raise ValueError("must be two values or two percentiles, not one of each")
-    return Scale(bottom, top, percent=marks[0])
+    return ValueRange(bottom, top, percent=marks[0])
 
 
 class ImagerySettings(Section):
@@ -77,7 +77,7 @@ class ImagerySettings(Section):
         "colour interpretation; gray is band 1 as all three, palette the colours of band 1's table",
     )
     scale: Annotated[
-        Scale | None,
+        ValueRange | None,
         BeforeValidator(_scale),
         PlainSerializer(lambda scale: None if scale is None else str(scale)),
         Option("--scale", "LOW,HIGH|P%,P%"),

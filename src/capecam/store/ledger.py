@@ -12,7 +12,7 @@ from typing import Any
 
 from capecam.errors import OutputError, StoppedError
 from capecam.grid import Cell
-from capecam.runtime.files import facts, write_json
+from capecam.runtime.files import file_facts, write_json
 from capecam.store.schemas import Done, Failure, read_record
 
 CELL_JSON = "cell.json"
@@ -123,7 +123,7 @@ class Ledger:
 
     def commit(self, cell: Cell, work: Path, record: Mapping[str, Any]) -> None:
         """Put a finished folder in its place: in one step, with the record inside."""
-        files = {path.name: facts(path) for path in sorted(work.iterdir())}
+        files = {path.name: file_facts(path) for path in sorted(work.iterdir())}
         write_json(work / CELL_JSON, {**record, "files": files})
         self.discard(cell.name)
         work.replace(self.folder / cell.name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from capecam.mosaic.city import city_of
 from capecam.mosaic.mosaic import Mosaic
-from capecam.settings import VSI, ImagerySettings, MosaicSettings, Scale, Settings
+from capecam.settings import VSI, ImagerySettings, MosaicSettings, Settings, ValueRange
 from capecam.settings.loading import place_paths, validated
 
 DEEP = "/-" * 64
@@ -44,9 +44,9 @@ def imagery_of(record: Mapping[str, Any], settings: Settings) -> Mosaic:
     return city.at_scale(_scale_found(record)).mosaic
 
 
-def known_scale(
+def recorded_value_range(
     mosaic: Mosaic, imagery: ImagerySettings, record: Mapping[str, Any]
-) -> Scale | None:
+) -> ValueRange | None:
     """The scale as far as it is known before pixels are read: no scale drifts.
 
     Args:
@@ -65,7 +65,7 @@ def known_scale(
     return before or wanted
 
 
-def _scale_before(record: Mapping[str, Any], imagery: ImagerySettings) -> Scale | None:
+def _scale_before(record: Mapping[str, Any], imagery: ImagerySettings) -> ValueRange | None:
     """Found by an earlier run for the same percentiles of the same bands, with or without
     collars; None if there was none."""
     asked = record.get("settings", {}).get("imagery", {})
@@ -73,7 +73,7 @@ def _scale_before(record: Mapping[str, Any], imagery: ImagerySettings) -> Scale 
     return _scale_found(record) if wanted.items() <= asked.items() else None
 
 
-def _scale_found(record: Mapping[str, Any]) -> Scale | None:
+def _scale_found(record: Mapping[str, Any]) -> ValueRange | None:
     return ImagerySettings(scale=record.get("scale")).scale
 
 

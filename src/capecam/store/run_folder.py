@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from capecam.errors import OutputError
 from capecam.grid import Grid, Window
-from capecam.io.heat_layer import Heat
+from capecam.io.heat_layer import HeatLayer
 from capecam.io.vrt import Layer, VrtTile
 from capecam.mosaic.mosaic import Mosaic
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
@@ -61,7 +61,7 @@ def product(out: Path, name: str) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class RunOutput:
+class RunFolder:
     """A run whose cells are done, at least some of them."""
 
     out: Path
@@ -133,16 +133,18 @@ class RunOutput:
         """Whether heatmaps are stored as raw values, and not as levels of the city's scale."""
         return self.settings.explain.heatmap_dtype == "float32"
 
-    def tops(self, method: str) -> tuple[float | None, ...]:
+    def scale_max(self, method: str) -> tuple[float | None, ...]:
         """By foreground class, the raw value that is the end of the city's scale; None where no
         value is positive."""
         return tuple(self.record["calibration"]["tops"][method])
 
-    def heat(self, method: str) -> Heat:
+    def heat(self, method: str) -> HeatLayer:
         """The rasters of a heatmap."""
         product = f"{method}.tif"
         layer = self.layer(product) if product in self.products else None
-        return Heat(method, layer, self.stride(method), self.tops(method) if self.raw else None)
+        return HeatLayer(
+            method, layer, self.stride(method), self.scale_max(method) if self.raw else None
+        )
 
     def imagery(self) -> Mosaic:
         """All images that can be used now, on the run's lattice.

@@ -17,10 +17,10 @@ from capecam.grid import Cell, Grid
 from capecam.imagery.crs import crs_key
 from capecam.imagery.fingerprint import files_of, fingerprint
 from capecam.io.paths import VsiPath
-from capecam.mosaic.aoi import Interest
+from capecam.mosaic.aoi import AreaOfInterest
 from capecam.mosaic.mosaic import Mosaic, Source
-from capecam.runtime.files import digest
-from capecam.settings import Scale, Settings
+from capecam.runtime.files import file_digest
+from capecam.settings import Settings, ValueRange
 from capecam.store.ledger import Ledger
 
 FORMAT = 1
@@ -38,18 +38,18 @@ class Inputs:
     """What the pixels of all cells depend on, beside the imagery."""
 
     grid: Grid
-    interest: Interest
+    interest: AreaOfInterest
     settings: Settings
     checkpoint: str
     """sha256."""
     precision: str
-    tops: dict[str, tuple[float | None, ...]]
+    scale_max: dict[str, tuple[float | None, ...]]
     """The calibration."""
-    scale: Scale | None
+    scale: ValueRange | None
     """Which values become 0 and 255, in images that need it."""
 
 
-def basis(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> dict[str, Any]:
+def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> dict[str, Any]:
     """Everything but the contents of images that a cell's pixels depend on, as JSON has it.
 
     Args:
@@ -74,7 +74,7 @@ def basis(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> dict[str, Any
         "explain": settings.explain.model_dump(
             mode="json", include={"methods", "score", "where", "heatmap_dtype"}
         ),
-        "calibration": inputs.tops,
+        "calibration": inputs.scale_max,
     }
     if settings.imagery.collar != "none":
         tree["collar"] = settings.imagery.collar
@@ -84,7 +84,7 @@ def basis(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> dict[str, Any
     return plain
 
 
-def _reading(source: Source, scale: Scale | None) -> dict[str, Any]:
+def _reading(source: Source, scale: ValueRange | None) -> dict[str, Any]:
     """How an image is read, beyond what holds for ordinary ones: so settings that it does not
     depend on make no cell again, and cells made before there were such settings stay.
     """
@@ -98,7 +98,7 @@ def _reading(source: Source, scale: Scale | None) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Contents:
+class ImageHashes:
     """sha256 of images. Size and time are the shortcut: what has the same is not read again."""
 
     _known: dict[tuple[str, int, int], str] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Contents:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Without the lock, which cannot go to another process."""
-        return Contents, (dict(self._known),)
+        return ImageHashes, (dict(self._known),)
 
     def learn(self, images: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what a cell's record says of images."""
@@ -165,7 +165,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 def _content(path: Path) -> str:
     """sha256 of a file; of all their sha256, where an image has masks or sources beside it."""
-    first, *others = (digest(file) for file in files_of(path))
+    first, *others = (file_digest(file) for file in files_of(path))
     if not others:
         return first
     return hashlib.sha256(bytes.fromhex("".join((first, *others)))).hexdigest()
@@ -178,7 +178,7 @@ NEW, IMAGE, NEIGHBOURS, SETTINGS, AGAIN, LOST = CAUSES = (
 """Why a cell is to be made, of several reasons the one that concerns it most."""
 
 
-class Verdict(NamedTuple):
+class CellState(NamedTuple):
     """What is to be done about a cell."""
 
     state: str
@@ -191,7 +191,7 @@ class Verdict(NamedTuple):
     """A run was at it when it ended, so that it begins anew."""
 
 
-def first_words(verdicts: Collection[Verdict]) -> str:
+def first_words(verdicts: Collection[CellState]) -> str:
     """How far earlier runs have come, and what is left to do."""
     states = Counter(verdict.state for verdict in verdicts)
     parts = [f"{states[s]} {s} before" for s in ("done", "failed") if states[s]]
@@ -207,9 +207,9 @@ def by_cause(causes: Iterable[str]) -> str:
     return ", ".join(f"{counts[cause]} {cause}" for cause in CAUSES if counts[cause])
 
 
-def judge(
-    cells: Sequence[Cell], mosaic: Mosaic, inputs: Inputs, ledger: Ledger, contents: Contents
-) -> dict[Cell, Verdict]:
+def check_cells(
+    cells: Sequence[Cell], mosaic: Mosaic, inputs: Inputs, ledger: Ledger, contents: ImageHashes
+) -> dict[Cell, CellState]:
     """Compare the records of cells with what they would be made from now.
 
     Args:
@@ -229,9 +229,9 @@ def judge(
         list(threads.map(contents.of_neighbour, distinct.values()))
     half_made, verdicts = ledger.half_made(), {}
     for cell, record in records.items():
-        verdict = Verdict("todo", "new", NEW)
+        verdict = CellState("todo", "new", NEW)
         if record is not None:
-            wanted = basis(cell, inputs, images[cell])
+            wanted = cell_inputs(cell, inputs, images[cell])
             differences = Differences.between(record, wanted, images[cell], contents)
             verdict = _verdict(cell, record, differences, inputs.settings, ledger)
         is_cut_off = verdict.state == "todo" and cell.name in half_made
@@ -245,15 +245,15 @@ def _verdict(
     differences: Differences,
     settings: Settings,
     ledger: Ledger,
-) -> Verdict:
+) -> CellState:
     """On a cell that has a record."""
     if differences:
-        return Verdict("todo", str(differences), differences.cause(cell.image))
+        return CellState("todo", str(differences), differences.cause(cell.image))
     if record["status"] == "failed" and settings.run.retry_failed:
-        return Verdict("todo", record["error"], AGAIN)
+        return CellState("todo", record["error"], AGAIN)
     if lost := ledger.lost(cell.name, record):
-        return Verdict("todo", f"gone or cut off: {', '.join(lost)}", LOST)
-    return Verdict(record["status"], record.get("error", ""))
+        return CellState("todo", f"gone or cut off: {', '.join(lost)}", LOST)
+    return CellState(record["status"], record.get("error", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,7 @@ class Differences:
     """In what a cell differs from its record; false if it does not."""
 
     keys: tuple[str, ...]
-    """Of its :func:`basis`, dotted."""
+    """Of its :func:`cell_inputs`, dotted."""
     images: Mapping[str, str]
     """By name: ``changed``, ``is new`` or ``is gone``."""
 
@@ -271,13 +271,13 @@ class Differences:
         record: Mapping[str, Any],
         wanted: Mapping[str, Any],
         images: Sequence[Source],
-        contents: Contents,
+        contents: ImageHashes,
     ) -> Self:
         """Those of a record and what would be made now.
 
         Args:
             record: ``cell.json`` or ``failed.json``.
-            wanted: the cell's :func:`basis` now.
+            wanted: the cell's :func:`cell_inputs` now.
             images: those that it would see now.
             contents: of images, this run's.
         """

@@ -9,7 +9,7 @@ from typing import Any
 
 from capecam.errors import OutputError
 from capecam.io.cog import why_not_cog
-from capecam.runtime.files import digest
+from capecam.runtime.files import file_digest
 from capecam.store.ledger import Ledger
 from capecam.store.run_folder import read_run
 
@@ -20,7 +20,7 @@ UNFINISHED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class BadProduct:
     """One product that is not as it was recorded."""
 
     path: str
@@ -34,7 +34,7 @@ class Verification:
 
     files: int
     """How many were looked at."""
-    findings: tuple[Finding, ...]
+    findings: tuple[BadProduct, ...]
     layers: bool = True
     """Whether the city's layers were among them: not after a run that was cut off, or of shards."""
 
@@ -67,13 +67,13 @@ def verify(out: Path) -> Verification:
         raise OutputError(
             f"{out}: holds no run.json, so there is nothing to verify; start with capecam run"
         )
-    findings: list[Finding] = []
+    findings: list[BadProduct] = []
     count = 0
     for folder, files, remedy in _recorded(out, run):
         for name, facts in files.items():
             count += 1
             if problem := _problem(folder / name, facts):
-                findings.append(Finding(str(folder / name), problem, remedy))
+                findings.append(BadProduct(str(folder / name), problem, remedy))
     return Verification(count, tuple(findings), bool(run.get("products")))
 
 
@@ -95,7 +95,7 @@ def _problem(path: Path, recorded: Mapping[str, Any]) -> str | None:
         size = path.stat().st_size
         if size != recorded["bytes"]:
             return f"has {size} bytes, not {recorded['bytes']}"
-        if digest(path) != recorded["sha256"]:
+        if file_digest(path) != recorded["sha256"]:
             return "its content is not what was written"
     except OSError as error:
         return str(error.strerror)

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from capecam.analysis.audit.figure import draw
-from capecam.analysis.audit.measure import Bench, Finding, examine
+from capecam.analysis.audit.figure import draw_figure
+from capecam.analysis.audit.measure import AuditEngines, AuditMeasurement, measure_detection
 from capecam.analysis.audit.randomization import cascade
-from capecam.analysis.audit.sampling import Specimen, choose, show
+from capecam.analysis.audit.sampling import SampledDetection, read_tiles_of, sample_detections
 from capecam.analysis.audit.shift import shift_px
 from capecam.analysis.audit.summary import Audit, details, summarise
 from capecam.errors import ImageError, UsageError
@@ -25,9 +25,9 @@ from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.pipeline.reopened_run import Reopened
-from capecam.runtime.files import replacing, write_json
-from capecam.runtime.lock import hold
+from capecam.pipeline.reopened_run import ReopenedRun
+from capecam.runtime.files import atomic_write, write_json
+from capecam.runtime.lock import output_lock
 from capecam.settings import AuditSettings
 from capecam.store.file_names import RUN_JSON
 from capecam.store.run_folder import known_run
@@ -61,9 +61,9 @@ def audit(
     known_run(out)  # before a lock is left in a folder of something else
     if rules.sample < 1:
         raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
-    with hold(out), gdal_settings():
-        run = Reopened.open(out)
-        specimens = choose(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
+    with output_lock(out), gdal_settings():
+        run = ReopenedRun.open(out)
+        specimens = sample_detections(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
         run.check_images(name for specimen in specimens for name in specimen.images)
         bench = _bench(run, device, model, rules.seed)
         findings, skipped = _examined(specimens, run.mosaic, bench, rules.seed, progress)
@@ -74,10 +74,10 @@ def audit(
     return found
 
 
-def _bench(run: Reopened, device: str | None, model: Model | None, seed: int) -> Bench:
+def _bench(run: ReopenedRun, device: str | None, model: Model | None, seed: int) -> AuditEngines:
     """The run's network, and what becomes of it without its weights."""
     model = run.model(model)
-    return Bench(
+    return AuditEngines(
         run.engine(model, device),
         {stage: run.engine(random, device) for stage, random in cascade(model, seed)},
         run.settings.tiling.tiling,
@@ -86,26 +86,32 @@ def _bench(run: Reopened, device: str | None, model: Model | None, seed: int) ->
 
 
 def _examined(
-    specimens: Sequence[Specimen], mosaic: Mosaic, bench: Bench, seed: int, progress: Progress
-) -> tuple[list[Finding], dict[str, str]]:
+    specimens: Sequence[SampledDetection],
+    mosaic: Mosaic,
+    bench: AuditEngines,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[AuditMeasurement], dict[str, str]]:
     """What was found, one detection after the other, so that memory holds the tiles of one; and by
     id why the tiles of some cannot be read."""
-    findings: list[Finding] = []
+    findings: list[AuditMeasurement] = []
     skipped: dict[str, str] = {}
     with Reader(mosaic) as reader:
         for number, specimen in enumerate(specimens):
             try:
-                exhibit = show(specimen, reader, bench.tiling, bench.engine.device)
+                exhibit = read_tiles_of(specimen, reader, bench.tiling, bench.engine.device)
             except ImageError as error:
                 skipped[specimen.id] = str(error)
             else:
-                findings.append(examine(exhibit, bench, np.random.default_rng([seed, number])))
+                findings.append(
+                    measure_detection(exhibit, bench, np.random.default_rng([seed, number]))
+                )
             progress(number + 1, len(specimens))
     return findings, skipped
 
 
 def _conclude(
-    findings: Sequence[Finding], bench: Bench, seed: int, skipped: dict[str, str]
+    findings: Sequence[AuditMeasurement], bench: AuditEngines, seed: int, skipped: dict[str, str]
 ) -> Audit:
     engine, tiling = bench.engine, bench.tiling
     count = Counter(finding.class_id for finding in findings)
@@ -123,9 +129,9 @@ def _conclude(
     )
 
 
-def _write(out: Path, found: Audit, findings: Sequence[Finding]) -> None:
-    with replacing(out / "audit.csv") as csv, replacing(out / "audit.png") as png:
+def _write(out: Path, found: Audit, findings: Sequence[AuditMeasurement]) -> None:
+    with atomic_write(out / "audit.csv") as csv, atomic_write(out / "audit.png") as png:
         pd.DataFrame(found.rows()).to_csv(csv, index=False, lineterminator="\n")
-        draw(png, found, findings)
+        draw_figure(png, found, findings)
     write_json(out / "audit.json", {**found.to_json(), "detections": details(found, findings)})
     write_json(out / RUN_JSON, {**known_run(out), "audit": found.to_json()})

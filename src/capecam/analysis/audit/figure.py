@@ -12,7 +12,7 @@ import numpy as np
 
 from capecam.analysis.audit.block_maps import Heat
 from capecam.analysis.audit.deletion_insertion import MEASURES, ORDERS
-from capecam.analysis.audit.measure import Finding
+from capecam.analysis.audit.measure import AuditMeasurement
 from capecam.analysis.audit.summary import Audit, Effect, MethodAudit
 
 COLOURS = {"highest": "#d55e00", "random": "#777777", "lowest": "#0072b2"}
@@ -31,7 +31,7 @@ DPI = 150
 QUARTILES = (25, 75)
 
 
-def draw(path: Path, audit: Audit, findings: Sequence[Finding]) -> None:
+def draw_figure(path: Path, audit: Audit, findings: Sequence[AuditMeasurement]) -> None:
     """Curves with their quartiles, and every detection's correlations as a dot."""
     # Slow to import. Figure, and not pyplot, which keeps state and may want a screen.
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -61,7 +61,7 @@ def _title(method: MethodAudit, measure: str) -> str:
     return f"{method.method}: {measure}\nbelow random by {effect.below_random}"
 
 
-def _curves(axis: Any, findings: Sequence[Finding], m: int, measure: str) -> None:
+def _curves(axis: Any, findings: Sequence[AuditMeasurement], m: int, measure: str) -> None:
     k = MEASURES.index(measure)
     defined = [f for f in findings if not np.isnan(f.curves[m, ..., k]).any()]
     for n, order in enumerate(ORDERS if defined else ()):
@@ -86,7 +86,7 @@ def _randomised(axis: Any, method: MethodAudit, found: Heat) -> None:
     axis.set_title("weights random from the top\ndown to ... (1: the map stays)", fontsize=10)
 
 
-def _shifted(axis: Any, audit: Audit, m: int, findings: Sequence[Finding]) -> None:
+def _shifted(axis: Any, audit: Audit, m: int, findings: Sequence[AuditMeasurement]) -> None:
     _dots(axis, np.array([(f.shift_correlation[m], f.shift_ratio[m]) for f in findings]))
     axis.set_xticks((0, 1), ("correlation", "ratio of means\ninside"), fontsize=8)
     axis.set(ylim=(-1.05, 1.05), ylabel="agreement (1: the same map)")

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from capecam.analysis.audit.block_maps import Explain, Heat, block_heat, even, seen_blocks
 from capecam.analysis.audit.deletion_insertion import Target, blur, curves
 from capecam.analysis.audit.randomization import spearman
-from capecam.analysis.audit.sampling import Exhibit
+from capecam.analysis.audit.sampling import DetectionTiles
 from capecam.analysis.audit.shift import Sighting, agreement
 from capecam.attribution.engine import Engine
 from capecam.grid import Tiling
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class AuditEngines:
     """What all detections are examined with."""
 
     engine: Engine
@@ -31,7 +31,7 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditMeasurement:
     """What was found at a detection with M methods. NaN: not defined."""
 
     id: str
@@ -50,7 +50,9 @@ class Finding:
     """(M,) of their means inside the object, the smaller by the larger."""
 
 
-def examine(exhibit: Exhibit, bench: Bench, rng: np.random.Generator) -> Finding:
+def measure_detection(
+    exhibit: DetectionTiles, bench: AuditEngines, rng: np.random.Generator
+) -> AuditMeasurement:
     """Explain a detection, and put the explanation to the three tests.
 
     Raises:
@@ -69,7 +71,7 @@ def examine(exhibit: Exhibit, bench: Bench, rng: np.random.Generator) -> Finding
         for engine in bench.randomised.values()
     ]
     correlation, ratio = _shifts(exhibit, here, others, seen)
-    return Finding(
+    return AuditMeasurement(
         specimen.id,
         specimen.class_id,
         shares,
@@ -82,7 +84,7 @@ def examine(exhibit: Exhibit, bench: Bench, rng: np.random.Generator) -> Finding
 
 
 def _shifts(
-    exhibit: Exhibit, here: Heat, others: list[Heat], seen: NDArray[np.bool_]
+    exhibit: DetectionTiles, here: Heat, others: list[Heat], seen: NDArray[np.bool_]
 ) -> tuple[Heat, Heat]:
     """Correlation and ratio with the shifted tiles, each (M,): means over those that have one."""
     inside = _share(exhibit.inside, seen.shape[0])

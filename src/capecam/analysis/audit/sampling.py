@@ -25,7 +25,7 @@ from capecam.pipeline.tiles import Tile
 
 
 @dataclass(frozen=True, slots=True)
-class Specimen:
+class SampledDetection:
     """A detection of the sample."""
 
     id: str
@@ -37,10 +37,10 @@ class Specimen:
 
 
 @dataclass(frozen=True, slots=True)
-class Exhibit:
+class DetectionTiles:
     """A detection with the tiles that show it."""
 
-    specimen: Specimen
+    specimen: SampledDetection
     tile: Tile
     """With the object in its middle."""
     shifted: tuple[Tile, ...]
@@ -49,7 +49,7 @@ class Exhibit:
     """(size, size) of ``tile``: the object's pixels."""
 
 
-def choose(path: Path, grid: Grid, count: int, seed: int) -> list[Specimen]:
+def sample_detections(path: Path, grid: Grid, count: int, seed: int) -> list[SampledDetection]:
     """A sample of detections, in the order of the file: from every class as many, as far as there
     are any.
 
@@ -73,7 +73,7 @@ def choose(path: Path, grid: Grid, count: int, seed: int) -> list[Specimen]:
     rows = gpd.read_parquet(path, columns=columns, filters=chosen)
     regions = shapely.transform(rows.geometry.to_numpy(), grid.to_lattice)
     return [
-        Specimen(row["id"], int(row["class_id"]), region, tuple(row["images"].split(",")))
+        SampledDetection(row["id"], int(row["class_id"]), region, tuple(row["images"].split(",")))
         for row, region in zip(rows.to_dict("records"), regions, strict=True)
     ]
 
@@ -87,7 +87,9 @@ def _stratified(table: pd.DataFrame, count: int, seed: int) -> list[str]:
     return [each for _, _, each in heapq.nsmallest(count, turns)]
 
 
-def show(specimen: Specimen, reader: Reader, tiling: Tiling, device: torch.device) -> Exhibit:
+def read_tiles_of(
+    specimen: SampledDetection, reader: Reader, tiling: Tiling, device: torch.device
+) -> DetectionTiles:
     """Read the tiles of a detection.
 
     Raises:
@@ -101,7 +103,7 @@ def show(specimen: Specimen, reader: Reader, tiling: Tiling, device: torch.devic
         return Tile(place, pixels, valid)
 
     others = tuple(read(place) for place in shifted(specimen.region, window, shift_px(tiling)))
-    return Exhibit(specimen, read(window), others, mask(specimen.region, window))
+    return DetectionTiles(specimen, read(window), others, mask(specimen.region, window))
 
 
 def centred(region: Any, size: int, extent: Window) -> Window:

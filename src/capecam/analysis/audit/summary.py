@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from capecam.analysis.audit.block_maps import Heat
 from capecam.analysis.audit.deletion_insertion import MEASURES, areas
-from capecam.analysis.audit.measure import Finding
+from capecam.analysis.audit.measure import AuditMeasurement
 
 CONFIDENCE = 0.95
 """Of the intervals: Student's t over detections."""
@@ -188,7 +188,7 @@ def _leads(effect: Effect) -> dict[str, str]:
 
 
 def summarise(
-    findings: Sequence[Finding], methods: Sequence[str], stages: Sequence[str]
+    findings: Sequence[AuditMeasurement], methods: Sequence[str], stages: Sequence[str]
 ) -> tuple[MethodAudit, ...]:
     """The findings of at least one detection, by method."""
     area = np.stack([areas(f.shares, f.curves) for f in findings])  # (D, M, 3, 2)
@@ -210,7 +210,7 @@ def summarise(
     )
 
 
-def details(audit: Audit, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def details(audit: Audit, findings: Sequence[AuditMeasurement]) -> list[dict[str, Any]]:
     """What was found at each detection, by method, as in audit.json."""
     return [
         {"id": finding.id, "class_id": finding.class_id}
@@ -219,7 +219,7 @@ def details(audit: Audit, findings: Sequence[Finding]) -> list[dict[str, Any]]:
     ]
 
 
-def _detail(finding: Finding, m: int, method: MethodAudit) -> dict[str, Any]:
+def _detail(finding: AuditMeasurement, m: int, method: MethodAudit) -> dict[str, Any]:
     highest, random, lowest = areas(finding.shares, finding.curves[m])
     found: dict[str, float] = {}
     for k, name in enumerate(MEASURES):

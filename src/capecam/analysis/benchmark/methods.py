@@ -21,7 +21,7 @@ DECISION = "decision"
 """(B, 1 + C, S, S), logits or probabilities."""
 
 
-class Way(Protocol):
+class ExplanationMethod(Protocol):
     """One way of explaining a batch."""
 
     name: str

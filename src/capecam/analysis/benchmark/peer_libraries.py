@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capecam.analysis.benchmark.methods import Heat, Scores, Way
+from capecam.analysis.benchmark.methods import ExplanationMethod, Heat, Scores
 from capecam.attribution.methods import GUIDED
 from capecam.model.model import Model
 
 
-def peers(model: Model, device: torch.device) -> Iterator[Way]:
+def peers(model: Model, device: torch.device) -> Iterator[ExplanationMethod]:
     """Those that are installed."""
-    known: dict[str, Callable[[Any, Model, torch.device], Way]] = {
+    known: dict[str, Callable[[Any, Model, torch.device], ExplanationMethod]] = {
         "pytorch_grad_cam": PytorchGradCam,
         "captum.attr": Captum,
         "torchcam.methods": TorchCam,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from capecam.analysis.benchmark import measure
-from capecam.analysis.benchmark.methods import DECISION, Capecam, Heat, Way
+from capecam.analysis.benchmark.methods import DECISION, Capecam, ExplanationMethod, Heat
 from capecam.analysis.benchmark.notebook import Notebook
 from capecam.analysis.benchmark.peer_libraries import peers
 from capecam.analysis.benchmark.table import Machine, Row, machine_of
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
-from capecam.attribution.autotune import fitting_batch
-from capecam.attribution.comparison import compare
+from capecam.attribution.autotune import auto_batch_size
+from capecam.attribution.comparison import map_error
 from capecam.attribution.device import pick_device
 from capecam.attribution.engine import Engine
 from capecam.attribution.methods import GUIDED
@@ -37,7 +37,7 @@ REFERENCE_TILES = 4
 class _Case:
     """A way at a task and a batch size, and what has been measured of it."""
 
-    way: Way
+    way: ExplanationMethod
     task: str
     methods: tuple[str, ...]
     """Those of the task that the way can make."""
@@ -82,7 +82,7 @@ def bench_settings(
     else:
         model = untrained_model(tiles)
     if device.type == "cuda":
-        fits = fitting_batch(Engine(model, TASKS["nine maps"], device=device), size)
+        fits = auto_batch_size(Engine(model, TASKS["nine maps"], device=device), size)
         batches = tuple(sorted({*extent.batches, fits}))
         extent = replace(extent, batches=batches, precisions=PRECISIONS)
     tiles = sample_tiles(max(*extent.batches, REFERENCE_TILES), size)
@@ -107,7 +107,9 @@ def bench(
     """
     tiles = tiles.to(device)
     notebook = _single(Notebook(model, device), tiles)
-    ways: list[Way] = [Capecam(model, device, precision) for precision in extent.precisions]
+    ways: list[ExplanationMethod] = [
+        Capecam(model, device, precision) for precision in extent.precisions
+    ]
     ways += peers(model, device) if extent.with_peers else ()
     cases = [
         *notebook.values(),
@@ -140,7 +142,7 @@ def _measured(
     return fitting
 
 
-def _cases(way: Way, tiles: Tensor, batches: Sequence[int]) -> Iterator[_Case]:
+def _cases(way: ExplanationMethod, tiles: Tensor, batches: Sequence[int]) -> Iterator[_Case]:
     """What the way can do of each task, unless that is what it does for the task before."""
     seen: set[tuple[str, ...]] = set() if way.forwards else {()}
     for task, wanted in TASKS.items():
@@ -150,7 +152,7 @@ def _cases(way: Way, tiles: Tensor, batches: Sequence[int]) -> Iterator[_Case]:
             yield from (_Case(way, task, methods, tiles[:batch]) for batch in batches)
 
 
-def _single(way: Way, tiles: Tensor) -> dict[str, _Case]:
+def _single(way: ExplanationMethod, tiles: Tensor) -> dict[str, _Case]:
     """A case for the forward and for each map; whatever takes images one by one is their sum."""
     methods = TASKS["nine maps"]
     one = tiles[:1]
@@ -221,7 +223,7 @@ def _row(
     by_hand = [notebook[method].seconds for method in case.methods or (DECISION,)]
     ratios = [sum(parts) / own for own, *parts in zip(case.seconds, *by_hand, strict=True)]
     heat = {name: maps for name, maps in case.found.items() if name != DECISION}
-    error = compare(heat, reference)
+    error = map_error(heat, reference)
     gflops = case.gflop / seconds
     return Row(
         way=case.way.name,

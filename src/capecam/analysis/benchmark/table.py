@@ -13,7 +13,7 @@ import torch
 
 from capecam.analysis.benchmark import measure
 from capecam.model.model import Model
-from capecam.runtime.files import replacing
+from capecam.runtime.files import atomic_write
 
 PACKAGES = ("torch", "numpy", "segmentation-models-pytorch", "grad-cam", "captum", "torchcam")
 
@@ -106,7 +106,7 @@ def commit() -> str:
     return found.stdout.strip() + ("-dirty" if dirty else "")
 
 
-def table(rows: Sequence[Row], machine: Machine) -> str:
+def benchmark_table(rows: Sequence[Row], machine: Machine) -> str:
     """For a terminal."""
     heads = [*COLUMNS.values()]
     lines = [[_cell(getattr(row, name)) for name in COLUMNS] for row in rows]
@@ -134,7 +134,10 @@ def write_csv(path: Path, rows: Sequence[Row], machine: Machine) -> None:
     """A line a row, each with machine, versions and commit; appears whole."""
     lines = [asdict(row) | asdict(machine) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         for line in lines:

@@ -102,7 +102,7 @@ def cut_off(path: Location) -> str | None:
         return None
 
 
-def damage(path: Location, error: BaseException) -> str:
+def describe_damage(path: Location, error: BaseException) -> str:
     """Why GDAL could not read an image: its end is missing, or else what GDAL says."""
     return cut_off(path) or in_words(path, error.__cause__ or error)
 

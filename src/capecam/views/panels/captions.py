@@ -18,7 +18,7 @@ def title(panel: View) -> str:
     return str(panel.subject.facts["class"]) if panel.subject else f"At {x:.10g}, {y:.10g}"
 
 
-def facts(panel: View) -> list[list[str]]:
+def caption_lines(panel: View) -> list[list[str]]:
     """Under the title: parts of lines, in which nothing breaks that belongs together."""
     lon, lat = panel.lonlat
     where = f"{abs(lat):.6f}° {'NS'[lat < 0]}, {abs(lon):.6f}° {'EW'[lon < 0]}"

@@ -32,7 +32,7 @@ TONE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Ramp:
+class HeatColormap:
     """How stretched heat becomes colour over a tile."""
 
     name: str
@@ -62,7 +62,10 @@ def _half(heat: Image) -> Image:
     return np.full(heat.shape, 0.5)
 
 
-RAMPS = {"inferno": Ramp("inferno", True, _rising), "jet": Ramp("jet", False, _half)}
+RAMPS = {
+    "inferno": HeatColormap("inferno", True, _rising),
+    "jet": HeatColormap("jet", False, _half),
+}
 
 
 def stretched(heat: Image, valid: Mask) -> Image:

@@ -12,14 +12,14 @@ from typing import Self
 from capecam.errors import ImageError, OutputError, UsageError
 from capecam.views.panels.panel import FORMATS, Panel
 from capecam.views.panels.panels import Panels
-from capecam.views.panels.tile_view import Style
+from capecam.views.panels.tile_view import PanelStyle
 
 FOLDER = "panels"
 """In OUT, for panels that are sent nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PanelRequest:
     """Detections, or places, or the first of the review queue."""
 
     detections: tuple[str, ...] = ()
@@ -131,9 +131,9 @@ class Delivered:
 
 def deliver(
     out: Path,
-    wanted: Wanted,
+    wanted: PanelRequest,
     delivery: Delivery,
-    style: Style,
+    style: PanelStyle,
     *,
     device: str | None = None,
     say: Callable[[Path], object] = lambda _path: None,

@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from capecam.attribution.methods import resample
 from capecam.settings import PIXEL_METHODS, TITLES
 from capecam.views.panels import captions, overlays
-from capecam.views.panels.colorize import RAMPS, TONE, Image, Ramp, clear, stretched, tinted
+from capecam.views.panels.colorize import RAMPS, TONE, HeatColormap, Image, clear, stretched, tinted
 from capecam.views.panels.page_layout import (
     FAINT,
     Drawing,
@@ -28,7 +28,7 @@ from capecam.views.panels.page_layout import (
     width_cm,
     wrapped,
 )
-from capecam.views.panels.tile_view import Style, View
+from capecam.views.panels.tile_view import PanelStyle, View
 
 MARGIN, GAP, SPACE = 0.6, 0.2, 0.4
 """cm: around everything, between maps, between blocks."""
@@ -49,7 +49,7 @@ GROUND = 0.5
 """Grey of 0..1 that the bar of heat over a tile is drawn on."""
 
 
-def draw(panel: View, style: Style) -> Drawing:
+def draw_panel(panel: View, style: PanelStyle) -> Drawing:
     """The whole figure."""
     page = _Page(panel, RAMPS[style.ramp])
     page.head()
@@ -62,7 +62,7 @@ def draw(panel: View, style: Style) -> Drawing:
 class _Page:
     """Filled from top to bottom; ``y`` is where it goes on."""
 
-    def __init__(self, panel: View, ramp: Ramp) -> None:
+    def __init__(self, panel: View, ramp: HeatColormap) -> None:
         self.panel, self.ramp, self.tile = panel, ramp, panel.pixels / 255
         self.colours = np.array([to_rgb(entry.color) for entry in panel.classes])
         methods = list(panel.heat)
@@ -90,7 +90,7 @@ class _Page:
             x += width_cm(title, size, "bold") + SPACE
             self.sheet.text(x, self.y, subject.id, TITLE, color=FAINT)
         self.y += line_cm(TITLE)
-        for parts in captions.facts(self.panel):
+        for parts in captions.caption_lines(self.panel):
             self._lines(joined(parts, self.inner, PLAIN), MARGIN, PLAIN, color=FAINT)
         self.y += SPACE
 

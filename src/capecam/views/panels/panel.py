@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capecam.errors import OutputError
-from capecam.runtime.files import replacing
-from capecam.views.panels.tile_view import Style, View
+from capecam.runtime.files import atomic_write
+from capecam.views.panels.tile_view import PanelStyle, View
 
 if TYPE_CHECKING:
     from capecam.views.panels.page_layout import Drawing
@@ -22,7 +22,7 @@ class Panel(View):
 
     __slots__ = ()
 
-    def save(self, path: Path | str, style: Style = Style()) -> Path:  # noqa: B008 it is frozen
+    def save(self, path: Path | str, style: PanelStyle = PanelStyle()) -> Path:  # noqa: B008 it is frozen
         """Write the figure at print quality, as PNG (300 dpi) or PDF by the suffix.
 
         Raises:
@@ -35,7 +35,7 @@ class Panel(View):
         if not path.parent.is_dir():
             raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
         try:
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 self._drawn(style).write(temporary, kind, DPI)
         except OSError as error:
             raise OutputError(
@@ -43,7 +43,7 @@ class Panel(View):
             ) from error
         return path
 
-    def encoded(self, kind: str, width_px: int, style: Style = Style()) -> bytes:  # noqa: B008 it is frozen
+    def encoded(self, kind: str, width_px: int, style: PanelStyle = PanelStyle()) -> bytes:  # noqa: B008 it is frozen
         """The figure as an image in memory, to embed.
 
         Args:
@@ -55,7 +55,7 @@ class Panel(View):
         figure.write(file, kind, width_px / figure.width_in)
         return file.getvalue()
 
-    def _drawn(self, style: Style) -> Drawing:
-        from capecam.views.panels.figure import draw  # noqa: PLC0415 matplotlib is slow to import
+    def _drawn(self, style: PanelStyle) -> Drawing:
+        from capecam.views.panels.figure import draw_panel  # noqa: PLC0415 matplotlib is slow to import
 
-        return draw(self, style)
+        return draw_panel(self, style)

@@ -29,12 +29,12 @@ from capecam.model.model import Model
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.calibration import Calibration
-from capecam.pipeline.reopened_run import Reopened
+from capecam.pipeline.reopened_run import ReopenedRun
 from capecam.pipeline.tiles import Tile, batches
 from capecam.views.panels.detection_lookup import Detection, find, queue
 from capecam.views.panels.panel import Panel
 from capecam.views.panels.tile_lookup import tile_of
-from capecam.views.panels.tile_view import Footing
+from capecam.views.panels.tile_view import Provenance
 
 
 class Panels:
@@ -44,7 +44,7 @@ class Panels:
     ...     panels.of_detection("1_680_154").save("panel.png")
     """
 
-    def __init__(self, run: Reopened, device: str | None, model: Model | None) -> None:
+    def __init__(self, run: ReopenedRun, device: str | None, model: Model | None) -> None:
         self._run, self._device, self._model = run, device, model
 
     @classmethod
@@ -64,7 +64,7 @@ class Panels:
             UsageError: none of its images can be used.
         """
         with gdal_settings():
-            yield cls(Reopened.open(Path(out)), device, model)
+            yield cls(ReopenedRun.open(Path(out)), device, model)
 
     @property
     def imagery(self) -> Mosaic:
@@ -111,7 +111,7 @@ class Panels:
                 f"{right:.10g} and from {bottom:.10g} to {top:.10g} in {pyproj.CRS(grid.crs).name}"
                 "; give coordinates in that CRS"
             )
-        col, row = map(floor, grid.lattice(x, y))
+        col, row = map(floor, grid.to_lattice_exact(x, y))
         return self._panel(Window(row, col, 1, 1).box, (x, y), None)
 
     def _panel(self, region: Any, place: tuple[float, float], subject: Detection | None) -> Panel:
@@ -130,7 +130,7 @@ class Panels:
             probability=probability.float().cpu().numpy(),
             decided=decide(probability, sigmoid=model.sigmoid).cpu().numpy(),
             heat={name: heat[0].float().cpu().numpy() for name, heat in maps.heat.items()},
-            tops=Calibration.from_json(run.record["calibration"]).tops,
+            scale_max=Calibration.from_json(run.record["calibration"]).scale_max,
             classes=model.classes,
             place=place,
             lonlat=subject.lonlat if subject else _lonlat(grid.crs, place),
@@ -167,10 +167,10 @@ class Panels:
         """Loaded when the first tile is explained, so that a wrong id costs nothing."""
         return self._run.engine(self._run.model(self._model), self._device)
 
-    def _footing(self) -> Footing:
+    def _footing(self) -> Provenance:
         engine = self._engine
         model = engine.model
-        return Footing(
+        return Provenance(
             engine.score, model.architecture, model.target_layer, engine.precision,
             engine.device.type,
         )  # fmt: skip

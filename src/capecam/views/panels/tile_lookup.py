@@ -9,10 +9,10 @@ from typing import Any
 import shapely
 
 from capecam.grid import Tiling, Window
-from capecam.mosaic.aoi import Interest
+from capecam.mosaic.aoi import AreaOfInterest
 
 
-def tile_of(region: Any, tiling: Tiling, interest: Interest) -> Window:
+def tile_of(region: Any, tiling: Tiling, interest: AreaOfInterest) -> Window:
     """The window that holds most of a shape, and of equals the one in whose middle it is.
 
     Of the windows that the run has looked at; where it has looked at none, of all.
@@ -23,8 +23,8 @@ def tile_of(region: Any, tiling: Tiling, interest: Interest) -> Window:
         interest: what the run has looked at.
     """
     core = _hull(region)
-    rows, cols = tiling.lattice(core)
-    run = interest.chosen(tiling, core)
+    rows, cols = tiling.indices(core)
+    run = interest.selected_windows(tiling, core)
     windows = [tiling.window(i, j) for i, j in sorted(run or product(rows, cols))]
     middle = core.box.centroid
 

@@ -19,7 +19,7 @@ MOST_CLASSES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
+class PanelStyle:
     """How panels look."""
 
     ramp: str = "inferno"
@@ -33,7 +33,7 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
-class Footing:
+class Provenance:
     """What the maps rest on."""
 
     score: str
@@ -59,7 +59,7 @@ class View:
     """(size, size) index of the class of each pixel, of this tile alone."""
     heat: Mapping[str, NDArray[np.float32]]
     """By method, raw: CAMs (C, h, w) as the target layer has them, others (C, size, size)."""
-    tops: Mapping[str, tuple[float | None, ...]]
+    scale_max: Mapping[str, tuple[float | None, ...]]
     """By method and class: the top of the city's scale; None for a class that is empty."""
     classes: tuple[ClassSettings, ...]
     """All 1 + C."""
@@ -71,7 +71,7 @@ class View:
     """Width and height of a pixel of the tile, in metres."""
     images: tuple[str, ...]
     """Names of those in the tile."""
-    footing: Footing
+    footing: Provenance
     decisive: str
     """The method that the word of evidence comes from."""
     subject: Detection | None = None
@@ -92,7 +92,7 @@ class View:
         """(1 + C,) valid pixels by class."""
         return np.bincount(self.decided[self.valid], minlength=len(self.classes))
 
-    def rows(self, style: Style) -> list[int]:
+    def rows(self, style: PanelStyle) -> list[int]:
         """The classes to show: the detection's own first, then by what is predicted of them.
 
         Those that are predicted; all if none is or if they are asked for; at most
@@ -107,5 +107,5 @@ class View:
 
     def strength(self, method: str, class_id: int) -> float | None:
         """The highest raw value in parts of the city's scale; None where that has no top."""
-        top = self.tops[method][class_id - 1]
+        top = self.scale_max[method][class_id - 1]
         return None if top is None else float(self.heat[method][class_id - 1].max()) / top

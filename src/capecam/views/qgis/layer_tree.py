@@ -9,7 +9,7 @@ import numpy as np
 
 from capecam.settings import PIXEL_METHODS, TITLES
 from capecam.store.file_names import GEOPACKAGE, LAYER, REJECTED
-from capecam.store.run_folder import RunOutput
+from capecam.store.run_folder import RunFolder
 from capecam.views.qgis import abstracts
 from capecam.views.qgis.layer_styles import CLASSES, IMAGERY, PROBABILITY, heat_styles
 from capecam.views.qgis.project import Bounds, Group, MapLayer, Project
@@ -34,7 +34,7 @@ QUEUE = 200
 """So many detections are in the review queue at first: a morning's work."""
 
 
-def project_of(run: RunOutput, counts: Mapping[str, int]) -> Project:
+def project_of(run: RunFolder, counts: Mapping[str, int]) -> Project:
     """The project of a run.
 
     Args:
@@ -53,7 +53,7 @@ def project_of(run: RunOutput, counts: Mapping[str, int]) -> Project:
     return Project(TITLE, run.grid.crs, _bounds(run), tuple(groups))
 
 
-def _bounds(run: RunOutput) -> Bounds:
+def _bounds(run: RunFolder) -> Bounds:
     """Of what there is, not of all images."""
     return run.layer(f"{CLASSES}.tif").grid.bounds
 
@@ -65,7 +65,7 @@ def _queue() -> Group:
     return Group("Review queue", (layer,))
 
 
-def _detections(run: RunOutput) -> Group:
+def _detections(run: RunFolder) -> Group:
     source = f"{GEOPACKAGE}|layername="
     close_up = replace(detections_style(run.settings.model.classes), from_scale=FAR)
     layers = [
@@ -79,7 +79,7 @@ def _detections(run: RunOutput) -> Group:
     return Group("Detections", tuple(layers), ticked=True)
 
 
-def _density(run: RunOutput) -> MapLayer:
+def _density(run: RunFolder) -> MapLayer:
     found = np.array([cell["detections"] for cell in run.cells.values()], np.float64)
     about = abstracts.DENSITY.format(scale=FAR)
     return MapLayer("density", "Found, from afar", CELLS, about, density_style(found))
@@ -90,7 +90,7 @@ def _ledger() -> Group:
     return Group("Cells ledger", (layer,))
 
 
-def _heatmaps(run: RunOutput, counts: Mapping[str, int]) -> list[Group]:
+def _heatmaps(run: RunFolder, counts: Mapping[str, int]) -> list[Group]:
     """A group a method, the first of them ticked."""
     made = [m for m in run.settings.explain.methods if f"{m}.tif" in run.products]
     return [
@@ -104,9 +104,9 @@ def _heatmaps(run: RunOutput, counts: Mapping[str, int]) -> list[Group]:
     ]
 
 
-def _heatmap(run: RunOutput, method: str, counts: Mapping[str, int]) -> list[MapLayer]:
+def _heatmap(run: RunFolder, method: str, counts: Mapping[str, int]) -> list[MapLayer]:
     """A layer a class; that of the class with most detections is ticked."""
-    names, scale = run.names[1:], run.tops(method)
+    names, scale = run.names[1:], run.scale_max(method)
     best = _most(names, scale, counts)
     layers = []
     for band, (name, top) in enumerate(zip(names, scale, strict=True), start=1):
@@ -131,7 +131,7 @@ def _most(names: Sequence[str], scale: Sequence[float | None], counts: Mapping[s
     return max(known or names, key=lambda name: counts.get(name, 0))
 
 
-def _about(run: RunOutput, method: str, name: str, top: float | None) -> str:
+def _about(run: RunFolder, method: str, name: str, top: float | None) -> str:
     if top is None:
         return abstracts.EMPTY.format(method=TITLES[method], name=name)
     explain = run.settings.explain
@@ -146,7 +146,7 @@ def _about(run: RunOutput, method: str, name: str, top: float | None) -> str:
     return about + (abstracts.DETECTED if explain.where == "detected" else "")
 
 
-def _probability(run: RunOutput) -> Group:
+def _probability(run: RunFolder) -> Group:
     layers = (
         MapLayer(
             f"{PROBABILITY}_{band}",
@@ -160,13 +160,13 @@ def _probability(run: RunOutput) -> Group:
     return Group("Probability", tuple(layers))
 
 
-def _classes(run: RunOutput) -> Group:
+def _classes(run: RunFolder) -> Group:
     style = classes_style(run.settings.model.classes)
     layer = MapLayer(CLASSES, "Classes", f"{CLASSES}.vrt", abstracts.CLASSES, style)
     return Group("Classes", (layer,))
 
 
-def _imagery(run: RunOutput) -> list[Group]:
+def _imagery(run: RunFolder) -> list[Group]:
     if not (run.out / IMAGERY).exists():
         return []
     about = abstracts.IMAGERY.format(scale=IMAGERY_SCALE)

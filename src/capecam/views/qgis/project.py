@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from capecam.views.styles.qml import VERSION, Style
+from capecam.views.styles.qml import VERSION, LayerStyle
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """The earliest that a zip can have: the file says the same whenever it is written."""
@@ -32,8 +32,8 @@ class MapLayer:
     """File beside the project; of a GeoPackage with ``|layername=`` and ``|subset=``."""
     abstract: str
     """What it is and how to read it."""
-    style: Style
-    others: Mapping[str, Style] = field(default_factory=dict)
+    style: LayerStyle
+    others: Mapping[str, LayerStyle] = field(default_factory=dict)
     """Further styles by name, for people to choose."""
     ticked: bool = True
     """In its group; what is seen needs the group ticked, too."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capecam.settings import SCORE_TITLES, TITLES, ByClass, Settings
-from capecam.views.report.data import Facts
+from capecam.views.report.data import ReportData
 
 EVIDENCE = {
     "focused": "the heatmap is strong inside the object: the network looked at it",
@@ -78,7 +78,7 @@ def moment(text: str) -> str:
     return f"{when.day} {when:%B %Y, %H:%M}"
 
 
-def asked(facts: Facts) -> Iterator[tuple[str, str]]:
+def asked(facts: ReportData) -> Iterator[tuple[str, str]]:
     """What the settings mean, by subject."""
     settings, record = facts.run.settings, facts.record
     size_m, explain = float(facts.pixel_m.mean()), settings.explain
@@ -131,7 +131,7 @@ def _by_class(value: ByClass, unit: str = "") -> str:
     return f"{value:g} {unit}".strip()
 
 
-def commands(facts: Facts) -> Iterator[tuple[str, str]]:
+def commands(facts: ReportData) -> Iterator[tuple[str, str]]:
     """What would add to this report: the gain, and what to type."""
     out = facts.run.out
     if facts.scores is None:

@@ -20,7 +20,7 @@ from capecam.errors import OutputError
 from capecam.grid import Window
 from capecam.store.file_names import DETECTIONS, EVALUATION_JSON
 from capecam.store.ledger import Ledger
-from capecam.store.run_folder import RunOutput
+from capecam.store.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ReportData:
     """What is known of a run and of what it found."""
 
-    run: RunOutput
+    run: RunFolder
     table: pd.DataFrame
     """Detections without their shapes, in the order of the file."""
     places: tuple[Place, ...]
@@ -52,7 +52,7 @@ class Facts:
         Raises:
             OutputError: it holds no run, no finished cell, or no city products.
         """
-        run = RunOutput.open(out)
+        run = RunFolder.open(out)
         if "totals" not in run.record or not (out / DETECTIONS).exists():
             raise OutputError(
                 f"{out}: has no city products yet; a run makes them in the end, or capecam finish"
@@ -127,7 +127,7 @@ class Facts:
         return list(zip(rows, table.geometry, strict=True))
 
 
-def _places(run: RunOutput) -> tuple[Place, ...]:
+def _places(run: RunFolder) -> tuple[Place, ...]:
     ledger, found = Ledger.of(run.out), []
     for name in run.record["cells"]:
         if name in run.cells:

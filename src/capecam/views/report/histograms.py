@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class HistogramBar:
     """One bar."""
 
     x: float
@@ -34,7 +34,7 @@ class Bar:
 class Histogram:
     """How values are distributed."""
 
-    bars: tuple[Bar, ...]
+    bars: tuple[HistogramBar, ...]
     ticks: tuple[tuple[float, str], ...]
     """Place as a share of the axis, and label."""
     top: int
@@ -81,7 +81,7 @@ def _histogram(
     top = int(counts.max(initial=0))
     shares = (places - places[0]) / (places[-1] - places[0])
     bars = [
-        Bar(
+        HistogramBar(
             float(shares[n]),
             float(shares[n + 1] - shares[n]),
             int(count) / top,

@@ -23,7 +23,7 @@ from capecam.settings import TITLES, ClassSettings
 from capecam.store.file_names import DETECTIONS
 from capecam.store.run_folder import stage_seconds
 from capecam.views.report import captions
-from capecam.views.report.data import Facts
+from capecam.views.report.data import ReportData
 from capecam.views.report.density import levels
 from capecam.views.report.histograms import Histogram, confidences, sizes
 from capecam.views.report.thumbnails import Picture, smaller
@@ -65,7 +65,7 @@ class ClassFigures:
     """Objects by word."""
 
 
-def render(facts: Facts, entries: Sequence[Entry]) -> str:
+def render(facts: ReportData, entries: Sequence[Entry]) -> str:
     """The page.
 
     Args:
@@ -139,7 +139,7 @@ def _file(environment: Environment, name: str) -> Markup:
     return Markup(loader.get_source(environment, name)[0])
 
 
-def _classes(facts: Facts) -> list[ClassFigures]:
+def _classes(facts: ReportData) -> list[ClassFigures]:
     table, found = facts.table, []
     areas = table["area_m2"].to_numpy(float)
     low, high = (areas.min(), areas.max()) if len(areas) else (1.0, 10.0)
@@ -160,7 +160,7 @@ def _classes(facts: Facts) -> list[ClassFigures]:
     return found
 
 
-def _work(facts: Facts) -> dict[str, float]:
+def _work(facts: ReportData) -> dict[str, float]:
     """Seconds by stage, inside all finished cells."""
     total: dict[str, float] = {}
     for cell in facts.run.cells.values():
@@ -169,7 +169,7 @@ def _work(facts: Facts) -> dict[str, float]:
     return total
 
 
-def _map(facts: Facts, entries: Iterable[Entry]) -> dict[str, Any]:
+def _map(facts: ReportData, entries: Iterable[Entry]) -> dict[str, Any]:
     """What the map is drawn from; metres right of and below the city's corner."""
     window, pixel, table = facts.run.grid.window, facts.pixel_m, facts.table
     width, height = window.width * pixel[0], window.height * pixel[1]
@@ -199,7 +199,7 @@ def _map(facts: Facts, entries: Iterable[Entry]) -> dict[str, Any]:
     }
 
 
-def _numbers(entry: Entry, facts: Facts) -> dict[str, Any]:
+def _numbers(entry: Entry, facts: ReportData) -> dict[str, Any]:
     """What the closer look at an object shows beside its pictures."""
     row = entry.row
     methods = [m for m in facts.run.settings.explain.methods if f"{m}_in" in row]
@@ -249,14 +249,14 @@ def _yaml(settings: Mapping[str, Any]) -> str:
     return text
 
 
-def _audit_picture(facts: Facts) -> str | None:
+def _audit_picture(facts: ReportData) -> str | None:
     path = facts.run.out / "audit.png"
     if "audit" not in facts.record or not path.exists():
         return None
     return data_url(smaller(path), "webp")
 
 
-def _stale(facts: Facts) -> bool:
+def _stale(facts: ReportData) -> bool:
     """Whether other objects were scored than there are now."""
     scored = (facts.scores or {}).get("detections")
     now = facts.record["products"][DETECTIONS]["sha256"]

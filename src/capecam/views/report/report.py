@@ -8,9 +8,9 @@ from pathlib import Path
 
 from capecam.errors import CapecamError
 from capecam.mosaic.mosaic import Mosaic
-from capecam.runtime.files import replacing
+from capecam.runtime.files import atomic_write
 from capecam.store.file_names import REPORT
-from capecam.views.report.data import Facts
+from capecam.views.report.data import ReportData
 from capecam.views.report.page import Entry, data_url, render
 from capecam.views.report.thumbnails import album
 
@@ -45,7 +45,7 @@ def write_report(
     Raises:
         OutputError: the folder holds no run, no finished cell, or no city products.
     """
-    facts = Facts.read(out)
+    facts = ReportData.read(out)
     with album(facts, imagery) as pictures:
         entries = [
             Entry(
@@ -56,7 +56,7 @@ def write_report(
     if missing := [entry.panel_problem for entry in entries if entry.panel_problem]:
         log.warning("%d panel(s) could not be made: %s", len(missing), missing[0])
     text = render(facts, entries)
-    with replacing(out / REPORT) as temporary:
+    with atomic_write(out / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out / REPORT
 

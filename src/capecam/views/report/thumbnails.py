@@ -22,7 +22,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.layer_reader import LayerReader
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.views.report.data import Facts
+from capecam.views.report.data import ReportData
 
 SIZE_PX = 288
 """Edge of a picture: sharp in the table of a good screen, and large enough for a closer look."""
@@ -72,7 +72,7 @@ class Album:
         imagery: its own, where it is open already.
     """
 
-    def __init__(self, facts: Facts, imagery: Mosaic | None) -> None:
+    def __init__(self, facts: ReportData, imagery: Mosaic | None) -> None:
         self._run, self._pixel_m = facts.run, float(facts.pixel_m[0])
         self._heat = heat = facts.run.heat(facts.method)
         self._reader: Reader | None = None
@@ -153,7 +153,7 @@ class Album:
 
 
 @contextmanager
-def album(facts: Facts, imagery: Mosaic | None) -> Iterator[Album]:
+def album(facts: ReportData, imagery: Mosaic | None) -> Iterator[Album]:
     """An album that is closed in the end."""
     with gdal_settings():
         made = Album(facts, imagery)

@@ -21,7 +21,7 @@ PANELS = 12
 """So many take a minute on a CPU."""
 
 
-def illustrate(
+def write_report_with_panels(
     out: Path,
     *,
     queue: int = QUEUE,

@@ -13,7 +13,7 @@ STOPS = 17
 
 
 @dataclass(frozen=True, slots=True)
-class Ramp:
+class ColorRamp:
     """Colours from 0 to 1, with straight lines between."""
 
     stops: tuple[tuple[float, str, int], ...]
@@ -25,7 +25,9 @@ class Ramp:
             raise ValueError(f"stops must rise from 0 to 1, got {places}")
 
     @classmethod
-    def of_colormap(cls, name: str, alpha: Callable[[float], float], start: float = 0.0) -> Ramp:
+    def of_colormap(
+        cls, name: str, alpha: Callable[[float], float], start: float = 0.0
+    ) -> ColorRamp:
         """A colormap of matplotlib from ``start`` on, with an alpha of 0..1 by place."""
         colors = mpl.colormaps[name](np.linspace(start, 1, STOPS), bytes=True)
         return cls(
@@ -38,14 +40,14 @@ class Ramp:
         )
 
 
-HEAT = Ramp.of_colormap("inferno", lambda place: 0.8 * min(1.0, 2.5 * place), start=0.15)
+HEAT = ColorRamp.of_colormap("inferno", lambda place: 0.8 * min(1.0, 2.5 * place), start=0.15)
 """Perceptually uniform (van der Walt and Smith 2015), without its blackest end: on a dark roof that
 would not be seen."""
 
-JET = Ramp.of_colormap("jet", lambda place: 0.6 if place else 0.0)
+JET = ColorRamp.of_colormap("jet", lambda place: 0.6 if place else 0.0)
 """As the first figures of this kind had it, half transparent over the photograph."""
 
 
-def shades(color: str) -> Ramp:
+def shades(color: str) -> ColorRamp:
     """From nothing to a colour."""
-    return Ramp(((0.0, color, 0), (0.1, color, 0), (1.0, color, 230)))
+    return ColorRamp(((0.0, color, 0), (0.1, color, 0), (1.0, color, 230)))

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from capecam.views.styles.qml import Style
+from capecam.views.styles.qml import LayerStyle
 
 LAYER_STYLES = """
 CREATE TABLE IF NOT EXISTS layer_styles (
@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS layer_styles (
 """As QGIS itself makes it."""
 
 
-def embed_style(path: Path, layer: str, style: Style) -> None:
+def embed_style(path: Path, layer: str, style: LayerStyle) -> None:
     """Make a style the default of a layer in a GeoPackage."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(LAYER_STYLES)

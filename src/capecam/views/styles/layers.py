@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from capecam.settings import ClassSettings
 from capecam.views.styles.color_ramps import HEAT, JET, shades
 from capecam.views.styles.labels import Label, labelled, labelled_by_rule
-from capecam.views.styles.qml import Style
+from capecam.views.styles.qml import LayerStyle
 from capecam.views.styles.rasters import paletted, photograph, ramped
 from capecam.views.styles.renderers import Rule, graduated, ruled
 from capecam.views.styles.symbols import DARK, LIGHT, area, marked, outlined
@@ -57,7 +57,7 @@ evidence: [% "evidence" %]; [% "review" %] in the queue"""
 """What a detection says when the pointer rests on it."""
 
 
-def classes_style(classes: Sequence[ClassSettings]) -> Style:
+def classes_style(classes: Sequence[ClassSettings]) -> LayerStyle:
     """``classes``: the palette, with nothing where nothing was found."""
     background, *rest = classes
     entries = {0: (f"{background.name} (not drawn)", LIGHT, 0)}  # legends ignore the alpha
@@ -66,22 +66,22 @@ def classes_style(classes: Sequence[ClassSettings]) -> Style:
     return paletted(entries)
 
 
-def probability_style(band: int, color: str) -> Style:
+def probability_style(band: int, color: str) -> LayerStyle:
     """A band of ``probability`` in the colour of its class."""
     return ramped(band, shades(color))
 
 
-def heat_style(band: int, top: float = 1.0) -> Style:
+def heat_style(band: int, top: float = 1.0) -> LayerStyle:
     """A band of a heatmap; ``top`` is the end of the scale, 1 but for raw values."""
     return ramped(band, HEAT, top)
 
 
-def jet_style(band: int, top: float = 1.0) -> Style:
+def jet_style(band: int, top: float = 1.0) -> LayerStyle:
     """The same in the colours of the first figures of this kind."""
     return ramped(band, JET, top)
 
 
-def detections_style(classes: Sequence[ClassSettings]) -> Style:
+def detections_style(classes: Sequence[ClassSettings]) -> LayerStyle:
     """Outlines by class; close up with what was found and how surely."""
     rules = [
         Rule(entry.name, f'"class_id" = {class_id}', outlined(entry.color))
@@ -90,14 +90,14 @@ def detections_style(classes: Sequence[ClassSettings]) -> Style:
     return ruled(rules, _tip(), labels=labelled(Label(SAYING, from_scale=CLOSE)))
 
 
-def density_style(found: NDArray[np.float64]) -> Style:
+def density_style(found: NDArray[np.float64]) -> LayerStyle:
     """Cells by how much was found in each, from afar."""
     shades = graduated('"detections"', found, DENSITY_COLOR, "not done")
     number = Label('"detections"', "inside", 7.0, from_scale=COUNTED)
     return replace(ruled(shades, labels=labelled(number)), to_scale=FAR)
 
 
-def queue_style() -> Style:
+def queue_style() -> LayerStyle:
     """By the word of the evidence: numbered discs from afar, outlines close up."""
     rules = [
         Rule(word, f"\"evidence\" = '{word}'", marked(color, 4.6, CLOSE))
@@ -116,7 +116,7 @@ def _tip() -> ET.Element:
     return element
 
 
-def rejected_style() -> Style:
+def rejected_style() -> LayerStyle:
     """By the reason; dashed, since they are not in the count."""
     rules = [
         Rule(reason, f"\"reason\" = '{reason}'", outlined(color, dash=True))
@@ -125,7 +125,7 @@ def rejected_style() -> Style:
     return ruled(rules, labels=labelled(Label(WHY_NOT, from_scale=CLOSE)))
 
 
-def cells_style() -> Style:
+def cells_style() -> LayerStyle:
     """By status: what is done is an outline, what is not is filled."""
     rules = [
         Rule(status, f"\"status\" = '{status}'", area(color, 110))
@@ -136,7 +136,9 @@ def cells_style() -> Style:
     return ruled(rules, labels=labelled(Label(failed, "inside", 7.0, from_scale=30_000)))
 
 
-def zones_style(classes: Sequence[ClassSettings], per_km2: Sequence[NDArray[np.float64]]) -> Style:
+def zones_style(
+    classes: Sequence[ClassSettings], per_km2: Sequence[NDArray[np.float64]]
+) -> LayerStyle:
     """Objects per km², a class at a time; the first one shows.
 
     Args:
@@ -151,7 +153,7 @@ def zones_style(classes: Sequence[ClassSettings], per_km2: Sequence[NDArray[np.f
     return ruled(rules)
 
 
-def changes_style() -> Style:
+def changes_style() -> LayerStyle:
     """By what became of an object; what was kept is grey, and drawn as the later run has it."""
     kept = '"status" = \'kept\' AND "run" = '
     labels = {"unseen": "unseen in the other year"}
@@ -164,6 +166,6 @@ def changes_style() -> Style:
     return ruled(rules)
 
 
-def imagery_style() -> Style:
+def imagery_style() -> LayerStyle:
     """As it is; its mask comes as a fourth band."""
     return photograph(4, IMAGERY_SCALE)

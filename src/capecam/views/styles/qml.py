@@ -14,7 +14,7 @@ EVERY_SCALE = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
+class LayerStyle:
     """What a layer looks like."""
 
     elements: tuple[ET.Element, ...]

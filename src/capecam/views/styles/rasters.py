@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
-from capecam.views.styles.color_ramps import Ramp
-from capecam.views.styles.qml import Style, options, rgba
+from capecam.views.styles.color_ramps import ColorRamp
+from capecam.views.styles.qml import LayerStyle, options, rgba
 
 
-def ramped(band: int, ramp: Ramp, top: float = 1.0) -> Style:
+def ramped(band: int, ramp: ColorRamp, top: float = 1.0) -> LayerStyle:
     """One band in the colours of a ramp.
 
     Args:
@@ -34,7 +34,7 @@ def ramped(band: int, ramp: Ramp, top: float = 1.0) -> Style:
     return _style(renderer)
 
 
-def _gradient(ramp: Ramp) -> ET.Element:
+def _gradient(ramp: ColorRamp) -> ET.Element:
     """The ramp for the legend and for people who change it."""
     (_, first, first_alpha), *between, (_, last, last_alpha) = ramp.stops
     element = ET.Element("colorramp", name="[source]", type="gradient")
@@ -56,7 +56,7 @@ def _legend() -> ET.Element:
     return element
 
 
-def paletted(entries: Mapping[int, tuple[str, str, int]]) -> Style:
+def paletted(entries: Mapping[int, tuple[str, str, int]]) -> LayerStyle:
     """A colour a value.
 
     Args:
@@ -71,7 +71,7 @@ def paletted(entries: Mapping[int, tuple[str, str, int]]) -> Style:
     return _style(renderer)
 
 
-def photograph(alpha_band: int, from_scale: int) -> Style:
+def photograph(alpha_band: int, from_scale: int) -> LayerStyle:
     """Bands 1 to 3 as they are."""
     renderer = _renderer("multibandcolor", redBand="1", greenBand="2", blueBand="3")
     renderer.set("alphaBand", str(alpha_band))
@@ -92,11 +92,11 @@ def _style(
     from_scale: int | None = None,
     zoomed_in: str = "nearestNeighbour",
     zoomed_out: str = "nearestNeighbour",
-) -> Style:
+) -> LayerStyle:
     pipe = ET.Element("pipe")
     ET.SubElement(ET.SubElement(pipe, "provider"), "resampling", {
         "enabled": "false", "maxOversampling": "2",
         "zoomedInResamplingMethod": zoomed_in, "zoomedOutResamplingMethod": zoomed_out,
     })  # fmt: skip
     pipe.append(renderer)
-    return Style((pipe,), from_scale=from_scale)
+    return LayerStyle((pipe,), from_scale=from_scale)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
-from capecam.views.styles.qml import Style
+from capecam.views.styles.qml import LayerStyle
 from capecam.views.styles.symbols import area
 
 STEPS = 5
@@ -81,14 +81,14 @@ def _shade(color: str, share: float) -> str:
     return "#" + "".join(f"{value:02X}" for value in rgb)
 
 
-def ruled(rules: Sequence[Rule], *more: ET.Element, labels: ET.Element | None = None) -> Style:
+def ruled(rules: Sequence[Rule], *more: ET.Element, labels: ET.Element | None = None) -> LayerStyle:
     """A style of rules, with labels and other elements where there are any."""
     renderer = ET.Element("renderer-v2", type="RuleRenderer", symbollevels="0")
     symbols = ET.Element("symbols")
     _add(ET.SubElement(renderer, "rules", key="root"), symbols, rules, "rule")
     renderer.append(symbols)
     labelled = () if labels is None else (labels,)
-    return Style((renderer, *labelled, *more), {"labelsEnabled": str(len(labelled))})
+    return LayerStyle((renderer, *labelled, *more), {"labelsEnabled": str(len(labelled))})
 
 
 def _add(parent: ET.Element, symbols: ET.Element, rules: Sequence[Rule], key: str) -> None:
