@@ -15,12 +15,14 @@ from support.pieces import cooked, pieces_of_cells
 from capecam.detections.assembly import write_detections
 from capecam.detections.export import FORMATS, export
 from capecam.errors import OutputError, UsageError
+from capecam.run.city_products import write_geopackage
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     write_detections(folder, pieces_of_cells(folder, 20, 30), cooked(1.0, 0.01))
+    write_geopackage(folder, cooked(1.0, 0.01))
     return folder
 
 
