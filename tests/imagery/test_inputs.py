@@ -577,7 +577,7 @@ def test_what_is_unusual_is_said_and_what_a_run_does(tmp_path: Path, name: str) 
     make, options, what, does = UNUSUAL[name]
     found = inspect_path(str(make(tmp_path / "a.tif")), load(None, options))
     assert found.exit_code == 0
-    remarks = found.remarks or ()
+    remarks = found.diagnostics or ()
     assert (
         len([r for r in remarks if re.search(what, r.finding) and re.search(does, r.action)]) == 1
     )
@@ -588,7 +588,7 @@ def test_nothing_is_unusual_about_8_cm_rgb(tmp_path: Path) -> None:
     for profile in ({}, {"mask": ~hole()}, JPEG, {"alpha": "YES", "pixels": opaque(scene(), 255)}):
         path = plain(tmp_path / "a.tif", **{**BLOCKS, **profile})
         found = inspect_path(str(path), load(None, CITY))
-        assert found.remarks == ()
+        assert found.diagnostics == ()
         assert "nothing unusual" in found.to_text()
 
 
@@ -609,7 +609,7 @@ def test_plan_says_what_is_unusual_kind_by_kind(tmp_path: Path) -> None:
     for n in range(2):
         plain(tmp_path / "in" / f"deep{n}.tif", scene("uint16"))
     plan = make_plan(load(None, {"sources": [str(tmp_path / "in")]}))
-    refused, order = plan.unusual
+    refused, order = plan.diagnostics
     assert (refused.images, order.images) == (
         ("deep0", "deep1"),
         tuple(f"bgra{n}" for n in range(5)),

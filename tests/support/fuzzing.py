@@ -6,6 +6,7 @@ reads it may take 4 GB and so many seconds, may not end by itself, and says what
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -412,7 +413,8 @@ def _own_bytes(column: int) -> int:
 
 
 def _in_child(case: Case, writing: int) -> None:
-    """Never returns."""
+    """Examine a case, write what came of it and exit; never returns."""
+    faulthandler.disable()  # pytest's would print the stack of a crash that is the expected result
     resource.setrlimit(resource.RLIMIT_AS, (_own_bytes(MAPPED) + MEMORY_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silence = os.open(os.devnull, os.O_WRONLY)

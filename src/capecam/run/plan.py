@@ -74,6 +74,8 @@ class Plan:
         """For ``--json``."""
         tree = {**asdict(self), "tiles": self.tiles, "seconds": self.seconds}
         del tree["by_cause"]  # counts of what is in ``todo``, for people
+        tree["unusual"] = [group.to_json() for group in self.diagnostics]
+        del tree["diagnostics"]
         return tree
 
     def to_text(self) -> str:

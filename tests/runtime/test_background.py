@@ -1,12 +1,16 @@
-"""Work behind the main thread: in order, bounded, and never lost in silence."""
+"""Work in a background thread: in order, bounded, and with its errors raised."""
 
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from capecam.runtime.background import in_background
+
+PATIENCE_S = 60
+"""Longest wait for another thread; only a test that fails waits so long."""
 
 
 def test_everything_is_consumed_in_order_by_another_thread() -> None:
@@ -17,25 +21,28 @@ def test_everything_is_consumed_in_order_by_another_thread() -> None:
     assert seen == [(n, "behind") for n in range(50)]
 
 
-def test_handing_over_waits_when_too_much_waits() -> None:
-    may_go_on, handed = threading.Event(), []
+def test_the_caller_waits_when_the_queue_is_full() -> None:
+    resume, full, handed = threading.Event(), threading.Event(), []
 
-    def give() -> None:
-        with in_background(lambda _: may_go_on.wait(5), depth=2) as hand_over:
+    def produce() -> None:
+        with in_background(lambda _: resume.wait(PATIENCE_S), depth=2) as hand_over:
             for n in range(10):
                 hand_over(n)
                 handed.append(n)
+                if len(handed) == 3:
+                    full.set()
 
-    thread = threading.Thread(target=give)
+    thread = threading.Thread(target=produce)
     thread.start()
-    thread.join(0.3)
-    assert len(handed) == 3  # one in work, two waiting
-    may_go_on.set()
-    thread.join(5)
+    assert full.wait(PATIENCE_S)
+    time.sleep(0.1)  # time for a fourth, if the queue were not bounded
+    assert len(handed) == 3  # one at work, two in the queue
+    resume.set()
+    thread.join(PATIENCE_S)
     assert len(handed) == 10
 
 
-def test_an_error_behind_is_an_error_in_front() -> None:
+def test_an_error_of_the_consumer_reaches_the_caller() -> None:
     consumed = []
 
     def consume(n: int) -> None:
@@ -55,20 +62,20 @@ def test_an_error_behind_is_an_error_in_front() -> None:
         give(3, 4)  # nothing follows: it is raised at the end
 
 
-def test_an_error_in_front_drops_what_waits() -> None:
-    started, may_go_on, consumed = threading.Event(), threading.Event(), []
+def test_an_error_in_the_caller_drops_the_queue() -> None:
+    started, resume, consumed = threading.Event(), threading.Event(), []
 
     def consume(n: int) -> None:
         started.set()
-        may_go_on.wait(5)
+        resume.wait(PATIENCE_S)
         consumed.append(n)
 
     def fail() -> None:
         with in_background(consume) as hand_over:
             hand_over(0)
             hand_over(1)
-            started.wait(5)
-            threading.Timer(0.2, may_go_on.set).start()
+            assert started.wait(PATIENCE_S)
+            threading.Timer(1.0, resume.set).start()  # by then the error has been seen
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
