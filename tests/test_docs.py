@@ -254,16 +254,16 @@ FILES = {"json", "parquet", "gpkg", "tif", "vrt", "qgz", "html", "csv", "md"}
 """Endings of files, which are named like something in a module: ``cell.json``."""
 
 
-def rooms() -> set[str]:
-    """Modules and packages of capecam."""
-    found = {path.stem for path in SOURCES.iterdir() if path.suffix == ".py"}
-    packages = {path.parent.name for path in SOURCES.glob("*/__init__.py")}
-    return (found | packages) - {"__init__", "__main__"}
+def packages() -> set[str]:
+    """Packages of capecam, and the modules beside them."""
+    modules = {path.stem for path in SOURCES.iterdir() if path.suffix == ".py"}
+    folders = {path.parent.name for path in SOURCES.glob("*/__init__.py")}
+    return (modules | folders) - {"__init__", "__main__"}
 
 
-def has(room: str, names: list[str]) -> bool:
-    """Whether ``room.a.b`` is there: modules, then what is in them, methods included."""
-    module = importlib.import_module(f"capecam.{room}")
+def exists(package: str, names: list[str]) -> bool:
+    """Whether ``package.a.b`` exists: modules, then names in them, methods included."""
+    module = importlib.import_module(f"capecam.{package}")
     while names and hasattr(module, "__path__"):
         if not importlib.util.find_spec(f"{module.__name__}.{names[0]}"):
             break
@@ -281,17 +281,18 @@ def test_the_architecture_names_what_there_is() -> None:
     drawn = re.findall(r">([^<]+)</text>", ARCHITECTURE.with_suffix(".svg").read_text())
     for text in drawn:
         spans += re.findall(r"(?<![\w/])([a-z]+)((?:\.\w+)+)", text)
-    named = [(room, rest[1:].split(".")) for room, rest in spans if rest[1:] not in FILES]
+    named = [(first, rest[1:].split(".")) for first, rest in spans if rest[1:] not in FILES]
     assert len(named) > 40
-    assert [f"{room}.{'.'.join(rest)}" for room, rest in named if not has(room, [*rest])] == []
+    missing = [f"{first}.{'.'.join(rest)}" for first, rest in named if not exists(first, [*rest])]
+    assert missing == []
 
 
-def test_the_architecture_has_every_room() -> None:
-    _, _, table = ARCHITECTURE.read_text().partition("## The rooms")
-    first = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+def test_the_architecture_has_every_package() -> None:
+    _, _, table = ARCHITECTURE.read_text().partition("## Packages")
+    first = re.findall(r"^\| ([^|]+) \|", table.partition("\n## ")[0], re.MULTILINE)
     named = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
     assert len(named) == len(set(named))
-    assert set(named) == rooms(), "docs/architecture.md: the table of rooms"
+    assert set(named) == packages(), "docs/architecture.md: the table of packages"
 
 
 def test_every_dependency_has_its_reason_and_its_range() -> None:

@@ -1,3 +1,3 @@
 """capecam: city-scale maps of rooftop solar, and of why the network says so."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
