@@ -31,10 +31,12 @@ from capecam.detections.regions import Pieces
 from capecam.grid import Cell, Grid, Tiling
 from capecam.io.cog import CogSet, Product
 from capecam.mosaic.city import open_city
-from capecam.runtime.files import file_facts, write_json
+from capecam.runtime.files import write_json
 from capecam.store.file_names import PIECES, RUN_JSON
 from capecam.store.ledger import CELL_JSON, Ledger
-from capecam.store.run_folder import grid_to_json, read_run
+from capecam.store.provenance import settings_of
+from capecam.store.records import FileFacts, GridRecord
+from capecam.store.run_folder import known_run
 
 TILING = Tiling()
 
@@ -77,13 +79,17 @@ def draw(folder: Path, lines: list[tuple[str, ...]]) -> Path:
 
 def build(out: Path, images: Path, like: Path, detections: int) -> None:
     """An output folder as ``run`` leaves it, without the city products."""
-    run = read_run(like)
+    run = known_run(like)
     mosaic = open_city([str(images)], (0.0, 0.0)).mosaic
     cells = mosaic.cells(TILING, 12_500)
-    own = {"settings": {**run["settings"], "sources": [str(images)], "out": str(out)}}
-    record = {**run, **own, **grid_to_json(mosaic.grid), "cells": [cell.name for cell in cells]}
-    write_json(out / RUN_JSON, record)
-    names = [entry["name"] for entry in run["settings"]["model"]["classes"]]
+    own = {
+        "settings": {**run.settings, "sources": [str(images)], "out": str(out)},
+        "anchor": mosaic.grid.anchor,
+        "grid": GridRecord.of(mosaic.grid),
+        "cells": tuple(cell.name for cell in cells),
+    }
+    run.model_copy(update=own).write(out / RUN_JSON)
+    names = [entry.name for entry in settings_of(like, run).model.classes]
     template = min(path.parent for path in like.glob(f"cells/*/{CELL_JSON}"))
     made: dict[tuple[int, int], Path] = {}
     for cell in cells:
@@ -145,7 +151,7 @@ def note(cell: Cell, folder: Path, known: dict[str, object], template: Path) -> 
     """``cell.json``: that of the template, of this cell."""
     w = cell.core
     core = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
-    files = {p.name: known.get(p.name) or file_facts(p) for p in folder.glob("*.tif")}
+    files = {p.name: known.get(p.name) or FileFacts.of(p).to_json() for p in folder.glob("*.tif")}
     own = {
         "cell": cell.name, "image": cell.image, "tiles": TILING.count(w), "images": {},
         "basis": {"core": core}, "files": files,

@@ -31,7 +31,7 @@ from capecam.io.vrt import Layer, VrtTile
 from capecam.run.supervisor import run
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.settings.loading import load
-from capecam.store.run_folder import grid_to_json
+from capecam.store.records import GridRecord
 from capecam.views.styles.renderers import graduated
 
 PIXEL_M2 = 0.08 * 0.08
@@ -74,8 +74,9 @@ def make_run(
         "precision": "fp32", "batch_size": 4, "failures": {}, "tiles": 1, "stages": {},
         "checkpoint": {"sha256": "0", "architecture": "none"},
         "calibration": {"tops": {}, "basis": {}, "tiles": 4},
+        "anchor": grid.anchor, "grid": GridRecord.of(grid).to_json(),
     }  # fmt: skip
-    (out / "run.json").write_text(json.dumps({**run, **grid_to_json(grid)}))
+    (out / "run.json").write_text(json.dumps(run))
     return out
 
 

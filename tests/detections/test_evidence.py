@@ -28,7 +28,7 @@ from capecam.run.supervisor import run
 from capecam.settings import EvidenceSettings
 from capecam.settings.loading import load
 from capecam.store.ledger import Ledger
-from capecam.store.run_folder import grid_from_json, read_run
+from capecam.store.run_folder import known_run
 
 METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 GSD = 0.08
@@ -103,7 +103,7 @@ def expected(values: np.ndarray, own: np.ndarray) -> dict[str, float]:
 
 
 def test_the_numbers_are_those_of_the_arrays(whole: Path) -> None:
-    table, grid = gpd.read_parquet(whole / "detections.parquet"), grid_from_json(read_run(whole))
+    table, grid = gpd.read_parquet(whole / "detections.parquet"), known_run(whole).pixel_grid
     shapes = shapely.transform(table.geometry.to_numpy(), grid.to_lattice)
     assert len(table) > 8
     compared = 0
@@ -202,8 +202,8 @@ def test_a_heatmap_without_a_single_block_says_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_failed_neighbour_leaves_a_gap(sixteen: Path, tmp_path: Path) -> None:
-    run_json = read_run(sixteen)
-    assert set(Ledger.of(sixteen).done()) == set(run_json["cells"])
+    record = known_run(sixteen)
+    assert set(Ledger.of(sixteen).done()) == set(record.cells)
     table = gpd.read_parquet(sixteen / "detections.parquet").set_index("id")
     gone = Ledger.of(sixteen).folder / "00"
     try:

@@ -473,10 +473,10 @@ def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path, caplog) ->
     assert (cells, scale) == ({"a", "b", "bytes"}, found_in(np.stack([values, values[::-1]])))
 
     out = RunFolder.open(tmp_path / "out")
-    assert "reading" not in out.cells["bytes"]["basis"]
-    assert set(out.cells["a"]["basis"]["reading"]) == {"a", "b"}
+    assert not out.cells["bytes"].inputs.reading
+    assert set(out.cells["a"].inputs.reading) == {"a", "b"}
     window = Window(0, 0, SHAPE[0], 2 * SHAPE[1])
-    with Reader(out.imagery()) as reader, rasterio.open(out.out / "imagery.vrt") as shown:
+    with Reader(out.mosaic) as reader, rasterio.open(out.out / "imagery.vrt") as shown:
         seen_then = reader.read(window)[0]
         rows, cols = window.slices(out.grid.window)
         drawn = shown.read(window=(rows.indices(shown.height)[:2], cols.indices(shown.width)[:2]))

@@ -49,9 +49,9 @@ def test_an_allowed_vrt_is_an_image_and_its_sources_count(tmp_path: Path) -> Non
     assert {s.name for s in city.mosaic.sources} == {"a", "b"}
     (image,) = (s for s in city.mosaic.sources if s.name == "b")
     assert np.array_equal(pixels_of(city)[0], pixels)
-    before = ImageHashes().facts(image)["sha256"]
+    before = ImageHashes().facts(image).sha256
     write_tif(source, pixels[:, ::-1])
-    assert ImageHashes().facts(image)["sha256"] != before
+    assert ImageHashes().facts(image).sha256 != before
 
 
 def changed(text: str, old: str, new: str) -> str:
@@ -136,7 +136,7 @@ def test_a_network_that_stumbles_is_asked_again(tmp_path: Path, monkeypatch) -> 
         (image,) = city.mosaic.sources
         assert (image.name, "secret" in str(image.header.path)) == ("a", False)
         assert np.array_equal(pixels_of(city)[0], noise)
-        assert len(ImageHashes().facts(image)["sha256"]) == 64
+        assert len(ImageHashes().facts(image).sha256) == 64
         with pytest.raises(UsageError, match=r"nothing\.tif: not a readable GeoTIFF"):
             open_city([f"/vsicurl/http://{host}/nothing.tif"], None)
 

@@ -16,7 +16,7 @@ import shapely
 from capecam.detections.evidence import WORDS
 from capecam.grid import Grid, Window
 from capecam.settings import ClassSettings, Settings
-from capecam.store.run_folder import grid_to_json
+from capecam.store.records import GridRecord
 from support.tracing import LO19
 
 SIDE_M = 3.0
@@ -125,7 +125,7 @@ def _write_run(
         "batch_size": 4, "cells": [f"image {n}" for n in range(cells)],
         "checkpoint": {"sha256": "0" * 64, "architecture": "FPN", "target_layer": "layer4",
                        "ignored": []},
-        **grid_to_json(grid),
+        "anchor": grid.anchor, "grid": GridRecord.of(grid).to_json(),
         "calibration": {"tops": {"gradcam": [1e-4] * (len(by_class) - 1) + [None]}, "basis": {},
                         "tiles": 4},
         "shifted": {}, "warped": [], "failures": {}, "stopped": None, "tiles": 9 * cells,

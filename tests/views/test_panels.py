@@ -27,11 +27,11 @@ from capecam.attribution.methods import resample
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest
-from capecam.pipeline.reopened_run import ReopenedRun
 from capecam.pipeline.stitching import to_levels
 from capecam.run.supervisor import run
 from capecam.settings import METHODS, ClassSettings
 from capecam.settings.loading import load
+from capecam.store.run_folder import RunFolder
 from capecam.views.panels import captions
 from capecam.views.panels import figure as figure_module
 from capecam.views.panels import panel as panel_module
@@ -183,7 +183,7 @@ def test_a_place_is_in_its_tile(made) -> None:
 
 
 def test_a_detection_is_found_in_any_row_group(out) -> None:
-    path, grid = out / "detections.parquet", ReopenedRun.open(out).mosaic.grid
+    path, grid = out / "detections.parquet", RunFolder.open(out).mosaic.grid
     pq.write_table(pq.read_table(path), path, row_group_size=2)
     for row in gpd.read_parquet(path).to_dict("records"):
         found = find(path, row["id"], grid)
@@ -418,7 +418,7 @@ def test_where_panels_go(tmp_path) -> None:
 
 def test_the_first_of_the_queue_are_delivered(out, made, monkeypatch) -> None:
     model = colours_model()
-    monkeypatch.setattr(ReopenedRun, "model", lambda _self, _given: model)
+    monkeypatch.setattr("capecam.views.panels.panels.load_run_model", lambda _run, _given: model)
     monkeypatch.setattr(panel_module, "DPI", 50)
     told: list[Path] = []
     delivery = Delivery.parse(out, None, None)
@@ -492,8 +492,8 @@ def test_a_run_opens_from_anywhere(made, tmp_path, monkeypatch) -> None:
     (moved / "out" / "run.json").write_text(json.dumps(record))
     for folder in (tmp_path, moved, Path("/")):
         monkeypatch.chdir(folder)
-        found = ReopenedRun.open(moved / "out").mosaic.sources
+        found = RunFolder.open(moved / "out").mosaic.sources
         assert {source.header.path.resolve().parent for source in found} == {moved / "images"}
     record["settings"] |= {"sources": [f"../{moved.name}/images"], "out": "out"}
     (moved / "out" / "run.json").write_text(json.dumps(record))
-    assert ReopenedRun.open(moved / "out").mosaic.sources, "also where .. has no folder to go to"
+    assert RunFolder.open(moved / "out").mosaic.sources, "also where .. has no folder to go to"

@@ -60,7 +60,7 @@ class RunYear:
         Raises:
             OutputError: it holds no run, or none whose city products are made.
         """
-        run = RunFolder.open(out)
+        run = RunFolder.open_finished(out)
         path, overview = (product(out, name) for name in (DETECTIONS, "classes.overview.tif"))
         table = gpd.read_parquet(path, columns=[*READ, "geometry"])
         coverage = Coverage(run.layer("classes.tif"), overview)

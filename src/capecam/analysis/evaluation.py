@@ -23,7 +23,7 @@ from capecam.io.vector_reader import read_polygons
 from capecam.runtime.files import write_json
 from capecam.settings import Settings
 from capecam.store.file_names import DETECTIONS, EVALUATION_JSON
-from capecam.store.run_folder import RunFolder, product
+from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def evaluate(question: EvaluationRequest) -> Evaluation:
         UsageError: a file cannot be used, or says no class.
         OutputError: the folder holds no run, or steps are asked of a file.
     """
-    run = RunFolder.open(question.found) if question.found.is_dir() else None
+    run = RunFolder.open_finished(question.found) if question.found.is_dir() else None
     if question.by_step and run is None:
         raise OutputError(
             f"{question.found}: --steps needs the folder of a run, not a file"
@@ -194,13 +194,13 @@ def evaluate(question: EvaluationRequest) -> Evaluation:
 
 def _version(run: RunFolder) -> str | None:
     """sha256 of what was scored, by which a later run that finds other objects can be told."""
-    facts: dict[str, str] = run.record.get("products", {}).get(DETECTIONS, {})
-    return facts.get("sha256")
+    facts = run.record.products.get(DETECTIONS)
+    return facts.sha256 if facts else None
 
 
 def _read_run(run: RunFolder) -> gpd.GeoDataFrame:
     columns = ["class_id", "confidence", "geometry"]
-    return gpd.read_parquet(product(run.out, DETECTIONS), columns=columns)
+    return gpd.read_parquet(run.detections(), columns=columns)
 
 
 def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:

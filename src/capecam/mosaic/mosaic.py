@@ -81,6 +81,10 @@ class Mosaic:
         near = sorted(self._index.query(window.box).tolist())  # with those that only abut
         return [s for s in map(self.sources.__getitem__, near) if s.window.intersection(window)]
 
+    def images_read(self, cell: Cell, tiling: Tiling) -> list[Source]:
+        """Return the sources that the tiles of a cell read, row-major."""
+        return self.touching(tiling.reach(cell.core))
+
     def cells(self, tiling: Tiling, cell_size: int) -> tuple[Cell, ...]:
         """A cell an image; an image over ``cell_size`` in parts, cut at multiples of the step.
 

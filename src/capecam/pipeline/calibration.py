@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,33 +19,11 @@ from capecam.mosaic.reader import Reader
 from capecam.mosaic.sampling import hash_order, place_key
 from capecam.pipeline.stitching import block_validity, unit_of
 from capecam.pipeline.tiles import Tile, batches
-from capecam.store.schemas import Calibrated, read_record
+from capecam.store.records import CalibrationRecord, CalibrationSource, read_record
 
 PERCENTILE = 99.5
 
 Told = Callable[[tuple[str, ...]], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """The raw value that becomes the top of the scale, by method and foreground class."""
-
-    scale_max: dict[str, tuple[float | None, ...]]
-    """None: the class has no positive value anywhere in the sample; it is empty."""
-    basis: dict[str, str]
-    """What a run must have in common to use these numbers: checkpoint, layer, score."""
-    tiles: int
-    """How many tiles were looked at."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As kept in run.json."""
-        return {"tops": self.scale_max, "basis": self.basis, "tiles": self.tiles}
-
-    @classmethod
-    def from_json(cls, tree: Any) -> Calibration:
-        """The inverse of :meth:`to_json`."""
-        scale_max = {method: tuple(values) for method, values in tree["tops"].items()}
-        return cls(scale_max, dict(tree["basis"]), int(tree["tiles"]))
 
 
 def calibration_key(engine: Engine) -> dict[str, str]:
@@ -60,14 +36,14 @@ def calibration_key(engine: Engine) -> dict[str, str]:
     }
 
 
-def read_calibration(run_json: Path) -> Calibration:
+def read_calibration(run_json: Path) -> CalibrationRecord:
     """The calibration in a run's record.
 
     Raises:
         SettingsError: there is none.
     """
     try:
-        return Calibration.from_json(read_record(run_json, Calibrated)["calibration"])
+        return read_record(run_json, CalibrationSource).calibration
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SettingsError(
@@ -76,7 +52,7 @@ def read_calibration(run_json: Path) -> Calibration:
         ) from error
 
 
-def load_calibration(run_json: Path, engine: Engine) -> Calibration:
+def load_calibration(run_json: Path, engine: Engine) -> CalibrationRecord:
     """The calibration of another run.
 
     Raises:
@@ -91,11 +67,11 @@ def load_calibration(run_json: Path, engine: Engine) -> Calibration:
     return found
 
 
-def why_not_usable(calibration: Calibration, engine: Engine) -> str | None:
+def why_not_usable(calibration: CalibrationRecord, engine: Engine) -> str | None:
     """In what a calibration differs from what an engine makes, or None."""
     for key, wanted in calibration_key(engine).items():
-        if calibration.basis.get(key) != wanted:
-            return f"{key} is {calibration.basis.get(key)}, this run has {wanted}"
+        if calibration.key.get(key) != wanted:
+            return f"{key} is {calibration.key.get(key)}, this run has {wanted}"
     classes = len(engine.model.foreground)
     for method in set(engine.methods) & calibration.scale_max.keys():
         if len(calibration.scale_max[method]) != classes:
@@ -108,7 +84,7 @@ def why_not_usable(calibration: Calibration, engine: Engine) -> str | None:
 
 def calibrate(
     sampled: Iterable[Tile], tiling: Tiling, engine: Engine, batch_size: int
-) -> Calibration:
+) -> CalibrationRecord:
     """Look at a sample of tiles: the 99.5th percentile of positive raw values, as written.
 
     Raises:
@@ -131,7 +107,7 @@ def calibrate(
                 values[method][c].append(positive.cpu().numpy().astype(np.float32))
         tiles += len(batch.windows)
     scale_max = {method: tuple(map(_top, by_class)) for method, by_class in values.items()}
-    return Calibration(scale_max, calibration_key(engine), tiles)
+    return CalibrationRecord(scale_max=scale_max, key=calibration_key(engine), tiles=tiles)
 
 
 def _top(parts: list[NDArray[np.float32]]) -> float | None:

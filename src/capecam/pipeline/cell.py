@@ -22,13 +22,13 @@ from capecam.io.cog import LEVELS, NODATA, CogSet, Product
 from capecam.mosaic.aoi import AreaOfInterest
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.pipeline.calibration import Calibration
 from capecam.pipeline.stage_timer import StageTimer
 from capecam.pipeline.stitching import FinishedRows, Stitcher, StitchPlan
 from capecam.pipeline.tiles import Tile, batches, read_tiles
 from capecam.runtime.background import in_background
 from capecam.settings import PIXEL_METHODS, ClassSettings, Settings
 from capecam.store.file_names import PIECES
+from capecam.store.records import CalibrationRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Job:
     mosaic: Mosaic
     interest: AreaOfInterest
     engine: Engine
-    calibration: Calibration
+    calibration: CalibrationRecord
     settings: Settings
     batch_size: int
     """Tiles that go through the network together; part of what makes results identical."""

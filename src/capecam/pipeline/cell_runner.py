@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
@@ -22,7 +21,8 @@ from capecam.pipeline.cell import CellReport, Job, process
 from capecam.pipeline.preparation import RunConstants, prepare
 from capecam.settings import Settings
 from capecam.settings.tree import required
-from capecam.store.ledger import Ledger
+from capecam.store.ledger import Ledger, products_in
+from capecam.store.records import CellRecord, RunRecord
 from capecam.store.staleness import ImageHashes, Inputs, cell_inputs
 
 log = logging.getLogger(__name__)
@@ -59,10 +59,10 @@ class CellRunner:
         self._inputs: Inputs | None = None
 
     def prepare(
-        self, city: City, before: Mapping[str, Any], told: Told = lambda _names: None
+        self, city: City, previous: RunRecord | None, told: Told = lambda _names: None
     ) -> RunConstants:
         """See :func:`capecam.pipeline.preparation.prepare`."""
-        return prepare(self._engine, self._settings, city, before, told)
+        return prepare(self._engine, self._settings, city, previous, told)
 
     def load_city(
         self, city: City, prepared: RunConstants, known: ImageHashes | None = None
@@ -115,20 +115,21 @@ class CellRunner:
         if self._job is None or self._inputs is None:
             raise ValueError("a runner takes a city before it makes cells")
         started = time.perf_counter()
-        images = self._job.mosaic.touching(self._settings.tiling.tiling.reach(cell.core))
+        images = self._job.mosaic.images_read(cell, self._settings.tiling.tiling)
         with self._ledger.making(cell) as work, ThreadPoolExecutor(1) as aside:
             # Beside the engine: the files are read anyway, and this waits for disks, too.
             contents = {s.name: aside.submit(self._contents.of, s, cell) for s in images}
             report = process(cell, self._job, work, tick)
-            record = {
-                "cell": cell.name,
-                "image": cell.image,
-                "status": "done",
+            record = CellRecord(
+                cell=cell.name,
+                image=cell.image,
+                status="done",
                 **asdict(report),
-                "seconds": round(time.perf_counter() - started, 3),
-                "basis": cell_inputs(cell, self._inputs, images),
-                "images": {name: facts.result() for name, facts in contents.items()},
-            }
+                seconds=round(time.perf_counter() - started, 3),
+                inputs=cell_inputs(cell, self._inputs, images),
+                images={name: facts.result() for name, facts in contents.items()},
+                files=products_in(work),
+            )
             self._ledger.commit(cell, work, record)
         return report
 

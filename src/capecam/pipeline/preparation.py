@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from capecam.attribution.autotune import auto_batch_size, auto_precision
 from capecam.attribution.engine import Engine
@@ -14,7 +13,6 @@ from capecam.errors import UsageError
 from capecam.mosaic.city import City
 from capecam.mosaic.value_range import find_value_range
 from capecam.pipeline.calibration import (
-    Calibration,
     Told,
     calibrate,
     load_calibration,
@@ -24,6 +22,7 @@ from capecam.pipeline.calibration import (
 from capecam.pipeline.tiles import Tile, batches
 from capecam.settings import Settings, ValueRange
 from capecam.store.provenance import recorded_value_range
+from capecam.store.records import CalibrationRecord, RunRecord
 from capecam.store.staleness import Inputs
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class RunConstants:
     batch_size: int
     scale: ValueRange | None
     """Values that become 0 and 255; None where no image needs it, or none is given."""
-    calibration: Calibration
+    calibration: CalibrationRecord
     calibrated_s: float
     """Seconds that it took."""
     checkpoint: str
@@ -71,7 +70,7 @@ def prepare(
     engine: Engine,
     settings: Settings,
     city: City,
-    before: Mapping[str, Any],
+    previous: RunRecord | None,
     told: Told = lambda _names: None,
 ) -> RunConstants:
     """Choose what a run needs, or take over what the run before has chosen.
@@ -80,22 +79,23 @@ def prepare(
         engine: with the run's network, at any precision.
         settings: of the run.
         city: its images.
-        before: ``run.json`` of the run before; empty where there is none.
+        previous: record of an earlier run into the same folder.
         told: hears which images are being read.
 
     Raises:
         UsageError: no image can be sampled, or the calibration that is named does not fit.
     """
-    scale = _scale(settings, city, before, told)
+    reusable = None if settings.run.recalibrate else previous
+    scale = _scale(settings, city, reusable, told)
     city = city.at_scale(scale)
 
     def sampled(tiles: int) -> Iterator[Tile]:
         return sample_tiles(city, settings.tiling.tiling, tiles, settings.explain.seed, told)
 
-    engine = _at_precision(engine, settings, sampled, before)
-    batch_size = _batch_size(settings, engine, before)
+    engine = _at_precision(engine, settings, sampled, previous)
+    batch_size = _batch_size(settings, engine, previous)
     started = time.perf_counter()
-    calibration = _calibration(settings, sampled, engine, batch_size, before)
+    calibration = _calibration(settings, sampled, engine, batch_size, reusable)
     return RunConstants(
         engine.device.type,
         engine.precision,
@@ -111,10 +111,10 @@ def prepare(
 
 
 def _scale(
-    settings: Settings, city: City, before: Mapping[str, Any], told: Told
+    settings: Settings, city: City, previous: RunRecord | None, told: Told
 ) -> ValueRange | None:
     """As known; percentiles that are not known yet are looked up."""
-    known = recorded_value_range(city.mosaic, settings.imagery, before)
+    known = recorded_value_range(city.mosaic, settings.imagery, previous)
     if known is None or not known.percent:
         return known
     try:
@@ -127,24 +127,24 @@ def _scale(
 
 
 def _at_precision(
-    engine: Engine, settings: Settings, sampled: Sampled, before: Mapping[str, Any]
+    engine: Engine, settings: Settings, sampled: Sampled, previous: RunRecord | None
 ) -> Engine:
     """As set; or as in the run before; or as fits a sample of tiles. On a CPU auto is float32."""
     if settings.compute.precision != "auto" or engine.device.type == "cpu":
         return engine
-    if before.get("device") == engine.device.type and "precision" in before:
-        return engine.at(before["precision"])
+    if previous is not None and previous.device == engine.device.type:
+        return engine.at(previous.precision)
     for batch in batches(sampled(PRECISION_TILES), PRECISION_TILES):
         return engine.at(auto_precision(engine, batch.pixels, batch.valid))
     return engine  # there is nothing to see
 
 
-def _batch_size(settings: Settings, engine: Engine, before: Mapping[str, Any]) -> int:
+def _batch_size(settings: Settings, engine: Engine, previous: RunRecord | None) -> int:
     """The setting; or that of the run before, since results depend on it; or what fits."""
     if settings.compute.batch_size != "auto":
         return settings.compute.batch_size
-    if before.get("device") == engine.device.type and "batch_size" in before:
-        return int(before["batch_size"])
+    if previous is not None and previous.device == engine.device.type:
+        return previous.batch_size
     return auto_batch_size(engine, settings.tiling.size)
 
 
@@ -153,15 +153,13 @@ def _calibration(
     sampled: Sampled,
     engine: Engine,
     batch_size: int,
-    before: Mapping[str, Any],
-) -> Calibration:
+    previous: RunRecord | None,
+) -> CalibrationRecord:
     """Another run's if one is named, else this folder's own if it still fits, else a new one."""
     explain = settings.explain
     if explain.calibration:
         return load_calibration(explain.calibration, engine)
-    if before.get("calibration"):
-        own = Calibration.from_json(before["calibration"])
-        if why_not_usable(own, engine) is None:
-            return own
+    if previous is not None and why_not_usable(previous.calibration, engine) is None:
+        return previous.calibration
     tiles = sampled(explain.calibration_tiles)
     return calibrate(tiles, settings.tiling.tiling, engine, batch_size)

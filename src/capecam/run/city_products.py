@@ -6,7 +6,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyproj
 from pyarrow import ArrowInvalid
@@ -21,7 +20,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
 from capecam.io.vector_writer import index_column, write_gpkg
 from capecam.io.vrt import write_vrt
-from capecam.runtime.files import atomic_write, file_facts, write_json
+from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
 from capecam.store.file_names import (
     DETECTIONS,
@@ -33,6 +32,7 @@ from capecam.store.file_names import (
     SUMMARY,
 )
 from capecam.store.ledger import Ledger
+from capecam.store.records import FileFacts, RunRecord, TotalsRecord
 from capecam.store.run_folder import RunFolder
 from capecam.views.qgis.layer_styles import write_styles
 from capecam.views.qgis.layer_tree import project_of
@@ -61,13 +61,15 @@ class Totals:
     """Class name -> (number of detections, m²)."""
     steps: dict[str, dict[str, int]]
     """What each step left or removed: step -> class name -> number."""
-    products: dict[str, dict[str, Any]]
-    """File name -> ``bytes`` and ``sha256``."""
+    products: dict[str, FileFacts]
+    """By file name."""
 
-    def to_json(self) -> dict[str, Any]:
-        """As kept in run.json."""
-        totals = {"cells": self.cells, "tiles": self.tiles, "by_class": self.by_class}
-        return {"totals": totals, "detections": self.steps, "products": self.products}
+    def add_to(self, record: RunRecord) -> RunRecord:
+        """Return the record of the run with these numbers."""
+        totals = TotalsRecord(cells=self.cells, tiles=self.tiles, by_class=self.by_class)
+        return record.model_copy(
+            update={"totals": totals, "detections": self.steps, "products": self.products}
+        )
 
 
 def finish(out: Path) -> Totals:
@@ -76,7 +78,7 @@ def finish(out: Path) -> Totals:
     Raises:
         OutputError: the folder holds no run, or no finished cell, or a run is at it.
     """
-    RunFolder.open(out)  # before a lock is left in a folder of something else
+    RunFolder.open_finished(out)  # before a lock is left in a folder of something else
     with output_lock(out), gdal_settings():
         made = write_city_products(out)
         write_report(out)
@@ -101,7 +103,7 @@ def write_city_products(out: Path) -> Totals:
 
 
 def _assembled(out: Path) -> Totals:
-    run = RunFolder.open(out)
+    run = RunFolder.open_finished(out)
     _write_layers(run)
     write_styles(run)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
@@ -112,14 +114,14 @@ def _assembled(out: Path) -> Totals:
     summary = found.summary.to_dict("records")
     made = Totals(
         len(run.cells),
-        sum(cell["tiles"] for cell in run.cells.values()),
+        sum(cell.tiles for cell in run.cells.values()),
         {row["class"]: (row["count"], row["area_m2"]) for row in summary},
         found.tally.to_json(run.names),
         _facts_of_products(out),
     )
     with atomic_write(out / PROJECT) as qgz:
         write_project(qgz, project_of(run, {row["class"]: row["count"] for row in summary}))
-    write_json(out / RUN_JSON, {**run.record, **made.to_json()})
+    made.add_to(run.record).write(out / RUN_JSON)
     return made
 
 
@@ -136,9 +138,9 @@ def write_geopackage(out: Path, rules: AssemblyRules) -> None:
             embed_style(gpkg, REJECTED, rejected_style())
 
 
-def _facts_of_products(out: Path) -> dict[str, dict[str, Any]]:
+def _facts_of_products(out: Path) -> dict[str, FileFacts]:
     files = sorted(path for pattern in COMPARED for path in out.glob(pattern))
-    return {path.name: file_facts(path) for path in files}
+    return {path.name: FileFacts.of(path) for path in files}
 
 
 def _write_layers(run: RunFolder) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 import torch
 
@@ -19,6 +19,7 @@ from capecam.pipeline.cell_runner import CellResult, CellRunner
 from capecam.pipeline.preparation import RunConstants
 from capecam.run.worker_process import WorkerProcess
 from capecam.settings import Settings
+from capecam.store.records import RunRecord
 from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Executor(Protocol):
     count: int
     """How many cells are made at the same time."""
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
+    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """Once, before any cell."""
 
     def make(
@@ -55,9 +56,9 @@ class SerialExecutor:
         self._city: City | None = None
         self._prepared: RunConstants | None = None
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
+    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """See :class:`Executor`."""
-        prepared = self._runner.prepare(city, before)
+        prepared = self._runner.prepare(city, previous)
         self._city, self._prepared = city, prepared
         return prepared
 
@@ -116,14 +117,14 @@ class ProcessExecutor:
         self._city: City | None = None
         self._prepared: RunConstants | None = None
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
+    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """See :class:`Executor`; the first worker does it."""
         self._city = city
         worker = self._workers[0]
         while self._prepared is None:
             worker.start()
             try:
-                self._prepared = worker.prepare(city, before)
+                self._prepared = worker.prepare(city, previous)
             except WorkerError:
                 if not worker.reading:
                     raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,12 +14,13 @@ from capecam.mosaic.diagnostics_summary import (
     summarize_diagnostics,
     summarize_failures,
 )
-from capecam.pipeline.calibration import Calibration, read_calibration
+from capecam.pipeline.calibration import read_calibration
 from capecam.run.supervisor import anchor, share
 from capecam.run.text_table import text_table
 from capecam.settings import PIXEL_METHODS, Settings
 from capecam.store.ledger import Ledger
 from capecam.store.provenance import recorded_value_range
+from capecam.store.records import RunRecord
 from capecam.store.run_folder import read_run
 from capecam.store.staleness import NEW, CellState, ImageHashes, Inputs, by_cause, check_cells
 
@@ -113,18 +114,17 @@ def make_plan(settings: Settings) -> Plan:
     Raises:
         UsageError: there is no usable image.
     """
-    before = (read_run(settings.out) if settings.out else None) or {}
-    city = city_of(settings, anchor(settings, before))
+    previous = read_run(settings.out) if settings.out else None
+    city = city_of(settings, anchor(settings, previous))
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
-    verdicts = _verdicts(settings, city, cells, before)
+    verdicts = _verdicts(settings, city, cells, previous)
     todo, failed = (
         {cell.name: v.reason for cell, v in verdicts.items() if v.state == state}
         for state in ("todo", "failed")
     )
     window = city.mosaic.grid.window
-    stages = before.get("stages", {})
-    rate = before["tiles"] / stages["cells"] if before.get("tiles") else None
+    rate = previous.tiles / previous.stages["cells"] if previous and previous.tiles else None
     return Plan(
         {cell.name: city.interest.count(tiling, cell.core) for cell in cells},
         todo,
@@ -144,21 +144,21 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def _verdicts(
-    settings: Settings, city: City, cells: Sequence[Cell], before: Mapping[str, Any]
+    settings: Settings, city: City, cells: Sequence[Cell], previous: RunRecord | None
 ) -> dict[Cell, CellState]:
     """What run would find about each cell."""
-    if settings.out is None or not before:
+    if settings.out is None or previous is None:
         return dict.fromkeys(cells, CellState("todo", "new", NEW))
-    inputs = _inputs(settings, city, before)
+    inputs = _inputs(settings, city, previous)
     return check_cells(cells, city.mosaic, inputs, Ledger.of(settings.out), ImageHashes())
 
 
-def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs:
+def _inputs(settings: Settings, city: City, previous: RunRecord) -> Inputs:
     """What a run would find out, as far as it follows from the run before."""
-    calibration = Calibration.from_json(before["calibration"])
+    calibration = previous.calibration
     if settings.explain.calibration:
         calibration = read_calibration(settings.explain.calibration)
-    checkpoint = before["checkpoint"]["sha256"]
+    checkpoint = previous.checkpoint.sha256
     if settings.checkpoint:
         checkpoint = checkpoint_sha256(settings.checkpoint)
     precision = settings.compute.precision
@@ -167,10 +167,10 @@ def _inputs(settings: Settings, city: City, before: Mapping[str, Any]) -> Inputs
         city.interest,
         settings,
         checkpoint,
-        before["precision"] if precision == "auto" else precision,
+        previous.precision if precision == "auto" else precision,
         calibration.scale_max,
         recorded_value_range(
-            city.mosaic, settings.imagery, {} if settings.run.recalibrate else before
+            city.mosaic, settings.imagery, None if settings.run.recalibrate else previous
         ),
     )
 

@@ -24,6 +24,7 @@ from capecam.pipeline.cell_runner import CellResult, CellRunner
 from capecam.pipeline.preparation import RunConstants
 from capecam.run.executors import CellQueue
 from capecam.settings import Settings
+from capecam.store.records import RunRecord
 from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,11 @@ class Actor:
         self._settings = settings
         self._runner: CellRunner | None = None
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants | CapecamError:
+    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants | CapecamError:
         """See :class:`capecam.run.executors.Executor`."""
         try:
             with gdal_settings():
-                return self._ready().prepare(city, before)
+                return self._ready().prepare(city, previous)
         except CapecamError as error:  # as a value: Ray would dress it up
             return error
 
@@ -93,11 +94,11 @@ class RayExecutor:
     def _start(self) -> Any:
         return self._ray.remote(**self._share)(Actor).remote(self._settings)
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
+    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """See :class:`capecam.run.executors.Executor`."""
         city = _absolute_city(city)
         try:
-            prepared = self._ray.get(self._actors[0].prepare.remote(city, before))
+            prepared = self._ray.get(self._actors[0].prepare.remote(city, previous))
         except self._ray.exceptions.RayError as error:
             raise WorkerError(
                 f"a Ray worker ended before its first cell: {error}"

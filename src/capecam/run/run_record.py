@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from capecam.mosaic.mosaic import Source
 from capecam.pipeline.preparation import RunConstants
 from capecam.run.city_products import Totals
 from capecam.settings import Settings
-from capecam.store.run_folder import grid_to_json
+from capecam.store.records import CheckpointRecord, GridRecord, ImageFacts, RunRecord
 from capecam.store.staleness import ImageHashes, Inputs
 
 
@@ -94,52 +93,53 @@ class RunRecorder:
         """What cells depend on."""
         return self.prepared.inputs(self.settings, self.city)
 
-    def seen(self, cell: Cell) -> list[Source]:
-        """The images in a cell's reach."""
-        return self.city.mosaic.touching(self.settings.tiling.tiling.reach(cell.core))
+    def images_read(self, cell: Cell) -> list[Source]:
+        """Return the images that a cell's tiles read."""
+        return self.city.mosaic.images_read(cell, self.settings.tiling.tiling)
 
-    def images(self, cell: Cell, contents: ImageHashes) -> dict[str, Any]:
-        """Facts of those that the cell sees."""
-        return {source.name: contents.of_neighbour(source) for source in self.seen(cell)}
+    def image_facts(self, cell: Cell, hashes: ImageHashes) -> dict[str, ImageFacts]:
+        """Return the facts of these images, by name."""
+        return {source.name: hashes.of_neighbour(source) for source in self.images_read(cell)}
 
-    def to_json(self, outcome: RunOutcome) -> dict[str, Any]:
-        """``run.json``."""
-        prepared, totals = self.prepared, outcome.totals
-        return {
-            "capecam": __version__,
-            "settings": self.settings.model_dump(mode="json"),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "device": prepared.device,
-            "precision": prepared.precision,
-            "batch_size": min(prepared.batch_size, outcome.batch_size),
-            "checkpoint": {
-                "sha256": prepared.checkpoint,
-                "architecture": prepared.architecture,
-                "target_layer": prepared.target_layer,
-                "ignored": prepared.ignored,
-            },
-            **grid_to_json(self.city.mosaic.grid),
-            "scale": None if prepared.scale is None else str(prepared.scale),
-            "calibration": prepared.calibration.to_json(),
-            "empty": self._empty(),
-            "cells": [cell.name for cell in self.cells],
-            "shifted": {s.name: s.shift_px for s in self.city.mosaic.sources if any(s.shift_px)},
-            "warped": [s.name for s in self.city.mosaic.sources if s.warped],
-            "failures": outcome.failures,
-            "stopped": outcome.stopped,
-            "started": outcome.started.isoformat(timespec="seconds"),
-            "tiles": outcome.tiles,
-            "seconds": round(outcome.seconds, 3),
-            "stages": {name: round(seconds, 3) for name, seconds in outcome.stages.items()},
-            "work": {name: round(seconds, 3) for name, seconds in outcome.work.items()},
-            "engine_waited": None if outcome.waited is None else round(outcome.waited, 4),
-            **({} if totals is None else totals.to_json()),
-        }
+    def record(self, outcome: RunOutcome) -> RunRecord:
+        """Return ``run.json`` as far as the run has come."""
+        prepared, mosaic = self.prepared, self.city.mosaic
+        found = RunRecord(
+            capecam=__version__,
+            settings=self.settings.model_dump(mode="json"),
+            versions={"python": platform.python_version(), "torch": torch.__version__},
+            device=prepared.device,
+            precision=prepared.precision,
+            batch_size=min(prepared.batch_size, outcome.batch_size),
+            checkpoint=CheckpointRecord(
+                sha256=prepared.checkpoint,
+                architecture=prepared.architecture,
+                target_layer=prepared.target_layer,
+                ignored=prepared.ignored,
+            ),
+            anchor=mosaic.grid.anchor,
+            grid=GridRecord.of(mosaic.grid),
+            scale=prepared.scale,
+            calibration=prepared.calibration,
+            empty=self._empty(),
+            cells=tuple(cell.name for cell in self.cells),
+            shifted={s.name: s.shift_px for s in mosaic.sources if any(s.shift_px)},
+            warped=tuple(s.name for s in mosaic.sources if s.warped),
+            failures=outcome.failures,
+            stopped=outcome.stopped,
+            started=outcome.started.isoformat(timespec="seconds"),
+            tiles=outcome.tiles,
+            seconds=round(outcome.seconds, 3),
+            stages={name: round(seconds, 3) for name, seconds in outcome.stages.items()},
+            work={name: round(seconds, 3) for name, seconds in outcome.work.items()},
+            engine_waited=None if outcome.waited is None else round(outcome.waited, 4),
+        )
+        return outcome.totals.add_to(found) if outcome.totals else found
 
-    def _empty(self) -> dict[str, list[str]]:
-        """By method: the classes whose maps have no positive value."""
+    def _empty(self) -> dict[str, tuple[str, ...]]:
+        """Return, by method, the classes whose heatmaps have no positive value."""
         names = [c.name for c in self.settings.model.classes[1:]]
         return {
-            method: [name for name, top in zip(names, scale_max, strict=True) if top is None]
+            method: tuple(name for name, top in zip(names, scale_max, strict=True) if top is None)
             for method, scale_max in self.prepared.calibration.scale_max.items()
         }

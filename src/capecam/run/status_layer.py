@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import geopandas as gpd
 import shapely
@@ -26,12 +26,21 @@ from capecam.views.styles.layers import cells_style
 log = logging.getLogger(__name__)
 
 LAYER = "cells"
-FIELDS = ("status", "tiles", "detections", "seconds", "error")
 EVERY_S = 2.0
 """Between updates, so that thousands of small cells do not wait for it."""
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 WAIT_S = 0.2
 """For a file that something holds locked; then that update is skipped."""
+
+
+class CellStatus(NamedTuple):
+    """Row of a cell: ``pending``, ``running``, ``done`` or ``failed``, and what came of it."""
+
+    status: str
+    tiles: int | None = None
+    detections: int | None = None
+    seconds: float | None = None
+    error: str | None = None
 
 
 class StatusLayer:
@@ -48,11 +57,11 @@ class StatusLayer:
         self,
         path: Path,
         grid: Grid,
-        cells: Mapping[Cell, Mapping[str, Any]],
+        cells: Mapping[Cell, CellStatus],
         unusable: Mapping[str, str],
     ) -> None:
         self._path = path
-        self._pending: dict[str, Mapping[str, Any]] = {}
+        self._pending: dict[str, CellStatus] = {}
         self._written = 0.0
         self._lock = threading.Lock()  # cells are taken by threads
         if not _is_free(path):
@@ -74,10 +83,10 @@ class StatusLayer:
     def running(self, cells: Iterable[Cell]) -> Iterator[Cell]:
         """The cells; each of them is shown as running when it is taken."""
         for cell in cells:
-            self.show(cell.name, {"status": "running"})
+            self.show(cell.name, CellStatus("running"))
             yield cell
 
-    def show(self, name: str, state: Mapping[str, Any]) -> None:
+    def show(self, name: str, state: CellStatus) -> None:
         """Change the state of a cell; it is written soon, with all that waits."""
         with self._lock:
             self._pending[name] = state
@@ -90,8 +99,8 @@ class StatusLayer:
             self._write()
 
     def _write(self) -> None:
-        values = [(*_row(state).values(), name) for name, state in self._pending.items()]
-        columns = ", ".join(f"{field} = ?" for field in FIELDS)
+        values = [(*state, name) for name, state in self._pending.items()]
+        columns = ", ".join(f"{field} = ?" for field in CellStatus._fields)
         try:
             with closing(sqlite3.connect(self._path, timeout=WAIT_S)) as database, database:
                 database.executemany(f"UPDATE {LAYER} SET {columns} WHERE cell = ?", values)
@@ -108,12 +117,12 @@ class StatusLayer:
 
 
 def _table(
-    grid: Grid, cells: Mapping[Cell, Mapping[str, Any]], unusable: Mapping[str, str]
+    grid: Grid, cells: Mapping[Cell, CellStatus], unusable: Mapping[str, str]
 ) -> gpd.GeoDataFrame:
     """A row a cell, and one for each image that has none."""
-    rows = [{"cell": cell.name, **_row(state)} for cell, state in cells.items()]
+    rows = [{"cell": cell.name, **state._asdict()} for cell, state in cells.items()]
     rows += [
-        {"cell": name, **_row({"status": "failed", "error": reason})}
+        {"cell": name, **CellStatus("failed", error=reason)._asdict()}
         for name, reason in unusable.items()
     ]
     boxes = [cell.core.box for cell in cells]
@@ -139,15 +148,13 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-def _row(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {field: state.get(field) for field in FIELDS}
-
-
-def state_of(ledger: Ledger, cell: Cell) -> Mapping[str, Any]:
-    """What the ledger says of a cell."""
+def status_of(ledger: Ledger, cell: Cell) -> CellStatus:
+    """Read the status of a cell from the ledger."""
     if record := ledger.read(cell.name):
-        return record
-    return ledger.read_failure(cell.name) or {"status": "pending"}
+        return CellStatus("done", record.tiles, record.detections, record.seconds)
+    if failure := ledger.read_failure(cell.name):
+        return CellStatus("failed", error=failure.error)
+    return CellStatus("pending")
 
 
 def open_status_layer(
@@ -155,5 +162,5 @@ def open_status_layer(
 ) -> StatusLayer:
     """A board of all cells as the ledger has them."""
     ledger = Ledger.of(out)
-    states = {cell: state_of(ledger, cell) for cell in cells}
+    states = {cell: status_of(ledger, cell) for cell in cells}
     return StatusLayer(out / "cells.gpkg", grid, states, unusable)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Protocol
 
 from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
@@ -17,15 +17,15 @@ from capecam.run.city_products import write_city_products
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
 from capecam.run.ray_executor import RayExecutor
 from capecam.run.run_record import RunOutcome, RunRecorder
-from capecam.run.status_layer import open_status_layer, state_of
-from capecam.runtime.files import write_json
+from capecam.run.status_layer import open_status_layer, status_of
 from capecam.runtime.lock import output_lock
 from capecam.settings import Settings
 from capecam.settings.tree import required
 from capecam.store.file_names import DETECTIONS, RUN_JSON
 from capecam.store.ledger import Ledger
+from capecam.store.records import FailureRecord, RunRecord
 from capecam.store.run_folder import read_run
-from capecam.store.staleness import ImageHashes, cell_inputs, check_cells, first_words
+from capecam.store.staleness import ImageHashes, cell_inputs, check_cells, describe_states
 from capecam.views.qgis.layer_styles import lay_out_imagery
 from capecam.views.report.report import write_report
 
@@ -75,20 +75,20 @@ def run(
     outcome = RunOutcome(required(settings.out, "out", "--out DIR"))
     ledger = Ledger.open(outcome.out)
     with output_lock(outcome.out, settings.run.shard), gdal_settings():
-        before = read_run(outcome.out) or {}
-        city = _open(settings, before, apart=model is None)
+        previous = read_run(outcome.out)
+        city = _open(settings, previous, apart=model is None)
         outcome.failures.update(city.failures)
         with _workshop(settings, model) as workshop:
-            record = _prepare(settings, city, before, workshop, outcome)
+            record = _prepare(settings, city, previous, workshop, outcome)
             _make_cells(record, ledger, workshop, outcome, progress or Silent())
             outcome.end("cells")
-        _finish(record, before, outcome)
+        _finish(record, previous, outcome)
     return outcome
 
 
-def _open(settings: Settings, before: Mapping[str, Any], *, apart: bool) -> City:
+def _open(settings: Settings, previous: RunRecord | None, *, apart: bool) -> City:
     """The city; what is unusual about its images is said."""
-    city = city_of(settings, anchor(settings, before), apart=apart)
+    city = city_of(settings, anchor(settings, previous), apart=apart)
     for kind in summarize_diagnostics(city, settings):
         if kind.warning:
             log.warning("%s", kind)
@@ -98,41 +98,41 @@ def _open(settings: Settings, before: Mapping[str, Any], *, apart: bool) -> City
 def _prepare(
     settings: Settings,
     city: City,
-    before: Mapping[str, Any],
+    previous: RunRecord | None,
     workshop: Executor,
     outcome: RunOutcome,
 ) -> RunRecorder:
     """Find out what all cells have in common, and write it down before the first one is made."""
     cells = find_cells(city, settings.tiling)
     outcome.workers = workshop.count
-    if settings.run.recalibrate:
-        before = {**before, "calibration": {}, "scale": None}
-    prepared = workshop.prepare(city, before)
+    prepared = workshop.prepare(city, previous)
     city = city.at_scale(prepared.scale)
     lay_out_imagery(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
     outcome.end("prepare", calibrate=prepared.calibrated_s)
     record = RunRecorder(settings, city, cells, prepared)
-    write_json(outcome.out / RUN_JSON, record.to_json(outcome))
+    record.record(outcome).write(outcome.out / RUN_JSON)
     return record
 
 
-def _finish(record: RunRecorder, before: Mapping[str, Any], outcome: RunOutcome) -> None:
+def _finish(record: RunRecorder, previous: RunRecord | None, outcome: RunOutcome) -> None:
     """The city's products, if there is a cell; how the run ended; and the report on both."""
     out = outcome.out
     if outcome.done + outcome.kept and not record.settings.run.shard:
         outcome.totals = write_city_products(out)
     outcome.end("finish")
-    write_json(out / RUN_JSON, {**record.to_json(outcome), **_still_true(before, outcome)})
+    finished = record.record(outcome)
+    if previous is not None and _is_audited(previous, finished):
+        finished = finished.model_copy(update={"audit": previous.audit})
+    finished.write(out / RUN_JSON)
     if outcome.totals is not None:
         write_report(out, imagery=record.city.mosaic)
 
 
-def _still_true(before: Mapping[str, Any], outcome: RunOutcome) -> dict[str, Any]:
-    """What an audit has found of the same detections."""
-    if outcome.totals is None or "audit" not in before:
-        return {}
-    same = before.get("products", {}).get(DETECTIONS) == outcome.totals.products[DETECTIONS]
-    return {"audit": before["audit"]} if same else {}
+def _is_audited(previous: RunRecord, record: RunRecord) -> bool:
+    """Return whether the audit of the previous run is about the same detections."""
+    if previous.audit is None or record.totals is None:
+        return False
+    return previous.products.get(DETECTIONS) == record.products[DETECTIONS]
 
 
 def _workshop(settings: Settings, model: Model | None) -> Executor:
@@ -161,7 +161,7 @@ def _make_cells(
         with closing(workshop.make(board.running(todo), contents, progress.tiles)) as making:
             for made in making:
                 _note(made, record, ledger, contents, outcome)
-                board.show(made.cell.name, state_of(ledger, made.cell))
+                board.show(made.cell.name, status_of(ledger, made.cell))
                 progress.cell(made.cell.name, f"failed: {made.reason}" if made.reason else "done")
                 if outcome.failed > most:
                     outcome.stopped = f"more than {most} cells failed"
@@ -179,11 +179,11 @@ def _todo(
     todo = {}
     cells = share(record.cells, record.settings.run.shard)
     verdicts = check_cells(cells, record.city.mosaic, record.inputs, ledger, contents)
-    log.info("%s", first_words(verdicts.values()))
+    log.info("%s", describe_states(verdicts.values()))
     for cell, verdict in verdicts.items():
         if verdict.state == "done":
             outcome.kept += 1
-            ledger.refresh(cell.name, record.images(cell, contents))
+            ledger.refresh(cell.name, record.image_facts(cell, contents))
         elif verdict.state == "failed":
             outcome.failures[cell.name] = f"{verdict.reason} (before; --retry-failed tries again)"
         else:
@@ -217,20 +217,19 @@ def _note(
     ledger.check_writable()  # a worker that has died did not ask
     outcome.failed += 1
     outcome.failures[cell.name] = made.reason
-    failure = {
-        "cell": cell.name,
-        "image": cell.image,
-        "status": "failed",
-        "error": made.reason,
-        "basis": cell_inputs(cell, record.inputs, record.seen(cell)),
-        "images": record.images(cell, contents),
-    }
+    failure = FailureRecord(
+        cell=cell.name,
+        image=cell.image,
+        status="failed",
+        error=made.reason,
+        inputs=cell_inputs(cell, record.inputs, record.images_read(cell)),
+        images=record.image_facts(cell, contents),
+    )
     ledger.fail(cell, failure)
 
 
-def anchor(settings: Settings, before: Mapping[str, Any]) -> tuple[float, float] | None:
+def anchor(settings: Settings, previous: RunRecord | None) -> tuple[float, float] | None:
     """The setting's, else that of the first run into the same folder, else the mosaic's corner."""
-    if settings.tiling.anchor or not before:
+    if settings.tiling.anchor or previous is None:
         return settings.tiling.anchor
-    x, y = before["anchor"]
-    return x, y
+    return previous.anchor

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from capecam.pipeline.cell_runner import CellResult, CellRunner
 from capecam.pipeline.preparation import RunConstants
 from capecam.runtime import logs
 from capecam.settings import Settings
+from capecam.store.records import RunRecord
 from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
@@ -69,13 +70,13 @@ class WorkerProcess:
         )
         self._send("settings", self._settings, log.getEffectiveLevel())
 
-    def prepare(self, city: City, before: Mapping[str, Any]) -> RunConstants:
+    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """Have found out what a run needs; ``reading`` says of what the worker has died, if so.
 
         Raises:
             CapecamError: that of the worker; or WorkerError, if it dies of it.
         """
-        prepared: RunConstants = self._ask("prepare", city, before)
+        prepared: RunConstants = self._ask("prepare", city, previous)
         return prepared
 
     def get_ready(self, city: City, prepared: RunConstants, known: ImageHashes) -> None:
@@ -208,8 +209,8 @@ def _listen(requests: queue.Queue[tuple[Any, ...]]) -> None:
 
 def _done(runner: CellRunner, request: tuple[Any, ...], answer: Answer) -> object:
     match request:
-        case "prepare", city, before:
-            return runner.prepare(city, before, lambda names: answer(_Reading(names)))
+        case "prepare", city, previous:
+            return runner.prepare(city, previous, lambda names: answer(_Reading(names)))
         case "take", city, prepared, known:
             runner.load_city(city, prepared, known)
             return None

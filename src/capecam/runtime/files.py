@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 
-def file_facts(path: Path) -> dict[str, Any]:
-    """``bytes`` and ``sha256`` of a file."""
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-
-
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """Of a file, in hexadecimal digits."""
     with path.open("rb") as stream:

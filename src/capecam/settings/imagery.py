@@ -64,6 +64,14 @@ def _scale(value: object) -> object:
     return ValueRange(bottom, top, percent=marks[0])
 
 
+OptionalRange = Annotated[
+    ValueRange | None,
+    BeforeValidator(_scale),
+    PlainSerializer(lambda scale: None if scale is None else str(scale)),
+]
+"""A range of values that is written as text in files."""
+
+
 class ImagerySettings(Section):
     """How an image file becomes red, green and blue pixels of 0..255 (docs/inputs.md)."""
 
@@ -76,12 +84,7 @@ class ImagerySettings(Section):
         description="numbers of the red, green and blue band, from 1; auto goes by the file's "
         "colour interpretation; gray is band 1 as all three, palette the colours of band 1's table",
     )
-    scale: Annotated[
-        ValueRange | None,
-        BeforeValidator(_scale),
-        PlainSerializer(lambda scale: None if scale is None else str(scale)),
-        Option("--scale", "LOW,HIGH|P%,P%"),
-    ] = Field(
+    scale: Annotated[OptionalRange, Option("--scale", "LOW,HIGH|P%,P%")] = Field(
         None,
         description="for images that are not uint8: values that become 0 and 255, or percentiles "
         "of the whole mosaic such as 2%,98%",

@@ -1,46 +1,49 @@
-"""What a run has left in its folder, for all that comes after it."""
+"""The folder of a run, for everything that works on its results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from capecam.errors import OutputError
+from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
 from capecam.io.heat_layer import HeatLayer
 from capecam.io.vrt import Layer, VrtTile
-from capecam.mosaic.mosaic import Mosaic
+from capecam.mosaic.aoi import AreaOfInterest, read_aoi
+from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
-from capecam.store.file_names import RUN_JSON
+from capecam.store.file_names import DETECTIONS, RUN_JSON
 from capecam.store.ledger import Ledger
 from capecam.store.provenance import imagery_of, settings_of
-from capecam.store.schemas import Run, read_record
+from capecam.store.records import CellRecord, RunRecord, read_record
+from capecam.store.staleness import ImageHashes
 
 
-def read_run(out: Path) -> dict[str, Any] | None:
-    """The record of the run in a folder, or None.
+def read_run(out: Path) -> RunRecord | None:
+    """Return the record of the run in a folder, or None.
 
     Raises:
-        OutputError: it is there and cannot be read.
+        OutputError: it exists and cannot be read.
     """
     path = out / RUN_JSON
     if not path.exists():
         return None
     try:
-        return read_record(path, Run)
+        return read_record(path, RunRecord)
     except (OSError, ValueError) as error:
         raise OutputError(
             f"{path} cannot be read ({str(error)[:200]}); remove it to start afresh"
         ) from error
 
 
-def known_run(out: Path) -> dict[str, Any]:
-    """The record of the run in a folder.
+def known_run(out: Path) -> RunRecord:
+    """Return the record of the run in a folder.
 
     Raises:
-        OutputError: it holds none, or one that cannot be read.
+        OutputError: the folder holds none, or one that cannot be read.
     """
     record = read_run(out)
     if record is None:
@@ -49,10 +52,10 @@ def known_run(out: Path) -> dict[str, Any]:
 
 
 def product(out: Path, name: str) -> Path:
-    """A city product of the run in a folder.
+    """Return the path of a city product of the run in a folder.
 
     Raises:
-        OutputError: it has not been made.
+        OutputError: it does not exist.
     """
     path = out / name
     if not path.exists():
@@ -60,121 +63,172 @@ def product(out: Path, name: str) -> Path:
     return path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunFolder:
-    """A run whose cells are done, at least some of them."""
+    """A run, its finished cells, and the imagery that it was made from."""
 
     out: Path
-    record: Mapping[str, Any]
-    """``run.json``."""
+    record: RunRecord
     settings: Settings
-    """Of the run."""
-    cells: Mapping[str, dict[str, Any]]
-    """``cell.json`` of every finished cell that belongs to the run, by name."""
+    """The run's, with paths that lead to its files from here."""
+    cells: Mapping[str, CellRecord]
+    """By name, all finished cells that belong to the run."""
 
     @classmethod
     def open(cls, out: Path) -> Self:
-        """That of a folder.
+        """Read the records of a run.
 
         Raises:
-            OutputError: it holds no run, or no finished cell.
+            OutputError: the folder holds no run.
         """
         record, ledger = known_run(out), Ledger.of(out)
-        settings = settings_of(out, record)
-        wanted = set(record["cells"])
-        read = {name: ledger.read(name) for name in ledger.done() if name in wanted}
-        cells = {name: cell for name, cell in read.items() if cell}  # what is damaged is not done
-        if not cells:
+        names = set(record.cells).intersection(ledger.done())
+        cells = {name: cell for name in sorted(names) if (cell := ledger.read(name))}
+        return cls(out, record, settings_of(out, record), cells)
+
+    @classmethod
+    def open_finished(cls, out: Path) -> Self:
+        """Read the records of a run that has at least one finished cell.
+
+        Raises:
+            OutputError: the folder holds no run, or no finished cell.
+        """
+        run = cls.open(out)
+        if not run.cells:
             raise OutputError(f"{out}: no cell is finished; start with capecam run")
-        return cls(out, record, settings, cells)
+        return run
 
     @property
     def grid(self) -> Grid:
-        """Of the mosaic."""
-        return grid_from_json(self.record)
+        """The mosaic's grid."""
+        return self.record.pixel_grid
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all classes, 0 first."""
+        """Names of all classes, 0 first."""
         return tuple(entry.name for entry in self.settings.model.classes)
 
     @property
     def products(self) -> list[str]:
-        """File names of the rasters of which there are some."""
-        files = {file for cell in self.cells.values() for file in cell["files"]}
+        """File names of the rasters that at least one cell has."""
+        files = {file for cell in self.cells.values() for file in cell.files}
         return sorted(file for file in files if file.endswith(".tif"))
-
-    def core(self, cell: str) -> Window:
-        """The pixels that a cell covers."""
-        return Window(**self.cells[cell]["basis"]["core"])
-
-    def path(self, cell: str, file: str) -> Path:
-        """Of a file of a cell."""
-        return Ledger.of(self.out).folder / cell / file
-
-    def stride(self, product: str) -> int:
-        """Edge of a raster's blocks, in pixels of the imagery."""
-        method = Path(product).stem
-        coarse = method in METHODS and method not in PIXEL_METHODS
-        return self.settings.tiling.stride if coarse else 1
-
-    def layer(self, product: str) -> Layer:
-        """Where the cells' rasters of one product lie."""
-        stride = self.stride(product)
-        tiles = [
-            VrtTile(self.path(name, product), window, cell["files"][product]["sha256"])
-            for name, cell in self.cells.items()
-            if product in cell["files"] and (window := self.core(name).blocks(stride)) is not None
-        ]
-        return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
 
     @property
     def raw(self) -> bool:
         """Whether heatmaps are stored as raw values, and not as levels of the city's scale."""
         return self.settings.explain.heatmap_dtype == "float32"
 
-    def scale_max(self, method: str) -> tuple[float | None, ...]:
-        """By foreground class, the raw value that is the end of the city's scale; None where no
-        value is positive."""
-        return tuple(self.record["calibration"]["tops"][method])
+    @cached_property
+    def mosaic(self) -> Mosaic:
+        """All images that can be used now, on the run's grid, also those outside of its area of
+        interest or shard.
+
+        Raises:
+            UsageError: no image can be used.
+        """
+        return imagery_of(self.record, self.settings)
+
+    def interest(self) -> AreaOfInterest:
+        """Return the part of the mosaic that the run has worked on.
+
+        Raises:
+            UsageError: the file that defines it cannot be read.
+        """
+        return read_aoi(self.settings.mosaic, self.grid)
+
+    def core(self, cell: str) -> Window:
+        """Return the pixels that a cell covers."""
+        return self.cells[cell].inputs.core
+
+    def path(self, cell: str, file: str) -> Path:
+        """Return the path of a file of a cell."""
+        return Ledger.of(self.out).folder / cell / file
+
+    def stride(self, product: str) -> int:
+        """Return the edge of a raster's blocks, in pixels of the imagery."""
+        method = Path(product).stem
+        coarse = method in METHODS and method not in PIXEL_METHODS
+        return self.settings.tiling.stride if coarse else 1
+
+    def layer(self, product: str) -> Layer:
+        """Return the cells' rasters of one product, with their windows."""
+        stride = self.stride(product)
+        tiles = [
+            VrtTile(self.path(name, product), window, cell.files[product].sha256)
+            for name, cell in self.cells.items()
+            if product in cell.files and (window := self.core(name).blocks(stride)) is not None
+        ]
+        return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
 
     def heat(self, method: str) -> HeatLayer:
-        """The rasters of a heatmap."""
+        """Return the rasters of a heatmap."""
         product = f"{method}.tif"
         layer = self.layer(product) if product in self.products else None
         return HeatLayer(
             method, layer, self.stride(method), self.scale_max(method) if self.raw else None
         )
 
-    def imagery(self) -> Mosaic:
-        """All images that can be used now, on the run's lattice.
+    def scale_max(self, method: str) -> tuple[float | None, ...]:
+        """Return, by foreground class, the raw value at the top of the city's scale; None where no
+        value is positive."""
+        return self.record.calibration.scale_max[method]
+
+    def detections(self) -> Path:
+        """Return the path of the city's detections.
 
         Raises:
-            UsageError: there is none.
+            OutputError: it does not exist.
         """
-        return imagery_of(self.record, self.settings)
+        return product(self.out, DETECTIONS)
+
+    def check_images(self, names: Iterable[str]) -> None:
+        """Check that images still exist.
+
+        Raises:
+            UsageError: naming those that do not.
+        """
+        gone = sorted(set(names) - {source.name for source in self.mosaic.sources})
+        if gone:
+            raise UsageError(
+                f"images of these detections are gone or cannot be used: {', '.join(gone)}; bring "
+                "them back to where the run found them, or run again without them"
+            )
+
+    def check_unchanged(self, images: Sequence[Source], *, whole: bool) -> None:
+        """Check that a tile is what it was when the run read it.
+
+        Args:
+            images: those that touch it, at least one.
+            whole: all of its pixels are valid, so that no image can be missing.
+
+        Raises:
+            UsageError: naming an image that has changed, or is gone.
+        """
+        tiling, hashes, by_name = self.settings.tiling, ImageHashes(), {i.name: i for i in images}
+        existing = {source.name for source in self.mosaic.sources}
+        for cell in Mosaic(self.mosaic.grid, tuple(images)).cells(tiling.tiling, tiling.cell_size):
+            if (record := Ledger.of(self.out).read(cell.name)) is None or not record.images:
+                continue
+            image, recorded = by_name[cell.image], record.images
+            hashes.learn(recorded)
+            if hashes.of_neighbour(image).sha256 != recorded[image.name].sha256:
+                raise UsageError(
+                    f"{image.header.path}: has changed since the run, which therefore saw "
+                    "something else; run again, or bring the old one back"
+                )
+            gone = sorted(name for name in recorded.keys() - existing if recorded[name].sha256)
+            if gone and not whole:
+                raise UsageError(
+                    f"images beside {image.name} are gone, and may have been in the same tile: "
+                    f"{', '.join(gone)}; bring them back to where the run found them"
+                )
 
 
 def stage_seconds(work: Mapping[str, float]) -> dict[str, float]:
-    """Seconds inside cells by stage, where every raster has a "write" of its own, as recorded."""
-    found: dict[str, float] = {}
+    """Return seconds by stage, with the stages "write RASTER" added up as "write"."""
+    total: dict[str, float] = {}
     for name, seconds in work.items():
         stage = name.split()[0]
-        found[stage] = found.get(stage, 0.0) + seconds
-    return found
-
-
-def grid_to_json(grid: Grid) -> dict[str, Any]:
-    """As kept in run.json: ``anchor`` and ``grid``."""
-    w = grid.window
-    window = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
-    return {
-        "anchor": grid.anchor,
-        "grid": {"crs": grid.crs, "pixel": grid.pixel, "window": window},
-    }
-
-
-def grid_from_json(run: Mapping[str, Any]) -> Grid:
-    """The inverse of :func:`grid_to_json`."""
-    (x, y), (dx, dy) = run["anchor"], run["grid"]["pixel"]
-    return Grid(run["grid"]["crs"], (x, y), (dx, dy), Window(**run["grid"]["window"]))
+        total[stage] = total.get(stage, 0.0) + seconds
+    return total

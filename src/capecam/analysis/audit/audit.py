@@ -25,12 +25,12 @@ from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.pipeline.reopened_run import ReopenedRun
+from capecam.pipeline.run_engine import build_run_engine, load_run_model
 from capecam.runtime.files import atomic_write, write_json
 from capecam.runtime.lock import output_lock
 from capecam.settings import AuditSettings
 from capecam.store.file_names import RUN_JSON
-from capecam.store.run_folder import known_run
+from capecam.store.run_folder import RunFolder, known_run
 
 Progress = Callable[[int, int], object]
 """Told, after each detection, how many are done, and of how many."""
@@ -62,7 +62,7 @@ def audit(
     if rules.sample < 1:
         raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
     with output_lock(out), gdal_settings():
-        run = ReopenedRun.open(out)
+        run = RunFolder.open(out)
         specimens = sample_detections(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
         run.check_images(name for specimen in specimens for name in specimen.images)
         bench = _bench(run, device, model, rules.seed)
@@ -74,14 +74,14 @@ def audit(
     return found
 
 
-def _bench(run: ReopenedRun, device: str | None, model: Model | None, seed: int) -> AuditEngines:
+def _bench(run: RunFolder, device: str | None, model: Model | None, seed: int) -> AuditEngines:
     """The run's network, and what becomes of it without its weights."""
-    model = run.model(model)
+    model = load_run_model(run, model)
     return AuditEngines(
-        run.engine(model, device),
-        {stage: run.engine(random, device) for stage, random in cascade(model, seed)},
+        build_run_engine(run, model, device),
+        {stage: build_run_engine(run, random, device) for stage, random in cascade(model, seed)},
         run.settings.tiling.tiling,
-        run.record["batch_size"],
+        run.record.batch_size,
     )
 
 
@@ -134,4 +134,5 @@ def _write(out: Path, found: Audit, findings: Sequence[AuditMeasurement]) -> Non
         pd.DataFrame(found.rows()).to_csv(csv, index=False, lineterminator="\n")
         draw_figure(png, found, findings)
     write_json(out / "audit.json", {**found.to_json(), "detections": details(found, findings)})
-    write_json(out / RUN_JSON, {**known_run(out), "audit": found.to_json()})
+    record = known_run(out).model_copy(update={"audit": found.to_json()})
+    record.write(out / RUN_JSON)

@@ -28,9 +28,9 @@ from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.pipeline.calibration import Calibration
-from capecam.pipeline.reopened_run import ReopenedRun
+from capecam.pipeline.run_engine import build_run_engine, load_run_model
 from capecam.pipeline.tiles import Tile, batches
+from capecam.store.run_folder import RunFolder
 from capecam.views.panels.detection_lookup import Detection, find, queue
 from capecam.views.panels.panel import Panel
 from capecam.views.panels.tile_lookup import tile_of
@@ -44,7 +44,7 @@ class Panels:
     ...     panels.of_detection("1_680_154").save("panel.png")
     """
 
-    def __init__(self, run: ReopenedRun, device: str | None, model: Model | None) -> None:
+    def __init__(self, run: RunFolder, device: str | None, model: Model | None) -> None:
         self._run, self._device, self._model = run, device, model
 
     @classmethod
@@ -64,7 +64,9 @@ class Panels:
             UsageError: none of its images can be used.
         """
         with gdal_settings():
-            yield cls(ReopenedRun.open(Path(out)), device, model)
+            run = RunFolder.open(Path(out))
+            _ = run.mosaic  # so that missing images are found here
+            yield cls(run, device, model)
 
     @property
     def imagery(self) -> Mosaic:
@@ -130,7 +132,7 @@ class Panels:
             probability=probability.float().cpu().numpy(),
             decided=decide(probability, sigmoid=model.sigmoid).cpu().numpy(),
             heat={name: heat[0].float().cpu().numpy() for name, heat in maps.heat.items()},
-            scale_max=Calibration.from_json(run.record["calibration"]).scale_max,
+            scale_max=run.record.calibration.scale_max,
             classes=model.classes,
             place=place,
             lonlat=subject.lonlat if subject else _lonlat(grid.crs, place),
@@ -156,7 +158,7 @@ class Panels:
     def _explain(self, tile: Tile) -> Maps:
         """In a batch of the run's size on a GPU, where bits depend on it; alone on a CPU."""
         engine = self._engine
-        size = 1 if engine.device.type == "cpu" else int(self._run.record["batch_size"])
+        size = 1 if engine.device.type == "cpu" else self._run.record.batch_size
         (batch,) = batches([tile], size)
         maps = engine(batch.pixels, batch.valid)
         check_finite(maps.broken, engine.precision)
@@ -165,7 +167,7 @@ class Panels:
     @cached_property
     def _engine(self) -> Engine:
         """Loaded when the first tile is explained, so that a wrong id costs nothing."""
-        return self._run.engine(self._run.model(self._model), self._device)
+        return build_run_engine(self._run, load_run_model(self._run, self._model), self._device)
 
     def _footing(self) -> Provenance:
         engine = self._engine

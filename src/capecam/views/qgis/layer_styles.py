@@ -79,5 +79,5 @@ def _places(run: RunFolder, product: Path) -> Iterator[Path]:
     yield run.out / product.with_suffix(".qml")
     yield run.out / product.with_suffix(".overview.qml")
     for name, cell in run.cells.items():
-        if product.name in cell["files"]:
+        if product.name in cell.files:
             yield run.path(name, product.name).with_suffix(".qml")

@@ -80,7 +80,7 @@ def _detections(run: RunFolder) -> Group:
 
 
 def _density(run: RunFolder) -> MapLayer:
-    found = np.array([cell["detections"] for cell in run.cells.values()], np.float64)
+    found = np.array([cell.detections for cell in run.cells.values()], np.float64)
     about = abstracts.DENSITY.format(scale=FAR)
     return MapLayer("density", "Found, from afar", CELLS, about, density_style(found))
 

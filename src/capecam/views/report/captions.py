@@ -83,11 +83,12 @@ def asked(facts: ReportData) -> Iterator[tuple[str, str]]:
     settings, record = facts.run.settings, facts.record
     size_m, explain = float(facts.pixel_m.mean()), settings.explain
     tiling = settings.tiling
-    if sources := record["settings"]["sources"]:  # as typed, wherever they are now
-        yield "Imagery", ", ".join(sources)
+    sources = record.settings["sources"]  # as typed, wherever they are now
+    if isinstance(sources, list) and sources:
+        yield "Imagery", ", ".join(map(str, sources))
     if limits := _limits(settings):
         yield "Limited to", limits
-    network = record["checkpoint"]["architecture"]
+    network = record.checkpoint.architecture
     checkpoint = settings.checkpoint
     yield "Network", f"{network}, {checkpoint.name if checkpoint else 'given in memory'}"
     yield (
@@ -99,7 +100,7 @@ def asked(facts: ReportData) -> Iterator[tuple[str, str]]:
     where = "every tile" if explain.where == "all" else "tiles with a detection of the class"
     yield "Heatmaps", f"{methods} of {SCORE_TITLES[explain.score]}; for {where}"
     yield "Objects", _objects(settings)
-    yield "Ran on", f"{record['device']}, {record['precision']}"
+    yield "Ran on", f"{record.device}, {record.precision}"
 
 
 def _limits(settings: Settings) -> str:
@@ -139,7 +140,7 @@ def commands(facts: ReportData) -> Iterator[tuple[str, str]]:
             "precision, recall and F1 against annotations",
             f"capecam evaluate {out} --truth annotations.gpkg --steps",
         )
-    if "audit" not in facts.record:
+    if facts.record.audit is None:
         yield "whether the heatmaps are faithful", f"capecam audit {out}"
 
 

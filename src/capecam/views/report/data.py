@@ -20,6 +20,7 @@ from capecam.errors import OutputError
 from capecam.grid import Window
 from capecam.store.file_names import DETECTIONS, EVALUATION_JSON
 from capecam.store.ledger import Ledger
+from capecam.store.records import RunRecord
 from capecam.store.run_folder import RunFolder
 
 
@@ -52,8 +53,8 @@ class ReportData:
         Raises:
             OutputError: it holds no run, no finished cell, or no city products.
         """
-        run = RunFolder.open(out)
-        if "totals" not in run.record or not (out / DETECTIONS).exists():
+        run = RunFolder.open_finished(out)
+        if run.record.totals is None or not (out / DETECTIONS).exists():
             raise OutputError(
                 f"{out}: has no city products yet; a run makes them in the end, or capecam finish"
             )
@@ -61,39 +62,38 @@ class ReportData:
         return cls(run, table, _places(run), _read_json(out / EVALUATION_JSON))
 
     @property
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> RunRecord:
         """``run.json``."""
         return self.run.record
 
     @property
     def by_class(self) -> dict[str, tuple[int, float]]:
         """Number and m² by class, as in summary.csv."""
-        return {name: (n, m2) for name, (n, m2) in self.record["totals"]["by_class"].items()}
+        totals = self.record.totals
+        return {} if totals is None else totals.by_class
 
     @property
     def failures(self) -> dict[str, str]:
         """By image or cell: why it is missing."""
         failed = {place.name: place.reason for place in self.places if place.reason}
-        return {**self.record["failures"], **failed}
+        return {**self.record.failures, **failed}
 
     @property
     def damaged(self) -> dict[str, str]:
         """By image: why blocks of it are missing in its neighbours' view."""
         return {
-            name: why
-            for cell in self.run.cells.values()
-            for name, why in cell["unreadable"].items()
+            name: why for cell in self.run.cells.values() for name, why in cell.unreadable.items()
         }
 
     @property
     def images(self) -> int:
         """Images of finished cells; a large one is several."""
-        return len({cell["image"] for cell in self.run.cells.values()})
+        return len({cell.image for cell in self.run.cells.values()})
 
     @property
     def pending(self) -> int:
         """Cells that were never tried."""
-        return len(set(self.record["cells"]) - {place.name for place in self.places})
+        return len(set(self.record.cells) - {place.name for place in self.places})
 
     @property
     def pixel_m(self) -> NDArray[np.float64]:
@@ -103,7 +103,7 @@ class ReportData:
     @property
     def imagery_km2(self) -> float:
         """Valid imagery of finished cells."""
-        pixels = sum(cell["valid_px"] for cell in self.run.cells.values())
+        pixels = sum(cell.valid_px for cell in self.run.cells.values())
         return float(pixels * self.pixel_m.prod() / 1e6)
 
     @property
@@ -129,12 +129,11 @@ class ReportData:
 
 def _places(run: RunFolder) -> tuple[Place, ...]:
     ledger, found = Ledger.of(run.out), []
-    for name in run.record["cells"]:
+    for name in run.record.cells:
         if name in run.cells:
             found.append(Place(name, run.core(name), None))
         elif failure := ledger.read_failure(name):
-            core = Window(**failure["basis"]["core"])
-            found.append(Place(name, core, failure["error"]))
+            found.append(Place(name, failure.inputs.core, failure.error))
     return tuple(found)
 
 

@@ -91,9 +91,9 @@ def render(facts: ReportData, entries: Sequence[Entry]) -> str:
         map_data=_map(facts, entries),
         queue_data=[_numbers(entry, facts) for entry in entries],
         crs=pyproj.CRS.from_wkt(facts.run.grid.crs).name,
-        settings_yaml=_yaml(facts.record["settings"]),
+        settings_yaml=_yaml(facts.record.settings),
         name=captions.known_as(facts.run.out),
-        audit=facts.record.get("audit"),
+        audit=facts.record.audit,
         audit_picture=_audit_picture(facts),
         stale_scores=_stale(facts),
         version=__version__,
@@ -164,7 +164,7 @@ def _work(facts: ReportData) -> dict[str, float]:
     """Seconds by stage, inside all finished cells."""
     total: dict[str, float] = {}
     for cell in facts.run.cells.values():
-        for stage, seconds in stage_seconds(cell["stages"]).items():
+        for stage, seconds in stage_seconds(cell.stages).items():
             total[stage] = total.get(stage, 0.0) + seconds
     return total
 
@@ -251,7 +251,7 @@ def _yaml(settings: Mapping[str, Any]) -> str:
 
 def _audit_picture(facts: ReportData) -> str | None:
     path = facts.run.out / "audit.png"
-    if "audit" not in facts.record or not path.exists():
+    if facts.record.audit is None or not path.exists():
         return None
     return data_url(smaller(path), "webp")
 
@@ -259,5 +259,5 @@ def _audit_picture(facts: ReportData) -> str | None:
 def _stale(facts: ReportData) -> bool:
     """Whether other objects were scored than there are now."""
     scored = (facts.scores or {}).get("detections")
-    now = facts.record["products"][DETECTIONS]["sha256"]
+    now = facts.record.products[DETECTIONS].sha256
     return scored is not None and scored != now

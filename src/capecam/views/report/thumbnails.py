@@ -79,7 +79,7 @@ class Album:
         self._problem: str | None = None
         self._layer: LayerReader | None = None
         try:
-            self._reader = Reader(imagery or facts.run.imagery())
+            self._reader = Reader(imagery or facts.run.mosaic)
         except CapecamError as error:
             self._problem = str(error)
         try:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from capecam.errors import OutputError, SettingsError
 from capecam.pipeline.calibration import read_calibration
 from capecam.store.ledger import Ledger
+from capecam.store.records import ImageFacts
 from capecam.store.run_folder import known_run
 
 RUN: dict[str, Any] = {
@@ -23,22 +24,28 @@ RUN: dict[str, Any] = {
     "grid": {"crs": "", "pixel": [0.08, 0.08],
              "window": {"row": 0, "col": 0, "height": 1, "width": 1}},
     "calibration": {"tops": {"gradcam": [1.0, None, 2.0]}, "basis": {"score": "mean"}, "tiles": 4},
-    "cells": ["a"], "failures": {}, "tiles": 4, "stages": {"cells": 1.0},
+    "cells": ["a"], "tiles": 4, "stages": {"cells": 1.0},
+    "failures": {"b": "b\udcff.tif: its name is not UTF-8"},
 }  # fmt: skip
+CORE = {"row": 0, "col": 0, "height": 1, "width": 1}
 FACTS = {"bytes": 1, "mtime_ns": 2, "sha256": "00"}
 CELL: dict[str, Any] = {
-    "status": "done", "tiles": 4, "detections": 1, "seconds": 1.0, "basis": {}, "extra": 1,
+    "status": "done", "tiles": 4, "detections": 1, "seconds": 1.0, "extra": 1,
+    "basis": {"core": CORE},
     "images": {"a": FACTS}, "files": {"classes.tif": {"bytes": 1, "sha256": "00"}},
 }  # fmt: skip
 
 
 def test_whole_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(RUN))
-    assert known_run(tmp_path) == RUN
+    known_run(tmp_path).write(tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text()) == RUN
     assert read_calibration(tmp_path / "run.json").scale_max == {"gradcam": (1.0, None, 2.0)}
     (tmp_path / "cells" / "a").mkdir(parents=True)
     (tmp_path / "cells" / "a" / "cell.json").write_text(json.dumps(CELL))
-    assert Ledger.of(tmp_path).read("a") == CELL
+    record = Ledger.of(tmp_path).read("a")
+    assert record
+    assert record.to_json() == CELL
 
 
 HOSTILE = ["", "{", "[]", "null", "5", "[" * 100_000, '{"a":' * 100_000, "\0" * 99, "\xff"]
@@ -101,6 +108,6 @@ def test_any_entry_may_be_anything(tmp_path_factory, data: st.DataObject, value:
     (folder / "cells" / "a" / "cell.json").write_text(json.dumps(tree))
     record = Ledger.of(folder).read("a")
     if record is not None:  # what is believed can be used
-        assert all(set(facts) >= set(FACTS) for facts in record["images"].values())
-        assert all("/" not in name for name in record["files"])
-        assert record["tiles"] == int(record["tiles"])
+        assert all(isinstance(facts, ImageFacts) for facts in record.images.values())
+        assert all("/" not in name for name in record.files)
+        assert isinstance(record.tiles, int)

@@ -1,0 +1,54 @@
+"""The network of an earlier run, as the run used it: nothing is chosen again."""
+
+from __future__ import annotations
+
+from capecam.attribution.device import pick_device
+from capecam.attribution.engine import Engine
+from capecam.errors import CheckpointError
+from capecam.model.model import Model, load_model
+from capecam.settings.tree import required
+from capecam.store.run_folder import RunFolder
+
+
+def load_run_model(run: RunFolder, loaded: Model | None = None) -> Model:
+    """Load the network of a run.
+
+    Args:
+        run: that used it.
+        loaded: the network, if it is loaded already.
+
+    Raises:
+        CheckpointError: it is another.
+    """
+    model = loaded or _load(run)
+    recorded = run.record.checkpoint.sha256
+    if model.sha256 != recorded:
+        raise CheckpointError(
+            f"{run.settings.checkpoint}: is not the checkpoint of the run: its sha256 is "
+            f"{model.sha256}, the run's is {recorded}; bring that one back, or run again"
+        )
+    return model
+
+
+def _load(run: RunFolder) -> Model:
+    checkpoint = required(run.settings.checkpoint, "checkpoint", "--checkpoint FILE to capecam run")
+    return load_model(checkpoint, run.settings.model)
+
+
+def build_run_engine(run: RunFolder, model: Model, device: str | None = None) -> Engine:
+    """Build an engine that explains tiles as the run did, but all of them and all classes.
+
+    Args:
+        run: whose methods, score and precision to use.
+        model: its network, or one that was derived from it.
+        device: None: as in the run's settings. On one of another kind, precision is float32.
+    """
+    chosen = pick_device(device or run.settings.compute.device)
+    explain, record = run.settings.explain, run.record
+    return Engine(
+        model,
+        explain.methods,
+        score=explain.score,
+        precision=record.precision if chosen.type == record.device else "fp32",
+        device=chosen,
+    )

@@ -1,0 +1,252 @@
+"""The JSON files of a run as types: ``run.json``, ``cell.json`` and ``failed.json``.
+
+A file is validated once, when it is read: it may be damaged, or not ours. Fields that have a
+default here may be missing in a file that another version has written.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from capecam.grid import Grid, Window
+from capecam.runtime.files import file_digest, write_json
+from capecam.settings.choices import Precision
+from capecam.settings.imagery import OptionalRange
+
+MAX_BYTES = 256 << 20
+"""The run of a city with 2,800 images writes 3 MB."""
+
+FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
+Positive = Annotated[float, Field(gt=0)]
+ScaleMax = dict[str, tuple[Positive | None, ...]]
+"""By method and foreground class, the raw value that becomes the top of the city's scale; None
+where the class has no positive value."""
+JsonTree = dict[str, JsonValue]
+
+R = TypeVar("R", bound="Record")
+
+
+class Record(BaseModel):
+    """Part of a JSON file. Keys that are not declared are kept as they are."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        allow_inf_nan=False,
+        validate_by_alias=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
+    )
+
+    def to_json(self) -> JsonTree:
+        """Return the keys that were read or given, in the order of declaration."""
+        return self.model_dump(exclude_unset=True)  # mode "json" changes names that are not UTF-8
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file, whole or not at all."""
+        write_json(path, self.to_json())
+
+
+class FileFacts(Record):
+    """A product, as it was written."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileFacts:
+        """Read a file and return its size and checksum."""
+        return cls(bytes=path.stat().st_size, sha256=file_digest(path))
+
+
+class ImageFacts(Record):
+    """An image, as it was read; all None if it is not there any more."""
+
+    bytes: int | None
+    """None of a virtual file, too."""
+    mtime_ns: int | None
+    sha256: str | None
+
+
+class CellInputs(Record):
+    """Everything but the contents of images that a cell's pixels depend on."""
+
+    format: int = 0
+    core: Window
+    taken: tuple[Window, ...] = ()
+    windows: str | None = None
+    """Hash of the selected windows; None: all of them."""
+    grid: dict[str, tuple[float, float]] = {}
+    """``anchor`` and ``pixel``."""
+    checkpoint: str = ""
+    """sha256."""
+    precision: str = ""
+    model: JsonTree = {}
+    align: str = ""
+    tiling: dict[str, int] = {}
+    explain: JsonTree = {}
+    calibration: ScaleMax = {}
+    collar: str = "none"
+    """Written only where it is another."""
+    reading: dict[str, JsonTree] = {}
+    """By image: how it is read, where that is not the ordinary way."""
+
+
+class FailureRecord(Record):
+    """``failed.json``: why a cell has no products."""
+
+    cell: str = ""
+    image: str = ""
+    status: Literal["failed"]
+    error: str
+    inputs: CellInputs = Field(alias="basis")
+    images: dict[str, ImageFacts] = {}
+
+
+class CellRecord(Record):
+    """``cell.json``: what a finished cell was made from, and what was made."""
+
+    cell: str = ""
+    image: str = ""
+    status: Literal["done"]
+    tiles: int
+    """Windows that were run."""
+    valid_px: int = 0
+    """Pixels of the core with imagery."""
+    detections: int
+    """Unfiltered pieces."""
+    singular: int = 0
+    batch_size: int = 0
+    unreadable: dict[str, str] = {}
+    """Neighbouring images that could be read only in part, and why."""
+    stages: dict[str, float] = {}
+    """Seconds by stage."""
+    seconds: float
+    inputs: CellInputs = Field(alias="basis")
+    images: dict[str, ImageFacts]
+    """By name, all that the cell's tiles read."""
+    files: dict[FileName, FileFacts]
+
+
+class CalibrationRecord(Record):
+    """Colour scale of a city's heatmaps."""
+
+    scale_max: ScaleMax = Field(alias="tops")
+    key: dict[str, str] = Field(alias="basis")
+    """What a run must have in common to use these numbers: checkpoint, layer, score."""
+    tiles: int
+    """Number of tiles in the sample."""
+
+
+class CalibrationSource(Record):
+    """The part of another run's ``run.json`` that ``explain.calibration`` uses."""
+
+    calibration: CalibrationRecord
+
+
+class CheckpointRecord(Record):
+    """The network of a run."""
+
+    sha256: str
+    architecture: str
+    target_layer: str = ""
+    ignored: tuple[str, ...] = ()
+    """Keys of the checkpoint that the network has no use for."""
+
+
+class GridRecord(Record):
+    """The mosaic's grid, without its anchor."""
+
+    crs: str
+    pixel: tuple[Positive, Positive]
+    window: Window
+
+    @classmethod
+    def of(cls, grid: Grid) -> GridRecord:
+        """Return the record of a grid."""
+        return cls(crs=grid.crs, pixel=grid.pixel, window=grid.window)
+
+
+class TotalsRecord(Record):
+    """Sums over a city."""
+
+    cells: int
+    tiles: int
+    by_class: dict[str, tuple[int, float]]
+    """Number of detections and their area in m²."""
+
+
+class RunRecord(Record):
+    """``run.json``: what a run has decided, and how it ended."""
+
+    capecam: str = ""
+    """Version."""
+    settings: JsonTree
+    """As they were, with paths relative to where the run was started."""
+    versions: dict[str, str] = {}
+    device: str
+    precision: Precision
+    batch_size: int = Field(ge=1)
+    checkpoint: CheckpointRecord
+    anchor: tuple[float, float]
+    grid: GridRecord
+    scale: OptionalRange = None
+    """Values that become 0 and 255; None where no image needs it."""
+    calibration: CalibrationRecord
+    empty: dict[str, tuple[str, ...]] = {}
+    """By method: the classes whose heatmaps have no positive value."""
+    cells: tuple[FileName, ...]
+    shifted: dict[str, tuple[float, float]] = {}
+    """By image: columns and rows to the nearest whole pixel of the grid."""
+    warped: tuple[str, ...] = ()
+    failures: dict[str, str]
+    """By image or cell."""
+    stopped: str | None = None
+    """Why the run ended before all cells were tried."""
+    started: str | None = None
+    """ISO time."""
+    tiles: int
+    """Number of tiles that this run has computed."""
+    seconds: float = 0.0
+    stages: dict[str, float]
+    """Wall seconds, one after the other."""
+    work: dict[str, float] = {}
+    """Seconds inside the cells by stage; some of them at the same time."""
+    engine_waited: float | None = None
+    """Share of the cells' wall time in which the engine was idle."""
+    totals: TotalsRecord | None = None
+    """None until the city products are written."""
+    detections: dict[str, dict[str, int]] = {}
+    """By step of filtering and class: number of objects that it left or removed."""
+    products: dict[FileName, FileFacts] = {}
+    """Files of the city."""
+    audit: dict[str, object] | None = None
+    """Result of ``capecam audit`` of the same detections."""
+
+    @property
+    def pixel_grid(self) -> Grid:
+        """The mosaic's grid."""
+        return Grid(self.grid.crs, self.anchor, self.grid.pixel, self.grid.window)
+
+
+def read_record(path: Path, record: type[R]) -> R:
+    """Read and validate a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or not such a record; the message names the key.
+    """
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise ValueError("no file, or far too large")
+    try:
+        return record.model_validate(json.loads(path.read_text("utf-8")))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part)[:40] for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg'][:100]}".lstrip(": ")) from error
