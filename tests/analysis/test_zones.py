@@ -32,7 +32,7 @@ from capecam.run.supervisor import run
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.settings.loading import load
 from capecam.store.records import GridRecord
-from capecam.views.styles.renderers import graduated
+from capecam.views.styles.vector_styles import graduated
 
 PIXEL_M2 = 0.08 * 0.08
 CLASSES = Product("classes", ("class",), "uint8", 255, palette={1: (0, 255, 0)})

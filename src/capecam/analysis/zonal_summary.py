@@ -26,9 +26,8 @@ from capecam.io.vector_reader import read_polygons
 from capecam.io.vector_writer import GeoParquet, write_gpkg
 from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
-from capecam.views.styles.geopackage import embed_style
 from capecam.views.styles.layers import changes_style, zones_style
-from capecam.views.styles.qml import LayerStyle
+from capecam.views.styles.qml import LayerStyle, embed_style
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -38,8 +38,8 @@ from capecam.views.qgis.layer_styles import write_styles
 from capecam.views.qgis.layer_tree import project_of
 from capecam.views.qgis.project import write_project
 from capecam.views.report.report import write_report
-from capecam.views.styles.geopackage import embed_style
 from capecam.views.styles.layers import detections_style, rejected_style
+from capecam.views.styles.qml import embed_style
 
 MEMORY = ".evidence.npy"
 """Numbers of the last time; without it they are measured again."""

@@ -26,7 +26,7 @@ from capecam.store.ledger import Ledger
 from capecam.store.records import FailureRecord, RunRecord
 from capecam.store.run_folder import read_run
 from capecam.store.staleness import ImageHashes, cell_inputs, check_cells, describe_states
-from capecam.views.qgis.layer_styles import lay_out_imagery
+from capecam.views.qgis.layer_styles import update_imagery_layer
 from capecam.views.report.report import write_report
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _prepare(
     outcome.workers = workshop.count
     prepared = workshop.prepare(city, previous)
     city = city.at_scale(prepared.scale)
-    lay_out_imagery(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
+    update_imagery_layer(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
     outcome.end("prepare", calibrate=prepared.calibrated_s)
     record = RunRecorder(settings, city, cells, prepared)
     record.record(outcome).write(outcome.out / RUN_JSON)

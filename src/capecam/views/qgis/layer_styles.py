@@ -1,4 +1,4 @@
-"""How a run's rasters look, and a ``.qml`` beside each of them."""
+"""Styles of a run's rasters, and the ``.qml`` files beside them."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ IMAGERY = "imagery.vrt"
 
 
 def heat_styles(run: RunFolder, method: str, band: int) -> dict[str, LayerStyle]:
-    """By name, the first of them the default."""
+    """Return the styles of a band by name, the default first."""
     top = (run.scale_max(method)[band - 1] if run.raw else None) or 1.0
     return {"inferno": heat_style(band, top), "jet": jet_style(band, top)}
 
 
 def style_of(run: RunFolder, product: str) -> LayerStyle:
-    """Of a raster opened alone: its first class of which there is something."""
+    """Return the style of a raster opened on its own: its first class with a positive value."""
     classes = run.settings.model.classes
     if product == CLASSES:
         return classes_style(classes)
     if product == PROBABILITY:
         return probability_style(1, classes[1].color)
-    known = (band for band, top in enumerate(run.scale_max(product), start=1) if top is not None)
-    return heat_styles(run, product, next(known, 1))["inferno"]
+    bands = (band for band, top in enumerate(run.scale_max(product), start=1) if top is not None)
+    return heat_styles(run, product, next(bands, 1))["inferno"]
 
 
-def lay_out_imagery(out: Path, mosaic: Mosaic, *, wanted: bool) -> None:
-    """The images as a layer of OUT, or none of an earlier run.
+def update_imagery_layer(out: Path, mosaic: Mosaic, *, wanted: bool) -> None:
+    """Write ``imagery.vrt`` into OUT, or remove that of an earlier run.
 
-    Its style comes first: without one QGIS looks for the darkest and the brightest pixel of the
-    city, which took it 415 s for 2,616 images of 12,500 x 12,500 px.
+    Its style is written first: without one QGIS looks for the darkest and the brightest pixel of
+    the city, which took 415 s for 2,616 images of 12,500 x 12,500 px.
     """
     path = out / IMAGERY
     style = path.with_suffix(".qml")
@@ -58,24 +58,24 @@ def lay_out_imagery(out: Path, mosaic: Mosaic, *, wanted: bool) -> None:
 
 
 def write_styles(run: RunFolder) -> None:
-    """A ``.qml`` beside every raster of the city and of its cells.
+    """Write a ``.qml`` beside every raster of the city and of its cells.
 
-    They are no part of what a cell is made from, so that new colours make no cell again.
+    Styles are not among the inputs of a cell, so that new colours do not make cells stale.
     """
     for product in map(Path, run.products):
         text = style_of(run, product.stem).to_qml()
-        for path in _places(run, product):
+        for path in _qml_paths(run, product):
             _write_text(path, text)
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Unless it is there: a city has thousands."""
+    """Write a text file, unless it is there already: a city has thousands."""
     if not path.exists() or path.read_text("utf-8") != text:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def _places(run: RunFolder, product: Path) -> Iterator[Path]:
+def _qml_paths(run: RunFolder, product: Path) -> Iterator[Path]:
     yield run.out / product.with_suffix(".qml")
     yield run.out / product.with_suffix(".overview.qml")
     for name, cell in run.cells.items():

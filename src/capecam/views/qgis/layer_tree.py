@@ -1,4 +1,4 @@
-"""What a run's project holds: which layers, in which groups, and what is said about each."""
+"""Layer tree of a run's project: its layers, their groups, and their abstracts."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ TITLE = "capecam"
 CELLS = "cells.gpkg|layername=cells"
 
 QUEUE = 200
-"""So many detections are in the review queue at first: a morning's work."""
+"""Number of detections that the review layer shows at first: a morning's work."""
 
 
 def project_of(run: RunFolder, counts: Mapping[str, int]) -> Project:
-    """The project of a run.
+    """Return the project of a run.
 
     Args:
-        run: with its city products.
-        counts: detections by class name.
+        run: a run with its city products.
+        counts: number of detections by class name.
     """
     groups = [
         _queue(),
@@ -54,7 +54,7 @@ def project_of(run: RunFolder, counts: Mapping[str, int]) -> Project:
 
 
 def _bounds(run: RunFolder) -> Bounds:
-    """Of what there is, not of all images."""
+    """Return the bounds of the finished cells, not of all images."""
     return run.layer(f"{CLASSES}.tif").grid.bounds
 
 
@@ -67,9 +67,9 @@ def _queue() -> Group:
 
 def _detections(run: RunFolder) -> Group:
     source = f"{GEOPACKAGE}|layername="
-    close_up = replace(detections_style(run.settings.model.classes), from_scale=FAR)
+    outlines = replace(detections_style(run.settings.model.classes), from_scale=FAR)
     layers = [
-        MapLayer(LAYER, "Detections", source + LAYER, abstracts.DETECTIONS, close_up),
+        MapLayer(LAYER, "Detections", source + LAYER, abstracts.DETECTIONS, outlines),
         _density(run),
     ]
     if run.settings.detections.keep_rejected:
@@ -80,9 +80,9 @@ def _detections(run: RunFolder) -> Group:
 
 
 def _density(run: RunFolder) -> MapLayer:
-    found = np.array([cell.detections for cell in run.cells.values()], np.float64)
+    counts = np.array([cell.detections for cell in run.cells.values()], np.float64)
     about = abstracts.DENSITY.format(scale=FAR)
-    return MapLayer("density", "Found, from afar", CELLS, about, density_style(found))
+    return MapLayer("density", "Found, from afar", CELLS, about, density_style(counts))
 
 
 def _ledger() -> Group:
@@ -91,23 +91,23 @@ def _ledger() -> Group:
 
 
 def _heatmaps(run: RunFolder, counts: Mapping[str, int]) -> list[Group]:
-    """A group a method, the first of them ticked."""
-    made = [m for m in run.settings.explain.methods if f"{m}.tif" in run.products]
+    """Return one group per method, the first one ticked."""
+    methods = [m for m in run.settings.explain.methods if f"{m}.tif" in run.products]
     return [
         Group(
             TITLES[method],
             tuple(_heatmap(run, method, counts)),
-            ticked=method == made[0],
+            ticked=method == methods[0],
             exclusive=True,
         )
-        for method in made
+        for method in methods
     ]
 
 
 def _heatmap(run: RunFolder, method: str, counts: Mapping[str, int]) -> list[MapLayer]:
-    """A layer a class; that of the class with most detections is ticked."""
+    """Return one layer per class; the class with the most detections is ticked."""
     names, scale = run.names[1:], run.scale_max(method)
-    best = _most(names, scale, counts)
+    ticked = _most_frequent(names, scale, counts)
     layers = []
     for band, (name, top) in enumerate(zip(names, scale, strict=True), start=1):
         default, *others = heat_styles(run, method, band).items()
@@ -119,16 +119,18 @@ def _heatmap(run: RunFolder, method: str, counts: Mapping[str, int]) -> list[Map
                 _about(run, method, name, top),
                 default[1],
                 dict(others),
-                ticked=name == best,
+                ticked=name == ticked,
             )
         )
     return layers
 
 
-def _most(names: Sequence[str], scale: Sequence[float | None], counts: Mapping[str, int]) -> str:
-    """The class with most detections of those whose heatmap is not empty, if there is one."""
-    known = [name for name, top in zip(names, scale, strict=True) if top is not None]
-    return max(known or names, key=lambda name: counts.get(name, 0))
+def _most_frequent(
+    names: Sequence[str], scale: Sequence[float | None], counts: Mapping[str, int]
+) -> str:
+    """Return the class with the most detections among those whose heatmap is not empty."""
+    candidates = [name for name, top in zip(names, scale, strict=True) if top is not None]
+    return max(candidates or names, key=lambda name: counts.get(name, 0))
 
 
 def _about(run: RunFolder, method: str, name: str, top: float | None) -> str:

@@ -1,4 +1,4 @@
-"""A QGIS project, written by hand: QGIS 3.22 and later read it, none is needed to write it."""
+"""QGIS project files, written without QGIS; QGIS 3.22 and later read them."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from xml.etree import ElementTree as ET
 from capecam.views.styles.qml import VERSION, LayerStyle
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip can have: the file says the same whenever it is written."""
+"""Earliest time of a zip member, so that the bytes do not depend on the time of writing."""
 
 INSIDE = "capecam.qgs"
 
 MARGIN = 0.03
-"""Of the data's extent, around it."""
+"""Margin around the data, as a share of its extent."""
 
 Bounds = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class MapLayer:
-    """One entry of the layer tree."""
+    """Layer of the layer tree."""
 
     key: str
-    """Unique in the project; ``id`` is made from it."""
+    """Unique in the project; part of ``id``."""
     name: str
     source: str
-    """File beside the project; of a GeoPackage with ``|layername=`` and ``|subset=``."""
+    """File beside the project; for a GeoPackage with ``|layername=`` and ``|subset=``."""
     abstract: str
-    """What it is and how to read it."""
+    """Description of the layer and how to read it."""
     style: LayerStyle
     others: Mapping[str, LayerStyle] = field(default_factory=dict)
-    """Further styles by name, for people to choose."""
+    """Further styles by name, for the user to choose."""
     ticked: bool = True
-    """In its group; what is seen needs the group ticked, too."""
+    """Whether it is ticked in its group; it is visible if the group is ticked, too."""
 
     @property
     def id(self) -> str:
-        """QGIS gives another one to a layer whose own has 10 letters or fewer."""
+        """Return the id; QGIS replaces ids of 10 letters or fewer."""
         return f"capecam_{self.key}"
 
     @property
     def vector(self) -> bool:
-        """Or else it is a raster."""
+        """Return whether it is a vector layer, not a raster."""
         return self.source.split("|")[0].endswith(".gpkg")
 
     @property
     def provider(self) -> str:
-        """Who reads it for QGIS."""
+        """Return the name of the QGIS data provider."""
         return "ogr" if self.vector else "gdal"
 
 
@@ -71,24 +71,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What opens when the file is opened."""
+    """Contents of a project file."""
 
     title: str
     crs: str
     """WKT."""
     bounds: Bounds
-    """Of the data: left, bottom, right, top."""
+    """Bounds of the data: left, bottom, right, top."""
     groups: tuple[Group, ...]
     """The topmost first, in the legend and on the map."""
 
     @property
     def layers(self) -> list[MapLayer]:
-        """All, the topmost first."""
+        """Return all layers, the topmost first."""
         return [layer for group in self.groups for layer in group.layers]
 
 
 def write_project(path: Path, project: Project) -> None:
-    """Make the ``.qgz``: the same bytes for the same project."""
+    """Write the ``.qgz``; the same project gives the same bytes."""
     root = to_element(project)
     ET.indent(root, " ")
     text = "<!DOCTYPE qgis>\n" + ET.tostring(root, encoding="unicode") + "\n"
@@ -99,7 +99,7 @@ def write_project(path: Path, project: Project) -> None:
 
 
 def to_element(project: Project) -> ET.Element:
-    """The ``.qgs`` inside."""
+    """Return the document of the ``.qgs`` in the archive."""
     root = ET.Element("qgis", version=VERSION, projectname=project.title)
     ET.SubElement(root, "homePath", path="")
     ET.SubElement(root, "title").text = project.title
@@ -120,8 +120,8 @@ def to_element(project: Project) -> ET.Element:
 
 
 def _crs(wkt: str) -> ET.Element:
-    """Its parameters alone. With a code QGIS would look that up, and codes can be wrong: cities
-    have files whose CRS has none, or a misleading one."""
+    """Return a CRS by its parameters only: QGIS would look up a code, and some files have a wrong
+    one."""
     element = ET.Element("spatialrefsys")
     ET.SubElement(element, "wkt").text = wkt
     return element
@@ -130,11 +130,11 @@ def _crs(wkt: str) -> ET.Element:
 def _tree(groups: Sequence[Group]) -> ET.Element:
     root = ET.Element("layer-tree-group")
     for group in groups:
-        facts = {"name": group.name, **_state(group.ticked)}
+        attributes = {"name": group.name, **_state(group.ticked)}
         if group.exclusive:
             first = next((n for n, entry in enumerate(group.layers) if entry.ticked), -1)
-            facts |= {"mutually-exclusive": "1", "mutually-exclusive-child": str(first)}
-        element = ET.SubElement(root, "layer-tree-group", facts)
+            attributes |= {"mutually-exclusive": "1", "mutually-exclusive-child": str(first)}
+        element = ET.SubElement(root, "layer-tree-group", attributes)
         for layer in group.layers:
             ET.SubElement(element, "layer-tree-layer", {
                 "id": layer.id, "name": layer.name, "source": f"./{layer.source}",
@@ -144,12 +144,12 @@ def _tree(groups: Sequence[Group]) -> ET.Element:
 
 
 def _state(ticked: bool) -> dict[str, str]:
-    """What is ticked is also unfolded."""
+    """Return the attributes of a ticked or unticked entry; ticked entries are expanded."""
     return {"checked": "Qt::Checked" if ticked else "Qt::Unchecked", "expanded": str(int(ticked))}
 
 
 def _canvas(project: Project) -> ET.Element:
-    """The map as it opens."""
+    """Return the map canvas that QGIS shows at first."""
     canvas = ET.Element("mapcanvas", name="theMapCanvas", annotationsVisible="1")
     canvas.append(_extent(_with_margin(project.bounds)))
     ET.SubElement(canvas, "rotation").text = "0"

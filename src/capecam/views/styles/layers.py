@@ -1,4 +1,4 @@
-"""How each layer of ours looks."""
+"""Styles of the layers of a run."""
 
 from __future__ import annotations
 
@@ -10,55 +10,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capecam.settings import ClassSettings
-from capecam.views.styles.color_ramps import HEAT, JET, shades
-from capecam.views.styles.labels import Label, labelled, labelled_by_rule
 from capecam.views.styles.qml import LayerStyle
-from capecam.views.styles.rasters import paletted, photograph, ramped
-from capecam.views.styles.renderers import Rule, graduated, ruled
-from capecam.views.styles.symbols import DARK, LIGHT, area, marked, outlined
+from capecam.views.styles.raster_styles import HEAT, JET, paletted, photograph, ramped, shades
+from capecam.views.styles.vector_styles import (
+    DARK,
+    LIGHT,
+    Label,
+    Rule,
+    area,
+    graduated,
+    labelled,
+    labelled_by_rule,
+    marked,
+    outlined,
+    ruled,
+)
 
 CLOSE = 1_000
-"""1:1,000 and closer: an object is a few millimetres wide, so a word beside it has room."""
+"""At 1:1,000 and larger scales an object is a few millimetres wide, with room for a label."""
 
 FAR = 25_000
-"""1:25,000 and further out: a roof is under half a millimetre wide, and a screen holds so many that
-QGIS draws them for most of a minute (664,000 outlines took it 62 s on two busy cores)."""
+"""At 1:25,000 and smaller scales a roof is less than half a millimetre wide, and QGIS needs a
+minute for all of them (664,000 outlines took 62 s on two busy cores)."""
 
 COUNTED = 100_000
-"""1:100,000 and closer: a square kilometre is a centimetre, in which a number has room."""
+"""At 1:100,000 and larger a square kilometre is a centimetre wide, with room for a number."""
 
 DENSITY_COLOR = "#08519C"
 
 IMAGERY_SCALE = 2_500
-"""A screen of 1,920 x 1,080 shows 140 million pixels of 8 cm at this scale. Cities deliver images
-without overviews, so that all of them are decoded."""
+"""A screen of 1,920 x 1,080 shows 140 million pixels of 8 cm at this scale. Many images come
+without overviews, so that all of these pixels are decoded."""
 
 EVIDENCE_COLORS = {
     "context": "#FF9F1C", "saturated": "#B86BFF", "weak": "#C9CCD1", "focused": "#00C2C7",
 }  # fmt: skip
-"""None of them a colour of the classes; in the order in which people ought to look."""
+"""Different from the colours of the classes; in the order of urgency."""
 
 STATUS_COLORS = {"failed": "#D6604D", "running": "#FFB000", "pending": "#DDDDDD"}
 
 CHANGE_COLORS = {"new": "#2166AC", "gone": "#D6604D", "unseen": "#FFE08A"}
-"""Colours that people who do not tell red from green can tell."""
+"""Distinguishable with red-green colour blindness."""
 
 REASON_COLORS = {"small": "#9E9E9E", "unsure": "#E6C229", "off building": "#8D6E63"}
 
 CLASS_ALPHA = 200
 
-FOUND = """"class" || ' ' || format_number("confidence", 2) || '\\n' || """
-SAYING, WHY_NOT = f'{FOUND}"evidence"', f'{FOUND}"reason"'
-"""QGIS expressions: class and confidence, and below them a word."""
+SUMMARY = """"class" || ' ' || format_number("confidence", 2) || '\\n' || """
+EVIDENCE_LABEL, REASON_LABEL = f'{SUMMARY}"evidence"', f'{SUMMARY}"reason"'
+"""QGIS expressions: class and confidence, with the evidence or the reason below."""
 
 TIP = """<b>[% "class" %]</b> [% "id" %]<br>[% format_number("area_m2", 1) %] m², confidence
 [% format_number("confidence", 2) %]<br>rival [% "rival" %] [% format_number("rival_in", 2) %]<br>
 evidence: [% "evidence" %]; [% "review" %] in the queue"""
-"""What a detection says when the pointer rests on it."""
+"""Map tip of a detection."""
 
 
 def classes_style(classes: Sequence[ClassSettings]) -> LayerStyle:
-    """``classes``: the palette, with nothing where nothing was found."""
+    """Return the style of ``classes``: the palette, with a transparent background."""
     background, *rest = classes
     entries = {0: (f"{background.name} (not drawn)", LIGHT, 0)}  # legends ignore the alpha
     for value, entry in enumerate(rest, start=1):
@@ -67,47 +76,47 @@ def classes_style(classes: Sequence[ClassSettings]) -> LayerStyle:
 
 
 def probability_style(band: int, color: str) -> LayerStyle:
-    """A band of ``probability`` in the colour of its class."""
+    """Return the style of a band of ``probability``, in the colour of its class."""
     return ramped(band, shades(color))
 
 
 def heat_style(band: int, top: float = 1.0) -> LayerStyle:
-    """A band of a heatmap; ``top`` is the end of the scale, 1 but for raw values."""
+    """Return the style of a band of a heatmap; ``top`` is 1, or the scale maximum of raw values."""
     return ramped(band, HEAT, top)
 
 
 def jet_style(band: int, top: float = 1.0) -> LayerStyle:
-    """The same in the colours of the first figures of this kind."""
+    """Return the same in the colours of the first published figures."""
     return ramped(band, JET, top)
 
 
 def detections_style(classes: Sequence[ClassSettings]) -> LayerStyle:
-    """Outlines by class; close up with what was found and how surely."""
+    """Return outlines by class, with labels at large scales."""
     rules = [
         Rule(entry.name, f'"class_id" = {class_id}', outlined(entry.color))
         for class_id, entry in enumerate(classes[1:], start=1)
     ]
-    return ruled(rules, _tip(), labels=labelled(Label(SAYING, from_scale=CLOSE)))
+    return ruled(rules, _tip(), labels=labelled(Label(EVIDENCE_LABEL, from_scale=CLOSE)))
 
 
-def density_style(found: NDArray[np.float64]) -> LayerStyle:
-    """Cells by how much was found in each, from afar."""
-    shades = graduated('"detections"', found, DENSITY_COLOR, "not done")
+def density_style(counts: NDArray[np.float64]) -> LayerStyle:
+    """Return cells shaded by their number of pieces, for small scales."""
+    shades = graduated('"detections"', counts, DENSITY_COLOR, "not done")
     number = Label('"detections"', "inside", 7.0, from_scale=COUNTED)
     return replace(ruled(shades, labels=labelled(number)), to_scale=FAR)
 
 
 def queue_style() -> LayerStyle:
-    """By the word of the evidence: numbered discs from afar, outlines close up."""
+    """Return the review queue by evidence: discs when zoomed out, outlines when zoomed in."""
     rules = [
         Rule(word, f"\"evidence\" = '{word}'", marked(color, 4.6, CLOSE))
         for word, color in EVIDENCE_COLORS.items()
     ]
     number = Label('"review"', "centred", 6.5, DARK, None, to_scale=CLOSE)
-    saying = Label(f"'#' || \"review\" || ' ' || {SAYING}", from_scale=CLOSE)
+    text = Label(f"'#' || \"review\" || ' ' || {EVIDENCE_LABEL}", from_scale=CLOSE)
     order = {"sortExpression": '"review"', "sortOrder": "0"}
     table = ET.Element("attributetableconfig", order)
-    return ruled(rules, _tip(), table, labels=labelled_by_rule([number, saying]))
+    return ruled(rules, _tip(), table, labels=labelled_by_rule([number, text]))
 
 
 def _tip() -> ET.Element:
@@ -117,16 +126,16 @@ def _tip() -> ET.Element:
 
 
 def rejected_style() -> LayerStyle:
-    """By the reason; dashed, since they are not in the count."""
+    """Return rejected objects by reason; dashed, since they are not counted."""
     rules = [
         Rule(reason, f"\"reason\" = '{reason}'", outlined(color, dash=True))
         for reason, color in REASON_COLORS.items()
     ]
-    return ruled(rules, labels=labelled(Label(WHY_NOT, from_scale=CLOSE)))
+    return ruled(rules, labels=labelled(Label(REASON_LABEL, from_scale=CLOSE)))
 
 
 def cells_style() -> LayerStyle:
-    """By status: what is done is an outline, what is not is filled."""
+    """Return cells by status: outlined if done, filled otherwise."""
     rules = [
         Rule(status, f"\"status\" = '{status}'", area(color, 110))
         for status, color in STATUS_COLORS.items()
@@ -139,22 +148,22 @@ def cells_style() -> LayerStyle:
 def zones_style(
     classes: Sequence[ClassSettings], per_km2: Sequence[NDArray[np.float64]]
 ) -> LayerStyle:
-    """Objects per km², a class at a time; the first one shows.
+    """Return zones shaded by objects per km², one class at a time; the first class is shown.
 
     Args:
-        classes: the foreground, class 1 first.
-        per_km2: by class, the values in its rows; NaN where no imagery is valid.
+        classes: foreground classes, class 1 first.
+        per_km2: by class, the values of its rows; NaN where there is no valid imagery.
     """
     rules = []
     for class_id, (entry, values) in enumerate(zip(classes, per_km2, strict=True), start=1):
         shades = graduated('"per_km2"', values, entry.color, "no valid imagery")
         label, where = f"{entry.name} per km²", f'"class_id" = {class_id}'
-        rules.append(Rule(label, where, shown=class_id == 1, inside=shades))
+        rules.append(Rule(label, where, shown=class_id == 1, nested=shades))
     return ruled(rules)
 
 
 def changes_style() -> LayerStyle:
-    """By what became of an object; what was kept is grey, and drawn as the later run has it."""
+    """Return changes by status; kept objects are grey, with the outlines of the later run."""
     kept = '"status" = \'kept\' AND "run" = '
     labels = {"unseen": "unseen in the other year"}
     rules = [
@@ -167,5 +176,5 @@ def changes_style() -> LayerStyle:
 
 
 def imagery_style() -> LayerStyle:
-    """As it is; its mask comes as a fourth band."""
+    """Return the style of the imagery, whose mask is the fourth band."""
     return photograph(4, IMAGERY_SCALE)

@@ -1,21 +1,68 @@
-"""Styles of rasters."""
+"""Styles of rasters: colour ramps, palettes, photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from capecam.views.styles.color_ramps import ColorRamp
+import matplotlib as mpl
+import numpy as np
+
 from capecam.views.styles.qml import LayerStyle, options, rgba
+
+STOPS = 17
+"""Number of stops; interpolated linearly, they match inferno to within 2 levels of 255."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColorRamp:
+    """Colours by value in 0..1, interpolated linearly."""
+
+    stops: tuple[tuple[float, str, int], ...]
+    """(value, #RRGGBB, alpha 0..255), by rising value from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        values = [value for value, _, _ in self.stops]
+        if values != sorted(values) or (values[0], values[-1]) != (0, 1):
+            raise ValueError(f"stops must rise from 0 to 1, got {values}")
+
+    @classmethod
+    def of_colormap(
+        cls, name: str, alpha: Callable[[float], float], start: float = 0.0
+    ) -> ColorRamp:
+        """Return a colormap of matplotlib from ``start`` to 1, with an alpha of 0..1 by value."""
+        colors = mpl.colormaps[name](np.linspace(start, 1, STOPS), bytes=True)
+        return cls(
+            tuple(
+                (value, f"#{red:02X}{green:02X}{blue:02X}", round(255 * alpha(value)))
+                for value, (red, green, blue, _) in zip(
+                    np.linspace(0, 1, STOPS).tolist(), colors.tolist(), strict=True
+                )
+            )
+        )
+
+
+HEAT = ColorRamp.of_colormap("inferno", lambda value: 0.8 * min(1.0, 2.5 * value), start=0.15)
+"""Perceptually uniform (van der Walt and Smith 2015), without its darkest end, which would be
+invisible on a dark roof."""
+
+JET = ColorRamp.of_colormap("jet", lambda value: 0.6 if value else 0.0)
+"""The colours of the first published figures, half transparent over the photograph."""
+
+
+def shades(color: str) -> ColorRamp:
+    """Return the ramp from transparent to a colour."""
+    return ColorRamp(((0.0, color, 0), (0.1, color, 0), (1.0, color, 230)))
 
 
 def ramped(band: int, ramp: ColorRamp, top: float = 1.0) -> LayerStyle:
-    """One band in the colours of a ramp.
+    """Return the style of one band in the colours of a ramp.
 
     Args:
-        band: from 1.
-        ramp: its colours.
-        top: value of the last of them; the first is 0.
+        band: number of the band, from 1.
+        ramp: colours.
+        top: value of the last colour; the first is at 0.
     """
     renderer = _renderer("singlebandpseudocolor", band=str(band))
     renderer.set("classificationMin", "0")
@@ -25,8 +72,8 @@ def ramped(band: int, ramp: ColorRamp, top: float = 1.0) -> LayerStyle:
         "minimumValue": "0", "maximumValue": f"{top!r}", "labelPrecision": "2",
     })  # fmt: skip
     shader.append(_gradient(ramp))
-    for place, color, alpha in ramp.stops:
-        value = place * top
+    for share, color, alpha in ramp.stops:
+        value = share * top
         ET.SubElement(
             shader, "item", value=repr(value), label=f"{value:.2g}", color=color, alpha=str(alpha)
         )
@@ -35,10 +82,10 @@ def ramped(band: int, ramp: ColorRamp, top: float = 1.0) -> LayerStyle:
 
 
 def _gradient(ramp: ColorRamp) -> ET.Element:
-    """The ramp for the legend and for people who change it."""
+    """Return the ramp for the legend, and for users who edit it."""
     (_, first, first_alpha), *between, (_, last, last_alpha) = ramp.stops
     element = ET.Element("colorramp", name="[source]", type="gradient")
-    stops = (f"{place:.4g};{rgba(color, alpha)}" for place, color, alpha in between)
+    stops = (f"{value:.4g};{rgba(color, alpha)}" for value, color, alpha in between)
     element.append(options({
         "color1": rgba(first, first_alpha), "color2": rgba(last, last_alpha), "discrete": "0",
         "rampType": "gradient", "stops": ":".join(stops),
@@ -47,7 +94,7 @@ def _gradient(ramp: ColorRamp) -> ET.Element:
 
 
 def _legend() -> ET.Element:
-    """A bar with its two ends, not a list of colours."""
+    """Return a continuous legend with two ends instead of a list of colours."""
     element = ET.Element("rampLegendSettings", {
         "useContinuousLegend": "1", "orientation": "2", "direction": "0", "prefix": "",
         "suffix": "", "minimumLabel": "", "maximumLabel": "",
@@ -57,10 +104,10 @@ def _legend() -> ET.Element:
 
 
 def paletted(entries: Mapping[int, tuple[str, str, int]]) -> LayerStyle:
-    """A colour a value.
+    """Return a style with one colour per value.
 
     Args:
-        entries: value -> label, #RRGGBB, alpha.
+        entries: label, #RRGGBB and alpha by value.
     """
     renderer = _renderer("paletted", band="1")
     palette = ET.SubElement(renderer, "colorPalette")
@@ -72,16 +119,16 @@ def paletted(entries: Mapping[int, tuple[str, str, int]]) -> LayerStyle:
 
 
 def photograph(alpha_band: int, from_scale: int) -> LayerStyle:
-    """Bands 1 to 3 as they are."""
+    """Return a style that shows bands 1 to 3 as red, green and blue."""
     renderer = _renderer("multibandcolor", redBand="1", greenBand="2", blueBand="3")
     renderer.set("alphaBand", str(alpha_band))
     return _style(renderer, from_scale, zoomed_in="bilinear", zoomed_out="bilinear")
 
 
-def _renderer(kind: str, **facts: str) -> ET.Element:
+def _renderer(kind: str, **attributes: str) -> ET.Element:
     element = ET.Element(
         "rasterrenderer",
-        {"type": kind, "opacity": "1", "alphaBand": "-1", "nodataColor": "", **facts},
+        {"type": kind, "opacity": "1", "alphaBand": "-1", "nodataColor": "", **attributes},
     )
     ET.SubElement(ET.SubElement(element, "minMaxOrigin"), "limits").text = "None"
     return element
