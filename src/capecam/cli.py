@@ -264,7 +264,7 @@ def report_command(
 
     counter = (lambda _done, _of: None) if quiet() else Counter("panel")
     path = write_report_with_panels(
-        out, queue=queue, panels=panels, device=device, progress=counter
+        out, queue=queue, panels=panels, device=device, on_progress=counter
     )
     if not quiet():
         print(path)

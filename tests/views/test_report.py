@@ -28,8 +28,8 @@ from capecam.run.supervisor import run
 from capecam.settings import ClassSettings
 from capecam.settings.loading import load
 from capecam.store.file_names import REPORT
-from capecam.views.report.captions import deletion, moment, randomisation, stability
-from capecam.views.report.density import MOST, levels
+from capecam.views.report.captions import date_and_time, deletion, randomisation, stability
+from capecam.views.report.density import FINEST, levels
 from capecam.views.report.histograms import confidences, sizes
 from capecam.views.report.report import write_report
 from capecam.views.report.with_panels import WIDTH_PX, write_report_with_panels
@@ -112,7 +112,7 @@ def test_a_run_leaves_a_report_whose_totals_are_those_of_the_summary(small: Path
             summary["area_m2"], abs=0.1 * len(numbers)
         )
     assert f"{summary['count'].sum()} objects on" in page.text
-    assert moment(json.loads((small / "run.json").read_text())["started"]) in page.text
+    assert date_and_time(json.loads((small / "run.json").read_text())["started"]) in page.text
 
 
 def test_pictures_failures_and_what_could_be_added_are_there(small: Path) -> None:
@@ -184,7 +184,7 @@ def test_panels_are_asked_for_the_head_of_the_queue(small: Path) -> None:
             raise UsageError("the checkpoint is another")
         return b"panel of " + id_.encode()
 
-    page = Page(write_report(small, panels=3, panel=panel))
+    page = Page(write_report(small, panels=3, draw_panel=panel))
     queue = page.data["queue-data"]
     assert asked == [entry["id"] for entry in queue[:3]]
     assert [entry["panel"] is not None for entry in queue[:4]] == [True, False, True, False]
@@ -197,7 +197,7 @@ def test_panels_are_computed_with_the_runs_own_network(small: Path, tmp_path, ca
     done = []
     page = Page(
         write_report_with_panels(
-            small, panels=2, model=colours_model(), progress=lambda *n: done.append(n)
+            small, panels=2, model=colours_model(), on_progress=lambda *n: done.append(n)
         )
     )
     queue = page.data["queue-data"]
@@ -217,7 +217,7 @@ def test_a_network_that_is_gone_leaves_a_report_without_panels(small: Path, capl
     assert [bool(entry["problems"]) for entry in queue[:3]] == [True, True, False]
     assert "checkpoint is not set" in queue[0]["problems"][0]
     (record,) = caplog.records
-    assert record.getMessage().startswith("2 panel(s) could not be made: checkpoint is")
+    assert record.getMessage().startswith("2 panel(s) could not be drawn: checkpoint is")
 
 
 def test_names_cannot_break_out(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_hundred_thousand_objects_are_summaries(tmp_path: Path) -> None:
     for level in data["levels"]:
         squares = np.array(level["squares"]).reshape(-1, 8)
         assert squares[:, 2::2].sum() == 100_000
-        assert len(squares) <= MOST
+        assert len(squares) <= FINEST
     assert len(data["levels"]) >= 2, "closer, the squares are smaller"
 
 
@@ -293,10 +293,10 @@ def test_scores_and_audit_are_shown_where_there_are_any(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     assert {"scores", "audit"} <= page.ids
     assert "0.75 0.50 to 0.90" in page.text
-    assert "F1 is highest, 0.60, from a confidence of 0 on" in page.text
+    assert "F1 is highest, 0.60, at a minimum confidence of 0" in page.text
     assert page.html.count('<polyline class="line precision" points="28.0,37.0 100.5,12.0 "/>') == 1
     assert "Other objects were scored" in page.text
-    assert "Changes as soon as the last layers lose their weights" in page.text
+    assert "Changes as soon as the last layers are randomized" in page.text
     (tmp_path / "evaluation.json").write_text(json.dumps(scores(detections="1" * 64)))
     assert "Other objects were scored" not in Page(write_report(tmp_path)).text
 
@@ -335,7 +335,7 @@ def audited() -> dict:
 
 
 def test_audits_are_read_in_plain_words() -> None:
-    assert deletion(method()).startswith("What it ranks highest matters")
+    assert deletion(method()).startswith("Better than chance")
     for area, said in (
         (estimate(0.1, -0.1, 0.3), "cannot be told from chance"),
         (estimate(-0.2, -0.3, -0.1), "Worse than chance"),

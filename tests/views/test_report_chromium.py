@@ -46,7 +46,7 @@ def report(tmp_path_factory) -> Path:
     write_output(out, 300, cells=cells, failed=[5], reason="x.tif: cannot be decoded")
     panel = out / "panel.webp"
     Image.new("RGB", (900, 300), "#345").save(panel)
-    return write_report(out, queue=20, panels=2, panel=lambda _: panel.read_bytes())
+    return write_report(out, queue=20, panels=2, draw_panel=lambda _: panel.read_bytes())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What numbers mean, in plain words."""
+"""Texts of the report: numbers in words, and the meaning of results."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from capecam.views.report.data import ReportData
 
 EVIDENCE = {
     "focused": "the heatmap is strong inside the object: the network looked at it",
-    "saturated": "certain, yet weak inside: the score no longer moves there",
+    "saturated": "certain, but the heatmap is weak inside: the score does not change there",
     "context": "the surroundings outweigh the object: a shadow, a skylight, an edge beside it",
     "weak": "neither certain nor explained",
 }
-"""By word (docs/method.md)."""
+"""Meaning of the evidence words (docs/method.md)."""
 
 STAGES = {
     "prepare": "prepare",
     "calibrate": "set the colour scale",
-    "cells": "make the cells",
+    "cells": "process the cells",
     "finish": "city layers and tables",
 }
 
@@ -36,35 +36,35 @@ WORK = {
 
 STEPS = {
     "traced": "regions of one class",
-    "joined": "objects, after joining what lies close together",
+    "joined": "objects, after joining neighbouring regions",
     "small": "dropped: too small",
-    "unsure": "dropped: too unsure",
+    "unsure": "dropped: confidence too low",
     "off building": "dropped: not on a building",
     "kept": "kept",
 }
 
-FAITHFUL = 0.5
-"""Rank correlation with the map of a network without its weights, from which that map is much the
-same: it shows the image, not what was learnt."""
+MAX_RANDOMIZED = 0.5
+"""Rank correlation with the map of a randomized network above which the map shows the image rather
+than what was learnt."""
 
-STABLE = 0.8
-"""Correlation with the map of a shifted tile, from which the two are the same to the eye."""
+MIN_STABLE = 0.8
+"""Correlation with the map of a shifted tile above which the two look the same."""
 
 
 def share(value: float) -> str:
-    """0.123 as 12 %."""
+    """Return 0.123 as 12 %."""
     if 0 < value < 0.01:
         return "< 1\N{NO-BREAK SPACE}%"
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
-def amount(value: float) -> str:
-    """Three figures, or all of those before the point."""
+def three_digits(value: float) -> str:
+    """Return a number with three digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """As people say it."""
+    """Return a duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 5400:
@@ -72,16 +72,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def moment(text: str) -> str:
-    """An ISO time as people write it."""
+def date_and_time(text: str) -> str:
+    """Return an ISO time as date and time of day."""
     when = datetime.fromisoformat(text)
     return f"{when.day} {when:%B %Y, %H:%M}"
 
 
-def asked(facts: ReportData) -> Iterator[tuple[str, str]]:
-    """What the settings mean, by subject."""
-    settings, record = facts.run.settings, facts.record
-    size_m, explain = float(facts.pixel_m.mean()), settings.explain
+def settings_in_words(data: ReportData) -> Iterator[tuple[str, str]]:
+    """Describe the settings of the run: subjects and texts."""
+    settings, record = data.run.settings, data.record
+    size_m, explain = float(data.pixel_m.mean()), settings.explain
     tiling = settings.tiling
     sources = record.settings["sources"]  # as typed, wherever they are now
     if isinstance(sources, list) and sources:
@@ -116,14 +116,14 @@ def _limits(settings: Settings) -> str:
 
 def _objects(settings: Settings) -> str:
     rules = settings.detections
-    said = [f"pieces of a class up to {rules.join_distance_px:g} px apart are one"]
+    parts = [f"regions of a class up to {rules.join_distance_px:g} px apart are joined"]
     if rules.min_area_m2:
-        said.append(f"those of {_by_class(rules.min_area_m2, 'm²')} or less are dropped")
+        parts.append(f"those of {_by_class(rules.min_area_m2, 'm²')} or less are dropped")
     if rules.min_confidence:
-        said.append(f"those with a confidence below {_by_class(rules.min_confidence)} are dropped")
+        parts.append(f"those with a confidence below {_by_class(rules.min_confidence)} are dropped")
     if settings.mosaic.footprints:
-        said.append(f"those less than {share(rules.footprint_share)} on buildings are dropped")
-    return "; ".join(said)
+        parts.append(f"those less than {share(rules.footprint_share)} on buildings are dropped")
+    return "; ".join(parts)
 
 
 def _by_class(value: ByClass, unit: str = "") -> str:
@@ -132,67 +132,65 @@ def _by_class(value: ByClass, unit: str = "") -> str:
     return f"{value:g} {unit}".strip()
 
 
-def commands(facts: ReportData) -> Iterator[tuple[str, str]]:
-    """What would add to this report: the gain, and what to type."""
-    out = facts.run.out
-    if facts.scores is None:
+def suggested_commands(data: ReportData) -> Iterator[tuple[str, str]]:
+    """Suggest commands that add to the report: their results, and the command."""
+    out = data.run.out
+    if data.scores is None:
         yield (
             "precision, recall and F1 against annotations",
             f"capecam evaluate {out} --truth annotations.gpkg --steps",
         )
-    if facts.record.audit is None:
+    if data.record.audit is None:
         yield "whether the heatmaps are faithful", f"capecam audit {out}"
 
 
-def best(curve: Sequence[Mapping[str, Any]]) -> str:
-    """Where a curve over confidence has its highest F1."""
-    known = [point for point in curve if point["f1"] is not None]
-    if not known:
+def best_f1(curve: Sequence[Mapping[str, Any]]) -> str:
+    """Return the confidence with the highest F1 of a curve, in words."""
+    defined = [point for point in curve if point["f1"] is not None]
+    if not defined:
         return ""
-    top = max(known, key=lambda point: float(point["f1"]))
-    return f"; F1 is highest, {top['f1']:.2f}, from a confidence of {top['confidence']:g} on"
+    top = max(defined, key=lambda point: float(point["f1"]))
+    return f"; F1 is highest, {top['f1']:.2f}, at a minimum confidence of {top['confidence']:g}"
 
 
 def deletion(method: Mapping[str, Any]) -> str:
-    """What the first test of an audit says of a method."""
+    """Describe the result of the deletion test for a method."""
     lead = method["score"]["below_random"]
-    area, found = lead["area"], lead["share"]
+    area, better = lead["area"], lead["share"]
     if area["low"] is None:
         return "Too few detections to tell."
-    where = f"in {share(found)} of the detections"
+    where = f"in {share(better)} of the detections"
     if area["low"] > 0:
-        return f"What it ranks highest matters: without it the score falls faster, {where}."
+        return f"Better than chance: without its top blocks the score falls faster, {where}."
     if area["high"] < 0:
-        return f"Worse than chance: without its top the score falls slower (faster {where})."
-    return f"Its ranking cannot be told from chance (the score falls faster {where})."
+        return f"Worse than chance: without its top blocks the score falls slower (faster {where})."
+    return f"Not distinguishable from chance (the score falls faster {where})."
 
 
 def randomisation(method: Mapping[str, Any]) -> str:
-    """What the second test says."""
-    means = {stage: found["mean"] for stage, found in method["randomised"].items()}
+    """Describe the result of the model randomization test for a method."""
+    means = {stage: estimate["mean"] for stage, estimate in method["randomised"].items()}
     if None in means.values():
         return "Not defined everywhere."
-    changed = [stage for stage, mean in means.items() if abs(mean) < FAITHFUL]
+    changed = [stage for stage, mean in means.items() if abs(mean) < MAX_RANDOMIZED]
     if not changed:
-        return "Much the same without the learnt weights: it shows the image, not the network."
+        return "Hardly changes without the learnt weights: it shows the image, not the network."
     if changed[0] == next(iter(means)):
-        return "Changes as soon as the last layers lose their weights: it shows what was learnt."
-    return (
-        f"Hardly changes until {changed[0]} loses its weights, too: what lies above counts little."
-    )
+        return "Changes as soon as the last layers are randomized: it shows what was learnt."
+    return f"Hardly changes until {changed[0]} is randomized, too: the layers above count little."
 
 
 def stability(method: Mapping[str, Any]) -> str:
-    """What the third test says."""
+    """Describe the result of the shift test for a method."""
     mean = method["shift_correlation"]["mean"]
     if mean is None:
         return "Not defined here."
-    if mean >= STABLE:
+    if mean >= MIN_STABLE:
         return "Stays the same when the tile is shifted."
-    return "Depends on where the tile happens to lie."
+    return "Depends on the position of the tile."
 
 
-def known_as(path: Path) -> str:
-    """A folder, by a name that people know it by."""
+def short_path(path: Path) -> str:
+    """Return the last two parts of a folder's path."""
     parts = path.resolve().parts
     return "/".join(parts[-2:]) if len(parts) > 2 else str(path)

@@ -1,4 +1,4 @@
-"""Everything that a report tells, read from the folder of a run."""
+"""Data of a report, read from the folder of a run."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from capecam.store.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A cell on the map: where, and why there is nothing if there is not."""
+class CellOnMap:
+    """Cell on the map."""
 
     name: str
     core: Window
     reason: str | None
-    """Why it failed; None: it is done."""
+    """Why the cell failed; None: it is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """What is known of a run and of what it found."""
+    """A run and its detections."""
 
     run: RunFolder
     table: pd.DataFrame
     """Detections without their shapes, in the order of the file."""
-    places: tuple[Place, ...]
+    cells: tuple[CellOnMap, ...]
     """Cells that are done or failed, by name."""
     scores: Mapping[str, Any] | None
     """``evaluation.json``."""
 
     @classmethod
     def read(cls, out: Path) -> Self:
-        """Those of a folder.
+        """Read the data of the run in a folder.
 
         Raises:
-            OutputError: it holds no run, no finished cell, or no city products.
+            OutputError: the folder holds no run, no finished cell, or no city products.
         """
         run = RunFolder.open_finished(out)
         if run.record.totals is None or not (out / DETECTIONS).exists():
@@ -59,89 +59,89 @@ class ReportData:
                 f"{out}: has no city products yet; a run makes them in the end, or capecam finish"
             )
         table = pd.DataFrame(gpd.read_parquet(out / DETECTIONS).drop(columns="geometry"))
-        return cls(run, table, _places(run), _read_json(out / EVALUATION_JSON))
+        return cls(run, table, _cells_on_map(run), _read_json(out / EVALUATION_JSON))
 
     @property
     def record(self) -> RunRecord:
-        """``run.json``."""
+        """Return the record of the run."""
         return self.run.record
 
     @property
     def by_class(self) -> dict[str, tuple[int, float]]:
-        """Number and m² by class, as in summary.csv."""
+        """Return number and m² by class, as in summary.csv."""
         totals = self.record.totals
         return {} if totals is None else totals.by_class
 
     @property
     def failures(self) -> dict[str, str]:
-        """By image or cell: why it is missing."""
-        failed = {place.name: place.reason for place in self.places if place.reason}
+        """Return the reasons of failures by image or cell."""
+        failed = {cell.name: cell.reason for cell in self.cells if cell.reason}
         return {**self.record.failures, **failed}
 
     @property
     def damaged(self) -> dict[str, str]:
-        """By image: why blocks of it are missing in its neighbours' view."""
+        """Return the images that their neighbours could read only in part, with the reasons."""
         return {
             name: why for cell in self.run.cells.values() for name, why in cell.unreadable.items()
         }
 
     @property
     def images(self) -> int:
-        """Images of finished cells; a large one is several."""
+        """Return the number of images with a finished cell; a large image has several cells."""
         return len({cell.image for cell in self.run.cells.values()})
 
     @property
     def pending(self) -> int:
-        """Cells that were never tried."""
-        return len(set(self.record.cells) - {place.name for place in self.places})
+        """Return the number of cells that were not tried."""
+        return len(set(self.record.cells) - {cell.name for cell in self.cells})
 
     @property
     def pixel_m(self) -> NDArray[np.float64]:
-        """(2,) width and height of a pixel in metres, in the middle of the city."""
+        """Return the (2,) width and height of a pixel in metres, in the middle of the city."""
         return middle_pixel_m(self.run.grid)
 
     @property
     def imagery_km2(self) -> float:
-        """Valid imagery of finished cells."""
+        """Return the area of valid imagery in finished cells."""
         pixels = sum(cell.valid_px for cell in self.run.cells.values())
         return float(pixels * self.pixel_m.prod() / 1e6)
 
     @property
     def method(self) -> str:
-        """The heatmap that decides about evidence."""
+        """Return the method whose heatmap the evidence is based on."""
         return self.run.settings.decisive_method
 
     def points_m(self, table: pd.DataFrame) -> NDArray[np.float64]:
-        """(N, 2) metres right of and below the anchor where objects are counted."""
+        """Return the positions of objects, (N, 2) metres right of and below the anchor."""
         grid = self.run.grid
         points = inside_points(table, pyproj.CRS.from_wkt(grid.crs))
         pixels = grid.to_pixels(shapely.get_coordinates(points.to_numpy()))
-        found: NDArray[np.float64] = pixels * self.pixel_m
-        return found
+        metres: NDArray[np.float64] = pixels * self.pixel_m
+        return metres
 
     def queue(self, length: int) -> list[tuple[dict[str, Any], shapely.Geometry]]:
-        """What a person should look at first: rows of the file, and their shapes."""
+        """Return the first objects of the review queue: rows of the file, and shapes."""
         path, first = self.run.out / DETECTIONS, [("review", "<=", length)]
         table = gpd.read_parquet(path, filters=first).sort_values("review")
         rows = pd.DataFrame(table.drop(columns="geometry")).to_dict("records")
         return list(zip(rows, table.geometry, strict=True))
 
 
-def _places(run: RunFolder) -> tuple[Place, ...]:
-    ledger, found = Ledger.of(run.out), []
+def _cells_on_map(run: RunFolder) -> tuple[CellOnMap, ...]:
+    ledger, cells = Ledger.of(run.out), []
     for name in run.record.cells:
         if name in run.cells:
-            found.append(Place(name, run.core(name), None))
+            cells.append(CellOnMap(name, run.core(name), None))
         elif failure := ledger.read_failure(name):
-            found.append(Place(name, failure.inputs.core, failure.error))
-    return tuple(found)
+            cells.append(CellOnMap(name, failure.inputs.core, failure.error))
+    return tuple(cells)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """A product of another command, or None.
+    """Return the result of another command, or None.
 
     Raises:
-        OutputError: it is there and cannot be read.
+        OutputError: the file exists and cannot be read.
     """
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""Objects by square of the map: what is drawn of a city, however many objects it has."""
+"""Counts of objects by square, for the map of a city of any size."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZES_M = tuple(size * 10**power for power in range(1, 6) for size in (1, 2.5, 5))
-"""Edges of squares that people can imagine: 10, 25, 50, 100 m ..."""
+"""Edges of squares: 10, 25, 50, 100 m ..."""
 
-ACROSS = 40
-"""Squares along the longer side of the coarsest level."""
+COARSEST = 40
+"""Maximum number of squares along the longer side at the coarsest level."""
 
-MOST = 16_000
-"""Squares of the finest level: half a megabyte of the page."""
+FINEST = 16_000
+"""Maximum number of squares at the finest level: half a megabyte of the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Objects by square of one size; squares without any are left out."""
+    """Counts by square of one size; empty squares are left out."""
 
     size_m: float
     squares: NDArray[np.int64]
     """(B, 2) column and row, from the anchor."""
     count: NDArray[np.int64]
-    """(B, C) by foreground class."""
+    """(B, C) number of objects by foreground class."""
     area_m2: NDArray[np.float64]
-    """(B, C)"""
+    """(B, C) area by foreground class."""
 
     def to_json(self) -> dict[str, Any]:
-        """``squares``: column, row, then count and m² by class, one square after the other."""
+        """Return the size and a flat list: column, row, then count and m² by class, per square."""
         count, classes = self.count.shape
         measures = np.stack([self.count, self.area_m2.round(1)], axis=2)
         measures = measures.reshape(count, 2 * classes)
@@ -47,24 +47,24 @@ def levels(
     extent_m: tuple[float, float],
     classes: int,
 ) -> list[Level]:
-    """From coarse to fine.
+    """Count objects in squares of several sizes, from coarse to fine.
 
     Args:
         points_m: (N, 2) metres right of and below the anchor.
         class_id: (N,) from 1.
         area_m2: (N,)
         extent_m: width and height of the city.
-        classes: how many there are, without the background.
+        classes: number of foreground classes.
     """
     longest = max(extent_m)
-    coarsest = next((s for s in SIZES_M if longest / s <= ACROSS), SIZES_M[-1])
-    found: list[Level] = []
+    coarsest = next((s for s in SIZES_M if longest / s <= COARSEST), SIZES_M[-1])
+    result: list[Level] = []
     for size in reversed([s for s in SIZES_M if s <= coarsest]):
         level = _level(points_m, class_id, area_m2, size, classes)
-        if found and len(level.squares) > MOST:
+        if result and len(level.squares) > FINEST:
             break
-        found.append(level)
-    return found
+        result.append(level)
+    return result
 
 
 def _level(
@@ -74,8 +74,8 @@ def _level(
     size: float,
     classes: int,
 ) -> Level:
-    places = np.floor(points_m / size).astype(np.int64)
-    squares, square = np.unique(places, axis=0, return_inverse=True)
+    indices = np.floor(points_m / size).astype(np.int64)
+    squares, square = np.unique(indices, axis=0, return_inverse=True)
     cell = square.ravel() * classes + class_id - 1
     shape = len(squares), classes
     count = np.bincount(cell, minlength=len(squares) * classes).reshape(shape)

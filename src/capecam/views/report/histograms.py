@@ -1,4 +1,4 @@
-"""Distributions as bars, in shares of the chart's width and height; the template draws them."""
+"""Histograms as bars in shares of the chart's width and height, for the template to draw."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 PER_DECADE = 8
-"""Bars for each power of ten of m²."""
+"""Number of bars per power of ten of m²."""
 
 STEPS = 20
-"""Bars from 0 to 1 of confidence."""
+"""Number of bars of confidence, from 0 to 1."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class HistogramBar:
-    """One bar."""
+    """Bar of a histogram."""
 
     x: float
     """Left edge, as a share of the axis."""
     width: float
     height: float
-    """Share of the highest bar."""
+    """Height as a share of the highest bar."""
     count: int
     label: str
-    """The values that it holds."""
+    """Range of its values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How values are distributed."""
+    """Distribution of values."""
 
     bars: tuple[HistogramBar, ...]
     ticks: tuple[tuple[float, str], ...]
-    """Place as a share of the axis, and label."""
+    """Position as a share of the axis, and label."""
     top: int
     """Count of the highest bar."""
     quartiles: tuple[float, float, float] | None
-    """None without values."""
+    """25th, 50th and 75th percentile; None without values."""
     median: float | None
-    """Place of the middle one as a share of the axis."""
+    """Position of the median as a share of the axis."""
 
 
 def sizes(values: Floats, low: float, high: float) -> Histogram:
-    """On a logarithmic axis.
+    """Return the histogram of areas on a logarithmic axis.
 
     Args:
         values: (N,) m².
-        low: least of all classes, so that their charts can be compared.
-        high: largest of these.
+        low: minimum over all classes, so that their charts can be compared.
+        high: maximum over all classes.
     """
     first = np.floor(np.log10(max(low, 1e-3)) * PER_DECADE + 1e-9)
     last = np.floor(np.log10(max(high, low, 1e-3)) * PER_DECADE + 1e-9) + 1
@@ -67,19 +67,19 @@ def sizes(values: Floats, low: float, high: float) -> Histogram:
 
 
 def confidences(values: Floats) -> Histogram:
-    """From 0 to 1."""
+    """Return the histogram of confidences, from 0 to 1."""
     edges = np.linspace(0, 1, STEPS + 1)
     ticks = [(value, f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)]
     return _histogram(values, edges, edges, ticks, "{:.2f} to {:.2f}")
 
 
 def _histogram(
-    values: Floats, edges: Floats, places: Floats, ticks: list[tuple[float, str]], label: str
+    values: Floats, edges: Floats, positions: Floats, ticks: list[tuple[float, str]], label: str
 ) -> Histogram:
-    """Bars between edges that lie at places on the axis."""
+    """Return the histogram with bars between edges, which are drawn at positions on the axis."""
     counts, _ = np.histogram(values, edges)
     top = int(counts.max(initial=0))
-    shares = (places - places[0]) / (places[-1] - places[0])
+    shares = (positions - positions[0]) / (positions[-1] - positions[0])
     bars = [
         HistogramBar(
             float(shares[n]),

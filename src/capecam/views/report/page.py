@@ -1,4 +1,4 @@
-"""Facts to one page of HTML: what the templates in ``templates/``, which say how it looks, get."""
+"""Rendering the report: the values that the templates in ``templates/`` show."""
 
 from __future__ import annotations
 
@@ -26,76 +26,76 @@ from capecam.views.report import captions
 from capecam.views.report.data import ReportData
 from capecam.views.report.density import levels
 from capecam.views.report.histograms import Histogram, confidences, sizes
-from capecam.views.report.thumbnails import Picture, smaller
+from capecam.views.report.thumbnails import Thumbnail, to_webp
 
 STYLES = ("base.css", "parts.css", "media.css")
 SCRIPTS = ("squares.js", "map.js", "gestures.js", "queue.js", "closer.js", "start.js")
 
 FAILURES = 100
-"""Rows of what failed; a city without a disk has thousands."""
+"""Number of failures that are listed; a run without its disk has thousands."""
 
-RIVAL = 0.01
-"""Probability below which the other class is not worth a word."""
+MIN_RIVAL = 0.01
+"""Probability from which the rival class is named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object of the review queue."""
+    """Object of the review queue."""
 
     row: Mapping[str, Any]
-    """Of the detections file."""
-    picture: Picture
+    """Its row of the detections file."""
+    thumbnail: Thumbnail
     panel: str | None
-    """A data URL of the panel, where one was made."""
+    """Data URL of its panel, if there is one."""
     panel_problem: str | None
-    """Why there is none, where one was asked for."""
+    """Reason why a panel that was requested is missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFigures:
-    """What is said of one class."""
+class ClassStatistics:
+    """Statistics of one class."""
 
     settings: ClassSettings
     count: int
     area_m2: float
-    """As in summary.csv."""
+    """Total area, as in summary.csv."""
     sizes: Histogram
     confidences: Histogram
     evidence: dict[str, int]
-    """Objects by word."""
+    """Number of objects by evidence word."""
 
 
-def render(facts: ReportData, entries: Sequence[Entry]) -> str:
-    """The page.
+def render(data: ReportData, entries: Sequence[Entry]) -> str:
+    """Return the HTML of the page.
 
     Args:
-        facts: of the run.
-        entries: the review queue, as far as it is shown.
+        data: data of the run.
+        entries: the objects of the review queue that are shown.
     """
     environment = _environment()
-    classes = _classes(facts)
+    classes = _classes(data)
     return environment.get_template("page.html").render(
-        facts=facts,
-        record=facts.record,
+        facts=data,
+        record=data.record,
         classes=classes,
         objects=sum(entry.count for entry in classes),
         area_m2=sum(entry.area_m2 for entry in classes),
         entries=entries,
         problem=_common_problem(entries),
         titles=TITLES,
-        words=captions,
+        captions=captions,
         evidence_words=WORDS,
         measures=MEASURES,
         failures_shown=FAILURES,
-        work=_work(facts),
-        map_data=_map(facts, entries),
-        queue_data=[_numbers(entry, facts) for entry in entries],
-        crs=pyproj.CRS.from_wkt(facts.run.grid.crs).name,
-        settings_yaml=_yaml(facts.record.settings),
-        name=captions.known_as(facts.run.out),
-        audit=facts.record.audit,
-        audit_picture=_audit_picture(facts),
-        stale_scores=_stale(facts),
+        work=_work(data),
+        map_data=_map(data, entries),
+        queue_data=[_details(entry, data) for entry in entries],
+        crs=pyproj.CRS.from_wkt(data.run.grid.crs).name,
+        settings_yaml=_yaml(data.record.settings),
+        name=captions.short_path(data.run.out),
+        audit=data.record.audit,
+        audit_picture=_audit_picture(data),
+        stale_scores=_has_stale_scores(data),
         version=__version__,
         made=datetime.now().astimezone().isoformat(timespec="seconds"),
         styles=[_file(environment, name) for name in STYLES],
@@ -105,7 +105,7 @@ def render(facts: ReportData, entries: Sequence[Entry]) -> str:
 
 @cache
 def _environment() -> Environment:
-    """Templates are compiled once: half a second."""
+    """Return the templates, which are compiled once: half a second."""
     environment = Environment(
         loader=PackageLoader("capecam.views.report"),
         autoescape=True,
@@ -115,10 +115,10 @@ def _environment() -> Environment:
         extensions=["jinja2.ext.do"],
     )
     environment.filters |= {
-        "amount": captions.amount,
+        "amount": captions.three_digits,
         "data_url": data_url,
         "duration": captions.duration,
-        "moment": captions.moment,
+        "moment": captions.date_and_time,
         "rival": _rival,
         "share": captions.share,
         "whole": "{:,.0f}".format,
@@ -127,82 +127,82 @@ def _environment() -> Environment:
 
 
 def data_url(content: bytes, kind: str) -> str:
-    """Bytes as the address of a picture inside the page."""
+    """Return a picture as a data URL."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _file(environment: Environment, name: str) -> Markup:
-    """A file beside the templates, as it stands."""
+    """Return a file beside the templates, unchanged."""
     loader = environment.loader
     if loader is None:
         raise ValueError("an environment without a loader has no files")
     return Markup(loader.get_source(environment, name)[0])
 
 
-def _classes(facts: ReportData) -> list[ClassFigures]:
-    table, found = facts.table, []
+def _classes(data: ReportData) -> list[ClassStatistics]:
+    table, statistics = data.table, []
     areas = table["area_m2"].to_numpy(float)
     low, high = (areas.min(), areas.max()) if len(areas) else (1.0, 10.0)
-    for class_id, settings in enumerate(facts.run.settings.model.classes[1:], start=1):
+    for class_id, settings in enumerate(data.run.settings.model.classes[1:], start=1):
         own = table[table["class_id"] == class_id]
-        said = own["evidence"].value_counts() if "evidence" in own else {}
-        count, area_m2 = facts.by_class[settings.name]
-        found.append(
-            ClassFigures(
+        words = own["evidence"].value_counts() if "evidence" in own else {}
+        count, area_m2 = data.by_class[settings.name]
+        statistics.append(
+            ClassStatistics(
                 settings,
                 count,
                 area_m2,
                 sizes(own["area_m2"].to_numpy(float), low, high),
                 confidences(own["confidence"].to_numpy(float)),
-                {word: int(said.get(word, 0)) for word in WORDS},
+                {word: int(words.get(word, 0)) for word in WORDS},
             )
         )
-    return found
+    return statistics
 
 
-def _work(facts: ReportData) -> dict[str, float]:
-    """Seconds by stage, inside all finished cells."""
+def _work(data: ReportData) -> dict[str, float]:
+    """Return the seconds by stage, summed over all finished cells."""
     total: dict[str, float] = {}
-    for cell in facts.run.cells.values():
+    for cell in data.run.cells.values():
         for stage, seconds in stage_seconds(cell.stages).items():
             total[stage] = total.get(stage, 0.0) + seconds
     return total
 
 
-def _map(facts: ReportData, entries: Iterable[Entry]) -> dict[str, Any]:
-    """What the map is drawn from; metres right of and below the city's corner."""
-    window, pixel, table = facts.run.grid.window, facts.pixel_m, facts.table
+def _map(data: ReportData, entries: Iterable[Entry]) -> dict[str, Any]:
+    """Return the data of the map, in metres right of and below the city's corner."""
+    window, pixel, table = data.run.grid.window, data.pixel_m, data.table
     width, height = window.width * pixel[0], window.height * pixel[1]
     corner = np.array([window.col, window.row]) * pixel
     shown = pd.DataFrame([entry.row for entry in entries], columns=["lon", "lat"])
-    found = levels(
-        facts.points_m(table),
+    by_square = levels(
+        data.points_m(table),
         table["class_id"].to_numpy(np.int64),
         table["area_m2"].to_numpy(float),
         (width, height),
-        len(facts.run.names) - 1,
+        len(data.run.names) - 1,
     )
     cells = []
-    for place in facts.places:
-        core = place.core
+    for location in data.cells:
+        core = location.core
         x, y = np.array([core.col, core.row]) * pixel - corner
         size = np.array([core.width, core.height]) * pixel
         box = [round(float(value), 1) for value in (x, y, *size)]
-        cells.append([place.name, *box, *([place.reason] if place.reason else [])])
+        cells.append([location.name, *box, *([location.reason] if location.reason else [])])
     return {
         "width": round(float(width), 1),
         "height": round(float(height), 1),
         "corner": corner.round(2).tolist(),
-        "levels": [level.to_json() for level in found],
+        "levels": [level.to_json() for level in by_square],
         "cells": cells,
-        "queue": (facts.points_m(shown) - corner).round(1).tolist(),
+        "queue": (data.points_m(shown) - corner).round(1).tolist(),
     }
 
 
-def _numbers(entry: Entry, facts: ReportData) -> dict[str, Any]:
-    """What the closer look at an object shows beside its pictures."""
+def _details(entry: Entry, data: ReportData) -> dict[str, Any]:
+    """Return the numbers that the enlarged view of an object shows beside its pictures."""
     row = entry.row
-    methods = [m for m in facts.run.settings.explain.methods if f"{m}_in" in row]
+    methods = [m for m in data.run.settings.explain.methods if f"{m}_in" in row]
     return {
         "id": row["id"],
         "class": row["class"],
@@ -219,24 +219,24 @@ def _numbers(entry: Entry, facts: ReportData) -> dict[str, Any]:
         ],
         "problems": [
             f"No {what}: {why}"
-            for what, why in (("picture", entry.picture.problem), ("panel", entry.panel_problem))
+            for what, why in (("picture", entry.thumbnail.problem), ("panel", entry.panel_problem))
             if why
         ],
-        "across": [round(width) for width in (entry.picture.imagery_m, entry.picture.heat_m)],
+        "across": [round(width) for width in (entry.thumbnail.imagery_m, entry.thumbnail.heat_m)],
         "panel": entry.panel,
     }
 
 
 def _rival(row: Mapping[str, Any]) -> str | None:
-    """The other class, where it is worth a word."""
-    if pd.isna(row["rival"]) or not row["rival_in"] >= RIVAL:
+    """Return the rival class and its probability, if that is worth mentioning."""
+    if pd.isna(row["rival"]) or not row["rival_in"] >= MIN_RIVAL:
         return None
     return f"{row['rival']} {row['rival_in']:.2f}"
 
 
 def _common_problem(entries: Sequence[Entry]) -> str | None:
-    """Why there is no picture at all, so that it need not be said for each."""
-    problems = {entry.picture.problem for entry in entries}
+    """Return the reason why no object has a picture, if it is the same for all."""
+    problems = {entry.thumbnail.problem for entry in entries}
     return problems.pop() if len(problems) == 1 else None
 
 
@@ -249,15 +249,15 @@ def _yaml(settings: Mapping[str, Any]) -> str:
     return text
 
 
-def _audit_picture(facts: ReportData) -> str | None:
-    path = facts.run.out / "audit.png"
-    if facts.record.audit is None or not path.exists():
+def _audit_picture(data: ReportData) -> str | None:
+    path = data.run.out / "audit.png"
+    if data.record.audit is None or not path.exists():
         return None
-    return data_url(smaller(path), "webp")
+    return data_url(to_webp(path), "webp")
 
 
-def _stale(facts: ReportData) -> bool:
-    """Whether other objects were scored than there are now."""
-    scored = (facts.scores or {}).get("detections")
-    now = facts.record.products[DETECTIONS].sha256
+def _has_stale_scores(data: ReportData) -> bool:
+    """Return whether the scores are of other detections than those of now."""
+    scored = (data.scores or {}).get("detections")
+    now = data.record.products[DETECTIONS].sha256
     return scored is not None and scored != now

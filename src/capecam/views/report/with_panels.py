@@ -1,4 +1,4 @@
-"""``capecam report``: the report, with panels that are recomputed for the head of its queue."""
+"""``capecam report``: the report with panels, which the run's network computes again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from capecam.errors import UsageError
 from capecam.model.model import Model
 from capecam.views.panels.panels import Panels
-from capecam.views.report.report import QUEUE, PanelOf, write_report
+from capecam.views.report.report import QUEUE, write_report
 
 log = logging.getLogger(__name__)
 
 WIDTH_PX = 1500
-"""Of a panel in the page: sharp in a window of 950 px on a screen of one and a half times that."""
+"""Width of a panel: sharp in a window of 950 px on a screen with a pixel ratio of 1.5."""
 
 PANELS = 12
-"""So many take a minute on a CPU."""
+"""Number of panels that take a minute on a CPU."""
 
 
 def write_report_with_panels(
@@ -28,43 +28,38 @@ def write_report_with_panels(
     panels: int = PANELS,
     device: str | None = None,
     model: Model | None = None,
-    progress: Callable[[int, int], object] = lambda _done, _of: None,
+    on_progress: Callable[[int, int], object] = lambda _done, _of: None,
 ) -> Path:
     """Write ``report.html`` into the folder of a run.
 
     Without the imagery or the checkpoint the page has no panels, and says so.
 
     Args:
-        out: the folder.
-        queue: how many objects of the review queue to show.
-        panels: for how many of these to compute a panel.
-        device: to compute them on; else as in the run.
-        model: the run's network, if it is loaded already.
-        progress: told, after each panel, how many are done, and of how many.
+        out: folder of the run.
+        queue: number of objects of the review queue to show.
+        panels: number of these objects to draw a panel of.
+        device: device to compute the panels on; None: as in the run.
+        model: network of the run, if it is loaded already.
+        on_progress: called after each panel with the number of panels drawn, and of all.
 
     Raises:
         OutputError: the folder holds no run, no finished cell, or no city products.
     """
     if not panels:
         return write_report(out, queue=queue)
+    drawn = count(1)
     try:
         with Panels.open(out, device=device, model=model) as opened:
-            panel = _drawing(opened, lambda done: progress(done, panels))
+
+            def draw_panel(id_: str) -> bytes:
+                panel = opened.of_detection(id_).encoded("webp", WIDTH_PX)
+                on_progress(next(drawn), panels)
+                return panel
+
+            imagery = opened.imagery
             return write_report(
-                out, queue=queue, imagery=opened.imagery, panels=panels, panel=panel
+                out, queue=queue, imagery=imagery, panels=panels, draw_panel=draw_panel
             )
     except UsageError as error:
         log.warning("no panels: %s", error)
         return write_report(out, queue=queue)
-
-
-def _drawing(panels: Panels, told: Callable[[int], object]) -> PanelOf:
-    """Draws a panel, and says how many are done."""
-    number = count(1)
-
-    def panel(id_: str) -> bytes:
-        drawn = panels.of_detection(id_).encoded("webp", WIDTH_PX)
-        told(next(number))
-        return drawn
-
-    return panel
