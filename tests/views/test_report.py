@@ -337,13 +337,13 @@ def audited() -> dict:
 def test_audits_are_read_in_plain_words() -> None:
     assert deletion(method()).startswith("Better than chance")
     for area, said in (
-        (estimate(0.1, -0.1, 0.3), "cannot be told from chance"),
+        (estimate(0.1, -0.1, 0.3), "Not distinguishable from chance"),
         (estimate(-0.2, -0.3, -0.1), "Worse than chance"),
         (estimate(0.2), "Too few"),
     ):
         assert said in deletion(method(score={"below_random": {"area": area, "share": 0.5}}))
     late = {"head": estimate(0.9), "decoder": estimate(0.8), "encoder": estimate(0.1)}
-    assert "until encoder loses its weights" in randomisation(method(randomised=late))
+    assert "until encoder is randomized" in randomisation(method(randomised=late))
     assert "shows the image" in randomisation(method(randomised={"head": estimate(0.9)}))
     assert "Not defined" in randomisation(method(randomised={"head": estimate(None)}))
     assert stability(method()).startswith("Stays the same")
