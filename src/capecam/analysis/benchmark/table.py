@@ -1,14 +1,14 @@
-"""What ``capecam bench`` tells: a row a way, task and batch size, and the machine it ran on."""
+"""Results of ``capecam bench``: one row per method, task and batch size, with the machine."""
 
 from __future__ import annotations
 
-import csv
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from capecam.analysis.benchmark import measure
@@ -24,41 +24,42 @@ COLUMNS = {
     "corr_guided": "r guided", "max_difference": "max diff", "mean_difference": "mean diff",
     "argmax_agreement": "argmax",
 }  # fmt: skip
-"""What the terminal shows; the file has everything."""
+"""Columns of the table on a terminal, and their headings; the file has all columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way, one task, one batch size."""
+    """Measurement of one method, task and batch size."""
 
     way: str
+    """Name of the method."""
     task: str
     maps: int
-    """How many of the task's maps a tile gets."""
+    """Number of the task's maps per tile."""
     batch: int
     tiles_per_s: float
     times_notebook: float
-    """How many times as fast as the notebook's way to the same maps; median over rounds."""
+    """Speed relative to the notebook's way of computing the same maps; median over rounds."""
     gflop_per_tile: float
     gflops: float
     matrix_share: float
-    """Of the float32 matrix rate measured on this device."""
+    """Share of the float32 matrix rate measured on this device."""
     peak_mb: float | None
     compared: int
-    """Maps of the first tiles whose reference is not empty."""
+    """Number of maps of the first tiles whose reference is not empty."""
     corr_gradcam: float | None
     corr_gradcampp: float | None
     corr_guided: float | None
     """Correlation with the reference, of the class where it is lowest."""
     max_difference: float | None
     mean_difference: float | None
-    """Of range-scaled maps."""
+    """Difference of maps scaled by their range."""
     argmax_agreement: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and with what it was measured."""
+    """Device, versions and commit of a measurement."""
 
     device: str
     """cpu or cuda."""
@@ -71,7 +72,7 @@ class Machine:
 
 
 def machine_of(model: Model, device: torch.device, matrix_gflops: float) -> Machine:
-    """This device, and the versions of what runs on it."""
+    """Return a description of this device and of the installed versions."""
     return Machine(
         device.type,
         measure.machine(device),
@@ -91,39 +92,31 @@ def _version(package: str) -> str:
 
 
 def commit() -> str:
-    """Of the checkout that this code is run from; empty where there is none.
+    """Return the commit of the checkout that this code runs from; empty if there is none.
 
-    Dirty is a change of code; the tables of results change while they are measured.
+    It is marked dirty if code has changed; tables of results change while they are measured.
     """
-    here = Path(__file__).parents[4]
-    describe = ["git", "-C", str(here), "describe", "--always"]
-    changed = ["git", "-C", str(here), "diff", "--quiet", "HEAD", "--", "src", "*.py"]
+    git = ["git", "-C", str(Path(__file__).parents[4])]
+    changed = [*git, "diff", "--quiet", "HEAD", "--", "src", "*.py"]
     try:
-        found = subprocess.run(describe, capture_output=True, text=True, check=False)
+        described = subprocess.run(
+            [*git, "describe", "--always"], capture_output=True, text=True, check=False
+        )
         dirty = subprocess.run(changed, capture_output=True, check=False).returncode == 1
     except OSError:
         return ""
-    return found.stdout.strip() + ("-dirty" if dirty else "")
+    return described.stdout.strip() + ("-dirty" if dirty else "")
 
 
 def benchmark_table(rows: Sequence[Row], machine: Machine) -> str:
-    """For a terminal."""
-    heads = [*COLUMNS.values()]
-    lines = [[_cell(getattr(row, name)) for name in COLUMNS] for row in rows]
-    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
-    text = [
-        "  ".join(
-            value.ljust(width) if i < 2 else value.rjust(width)
-            for i, (value, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in [heads, *lines]
-    ]
+    """Return the rows as text for a terminal, and below them the machine."""
+    table = pd.DataFrame(map(asdict, rows))[[*COLUMNS]].rename(columns=COLUMNS).map(_cell)
     where = ", ".join(f"{key}: {_cell(value)}" for key, value in asdict(machine).items())
-    return "\n".join([*text, "", where])
+    return f"{table.to_string(index=False)}\n\n{where}"
 
 
 def _cell(value: object) -> str:
-    if value is None:
+    if value is None or value != value:  # noqa: PLR0124 not a number
         return "-"
     if not isinstance(value, float):
         return str(value)
@@ -131,16 +124,8 @@ def _cell(value: object) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Row], machine: Machine) -> None:
-    """A line a row, each with machine, versions and commit; appears whole."""
-    lines = [asdict(row) | asdict(machine) for row in rows]
+    """Write one line per row, each with machine, versions and commit."""
+    table = pd.DataFrame([asdict(row) | asdict(machine) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        for line in lines:
-            writer.writerow(
-                {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}
-            )
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
