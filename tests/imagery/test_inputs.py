@@ -201,7 +201,7 @@ def test_bands_go_by_their_colours_and_else_by_place(tmp_path: Path) -> None:
     plain(path, pixels[:3], colorinterp=(N, R, G), **grey)
     refused(path, r"which of its 3 band\(s\).*\(nir, red, green\)")
     plain(path, with_alpha(pixels[:3]), alpha="YES")
-    refused(path, "band 4 is alpha, no colour", bands="2,3,4")
+    refused(path, "band 4 is alpha, not a colour", bands="2,3,4")
 
 
 def test_one_band_is_a_picture_only_where_that_is_said(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_palette_gives_the_colours_of_its_table(tmp_path: Path) -> None:
     colors = {n: (n, 200 - n, 3 * n, 255) for n in range(40)} | {255: (1, 2, 3, 255)}
     path = with_palette(tmp_path / "a.tif", index, colors, nodata=255)
     refused(path, r"1 band\(s\) \(palette\).*--bands palette")
-    refused(path, "values are no greys; use --bands palette", bands="gray")
+    refused(path, "values are not grey levels; use --bands palette", bands="gray")
     found, valid, _ = look(path, bands="palette")
     n = index[0]
     assert np.array_equal(valid, ~hole())
@@ -614,8 +614,8 @@ def test_plan_says_what_is_unusual_kind_by_kind(tmp_path: Path) -> None:
         ("deep0", "deep1"),
         tuple(f"bgra{n}" for n in range(5)),
     )
-    assert refused.finding == "pixels are uint16, expected uint8"
-    assert refused.action.startswith("leaves it out; say which values")
+    assert refused.diagnostic.finding == "pixels are uint16, expected uint8"
+    assert refused.diagnostic.action.startswith("leaves it out; say which values")
     assert "5: bgra0, bgra1, bgra2, ..." in plan.to_text()
     assert json.loads(json.dumps(plan.to_json()))["unusual"][1]["images"] == list(order.images)
 

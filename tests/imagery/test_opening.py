@@ -16,7 +16,7 @@ import rasterio
 from support.cities import blobs, write_tif
 
 from capecam.errors import ImageError, UsageError
-from capecam.imagery.checksums import Checksums
+from capecam.imagery.checksums import match_checksums
 from capecam.imagery.header_reader import HeaderRules, read_header, read_headers
 from capecam.mosaic.city import open_city
 from capecam.mosaic.diagnostics import image_diagnostics
@@ -298,7 +298,9 @@ def test_unchanged_images_are_not_read_again_for_their_checksum(tmp_path: Path, 
     settings = listed(tmp_path, "{digest}  in/{name}.tif", a=a)
 
     def failures() -> dict[str, str]:
-        return open_city([str(tmp_path / "in")], None, imagery=settings, memory=tmp_path).failures
+        return open_city(
+            [str(tmp_path / "in")], None, imagery=settings, cache_folder=tmp_path
+        ).failures
 
     assert failures() == {}
     assert "names no checksum of 1 of 2 images" in caplog.text
@@ -315,7 +317,7 @@ def test_a_malformed_list_of_checksums_names_the_line(tmp_path: Path, line: str)
     write_tif(tmp_path / "in" / "a.tif", blobs(64, 64))
     (tmp_path / "sums.txt").write_text("0" * 32 + "  b.tif\n" + line + "\n")
     settings = ImagerySettings(checksums=tmp_path / "sums.txt")
-    with pytest.raises(UsageError, match=r"sums\.txt, line 2: is no checksum and file name"):
+    with pytest.raises(UsageError, match=r"sums\.txt, line 2: not a checksum and file name"):
         open_city([str(tmp_path / "in")], None, imagery=settings)
 
 
@@ -323,16 +325,16 @@ def test_checksums_find_their_images_by_the_end_of_the_path(tmp_path: Path) -> N
     names = ("x/a.tif", "y/a.tif", "y/b.tif", "y/c.tif", "z/c.tif")
     images = {name: tmp_path / name for name in names}
     listed = {"/elsewhere/x/a.tif": "0", "/elsewhere/y/a.tif": "1", "b.tif": "2", "c.tif": "3"}
-    found = Checksums(tmp_path / "lists" / "sums.txt", listed).of(images)
+    found = match_checksums(listed, tmp_path / "lists", images)
     assert found == {"x/a.tif": "0", "y/a.tif": "1", "y/b.tif": "2"}
-    assert Checksums(tmp_path / "z" / "sums.txt", listed).of(images)["z/c.tif"] == "3"
+    assert match_checksums(listed, tmp_path / "z", images)["z/c.tif"] == "3"
 
 
 def test_checksums_of_thousands_of_one_name_find_their_images_at_once(tmp_path: Path) -> None:
     images = {f"{n}": tmp_path / f"{n}" / "ortho.tif" for n in range(3000)}
     listed = {f"/elsewhere/{n}/ortho.tif": f"{n}" for n in range(3000)}
     started = time.process_time()
-    assert Checksums(tmp_path / "sums.txt", listed).of(images) == {name: name for name in images}
+    assert match_checksums(listed, tmp_path, images) == {name: name for name in images}
     assert time.process_time() - started < 10
 
 

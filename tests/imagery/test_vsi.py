@@ -43,7 +43,7 @@ def test_an_allowed_vrt_is_an_image_and_its_sources_count(tmp_path: Path) -> Non
     vrt = write_vrt(tmp_path / "in" / "b.vrt", source)
     with pytest.raises(UsageError, match=r"b\.vrt: a VRT, which is read only with --allow-vrt"):
         open_city([str(vrt)], None)
-    with pytest.raises(UsageError, match="lies in none of the folders given; name its"):
+    with pytest.raises(UsageError, match="is in none of the folders given; name its"):
         open_city([str(vrt)], None, imagery=VRTS)
     city = open_city([str(tmp_path / "in"), str(source.parent)], None, imagery=VRTS)
     assert {s.name for s in city.mosaic.sources} == {"a", "b"}
@@ -71,7 +71,7 @@ BAD_VRTS = {
                   "<SimpleSource SourceFilename=...>"),
     "entities": ("<VRTDataset ", '<!DOCTYPE x [<!ENTITY a "b">]><VRTDataset ', "a document type"),
     "deep": ("<SimpleSource>", "<Metadata>" * 5000 + "</Metadata>" * 5000 + "<SimpleSource>",
-             "elements lie within each other"),
+             "elements are nested more than"),
     "metadata": ("<SimpleSource>", '<Metadata domain="Overviews"/><SimpleSource>',
                  "lead to other files"),
     "network": (">a.tif<", ">/vsicurl/http://127.0.0.1:1/a.tif<", "sources must be files"),
@@ -102,7 +102,7 @@ def test_a_source_of_a_vrt_may_be_a_link_within_the_folders_only(tmp_path: Path)
     vrt = write_vrt(tmp_path / "in" / "b.vrt", source)
     (tmp_path / "in" / "link").symlink_to(source.parent)
     vrt.write_text(re.sub(r'"[01]">[^<]*a\.tif<', '"1">link/a.tif<', vrt.read_text()))
-    with pytest.raises(UsageError, match="lies in none of the folders given"):
+    with pytest.raises(UsageError, match="is in none of the folders given"):
         open_city([str(tmp_path / "in")], None, imagery=VRTS)
 
 

@@ -104,7 +104,7 @@ def test_a_folder_behind_a_link_that_a_glob_meets_is_not_trusted(tmp_path: Path)
     for source in (tmp_path / "in" / "*", tmp_path / "in" / "*" / "*.tif"):
         city = open_city([str(source)], None)
         assert [image.name for image in city.mosaic.sources] == ["a"]
-        assert "secret.tif: lies behind a link out of the folders given" in city.failures["secret"]
+        assert "secret.tif: is behind a link out of the folders given" in city.failures["secret"]
 
 
 def test_no_image_is_lost_among_thousands_of_one_name() -> None:

@@ -1,4 +1,4 @@
-"""What is in an archive that is named as a whole."""
+"""Images in zip and tar archives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
 
 from capecam.errors import UsageError
 from capecam.io.paths import TIFFS, VsiPath
@@ -14,29 +13,30 @@ from capecam.settings import VSI
 
 ZIP, TAR = "/vsizip/", "/vsitar/"
 
-BROKEN = (
+READ_ERRORS = (
     OSError, EOFError, ValueError, NotImplementedError, zlib.error, zipfile.BadZipFile,
     tarfile.TarError,
 )  # fmt: skip
-"""What Python's own readers raise of archives that are cut or flipped."""
+"""Raised by ``zipfile`` and ``tarfile`` for truncated or corrupt archives."""
 
-MOST_MEMBERS = 100_000
+MAX_MEMBERS = 100_000
 
 
 def list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
-    """The images of an archive on a disk, or of a folder in it; anything else is itself.
+    """Return the images in a local archive or in a folder of it; any other path is returned as is.
 
     Raises:
-        UsageError: there is none, or the archive cannot be read.
+        UsageError: the archive does not exist, cannot be read or holds no image.
     """
-    prefix = next((known for known in (ZIP, TAR) if path.gdal.startswith(known)), None)
+    prefix = next((p for p in (ZIP, TAR) if path.gdal.startswith(p)), None)
     if prefix is None or path.suffix.lower() in TIFFS or VSI in path.gdal[4:]:
         return [path]
-    archive, inside = _split(path.gdal.removeprefix(prefix))
+    archive, folder = _split(path.gdal.removeprefix(prefix))
     if archive is None:
         raise UsageError(f"{path}: there is no such archive; name /vsizip/ and the path to one")
-    names = [name for name in _members(path, archive, prefix) if name.startswith(inside)]
-    images = [n for n in names if n.lower().endswith(suffixes) and not _hidden(n)]
+    names = _members(path, archive, prefix)
+    images = [n for n in names if n.startswith(folder) and n.lower().endswith(suffixes)]
+    images = [n for n in images if not any(p.startswith((".", "__MACOSX")) for p in n.split("/"))]
     if not images:
         raise UsageError(
             f"{path}: there is no GeoTIFF in it; name another archive, or a folder in it"
@@ -44,22 +44,17 @@ def list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
     return [VsiPath(f"{prefix}{archive}/{name}") for name in images]
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-
-
-def _split(rest: str) -> tuple[str | None, str]:
-    """The archive, and the folder in it."""
-    parts = rest.rstrip("/").split("/")
+def _split(path: str) -> tuple[str | None, str]:
+    """Split a path into the archive and the folder inside it."""
+    parts = path.rstrip("/").split("/")
     for n in range(1, len(parts) + 1):
         archive = "/".join(parts[:n])
         if os.path.isfile(archive):
-            folder = "/".join(parts[n:])
-            return archive, folder + "/" if folder else ""
+            return archive, "".join(f"{part}/" for part in parts[n:])
     return None, ""
 
 
-def _members(path: VsiPath, archive: str, prefix: str) -> Iterator[str]:
+def _members(path: VsiPath, archive: str, prefix: str) -> list[str]:
     try:
         if prefix == ZIP:
             with zipfile.ZipFile(archive) as file:
@@ -67,10 +62,10 @@ def _members(path: VsiPath, archive: str, prefix: str) -> Iterator[str]:
         else:
             with tarfile.open(archive) as tar:
                 names = tar.getnames()
-    except BROKEN as error:
+    except READ_ERRORS as error:
         raise UsageError(
             f"{path}: cannot be read as an archive ({error}); deliver it again"
         ) from error
-    if len(names) > MOST_MEMBERS:
+    if len(names) > MAX_MEMBERS:
         raise UsageError(f"{path}: holds {len(names)} files; unpack it, and name the folder")
-    yield from names
+    return names

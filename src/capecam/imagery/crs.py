@@ -1,4 +1,4 @@
-"""Coordinate reference systems: of a file, of the setting, and which of them are the same."""
+"""Coordinate reference systems of files and settings, and their comparison."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rasterio.errors import CRSError
 from capecam.errors import ImageError, SettingsError
 from capecam.io.paths import Location
 
-NOWHERE = ("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS")
-"""How a WKT begins that names units, but no place on Earth: as good as none."""
+LOCAL = ("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS")
+"""First words of the WKT of a local CRS, which has units but no position on Earth."""
 
 
 @cache
 def crs_of_setting(text: str | None) -> str | None:
-    """WKT of ``imagery.crs``.
+    """Return ``imagery.crs`` as WKT.
 
     Raises:
-        SettingsError: it is none, or none that a map can have.
+        SettingsError: it is not a projected or geographic CRS.
     """
     if text is None:
         return None
@@ -36,26 +36,26 @@ def crs_of_setting(text: str | None) -> str | None:
         ) from error
 
 
-def crs_of_file(path: Location, found: Any) -> str | None:
-    """WKT of what a file carries, its height left out; None where that says nothing.
+def crs_of_file(path: Location, crs: Any) -> str | None:
+    """Return the WKT of a file's CRS without heights; None if it is missing or local.
 
     Raises:
-        ImageError: it is none that a map can have, or PROJ cannot make it out.
+        ImageError: it is neither projected nor geographic, or PROJ does not know it.
     """
-    if found is None or not found.wkt or found.wkt.upper().startswith(NOWHERE):
+    if crs is None or not crs.wkt or crs.wkt.upper().startswith(LOCAL):
         return None
     try:
-        return _horizontal(found.wkt)
+        return _horizontal(crs.wkt)
     except (CRSError, ProjError, ValueError) as error:
         raise ImageError(
-            f"{path}: its coordinate reference system {found.wkt[:60]!r} is neither projected nor "
+            f"{path}: its coordinate reference system {crs.wkt[:60]!r} is neither projected nor "
             "geographic, or PROJ does not know it; assign the right one with gdal_edit.py -a_srs"
         ) from error
 
 
-@cache  # a city has thousands of images and a handful of spellings
+@cache  # a city has thousands of images and a handful of different texts
 def _horizontal(wkt: str) -> str:
-    """The text itself where it has no heights."""
+    """Drop heights from a CRS; return the text unchanged if it has none."""
     crs = pyproj.CRS.from_wkt(wkt)
     if crs.is_compound:
         return _horizontal(CRS.from_wkt(crs.sub_crs_list[0].to_wkt()).wkt)
@@ -67,13 +67,13 @@ def _horizontal(wkt: str) -> str:
 
 @cache
 def crs_key(wkt: str) -> str:
-    """CRS by its parameters, not by name or code: equal keys mean the same map grid.
+    """Return a CRS by its parameters, not by name or code: equal keys mean the same map grid.
 
     ESRI:102562 and the same grid as a custom WKT agree; EPSG:2048, the same with both axes
     flipped, does not.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "you will likely lose information": wanted
+        warnings.simplefilter("ignore", UserWarning)  # information is lost on purpose
         parameters = pyproj.CRS.from_wkt(wkt).to_dict()
     if not parameters:
         return wkt
@@ -87,15 +87,15 @@ def crs_key(wkt: str) -> str:
 
 
 def is_in_degrees(wkt: str) -> bool:
-    """Whether its coordinates are longitude and latitude."""
-    return bool(_parsed(wkt).is_geographic)
+    """Return whether the coordinates of a CRS are longitude and latitude."""
+    return bool(_parse(wkt).is_geographic)
 
 
 def metres_a_unit(wkt: str) -> float:
-    """Of a projected CRS: 1, or 0.3048 and 0.304800609601 for feet."""
-    return float(_parsed(wkt).axis_info[0].unit_conversion_factor)
+    """Return the length of a projected CRS's unit: 1, or 0.3048 and 0.304800609601 for feet."""
+    return float(_parse(wkt).axis_info[0].unit_conversion_factor)
 
 
 @cache
-def _parsed(wkt: str) -> pyproj.CRS:
+def _parse(wkt: str) -> pyproj.CRS:
     return pyproj.CRS.from_wkt(wkt)

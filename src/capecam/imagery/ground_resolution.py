@@ -1,4 +1,4 @@
-"""How large pixels are on the ground, in any CRS."""
+"""Size of pixels on the ground, in any CRS."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from capecam.imagery.header import Header
 Floats = NDArray[np.float64]
 
 SIMILAR = 1.15
-"""How far the resolution of imagery may be off the model's before it is worth a warning."""
+"""Ratio between the resolutions of imagery and model from which there is a warning."""
 
 TRUE_TO_SCALE = 0.01
-"""Projections are taken at their word where they are right to this share: those made for a city
-or a country are, mostly by 0.1 %; Web Mercator is not, by 21 % in Cape Town."""
+"""Relative error up to which a projection is taken to be true to scale: those made for a city or
+a country mostly are to 0.1 %; Web Mercator is off by 21 % in Cape Town."""
 
 STEP_M = 10.0
-"""Over which a projection's scale is measured."""
+"""Distance over which a projection's scale is measured."""
 
 STEP_DEGREES = 1e-4
 
 
 def unit_m(crs: str, points: Floats) -> Floats:
-    """(N, 2) metres on the ground of one CRS unit to the right and upwards.
+    """Return (N, 2) metres on the ground of one CRS unit to the right and upwards.
 
     Args:
         crs: WKT.
         points: (N, 2) map coordinates.
     """
     if is_in_degrees(crs):
-        return _measured(crs, points, STEP_DEGREES)
+        return _measure(crs, points, STEP_DEGREES)
     unit = metres_a_unit(crs)
-    found = _measured(crs, points, STEP_M / unit)
-    true = (np.abs(found / unit - 1) <= TRUE_TO_SCALE).all(axis=1, keepdims=True)
-    return np.where(true, unit, found)
+    measured = _measure(crs, points, STEP_M / unit)
+    true = (np.abs(measured / unit - 1) <= TRUE_TO_SCALE).all(axis=1, keepdims=True)
+    return np.where(true, unit, measured)
 
 
 def ground_m(header: Header) -> tuple[float, float]:
-    """Width and height of an image's pixels on the ground, in its middle."""
+    """Return width and height of an image's pixels on the ground, at its centre."""
     left, bottom, right, top = header.bounds
     across, along = unit_m(header.crs, np.array([[(left + right) / 2, (bottom + top) / 2]]))[0]
     return header.pixel[0] * float(across), header.pixel[1] * float(along)
 
 
 def ratio_to_model(header: Header, gsd_m: float) -> float:
-    """How much coarser (over 1) or finer an image is than what a model was trained on.
+    """Return how much coarser (over 1) or finer an image is than a model's training data.
 
     Args:
         header: of the image.
@@ -61,24 +61,24 @@ def ratio_to_model(header: Header, gsd_m: float) -> float:
 
 
 def is_similar(ratio: float) -> bool:
-    """Whether a resolution is near enough to another not to matter."""
+    """Return whether two resolutions with this ratio need no warning."""
     return 1 / SIMILAR <= ratio <= SIMILAR
 
 
-def pixel_of(gsd_m: float, crs: str, middle: tuple[float, float]) -> tuple[float, float]:
-    """A pixel in CRS units that is a square of this edge on the ground.
+def pixel_of(gsd_m: float, crs: str, centre: tuple[float, float]) -> tuple[float, float]:
+    """Return the size, in CRS units, of a pixel that is a square with this edge on the ground.
 
     Measured at a whole degree or at a multiple of 100 km, so that a mosaic that grows seldom gets
-    another grid; that is off by less than 1 % in a city, where it matters at all.
+    another grid; where that matters, the error is below 1 % in a city.
     """
     coarse = 1.0 if is_in_degrees(crs) else 1e5 / metres_a_unit(crs)
-    place = np.array([[round(value / coarse) * coarse for value in middle]])
-    across, along = (float(f"{gsd_m / unit:.9g}") for unit in unit_m(crs, place)[0])
+    point = np.array([[round(value / coarse) * coarse for value in centre]])
+    across, along = (float(f"{gsd_m / unit:.9g}") for unit in unit_m(crs, point)[0])
     return across, along
 
 
-def _measured(crs: str, points: Floats, step: float) -> Floats:
-    """On the CRS's own ellipsoid."""
+def _measure(crs: str, points: Floats, step: float) -> Floats:
+    """Measure the length of a CRS unit on the CRS's own ellipsoid."""
     to_degrees, geod = _geodesy(crs)
     sizes = np.empty((len(points), 2))
     for axis, (dx, dy) in enumerate(((step / 2, 0.0), (0.0, step / 2))):

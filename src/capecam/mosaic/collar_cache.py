@@ -109,7 +109,7 @@ def collar_file(collar: Collar, header: Header) -> MemoryFile:
     memory = MemoryFile()
     with memory.open(
         driver="GTiff", width=header.width, height=header.height, count=1, dtype="uint8",
-        crs=header.crs, transform=header.place.transform, tiled=True, blockxsize=STRIP,
+        crs=header.crs, transform=header.placement.transform, tiled=True, blockxsize=STRIP,
         blockysize=STRIP, compress="deflate", zlevel=1,
     ) as dataset:  # fmt: skip
         for row in range(0, header.height, STRIP):

@@ -11,7 +11,7 @@ from capecam.imagery.bands import COLORS
 from capecam.imagery.crs import is_in_degrees, metres_a_unit
 from capecam.imagery.ground_resolution import ground_m, is_similar, ratio_to_model
 from capecam.imagery.header import Header
-from capecam.imagery.metadata import crs_name, listed
+from capecam.imagery.metadata import crs_name, join_names
 from capecam.mosaic.mosaic import Source
 from capecam.settings import Settings
 
@@ -88,7 +88,7 @@ def placement_diagnostics(source: Source, settings: Settings) -> tuple[Diagnosti
 
 
 def _colors(header: Header, settings: Settings) -> Iterator[Diagnostic]:
-    kinds, pixels = header.facts.kinds, header.pixels
+    kinds, pixels = header.metadata.kinds, header.pixels
     named = ", ".join(map(str, pixels.bands))
     if pixels.palette:
         yield Diagnostic("has a colour table", "its colours are looked up there (--bands palette)")
@@ -100,17 +100,17 @@ def _colors(header: Header, settings: Settings) -> Iterator[Diagnostic]:
         )
     elif settings.imagery.bands != "auto":
         yield Diagnostic(
-            f"has {len(kinds)} bands: {listed(kinds)}",
+            f"has {len(kinds)} bands: {join_names(kinds)}",
             f"bands {named} are read as red, green and blue (--bands)",
         )
     elif not set(COLORS) <= set(kinds):
         yield Diagnostic(
-            f"does not say which bands are red, green and blue ({listed(kinds)})",
+            f"does not say which bands are red, green and blue ({join_names(kinds)})",
             "bands 1, 2, 3 are taken for them; --bands R,G,B says otherwise",
         )
     elif pixels.bands != (1, 2, 3):
         yield Diagnostic(
-            f"has its bands in the order {listed(kinds)}",
+            f"has its bands in the order {join_names(kinds)}",
             f"bands {named} are read as red, green and blue",
         )
 
@@ -118,12 +118,12 @@ def _colors(header: Header, settings: Settings) -> Iterator[Diagnostic]:
 def _left_out(header: Header, settings: Settings) -> Iterator[Diagnostic]:
     unused = [
         f"{number} ({kind})"
-        for number, kind in enumerate(header.facts.kinds, start=1)
+        for number, kind in enumerate(header.metadata.kinds, start=1)
         if number not in header.pixels.bands and kind != "alpha"
     ]
     if unused and settings.imagery.bands == "auto":
         yield Diagnostic(
-            f"has more bands than red, green and blue: {listed(unused)}", "leaves them out"
+            f"has more bands than red, green and blue: {join_names(unused)}", "leaves them out"
         )
 
 
@@ -143,8 +143,8 @@ def _values(header: Header, settings: Settings) -> Iterator[Diagnostic]:
         )
     elif scale is not None:
         yield Diagnostic("pixels are uint8", "are taken as they are: --scale is for other types")
-    if pixels.scaled and header.facts.stored[pixels.bands[0] - 1] != (1.0, 0.0):
-        factor, offset = header.facts.stored[pixels.bands[0] - 1]
+    if pixels.scaled and header.metadata.stored[pixels.bands[0] - 1] != (1.0, 0.0):
+        factor, offset = header.metadata.stored[pixels.bands[0] - 1]
         yield Diagnostic(
             f"gives its bands a scale of {factor:g} and an offset of {offset:g}",
             "is read without them: --scale speaks of the values as stored",
@@ -152,7 +152,7 @@ def _values(header: Header, settings: Settings) -> Iterator[Diagnostic]:
 
 
 def _validity(header: Header) -> Iterator[Diagnostic]:
-    facts, pixels = header.facts, header.pixels
+    facts, pixels = header.metadata, header.pixels
     has_nodata = any(value is not None for value in pixels.nodata)
     others = [name for name, there in (("alpha", pixels.alpha), ("nodata", has_nodata)) if there]
     if pixels.validity in others:
@@ -177,7 +177,7 @@ def _validity(header: Header) -> Iterator[Diagnostic]:
 
 
 def _storage(header: Header) -> Iterator[Diagnostic]:
-    facts = header.facts
+    facts = header.metadata
     if facts.missing:
         yield Diagnostic(
             "is shorter than its own directory says: it was not copied whole",
@@ -202,7 +202,7 @@ def _storage(header: Header) -> Iterator[Diagnostic]:
 
 
 def _place(header: Header, settings: Settings) -> Iterator[Diagnostic]:
-    if header.place.assigned:
+    if header.placement.assigned:
         yield Diagnostic("says no CRS", f"{crs_name(header.crs)} is assigned (--crs)", warning=True)
     if header.orientation != "north-up":
         how = {"gcps": "is placed by ground control points"}.get(

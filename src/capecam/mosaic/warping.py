@@ -59,7 +59,7 @@ def reach(header: Header, grid: Grid) -> Window:
 
 def _not_told_to_the_warper(header: Header) -> str | None:
     """Why GDAL's warper would see imagery elsewhere than where the file has it."""
-    pixels, bands = header.pixels, header.facts.kinds
+    pixels, bands = header.pixels, header.metadata.kinds
     if pixels.validity == "mask" and pixels.alpha is not None:
         return (
             "has a mask and an alpha band, of which GDAL's warper would heed both; leave one of "
@@ -138,8 +138,8 @@ def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
         header: of the file.
         place: the part of the grid that it reaches.
     """
-    by_points = {"src_transform": header.place.transform} if header.place.by_points else {}
-    return _warped(dataset, header, place, **by_points, **header.pixels.warping)
+    by_points = {"src_transform": header.placement.transform} if header.placement.by_points else {}
+    return _warped(dataset, header, place, **by_points, **header.pixels.warp_options)
 
 
 def straightened_mask(dataset: Any, header: Header, place: Grid) -> WarpedVRT:

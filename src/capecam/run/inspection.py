@@ -68,6 +68,6 @@ def inspect_path(name: str, settings: Settings) -> Inspection:
     except ImageError as error:
         return Inspection({"raster": str(path), **error.facts}, refusal=str(error))
     width, height = ground_m(header)
-    named = {"raster": str(path), **dict(header.facts.to_rows())}
+    named = {"raster": str(path), **dict(header.metadata.to_rows())}
     named["on the ground"] = f"{width:.3g} x {height:.3g} m a pixel"
     return Inspection(named, image_diagnostics(header, settings))
