@@ -251,7 +251,7 @@ def test_blank_and_sparse_images_are_images(tmp_path: Path, options: dict) -> No
                 dataset.write(
                     np.full((3, 1000, size), 9, np.uint8), window=((row, row + 1000), (0, size))
                 )
-    assert read_header(path).width == size
+    assert read_header(path).placement.width == size
 
 
 def damaged(path: Path) -> None:

@@ -194,7 +194,7 @@ def test_a_damaged_image_fails_alone_and_once(tmp_path: Path, monkeypatch) -> No
             _, valid = reader.read(Window(0, 0, 600, 1200))
     assert valid[:, 600:].all()
     assert not valid[:, :600].any()
-    assert "its collar cannot be told" in unreadable["a"]
+    assert "its collar cannot be found" in unreadable["a"]
     assert len(calls) == 2
     with pytest.raises(ImageError, match=r"a\.tif: cannot be decoded"), Reader(mosaic) as reader:
         reader.read(Window(0, 0, 600, 1200))

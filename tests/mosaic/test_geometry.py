@@ -19,7 +19,7 @@ from capecam.imagery.crs import crs_key
 from capecam.imagery.ground_resolution import ground_m, ratio_to_model
 from capecam.imagery.header_reader import read_header
 from capecam.mosaic.city import open_city
-from capecam.mosaic.diagnostics_summary import summarize_diagnostics
+from capecam.mosaic.diagnostics import summarize_diagnostics
 from capecam.mosaic.reader import Reader
 from capecam.settings import ImagerySettings, ModelSettings, MosaicSettings, Settings
 from capecam.settings.loading import load
@@ -137,7 +137,7 @@ def test_points_place_an_image_as_its_transform_would(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [2, 3])
 def test_points_that_do_not_span_a_plane_are_refused(tmp_path: Path, count: int) -> None:
     with_points(tmp_path / "a.tif", turned("rotated"), count=count)  # all in the first row
-    with pytest.raises(UsageError, match=f"{count} ground control points do not say where"):
+    with pytest.raises(UsageError, match=f"{count} ground control points do not define"):
         open_city([str(tmp_path)], None, WARP)
 
 
@@ -147,7 +147,7 @@ def test_points_that_are_off_a_plane_are_refused(tmp_path: Path) -> None:
         points, crs = dataset.gcps
         points[4].x += 10 * GSD
         dataset.gcps = points, crs
-    with pytest.raises(UsageError, match=r"lie up to 8\.9 px off a plane"):
+    with pytest.raises(UsageError, match=r"are up to 8\.9 px off a plane"):
         open_city([str(tmp_path)], None, WARP)
 
 
@@ -179,20 +179,20 @@ def test_a_straight_image_has_the_say_over_many_turned_ones(tmp_path: Path) -> N
 def test_a_skew_that_is_a_rounding_error_is_none(tmp_path: Path) -> None:
     t = from_origin(*CORNER, GSD, GSD)
     write_tif(tmp_path / "a.tif", blobs(30, 40), transform=Affine(t.a, 1e-9, t.c, -1e-9, t.e, t.f))
-    assert read_header(tmp_path / "a.tif").orientation == "north-up"
+    assert read_header(tmp_path / "a.tif").placement.orientation == "north-up"
 
 
 @pytest.mark.parametrize(
     ("transform", "crs", "message"),
     [
-        (Affine.identity(), CRS, "has no georeference .* lies nowhere"),
-        (Affine.identity(), None, "has no georeference .* lies nowhere"),
-        (Affine(0, 0, 5, 0, -1, 5), CRS, "do not say where it lies"),
+        (Affine.identity(), CRS, "has no georeference .*; deliver its world file"),
+        (Affine.identity(), None, "has no georeference .*; deliver its world file"),
+        (Affine(0, 0, 5, 0, -1, 5), CRS, "do not define its position"),
         (Affine(2, 2, 5, 1, 1, 5), CRS, "no pixels that have a size"),
         (Affine(np.nan, 0, 5, 0, -1, 5), CRS, "no pixels that have a size"),
         (Affine(1, 0, np.inf, 0, -1, 5), CRS, "no pixels that have a size"),
         (Affine(1e-9, 0, 3e6, 0, -1e-9, 5), CRS, "no two can be told apart"),
-        (Affine(0.08, 0, 260_000, 0, -0.08, 6e6), "EPSG:4326", "no place in degrees"),
+        (Affine(0.08, 0, 260_000, 0, -0.08, 6e6), "EPSG:4326", "cannot be degrees"),
         (Affine(1e-6, 0, 18.4, 0, -1e-6, -34), "EPSG:32734", "degrees, it seems"),
         (from_origin(*CORNER, GSD, GSD), "EPSG:4978", "neither projected nor geographic"),
     ],
@@ -379,7 +379,11 @@ def test_imagery_unlike_the_models_is_warned_of(tmp_path: Path) -> None:
         city = open_city([str(tmp_path / name)], None, gsd_m=target)
         rules = load(None, {"model.gsd_m": gsd_m, "mosaic.gsd": "model" if target else "native"})
         (found, *_) = [
-            *(k for k in summarize_diagnostics(city, rules) if "trained on" in k.finding),
+            *(
+                k
+                for k in summarize_diagnostics(city, rules)
+                if "trained on" in k.diagnostic.finding
+            ),
             None,
         ]
         return None if found is None else str(found)

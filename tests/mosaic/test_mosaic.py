@@ -195,7 +195,7 @@ def test_a_truncated_image_fails_when_it_is_read(tmp_path: Path) -> None:
     mosaic = open_city([str(path)], None).mosaic
     (source,) = mosaic.sources
     said = f"the file is {half} bytes, its directory points to {whole}: it was not copied whole"
-    assert source.header.facts.missing == said
+    assert source.header.metadata.missing == said
     (kind,) = [
         remark.finding for remark in image_diagnostics(source.header, Settings()) if remark.warning
     ]
@@ -365,7 +365,7 @@ def test_what_is_not_of_interest_is_not_run(tmp_path: Path) -> None:
     assert chosen(footprints=tmp_path / "houses.gpkg") == {(0, 0), (1, 3), (1, 4)}
     both = {"aoi": tmp_path / "aoi.geojson", "footprints": tmp_path / "houses.gpkg"}
     assert chosen(**both) == {(1, 3), (1, 4)}
-    with pytest.raises(UsageError, match="--bbox: nothing of it lies on the images"):
+    with pytest.raises(UsageError, match="--bbox: nothing of it is on the images"):
         chosen(bbox=(0, 0, 1, 1))
     with pytest.raises(UsageError, match="there is no such file"):
         chosen(aoi=tmp_path / "none.gpkg")

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from capecam.errors import UsageError
@@ -169,11 +170,8 @@ def _real(path: Location) -> str:
 
 def _fixed_part(pattern: str) -> str:
     """Return the deepest folder of a glob that has no wildcard in its path."""
-    parts = Path(pattern).parts
-    fixed = [
-        part for n, part in enumerate(parts) if not glob.has_magic(os.path.join(*parts[: n + 1]))
-    ]
-    return os.path.join(*fixed) if fixed and len(fixed) < len(parts) else os.path.dirname(pattern)
+    folders = Path(pattern).parts[:-1]
+    return os.path.join("", *takewhile(lambda folder: not glob.has_magic(folder), folders))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

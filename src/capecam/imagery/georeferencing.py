@@ -74,6 +74,12 @@ class Placement:
         return min(xs), min(ys), max(xs), max(ys)
 
     @property
+    def corner(self) -> tuple[float, float]:
+        """Map coordinates of the top-left corner of the bounding box."""
+        left, _, _, top = self.bounds
+        return left, top
+
+    @property
     def orientation(self) -> Orientation:
         """Direction of its rows and columns."""
         if self.by_points:
@@ -92,12 +98,7 @@ class Placement:
 
 
 def placement_of(path: Location, dataset: Any, assigned: str | None) -> Placement:
-    """Return the placement of an open dataset.
-
-    Args:
-        path: for messages.
-        dataset: open.
-        assigned: CRS of files that have none, as in ``imagery.crs``.
+    """Return the placement of an open dataset; ``assigned`` is the CRS of files that have none.
 
     Raises:
         ImageError: it has no usable georeference.

@@ -14,9 +14,6 @@ from capecam.imagery.header import Header
 
 Floats = NDArray[np.float64]
 
-SIMILAR = 1.15
-"""Ratio between the resolutions of imagery and model from which there is a warning."""
-
 TRUE_TO_SCALE = 0.01
 """Relative error up to which a projection is taken to be true to scale: those made for a city or
 a country mostly are to 0.1 %; Web Mercator is off by 21 % in Cape Town."""
@@ -50,19 +47,12 @@ def ground_m(header: Header) -> tuple[float, float]:
 
 
 def ratio_to_model(header: Header, gsd_m: float) -> float:
-    """Return how much coarser (over 1) or finer an image is than a model's training data.
+    """Return how much coarser (over 1) or finer than in training an image's pixels are.
 
-    Args:
-        header: of the image.
-        gsd_m: edge of a pixel in training, ``model.gsd_m``.
+    ``gsd_m`` is the edge of a pixel in training, ``model.gsd_m``.
     """
     width, height = ground_m(header)
     return sqrt(width * height) / gsd_m
-
-
-def is_similar(ratio: float) -> bool:
-    """Return whether two resolutions with this ratio need no warning."""
-    return 1 / SIMILAR <= ratio <= SIMILAR
 
 
 def pixel_of(gsd_m: float, crs: str, centre: tuple[float, float]) -> tuple[float, float]:

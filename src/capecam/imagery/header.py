@@ -8,7 +8,7 @@ from typing import Any
 from capecam.errors import ImageError
 from capecam.imagery.bands import Pixels, pixels_of
 from capecam.imagery.crs import crs_key
-from capecam.imagery.georeferencing import Bounds, Orientation, Placement, placement_of
+from capecam.imagery.georeferencing import Bounds, Placement, placement_of
 from capecam.imagery.metadata import ImageMetadata
 from capecam.io.paths import Location
 from capecam.settings import ImagerySettings
@@ -32,21 +32,6 @@ class Header:
         return self.placement.crs
 
     @property
-    def width(self) -> int:
-        """Width of the file in pixels."""
-        return self.placement.width
-
-    @property
-    def height(self) -> int:
-        """Height of the file in pixels."""
-        return self.placement.height
-
-    @property
-    def corner(self) -> tuple[float, float]:
-        """Map coordinates of the top-left corner of its bounding box."""
-        return self.bounds[0], self.bounds[3]
-
-    @property
     def pixel(self) -> tuple[float, float]:
         """Width and height of a pixel, both positive, along its rows and columns."""
         return self.placement.pixel
@@ -55,11 +40,6 @@ class Header:
     def bounds(self) -> Bounds:
         """Bounding box in map coordinates."""
         return self.placement.bounds
-
-    @property
-    def orientation(self) -> Orientation:
-        """Direction of rows and columns; all but ``north-up`` need GDAL's warper."""
-        return self.placement.orientation
 
     @property
     def group(self) -> tuple[str, str, str]:

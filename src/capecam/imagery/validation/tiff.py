@@ -87,49 +87,9 @@ class Page:
     """Bytes that a file with this whole page has, blocks and their tables included; 0 except for
     the first page."""
 
-    @property
-    def width(self) -> int:
-        """Width in pixels."""
-        return self.tags.get(WIDTH, 0)
-
-    @property
-    def height(self) -> int:
-        """Height in pixels."""
-        return self.tags.get(HEIGHT, 0)
-
-    @property
-    def bands(self) -> int:
-        """Samples per pixel."""
-        return self.tags.get(BANDS_TAG, 1)
-
-    @property
-    def block(self) -> tuple[int, int]:
-        """Height and width of a tile or strip."""
-        if TILE_WIDTH in self.tags:
-            return self.tags.get(TILE_HEIGHT, 0), self.tags[TILE_WIDTH]
-        return min(self.tags.get(ROWS, self.height), self.height), self.width
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks."""
-        height, width = (max(1, edge) for edge in self.block)
-        planes = self.bands if self.tags.get(PLANAR) == 2 else 1
-        return -(-self.height // height) * -(-self.width // width) * planes
-
-    @property
-    def block_bytes(self) -> int:
-        """Decoded size of a block."""
-        bands = 1 if self.tags.get(PLANAR) == 2 else self.bands
-        height, width = self.block
-        return height * width * bands * max(1, self.tags.get(BITS, 1) // 8)
-
 
 def check_structure(stream: BinaryIO, size: int) -> None:
-    """Check that the pages of a TIFF can be read in bounded memory and time.
-
-    Args:
-        stream: of a file that begins as a TIFF does.
-        size: of the file in bytes.
+    """Check that the pages of a TIFF of ``size`` bytes can be read in bounded memory and time.
 
     Raises:
         StructureError: they cannot.
@@ -139,11 +99,7 @@ def check_structure(stream: BinaryIO, size: int) -> None:
 
 
 def missing_end(stream: BinaryIO, size: int) -> str | None:
-    """Describe the part missing at the end of a TIFF; None if it is whole.
-
-    Args:
-        stream: of a file that begins as a TIFF does.
-        size: of the file in bytes.
+    """Describe the part missing at the end of a TIFF of ``size`` bytes; None if it is whole.
 
     Raises:
         StructureError: its first page cannot be read at all.
@@ -269,10 +225,18 @@ def _page(reader: _DirectoryReader, offset: int, *, measure: bool) -> tuple[Page
 
 
 def _check_page(page: Page, size: int) -> None:
-    shape = f"{page.width} x {page.height} px"
-    if page.bands > MAX_BANDS:
+    tags = page.tags
+    width, height = tags.get(WIDTH, 0), tags.get(HEIGHT, 0)
+    bands, planar = tags.get(BANDS_TAG, 1), tags.get(PLANAR) == 2
+    tiled = TILE_WIDTH in tags
+    rows = tags.get(TILE_HEIGHT, 0) if tiled else min(tags.get(ROWS, height), height)
+    cols = tags[TILE_WIDTH] if tiled else width
+    blocks = -(-height // max(1, rows)) * -(-width // max(1, cols)) * (bands if planar else 1)
+    block_bytes = rows * cols * (1 if planar else bands) * max(1, tags.get(BITS, 1) // 8)
+    shape = f"{width} x {height} px"
+    if bands > MAX_BANDS:
         raise StructureError(
-            f"it declares {page.bands} bands; at most {MAX_BANDS} are read; leave some out with "
+            f"it declares {bands} bands; at most {MAX_BANDS} are read; leave some out with "
             "gdal_translate -b"
         )
     if page.longest > MAX_TAG_BYTES:
@@ -280,32 +244,27 @@ def _check_page(page: Page, size: int) -> None:
             f"a tag of it declares {page.longest >> 20} MB of metadata; at most "
             f"{MAX_TAG_BYTES >> 20} MB are read; check the delivery"
         )
-    if page.blocks * 4 > size + 4:
-        declared = f"{shape} in {page.blocks} blocks, more than a file of {size} bytes can hold"
+    if blocks * 4 > size + 4:
+        declared = f"{shape} in {blocks} blocks, more than a file of {size} bytes can hold"
         problem = _missing(page, size) or f"it declares {declared}"
         raise StructureError(f"{problem}; check the delivery")
-    if page.blocks > MAX_BLOCKS:
+    if blocks > MAX_BLOCKS:
         raise StructureError(
-            f"it declares {shape} in {page.blocks} blocks; at most {MAX_BLOCKS} are read; "
+            f"it declares {shape} in {blocks} blocks; at most {MAX_BLOCKS} are read; "
             "rewrite it with gdal_translate -co TILED=YES"
         )
-    _check_block(page, shape)
-    if page.width * page.height > max(SPARSE_PX, PX_PER_BYTE * page.stored):
+    compression = tags.get(COMPRESSION, NO_COMPRESSION)
+    one_strip = not tiled and rows >= height
+    limit = MAX_STRIP_BYTES if one_strip and compression in BY_LINE else MAX_BLOCK_BYTES
+    # GDAL reads any line of a strip that is not compressed
+    if block_bytes > limit and not (one_strip and compression == NO_COMPRESSION):
+        raise StructureError(
+            f"its {shape} come in blocks of {cols} x {rows} px, which are "
+            f"{block_bytes >> 20} MB each when decoded; at most {limit >> 20} MB are; "
+            "rewrite it with gdal_translate -co TILED=YES"
+        )
+    if width * height > max(SPARSE_PX, PX_PER_BYTE * page.stored):
         raise StructureError(
             f"it declares {shape}, of which it holds {page.stored} bytes: no imagery is so blank; "
             "check the delivery"
-        )
-
-
-def _check_block(page: Page, shape: str) -> None:
-    compression, tiled = page.tags.get(COMPRESSION, NO_COMPRESSION), TILE_WIDTH in page.tags
-    one_strip = not tiled and page.block[0] >= page.height
-    if one_strip and compression == NO_COMPRESSION:
-        return  # GDAL reads any line of it
-    limit = MAX_STRIP_BYTES if one_strip and compression in BY_LINE else MAX_BLOCK_BYTES
-    if page.block_bytes > limit:
-        raise StructureError(
-            f"its {shape} come in blocks of {page.block[1]} x {page.block[0]} px, which are "
-            f"{page.block_bytes >> 20} MB each when decoded; at most {limit >> 20} MB are; "
-            "rewrite it with gdal_translate -co TILED=YES"
         )

@@ -6,6 +6,7 @@ of known elements, and every file that it names is checked as an image is.
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -112,7 +113,7 @@ def _parse(path: Path) -> ET.Element:
             "; rebuild it with gdalbuildvrt"
         )
     try:
-        root: ET.Element = ET.fromstring(text, ET.XMLParser(target=_DepthLimitedBuilder()))
+        root = _read_tree(text)
     except (ET.ParseError, ValueError, LookupError) as error:
         raise ImageError(f"{path}: not a readable VRT ({error}); deliver it again") from error
     if root.tag != "VRTDataset":
@@ -122,27 +123,17 @@ def _parse(path: Path) -> ET.Element:
     return root
 
 
-class _DepthLimitedBuilder:
-    """A tree builder that raises a ValueError for elements nested too deep."""
-
-    def __init__(self) -> None:
-        self._tree, self._depth = ET.TreeBuilder(), 0
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        self._depth += 1
-        if self._depth > MAX_XML_DEPTH:
+def _read_tree(text: str) -> ET.Element:
+    """Parse XML, raising a ValueError as soon as elements are nested too deep."""
+    path: list[ET.Element] = []
+    for event, element in ET.iterparse(io.StringIO(text), ("start", "end")):
+        if event == "start":
+            path.append(element)
+        elif len(path) > 1:
+            path.pop()
+        if len(path) > MAX_XML_DEPTH:
             raise ValueError(f"elements are nested more than {MAX_XML_DEPTH} deep")
-        self._tree.start(tag, attributes)
-
-    def end(self, tag: str) -> None:
-        self._depth -= 1
-        self._tree.end(tag)
-
-    def data(self, text: str) -> None:
-        self._tree.data(text)
-
-    def close(self) -> ET.Element:
-        return self._tree.close()
+    return path[0]
 
 
 def _check_element(path: Path, element: ET.Element) -> None:
