@@ -78,6 +78,7 @@ BAD_VRTS = {
     "gdal's own names": (">a.tif<", ">GTIFF_DIR:1:a.tif<", "there is no such file"),
     "two places": ('relativeToVRT="1"', 'relativetoVRT="0" relativeToVRT="1"', "must be files"),
     "itself": (">a.tif<", ">b.vrt<", "a circle of them"),
+    "a kernel of no digits": ("<SimpleSource>", "<SimpleSource><Size>\u00b2</Size>", "a filter of"),
     "huge": ('rasterXSize="64"', 'rasterXSize="2000000000"', "cannot fill"),
     "no xml": ("<VRTDataset ", "<<", "not a readable VRT"),
     "not a tiff": (">a.tif<", ">note.txt<", "not a readable GeoTIFF but a text"),

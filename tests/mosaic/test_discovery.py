@@ -107,6 +107,14 @@ def test_a_folder_behind_a_link_that_a_glob_meets_is_not_trusted(tmp_path: Path)
         assert "secret.tif: is behind a link out of the folders given" in city.failures["secret"]
 
 
+def test_a_glob_may_begin_with_a_wildcard(tmp_path: Path, monkeypatch) -> None:
+    for n in (1, 2):
+        write_tif(tmp_path / f"in{n}" / f"{n}.tif", blobs(40, 40), 40 * n)
+    monkeypatch.chdir(tmp_path)
+    city = open_city(["in*/*.tif"], None)
+    assert (len(city.mosaic.sources), city.failures) == (2, {})
+
+
 def test_no_image_is_lost_among_thousands_of_one_name() -> None:
     paths = [Path(f"/delivery/{n}/ortho.tif") for n in range(20_000)]  # a dozen share six digits
     names = name_images(paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from capecam.detections.measurement import pixel_area_m2
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.imagery.crs import crs_key
-from capecam.imagery.ground_resolution import ground_m, ratio_to_model
 from capecam.imagery.header_reader import read_header
 from capecam.mosaic.city import open_city
 from capecam.mosaic.diagnostics import summarize_diagnostics
@@ -267,7 +267,7 @@ def test_areas_are_on_the_ground(tmp_path: Path, crs: str) -> None:
     across, down = np.hypot(east[1], north[1]), np.hypot(east[2], north[2])
     points = np.array([[30.0, 20.0]])
     assert pixel_area_m2(grid, points)[0] == pytest.approx(across * down / 2400, rel=2e-3)
-    assert ground_m(read_header(tmp_path / "a.tif")) == pytest.approx(
+    assert read_header(tmp_path / "a.tif").placement.ground_m == pytest.approx(
         (across / 60, down / 40), rel=2e-3
     )
 
@@ -277,7 +277,7 @@ def test_the_models_resolution_makes_squares_on_the_ground(tmp_path: Path, crs: 
     x, y, dx, dy = PLACES[crs]
     write_tif(tmp_path / "a.tif", blobs(400, 600), crs=crs, transform=from_origin(x, y, dx, dy))
     city = open_city([str(tmp_path)], None, gsd_m=0.08)
-    grid, (width, height) = city.mosaic.grid, ground_m(read_header(tmp_path / "a.tif"))
+    grid, (width, height) = city.mosaic.grid, read_header(tmp_path / "a.tif").placement.ground_m
     assert pixel_area_m2(grid, np.array([[5.0, 5.0]]))[0] == pytest.approx(0.0064, rel=0.01)
     window = city.mosaic.sources[0].window
     assert window.width == pytest.approx(600 * width / 0.08, rel=0.01)
@@ -394,4 +394,5 @@ def test_imagery_unlike_the_models_is_warned_of(tmp_path: Path) -> None:
     assert "1.9 times smaller" in warning("feet.tif", 0.08)
     assert "1.3 times larger" in warning("feet.tif", 0.2)
     assert warning("feet.tif", 0.08, 0.08) is None
-    assert ratio_to_model(read_header(tmp_path / "feet.tif"), 0.08) == pytest.approx(1.905, 1e-3)
+    width, height = read_header(tmp_path / "feet.tif").placement.ground_m
+    assert sqrt(width * height) == pytest.approx(0.08 * 1.905, 1e-3)

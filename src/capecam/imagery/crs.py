@@ -1,4 +1,4 @@
-"""Coordinate reference systems of files and settings, and their comparison."""
+"""Coordinate reference systems of files and settings: comparison, units and scale."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import warnings
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pyproj
+from numpy.typing import NDArray
 from pyproj.exceptions import CRSError as ProjError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
@@ -14,8 +16,19 @@ from rasterio.errors import CRSError
 from capecam.errors import ImageError, SettingsError
 from capecam.io.paths import Location
 
+Floats = NDArray[np.float64]
+
 LOCAL = ("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS")
 """First words of the WKT of a local CRS, which has units but no position on Earth."""
+
+TRUE_TO_SCALE = 0.01
+"""Relative error up to which a projection is taken to be true to scale: those made for a city or
+a country mostly are to 0.1 %; Web Mercator is off by 21 % in Cape Town."""
+
+STEP_M = 10.0
+"""Distance over which a projection's scale is measured."""
+
+STEP_DEGREES = 1e-4
 
 
 @cache
@@ -88,14 +101,59 @@ def crs_key(wkt: str) -> str:
 
 def is_in_degrees(wkt: str) -> bool:
     """Return whether the coordinates of a CRS are longitude and latitude."""
-    return bool(_parse(wkt).is_geographic)
+    return bool(_parsed(wkt).is_geographic)
 
 
 def metres_a_unit(wkt: str) -> float:
     """Return the length of a projected CRS's unit: 1, or 0.3048 and 0.304800609601 for feet."""
-    return float(_parse(wkt).axis_info[0].unit_conversion_factor)
+    return float(_parsed(wkt).axis_info[0].unit_conversion_factor)
+
+
+def unit_m(crs: str, points: Floats) -> Floats:
+    """Return (N, 2) metres on the ground of one CRS unit to the right and upwards.
+
+    Args:
+        crs: WKT.
+        points: (N, 2) map coordinates.
+    """
+    if is_in_degrees(crs):
+        return _measure(crs, points, STEP_DEGREES)
+    unit = metres_a_unit(crs)
+    measured = _measure(crs, points, STEP_M / unit)
+    true = (np.abs(measured / unit - 1) <= TRUE_TO_SCALE).all(axis=1, keepdims=True)
+    return np.where(true, unit, measured)
+
+
+def pixel_of(gsd_m: float, crs: str, centre: tuple[float, float]) -> tuple[float, float]:
+    """Return the size, in CRS units, of a pixel that is a square with this edge on the ground.
+
+    Measured at a whole degree or at a multiple of 100 km, so that a mosaic that grows seldom gets
+    another grid; where that matters, the error is below 1 % in a city.
+    """
+    coarse = 1.0 if is_in_degrees(crs) else 1e5 / metres_a_unit(crs)
+    point = np.array([[round(value / coarse) * coarse for value in centre]])
+    across, along = (float(f"{gsd_m / unit:.9g}") for unit in unit_m(crs, point)[0])
+    return across, along
+
+
+def _measure(crs: str, points: Floats, step: float) -> Floats:
+    """Measure the length of a CRS unit on the CRS's own ellipsoid."""
+    to_degrees, geod = _geodesy(crs)
+    sizes = np.empty((len(points), 2))
+    for axis, (dx, dy) in enumerate(((step / 2, 0.0), (0.0, step / 2))):
+        ends = [to_degrees.transform(*(points + np.array([s * dx, s * dy])).T) for s in (-1, 1)]
+        sizes[:, axis] = geod.inv(*ends[0], *ends[1])[2]
+    return sizes / step
 
 
 @cache
-def _parse(wkt: str) -> pyproj.CRS:
+def _geodesy(crs: str) -> tuple[pyproj.Transformer, pyproj.Geod]:
+    parsed = _parsed(crs)
+    geodetic = parsed.geodetic_crs or pyproj.CRS.from_epsg(4326)
+    geod = parsed.get_geod() or pyproj.Geod(ellps="WGS84")
+    return pyproj.Transformer.from_crs(parsed, geodetic, always_xy=True), geod
+
+
+@cache
+def _parsed(wkt: str) -> pyproj.CRS:
     return pyproj.CRS.from_wkt(wkt)

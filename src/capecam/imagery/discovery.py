@@ -6,7 +6,10 @@ import glob
 import hashlib
 import os
 import re
+import tarfile
 import unicodedata
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +18,6 @@ from itertools import takewhile
 from pathlib import Path
 
 from capecam.errors import UsageError
-from capecam.imagery.archives import list_archive
 from capecam.imagery.validation.sidecars import inside
 from capecam.io.paths import TIFFS, VRT, Location, VsiPath, location
 from capecam.settings import VSI
@@ -25,6 +27,16 @@ MAX_NAME_BYTES = 200
 
 UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\\\\/,]")
 """Characters that XML, a column of comma-separated names, or GDAL would not keep."""
+
+ZIP, TAR = "/vsizip/", "/vsitar/"
+
+READ_ERRORS = (
+    OSError, EOFError, ValueError, NotImplementedError, zlib.error, zipfile.BadZipFile,
+    tarfile.TarError,
+)  # fmt: skip
+"""Raised by ``zipfile`` and ``tarfile`` for truncated or corrupt archives."""
+
+MAX_MEMBERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ class _Search:
             return False
         path = location(source)
         if isinstance(path, VsiPath):
-            self.named.update(list_archive(path, self.suffixes))
+            self.named.update(_list_archive(path, self.suffixes))
             return True
         if os.path.isdir(path):
             has_images = self._scan(path)
@@ -194,6 +206,55 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if (entry := line.strip()) and not entry.startswith("#"):
             yield number, entry
+
+
+def _list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
+    """Return the images in a local archive or in a folder of it; any other path is returned as is.
+
+    Raises:
+        UsageError: the archive does not exist, cannot be read or holds no image.
+    """
+    prefix = next((p for p in (ZIP, TAR) if path.gdal.startswith(p)), None)
+    if prefix is None or path.suffix.lower() in TIFFS or VSI in path.gdal[4:]:
+        return [path]
+    archive, folder = _split_archive(path.gdal.removeprefix(prefix))
+    if archive is None:
+        raise UsageError(f"{path}: there is no such archive; name /vsizip/ and the path to one")
+    names = _archive_members(path, archive, prefix)
+    images = [n for n in names if n.startswith(folder) and n.lower().endswith(suffixes)]
+    images = [n for n in images if not any(p.startswith((".", "__MACOSX")) for p in n.split("/"))]
+    if not images:
+        raise UsageError(
+            f"{path}: there is no GeoTIFF in it; name another archive, or a folder in it"
+        )
+    return [VsiPath(f"{prefix}{archive}/{name}") for name in images]
+
+
+def _split_archive(path: str) -> tuple[str | None, str]:
+    """Split a path into the archive and the folder inside it."""
+    parts = path.rstrip("/").split("/")
+    for n in range(1, len(parts) + 1):
+        archive = "/".join(parts[:n])
+        if os.path.isfile(archive):
+            return archive, "".join(f"{part}/" for part in parts[n:])
+    return None, ""
+
+
+def _archive_members(path: VsiPath, archive: str, prefix: str) -> list[str]:
+    try:
+        if prefix == ZIP:
+            with zipfile.ZipFile(archive) as file:
+                names = file.namelist()
+        else:
+            with tarfile.open(archive) as tar:
+                names = tar.getnames()
+    except READ_ERRORS as error:
+        raise UsageError(
+            f"{path}: cannot be read as an archive ({error}); deliver it again"
+        ) from error
+    if len(names) > MAX_MEMBERS:
+        raise UsageError(f"{path}: holds {len(names)} files; unpack it, and name the folder")
+    return names
 
 
 def name_images(paths: Sequence[Location]) -> dict[str, Location]:

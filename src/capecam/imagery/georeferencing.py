@@ -12,7 +12,7 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 
 from capecam.errors import ImageError
-from capecam.imagery.crs import crs_of_file, crs_of_setting, is_in_degrees, metres_a_unit
+from capecam.imagery.crs import crs_of_file, crs_of_setting, is_in_degrees, metres_a_unit, unit_m
 from capecam.io.paths import Location
 
 MAX_RESIDUAL_PX = 2.0
@@ -72,6 +72,13 @@ class Placement:
         xs = [t.a * col + b * row + t.c for col, row in corners]
         ys = [d * col + t.e * row + t.f for col, row in corners]
         return min(xs), min(ys), max(xs), max(ys)
+
+    @property
+    def ground_m(self) -> tuple[float, float]:
+        """Width and height of a pixel on the ground in metres, at the image's centre."""
+        left, bottom, right, top = self.bounds
+        across, along = unit_m(self.crs, np.array([[(left + right) / 2, (bottom + top) / 2]]))[0]
+        return self.pixel[0] * float(across), self.pixel[1] * float(along)
 
     @property
     def corner(self) -> tuple[float, float]:

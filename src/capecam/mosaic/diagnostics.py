@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 
 from capecam.imagery.bands import COLORS
 from capecam.imagery.crs import is_in_degrees, metres_a_unit
-from capecam.imagery.ground_resolution import ground_m, ratio_to_model
 from capecam.imagery.header import Header
 from capecam.imagery.metadata import crs_name, join_names
 from capecam.mosaic.city import City
@@ -282,7 +281,7 @@ def _georeference(header: Header, settings: Settings) -> Iterator[Diagnostic]:
 
 
 def _resolution(header: Header, settings: Settings) -> Iterator[Diagnostic]:
-    width, height = ground_m(header)
+    width, height = header.placement.ground_m
     if settings.mosaic.gsd == "native" and abs(width / height - 1) > NOT_SQUARE:
         yield Diagnostic(
             f"has pixels that are not square: {width:.2g} x {height:.2g} m",
@@ -290,7 +289,10 @@ def _resolution(header: Header, settings: Settings) -> Iterator[Diagnostic]:
             warning=abs(width / height - 1) > 10 * NOT_SQUARE,
         )
     model_m = settings.model.gsd_m
-    if model_m is None or 1 / SIMILAR <= (ratio := ratio_to_model(header, model_m)) <= SIMILAR:
+    if model_m is None:
+        return
+    ratio = sqrt(width * height) / model_m
+    if 1 / SIMILAR <= ratio <= SIMILAR:
         return
     times, comparison = max(ratio, 1 / ratio), "smaller" if ratio > 1 else "larger"
     yield Diagnostic(

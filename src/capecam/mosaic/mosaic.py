@@ -15,8 +15,7 @@ import shapely
 
 from capecam.errors import ImageError
 from capecam.grid import Cell, Grid, Tiling, Window, decimal
-from capecam.imagery.crs import crs_key
-from capecam.imagery.ground_resolution import pixel_of
+from capecam.imagery.crs import crs_key, pixel_of
 from capecam.imagery.header import Header, same_size
 from capecam.mosaic.collar_cache import CollarCache
 from capecam.mosaic.warping import window_on_grid

@@ -208,4 +208,4 @@ def _check_size(path: Path, root: ET.Element, size: int) -> None:
 
 
 def _integer(text: str | None) -> int:
-    return int(text) if text and text.strip().isdigit() and len(text) < 20 else 0
+    return int(text) if text and text.strip().isdecimal() and len(text) < 20 else 0
