@@ -1,4 +1,4 @@
-"""Hostile and broken image files: each ends in one clear line, and nothing else is read."""
+"""Hostile and broken image files end in one clear line, and no other file is read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pixels_of(city):
 
 
 def vrt_of(name: str, inner: str = "", *, size: int = 64, attributes: str = "") -> str:
-    """A VRT with one band that shows a file."""
+    """Return a VRT with one band from a file."""
     source = f"<SimpleSource><SourceFilename>{name}</SourceFilename></SimpleSource>"
     return (
         f'<VRTDataset rasterXSize="{size}" rasterYSize="{size}">'
@@ -42,7 +42,7 @@ def vrt_of(name: str, inner: str = "", *, size: int = 64, attributes: str = "") 
 
 
 def raw_of(name: Path) -> str:
-    """A VRT whose pixels are the bytes of any file."""
+    """Return a VRT whose pixels are the bytes of any file."""
     return vrt_of(
         "",
         f"<SourceFilename>{name}</SourceFilename><ImageOffset>0</ImageOffset>"
@@ -172,7 +172,7 @@ def test_masks_crs_and_place_beside_an_image_still_count(tmp_path: Path) -> None
 
 
 def tiff(path: Path, *tags: tuple[int, int, int], tail: bytes = b"") -> Path:
-    """A TIFF of one directory with tags (number, type, value) and nothing else."""
+    """Write a TIFF of one directory with tags (number, type, value) and nothing else."""
     entries = b"".join(
         struct.pack("<HHII", number, kind, 1, value) for number, kind, value in sorted(tags)
     )
@@ -282,8 +282,8 @@ def test_flips_that_no_codec_notices(tmp_path: Path, line: str, algorithm: str) 
     images = {n: write_tif(tmp_path / "in" / f"{n}.tif", blobs(64, 64), 64 * i, compress=None)
               for i, n in enumerate("ab")}  # fmt: skip
     settings = listed(tmp_path, line, algorithm, **images)
-    known = open_city([str(tmp_path / "in")], None, imagery=settings)
-    assert known.failures == {}
+    whole = open_city([str(tmp_path / "in")], None, imagery=settings)
+    assert whole.failures == {}
     damaged(images["b"])
     assert open_city([str(tmp_path / "in")], None).failures == {}
     city = open_city([str(tmp_path / "in")], None, imagery=settings)

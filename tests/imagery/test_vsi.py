@@ -1,4 +1,4 @@
-"""Images that are no files of their own: VRTs when they are allowed, and what a network serves."""
+"""Allowed VRTs, and images over HTTP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pixels_of(city):
 
 
 def write_vrt(path: Path, source: Path) -> Path:
-    """As GDAL itself does."""
+    """Write a VRT of a file with GDAL."""
     path.parent.mkdir(exist_ok=True)
     with rasterio.open(source) as dataset:
         rasterio.shutil.copy(dataset, path, driver="VRT")

@@ -1,4 +1,4 @@
-"""What a user names, and what comes of names: every file once, and every name to the end."""
+"""Sources are found once each, and odd file names work in all products."""
 
 from __future__ import annotations
 
