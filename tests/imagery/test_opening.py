@@ -67,6 +67,7 @@ NO_TIFF = {
     "zeros": (bytes(5000), "nothing but zeros"),
     "noise": (bytes(range(256)), "something else"),
     "short": (b"II*\0\x08", "ends after 5 bytes"),
+    "short BigTIFF": (b"II+\0\x08\0\0\0\x10", "ends after 9 bytes"),
     "no page": (
         b"II*\0" + struct.pack("<I", 900),
         "8 bytes, its first directory is at 900: it was",

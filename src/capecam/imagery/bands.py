@@ -69,7 +69,7 @@ class Pixels:
 
     @property
     def scaled(self) -> bool:
-        """Whether values have to be scaled to 0..255."""
+        """True if values have to be scaled to 0..255."""
         return not self.palette and (self.dtype != "uint8" or self.bits < 8)
 
     @property

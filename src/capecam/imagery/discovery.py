@@ -120,7 +120,7 @@ class _Search:
         return bool(images)
 
     def _is_image(self, name: str) -> bool:
-        """Leave out hidden files: unfinished copies, and what macOS puts beside every file."""
+        """Return whether it names an image; hidden files are partial copies or macOS metadata."""
         return not name.startswith(".") and name.lower().endswith(self.suffixes)
 
     def _match(self, source: str) -> bool:

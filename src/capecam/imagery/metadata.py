@@ -71,7 +71,7 @@ class ImageMetadata:
 
     @property
     def striped(self) -> bool:
-        """Whether a block is as wide as the image."""
+        """True if a block is as wide as the image."""
         return self.block[1] >= self.width
 
     def to_rows(self) -> list[tuple[str, str]]:

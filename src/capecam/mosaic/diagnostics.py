@@ -39,7 +39,7 @@ class Diagnostic:
     finding: str
     """Description of what is unusual."""
     action: str
-    """What the run does about it, and what the user can do."""
+    """Action of the run, and remedies for the user."""
     warning: bool = False
     """Results may be worse, wrong or missing."""
 

@@ -117,10 +117,10 @@ def _missing(page: Page, size: int) -> str | None:
 def _pages(stream: BinaryIO, size: int) -> Iterator[Page]:
     """Yield the directories of a TIFF, which may be cut off anywhere."""
     head = stream.read(16)
-    if len(head) < 8:
+    big = head[2:4] in (b"+\0", b"\0+")
+    if len(head) < (16 if big else 8):
         raise StructureError(f"it ends after {len(head)} bytes; copy it again")
     order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
-    big = head[2:4] in (b"+\0", b"\0+")
     reader = _DirectoryReader(stream, size, order, big)
     offset = reader.number(head[8:16] if big else head[4:8])
     if offset >= size:
@@ -183,14 +183,14 @@ class _DirectoryReader:
     def values(self, entry: _Entry, limit: int) -> bytes:
         """Return the first ``limit`` values of a tag, as far as the file holds them."""
         width = SIZES.get(entry.type, 1)
-        wanted = min(entry.count, limit) * width
+        length = min(entry.count, limit) * width
         if entry.size <= len(entry.data):
-            return entry.data[:wanted]
+            return entry.data[:length]
         offset = self.number(entry.data)
         if offset + width > self.size:
             return b""
         self.stream.seek(offset)
-        return self.stream.read(wanted)
+        return self.stream.read(length)
 
     def table(self, entry: _Entry) -> Floats:
         """Return (N,) whole numbers of 1 to 8 bytes; floats, since their sum may overflow int64."""

@@ -70,20 +70,21 @@ def check_vrt(path: Path, folders: tuple[str, ...], depth: int = MAX_VRT_DEPTH) 
         ImageError: it has something that is not allowed.
     """
     if not depth:
-        raise ImageError(
-            f"{path}: too many VRTs within each other, or a circle of them"
-            "; write it as a GeoTIFF with gdal_translate"
-        )
+        raise _refusal(path, "in too many other VRTs, or in a circle of them")
     root = _parse(path)
     for element in root.iter():
         _check_element(path, element)
     sources = _sources(path, root)
     if not sources:
-        raise ImageError(f"{path}: a VRT without sources; rebuild it with gdalbuildvrt")
+        raise _refusal(path, "without sources")
     for source in sources:
         _check_source(path, source, folders, depth)
     check_sidecars(path, folders)
-    _check_size(path, root, sum(source.stat().st_size for source in sources))
+    width, height = (_integer(root.get(key)) for key in ("rasterXSize", "rasterYSize"))
+    size = sum(source.stat().st_size for source in sources)
+    if width * height > max(SPARSE_PX, PX_PER_BYTE * size):
+        problem = f"of {width} x {height} px, which sources of {size} bytes cannot fill"
+        raise _refusal(path, problem)
 
 
 def sources_of(path: Path) -> list[Path]:
@@ -108,10 +109,7 @@ def _parse(path: Path) -> ET.Element:
     except UnicodeDecodeError as error:
         raise ImageError(f"{path}: a VRT that is not UTF-8; save it as UTF-8") from error
     if "<!DOCTYPE" in text or "<!ENTITY" in text or "\0" in text:
-        raise ImageError(
-            f"{path}: a VRT with a document type or entities, which is not read"
-            "; rebuild it with gdalbuildvrt"
-        )
+        raise _refusal(path, "with a document type or entities, which is not read")
     try:
         root = _read_tree(text)
     except (ET.ParseError, ValueError, LookupError) as error:
@@ -139,26 +137,15 @@ def _read_tree(text: str) -> ET.Element:
 def _check_element(path: Path, element: ET.Element) -> None:
     unknown = sorted(set(element.attrib) - ATTRIBUTES)
     if element.tag == "VRTRasterBand" and "subClass" in unknown:
-        raise ImageError(
-            f"{path}: a VRT with bands of kind {element.get('subClass')}, which can read any file "
-            "or run code; write it as a GeoTIFF with gdal_translate"
-        )
+        kind = element.get("subClass")
+        raise _refusal(path, f"with bands of kind {kind}, which can read any file or run code")
     if element.tag not in ELEMENTS or unknown:
         name = element.tag if element.tag not in ELEMENTS else f"{element.tag} {unknown[0]}=..."
-        raise ImageError(
-            f"{path}: a VRT with <{name}>, which is not read; write it as a GeoTIFF with "
-            "gdal_translate, or build it with gdalbuildvrt"
-        )
+        raise _refusal(path, f"with <{name}>, which is not read")
     if element.tag == "Metadata" and element.get("domain", "").upper() == "OVERVIEWS":
-        raise ImageError(
-            f"{path}: a VRT whose metadata lead to other files, which is not read; rebuild it "
-            "with gdalbuildvrt"
-        )
+        raise _refusal(path, "whose metadata lead to other files, which is not read")
     if element.tag == "Size" and not 0 < _integer(element.text) <= MAX_KERNEL:
-        raise ImageError(
-            f"{path}: a VRT with a filter of {element.text} px; at most {MAX_KERNEL} are read; "
-            "write it as a GeoTIFF with gdal_translate"
-        )
+        raise _refusal(path, f"with a filter of {element.text} px; at most {MAX_KERNEL} are read")
 
 
 def _sources(path: Path, root: ET.Element) -> list[Path]:
@@ -198,13 +185,11 @@ def _check_source(path: Path, source: Path, folders: tuple[str, ...], depth: int
         ) from error
 
 
-def _check_size(path: Path, root: ET.Element, size: int) -> None:
-    width, height = (_integer(root.get(key)) for key in ("rasterXSize", "rasterYSize"))
-    if width * height > max(SPARSE_PX, PX_PER_BYTE * size):
-        raise ImageError(
-            f"{path}: a VRT of {width} x {height} px, which sources of {size} bytes cannot fill"
-            "; rebuild it with gdalbuildvrt"
-        )
+def _refusal(path: Path, problem: str) -> ImageError:
+    return ImageError(
+        f"{path}: a VRT {problem}; rebuild it with gdalbuildvrt, or write it as a GeoTIFF with "
+        "gdal_translate"
+    )
 
 
 def _integer(text: str | None) -> int:
