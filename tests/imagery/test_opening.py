@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from support.cities import blobs, write_tif
 
 from capecam.errors import ImageError, UsageError

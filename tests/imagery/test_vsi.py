@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from support.cities import blobs, write_tif
 from support.fileserver import served
 
