@@ -8,6 +8,7 @@ from math import nan
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import JsonValue
 
 from capecam.errors import ImageError
 from capecam.imagery.metadata import has_mask, join_names
@@ -92,14 +93,14 @@ class Pixels:
         return replace(self, validity="alpha", alpha=alpha)
 
     @property
-    def nondefault(self) -> dict[str, object]:
+    def nondefault(self) -> dict[str, JsonValue]:
         """Bands and alpha where they differ from bands 1, 2, 3 and GDAL's own mask.
 
         Part of a cell's recorded inputs; empty for an ordinary image.
         """
-        entries: dict[str, object] = {}
+        entries: dict[str, JsonValue] = {}
         if self.bands != (1, 2, 3) or self.palette:
-            entries["bands"] = "palette" if self.palette else list(self.bands)
+            entries["bands"] = "palette" if self.palette else [*self.bands]
         ordinary = self.alpha == 4 and set(self.nodata) == {None}
         if self.validity == "alpha" and not ordinary:
             entries["alpha"] = self.alpha
