@@ -81,7 +81,7 @@ def open_city(
     if imagery.checksums:
         paths = {name: header.path for name, header in headers.items()}
         failures |= check_images(paths, imagery.checksums, cache_folder)
-    usable = [(name, header) for name, header in headers.items() if name not in failures]
+    usable = {name: header for name, header in headers.items() if name not in failures}
     placed, misfits = build_mosaic(usable, anchor, GridRules(mosaic.align, gsd_m))
     failures |= misfits
     if placed is None:

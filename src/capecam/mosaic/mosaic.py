@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import reduce
@@ -117,7 +117,7 @@ class GridRules:
 
 
 def build_mosaic(
-    headers: Sequence[tuple[str, Header]], anchor: tuple[float, float] | None, rules: GridRules
+    headers: Mapping[str, Header], anchor: tuple[float, float] | None, rules: GridRules
 ) -> tuple[Mosaic | None, dict[str, str]]:
     """Place named images on the grid of the largest group of them.
 
@@ -127,7 +127,7 @@ def build_mosaic(
     are not north-up determine the grid only if there are no others.
 
     Args:
-        headers: names and headers.
+        headers: by name of the image.
         anchor: origin in CRS units, moved to the nearest pixel corner; None: the group's top-left
             corner.
         rules: for images that do not fit.
@@ -135,13 +135,13 @@ def build_mosaic(
     Returns:
         The mosaic, None if no image fits, and the reasons why images do not fit, by name.
     """
-    north_up = [header for _, header in headers if header.placement.orientation == "north-up"]
+    north_up = [h for h in headers.values() if h.placement.orientation == "north-up"]
     if not headers or not (north_up or rules.align == "warp"):
-        return None, {name: _not_north_up(header) for name, header in headers}
-    group = _largest_group(north_up or [header for _, header in headers], rules)
+        return None, {name: _not_north_up(header) for name, header in headers.items()}
+    group = _largest_group(north_up or list(headers.values()), rules)
     grid = _common_grid(group, anchor, rules)
     sources, misfits = [], {}
-    for name, header in headers:
+    for name, header in headers.items():
         try:
             sources.append(_place(name, header, grid, rules, len(group)))
         except ImageError as error:
@@ -167,12 +167,12 @@ def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) 
     Raises:
         ImageError: the rules do not allow it.
     """
-    same_crs = crs_key(header.crs) == crs_key(grid.crs)
-    north_up = header.placement.orientation == "north-up"
+    placement, same_crs = header.placement, crs_key(header.crs) == crs_key(grid.crs)
+    north_up = placement.orientation == "north-up"
     if not north_up and rules.align != "warp":
         raise ImageError(_not_north_up(header))
     if north_up and same_crs and same_size(header.pixel, grid.pixel):
-        col, row = grid.to_lattice_exact(*header.placement.corner)
+        col, row = grid.to_lattice_exact(*placement.corner)
         # Halves always go the same way, so that neighbours with the same shift keep abutting.
         left, top = floor(col + Fraction(1, 2)), floor(row + Fraction(1, 2))
         right, down = shift = round(float(col - left), 6), round(float(row - top), 6)
@@ -181,9 +181,7 @@ def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) 
                 f"{header.path}: is {right:g}, {down:g} px (right, down) off the grid of the "
                 "mosaic; use --align snap, or shift it with gdal_translate -a_ullr"
             )
-        return Source(
-            header, name, Window(top, left, header.placement.height, header.placement.width), shift
-        )
+        return Source(header, name, Window(top, left, placement.height, placement.width), shift)
     if rules.align != "warp" and not (same_crs and rules.gsd_m):
         raise ImageError(
             f"{header.path}: its CRS or resolution is not that of the {count} images that make the "
@@ -236,10 +234,8 @@ def _common_grid(
     pixel = _most_common(header.pixel for header in headers)
     if rules.gsd_m is not None:
         pixel = pixel_of(rules.gsd_m, crs, ((left + right) / 2, (bottom + top) / 2))
-    corners = [header.placement.corner for header in headers if same_size(header.pixel, pixel)] or [
-        (x, y)
-    ]
-    xs, ys = zip(*corners, strict=True)
+    corners = [header.placement.corner for header in headers if same_size(header.pixel, pixel)]
+    xs, ys = zip(*(corners or [(x, y)]), strict=True)
     origin = _align_phase(x, xs, pixel[0]), _align_phase(y, ys, pixel[1])
     return Grid(crs, origin, pixel, Window(0, 0, 1, 1))
 

@@ -30,6 +30,8 @@ OPEN_FILES = 8
 T = TypeVar("T")
 
 Mask = Callable[[RasterWindow], NDArray[np.bool_]]
+Decoded = tuple[Window, NDArray[np.uint8], NDArray[np.bool_]]
+"""A window, pixels (3, height, width) and validity (height, width)."""
 
 
 class _OpenImage(NamedTuple):
@@ -63,14 +65,37 @@ class Reader:
             part = source.window.intersection(window)
             if part is None:
                 continue
-            try:
-                self._paste(source, part, pixels, valid, window)
-            except ImageError as error:
-                if self.needed in (None, source.name):
-                    raise
-                self.unreadable.setdefault(source.name, str(error))
-                self._paste_blocks(source, part, pixels, valid, window)
+            for block, values, usable in self._decode(source, part):
+                slices = block.slices(window)
+                pixels[:, *slices] = np.where(usable & ~valid[slices], values, pixels[:, *slices])
+                valid[slices] |= usable
         return pixels, valid
+
+    def _decode(self, source: Source, part: Window) -> Iterator[Decoded]:
+        """Yield a part of an image; of a damaged one, the blocks that can be decoded."""
+        try:
+            yield part, *self._to_bytes(source, part)
+        except ImageError as error:
+            if self.needed in (None, source.name):
+                raise
+            self.unreadable.setdefault(source.name, str(error))
+            with suppress(RasterioError, ImageError):
+                for block in _blocks(self._image(source).decoder.dataset, source.window, part):
+                    with suppress(ImageError):
+                        yield block, *self._to_bytes(source, block)
+
+    def _to_bytes(
+        self, source: Source, part: Window
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        values, valid = self.stored(source, part)
+        if not source.header.pixels.scaled:
+            return values, valid
+        if self.mosaic.value_range is None:
+            raise ImageError(
+                f"{source.header.path}: pixels are {source.header.pixels.dtype}, and no scale "
+                "was found for them; give values, --scale LOW,HIGH"
+            )
+        return to_bytes(values, self.mosaic.value_range), valid
 
     def stored(self, source: Source, part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return values (3, height, width) of a part of an image's window, not scaled, and validity
@@ -91,41 +116,6 @@ class Reader:
                 f"{path}: cannot be decoded at rows {rows.start}-{rows.stop}, columns "
                 f"{cols.start}-{cols.stop} ({describe_damage(path, error)}); deliver it again"
             ) from error
-
-    def _paste_blocks(
-        self,
-        source: Source,
-        part: Window,
-        pixels: NDArray[np.uint8],
-        valid: NDArray[np.bool_],
-        window: Window,
-    ) -> None:
-        """Fill in the blocks of a damaged image that can be decoded, one at a time."""
-        with suppress(RasterioError, ImageError):
-            for block in _blocks(self._image(source).decoder.dataset, source.window, part):
-                with suppress(ImageError):
-                    self._paste(source, block, pixels, valid, window)
-
-    def _paste(
-        self,
-        source: Source,
-        part: Window,
-        pixels: NDArray[np.uint8],
-        valid: NDArray[np.bool_],
-        window: Window,
-    ) -> None:
-        """Fill the pixels of ``window`` that are not valid yet from one part of an image."""
-        values, usable = self.stored(source, part)
-        if source.header.pixels.scaled:
-            if self.mosaic.value_range is None:
-                raise ImageError(
-                    f"{source.header.path}: pixels are {source.header.pixels.dtype}, and no scale "
-                    "was found for them; give values, --scale LOW,HIGH"
-                )
-            values = to_bytes(values, self.mosaic.value_range)
-        slices = part.slices(window)
-        pixels[:, *slices] = np.where(usable & ~valid[slices], values, pixels[:, *slices])
-        valid[slices] |= usable
 
     def _image(self, source: Source) -> _OpenImage:
         """Return an image on the mosaic's grid, opened if need be."""

@@ -8,11 +8,7 @@ import stat
 from pathlib import Path
 
 from capecam.errors import ImageError
-from capecam.imagery.validation.tiff import (
-    StructureError,
-    check_structure,
-    missing_end,
-)
+from capecam.imagery.validation.tiff import StructureError, check_structure, missing_end
 from capecam.io.paths import Location, in_words
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -56,7 +52,8 @@ def check_kind(path: Path) -> os.stat_result:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ImageError(f"{shown(path)}: its name is not UTF-8; rename it") from None
+        printable = str(path).encode(errors="backslashreplace").decode()
+        raise ImageError(f"{printable}: its name is not UTF-8; rename it") from None
     try:
         status = path.stat()
     except OSError as error:
@@ -109,11 +106,6 @@ def cut_off(path: Location) -> str | None:
 def describe_damage(path: Location, error: BaseException) -> str:
     """Describe why GDAL could not read an image: its end is missing, else GDAL's message."""
     return cut_off(path) or in_words(path, error.__cause__ or error)
-
-
-def shown(path: object) -> str:
-    """Return a path as printable text, also if it is not UTF-8."""
-    return str(path).encode(errors="backslashreplace").decode()
 
 
 def _describe_missing(path: Path, error: OSError) -> str:
