@@ -1,7 +1,7 @@
-"""Images of which a process dies, or that give no answer: they fail alone.
+"""Images that crash or hang a process fail alone.
 
-No decoder is known here that crashes; a ``sitecustomize`` kills the process that touches such an
-image, as a crash does.
+For lack of a decoder that crashes, a ``sitecustomize`` kills the process that opens or reads such
+an image.
 """
 
 from __future__ import annotations

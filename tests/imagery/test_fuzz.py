@@ -1,4 +1,4 @@
-"""A few of the cases of scripts/fuzz.py, the same ones each time."""
+"""Some cases of scripts/fuzz.py, the same ones in every run."""
 
 from __future__ import annotations
 

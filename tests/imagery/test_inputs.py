@@ -1,4 +1,4 @@
-"""Any GeoTIFF a city may deliver: which values are pixels, and where. Oracle: rasterio."""
+"""Pixels and validity of any GeoTIFF that a city may deliver. Oracle: rasterio."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from capecam.settings.loading import load
 from capecam.store.run_folder import RunFolder
 
 SHAPE = (150, 210)
-"""Neither is a multiple of the 64 px of a block."""
+"""Not multiples of the 64 px of a block."""
 
 R, G, B, A, U, N, GRAY = (
     ColorInterp[name] for name in ("red", "green", "blue", "alpha", "undefined", "nir", "gray")
@@ -40,28 +40,28 @@ BLOCKS = {"tiled": True, "blockxsize": 64, "blockysize": 64}
 
 
 def scene(dtype: str = "uint8") -> np.ndarray:
-    """(3, H, W) from 1 on, over all of a dtype's range that matters."""
+    """Return (3, H, W) values from 1 on; beyond bytes, over 4,000 levels."""
     pixels = np.maximum(blobs(*SHAPE), 1)
     return pixels if dtype == "uint8" else (pixels.astype(np.float64) * 16 + 7).astype(dtype)
 
 
 def hole() -> np.ndarray:
-    """(H, W) bool: where there is no imagery."""
-    found = np.zeros(SHAPE, bool)
-    found[20:70, 100:] = True
-    return found
+    """Return (H, W) bool: True is no imagery."""
+    mask = np.zeros(SHAPE, bool)
+    mask[20:70, 100:] = True
+    return mask
 
 
 def with_alpha(pixels: np.ndarray) -> np.ndarray:
-    """(4, H, W) with opaque, half transparent and transparent places."""
+    """Return (4, H, W) with opaque, translucent and transparent pixels."""
     top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
     alpha = np.where(hole(), 0, top).astype(pixels.dtype)
     alpha[100:120] = 1
     return np.concatenate([pixels, alpha[None]])
 
 
-def holed(pixels: np.ndarray, value: float = 0) -> np.ndarray:
-    """With nodata, and with nodata's value in one band alone, which is imagery."""
+def with_nodata(pixels: np.ndarray, value: float = 0) -> np.ndarray:
+    """Return pixels with nodata, and with its value in one band only, which is imagery."""
     pixels = pixels.copy()
     pixels[:, hole()] = value
     pixels[0, 5:9, 5:9] = value
@@ -69,15 +69,15 @@ def holed(pixels: np.ndarray, value: float = 0) -> np.ndarray:
 
 
 def plain(path: Path, pixels: np.ndarray | None = None, **profile) -> Path:
-    """A GeoTIFF with these options; RGB if they do not say otherwise."""
+    """Write a GeoTIFF with these options, by default RGB."""
     pixels = scene() if pixels is None else pixels
     return write_tif(path, pixels, **{"tiled": False, "photometric": "RGB", **profile})
 
 
 def as_cog(path: Path) -> Path:
-    made = plain(path.with_name("raw"), **BLOCKS)
-    rasterio.shutil.copy(made, path, driver="COG", compress="DEFLATE", blocksize=128)
-    made.unlink()
+    raw = plain(path.with_name("raw"), **BLOCKS)
+    rasterio.shutil.copy(raw, path, driver="COG", compress="DEFLATE", blocksize=128)
+    raw.unlink()
     return path
 
 
@@ -119,19 +119,19 @@ STORED: dict[str, Callable[[Path], Path]] = {
     "cog": as_cog,
     "internal mask": lambda p: plain(p, mask=~hole()),
     "external mask": with_external_mask,
-    "mask and nodata": lambda p: plain(p, holed(scene(), 9), mask=~hole()[::-1], nodata=9),
+    "mask and nodata": lambda p: plain(p, with_nodata(scene(), 9), mask=~hole()[::-1], nodata=9),
     "alpha": lambda p: plain(p, with_alpha(scene()), alpha="YES"),
     "alpha and a mask": lambda p: plain(p, with_alpha(scene()), alpha="YES", mask=~hole()[::-1]),
-    "nodata": lambda p: plain(p, holed(scene()), nodata=0),
+    "nodata": lambda p: plain(p, with_nodata(scene()), nodata=0),
     "a fourth band": lambda p: plain(p, with_alpha(scene()), colorinterp=(R, G, B, U)),
     "blue, green, red, alpha": bgra,
 }  # fmt: skip
 
 
-def look(
+def read_image(
     path: Path, window: Window | None = None, **imagery
 ) -> tuple[np.ndarray, np.ndarray, Mosaic]:
-    """What the network sees of one image: pixels, validity; and the mosaic."""
+    """Return pixels and validity of one image as the network receives them, and the mosaic."""
     settings = ImagerySettings(**imagery)
     mosaic = open_city([str(path)], None, MosaicSettings(), settings).mosaic
     with Reader(mosaic) as reader:
@@ -144,11 +144,11 @@ def test_pixels_and_validity_are_those_of_rasterio(tmp_path: Path, name: str) ->
     with rasterio.open(path) as dataset:
         colors = [dataset.colorinterp.index(color) + 1 for color in (R, G, B)]
         pixels, valid = dataset.read(colors), dataset.dataset_mask() > 0
-    found, usable, mosaic = look(path)
+    found, usable, mosaic = read_image(path)
     assert np.array_equal(usable, valid)
     assert np.array_equal(found, np.where(valid, pixels, 0))
     part = Window(37, 61, 83, 149)  # reaches past the edge
-    found, usable, _ = look(path, part)
+    found, usable, _ = read_image(path, part)
     within = part.intersection(mosaic.grid.window)
     assert within is not None
     rows, cols = within.slices(mosaic.grid.window)
@@ -159,27 +159,27 @@ def test_pixels_and_validity_are_those_of_rasterio(tmp_path: Path, name: str) ->
 
 
 def test_alpha_decides_where_there_is_nodata_too_and_a_mask_over_both(tmp_path: Path) -> None:
-    """The first is what rasterio's documentation says; its dataset_mask takes a transparent pixel
-    for valid there, because its alpha differs from nodata."""
-    pixels = with_alpha(holed(scene(), 9))
-    _, valid, _ = look(plain(tmp_path / "a.tif", pixels, alpha="YES", nodata=9))
+    """Rasterio documents the first, but its dataset_mask makes a transparent pixel valid there,
+    because its alpha differs from nodata."""
+    pixels = with_alpha(with_nodata(scene(), 9))
+    _, valid, _ = read_image(plain(tmp_path / "a.tif", pixels, alpha="YES", nodata=9))
     assert np.array_equal(valid, ~hole())
     pixels[:3, 140:] = 9
-    _, valid, _ = look(plain(tmp_path / "b.tif", pixels, alpha="YES", nodata=9))
+    _, valid, _ = read_image(plain(tmp_path / "b.tif", pixels, alpha="YES", nodata=9))
     assert valid[140:].all()
     mask = np.ones(SHAPE, bool)
     mask[:, 50:60] = False
-    _, valid, _ = look(plain(tmp_path / "c.tif", pixels, alpha="YES", nodata=9, mask=mask))
+    _, valid, _ = read_image(plain(tmp_path / "c.tif", pixels, alpha="YES", nodata=9, mask=mask))
     assert np.array_equal(valid, mask)
 
 
 def refused(path: Path, message: str, **imagery) -> None:
     with pytest.raises(UsageError, match=message):
-        look(path, **imagery)
+        read_image(path, **imagery)
 
 
-def seen(path: Path, **imagery) -> np.ndarray:
-    pixels, valid, _ = look(path, **imagery)
+def read_valid(path: Path, **imagery) -> np.ndarray:
+    pixels, valid, _ = read_image(path, **imagery)
     assert valid.all()
     return pixels
 
@@ -189,30 +189,30 @@ def test_bands_go_by_their_colours_and_else_by_place(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     grey = {"photometric": "MINISBLACK"}
     plain(path, pixels[:5], colorinterp=(N, B, R, U, G), **grey)
-    assert np.array_equal(seen(path), pixels[[2, 4, 1]])
+    assert np.array_equal(read_valid(path), pixels[[2, 4, 1]])
     plain(path, pixels[:3], **grey)
-    assert np.array_equal(seen(path), pixels[:3])
+    assert np.array_equal(read_valid(path), pixels[:3])
     plain(path, pixels[:4], **grey)
-    assert np.array_equal(seen(path), pixels[:3])
+    assert np.array_equal(read_valid(path), pixels[:3])
     plain(path, pixels[:5], **grey)
     refused(path, r"which of its 5 band\(s\) are red, green and blue \(gray.*--bands R,G,B")
-    assert np.array_equal(seen(path, bands="5,2,2"), pixels[[4, 1, 1]])
+    assert np.array_equal(read_valid(path, bands="5,2,2"), pixels[[4, 1, 1]])
     refused(path, r"there is no band 6 \(--bands\), only 5 band\(s\)", bands="6,1,2")
     plain(path, pixels[:3], colorinterp=(N, R, G), **grey)
     refused(path, r"which of its 3 band\(s\).*\(nir, red, green\)")
     plain(path, with_alpha(pixels[:3]), alpha="YES")
-    refused(path, "band 4 is alpha, no colour", bands="2,3,4")
+    refused(path, "band 4 is alpha, not a colour", bands="2,3,4")
 
 
 def test_one_band_is_a_picture_only_where_that_is_said(tmp_path: Path) -> None:
     grey = {"photometric": "MINISBLACK"}
     path = plain(tmp_path / "a.tif", scene()[:1], **grey)
     refused(path, r"1 band\(s\) \(gray\), expected red, green and blue; use --bands gray")
-    assert np.array_equal(seen(path, bands="gray"), scene()[[0, 0, 0]])
+    assert np.array_equal(read_valid(path, bands="gray"), scene()[[0, 0, 0]])
     refused(path, "band 1 has no colour table", bands="palette")
     plain(path, with_alpha(scene())[2:], colorinterp=(GRAY, A), **grey, alpha="YES")
     refused(path, r"2 band\(s\) \(gray, alpha\).*--bands gray")
-    found, valid, _ = look(path, bands="gray")
+    found, valid, _ = read_image(path, bands="gray")
     assert np.array_equal(valid, ~hole())
     assert np.array_equal(found, scene()[[2, 2, 2]] * ~hole())
     for bands in ("gray", "auto"):
@@ -232,8 +232,8 @@ def test_a_palette_gives_the_colours_of_its_table(tmp_path: Path) -> None:
     colors = {n: (n, 200 - n, 3 * n, 255) for n in range(40)} | {255: (1, 2, 3, 255)}
     path = with_palette(tmp_path / "a.tif", index, colors, nodata=255)
     refused(path, r"1 band\(s\) \(palette\).*--bands palette")
-    refused(path, "values are no greys; use --bands palette", bands="gray")
-    found, valid, _ = look(path, bands="palette")
+    refused(path, "values are not grey levels; use --bands palette", bands="gray")
+    found, valid, _ = read_image(path, bands="palette")
     n = index[0]
     assert np.array_equal(valid, ~hole())
     assert np.array_equal(found, np.stack([n, 200 - n, 3 * n]) * ~hole())
@@ -251,7 +251,7 @@ def test_what_is_not_rgb_is_not_taken_for_it(tmp_path: Path, photometric: str) -
 KINDS = ["int8", "uint16", "int16", "uint32", "int32", "int64", "uint64", "float32", "float64"]
 
 
-def by_hand(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def expected_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
     share = (values.astype(np.float64) - low) / (high - low)
     return np.round(255 * np.minimum(np.maximum(share, 0), 1)).astype(np.uint8)
 
@@ -263,17 +263,17 @@ def test_other_types_become_pixels_by_a_scale_that_is_given(tmp_path: Path, dtyp
     path = plain(tmp_path / "a.tif", pixels, photometric="MINISBLACK")
     refused(path, f"pixels are {dtype}, expected uint8; .*--scale LOW,HIGH.*2%,98%")
     low, high = (-5.5, 90) if dtype == "int8" else (400.25, 3000)
-    found = seen(path, scale=f"{low},{high}")
-    assert np.array_equal(found, by_hand(pixels, low, high))
+    found = read_valid(path, scale=f"{low},{high}")
+    assert np.array_equal(found, expected_bytes(pixels, low, high))
     assert {0, 255} <= set(found.ravel())
 
 
 def test_bytes_are_never_scaled_but_masks_of_few_bits_are(tmp_path: Path) -> None:
-    assert np.array_equal(seen(plain(tmp_path / "a.tif"), scale="0,10"), scene())
+    assert np.array_equal(read_valid(plain(tmp_path / "a.tif"), scale="0,10"), scene())
     few = scene() // 16
     path = plain(tmp_path / "b.tif", few, nbits=4)
     refused(path, "pixels are 4-bit, expected uint8")
-    assert np.array_equal(seen(path, scale="0,15"), few * 17)
+    assert np.array_equal(read_valid(path, scale="0,15"), few * 17)
     twelve = plain(tmp_path / "c.tif", scene("uint16"), nbits=12)
     refused(twelve, "pixels are uint16")
 
@@ -297,24 +297,24 @@ def test_what_is_no_number_is_no_imagery(tmp_path: Path) -> None:
     expected[3:5] = expected[7, 7] = expected[60:62] = False
     for nodata in (-9999, float("nan")):
         path = plain(tmp_path / "a.tif", pixels, photometric="MINISBLACK", nodata=nodata)
-        found, valid, _ = look(path, scale="0,4000")
+        found, valid, _ = read_image(path, scale="0,4000")
         expected[60:62] = nodata != -9999
         assert np.array_equal(valid, expected)
-        assert np.array_equal(found, by_hand(np.nan_to_num(pixels), 0, 4000) * expected)
+        assert np.array_equal(found, expected_bytes(np.nan_to_num(pixels), 0, 4000) * expected)
 
 
 def test_sixteen_bits_of_alpha_and_nodata_that_no_pixel_can_have(tmp_path: Path) -> None:
     path = plain(tmp_path / "a.tif", with_alpha(scene("uint16")), alpha="YES")
-    found, valid, _ = look(path, scale="0,4087")
+    found, valid, _ = read_image(path, scale="0,4087")
     assert np.array_equal(valid, ~hole())
-    assert np.array_equal(found, by_hand(scene("uint16"), 0, 4087) * ~hole())
+    assert np.array_equal(found, expected_bytes(scene("uint16"), 0, 4087) * ~hole())
     path = plain(tmp_path / "b.tif", np.minimum(scene(), 254), nodata=255)
     path.write_bytes(path.read_bytes().replace(b"255\0", b"-99\0"))
-    assert np.array_equal(seen(path), np.minimum(scene(), 254))
+    assert np.array_equal(read_valid(path), np.minimum(scene(), 254))
 
 
-def city_of(folder: Path, cuts: list[int], pixels: np.ndarray, **profile) -> Mosaic:
-    """The same pixels in images side by side."""
+def write_mosaic(folder: Path, cuts: list[int], pixels: np.ndarray, **profile) -> Mosaic:
+    """Write pixels as images side by side, and open them."""
     for n, (left, right) in enumerate(zip([0, *cuts], [*cuts, pixels.shape[2]], strict=True)):
         part = pixels[:, :, left:right]
         write_tif(folder / f"{n}.tif", part, left, photometric="MINISBLACK", **profile)
@@ -330,8 +330,8 @@ def test_percentiles_are_of_the_whole_mosaic_however_it_is_cut(tmp_path: Path, d
     )
     pixels[:, :, 500:] += 1000
     pixels[:, 100:200, 100:300] = 0
-    whole = city_of(tmp_path / "one", [], pixels, nodata=0)
-    parts = city_of(tmp_path / "many", [111, 500, 777], pixels, nodata=0)
+    whole = write_mosaic(tmp_path / "one", [], pixels, nodata=0)
+    parts = write_mosaic(tmp_path / "many", [111, 500, 777], pixels, nodata=0)
     valid = pixels[:, (pixels != 0).any(axis=0)]
     expected = np.percentile(valid, [2, 98], method="inverted_cdf")
     percentiles = ValueRange(2, 98, percent=True)
@@ -348,7 +348,7 @@ def test_percentiles_of_a_large_mosaic_are_close_and_the_same_for_any_cut(
     pixels = rng.gamma(2.0, 400.0, (3, 700, 900)).astype(np.float32)
     percentiles = ValueRange(2, 98, percent=True)
     found = [
-        find_value_range(city_of(tmp_path / str(n), cuts, pixels), percentiles, 0)
+        find_value_range(write_mosaic(tmp_path / str(n), cuts, pixels), percentiles, 0)
         for n, cuts in enumerate([[], [45, 333]])
     ]
     assert found[0] == found[1]
@@ -359,22 +359,22 @@ def test_percentiles_of_a_large_mosaic_are_close_and_the_same_for_any_cut(
 
 def test_percentiles_of_nothing_are_refused(tmp_path: Path) -> None:
     same = np.full((3, *SHAPE), 700, np.uint16)
-    mosaic = city_of(tmp_path / "same", [], same)
+    mosaic = write_mosaic(tmp_path / "same", [], same)
     with pytest.raises(UsageError, match="both are 700 in these images; give values"):
         find_value_range(mosaic, ValueRange(2, 98, percent=True), 0)
-    mosaic = city_of(tmp_path / "none", [], same, nodata=700)
+    mosaic = write_mosaic(tmp_path / "none", [], same, nodata=700)
     with pytest.raises(UsageError, match="no valid pixel"):
         find_value_range(mosaic, ValueRange(2, 98, percent=True), 0)
 
 
-def emptied(dtype: str, value: float) -> np.ndarray:
+def fill_hole(dtype: str, value: float) -> np.ndarray:
     pixels = scene().astype(dtype)
     pixels[:, hole()] = value
     return pixels
 
 
 def opaque(pixels: np.ndarray, top: int) -> np.ndarray:
-    """(4, H, W) with an alpha band of two values."""
+    """Return (4, H, W) with an alpha band of two values."""
     return np.concatenate([pixels, np.where(hole(), 0, top).astype(pixels.dtype)[None]])
 
 
@@ -383,16 +383,16 @@ BYTES = {"scale": "0,255"}
 SAME: dict[str, tuple[Callable[[Path], Path], dict[str, str]]] = {
     "external mask": (with_external_mask, {}),
     "alpha": (lambda p: plain(p, opaque(scene(), 255), alpha="YES"), {}),
-    "nodata": (lambda p: plain(p, emptied("uint8", 9), nodata=9), {}),
+    "nodata": (lambda p: plain(p, fill_hole("uint8", 9), nodata=9), {}),
     "nodata and alpha": (
-        lambda p: plain(p, opaque(emptied("uint8", 9), 255), alpha="YES", nodata=9), {},
+        lambda p: plain(p, opaque(fill_hole("uint8", 9), 255), alpha="YES", nodata=9), {},
     ),
     "16 bits": (
         lambda p: plain(p, opaque(scene().astype("uint16") * 257, 65535), alpha="YES"),
         {"scale": "0,65535"},
     ),
-    "no number": (lambda p: plain(p, emptied("float32", np.nan), **GREY, nodata=np.nan), BYTES),
-    "float": (lambda p: plain(p, emptied("float64", -9999), **GREY, nodata=-9999), BYTES),
+    "no number": (lambda p: plain(p, fill_hole("float32", np.nan), **GREY, nodata=np.nan), BYTES),
+    "float": (lambda p: plain(p, fill_hole("float64", -9999), **GREY, nodata=-9999), BYTES),
     "blue, green, red": (
         lambda p: plain(p, scene()[::-1], **GREY, mask=~hole()), {"bands": "3,2,1"},
     ),
@@ -400,7 +400,7 @@ SAME: dict[str, tuple[Callable[[Path], Path], dict[str, str]]] = {
 
 
 def resampled(path: Path, **imagery) -> tuple[np.ndarray, np.ndarray]:
-    """What the network sees of an image that goes through the warper, at 13 cm."""
+    """Return pixels and validity of an image that is resampled to 13 cm."""
     settings = ImagerySettings(**imagery)
     mosaic = open_city([str(path)], None, MosaicSettings(), settings, gsd_m=0.13).mosaic
     assert mosaic.sources[0].warped
@@ -410,7 +410,7 @@ def resampled(path: Path, **imagery) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", SAME)
 def test_resampling_sees_the_same_pixels(tmp_path: Path, name: str) -> None:
-    """As those of the plainest file that says the same."""
+    """Compared with those of a plain RGB file with a mask."""
     make, imagery = SAME[name]
     expected, valid = resampled(plain(tmp_path / "plain.tif", mask=~hole()))
     found, usable = resampled(make(tmp_path / "a.tif"), **imagery)
@@ -435,7 +435,7 @@ def test_resampling_what_has_a_mask_and_an_alpha_band_is_refused(tmp_path: Path)
 
 
 def test_resampling_what_has_nodata_and_a_fourth_colour_is_refused(tmp_path: Path) -> None:
-    """GDAL would call a pixel imagery where infrared is not nodata."""
+    """GDAL would treat a pixel as valid where infrared is not nodata."""
     pixels = np.concatenate([np.where(hole(), 0, np.maximum(scene(), 1)), scene()[:1]])
     path = plain(tmp_path / "a.tif", pixels, nodata=0, photometric="RGB", alpha="NO")
     with pytest.raises(UsageError, match="nodata and further bands"):
@@ -452,11 +452,11 @@ def settings(folder: Path, **options) -> Settings:
     return load(None, defaults | given)
 
 
-def made(folder: Path, **options) -> tuple[set[str], str]:
-    """Cells that a run makes, as plan says before; and the scale that it worked with."""
-    wanted = settings(folder, **options)
-    planned = set(make_plan(wanted).todo)
-    assert run(wanted, model=colours_model()).done == len(planned)
+def run_planned(folder: Path, **options) -> tuple[set[str], str]:
+    """Run what plan announces; return the cells and the scale in run.json."""
+    given = settings(folder, **options)
+    planned = set(make_plan(given).todo)
+    assert run(given, model=colours_model()).done == len(planned)
     return planned, json.loads((folder / "out" / "run.json").read_text())["scale"]
 
 
@@ -466,27 +466,27 @@ def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path, caplog) ->
     write_tif(tmp_path / "in" / "a.tif", values, 0, **GREY)
     write_tif(tmp_path / "in" / "b.tif", values[::-1], SHAPE[1], **GREY)
     write_tif(tmp_path / "in" / "bytes.tif", scene(), 0, 300)
-    cells, scale = made(tmp_path, model__gsd_m=0.2)
+    cells, scale = run_planned(tmp_path, model__gsd_m=0.2)
     warnings = [record.message for record in caplog.records if "trained on" in record.message]
     assert len(warnings) == 1
     assert "(3: a, b, bytes): objects look 2.5 times larger" in warnings[0]
-    assert (cells, scale) == ({"a", "b", "bytes"}, found_in(np.stack([values, values[::-1]])))
+    assert (cells, scale) == ({"a", "b", "bytes"}, expected_scale(np.stack([values, values[::-1]])))
 
     out = RunFolder.open(tmp_path / "out")
     assert not out.cells["bytes"].inputs.reading
     assert set(out.cells["a"].inputs.reading) == {"a", "b"}
     window = Window(0, 0, SHAPE[0], 2 * SHAPE[1])
     with Reader(out.mosaic) as reader, rasterio.open(out.out / "imagery.vrt") as shown:
-        seen_then = reader.read(window)[0]
+        read_pixels = reader.read(window)[0]
         rows, cols = window.slices(out.grid.window)
         drawn = shown.read(window=(rows.indices(shown.height)[:2], cols.indices(shown.width)[:2]))
-    assert np.abs(seen_then.astype(int) - drawn).max() <= 1
+    assert np.abs(read_pixels.astype(int) - drawn).max() <= 1
     assert np.array_equal(
-        seen_then[:, :, : SHAPE[1]], by_hand(values, *map(float, scale.split(",")))
+        read_pixels[:, :, : SHAPE[1]], expected_bytes(values, *map(float, scale.split(",")))
     )
 
     write_tif(tmp_path / "in" / "bright.tif", values * 3, 0, 600, **GREY)
-    assert made(tmp_path, model__gsd_m=0.2) == ({"bright"}, scale)
+    assert run_planned(tmp_path, model__gsd_m=0.2) == ({"bright"}, scale)
     for options in ({"run__recalibrate": True}, {"imagery__scale": "0,9000"}):
         again = make_plan(settings(tmp_path, model__gsd_m=0.2, **options)).todo
         assert set(again) >= {"a", "b", "bright"}
@@ -496,7 +496,7 @@ def test_a_run_finds_the_scale_once_and_stays_with_it(tmp_path: Path, caplog) ->
     assert "reading.a.bands, reading.a.scale" in other_bands["a"]
 
 
-def found_in(values: np.ndarray) -> str:
+def expected_scale(values: np.ndarray) -> str:
     low, high = np.percentile(values, [2, 98], method="inverted_cdf")
     return f"{low},{high}"
 
@@ -506,7 +506,7 @@ def place(dx: float = GSD, dy: float = GSD) -> Affine:
 
 
 def with_nodata_in_one_band(path: Path) -> Path:
-    """Which a VRT alone can have."""
+    """Write a VRT; a GeoTIFF has one nodata value for all bands."""
     vrt = path.with_suffix(".vrt")
     with rasterio.open(plain(path, nodata=0)) as dataset:
         rasterio.shutil.copy(dataset, vrt, driver="VRT")
@@ -574,12 +574,13 @@ UNUSUAL: dict[str, tuple[Callable[[Path], Path], dict, str, str]] = {
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_what_is_unusual_is_said_and_what_a_run_does(tmp_path: Path, name: str) -> None:
-    make, options, what, does = UNUSUAL[name]
+    make, options, finding, action = UNUSUAL[name]
     found = inspect_path(str(make(tmp_path / "a.tif")), load(None, options))
     assert found.exit_code == 0
     remarks = found.diagnostics or ()
     assert (
-        len([r for r in remarks if re.search(what, r.finding) and re.search(does, r.action)]) == 1
+        len([r for r in remarks if re.search(finding, r.finding) and re.search(action, r.action)])
+        == 1
     )
     assert max(map(len, found.to_text().splitlines()[2:])) <= 100
 
@@ -614,8 +615,8 @@ def test_plan_says_what_is_unusual_kind_by_kind(tmp_path: Path) -> None:
         ("deep0", "deep1"),
         tuple(f"bgra{n}" for n in range(5)),
     )
-    assert refused.finding == "pixels are uint16, expected uint8"
-    assert refused.action.startswith("leaves it out; say which values")
+    assert refused.diagnostic.finding == "pixels are uint16, expected uint8"
+    assert refused.diagnostic.action.startswith("leaves it out; say which values")
     assert "5: bgra0, bgra1, bgra2, ..." in plan.to_text()
     assert json.loads(json.dumps(plan.to_json()))["unusual"][1]["images"] == list(order.images)
 

@@ -1,4 +1,4 @@
-"""Hostile and broken image files: each ends in one clear line, and nothing else is read."""
+"""Hostile and broken image files end in one clear line, and no other file is read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from support.cities import blobs, write_tif
 
 from capecam.errors import ImageError, UsageError
-from capecam.imagery.checksums import Checksums
+from capecam.imagery.checksums import match_checksums
 from capecam.imagery.header_reader import HeaderRules, read_header, read_headers
 from capecam.mosaic.city import open_city
 from capecam.mosaic.diagnostics import image_diagnostics
@@ -32,7 +33,7 @@ def pixels_of(city):
 
 
 def vrt_of(name: str, inner: str = "", *, size: int = 64, attributes: str = "") -> str:
-    """A VRT with one band that shows a file."""
+    """Return a VRT with one band from a file."""
     source = f"<SimpleSource><SourceFilename>{name}</SourceFilename></SimpleSource>"
     return (
         f'<VRTDataset rasterXSize="{size}" rasterYSize="{size}">'
@@ -42,7 +43,7 @@ def vrt_of(name: str, inner: str = "", *, size: int = 64, attributes: str = "") 
 
 
 def raw_of(name: Path) -> str:
-    """A VRT whose pixels are the bytes of any file."""
+    """Return a VRT whose pixels are the bytes of any file."""
     return vrt_of(
         "",
         f"<SourceFilename>{name}</SourceFilename><ImageOffset>0</ImageOffset>"
@@ -67,6 +68,7 @@ NO_TIFF = {
     "zeros": (bytes(5000), "nothing but zeros"),
     "noise": (bytes(range(256)), "something else"),
     "short": (b"II*\0\x08", "ends after 5 bytes"),
+    "short BigTIFF": (b"II+\0\x08\0\0\0\x10", "ends after 9 bytes"),
     "no page": (
         b"II*\0" + struct.pack("<I", 900),
         "8 bytes, its first directory is at 900: it was",
@@ -172,7 +174,7 @@ def test_masks_crs_and_place_beside_an_image_still_count(tmp_path: Path) -> None
 
 
 def tiff(path: Path, *tags: tuple[int, int, int], tail: bytes = b"") -> Path:
-    """A TIFF of one directory with tags (number, type, value) and nothing else."""
+    """Write a TIFF of one directory with tags (number, type, value) and nothing else."""
     entries = b"".join(
         struct.pack("<HHII", number, kind, 1, value) for number, kind, value in sorted(tags)
     )
@@ -251,7 +253,7 @@ def test_blank_and_sparse_images_are_images(tmp_path: Path, options: dict) -> No
                 dataset.write(
                     np.full((3, 1000, size), 9, np.uint8), window=((row, row + 1000), (0, size))
                 )
-    assert read_header(path).width == size
+    assert read_header(path).placement.width == size
 
 
 def damaged(path: Path) -> None:
@@ -282,8 +284,8 @@ def test_flips_that_no_codec_notices(tmp_path: Path, line: str, algorithm: str) 
     images = {n: write_tif(tmp_path / "in" / f"{n}.tif", blobs(64, 64), 64 * i, compress=None)
               for i, n in enumerate("ab")}  # fmt: skip
     settings = listed(tmp_path, line, algorithm, **images)
-    known = open_city([str(tmp_path / "in")], None, imagery=settings)
-    assert known.failures == {}
+    whole = open_city([str(tmp_path / "in")], None, imagery=settings)
+    assert whole.failures == {}
     damaged(images["b"])
     assert open_city([str(tmp_path / "in")], None).failures == {}
     city = open_city([str(tmp_path / "in")], None, imagery=settings)
@@ -298,7 +300,9 @@ def test_unchanged_images_are_not_read_again_for_their_checksum(tmp_path: Path, 
     settings = listed(tmp_path, "{digest}  in/{name}.tif", a=a)
 
     def failures() -> dict[str, str]:
-        return open_city([str(tmp_path / "in")], None, imagery=settings, memory=tmp_path).failures
+        return open_city(
+            [str(tmp_path / "in")], None, imagery=settings, cache_folder=tmp_path
+        ).failures
 
     assert failures() == {}
     assert "names no checksum of 1 of 2 images" in caplog.text
@@ -315,7 +319,7 @@ def test_a_malformed_list_of_checksums_names_the_line(tmp_path: Path, line: str)
     write_tif(tmp_path / "in" / "a.tif", blobs(64, 64))
     (tmp_path / "sums.txt").write_text("0" * 32 + "  b.tif\n" + line + "\n")
     settings = ImagerySettings(checksums=tmp_path / "sums.txt")
-    with pytest.raises(UsageError, match=r"sums\.txt, line 2: is no checksum and file name"):
+    with pytest.raises(UsageError, match=r"sums\.txt, line 2: not a checksum and file name"):
         open_city([str(tmp_path / "in")], None, imagery=settings)
 
 
@@ -323,16 +327,16 @@ def test_checksums_find_their_images_by_the_end_of_the_path(tmp_path: Path) -> N
     names = ("x/a.tif", "y/a.tif", "y/b.tif", "y/c.tif", "z/c.tif")
     images = {name: tmp_path / name for name in names}
     listed = {"/elsewhere/x/a.tif": "0", "/elsewhere/y/a.tif": "1", "b.tif": "2", "c.tif": "3"}
-    found = Checksums(tmp_path / "lists" / "sums.txt", listed).of(images)
+    found = match_checksums(listed, tmp_path / "lists", images)
     assert found == {"x/a.tif": "0", "y/a.tif": "1", "y/b.tif": "2"}
-    assert Checksums(tmp_path / "z" / "sums.txt", listed).of(images)["z/c.tif"] == "3"
+    assert match_checksums(listed, tmp_path / "z", images)["z/c.tif"] == "3"
 
 
 def test_checksums_of_thousands_of_one_name_find_their_images_at_once(tmp_path: Path) -> None:
     images = {f"{n}": tmp_path / f"{n}" / "ortho.tif" for n in range(3000)}
     listed = {f"/elsewhere/{n}/ortho.tif": f"{n}" for n in range(3000)}
     started = time.process_time()
-    assert Checksums(tmp_path / "sums.txt", listed).of(images) == {name: name for name in images}
+    assert match_checksums(listed, tmp_path, images) == {name: name for name in images}
     assert time.process_time() - started < 10
 
 

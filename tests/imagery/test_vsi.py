@@ -1,4 +1,4 @@
-"""Images that are no files of their own: VRTs when they are allowed, and what a network serves."""
+"""Allowed VRTs, and images over HTTP."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from support.cities import blobs, write_tif
 from support.fileserver import served
 
@@ -30,7 +31,7 @@ def pixels_of(city):
 
 
 def write_vrt(path: Path, source: Path) -> Path:
-    """As GDAL itself does."""
+    """Write a VRT of a file with GDAL."""
     path.parent.mkdir(exist_ok=True)
     with rasterio.open(source) as dataset:
         rasterio.shutil.copy(dataset, path, driver="VRT")
@@ -43,7 +44,7 @@ def test_an_allowed_vrt_is_an_image_and_its_sources_count(tmp_path: Path) -> Non
     vrt = write_vrt(tmp_path / "in" / "b.vrt", source)
     with pytest.raises(UsageError, match=r"b\.vrt: a VRT, which is read only with --allow-vrt"):
         open_city([str(vrt)], None)
-    with pytest.raises(UsageError, match="lies in none of the folders given; name its"):
+    with pytest.raises(UsageError, match="is in none of the folders given; name its"):
         open_city([str(vrt)], None, imagery=VRTS)
     city = open_city([str(tmp_path / "in"), str(source.parent)], None, imagery=VRTS)
     assert {s.name for s in city.mosaic.sources} == {"a", "b"}
@@ -71,13 +72,14 @@ BAD_VRTS = {
                   "<SimpleSource SourceFilename=...>"),
     "entities": ("<VRTDataset ", '<!DOCTYPE x [<!ENTITY a "b">]><VRTDataset ', "a document type"),
     "deep": ("<SimpleSource>", "<Metadata>" * 5000 + "</Metadata>" * 5000 + "<SimpleSource>",
-             "elements lie within each other"),
+             "elements are nested more than"),
     "metadata": ("<SimpleSource>", '<Metadata domain="Overviews"/><SimpleSource>',
                  "lead to other files"),
     "network": (">a.tif<", ">/vsicurl/http://127.0.0.1:1/a.tif<", "sources must be files"),
     "gdal's own names": (">a.tif<", ">GTIFF_DIR:1:a.tif<", "there is no such file"),
     "two places": ('relativeToVRT="1"', 'relativetoVRT="0" relativeToVRT="1"', "must be files"),
     "itself": (">a.tif<", ">b.vrt<", "a circle of them"),
+    "a kernel of no digits": ("<SimpleSource>", "<SimpleSource><Size>\u00b2</Size>", "a filter of"),
     "huge": ('rasterXSize="64"', 'rasterXSize="2000000000"', "cannot fill"),
     "no xml": ("<VRTDataset ", "<<", "not a readable VRT"),
     "not a tiff": (">a.tif<", ">note.txt<", "not a readable GeoTIFF but a text"),
@@ -102,7 +104,7 @@ def test_a_source_of_a_vrt_may_be_a_link_within_the_folders_only(tmp_path: Path)
     vrt = write_vrt(tmp_path / "in" / "b.vrt", source)
     (tmp_path / "in" / "link").symlink_to(source.parent)
     vrt.write_text(re.sub(r'"[01]">[^<]*a\.tif<', '"1">link/a.tif<', vrt.read_text()))
-    with pytest.raises(UsageError, match="lies in none of the folders given"):
+    with pytest.raises(UsageError, match="is in none of the folders given"):
         open_city([str(tmp_path / "in")], None, imagery=VRTS)
 
 

@@ -1,4 +1,4 @@
-"""Collars that no file marks: found all, and nothing else. Truth: where they were painted."""
+"""Unmarked collars are found completely, and nothing else. Truth: the pixels painted."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ AUTO = ImagerySettings(collar="auto")
 JPEG = {"compress": "jpeg", "photometric": "ycbcr", "blockxsize": 256, "blockysize": 256}
 
 
-def city_of(height: int, width: int) -> np.ndarray:
-    """(3, H, W) with texture and sharp edges, none of it as dark or bright as a collar."""
+def scene(height: int, width: int) -> np.ndarray:
+    """Return (3, H, W) with texture and sharp edges, never as dark or bright as a collar."""
     return np.clip(blobs(height, width), 45, 215)
 
 
-def turned(height: int, width: int, degrees: float) -> np.ndarray:
-    """(H, W) bool: outside a rectangle that touches all sides."""
+def rotated(height: int, width: int, degrees: float) -> np.ndarray:
+    """Return (H, W) bool: True outside a rotated rectangle that touches all sides."""
     rows, cols = np.mgrid[:height, :width] + 0.5
     a = np.radians(degrees)
     x, y = cols - width / 2, rows - height / 2
@@ -40,20 +40,20 @@ def turned(height: int, width: int, degrees: float) -> np.ndarray:
 
 
 def cut(height: int, width: int) -> np.ndarray:
-    """(H, W) bool: along two sides, as irregular as the edge of a flight."""
+    """Return (H, W) bool: True along two sides, as irregular as the edge of a flight."""
     wave = np.cumsum(np.random.default_rng(1).normal(0, 0.5, max(height, width)))
     rows, cols = np.mgrid[:height, :width]
     return (rows < 50 + wave[None, :width]) | (cols > width - 70 + wave[:height, None])
 
 
 def band(height: int, width: int) -> np.ndarray:
-    """(H, W) bool: 37 columns."""
+    """Return (H, W) bool: True in 37 columns."""
     return np.broadcast_to(np.arange(width) < 37, (height, width))
 
 
 SHAPES = {
-    "by 2": lambda h, w: turned(h, w, 2),
-    "by 30": lambda h, w: turned(h, w, 30),
+    "by 2": lambda h, w: rotated(h, w, 2),
+    "by 30": lambda h, w: rotated(h, w, 30),
     "cut": cut,
     "band": band,
 }
@@ -70,7 +70,7 @@ def validity(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_of_a_collar_is_found_and_little_else(tmp_path, shape, quality, fill) -> None:
     truth = SHAPES[shape](340, 500)
-    pixels = np.where(truth, fill, city_of(340, 500)).astype(np.uint8)
+    pixels = np.where(truth, fill, scene(340, 500)).astype(np.uint8)
     options = {} if quality is None else {**JPEG, "jpeg_quality": quality}
     found = ~validity(write_tif(tmp_path / "a.tif", pixels, **options))
     rim = truth ^ ndimage.binary_erosion(truth, border_value=1)
@@ -82,8 +82,8 @@ def test_all_of_a_collar_is_found_and_little_else(tmp_path, shape, quality, fill
 
 @pytest.mark.parametrize("fill", [0, 255])
 def test_roofs_and_shadows_stay(tmp_path: Path, fill: int) -> None:
-    pixels = city_of(600, 800)
-    collar = turned(600, 800, 10)
+    pixels = scene(600, 800)
+    collar = rotated(600, 800, 10)
     pixels[:, 280:330, 380:440] = fill  # inside, as black as the collar
     pixels[:, 300:340, -40:] = fill  # at the image's edge
     pixels[:, 250:300, :60] = abs(fill - 30)  # a dark roof that touches edge and collar
@@ -95,7 +95,7 @@ def test_roofs_and_shadows_stay(tmp_path: Path, fill: int) -> None:
 
 
 def test_a_shadow_that_touches_the_collar_loses_a_rim_at_most(tmp_path: Path) -> None:
-    pixels = city_of(400, 400)
+    pixels = scene(400, 400)
     pixels[:, :, :60] = 0
     pixels[:, 100:200, 60:160] = 10  # nearly black: as JPEG's ringing may be
     valid = validity(write_tif(tmp_path / "a.tif", pixels))
@@ -104,7 +104,7 @@ def test_a_shadow_that_touches_the_collar_loses_a_rim_at_most(tmp_path: Path) ->
 
 
 def test_a_line_thinner_than_a_block_is_found(tmp_path: Path) -> None:
-    pixels = city_of(300, 400)
+    pixels = scene(300, 400)
     pixels[:, :, -3:] = 0
     pixels[:, :2] = 0
     valid = validity(write_tif(tmp_path / "a.tif", pixels))
@@ -114,7 +114,7 @@ def test_a_line_thinner_than_a_block_is_found(tmp_path: Path) -> None:
 
 
 def test_it_adds_to_what_a_file_marks(tmp_path: Path) -> None:
-    pixels, mask = city_of(300, 400), np.ones((300, 400), bool)
+    pixels, mask = scene(300, 400), np.ones((300, 400), bool)
     pixels[:, :, :50] = 0
     mask[200:] = False
     valid = validity(write_tif(tmp_path / "a.tif", pixels, mask=mask))
@@ -122,7 +122,7 @@ def test_it_adds_to_what_a_file_marks(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_have_exact_collars(tmp_path: Path) -> None:
-    pixels = city_of(300, 400).astype(np.uint16) * 16
+    pixels = scene(300, 400).astype(np.uint16) * 16
     pixels[:, :, :50] = 0
     pixels[:, :, 51:60] = 1
     write_tif(tmp_path / "a.tif", pixels)
@@ -136,7 +136,7 @@ def test_sixteen_bits_have_exact_collars(tmp_path: Path) -> None:
 @pytest.mark.parametrize("warped", [False, True])
 def test_it_does_not_depend_on_what_is_read(tmp_path: Path, warped: bool) -> None:
     height, width = 1100, 1300  # over two strips and parts
-    pixels = np.where(turned(height, width, 5), 0, city_of(height, width)).astype(np.uint8)
+    pixels = np.where(rotated(height, width, 5), 0, scene(height, width)).astype(np.uint8)
     a = np.radians(-5 if warped else 0)
     t = Affine(GSD * np.cos(a), GSD * np.sin(a), CORNER[0], GSD * np.sin(a), -GSD * np.cos(a), 0)
     write_tif(tmp_path / "a.tif", pixels, transform=t, **JPEG)
@@ -148,14 +148,14 @@ def test_it_does_not_depend_on_what_is_read(tmp_path: Path, warped: bool) -> Non
     again = pickle.loads(pickle.dumps(mosaic))
     for _, _, part in Tiling(237, 0, 1).parts(mosaic.grid.window, 474):
         with Reader(again) as reader:
-            found, there = reader.read(part)
-        place = part.slices(mosaic.grid.window)
-        assert np.array_equal(there, valid[place])
-        assert np.array_equal(found, whole[:, *place])
+            found, part_valid = reader.read(part)
+        slices = part.slices(mosaic.grid.window)
+        assert np.array_equal(part_valid, valid[slices])
+        assert np.array_equal(found, whole[:, *slices])
 
 
 def test_it_is_looked_for_once_by_all_threads(tmp_path: Path, monkeypatch) -> None:
-    pixels = city_of(300, 400)
+    pixels = scene(300, 400)
     pixels[:, :, :50] = 0
     write_tif(tmp_path / "a.tif", pixels)
     write_tif(tmp_path / "b.tif", pixels, 400)
@@ -194,7 +194,7 @@ def test_a_damaged_image_fails_alone_and_once(tmp_path: Path, monkeypatch) -> No
             _, valid = reader.read(Window(0, 0, 600, 1200))
     assert valid[:, 600:].all()
     assert not valid[:, :600].any()
-    assert "its collar cannot be told" in unreadable["a"]
+    assert "its collar cannot be found" in unreadable["a"]
     assert len(calls) == 2
     with pytest.raises(ImageError, match=r"a\.tif: cannot be decoded"), Reader(mosaic) as reader:
         reader.read(Window(0, 0, 600, 1200))

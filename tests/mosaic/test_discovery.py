@@ -1,4 +1,4 @@
-"""What a user names, and what comes of names: every file once, and every name to the end."""
+"""Sources are found once each, and odd file names work in all products."""
 
 from __future__ import annotations
 
@@ -104,7 +104,15 @@ def test_a_folder_behind_a_link_that_a_glob_meets_is_not_trusted(tmp_path: Path)
     for source in (tmp_path / "in" / "*", tmp_path / "in" / "*" / "*.tif"):
         city = open_city([str(source)], None)
         assert [image.name for image in city.mosaic.sources] == ["a"]
-        assert "secret.tif: lies behind a link out of the folders given" in city.failures["secret"]
+        assert "secret.tif: is behind a link out of the folders given" in city.failures["secret"]
+
+
+def test_a_glob_may_begin_with_a_wildcard(tmp_path: Path, monkeypatch) -> None:
+    for n in (1, 2):
+        write_tif(tmp_path / f"in{n}" / f"{n}.tif", blobs(40, 40), 40 * n)
+    monkeypatch.chdir(tmp_path)
+    city = open_city(["in*/*.tif"], None)
+    assert (len(city.mosaic.sources), city.failures) == (2, {})
 
 
 def test_no_image_is_lost_among_thousands_of_one_name() -> None:

@@ -1,7 +1,8 @@
-"""Where images lie: orientation, CRS, resolution. Oracle: a scene drawn in map coordinates."""
+"""Orientation, CRS and resolution of images. Oracle: a scene draw_scene in map coordinates."""
 
 from __future__ import annotations
 
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,9 @@ from capecam.detections.measurement import pixel_area_m2
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.imagery.crs import crs_key
-from capecam.imagery.ground_resolution import ground_m, ratio_to_model
 from capecam.imagery.header_reader import read_header
 from capecam.mosaic.city import open_city
-from capecam.mosaic.diagnostics_summary import summarize_diagnostics
+from capecam.mosaic.diagnostics import summarize_diagnostics
 from capecam.mosaic.reader import Reader
 from capecam.settings import ImagerySettings, ModelSettings, MosaicSettings, Settings
 from capecam.settings.loading import load
@@ -28,21 +28,21 @@ WARP = MosaicSettings(align="warp")
 
 
 def scene(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(3, ...) uint8 at places in metres from CORNER; waves of 4 to 7 m."""
+    """Return (3, ...) uint8 at map coordinates in metres; waves of 4 to 7 m."""
     x, y = x - CORNER[0], y - CORNER[1]
     bands = np.sin(x * 1.5 + y * 0.3), np.cos(y * 1.1 - x * 0.2), np.sin((x + y) * 0.9)
     return np.rint(128 + 100 * np.array(bands)).astype(np.uint8)
 
 
-def drawn(t: Affine, height: int, width: int, to_scene=lambda x, y: (x, y)) -> np.ndarray:
-    """(3, height, width): the scene at the pixel centres of a transform."""
+def draw_scene(t: Affine, height: int, width: int, to_scene=lambda x, y: (x, y)) -> np.ndarray:
+    """Return (3, height, width) of the scene at the pixel centres of a transform."""
     rows, cols = np.mgrid[:height, :width] + 0.5
     x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
     return scene(*to_scene(x, y))
 
 
-def turned(kind: str, col: int = 0, row: int = 0, degrees: float = 25.0) -> Affine:
-    """Of a file of 300 x 400 px (height x width), a way that is not north-up."""
+def not_north_up(kind: str, col: int = 0, row: int = 0, degrees: float = 25.0) -> Affine:
+    """Return a transform, not north-up, of a file of 300 x 400 px (height x width)."""
     x, y = CORNER[0] + col * GSD, CORNER[1] - row * GSD
     if kind == "south-up":
         return Affine(GSD, 0, x, 0, GSD, y - 300 * GSD)
@@ -67,7 +67,7 @@ def source(city, name):
 def test_a_flipped_image_on_the_lattice_is_exact(tmp_path: Path, kind: str) -> None:
     pixels = blobs(300, 400)
     flipped = pixels[:, ::-1] if kind == "south-up" else pixels[:, :, ::-1]
-    write_tif(tmp_path / "a.tif", flipped, transform=turned(kind))
+    write_tif(tmp_path / "a.tif", flipped, transform=not_north_up(kind))
     write_tif(tmp_path / "b.tif", blobs(300, 50), 400)
     city = open_city([str(tmp_path)], CORNER, WARP)
     assert source(city, "a").window == Window(0, 0, 300, 400)
@@ -78,8 +78,8 @@ def test_a_flipped_image_on_the_lattice_is_exact(tmp_path: Path, kind: str) -> N
 
 @pytest.mark.parametrize("kind", ["rotated", "sheared"])
 def test_a_turned_image_comes_straight(tmp_path: Path, kind: str) -> None:
-    t = turned(kind)
-    write_tif(tmp_path / "a.tif", drawn(t, 300, 400), transform=t)
+    t = not_north_up(kind)
+    write_tif(tmp_path / "a.tif", draw_scene(t, 300, 400), transform=t)
     write_tif(tmp_path / "b.tif", blobs(50, 50), -50, -50)
     city = open_city([str(tmp_path)], None, WARP)
     window = source(city, "a").window
@@ -90,7 +90,7 @@ def test_a_turned_image_comes_straight(tmp_path: Path, kind: str) -> None:
     inside = (own_cols > 0) & (own_cols < 400) & (own_rows > 0) & (own_rows < 300)
     assert (valid != inside).mean() < 1e-4  # a centre on the edge
     core = valid & (abs(own_cols - 200) < 199) & (abs(own_rows - 150) < 149)
-    off = abs(found.astype(int) - drawn(grid.transform, *window.shape))[:, core]
+    off = abs(found.astype(int) - draw_scene(grid.transform, *window.shape))[:, core]
     assert off.max() <= 3
     assert off.mean() < 0.3
 
@@ -98,9 +98,9 @@ def test_a_turned_image_comes_straight(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["south-up", "mirrored", "rotated", "sheared", "gcps"])
 def test_without_warp_it_is_refused_with_the_cure(tmp_path: Path, kind: str) -> None:
     if kind == "gcps":
-        with_points(tmp_path / "a.tif", turned("rotated"))
+        with_points(tmp_path / "a.tif", not_north_up("rotated"))
     else:
-        write_tif(tmp_path / "a.tif", blobs(300, 400), transform=turned(kind))
+        write_tif(tmp_path / "a.tif", blobs(300, 400), transform=not_north_up(kind))
     with pytest.raises(UsageError, match=r"a\.tif: is .* with --align warp, or with gdalwarp"):
         open_city([str(tmp_path)], None)
     write_tif(tmp_path / "b.tif", blobs(50, 50))
@@ -108,17 +108,17 @@ def test_without_warp_it_is_refused_with_the_cure(tmp_path: Path, kind: str) -> 
 
 
 def with_points(path: Path, t: Affine, count: int = 9, **options) -> Path:
-    """A file without a transform, placed by points on a raster of 3 x 3."""
+    """Write a file without a transform, with ground control points on a grid of 3 x 3."""
     where = [(c, r) for r in (0, 150, 300) for c in (0, 200, 400)][:count]
     points = [GroundControlPoint(r, c, *(t * (c, r))) for c, r in where]
-    write_tif(path, drawn(t, 300, 400), transform=Affine.identity(), crs=None)
+    write_tif(path, draw_scene(t, 300, 400), transform=Affine.identity(), crs=None)
     with rasterio.open(path, "r+") as dataset:
         dataset.gcps = points, rasterio.CRS.from_user_input(options.get("crs", CRS))
     return path
 
 
 def test_points_place_an_image_as_its_transform_would(tmp_path: Path) -> None:
-    t = turned("rotated", degrees=10)
+    t = not_north_up("rotated", degrees=10)
     with_points(tmp_path / "a.tif", t)
     write_tif(tmp_path / "b.tif", blobs(50, 50), -50, -50)
     city = open_city([str(tmp_path)], None, WARP)
@@ -128,7 +128,7 @@ def test_points_place_an_image_as_its_transform_would(tmp_path: Path) -> None:
     own_cols, own_rows = ~t * (city.mosaic.grid.crop(window).transform * (cols, rows))
     core = (abs(own_cols - 200) < 199) & (abs(own_rows - 150) < 149)
     assert valid[core].all()
-    expected = drawn(city.mosaic.grid.crop(window).transform, *window.shape)
+    expected = draw_scene(city.mosaic.grid.crop(window).transform, *window.shape)
     off = abs(found.astype(int) - expected)[:, core]
     assert off.max() <= 3
     assert off.mean() < 0.3
@@ -136,18 +136,18 @@ def test_points_place_an_image_as_its_transform_would(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_points_that_do_not_span_a_plane_are_refused(tmp_path: Path, count: int) -> None:
-    with_points(tmp_path / "a.tif", turned("rotated"), count=count)  # all in the first row
-    with pytest.raises(UsageError, match=f"{count} ground control points do not say where"):
+    with_points(tmp_path / "a.tif", not_north_up("rotated"), count=count)  # all in the first row
+    with pytest.raises(UsageError, match=f"{count} ground control points do not define"):
         open_city([str(tmp_path)], None, WARP)
 
 
 def test_points_that_are_off_a_plane_are_refused(tmp_path: Path) -> None:
-    with_points(tmp_path / "a.tif", turned("rotated"))
+    with_points(tmp_path / "a.tif", not_north_up("rotated"))
     with rasterio.open(tmp_path / "a.tif", "r+") as dataset:
         points, crs = dataset.gcps
         points[4].x += 10 * GSD
         dataset.gcps = points, crs
-    with pytest.raises(UsageError, match=r"lie up to 8\.9 px off a plane"):
+    with pytest.raises(UsageError, match=r"are up to 8\.9 px off a plane"):
         open_city([str(tmp_path)], None, WARP)
 
 
@@ -164,8 +164,8 @@ def test_a_world_file_places_an_image(tmp_path: Path) -> None:
 
 def test_a_straight_image_has_the_say_over_many_turned_ones(tmp_path: Path) -> None:
     for n in range(3):
-        t = turned("rotated", 500 * n)
-        write_tif(tmp_path / f"{n}.tif", drawn(t, 300, 400), transform=t)
+        t = not_north_up("rotated", 500 * n)
+        write_tif(tmp_path / f"{n}.tif", draw_scene(t, 300, 400), transform=t)
     write_tif(tmp_path / "straight.tif", blobs(50, 60), 7, 1000)
     city = open_city([str(tmp_path)], None, WARP)
     assert not source(city, "straight").warped
@@ -179,20 +179,20 @@ def test_a_straight_image_has_the_say_over_many_turned_ones(tmp_path: Path) -> N
 def test_a_skew_that_is_a_rounding_error_is_none(tmp_path: Path) -> None:
     t = from_origin(*CORNER, GSD, GSD)
     write_tif(tmp_path / "a.tif", blobs(30, 40), transform=Affine(t.a, 1e-9, t.c, -1e-9, t.e, t.f))
-    assert read_header(tmp_path / "a.tif").orientation == "north-up"
+    assert read_header(tmp_path / "a.tif").placement.orientation == "north-up"
 
 
 @pytest.mark.parametrize(
     ("transform", "crs", "message"),
     [
-        (Affine.identity(), CRS, "has no georeference .* lies nowhere"),
-        (Affine.identity(), None, "has no georeference .* lies nowhere"),
-        (Affine(0, 0, 5, 0, -1, 5), CRS, "do not say where it lies"),
+        (Affine.identity(), CRS, "has no georeference .*; deliver its world file"),
+        (Affine.identity(), None, "has no georeference .*; deliver its world file"),
+        (Affine(0, 0, 5, 0, -1, 5), CRS, "do not define its position"),
         (Affine(2, 2, 5, 1, 1, 5), CRS, "no pixels that have a size"),
         (Affine(np.nan, 0, 5, 0, -1, 5), CRS, "no pixels that have a size"),
         (Affine(1, 0, np.inf, 0, -1, 5), CRS, "no pixels that have a size"),
         (Affine(1e-9, 0, 3e6, 0, -1e-9, 5), CRS, "no two can be told apart"),
-        (Affine(0.08, 0, 260_000, 0, -0.08, 6e6), "EPSG:4326", "no place in degrees"),
+        (Affine(0.08, 0, 260_000, 0, -0.08, 6e6), "EPSG:4326", "cannot be degrees"),
         (Affine(1e-6, 0, 18.4, 0, -1e-6, -34), "EPSG:32734", "degrees, it seems"),
         (from_origin(*CORNER, GSD, GSD), "EPSG:4978", "neither projected nor geographic"),
     ],
@@ -255,7 +255,7 @@ PLACES = {
 
 @pytest.mark.parametrize("crs", PLACES)
 def test_areas_are_on_the_ground(tmp_path: Path, crs: str) -> None:
-    """Oracle: an equal-area projection made for the place."""
+    """Oracle: an equal-area projection centred on the image."""
     x, y, dx, dy = PLACES[crs]
     write_tif(tmp_path / "a.tif", blobs(40, 60), crs=crs, transform=from_origin(x, y, dx, dy))
     grid = open_city([str(tmp_path)], None).mosaic.grid
@@ -267,7 +267,7 @@ def test_areas_are_on_the_ground(tmp_path: Path, crs: str) -> None:
     across, down = np.hypot(east[1], north[1]), np.hypot(east[2], north[2])
     points = np.array([[30.0, 20.0]])
     assert pixel_area_m2(grid, points)[0] == pytest.approx(across * down / 2400, rel=2e-3)
-    assert ground_m(read_header(tmp_path / "a.tif")) == pytest.approx(
+    assert read_header(tmp_path / "a.tif").placement.ground_m == pytest.approx(
         (across / 60, down / 40), rel=2e-3
     )
 
@@ -277,7 +277,7 @@ def test_the_models_resolution_makes_squares_on_the_ground(tmp_path: Path, crs: 
     x, y, dx, dy = PLACES[crs]
     write_tif(tmp_path / "a.tif", blobs(400, 600), crs=crs, transform=from_origin(x, y, dx, dy))
     city = open_city([str(tmp_path)], None, gsd_m=0.08)
-    grid, (width, height) = city.mosaic.grid, ground_m(read_header(tmp_path / "a.tif"))
+    grid, (width, height) = city.mosaic.grid, read_header(tmp_path / "a.tif").placement.ground_m
     assert pixel_area_m2(grid, np.array([[5.0, 5.0]]))[0] == pytest.approx(0.0064, rel=0.01)
     window = city.mosaic.sources[0].window
     assert window.width == pytest.approx(600 * width / 0.08, rel=0.01)
@@ -333,8 +333,8 @@ def test_what_becomes_coarser_is_averaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint8"])
 @pytest.mark.parametrize("kind", ["mask", "nodata"])
 def test_what_is_not_valid_stays_so(tmp_path: Path, kind: str, dtype: str) -> None:
-    t = turned("rotated")
-    pixels = np.maximum(drawn(t, 300, 400), 1).astype(dtype)
+    t = not_north_up("rotated")
+    pixels = np.maximum(draw_scene(t, 300, 400), 1).astype(dtype)
     hole = np.zeros((300, 400), bool)
     hole[100:200, 50:300] = True
     pixels[0, 250:, 300:] = 0  # one band alone is none
@@ -379,7 +379,11 @@ def test_imagery_unlike_the_models_is_warned_of(tmp_path: Path) -> None:
         city = open_city([str(tmp_path / name)], None, gsd_m=target)
         rules = load(None, {"model.gsd_m": gsd_m, "mosaic.gsd": "model" if target else "native"})
         (found, *_) = [
-            *(k for k in summarize_diagnostics(city, rules) if "trained on" in k.finding),
+            *(
+                k
+                for k in summarize_diagnostics(city, rules)
+                if "trained on" in k.diagnostic.finding
+            ),
             None,
         ]
         return None if found is None else str(found)
@@ -390,4 +394,5 @@ def test_imagery_unlike_the_models_is_warned_of(tmp_path: Path) -> None:
     assert "1.9 times smaller" in warning("feet.tif", 0.08)
     assert "1.3 times larger" in warning("feet.tif", 0.2)
     assert warning("feet.tif", 0.08, 0.08) is None
-    assert ratio_to_model(read_header(tmp_path / "feet.tif"), 0.08) == pytest.approx(1.905, 1e-3)
+    width, height = read_header(tmp_path / "feet.tif").placement.ground_m
+    assert sqrt(width * height) == pytest.approx(0.08 * 1.905, 1e-3)

@@ -1,4 +1,4 @@
-"""Imagery in: what counts as a pixel, and many files as one grid. Oracle: rasterio."""
+"""Validity of pixels, and many files on one grid. Oracle: rasterio."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -194,13 +195,13 @@ def test_a_truncated_image_fails_when_it_is_read(tmp_path: Path) -> None:
     half = path.stat().st_size
     mosaic = open_city([str(path)], None).mosaic
     (source,) = mosaic.sources
-    said = f"the file is {half} bytes, its directory points to {whole}: it was not copied whole"
-    assert source.header.facts.missing == said
+    message = f"the file is {half} bytes, its directory points to {whole}: it was not copied whole"
+    assert source.header.metadata.missing == message
     (kind,) = [
         remark.finding for remark in image_diagnostics(source.header, Settings()) if remark.warning
     ]
     assert kind == "is shorter than its own directory says: it was not copied whole"
-    with pytest.raises(ImageError, match=rf"a\.tif: cannot be decoded at rows.* \({said}\)"):
+    with pytest.raises(ImageError, match=rf"a\.tif: cannot be decoded at rows.* \({message}\)"):
         read(mosaic, mosaic.grid.window)
 
 
@@ -306,7 +307,7 @@ def test_align_error_refuses_what_lies_off_the_grid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["none", "mask", "nodata"])
 def test_align_warp_reprojects_other_grids(tmp_path: Path, kind: str) -> None:
-    """A scene with a bright square, once on the city's grid and once warped to UTM by GDAL."""
+    """Compare a scene with a bright square on the city's grid with one warped to UTM by GDAL."""
     scene = np.full((3, 300, 400), 90, np.uint8)
     scene[:, 100:180, 200:260] = 220
     write_tif(tmp_path / "in" / "a.tif", scene)
@@ -316,15 +317,15 @@ def test_align_warp_reprojects_other_grids(tmp_path: Path, kind: str) -> None:
         transform, width, height = calculate_default_transform(
             source.crs, "EPSG:32734", source.width, source.height, *source.bounds, resolution=0.1
         )
-        turned = np.zeros((3, height, width), np.uint8)
+        in_utm = np.zeros((3, height, width), np.uint8)
         for band in range(3):
             reproject(
-                rasterio.band(source, band + 1), turned[band], dst_transform=transform,
+                rasterio.band(source, band + 1), in_utm[band], dst_transform=transform,
                 dst_crs="EPSG:32734", resampling=Resampling.bilinear,
             )  # fmt: skip
-    options = {"mask": turned.any(axis=0)} if kind == "mask" else {}
+    options = {"mask": in_utm.any(axis=0)} if kind == "mask" else {}
     options |= {"nodata": 0} if kind == "nodata" else {}
-    write_tif(tmp_path / "in" / "c.tif", turned, transform=transform, crs="EPSG:32734", **options)
+    write_tif(tmp_path / "in" / "c.tif", in_utm, transform=transform, crs="EPSG:32734", **options)
     assert set(open_city([str(tmp_path / "in")], None).failures) == {"c"}
     city = open_city([str(tmp_path / "in")], None, MosaicSettings(align="warp"))
     assert not city.failures
@@ -365,7 +366,7 @@ def test_what_is_not_of_interest_is_not_run(tmp_path: Path) -> None:
     assert chosen(footprints=tmp_path / "houses.gpkg") == {(0, 0), (1, 3), (1, 4)}
     both = {"aoi": tmp_path / "aoi.geojson", "footprints": tmp_path / "houses.gpkg"}
     assert chosen(**both) == {(1, 3), (1, 4)}
-    with pytest.raises(UsageError, match="--bbox: nothing of it lies on the images"):
+    with pytest.raises(UsageError, match="--bbox: nothing of it is on the images"):
         chosen(bbox=(0, 0, 1, 1))
     with pytest.raises(UsageError, match="there is no such file"):
         chosen(aoi=tmp_path / "none.gpkg")

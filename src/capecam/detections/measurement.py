@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from capecam.detections.regions import Pieces, Polygons, first_pixels
 from capecam.grid import Grid
-from capecam.imagery.ground_resolution import unit_m
+from capecam.imagery.crs import unit_m
 from capecam.io.cog import LEVELS
 
 Floats = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Which bands of a file are red, green and blue, and what says where they are valid."""
+"""Bands that are read as red, green and blue, and the rule for valid pixels."""
 
 from __future__ import annotations
 
@@ -8,58 +8,59 @@ from math import nan
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import JsonValue
 
 from capecam.errors import ImageError
-from capecam.imagery.metadata import has_mask, listed
+from capecam.imagery.metadata import has_mask, join_names
 from capecam.io.paths import Location
 from capecam.settings import ImagerySettings
 
 COLORS = ("red", "green", "blue")
 
-PLAIN = ("gray", "undefined")
-"""Colour interpretations that say nothing."""
+UNSPECIFIC = ("gray", "undefined")
+"""Colour interpretations that do not name a colour."""
 
-TAKEN = (None, "0", "1", "2", "3", "6")
+USABLE_PHOTOMETRIC = (None, "0", "1", "2", "3", "6")
 """Photometric interpretations (TIFF tag 262) that are grey, RGB, palette, or decoded to RGB."""
 
-FOREIGN = {
+NOT_RGB = {
     "5": "CMYK", "8": "CIELab", "9": "ICCLab", "10": "ITULab", "32803": "a colour filter array",
     "32844": "LogL", "32845": "LogLuv", "34892": "linear raw",
 }  # fmt: skip
-"""Those that are none. GDAL makes RGB of some of them, by formulas that know no colour profile."""
+"""Refused photometric interpretations. GDAL converts some to RGB, ignoring colour profiles."""
 
 NO_COLORS = (
     "alpha", "palette", "hue", "saturation", "lightness", "cyan", "magenta", "yellow", "black", "Y",
     "Cb", "Cr",
 )  # fmt: skip
-"""Bands that cannot be red, green or blue."""
+"""Colour interpretations that cannot be read as red, green or blue."""
 
 MULTISPECTRAL = 5
-"""From so many bands on, the first three are as often blue, green, red, or coastal, blue, green."""
+"""Number of bands from which the first three are often not red, green, blue, but for example
+coastal, blue, green."""
 
-COMPLEX = "complex"
-
+Triple = tuple[int, int, int]
 Validity = Literal["all", "mask", "alpha", "nodata"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """How the values of a file become red, green and blue of 0..255, and valid or not."""
+    """Mapping from the values of a file to red, green and blue of 0..255 and validity."""
 
-    bands: tuple[int, int, int]
+    bands: Triple
     """Numbers of the red, green and blue band, from 1."""
     dtype: str = "uint8"
-    """Of these bands."""
+    """Data type of these bands."""
     bits: int = 8
-    """That a value takes in the file; fewer than the dtype has in masks of one bit, say."""
+    """Bits per value in the file; fewer than in ``dtype`` for one-bit masks, for example."""
     palette: bool = False
-    """The colours are those of the table of the first band."""
+    """Colours are looked up in the colour table of the first band."""
     validity: Validity = "all"
-    """What decides where there is imagery: a mask, else alpha, else nodata."""
+    """Source of validity: a mask, else alpha, else nodata."""
     alpha: int | None = None
-    """Number of the alpha band, whatever decides."""
+    """Number of the alpha band, whether or not it decides validity."""
     nodata: tuple[float | None, ...] = (None, None, None)
-    """Of the chosen bands; rasterio leaves out a value that the dtype cannot have."""
+    """Nodata of the chosen bands; rasterio drops values that the dtype cannot represent."""
 
     def __post_init__(self) -> None:
         if min(self.bands) < 1:
@@ -69,60 +70,69 @@ class Pixels:
 
     @property
     def scaled(self) -> bool:
-        """Whether values have to be scaled to become 0..255."""
+        """True if values have to be scaled to 0..255."""
         return not self.palette and (self.dtype != "uint8" or self.bits < 8)
 
     @property
-    def warping(self) -> dict[str, Any]:
-        """How GDAL's warper learns where the file is valid: options of a ``WarpedVRT``.
+    def warp_options(self) -> dict[str, object]:
+        """Options of a ``WarpedVRT`` that make GDAL's warper use the same validity.
 
-        Its own choice among mask, alpha and nodata would be another.
+        Its own order of mask, alpha and nodata differs.
         """
-        # Numbers that are none would spread to what they are mixed with.
+        # NaN pixels would otherwise spread to the pixels that they are interpolated with.
         nodata: float | None = nan if self.dtype.startswith("float") else None
         if self.validity == "nodata":
             nodata = self.nodata[0]
         alpha = {"src_alpha": self.alpha} if self.validity == "alpha" else {"add_alpha": True}
-        # Without UNIFIED_SRC_NODATA, black in one band alone would be lost there.
+        # Without UNIFIED_SRC_NODATA, a pixel that is black in one band only would be lost.
         return {"src_nodata": nodata, "nodata": None, "UNIFIED_SRC_NODATA": "YES", **alpha}
 
     def warped(self, count: int) -> Pixels:
-        """Those of the file with ``count`` bands after it went through the warper."""
+        """Return the pixels of the file, of ``count`` bands, after warping with these options."""
         alpha = self.alpha if self.validity == "alpha" else count + 1
         return replace(self, validity="alpha", alpha=alpha)
 
     @property
-    def peculiarities(self) -> dict[str, Any]:
-        """In what pixels differ from bands 1, 2, 3 and GDAL's own mask, for what is made of them:
-        empty for an ordinary image.
+    def nondefault(self) -> dict[str, JsonValue]:
+        """Bands and alpha where they differ from bands 1, 2, 3 and GDAL's own mask.
+
+        Part of a cell's recorded inputs; empty for an ordinary image.
         """
-        found: dict[str, Any] = {}
+        entries: dict[str, JsonValue] = {}
         if self.bands != (1, 2, 3) or self.palette:
-            found["bands"] = "palette" if self.palette else list(self.bands)
+            entries["bands"] = "palette" if self.palette else [*self.bands]
         ordinary = self.alpha == 4 and set(self.nodata) == {None}
         if self.validity == "alpha" and not ordinary:
-            found["alpha"] = self.alpha
-        return found
+            entries["alpha"] = self.alpha
+        return entries
 
 
 def pixels_of(path: Location, dataset: Any, settings: ImagerySettings) -> Pixels:
-    """How an open dataset is to be read.
+    """Return how the pixels of an open dataset are to be read.
 
     Raises:
-        ImageError: its bands are no picture, or it has to be said which of them are one.
+        ImageError: its bands are not colours, or the settings have to name the right ones.
     """
     _check_photometric(path, dataset)
     kinds = [kind.name for kind in dataset.colorinterp]
     bands = _bands(path, kinds, settings)
     alpha = kinds.index("alpha") + 1 if "alpha" in kinds else None
     dtype = _dtype(path, dataset, bands)
+    bits = dataset.tags(bands[0], ns="IMAGE_STRUCTURE").get("NBITS", "")
     nodata = tuple(dataset.nodatavals[band - 1] for band in bands)
+    validity: Validity = "all"
+    if has_mask(dataset, bands[0]):
+        validity = "mask"
+    elif alpha is not None:
+        validity = "alpha"
+    elif None not in nodata:
+        validity = "nodata"
     pixels = Pixels(
         bands,
         dtype,
-        _bits(dataset, bands[0], dtype),
+        int(bits) if bits.isdecimal() else np.dtype(dtype).itemsize * 8,
         settings.bands == "palette",
-        _validity(dataset, bands[0], alpha, nodata),
+        validity,
         alpha,
         nodata,
     )
@@ -131,130 +141,93 @@ def pixels_of(path: Location, dataset: Any, settings: ImagerySettings) -> Pixels
             f"{path}: its colour table is indexed by {dtype}; expected uint8 or uint16"
         )
     if pixels.scaled and settings.scale is None:
+        kind = f"{pixels.bits}-bit" if dtype == "uint8" else dtype
         raise ImageError(
-            f"{path}: pixels are {_kind(pixels)}, expected uint8; say which values become 0 and "
+            f"{path}: pixels are {kind}, expected uint8; say which values become 0 and "
             "255 with --scale LOW,HIGH, or --scale 2%,98% for percentiles of the whole mosaic"
         )
     return pixels
 
 
 def _check_photometric(path: Location, dataset: Any) -> None:
-    """Raises where colours are not red, green and blue, or a shade of grey."""
-    # A debugging aid of GDAL's GeoTIFF driver, and the only way to see this tag; VRTs have none.
+    """Raise an ImageError if colours are not red, green and blue, or shades of grey."""
+    # _DEBUG_ is the only domain in which GDAL's GeoTIFF driver shows this tag; VRTs have none.
     photometric = dataset.get_tag_item("TIFFTAG_PHOTOMETRIC", "_DEBUG_")
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
     space = structure.get("SOURCE_COLOR_SPACE", "RGB")
-    foreign = FOREIGN.get(photometric, space if space not in ("RGB", "YCbCr") else "")
-    if photometric not in TAKEN and not foreign:
-        foreign = f"photometric interpretation {photometric}"
+    other = NOT_RGB.get(photometric, space if space not in ("RGB", "YCbCr") else "")
+    if photometric not in USABLE_PHOTOMETRIC and not other:
+        other = f"photometric interpretation {photometric}"
     if photometric == "6" and "JPEG" not in structure.get("COMPRESSION", ""):
-        foreign = "YCbCr without JPEG"
-    if foreign:
-        raise ImageError(f"{path}: its colours are {foreign}, not RGB; convert it to RGB")
+        other = "YCbCr without JPEG"
+    if other:
+        raise ImageError(f"{path}: its colours are {other}, not RGB; convert it to RGB")
     if structure.get("MINISWHITE") == "YES" and dataset.colorinterp[0].name != "palette":
         raise ImageError(
             f"{path}: is a negative (photometric interpretation: white is zero); invert it"
         )
 
 
-def _bands(path: Location, kinds: Sequence[str], settings: ImagerySettings) -> tuple[int, int, int]:
-    wanted = settings.bands
-    if wanted == "palette":
+def _bands(path: Location, kinds: Sequence[str], settings: ImagerySettings) -> Triple:
+    chosen = settings.bands
+    if chosen == "auto":
+        return _automatic_bands(path, kinds)
+    if chosen == "palette":
         if kinds[0] != "palette":
             raise ImageError(
                 f"{path}: band 1 has no colour table (--bands palette); its bands are "
-                f"{listed(kinds)}; use --bands auto, gray or R,G,B"
+                f"{join_names(kinds)}; use --bands auto, gray or R,G,B"
             )
         return 1, 1, 1
-    if wanted == "gray":
-        return _gray(path, kinds)
-    if wanted == "auto":
-        return _automatic(path, kinds)
-    return _chosen(path, kinds, wanted)
-
-
-def _gray(path: Location, kinds: Sequence[str]) -> tuple[int, int, int]:
-    if kinds[0] == "palette":
-        raise ImageError(
-            f"{path}: band 1 has a colour table, its values are no greys; use --bands palette"
-        )
-    return _chosen(path, kinds, (1, 1, 1))
-
-
-def _chosen(
-    path: Location, kinds: Sequence[str], wanted: tuple[int, int, int]
-) -> tuple[int, int, int]:
-    """The bands that were named, if they are there and are colours."""
-    for band in wanted:
+    if chosen == "gray":
+        if kinds[0] == "palette":
+            raise ImageError(
+                f"{path}: band 1 has a colour table, so its values are not grey levels; "
+                "use --bands palette"
+            )
+        chosen = 1, 1, 1
+    for band in chosen:
         if band > len(kinds):
             raise ImageError(
-                f"{path}: there is no band {band} (--bands), only {_count(kinds)}: {listed(kinds)}"
-                "; name others"
+                f"{path}: there is no band {band} (--bands), only {len(kinds)} band(s): "
+                f"{join_names(kinds)}; name others"
             )
         if kinds[band - 1] in NO_COLORS:
             raise ImageError(
-                f"{path}: band {band} is {kinds[band - 1]}, no colour (--bands); its bands are "
-                f"{listed(kinds)}; name others"
+                f"{path}: band {band} is {kinds[band - 1]}, not a colour (--bands); its bands are "
+                f"{join_names(kinds)}; name others"
             )
-    return wanted
+    return chosen
 
 
-def _automatic(path: Location, kinds: Sequence[str]) -> tuple[int, int, int]:
-    """By colour interpretation; else the first three, where there is hardly another way."""
+def _automatic_bands(path: Location, kinds: Sequence[str]) -> Triple:
+    """Choose bands by colour interpretation; else the first three, unless others are as likely."""
     if all(kinds.count(color) == 1 for color in COLORS):
         red, green, blue = (kinds.index(color) + 1 for color in COLORS)
         return red, green, blue
+    count = f"{len(kinds)} band(s)"
     if len(kinds) < len(COLORS):
-        cure = "palette" if kinds[0] == "palette" else "gray"
+        remedy = "palette" if kinds[0] == "palette" else "gray"
         raise ImageError(
-            f"{path}: has {_count(kinds)} ({listed(kinds)}), expected red, green and blue; "
-            f"use --bands {cure} if that is meant"
+            f"{path}: has {count} ({join_names(kinds)}), expected red, green and blue; "
+            f"use --bands {remedy} if that is meant"
         )
-    if len(kinds) >= MULTISPECTRAL or any(kind not in PLAIN for kind in kinds[:3]):
+    if len(kinds) >= MULTISPECTRAL or any(kind not in UNSPECIFIC for kind in kinds[:3]):
         raise ImageError(
-            f"{path}: does not say which of its {_count(kinds)} are red, green and blue "
-            f"({listed(kinds)}); name them with --bands R,G,B"
+            f"{path}: does not say which of its {count} are red, green and blue "
+            f"({join_names(kinds)}); name them with --bands R,G,B"
         )
     return 1, 2, 3
 
 
 def _dtype(path: Location, dataset: Any, bands: Sequence[int]) -> str:
-    """That all chosen bands have."""
-    found = list(dict.fromkeys(str(dataset.dtypes[band - 1]) for band in bands))
-    if len(found) > 1:
+    """Return the common data type of the chosen bands."""
+    dtypes = list(dict.fromkeys(str(dataset.dtypes[band - 1]) for band in bands))
+    if len(dtypes) > 1:
         raise ImageError(
             f"{path}: bands {', '.join(map(str, bands))} have different types "
-            f"({', '.join(found)}); convert them to one"
+            f"({', '.join(dtypes)}); convert them to one"
         )
-    if found[0].startswith(COMPLEX):
-        raise ImageError(
-            f"{path}: pixels are complex numbers ({found[0]}), which are no picture"
-            "; convert it to RGB"
-        )
-    return found[0]
-
-
-def _bits(dataset: Any, band: int, dtype: str) -> int:
-    whole = np.dtype(dtype).itemsize * 8
-    bits = dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", "")
-    return int(bits) if bits.isdecimal() else whole
-
-
-def _validity(
-    dataset: Any, band: int, alpha: int | None, nodata: Sequence[float | None]
-) -> Validity:
-    """What decides: an internal or external mask, else alpha, else nodata."""
-    if has_mask(dataset, band):
-        return "mask"
-    if alpha is not None:
-        return "alpha"
-    return "nodata" if all(value is not None for value in nodata) else "all"
-
-
-def _kind(pixels: Pixels) -> str:
-    few = pixels.dtype == "uint8" and pixels.bits < 8
-    return f"{pixels.bits}-bit" if few else pixels.dtype
-
-
-def _count(kinds: Sequence[str]) -> str:
-    return f"{len(kinds)} band(s)"
+    if dtypes[0].startswith("complex"):
+        raise ImageError(f"{path}: pixels are complex numbers ({dtypes[0]}); convert it to RGB")
+    return dtypes[0]

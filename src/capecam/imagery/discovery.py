@@ -1,4 +1,4 @@
-"""Which images a user means, and what they are called."""
+"""Find the images that a user names, and give them unique names."""
 
 from __future__ import annotations
 
@@ -6,47 +6,61 @@ import glob
 import hashlib
 import os
 import re
+import tarfile
 import unicodedata
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from capecam.errors import UsageError
-from capecam.imagery.archives import list_archive
 from capecam.imagery.validation.sidecars import inside
 from capecam.io.paths import TIFFS, VRT, Location, VsiPath, location
 from capecam.settings import VSI
 
-LONGEST = 200
-"""Bytes of an image's name: with ``.work-`` and ``_r10c10`` a folder's must have at most 255."""
+MAX_NAME_BYTES = 200
+"""Bytes of an image's name; a folder's, with ``.work-`` and ``_r10c10``, may have 255."""
 
 UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\\\\/,]")
-"""Characters that XML, a column of names with commas, or GDAL would make something else of."""
+"""Characters that XML, a column of comma-separated names, or GDAL would not keep."""
+
+ZIP, TAR = "/vsizip/", "/vsitar/"
+
+READ_ERRORS = (
+    OSError, EOFError, ValueError, NotImplementedError, zlib.error, zipfile.BadZipFile,
+    tarfile.TarError,
+)  # fmt: skip
+"""Raised by ``zipfile`` and ``tarfile`` for truncated or corrupt archives."""
+
+MAX_MEMBERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredImages:
-    """The files that a user means, and the folders named, by which one is trusted."""
+    """Files that a user names, and the folders that are trusted because they were named."""
 
     paths: list[Location] = field(default_factory=list)
-    """Sorted, each once."""
+    """Sorted, without duplicates."""
     refused: dict[Location, str] = field(default_factory=dict)
-    """Those that must not be opened, or are not there, and why."""
+    """Reasons of those that are missing or must not be opened."""
     folders: tuple[str, ...] = ()
-    """Real paths: sources that are folders, and the folders of those that are files."""
+    """Real paths of folders named as sources, and of the folders of files named as sources."""
 
 
 def find_images(sources: Sequence[str], *, vrt: bool = False) -> DiscoveredImages:
-    """Files as they are named, GeoTIFFs of folders, matches of globs, and the lines of lists
+    """Find named files, GeoTIFFs in folders, matches of globs, and the lines of lists
     (``@list.txt``; relative to the list, ``#`` begins a comment).
 
-    A file that is named twice, also by a link, counts once. A link that is met in a folder, or by
-    a glob, may lead to nothing beyond the folders named.
+    A file that is named twice, also through a link, counts once. A link in a folder, or one that
+    a glob matches, must not lead out of the folders named.
 
     Args:
         sources: at least one.
-        vrt: folders are searched for VRTs, too.
+        vrt: find VRTs in folders, too.
 
     Raises:
         UsageError: a source does not exist, or holds no GeoTIFF.
@@ -62,35 +76,35 @@ def find_images(sources: Sequence[str], *, vrt: bool = False) -> DiscoveredImage
                 f"{source}: there is no such file, or no GeoTIFF in it"
                 "; check the path of the source"
             )
-    return search.found()
+    return search.result()
 
 
 @dataclass(slots=True)
 class _Search:
     suffixes: tuple[str, ...]
     named: set[Location] = field(default_factory=set)
-    """By the user, one by one."""
+    """Images that the user named one by one."""
     met: set[Location] = field(default_factory=set)
-    """In a folder, or by a glob."""
+    """Images in folders, and matches of globs."""
     missing: dict[Location, str] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
 
     def expand(self, source: str) -> bool:
-        """Look for what one source means; False if there is nothing."""
+        """Add the images of one source; return whether there are any."""
         if not source or "\0" in source:
             return False
-        place = location(source)
-        if isinstance(place, VsiPath):
-            self.named.update(list_archive(place, self.suffixes))
+        path = location(source)
+        if isinstance(path, VsiPath):
+            self.named.update(_list_archive(path, self.suffixes))
             return True
-        if os.path.isdir(place):
-            found = self._scan(place)
-            if found or place.suffix.lower() not in self.suffixes:
-                self.folders.add(os.path.realpath(place))
-                return found
-        if os.path.lexists(place):
-            self.named.add(place)
-            self.folders.add(os.path.realpath(place.parent))
+        if os.path.isdir(path):
+            has_images = self._scan(path)
+            if has_images or path.suffix.lower() not in self.suffixes:
+                self.folders.add(os.path.realpath(path))
+                return has_images
+        if os.path.lexists(path):
+            self.named.add(path)
+            self.folders.add(os.path.realpath(path.parent))
             return True
         return self._match(source)
 
@@ -106,58 +120,59 @@ class _Search:
         return bool(images)
 
     def _is_image(self, name: str) -> bool:
-        """Hidden files are none: what is being copied, and what macOS puts beside every file."""
+        """Return whether it names an image; hidden files are partial copies or macOS metadata."""
         return not name.startswith(".") and name.lower().endswith(self.suffixes)
 
     def _match(self, source: str) -> bool:
-        """A glob: its GeoTIFFs and those of its folders; other files only if there are none."""
+        """Add the GeoTIFFs that match a glob or are in matching folders, else other files."""
         matches = [Path(match) for match in glob.glob(source, recursive=True)]
-        images = [path for path in matches if self._is_image(path.name) and not path.is_dir()]
-        found = [self._scan(path) for path in matches if path.is_dir()]
-        if not images and not any(found):
-            images = [path for path in matches if not path.is_dir()]
+        files = [path for path in matches if not path.is_dir()]
+        images = [path for path in files if self._is_image(path.name)]
+        in_folders = sum(self._scan(path) for path in matches if path.is_dir()) > 0
+        if not in_folders:
+            images = images or files
         self.met.update(images)
-        if images or any(found):
+        if images or in_folders:
             self.folders.add(os.path.realpath(_fixed_part(source)))
-        return bool(images) or any(found)
+        return bool(images) or in_folders
 
     def read_list(self, source: str) -> None:
-        """The lines of a list; one that leads to nothing is an image that fails."""
+        """Add the images of a list; a line without an image is recorded as a missing image."""
         path = Path(source[1:])
         for number, entry in _lines(path):
-            placed = entry if entry.startswith(VSI) else os.path.join(path.parent, entry)
-            if not self.expand(placed):
-                self.missing[Path(placed)] = (
-                    f"{placed}: there is no such file, or no GeoTIFF in it "
-                    f"(line {number} of {path}); bring it back, or take it off the list"
+            name = entry if entry.startswith(VSI) else os.path.join(path.parent, entry)
+            if not self.expand(name):
+                self.missing[Path(name)] = (
+                    f"{name}: there is no such file, or no GeoTIFF in it "
+                    f"(line {number} of {path}); restore it, or take it off the list"
                 )
 
-    def found(self) -> DiscoveredImages:
-        """Each file once: as the user named it rather than met, and rather itself than a link."""
+    def result(self) -> DiscoveredImages:
+        """Return each file once, preferring named paths to others and files to links."""
         folders = tuple(sorted(self.folders))
-        best: dict[str, Location] = {}
-        for path in sorted(self.named | self.met, key=self._rank):
-            best.setdefault(_real(path), path)
-        refused = {path: why for path in best.values() if (why := self._why_out(path, folders))}
-        everything = [*best.values(), *self.missing]
-        return DiscoveredImages(sorted(everything, key=_order), refused | self.missing, folders)
+        unique: dict[str, Location] = {}
+        for path in sorted(self.named | self.met, key=self._preference):
+            unique.setdefault(_real(path), path)
+        refused = {p: reason for p in unique.values() if (reason := self._refusal(p, folders))}
+        paths = sorted([*unique.values(), *self.missing], key=_order)
+        return DiscoveredImages(paths, refused | self.missing, folders)
 
-    def _rank(self, path: Location) -> tuple[bool, bool, tuple[bool, tuple[str, ...]]]:
+    def _preference(self, path: Location) -> tuple[bool, bool, tuple[bool, tuple[str, ...]]]:
         is_link = isinstance(path, Path) and path.is_symlink()
         return path not in self.named, is_link, _order(path)
 
-    def _why_out(self, path: Location, folders: tuple[str, ...]) -> str | None:
+    def _refusal(self, path: Location, folders: tuple[str, ...]) -> str | None:
         if path in self.named or isinstance(path, VsiPath) or inside(path, folders):
             return None
-        is_what = "is a link" if path.is_symlink() else "lies behind a link"
+        problem = "is a link" if path.is_symlink() else "is behind a link"
         return (
-            f"{path}: {is_what} out of the folders given, to {os.path.realpath(path)}; name that "
+            f"{path}: {problem} out of the folders given, to {os.path.realpath(path)}; name that "
             "folder as a source, too, or the link itself"
         )
 
 
 def _order(path: Location) -> tuple[bool, tuple[str, ...]]:
-    """Files before virtual ones, each as paths are sorted."""
+    """Sort key: files before virtual ones, each in the order of paths."""
     return isinstance(path, VsiPath), path.parts if isinstance(path, Path) else (path.gdal,)
 
 
@@ -166,71 +181,116 @@ def _real(path: Location) -> str:
 
 
 def _fixed_part(pattern: str) -> str:
-    """The folder of a glob down to which it has no wildcard."""
-    parts = Path(pattern).parts
-    fixed = [
-        part for n, part in enumerate(parts) if not glob.has_magic(os.path.join(*parts[: n + 1]))
-    ]
-    return os.path.join(*fixed) if fixed and len(fixed) < len(parts) else os.path.dirname(pattern)
+    """Return the deepest folder of a glob that has no wildcard in its path."""
+    folders = Path(pattern).parts[:-1]
+    return os.path.join("", *takewhile(lambda folder: not glob.has_magic(folder), folders))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that say something."""
+    """Yield number and text of the lines that are not blank or comments."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(
             f"@{path}: the list of images cannot be read ({error.strerror}); check its path"
         ) from error
-    encodings = ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "latin-1")
-    for encoding in encodings:
-        try:
+    text = "\0"
+    encodings = ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("latin-1", "utf-8-sig")
+    for encoding in encodings:  # the last that fits
+        with suppress(UnicodeDecodeError):
             text = raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        break
-    else:
-        raise UsageError(f"@{path}: the list of images is no text; save it as UTF-8")
     if "\0" in text:
-        raise UsageError(f"@{path}: the list of images is no text; give one file name a line")
+        raise UsageError(
+            f"@{path}: the list of images is not text; save it as UTF-8, one file name per line"
+        )
     for number, line in enumerate(text.split("\n"), start=1):
         if (entry := line.strip()) and not entry.startswith("#"):
             yield number, entry
 
 
-def name_images(paths: Sequence[Location]) -> dict[str, Location]:
-    """The stem of each file, with six hex digits of its path's hash where two share one, also by
-    other capitals or as a part of an image; or where it cannot name a folder as it is.
+def _list_archive(path: VsiPath, suffixes: tuple[str, ...]) -> list[VsiPath]:
+    """Return the images in a local archive or in a folder of it; any other path is returned as is.
 
-    With sixteen where six are the same: of 5,000 images of one name, some are.
+    Raises:
+        UsageError: the archive does not exist, cannot be read or holds no image.
     """
-    plain = {path: _plain(path.stem) for path in paths}
-    stems = Counter(map(_folded, plain.values()))
+    prefix = next((p for p in (ZIP, TAR) if path.gdal.startswith(p)), None)
+    if prefix is None or path.suffix.lower() in TIFFS or VSI in path.gdal[4:]:
+        return [path]
+    archive, folder = _split_archive(path.gdal.removeprefix(prefix))
+    if archive is None:
+        raise UsageError(f"{path}: there is no such archive; name /vsizip/ and the path to one")
+    names = _archive_members(path, archive, prefix)
+    images = [n for n in names if n.startswith(folder) and n.lower().endswith(suffixes)]
+    images = [n for n in images if not any(p.startswith((".", "__MACOSX")) for p in n.split("/"))]
+    if not images:
+        raise UsageError(
+            f"{path}: there is no GeoTIFF in it; name another archive, or a folder in it"
+        )
+    return [VsiPath(f"{prefix}{archive}/{name}") for name in images]
+
+
+def _split_archive(path: str) -> tuple[str | None, str]:
+    """Split a path into the archive and the folder inside it."""
+    parts = path.rstrip("/").split("/")
+    for n in range(1, len(parts) + 1):
+        archive = "/".join(parts[:n])
+        if os.path.isfile(archive):
+            return archive, "".join(f"{part}/" for part in parts[n:])
+    return None, ""
+
+
+def _archive_members(path: VsiPath, archive: str, prefix: str) -> list[str]:
+    try:
+        if prefix == ZIP:
+            with zipfile.ZipFile(archive) as file:
+                names = file.namelist()
+        else:
+            with tarfile.open(archive) as tar:
+                names = tar.getnames()
+    except READ_ERRORS as error:
+        raise UsageError(
+            f"{path}: cannot be read as an archive ({error}); deliver it again"
+        ) from error
+    if len(names) > MAX_MEMBERS:
+        raise UsageError(f"{path}: holds {len(names)} files; unpack it, and name the folder")
+    return names
+
+
+def name_images(paths: Sequence[Location]) -> dict[str, Location]:
+    """Return paths by unique names that can be names of folders.
+
+    A name is the stem of the file. Six hex digits of the path's hash are added where two files
+    share a stem, also in other capitals or as a part of a large image, and where a stem had to be
+    changed; sixteen where six are the same, as happens among 5,000 images of one name.
+    """
+    stems = {path: _clean(path.stem) for path in paths}
+    counts = Counter(map(_casefolded, stems.values()))
 
     def name(path: Location) -> str:
-        stem = plain[path]
+        stem = stems[path]
         whole = re.sub(r"_r\d+c\d+$", "", stem)
-        clash = stems[_folded(stem)] > 1 or (whole != stem and _folded(whole) in stems)
+        clash = counts[_casefolded(stem)] > 1 or (whole != stem and _casefolded(whole) in counts)
         return f"{stem}_{_path_hash(path)[:6]}" if clash or stem != path.stem else stem
 
     names = {path: name(path) for path in paths}
-    times = Counter(map(_folded, names.values()))
+    uses = Counter(map(_casefolded, names.values()))
     return {
-        found if times[_folded(found)] == 1 else f"{plain[path]}_{_path_hash(path)[:16]}": path
-        for path, found in names.items()
+        short if uses[_casefolded(short)] == 1 else f"{stems[path]}_{_path_hash(path)[:16]}": path
+        for path, short in names.items()
     }
 
 
-def _plain(stem: str) -> str:
-    """What can name a folder: short, visible, and the same to every reader."""
+def _clean(stem: str) -> str:
+    """Return a stem as a short, visible folder name that every reader reads alike."""
     text = UNUSABLE.sub("_", stem)
     text = "_" + text[1:] if text.startswith(".") or not text.strip() else text
     text = text.rstrip(" .") or "_"
-    return text.encode()[:LONGEST].decode(errors="ignore")
+    return text.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
-def _folded(stem: str) -> str:
-    """Equal for names that some file system takes for one."""
+def _casefolded(stem: str) -> str:
+    """Return equal texts for names that some file system treats as the same."""
     return unicodedata.normalize("NFC", stem).casefold()
 
 

@@ -1,4 +1,4 @@
-"""By what a change of an image is noticed."""
+"""Detect changes of an image."""
 
 from __future__ import annotations
 
@@ -15,58 +15,57 @@ from capecam.imagery.validation.sidecars import sidecars
 from capecam.imagery.validation.vrt import sources_of
 from capecam.io.paths import VRT, VsiPath, in_words
 
-BLOCKS = 4096
-"""Of which places are asked: all of an image of 12,500 x 12,500 px in tiles of 256."""
+MAX_BLOCKS = 4096
+"""Blocks whose offset and size are compared: all of 12,500 x 12,500 px in tiles of 256."""
 
 
 def files_of(path: Path) -> list[Path]:
-    """Everything that an image's pixels and place come from: itself, what lies beside it, and the
-    sources of a VRT, with what lies beside them.
+    """Return all files that an image's pixels and georeference come from: itself and its sidecars,
+    and those of a VRT's sources.
 
     Raises:
         ImageError: a VRT cannot be read.
-        OSError: its folder cannot.
+        OSError: the image's folder cannot be read.
     """
     files = [path, *sources_of(path)] if path.suffix.lower() == VRT else [path]
     return [file for each in files for file in (each, *sidecars(each))]
 
 
 def fingerprint(path: VsiPath) -> str:
-    """sha256 of what a virtual file says of itself: size, place, colours, metadata, where each
-    block of band 1 lies and how long it is, and three decoded blocks.
+    """Return the sha256 of a virtual file's size, georeference, bands and metadata, the offset and
+    length of each block of band 1, and three decoded blocks.
 
-    Nothing else is downloaded, so that a change is missed that leaves all blocks where they are and
-    as long as they are; among compressed images that does not happen by chance.
+    Nothing else is downloaded, so a change that leaves all blocks at the same offsets and of the
+    same lengths is missed; among compressed images that does not happen by chance.
 
     Raises:
         ImageError: it cannot be read.
     """
     try:
         with open_image(path) as dataset:
-            digest = hashlib.sha256(repr(_facts(dataset)).encode())
-            for window in _some_blocks(dataset):
-                digest.update(dataset.read(1, window=window).tobytes())
+            blocks = _blocks(dataset)
+            digest = hashlib.sha256(repr(_metadata(dataset, blocks)).encode())
+            height, width = dataset.block_shapes[0]
+            whole = Window(0, 0, dataset.width, dataset.height)
+            for row, col in dict.fromkeys((blocks[0], blocks[len(blocks) // 2], blocks[-1])):
+                block = Window(col * width, row * height, width, height).intersection(whole)
+                digest.update(dataset.read(1, window=block).tobytes())
     except RasterioError as error:
         raise ImageError(
-            f"{path}: cannot be read ({in_words(path, error)}); try again, or bring it back"
+            f"{path}: cannot be read ({in_words(path, error)}); try again, or restore it"
         ) from error
     return digest.hexdigest()
 
 
-def _grid(dataset: Any) -> list[tuple[int, int]]:
-    """Row and column of blocks; evenly chosen where there are too many."""
+def _blocks(dataset: Any) -> list[tuple[int, int]]:
+    """Return row and column of all blocks, or of evenly spaced ones if there are too many."""
     height, width = dataset.block_shapes[0]
     rows, cols = -(-dataset.height // height), -(-dataset.width // width)
-    step = max(1, -(-rows * cols // BLOCKS))
+    step = max(1, -(-rows * cols // MAX_BLOCKS))
     return [divmod(n, cols) for n in range(0, rows * cols, step)]
 
 
-def _facts(dataset: Any) -> list[object]:
-    places = [
-        dataset.get_tag_item(f"{what}_{col}_{row}", "TIFF", bidx=1)
-        for row, col in _grid(dataset)
-        for what in ("BLOCK_OFFSET", "BLOCK_SIZE")
-    ]
+def _metadata(dataset: Any, blocks: list[tuple[int, int]]) -> list[object]:
     points, points_crs = dataset.gcps
     return [
         dataset.shape,
@@ -77,13 +76,9 @@ def _facts(dataset: Any) -> list[object]:
         [(point.row, point.col, point.x, point.y) for point in points],
         [crs.wkt if crs else None for crs in (dataset.crs, points_crs)],
         sorted(dataset.tags().items()),
-        places,
+        [
+            dataset.get_tag_item(f"{key}_{col}_{row}", "TIFF", bidx=1)
+            for row, col in blocks
+            for key in ("BLOCK_OFFSET", "BLOCK_SIZE")
+        ],
     ]
-
-
-def _some_blocks(dataset: Any) -> list[Window]:
-    height, width = dataset.block_shapes[0]
-    grid = _grid(dataset)
-    chosen = dict.fromkeys((grid[0], grid[len(grid) // 2], grid[-1]))
-    whole = Window(0, 0, dataset.width, dataset.height)
-    return [Window(c * width, r * height, width, height).intersection(whole) for r, c in chosen]

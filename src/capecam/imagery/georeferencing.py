@@ -1,4 +1,4 @@
-"""Where an image lies: its transform or ground control points, and in which CRS."""
+"""Georeference of an image: its CRS, and its transform or ground control points."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 
 from capecam.errors import ImageError
-from capecam.imagery.crs import crs_of_file, crs_of_setting, is_in_degrees, metres_a_unit
+from capecam.imagery.crs import crs_of_file, crs_of_setting, is_in_degrees, metres_a_unit, unit_m
 from capecam.io.paths import Location
 
-POINTS_PX = 2.0
-"""By which a ground control point may be off the plane through all of them: what is more comes
-from relief or from a camera's lens, and needs more than a plane to be undone."""
+MAX_RESIDUAL_PX = 2.0
+"""Distance of a ground control point from the affine fit through all of them; larger ones come from
+relief or a camera's lens, which an affine transform cannot undo."""
 
 Orientation = Literal["north-up", "south-up", "mirrored", "rotated", "gcps"]
-"""Of a file's rows and columns. ``gcps``: it has ground control points and no transform."""
+"""Direction of a file's rows and columns; ``gcps``: ground control points and no transform."""
 
 SKEW_PX = 1e-3
-"""A rotation that moves no corner by as much as this is a rounding error of the writer's."""
+"""A rotation that moves no corner by as much as this is a rounding error of the writer."""
 
 DIGITS = 12
-"""Of a pixel's size that is computed from a rotation: 0.08, and not 0.08000000000000002."""
+"""Significant digits of a pixel size computed from a rotation: 0.08, not 0.08000000000000002."""
 
-MOST_DEGREES = 540.0, 90.001
-"""Beyond 180 where an image crosses the antimeridian, or counts from 0 to 360."""
+MAX_DEGREES = 540.0, 90.001
+"""Largest longitude and latitude; over 180 where an image crosses the antimeridian, or counts
+from 0 to 360."""
 
-LEAST_M = 1e-4
-"""The edge of a pixel: 5 cm in degrees are 4.5e-7."""
+MIN_PIXEL_M = 1e-4
+"""Smallest pixel; one of 5 cm is 4.5e-7 in degrees."""
 
 Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
@@ -40,7 +41,7 @@ Bounds = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an image lies."""
+    """Position of an image in map coordinates."""
 
     crs: str
     """WKT."""
@@ -49,9 +50,9 @@ class Placement:
     width: int
     height: int
     by_points: bool = False
-    """The transform is not the file's own, but fits its ground control points best."""
+    """The transform is not the file's own but fitted to its ground control points."""
     assigned: bool = False
-    """The CRS is not the file's own, but that of the settings."""
+    """The CRS is not the file's own but that of the settings."""
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -59,11 +60,12 @@ class Placement:
         t = self.transform
         if self._is_straight:
             return abs(t.a), abs(t.e)
-        return _rounded(hypot(t.a, t.d)), _rounded(hypot(t.b, t.e))
+        width, height = (float(f"{size:.{DIGITS}g}") for size in (hypot(t.a, t.d), hypot(t.b, t.e)))
+        return width, height
 
     @property
     def bounds(self) -> Bounds:
-        """Of the straight box around it."""
+        """Bounding box in map coordinates."""
         t = self.transform
         b, d = (0.0, 0.0) if self._is_straight else (t.b, t.d)
         corners = [(col, row) for col in (0, self.width) for row in (0, self.height)]
@@ -72,14 +74,21 @@ class Placement:
         return min(xs), min(ys), max(xs), max(ys)
 
     @property
+    def ground_m(self) -> tuple[float, float]:
+        """Width and height of a pixel on the ground in metres, at the image's centre."""
+        left, bottom, right, top = self.bounds
+        across, along = unit_m(self.crs, np.array([[(left + right) / 2, (bottom + top) / 2]]))[0]
+        return self.pixel[0] * float(across), self.pixel[1] * float(along)
+
+    @property
     def corner(self) -> tuple[float, float]:
-        """Top left of the box."""
+        """Map coordinates of the top-left corner of the bounding box."""
         left, _, _, top = self.bounds
         return left, top
 
     @property
     def orientation(self) -> Orientation:
-        """Of its rows and columns."""
+        """Direction of its rows and columns."""
         if self.by_points:
             return "gcps"
         if not self._is_straight:
@@ -96,110 +105,87 @@ class Placement:
 
 
 def placement_of(path: Location, dataset: Any, assigned: str | None) -> Placement:
-    """That of an open dataset.
-
-    Args:
-        path: to name it by.
-        dataset: open.
-        assigned: the CRS of files that say none, as in ``imagery.crs``.
+    """Return the placement of an open dataset; ``assigned`` is the CRS of files that have none.
 
     Raises:
-        ImageError: it lies nowhere, or nowhere that can be made out.
+        ImageError: it has no usable georeference.
     """
     transform: Affine = dataset.transform
     points, points_crs = dataset.gcps
     by_points = bool(points) and transform == Affine.identity()
-    if transform != Affine.identity() or by_points:
-        crs, is_own = _crs(path, points_crs or dataset.crs if by_points else dataset.crs, assigned)
-        t = _by_points(path, points) if by_points else transform
-        size = dataset.width, dataset.height
-        return _checked(path, Placement(crs, t, *size, by_points, assigned=not is_own))
-    if dataset.rpcs:
+    if by_points:
+        transform = _fit(path, points)
+    elif transform == Affine.identity():
+        if dataset.rpcs:
+            raise ImageError(
+                f"{path}: has rational polynomials (RPCs) and is not a map yet; orthorectify it "
+                "with gdalwarp -rpc -to RPC_DEM=<elevation>"
+            )
         raise ImageError(
-            f"{path}: has rational polynomials (RPCs) and is no map yet; orthorectify it with "
-            "gdalwarp -rpc -to RPC_DEM=<elevation>"
+            f"{path}: has no georeference (transform or ground control points); "
+            "deliver its world file (.tfw) with it, or place it with gdal_edit.py -a_ullr"
         )
-    raise ImageError(
-        f"{path}: has no georeference (transform or ground control points), so that it lies "
-        "nowhere; deliver its world file (.tfw) with it, or place it with gdal_edit.py -a_ullr"
-    )
-
-
-def _crs(path: Location, found: Any, assigned: str | None) -> tuple[str, bool]:
-    """WKT, and whether it is the file's own."""
-    own = crs_of_file(path, found)
+    own = crs_of_file(path, points_crs or dataset.crs if by_points else dataset.crs)
     crs = own or crs_of_setting(assigned)
     if crs is None:
         raise ImageError(
             f"{path}: has no coordinate reference system; say which it is with --crs, or write it "
             "into the file with gdal_edit.py -a_srs"
         )
-    return crs, own is not None
+    placement = Placement(crs, transform, dataset.width, dataset.height, by_points, own is None)
+    _check(path, placement)
+    return placement
 
 
-def _by_points(path: Location, points: Sequence[GroundControlPoint]) -> Affine:
-    """The plane that fits points best, by least squares.
-
-    Raises:
-        ImageError: there is none, or they are off it.
-    """
-    where = np.array([(point.col, point.row, 1.0) for point in points])
-    there = np.array([(point.x, point.y) for point in points])
-    center = there.mean(axis=0)
-    finite = np.isfinite(there).all() and np.isfinite(where).all()
+def _fit(path: Location, points: Sequence[GroundControlPoint]) -> Affine:
+    """Return the affine transform that fits ground control points best, by least squares."""
+    pixels = np.array([(point.col, point.row, 1.0) for point in points])
+    coordinates = np.array([(point.x, point.y) for point in points])
+    center = coordinates.mean(axis=0)
+    finite = np.isfinite(coordinates).all() and np.isfinite(pixels).all()
     rank = np.linalg.matrix_rank
-    if not finite or rank(where) < 3 or rank(there - center) < 2:
+    if not finite or rank(pixels) < 3 or rank(coordinates - center) < 2:
         raise ImageError(
-            f"{path}: its {len(points)} ground control points do not say where it lies; "
+            f"{path}: its {len(points)} ground control points do not define its position; "
             "at least three that are not in a line are needed"
         )
-    found = np.linalg.lstsq(where, there - center)[0]
-    (a, d), (b, e), (c, f) = found.tolist()
-    fitted = Affine(a, b, c + center[0], d, e, f + center[1])
-    off = np.abs(where @ found + center - there).max(axis=0)
-    off_px = float((off / (hypot(a, b), hypot(d, e))).max())
-    if off_px > POINTS_PX:
+    solution = np.linalg.lstsq(pixels, coordinates - center)[0]
+    (a, d), (b, e), (c, f) = solution.tolist()
+    residuals = np.abs(pixels @ solution + center - coordinates).max(axis=0)
+    residual_px = float((residuals / (hypot(a, b), hypot(d, e))).max())
+    if residual_px > MAX_RESIDUAL_PX:
         raise ImageError(
-            f"{path}: its {len(points)} ground control points lie up to {off_px:.1f} px off a "
+            f"{path}: its {len(points)} ground control points are up to {residual_px:.1f} px off a "
             "plane; straighten it with gdalwarp -tps, or with an elevation model"
         )
-    return fitted
+    return Affine(a, b, c + center[0], d, e, f + center[1])
 
 
-def _checked(path: Location, place: Placement) -> Placement:
-    """Pixels without a size, or that a double cannot tell apart, lie nowhere."""
-    t = place.transform
+def _check(path: Location, placement: Placement) -> None:
+    """Refuse pixels without a size, ones that float64 cannot tell apart, and impossible units."""
+    t, pixel = placement.transform, placement.pixel
     if not all(map(isfinite, t[:6])) or t.determinant == 0:
         numbers = ", ".join(f"{value:g}" for value in t.to_gdal())
         raise ImageError(
             f"{path}: its transform ({numbers}) makes no pixels that have a size; "
-            "place it anew with gdal_edit.py -a_ullr"
+            "place it again with gdal_edit.py -a_ullr"
         )
-    left, bottom, right, top = place.bounds
-    far = max(map(abs, place.bounds))
-    if not isfinite(far) or min(place.pixel) < far * 1e-14 or not (left < right and bottom < top):
+    left, bottom, right, top = placement.bounds
+    largest = max(map(abs, placement.bounds))
+    if not isfinite(largest) or min(pixel) < largest * 1e-14 or not (left < right and bottom < top):
         raise ImageError(
-            f"{path}: its transform puts pixels of {place.pixel[0]:g} x {place.pixel[1]:g} at "
-            f"{left:g}, {top:g}, where no two can be told apart; place it anew with "
-            "gdal_edit.py -a_ullr"
+            f"{path}: its transform puts pixels of {pixel[0]:g} x {pixel[1]:g} at {left:g}, "
+            f"{top:g}, where no two can be told apart; place it again with gdal_edit.py -a_ullr"
         )
-    if why := _not_in_units(place):
-        raise ImageError(f"{path}: {why}; assign the right CRS with gdal_edit.py -a_srs")
-    return place
-
-
-def _not_in_units(place: Placement) -> str | None:
-    """Metres that say they are degrees, and the other way round."""
-    left, bottom, right, top = place.bounds
-    at = f"its corner is at {left:g}, {top:g}"
-    if is_in_degrees(place.crs):
-        fits = -MOST_DEGREES[0] <= left and right <= MOST_DEGREES[0]
-        fits &= -MOST_DEGREES[1] <= bottom and top <= MOST_DEGREES[1]
-        return None if fits else f"{at}, which is no place in degrees, as its CRS has them"
-    if min(place.pixel) * metres_a_unit(place.crs) < LEAST_M:
-        return f"{at} with pixels of {min(place.pixel):g}: degrees, it seems, not its CRS's"
-    return None
-
-
-def _rounded(size: float) -> float:
-    return float(f"{size:.{DIGITS}g}")
+    problem = None
+    if is_in_degrees(placement.crs):
+        lon, lat = MAX_DEGREES
+        if not (-lon <= left and right <= lon and -lat <= bottom and top <= lat):
+            problem = ", which cannot be degrees, the unit of its CRS"
+    elif min(pixel) * metres_a_unit(placement.crs) < MIN_PIXEL_M:
+        problem = f" with pixels of {min(pixel):g}: degrees, it seems, not the unit of its CRS"
+    if problem:
+        raise ImageError(
+            f"{path}: its corner is at {left:g}, {top:g}{problem}; "
+            "assign the right CRS with gdal_edit.py -a_srs"
+        )

@@ -1,4 +1,4 @@
-"""Opening rasters safely."""
+"""Open input images safely."""
 
 from __future__ import annotations
 
@@ -19,30 +19,27 @@ from capecam.imagery.validation.sidecars import (
     check_sidecars,
     raster_sidecars,
 )
-from capecam.imagery.validation.tiff import BLOCK_BYTES, MOST_BANDS
+from capecam.imagery.validation.tiff import MAX_BANDS, MAX_BLOCK_BYTES
 from capecam.imagery.validation.vrt import check_vrt
 from capecam.io.gdal import DRIVER
 from capecam.io.paths import VRT, Location, VsiPath
 
-NOT_OF_NUMPY = {"complex_int16": "int32"}
-"""Types that rasterio alone knows, and what has their size."""
-
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What may be read as imagery."""
+    """Permissions for reading images."""
 
     vrt: bool = False
-    """Whether VRTs are."""
+    """VRTs may be read."""
     folders: tuple[str, ...] = ()
-    """Real paths of those that the user has named; the folder of a named file is one."""
+    """Real paths of the folders that the user named, and of the folders of named files."""
 
 
 def check_image(path: Location, trust: Trust) -> None:
-    """May GDAL be shown an image, and what lies beside it?
+    """Check that GDAL may open an image and its sidecars.
 
     Raises:
-        ImageError: what was found instead, and what to do.
+        ImageError: it must not; says why and what to do.
     """
     is_vrt = path.suffix.lower() == VRT
     if isinstance(path, VsiPath):
@@ -66,60 +63,60 @@ def check_image(path: Location, trust: Trust) -> None:
 
 
 def open_image(path: Location) -> Any:
-    """A checked image as a rasterio dataset; GeoTIFF, or VRT where it is called one.
+    """Open a checked image with rasterio, as a GeoTIFF, or as a VRT if its suffix is ``.vrt``.
 
     Raises:
-        ImageError: it would send GDAL to other files, or exceed what memory is there.
+        ImageError: its metadata lead to other files, or its blocks need too much memory.
         RasterioError: it cannot be opened.
     """
-    # In full: GDAL takes a name such as GTIFF_DIR:1:x.tif for something else.
+    # Absolute, since GDAL gives a meaning to names such as GTIFF_DIR:1:x.tif.
     name = path.gdal if isinstance(path, VsiPath) else path.absolute()
     dataset = rasterio.open(name, driver="VRT" if path.suffix.lower() == VRT else DRIVER)
     try:
         check_metadata(path, dataset)
         _check_blocks(path, dataset)
-        for beside in _beside(path, dataset):
-            _check_beside(path, beside)
+        for sidecar in _sidecars(path, dataset):
+            _check_sidecar(path, sidecar)
     except BaseException:
         dataset.close()
         raise
     return dataset
 
 
-def _beside(path: Location, dataset: Any) -> list[Path | str]:
-    """External masks and overviews; where GDAL alone can look, those that it has found."""
+def _sidecars(path: Location, dataset: Any) -> list[Path | str]:
+    """Return external masks and overviews; of a virtual file, those that GDAL has found."""
     if isinstance(path, Path):
-        return [beside.absolute() for beside in raster_sidecars(path)]
+        return [sidecar.absolute() for sidecar in raster_sidecars(path)]
     return [name for name in dataset.files if name.lower().endswith(RASTERS)]
 
 
-def _check_beside(path: Location, beside: Path | str) -> None:
-    """They, too, may be of another format, or have metadata that lead elsewhere."""
+def _check_sidecar(path: Location, sidecar: Path | str) -> None:
+    """Refuse sidecars of another format, and ones whose metadata lead to other files."""
     try:
-        with rasterio.open(beside, driver=DRIVER) as dataset:
+        with rasterio.open(sidecar, driver=DRIVER) as dataset:
             check_metadata(path, dataset)
     except RasterioError as error:
-        name = Path(beside).name
+        name = Path(sidecar).name
         raise ImageError(
             f"{path}: {name}, which belongs to it, is no GeoTIFF; remove it, or deliver it again"
         ) from error
 
 
 def _check_blocks(path: Location, dataset: Any) -> None:
-    """Of a file that was looked through this holds; it is for those that only GDAL can read."""
-    if dataset.count > MOST_BANDS:
+    """Check the limits that ``check_tiff`` cannot check for virtual files."""
+    if dataset.count > MAX_BANDS:
         raise ImageError(
-            f"{path}: has {dataset.count} bands; at most {MOST_BANDS} are read; leave some out "
+            f"{path}: has {dataset.count} bands; at most {MAX_BANDS} are read; leave some out "
             "with gdal_translate -b"
         )
     height, width = dataset.block_shapes[0]
-    together = (
-        dataset.count if dataset.interleaving and dataset.interleaving.value == "PIXEL" else 1
-    )
-    numbers = (np.dtype(NOT_OF_NUMPY.get(kind, kind)).itemsize for kind in dataset.dtypes)
-    size = height * width * together * max(numbers)
-    if size > BLOCK_BYTES:
+    interleaved = dataset.interleaving and dataset.interleaving.value == "PIXEL"
+    # numpy has no complex_int16, a name of rasterio's
+    types = ("int32" if dtype == "complex_int16" else dtype for dtype in dataset.dtypes)
+    value_bytes = max(np.dtype(dtype).itemsize for dtype in types)
+    size = height * width * (dataset.count if interleaved else 1) * value_bytes
+    if size > MAX_BLOCK_BYTES:
         raise ImageError(
             f"{path}: its blocks of {width} x {height} px are {size >> 20} MB each when decoded; "
-            f"at most {BLOCK_BYTES >> 20} MB are; rewrite it with gdal_translate -co TILED=YES"
+            f"at most {MAX_BLOCK_BYTES >> 20} MB are; rewrite it with gdal_translate -co TILED=YES"
         )

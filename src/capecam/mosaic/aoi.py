@@ -1,4 +1,4 @@
-"""Where people want to know: what lies elsewhere is not run, and comes out as nodata."""
+"""Area of interest: tiles outside it are not run, and come out as nodata."""
 
 from __future__ import annotations
 
@@ -16,68 +16,69 @@ from capecam.grid import Grid, Tiling, Window
 from capecam.io.vector_reader import read_polygons
 from capecam.settings import MosaicSettings
 
-Chosen = frozenset[tuple[int, int]]
+TileIndices = frozenset[tuple[int, int]]
+"""Rows and columns on the tile grid."""
 
-INSIDE = 1e-3
-"""By how many pixels a window has to reach into a shape: to share an edge is not to touch."""
+TOUCH_PX = 1e-3
+"""Depth by which a tile has to reach into a shape; a shared edge does not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class AreaOfInterest:
-    """The windows of a lattice that are to be run: those that touch a shape of every layer."""
+    """Selection of the tiles that touch a shape of every layer."""
 
     layers: tuple[shapely.STRtree, ...] = ()
-    """In lattice pixels; without any, every window is of interest."""
+    """Shapes in pixels of the pixel grid; without layers, every tile is selected."""
 
     def count(self, tiling: Tiling, core: Window) -> int:
-        """How many windows of a core are to be run, at most: some may hold no imagery."""
-        return int(self._wanted(tiling, core).sum())
+        """Return the number of selected tiles of a core, also of those without imagery."""
+        return int(self._mask(tiling, core).sum())
 
     def selected_indices(
         self, tiling: Tiling, core: Window
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(N,) rows and (N,) columns on the lattice of the windows of a core that are to be run."""
+        """Return (N,) rows and (N,) columns on the tile grid of the selected tiles of a core."""
         rows, cols = tiling.indices(core)
-        i, j = np.nonzero(self._wanted(tiling, core))
+        i, j = np.nonzero(self._mask(tiling, core))
         return i + rows.start, j + cols.start
 
-    def selected_windows(self, tiling: Tiling, core: Window) -> Chosen:
-        """The same as a set of pairs."""
+    def selected_windows(self, tiling: Tiling, core: Window) -> TileIndices:
+        """Return the selected tiles of a core as a set of (row, column)."""
         i, j = self.selected_indices(tiling, core)
         return frozenset(zip(i.tolist(), j.tolist(), strict=True))
 
     def key(self, tiling: Tiling, core: Window) -> str | None:
-        """Tells selections of a core's windows apart; None where all are run."""
-        wanted = self._wanted(tiling, core)
-        return None if wanted.all() else hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest()
+        """Return a hash of the selection of a core's tiles; None if all are selected."""
+        mask = self._mask(tiling, core)
+        return None if mask.all() else hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
 
-    def _wanted(self, tiling: Tiling, core: Window) -> NDArray[np.bool_]:
-        """(rows, cols) of ``tiling.indices(core)``; True is to be run."""
+    def _mask(self, tiling: Tiling, core: Window) -> NDArray[np.bool_]:
+        """Return (rows, cols) of ``tiling.indices(core)``; True is selected."""
         indices = tiling.indices(core)
-        reach = tiling.reach(core).box
-        if not all(layer.query(reach, predicate="intersects").size for layer in self.layers):
-            return np.zeros([len(k) for k in indices], np.bool_)
-        if not self.layers:
-            return np.ones([len(k) for k in indices], np.bool_)
-        rows, cols = (np.asarray(k) * tiling.step for k in indices)
-        top, left = np.meshgrid(rows, cols, indexing="ij")
-        end = tiling.size - INSIDE
-        boxes = shapely.box(left + INSIDE, top + INSIDE, left + end, top + end)
-        wanted = np.ones(boxes.shape, np.bool_)
-        for layer in self.layers:
-            touched, _ = layer.query(boxes.ravel(), predicate="intersects")
-            wanted &= np.isin(np.arange(boxes.size), touched).reshape(boxes.shape)
-        return wanted
+        shape = len(indices[0]), len(indices[1])
+        extent = tiling.reach(core).box
+        if not all(layer.query(extent, predicate="intersects").size for layer in self.layers):
+            return np.zeros(shape, np.bool_)
+        mask = np.ones(shape, np.bool_)
+        if self.layers:
+            rows, cols = (np.asarray(k) * tiling.step for k in indices)
+            top, left = np.meshgrid(rows, cols, indexing="ij")
+            end = tiling.size - TOUCH_PX
+            boxes = shapely.box(left + TOUCH_PX, top + TOUCH_PX, left + end, top + end)
+            for layer in self.layers:
+                touched, _ = layer.query(boxes.ravel(), predicate="intersects")
+                mask &= np.isin(np.arange(boxes.size), touched).reshape(shape)
+        return mask
 
 
 EVERYWHERE = AreaOfInterest()
 
 
 def read_aoi(settings: MosaicSettings, grid: Grid) -> AreaOfInterest:
-    """What ``bbox``, ``aoi`` and ``footprints`` leave of a grid.
+    """Read the area of interest that ``bbox``, ``aoi`` and ``footprints`` define on a grid.
 
     Raises:
-        UsageError: a file cannot be used, or nothing is left.
+        UsageError: a file cannot be used, or none of its shapes is on the grid.
     """
     extent = grid.window.box
     layers = []
@@ -89,12 +90,12 @@ def read_aoi(settings: MosaicSettings, grid: Grid) -> AreaOfInterest:
             layers.append((name, read_shapes(path, grid)))
     for name, shapes in layers:
         if not shapely.intersects(shapes, extent).any():
-            raise UsageError(f"--{name}: nothing of it lies on the images; check its CRS")
+            raise UsageError(f"--{name}: nothing of it is on the images; check its CRS")
     return AreaOfInterest(tuple(shapely.STRtree(shapes) for _, shapes in layers))
 
 
 def read_shapes(path: Path, grid: Grid) -> NDArray[np.object_]:
-    """The polygons of a vector file near a grid, in its pixels; nothing else is read.
+    """Read the polygons of a vector file near a grid, in pixels of the grid.
 
     Raises:
         UsageError: the file cannot be used.

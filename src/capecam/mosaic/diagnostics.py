@@ -1,95 +1,143 @@
-"""What is unusual about an image, and what a run does about it, in words."""
+"""Describe what is unusual about images, and what a run does about it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
-from typing import Any
+from math import ceil, sqrt
 
 from capecam.imagery.bands import COLORS
 from capecam.imagery.crs import is_in_degrees, metres_a_unit
-from capecam.imagery.ground_resolution import ground_m, is_similar, ratio_to_model
 from capecam.imagery.header import Header
-from capecam.imagery.metadata import crs_name, listed
+from capecam.imagery.metadata import crs_name, join_names
+from capecam.mosaic.city import City
 from capecam.mosaic.mosaic import Source
 from capecam.settings import Settings
 
 WIDE_PX = 5_000
-"""Strips of a wider image are decoded twice or more, since super-blocks are 2,570 px wide."""
+"""Width of an image from which strips are decoded twice or more: super-blocks are 2,570 px wide."""
 
 BLOCK_MB = 64
-"""Of a decoded block; 512 x 512 RGB is 0.8."""
+"""Decoded size of a block from which there is a remark; 512 x 512 RGB is 0.8."""
 
-MARKS = {"mask": "its mask", "alpha": "its alpha band"}
+SIMILAR = 1.15
+"""Ratio between the resolutions of imagery and model from which there is a warning."""
 
-SQUARE = 0.01
-"""How far the sides of a pixel may differ, of their length."""
+NOT_SQUARE = 0.01
+"""Relative difference between the sides of a pixel from which there is a remark."""
+
+MAX_NAMES = 3
+"""Images named in a group of those that have something in common."""
+
+VALIDITY = {"mask": "its mask", "alpha": "its alpha band"}
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One thing, worded so that it is the same for all images that have it."""
+    """One remark, with the same text for all images that it applies to."""
 
     finding: str
-    """What is unusual."""
+    """Description of what is unusual."""
     action: str
-    """What the run does about it, and what the user can do."""
+    """Action of the run, and remedies for the user."""
     warning: bool = False
-    """Whether results may be worse for it, or wrong."""
+    """Results may be worse, wrong or missing."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the entry of ``inspect --json``."""
         return {"what": self.finding, "does": self.action, "warning": self.warning}
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosticGroup:
+    """A remark and the images that it applies to."""
+
+    diagnostic: Diagnostic
+    images: tuple[str, ...]
+
+    @property
+    def image_names(self) -> str:
+        """Number of images and the first names."""
+        more = ", ..." if len(self.images) > MAX_NAMES else ""
+        return f"{len(self.images):,}: {', '.join(self.images[:MAX_NAMES])}{more}"
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry of ``plan --json``."""
+        entry = self.diagnostic
+        return {
+            "what": entry.finding,
+            "images": self.images,
+            "does": entry.action,
+            "warning": entry.warning,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.diagnostic.finding} ({self.image_names}): {self.diagnostic.action}"
+
+
+def summarize_diagnostics(city: City, settings: Settings) -> tuple[DiagnosticGroup, ...]:
+    """Return the remarks on all usable images, those on most images first."""
+    images: dict[Diagnostic, list[str]] = {}
+    for source in city.mosaic.sources:
+        for diagnostic in (
+            *image_diagnostics(source.header, settings, resampled=source.warped),
+            *_placement(source, settings),
+        ):
+            images.setdefault(diagnostic, []).append(source.name)
+    groups = [DiagnosticGroup(entry, tuple(names)) for entry, names in images.items()]
+    return tuple(sorted(groups, key=lambda group: -len(group.images)))
+
+
+def summarize_failures(failures: Mapping[str, str]) -> tuple[DiagnosticGroup, ...]:
+    """Group images that cannot be used by the reason."""
+    images: dict[str, list[str]] = {}
+    for name, message in failures.items():
+        path, colon, reason = message.partition(": ")  # most messages begin with the path
+        reason = reason if colon and ("/" in path or "." in path) else message
+        images.setdefault(reason, []).append(name)
+    groups = []
+    for reason, names in images.items():
+        finding, _, remedy = reason.partition("; ")
+        action = f"leaves it out; {remedy}" if remedy else "leaves it out"
+        groups.append(DiagnosticGroup(Diagnostic(finding, action, warning=True), tuple(names)))
+    return tuple(groups)
 
 
 def image_diagnostics(
     header: Header, settings: Settings, *, resampled: bool = False
 ) -> tuple[Diagnostic, ...]:
-    """All about one image; none for 8 cm RGB as cities deliver it.
+    """Return the remarks on one image; none for 8 cm RGB as cities deliver it.
 
-    Args:
-        header: of the image.
-        settings: of the run.
-        resampled: it is, so that its own pixels do not matter.
+    The pixel size of an image that is ``resampled`` is not remarked on.
     """
     return (
         *_colors(header, settings),
-        *_left_out(header, settings),
         *_values(header, settings),
         *_validity(header),
         *_storage(header),
-        *_place(header, settings),
+        *_georeference(header, settings),
         *(() if resampled else _resolution(header, settings)),
     )
 
 
-def placement_diagnostics(source: Source, settings: Settings) -> tuple[Diagnostic, ...]:
-    """Those that only the other images of the mosaic give rise to."""
+def _placement(source: Source, settings: Settings) -> Iterator[Diagnostic]:
+    """Compare an image with the grid of the mosaic."""
+    north_up = source.header.placement.orientation == "north-up"
     if any(source.shift_px):
-        return (
-            Diagnostic(
-                "lies a part of a pixel off the mosaic's grid",
-                "goes to the nearest whole pixel (--align snap)",
-            ),
+        yield Diagnostic(
+            "is a part of a pixel off the mosaic's grid",
+            "goes to the nearest whole pixel (--align snap)",
         )
-    if (
-        source.warped
-        and source.header.orientation == "north-up"
-        and settings.mosaic.gsd == "native"
-    ):
-        return (
-            Diagnostic(
-                "has another CRS or resolution than the mosaic",
-                "is resampled onto its grid, bilinearly (--align warp)",
-            ),
+    elif source.warped and north_up and settings.mosaic.gsd == "native":
+        yield Diagnostic(
+            "has another CRS or resolution than the mosaic",
+            "is resampled onto its grid, bilinearly (--align warp)",
         )
-    return ()
 
 
 def _colors(header: Header, settings: Settings) -> Iterator[Diagnostic]:
-    kinds, pixels = header.facts.kinds, header.pixels
-    named = ", ".join(map(str, pixels.bands))
+    kinds, pixels = header.metadata.kinds, header.pixels
+    bands = ", ".join(map(str, pixels.bands))
     if pixels.palette:
         yield Diagnostic("has a colour table", "its colours are looked up there (--bands palette)")
     elif settings.imagery.bands == "gray":
@@ -100,61 +148,60 @@ def _colors(header: Header, settings: Settings) -> Iterator[Diagnostic]:
         )
     elif settings.imagery.bands != "auto":
         yield Diagnostic(
-            f"has {len(kinds)} bands: {listed(kinds)}",
-            f"bands {named} are read as red, green and blue (--bands)",
+            f"has {len(kinds)} bands: {join_names(kinds)}",
+            f"bands {bands} are read as red, green and blue (--bands)",
         )
     elif not set(COLORS) <= set(kinds):
         yield Diagnostic(
-            f"does not say which bands are red, green and blue ({listed(kinds)})",
+            f"does not say which bands are red, green and blue ({join_names(kinds)})",
             "bands 1, 2, 3 are taken for them; --bands R,G,B says otherwise",
         )
     elif pixels.bands != (1, 2, 3):
         yield Diagnostic(
-            f"has its bands in the order {listed(kinds)}",
-            f"bands {named} are read as red, green and blue",
+            f"has its bands in the order {join_names(kinds)}",
+            f"bands {bands} are read as red, green and blue",
         )
-
-
-def _left_out(header: Header, settings: Settings) -> Iterator[Diagnostic]:
     unused = [
         f"{number} ({kind})"
-        for number, kind in enumerate(header.facts.kinds, start=1)
-        if number not in header.pixels.bands and kind != "alpha"
+        for number, kind in enumerate(kinds, start=1)
+        if number not in pixels.bands and kind != "alpha"
     ]
     if unused and settings.imagery.bands == "auto":
         yield Diagnostic(
-            f"has more bands than red, green and blue: {listed(unused)}", "leaves them out"
+            f"has more bands than red, green and blue: {join_names(unused)}", "leaves them out"
         )
 
 
 def _values(header: Header, settings: Settings) -> Iterator[Diagnostic]:
-    pixels, scale = header.pixels, settings.imagery.scale
+    pixels, value_range = header.pixels, settings.imagery.scale
+    if not pixels.scaled:
+        if value_range is not None:
+            yield Diagnostic(
+                "pixels are uint8", "are taken as they are: --scale is for other types"
+            )
+        return
     kind = f"{pixels.bits} bits a value" if pixels.bits < 8 else pixels.dtype
-    if pixels.scaled and scale is not None and scale.percent:
-        yield Diagnostic(
-            f"pixels are {kind}, not uint8",
-            f"the percentiles {str(scale).replace(',', ' and ')} of the whole mosaic become 0 and "
-            "255; they are found by the first run, and kept in run.json",
+    values = str(value_range).replace(",", " and ")
+    if value_range is not None and value_range.percent:
+        action = (
+            f"the percentiles {values} of the whole mosaic become 0 and 255; they are found by the "
+            "first run, and kept in run.json"
         )
-    elif pixels.scaled:
-        yield Diagnostic(
-            f"pixels are {kind}, not uint8",
-            f"{str(scale).replace(',', ' and ')} become 0 and 255 (--scale)",
-        )
-    elif scale is not None:
-        yield Diagnostic("pixels are uint8", "are taken as they are: --scale is for other types")
-    if pixels.scaled and header.facts.stored[pixels.bands[0] - 1] != (1.0, 0.0):
-        factor, offset = header.facts.stored[pixels.bands[0] - 1]
+    else:
+        action = f"{values} become 0 and 255 (--scale)"
+    yield Diagnostic(f"pixels are {kind}, not uint8", action)
+    factor, offset = header.metadata.stored[pixels.bands[0] - 1]
+    if (factor, offset) != (1.0, 0.0):
         yield Diagnostic(
             f"gives its bands a scale of {factor:g} and an offset of {offset:g}",
-            "is read without them: --scale speaks of the values as stored",
+            "is read without them: --scale is for the values as stored",
         )
 
 
 def _validity(header: Header) -> Iterator[Diagnostic]:
-    facts, pixels = header.facts, header.pixels
+    pixels = header.pixels
     has_nodata = any(value is not None for value in pixels.nodata)
-    others = [name for name, there in (("alpha", pixels.alpha), ("nodata", has_nodata)) if there]
+    others = [name for name, has in (("alpha", pixels.alpha), ("nodata", has_nodata)) if has]
     if pixels.validity in others:
         others.remove(pixels.validity)
     if pixels.validity == "all" and others:
@@ -165,10 +212,10 @@ def _validity(header: Header) -> Iterator[Diagnostic]:
         )
     elif pixels.validity != "nodata" and others:
         yield Diagnostic(
-            f"has {' and '.join(others)} beside {MARKS[pixels.validity]}",
-            f"{MARKS[pixels.validity]} alone says where there is imagery",
+            f"has {' and '.join(others)} beside {VALIDITY[pixels.validity]}",
+            f"{VALIDITY[pixels.validity]} alone says where there is imagery",
         )
-    if pixels.validity == "nodata" and facts.lossy:
+    if pixels.validity == "nodata" and header.metadata.lossy:
         yield Diagnostic(
             "has nodata and a compression that changes values",
             "values near nodata count as imagery; --collar auto finds a border of them",
@@ -177,40 +224,44 @@ def _validity(header: Header) -> Iterator[Diagnostic]:
 
 
 def _storage(header: Header) -> Iterator[Diagnostic]:
-    facts = header.facts
-    if facts.missing:
+    metadata = header.metadata
+    if metadata.missing:
         yield Diagnostic(
             "is shorter than its own directory says: it was not copied whole",
             "fails where that is read; copy it again",
             warning=True,
         )
-    if facts.pages > 1:
-        yield Diagnostic(f"has {facts.pages} pages", "the first is read, the others are not", True)
-    height, width = facts.block
-    size_mb = height * width * len(facts.kinds) * header.pixels.bits / 8e6
-    if size_mb > BLOCK_MB:
+    if metadata.pages > 1:
+        yield Diagnostic(
+            f"has {metadata.pages} pages", "the first is read, the others are not", warning=True
+        )
+    height, width = metadata.block
+    if height * width * len(metadata.kinds) * header.pixels.bits / 8e6 > BLOCK_MB:
         yield Diagnostic(
             "is stored in huge blocks",
             f"each takes more than {BLOCK_MB} MB of memory in every reader, and is slow; "
-            "gdal_translate -co TILED=YES mends it",
+            "gdal_translate -co TILED=YES fixes it",
         )
-    elif facts.striped and facts.width > WIDE_PX:
+    elif metadata.striped and metadata.width > WIDE_PX:
         yield Diagnostic(
             "is stored in strips as wide as the image",
             "is decoded several times; gdal_translate -co TILED=YES makes it faster",
         )
 
 
-def _place(header: Header, settings: Settings) -> Iterator[Diagnostic]:
-    if header.place.assigned:
+def _georeference(header: Header, settings: Settings) -> Iterator[Diagnostic]:
+    if header.placement.assigned:
         yield Diagnostic("says no CRS", f"{crs_name(header.crs)} is assigned (--crs)", warning=True)
-    if header.orientation != "north-up":
-        how = {"gcps": "is placed by ground control points"}.get(
-            header.orientation, f"is {header.orientation}"
+    if header.placement.orientation != "north-up":
+        by_points = header.placement.orientation == "gcps"
+        yield Diagnostic(
+            "is placed by ground control points"
+            if by_points
+            else f"is {header.placement.orientation}",
+            "is straightened, bilinearly (--align warp)"
+            if settings.mosaic.align == "warp"
+            else "fails; --align warp straightens it",
         )
-        cure = "is straightened, bilinearly (--align warp)"
-        refused = "fails; --align warp straightens it"
-        yield Diagnostic(how, cure if settings.mosaic.align == "warp" else refused)
     if is_in_degrees(header.crs):
         yield Diagnostic(
             "has coordinates in degrees", "areas and distances are measured on the ellipsoid"
@@ -220,30 +271,34 @@ def _place(header: Header, settings: Settings) -> Iterator[Diagnostic]:
             f"has a CRS with a unit of {metres_a_unit(header.crs):.6g} m",
             "areas and distances are converted to metres",
         )
-    most = settings.tiling.cell_size
-    if max(header.width, header.height) > most:
-        parts = ceil(header.width / most) * ceil(header.height / most)
+    limit = settings.tiling.cell_size
+    width, height = header.placement.width, header.placement.height
+    if max(width, height) > limit:
+        parts = ceil(width / limit) * ceil(height / limit)
         yield Diagnostic(
-            f"is larger than {most:,} px", f"is worked on in about {parts} parts (--cell-size)"
+            f"is larger than {limit:,} px", f"is processed in about {parts} parts (--cell-size)"
         )
 
 
 def _resolution(header: Header, settings: Settings) -> Iterator[Diagnostic]:
-    width, height = ground_m(header)
-    if settings.mosaic.gsd == "native" and abs(width / height - 1) > SQUARE:
+    width, height = header.placement.ground_m
+    if settings.mosaic.gsd == "native" and abs(width / height - 1) > NOT_SQUARE:
         yield Diagnostic(
             f"has pixels that are not square: {width:.2g} x {height:.2g} m",
             "objects look stretched to the network; --gsd model makes pixels square",
-            warning=abs(width / height - 1) > 10 * SQUARE,
+            warning=abs(width / height - 1) > 10 * NOT_SQUARE,
         )
     model_m = settings.model.gsd_m
-    if model_m is None or is_similar(ratio := ratio_to_model(header, model_m)):
+    if model_m is None:
         return
-    times, how = max(ratio, 1 / ratio), "smaller" if ratio > 1 else "larger"
+    ratio = sqrt(width * height) / model_m
+    if 1 / SIMILAR <= ratio <= SIMILAR:
+        return
+    times, comparison = max(ratio, 1 / ratio), "smaller" if ratio > 1 else "larger"
     yield Diagnostic(
         f"has pixels of {ratio * model_m:.3g} m on the ground; the model was trained on "
         f"{model_m:g} m",
-        f"objects look {times:.2g} times {how} to the network than in training: many will be "
-        "missed, others invented, and confidences mean less; --gsd model resamples the imagery",
+        f"objects look {times:.2g} times {comparison} to the network than in training: many will "
+        "be missed, others invented, and confidences mean less; --gsd model resamples the imagery",
         warning=True,
     )

@@ -1,4 +1,4 @@
-"""Reading the mosaic: windows of pixels and where they are valid, across the borders of files."""
+"""Read windows of the mosaic, pixels and validity, across the borders of files."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ from capecam.mosaic.collar_cache import collar_file, collar_of
 from capecam.mosaic.collar_mask import Collar
 from capecam.mosaic.decoder import Decoder, to_bytes
 from capecam.mosaic.mosaic import Mosaic, Source
-from capecam.mosaic.warping import straightened, straightened_mask
-from capecam.settings import ValueRange
+from capecam.mosaic.warping import warp, warp_mask
 
 OPEN_FILES = 8
-"""Handles that a reader keeps; a block of windows touches at most four images of a city."""
-
+"""Open files of a reader; a block of windows touches at most four images of a city."""
 
 T = TypeVar("T")
 
 Mask = Callable[[RasterWindow], NDArray[np.bool_]]
+Decoded = tuple[Window, NDArray[np.uint8], NDArray[np.bool_]]
+"""A window, pixels (3, height, width) and validity (height, width)."""
 
 
-class _Opened(NamedTuple):
+class _OpenImage(NamedTuple):
     files: ExitStack
-    """What has to be closed."""
+    """Closes the image's datasets."""
     decoder: Decoder
     collar: Mask | None
-    """Where pixels of its collar are, or went in."""
+    """Reads (height, width) of a window: True where pixels come from the collar."""
 
 
 @dataclass(slots=True)
 class Reader:
-    """Reads windows of a mosaic. One per thread: GDAL handles must not be shared."""
+    """Reader of windows of a mosaic. One per thread: GDAL handles must not be shared."""
 
     mosaic: Mosaic
     needed: str | None = None
-    """The image without which there is no point in going on; None: every image is."""
+    """Image whose errors are raised; None: those of every image."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Other images of which some blocks cannot be decoded, by name, and why; those are nodata."""
-    _open: dict[str, _Opened] = field(default_factory=dict)
+    """Errors of other images by name; their blocks that cannot be decoded are nodata."""
+    _images: dict[str, _OpenImage] = field(default_factory=dict)
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Pixels (3, height, width), 0 where invalid, and validity (height, width).
+        """Return pixels (3, height, width), 0 where invalid, and validity (height, width).
 
         Raises:
-            ImageError: naming the file that is needed and cannot be decoded.
+            ImageError: a needed image cannot be decoded; names the file.
         """
         pixels = np.zeros((len(COLORS), *window.shape), np.uint8)
         valid = np.zeros(window.shape, np.bool_)
@@ -65,21 +65,41 @@ class Reader:
             part = source.window.intersection(window)
             if part is None:
                 continue
-            try:
-                self._paste(source, part, pixels, valid, part.slices(window))
-            except ImageError as error:
-                if self.needed in (None, source.name):
-                    raise
-                self.unreadable.setdefault(source.name, str(error))
-                self._paste_blocks(source, part, pixels, valid, window)
+            for block, values, usable in self._decode(source, part):
+                slices = block.slices(window)
+                pixels[:, *slices] = np.where(usable & ~valid[slices], values, pixels[:, *slices])
+                valid[slices] |= usable
         return pixels, valid
 
-    def stored(self, source: Source, part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Values (3, height, width) of one image before they are scaled, and their validity.
+    def _decode(self, source: Source, part: Window) -> Iterator[Decoded]:
+        """Yield a part of an image; of a damaged one, the blocks that can be decoded."""
+        try:
+            yield part, *self._to_bytes(source, part)
+        except ImageError as error:
+            if self.needed in (None, source.name):
+                raise
+            self.unreadable.setdefault(source.name, str(error))
+            with suppress(RasterioError, ImageError):
+                for block in _blocks(self._image(source).decoder.dataset, source.window, part):
+                    with suppress(ImageError):
+                        yield block, *self._to_bytes(source, block)
 
-        Args:
-            source: of the mosaic.
-            part: of its window.
+    def _to_bytes(
+        self, source: Source, part: Window
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        values, valid = self.stored(source, part)
+        if not source.header.pixels.scaled:
+            return values, valid
+        if self.mosaic.value_range is None:
+            raise ImageError(
+                f"{source.header.path}: pixels are {source.header.pixels.dtype}, and no scale "
+                "was found for them; give values, --scale LOW,HIGH"
+            )
+        return to_bytes(values, self.mosaic.value_range), valid
+
+    def stored(self, source: Source, part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return values (3, height, width) of a part of an image's window, not scaled, and validity
+        (height, width).
 
         Raises:
             ImageError: they cannot be decoded.
@@ -97,76 +117,37 @@ class Reader:
                 f"{cols.start}-{cols.stop} ({describe_damage(path, error)}); deliver it again"
             ) from error
 
-    def _paste_blocks(
-        self,
-        source: Source,
-        part: Window,
-        pixels: NDArray[np.uint8],
-        valid: NDArray[np.bool_],
-        window: Window,
-    ) -> None:
-        """What can be decoded of a damaged image, a block of its file at a time."""
-        with suppress(RasterioError, ImageError):
-            for block in _blocks(self._image(source).decoder.dataset, source.window, part):
-                with suppress(ImageError):
-                    self._paste(source, block, pixels, valid, block.slices(window))
+    def _image(self, source: Source) -> _OpenImage:
+        """Return an image on the mosaic's grid, opened if need be."""
+        if source.name not in self._images:
+            while len(self._images) >= OPEN_FILES:
+                self._close(next(iter(self._images)))
+            self._images[source.name] = self._open(source)
+        return self._images[source.name]
 
-    def _paste(
-        self,
-        source: Source,
-        part: Window,
-        pixels: NDArray[np.uint8],
-        valid: NDArray[np.bool_],
-        place: tuple[slice, slice],
-    ) -> None:
-        values, usable = self.stored(source, part)
-        found = to_bytes(values, self._scale(source)) if source.header.pixels.scaled else values
-        fresh = usable & ~valid[place]
-        pixels[:, *place] = np.where(fresh, found, pixels[:, *place])
-        valid[place] |= usable
-
-    def _scale(self, source: Source) -> ValueRange:
-        if self.mosaic.scale is None:
-            raise ImageError(
-                f"{source.header.path}: pixels are {source.header.pixels.dtype}, and no scale was "
-                "found for them; give values, --scale LOW,HIGH"
-            )
-        return self.mosaic.scale
-
-    def _image(self, source: Source) -> _Opened:
-        """The file, on the mosaic's grid."""
-        if source.name not in self._open:
-            while len(self._open) >= OPEN_FILES:
-                self._close(next(iter(self._open)))
-            self._open[source.name] = self._opened(source)
-        return self._open[source.name]
-
-    def _opened(self, source: Source) -> _Opened:
-        header = source.header
+    def _open(self, source: Source) -> _OpenImage:
+        header, collar = source.header, None
         with ExitStack() as files:
-            file = _kept(open_image(header.path), files)
-            collar = self._collar(file, source)
+            file = _close_with(files, open_image(header.path))
+            if self.mosaic.collars is not None:
+                collar = self.mosaic.collars.get(source.name, lambda: collar_of(file, header))
             if not source.warped:
                 decoder = Decoder.of(file, header.pixels, file)
-                return _Opened(files.pop_all(), decoder, _reading(collar) if collar else None)
-            place = self.mosaic.grid.crop(source.window)
-            straight = _kept(straightened(file, header, place), files)
-            decoder = Decoder.of(straight, header.pixels.warped(file.count), file)
-            mask = _straightened_collar(collar, header, place, files) if collar else None
-            return _Opened(files.pop_all(), decoder, mask)
-
-    def _collar(self, file: Any, source: Source) -> Collar | None:
-        if self.mosaic.collars is None:
-            return None
-        return self.mosaic.collars.of(source.name, lambda: collar_of(file, source.header))
+                mask = _collar_reader(collar) if collar else None
+                return _OpenImage(files.pop_all(), decoder, mask)
+            grid = self.mosaic.grid.crop(source.window)
+            warped = _close_with(files, warp(file, header, grid))
+            decoder = Decoder.of(warped, header.pixels.warped(file.count), file)
+            mask = _warped_collar_reader(collar, header, grid, files) if collar else None
+            return _OpenImage(files.pop_all(), decoder, mask)
 
     def close(self) -> None:
         """Close all files."""
-        while self._open:
-            self._close(next(iter(self._open)))
+        while self._images:
+            self._close(next(iter(self._images)))
 
     def _close(self, name: str) -> None:
-        self._open.pop(name).files.close()
+        self._images.pop(name).files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -175,35 +156,36 @@ class Reader:
         self.close()
 
 
-def _kept(dataset: T, files: ExitStack) -> T:
-    """Closed with the others; not as a context manager, which would have to end in its thread."""
+def _close_with(files: ExitStack, dataset: T) -> T:
+    """Close a dataset with the others. Not as a context manager: rasterio's has to end in the
+    thread that began it."""
     files.callback(dataset.close)  # type: ignore[attr-defined]
     return dataset
 
 
-def _reading(collar: Collar) -> Mask:
+def _collar_reader(collar: Collar) -> Mask:
     def read(window: RasterWindow) -> NDArray[np.bool_]:
         return collar.read(Window(window.row_off, window.col_off, window.height, window.width))
 
     return read
 
 
-def _straightened_collar(collar: Collar, header: Header, place: Grid, files: ExitStack) -> Mask:
-    mask = _kept(_kept(collar_file(collar, header), files).open(), files)
-    straight = _kept(straightened_mask(mask, header, place), files)
+def _warped_collar_reader(collar: Collar, header: Header, grid: Grid, files: ExitStack) -> Mask:
+    mask = _close_with(files, _close_with(files, collar_file(collar, header)).open())
+    warped = _close_with(files, warp_mask(mask, header, grid))
 
     def read(window: RasterWindow) -> NDArray[np.bool_]:
-        return np.asarray(straight.read(1, window=window) > 0)
+        return np.asarray(warped.read(1, window=window) > 0)
 
     return read
 
 
-def _blocks(dataset: Any, place: Window, part: Window) -> Iterator[Window]:
-    """The blocks of a file that lies at ``place``, as far as they are in ``part``."""
+def _blocks(dataset: Any, image: Window, part: Window) -> Iterator[Window]:
+    """Yield the parts of a file's blocks in ``part`` of the window that the file covers."""
     height, width = dataset.block_shapes[0]
-    first_row, first_col = (part.row - place.row) // height, (part.col - place.col) // width
-    for row in range(place.row + first_row * height, part.bottom, height):
-        for col in range(place.col + first_col * width, part.right, width):
+    first_row, first_col = (part.row - image.row) // height, (part.col - image.col) // width
+    for row in range(image.row + first_row * height, part.bottom, height):
+        for col in range(image.col + first_col * width, part.right, width):
             block = Window(row, col, height, width).intersection(part)
             if block is not None:
                 yield block

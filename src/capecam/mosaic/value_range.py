@@ -1,4 +1,4 @@
-"""One scale for the whole mosaic: percentiles of values that are not 0..255."""
+"""Find the range of values of a whole mosaic, by percentiles."""
 
 from __future__ import annotations
 
@@ -12,91 +12,89 @@ from capecam.errors import ImageError, UsageError
 from capecam.grid import Window
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.mosaic.sampling import hash_order, place_key
+from capecam.mosaic.sampling import hash_order, index_key
 from capecam.settings import ValueRange
 
 EDGE = 512
-"""Pixels along the edge of a window of the sample: a block of most files."""
+"""Edge in pixels of a window of the sample: a block of most files."""
 
-WINDOWS = 256
-"""So many windows with imagery are looked at, 67 Mpx, at the most."""
+MAX_WINDOWS = 256
+"""Most windows with imagery in a sample: 67 Mpx."""
 
-WHOLE = 32
-"""Of so many windows every pixel counts, 8 Mpx; of more, every second to third in both directions,
-so that as many values are held, which takes 200 MB."""
+WHOLE_WINDOWS = 32
+"""Number of windows up to which every pixel counts (8 Mpx); in more, every second or third in both
+directions, so that as many values are in memory, which takes 200 MB."""
 
 Values = NDArray[np.float64]
+OnReading = Callable[[tuple[str, ...]], object]
 
 
 def find_value_range(
     mosaic: Mosaic,
     percentiles: ValueRange,
     seed: int,
-    told: Callable[[tuple[str, ...]], object] = lambda _names: None,
-    shunned: frozenset[str] = frozenset(),
+    on_reading: OnReading = lambda _names: None,
+    excluded: frozenset[str] = frozenset(),
 ) -> ValueRange:
-    """The values at two percentiles of the valid pixels, of all three bands together.
+    """Return the values at two percentiles of the valid pixels, of all three bands together.
 
-    From every pixel where the mosaic is small (``WHOLE``), else from a sample that depends on
-    places of the lattice alone, not on how the mosaic is cut into files. A percentile is a value
-    that occurs: the lowest one that so many percent of the values do not exceed.
+    Uses every pixel of a small mosaic (``WHOLE_WINDOWS``), else a sample that depends on positions
+    in the pixel grid only, not on how the mosaic is cut into files. A percentile is a value that
+    occurs: the lowest one that so many percent of the values do not exceed.
 
     Args:
         mosaic: of which some images are not uint8.
         percentiles: of 0..100.
         seed: of the sample.
-        told: hears the names of images that are going to be read, and of none when they have been.
-        shunned: images that are not to be read.
+        on_reading: called with the names of images before they are read, and with none after.
+        excluded: images that are not to be read.
 
     Raises:
-        UsageError: there is nothing to take percentiles of, or nothing between them.
+        UsageError: there are no valid pixels, or both percentiles are the same value.
     """
-    found = list(_sample(mosaic, seed, told, shunned))
-    if not found:
+    samples = list(_sample(mosaic, seed, on_reading, excluded))
+    if not samples:
         raise UsageError(
             f"--scale {percentiles}: there is no valid pixel to take percentiles of"
             "; give values, --scale LOW,HIGH"
         )
-    values = np.concatenate(found)
+    values = np.concatenate(samples)
     low, high = np.percentile(
         values, (percentiles.low, percentiles.high), method="inverted_cdf", overwrite_input=True
     )
     if not low < high:
         raise UsageError(
             f"--scale {percentiles}: both are {low:g} in these images; give values, --scale "
-            "LOW,HIGH, or percentiles that lie further apart"
+            "LOW,HIGH, or percentiles that are further apart"
         )
     return ValueRange(float(low), float(high))
 
 
 def _sample(
-    mosaic: Mosaic,
-    seed: int,
-    told: Callable[[tuple[str, ...]], object],
-    shunned: frozenset[str],
+    mosaic: Mosaic, seed: int, on_reading: OnReading, excluded: frozenset[str]
 ) -> Iterator[Values]:
-    """Values of the windows that are looked at, (N,) each."""
-    keys = _windows(mosaic)
-    step = ceil(sqrt(min(len(keys), WINDOWS) / WHOLE))
-    found = 0
+    """Yield (N,) values of each window of the sample."""
+    keys = _window_keys(mosaic)
+    step = ceil(sqrt(min(len(keys), MAX_WINDOWS) / WHOLE_WINDOWS))
+    count = 0
     with Reader(mosaic) as reader:
         for i, j in hash_order(keys, seed):
             window = Window(i * EDGE, j * EDGE, EDGE, EDGE)
             names = tuple(source.name for source in mosaic.touching(window))
-            if not shunned.isdisjoint(names):
+            if not excluded.isdisjoint(names):
                 continue
-            told(names)
+            on_reading(names)
             values = _values(reader, window, step)
-            told(())
+            on_reading(())
             if values.size:
                 yield values
-                found += 1
-            if found == WINDOWS:
+                count += 1
+            if count == MAX_WINDOWS:
                 return
 
 
-def _windows(mosaic: Mosaic) -> NDArray[np.int64]:
-    """(N,) keys of the windows that touch an image which needs a scale, each once, sorted."""
+def _window_keys(mosaic: Mosaic) -> NDArray[np.int64]:
+    """Return (N,) distinct, sorted keys of the windows that touch an image to be scaled."""
     parts = []
     for source in mosaic.scaled:
         w = source.window
@@ -104,13 +102,13 @@ def _windows(mosaic: Mosaic) -> NDArray[np.int64]:
             np.arange(w.row // EDGE, -(-w.bottom // EDGE)),
             np.arange(w.col // EDGE, -(-w.right // EDGE)),
         )
-        parts.append(place_key(i.ravel(), j.ravel()))
+        parts.append(index_key(i.ravel(), j.ravel()))
     return np.unique(np.concatenate(parts))
 
 
 def _values(reader: Reader, window: Window, step: int) -> Values:
-    """(N,) values of the valid pixels at every ``step``-th place of a window; where images overlap,
-    those of the first.
+    """Return (N,) values of the valid pixels at every ``step``-th row and column of a window; where
+    images overlap, those of the first.
     """
     free = np.zeros(window.shape, np.bool_)
     free[::step, ::step] = True
@@ -122,8 +120,8 @@ def _values(reader: Reader, window: Window, step: int) -> Values:
         try:
             values, valid = reader.stored(source, part)
         except ImageError:
-            continue  # its cell will fail and say so; the scale comes from the others
-        place = part.slices(window)
-        parts.append(values[:, valid & free[place]].ravel().astype(np.float64))
-        free[place] &= ~valid
+            continue  # its cell will fail with this error; the range comes from the others
+        slices = part.slices(window)
+        parts.append(values[:, valid & free[slices]].ravel().astype(np.float64))
+        free[slices] &= ~valid
     return np.concatenate(parts) if parts else np.empty(0)

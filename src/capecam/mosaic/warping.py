@@ -1,4 +1,4 @@
-"""Images that do not lie on the mosaic's grid, straightened onto it through GDAL's warper."""
+"""Resample images onto the mosaic's grid with GDAL's warper."""
 
 from __future__ import annotations
 
@@ -21,48 +21,49 @@ from capecam.imagery.georeferencing import Bounds
 from capecam.imagery.header import Header
 
 TOLERANCE_PX = 1e-6
-"""By which a place may be off: a rougher approximation depends on what is read at once."""
+"""Largest error of a warped position; with a coarser approximation, pixels would depend on the
+window that is read."""
 
-NOTHING_PX = Fraction(1, 1_000)
-"""An image that reaches so far into a pixel does not reach its centre; it is rounding."""
+ROUNDING_PX = Fraction(1, 1_000)
+"""Part of a pixel that an image may cover by rounding; it does not reach the pixel's centre."""
 
-STRETCH = 4.0
-"""An image that covers more than so many times the pixels that its middle promises lies where the
-mosaic's CRS is not meant to be used. Turned by 45 degrees, a square covers twice."""
+MAX_STRETCH = 4.0
+"""Ratio of the pixels that an image covers to the number estimated at its middle. Above it, the
+image is outside the area of use of the mosaic's CRS; a square rotated by 45 degrees has 2."""
 
 
-def reach(header: Header, grid: Grid) -> Window:
-    """The whole pixels of the grid that an image reaches.
+def window_on_grid(header: Header, grid: Grid) -> Window:
+    """Return the window of the grid that an image covers.
 
     Raises:
-        ImageError: it cannot be laid on it.
+        ImageError: it cannot be resampled onto the grid.
     """
-    if why := _not_told_to_the_warper(header):
-        raise ImageError(f"{header.path}: {why}")
+    if problem := _validity_problem(header):
+        raise ImageError(f"{header.path}: {problem}")
     west, south, east, north = _bounds(header, grid)
     (col, row), (end_col, end_row) = (
         grid.to_lattice_exact(west, north),
         grid.to_lattice_exact(east, south),
     )
-    top, left = floor(row + NOTHING_PX), floor(col + NOTHING_PX)
-    bottom, right = ceil(end_row - NOTHING_PX), ceil(end_col - NOTHING_PX)
+    top, left = floor(row + ROUNDING_PX), floor(col + ROUNDING_PX)
+    bottom, right = ceil(end_row - ROUNDING_PX), ceil(end_col - ROUNDING_PX)
     window = Window.between(top, left, max(bottom, top + 1), max(right, left + 1))
     across, down = resampling_factors(header, grid)
-    promised = (header.width * across + 2) * (header.height * down + 2)
-    if window.height * window.width > STRETCH * promised:
+    estimate = (header.placement.width * across + 2) * (header.placement.height * down + 2)
+    if window.height * window.width > MAX_STRETCH * estimate:
         raise ImageError(
             f"{header.path}: would be stretched to {window.width} x {window.height} px in the CRS "
-            "of the mosaic, which is not meant for where it lies; run it by itself"
+            "of the mosaic, which is not meant for its location; run it by itself"
         )
     return window
 
 
-def _not_told_to_the_warper(header: Header) -> str | None:
-    """Why GDAL's warper would see imagery elsewhere than where the file has it."""
-    pixels, bands = header.pixels, header.facts.kinds
+def _validity_problem(header: Header) -> str | None:
+    """Describe why GDAL's warper would use another validity than ``header.pixels``."""
+    pixels, bands = header.pixels, header.metadata.kinds
     if pixels.validity == "mask" and pixels.alpha is not None:
         return (
-            "has a mask and an alpha band, of which GDAL's warper would heed both; leave one of "
+            "has a mask and an alpha band, of which GDAL's warper would use both; leave one of "
             "them out (gdal_translate -mask none, or -b 1 -b 2 -b 3 -mask auto)"
         )
     if pixels.validity == "nodata" and (
@@ -70,7 +71,7 @@ def _not_told_to_the_warper(header: Header) -> str | None:
     ):
         return (
             "has nodata and further bands, or a nodata value for each band, and GDAL's warper "
-            "would ask for nodata in all of them alike; leave the other bands out "
+            "would require nodata in all of them; leave the other bands out "
             "(gdal_translate -b 1 -b 2 -b 3)"
         )
     return None
@@ -79,17 +80,17 @@ def _not_told_to_the_warper(header: Header) -> str | None:
 def _bounds(header: Header, grid: Grid) -> Bounds:
     if crs_key(header.crs) == crs_key(grid.crs):
         return header.bounds
-    reason = "no part of it has a place there"
+    reason = "no part of it is inside that CRS"
     try:
-        found = transform_bounds(
+        bounds = transform_bounds(
             CRS.from_wkt(header.crs), CRS.from_wkt(grid.crs), *header.bounds, densify_pts=41
         )
     except RasterioError as error:
-        found, reason = (0.0,) * 4, " ".join(str(error).split())
-    west, south, east, north = found
+        bounds, reason = (0.0,) * 4, " ".join(str(error).split())
+    west, south, east, north = bounds
     if west > east:
-        reason = "it lies across the line where the CRS's coordinates begin anew"
-    if not (all(map(isfinite, found)) and west < east and south < north):
+        reason = "it crosses the line where the CRS's coordinates wrap around"
+    if not (all(map(isfinite, bounds)) and west < east and south < north):
         raise ImageError(
             f"{header.path}: cannot be reprojected to the CRS of the mosaic ({reason}); "
             "run it by itself"
@@ -98,10 +99,11 @@ def _bounds(header: Header, grid: Grid) -> Bounds:
 
 
 def resampling_factors(header: Header, grid: Grid) -> tuple[float, float]:
-    """Pixels of the grid for one of the image, along its rows and columns, at its middle.
+    """Return the pixels of the grid per pixel of the image, along its rows and columns, at its
+    middle.
 
-    GDAL would measure this anew for every chunk it warps, and widen its kernel by it, so that
-    pixels would depend on what is read together.
+    GDAL would compute this for every chunk that it warps and widen its kernel accordingly, so that
+    pixels would depend on the window that is read.
     """
     (dx, dy), (left, bottom, right, top) = header.pixel, header.bounds
     x, y = (left + right) / 2, (bottom + top) / 2
@@ -114,8 +116,8 @@ def resampling_factors(header: Header, grid: Grid) -> tuple[float, float]:
     steps = [hypot(u / grid.pixel[0], v / grid.pixel[1]) for u, v in (across, down)]
     if not all(map(isfinite, steps)) or min(steps) == 0:
         raise ImageError(
-            f"{header.path}: cannot be reprojected to the CRS of the mosaic (its middle has no "
-            "place there); run it by itself"
+            f"{header.path}: cannot be reprojected to the CRS of the mosaic (its middle is "
+            "outside that CRS); run it by itself"
         )
     return round(steps[0], 6), round(steps[1], 6)
 
@@ -127,37 +129,33 @@ def _transformer(source: str, target: str) -> pyproj.Transformer:
     )
 
 
-def straightened(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
-    """A file as a dataset on the mosaic's grid, with an alpha band: 0 where the file has no pixel
-    there, or one that its mask, alpha or nodata says no to.
+def warp(dataset: Any, header: Header, grid: Grid) -> WarpedVRT:
+    """Return a file as a dataset on the mosaic's grid, with an alpha band: 0 where the file has no
+    pixel, or one that its mask, alpha or nodata excludes.
 
-    Bilinear, and where pixels come to be smaller than they were, a mean over all that go into one.
-
-    Args:
-        dataset: the file, or another that lies where it does.
-        header: of the file.
-        place: the part of the grid that it reaches.
+    Resampling is bilinear, and where pixels become coarser, a weighted mean. ``grid`` is the part
+    of the mosaic's grid that the file covers.
     """
-    by_points = {"src_transform": header.place.transform} if header.place.by_points else {}
-    return _warped(dataset, header, place, **by_points, **header.pixels.warping)
+    by_points = {"src_transform": header.placement.transform} if header.placement.by_points else {}
+    return _warp(dataset, header, grid, **by_points, **header.pixels.warp_options)
 
 
-def straightened_mask(dataset: Any, header: Header, place: Grid) -> WarpedVRT:
-    """A mask of an image's pixels, resampled as the image is: not 0 wherever a pixel that the mask
-    marks goes in."""
-    return _warped(dataset, header, place)
+def warp_mask(dataset: Any, header: Header, grid: Grid) -> WarpedVRT:
+    """Return a mask of an image's pixels, resampled as the image is: not 0 wherever a marked pixel
+    contributes."""
+    return _warp(dataset, header, grid)
 
 
-def _warped(dataset: Any, header: Header, place: Grid, **options: Any) -> WarpedVRT:
-    across, down = resampling_factors(header, place)
-    palette = header.pixels.palette  # between two of its values there is no colour between theirs
+def _warp(dataset: Any, header: Header, grid: Grid, **options: object) -> WarpedVRT:
+    across, down = resampling_factors(header, grid)
+    palette = header.pixels.palette  # its values cannot be interpolated
     return WarpedVRT(
         dataset,
         src_crs=CRS.from_wkt(header.crs),
-        crs=CRS.from_wkt(place.crs),
-        transform=place.transform,
-        height=place.window.height,
-        width=place.window.width,
+        crs=CRS.from_wkt(grid.crs),
+        transform=grid.transform,
+        height=grid.window.height,
+        width=grid.window.width,
         resampling=Resampling.nearest if palette else Resampling.bilinear,
         tolerance=TOLERANCE_PX,
         XSCALE=repr(across),

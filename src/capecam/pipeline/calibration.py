@@ -16,7 +16,7 @@ from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
 from capecam.mosaic.city import City
 from capecam.mosaic.reader import Reader
-from capecam.mosaic.sampling import hash_order, place_key
+from capecam.mosaic.sampling import hash_order, index_key
 from capecam.pipeline.stitching import block_validity, unit_of
 from capecam.pipeline.tiles import Tile, batches
 from capecam.store.records import CalibrationRecord, CalibrationSource, read_record
@@ -128,7 +128,7 @@ def sample_tiles(
         for i, j in hash_order(_lattice(city, tiling), seed):
             window = tiling.window(int(i), int(j))
             names = tuple(source.name for source in city.mosaic.touching(window))
-            if not city.shunned.isdisjoint(names):
+            if not city.excluded.isdisjoint(names):
                 continue
             told(names)
             try:
@@ -147,5 +147,5 @@ def sample_tiles(
 def _lattice(city: City, tiling: Tiling) -> NDArray[np.int64]:
     """(N,) keys of every window of interest that touches a source, each once."""
     windows = (source.window for source in city.mosaic.sources)
-    keys = [place_key(*city.interest.selected_indices(tiling, window)) for window in windows]
+    keys = [index_key(*city.interest.selected_indices(tiling, window)) for window in windows]
     return np.unique(np.concatenate(keys))

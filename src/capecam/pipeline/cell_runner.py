@@ -71,7 +71,7 @@ class CellRunner:
         if self._engine.precision != prepared.precision:
             self._engine = self._engine.at(prepared.precision)
         self._contents = known or ImageHashes()
-        city = city.at_scale(prepared.scale)
+        city = city.with_value_range(prepared.scale)
         self._inputs = prepared.inputs(self._settings, city)
         self._job = Job(
             city.mosaic,

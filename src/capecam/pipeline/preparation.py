@@ -87,7 +87,7 @@ def prepare(
     """
     reusable = None if settings.run.recalibrate else previous
     scale = _scale(settings, city, reusable, told)
-    city = city.at_scale(scale)
+    city = city.with_value_range(scale)
 
     def sampled(tiles: int) -> Iterator[Tile]:
         return sample_tiles(city, settings.tiling.tiling, tiles, settings.explain.seed, told)
@@ -118,7 +118,7 @@ def _scale(
     if known is None or not known.percent:
         return known
     try:
-        return find_value_range(city.mosaic, known, settings.explain.seed, told, city.shunned)
+        return find_value_range(city.mosaic, known, settings.explain.seed, told, city.excluded)
     except UsageError as error:
         if len(city.mosaic.scaled) == len(city.mosaic.sources):
             raise

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capecam.grid import Tiling, Window
-from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest, Chosen
+from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest, TileIndices
 from capecam.mosaic.reader import Reader
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ class Loaded(NamedTuple):
     """The same on the host, to be asked without waiting for the device."""
 
 
-def _super_rows(tiling: Tiling, core: Window, wanted: Chosen) -> Iterator[list[Block]]:
+def _super_rows(tiling: Tiling, core: Window, wanted: TileIndices) -> Iterator[list[Block]]:
     """Rows of super-blocks with a wanted window, aligned to the lattice and not to the core."""
     rows, cols = tiling.indices(core)
     for i in _chunks(rows):
@@ -147,7 +147,9 @@ def _chunks(indices: range) -> Iterator[range]:
         start = stop
 
 
-def _cut(tiling: Tiling, row: list[Block], loaded: list[Loaded], wanted: Chosen) -> Iterator[Tile]:
+def _cut(
+    tiling: Tiling, row: list[Block], loaded: list[Loaded], wanted: TileIndices
+) -> Iterator[Tile]:
     """The wanted windows of a row of super-blocks, row-major over the whole row."""
     for i in row[0].rows:
         for block, (pixels, valid, seen) in zip(row, loaded, strict=True):

@@ -132,7 +132,7 @@ class ProcessExecutor:
                     "a worker died while it read %s; the sample is taken without",
                     ", ".join(worker.reading),
                 )
-                city = replace(city, shunned=city.shunned.union(worker.reading))
+                city = replace(city, excluded=city.excluded.union(worker.reading))
         return self._prepared
 
     def make(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from capecam.errors import ImageError
-from capecam.imagery.ground_resolution import ground_m
 from capecam.imagery.header_reader import read_header
 from capecam.io.paths import TIFFS, VRT, VsiPath, location
 from capecam.mosaic.diagnostics import Diagnostic, image_diagnostics
@@ -67,7 +66,7 @@ def inspect_path(name: str, settings: Settings) -> Inspection:
         header = read_header(path, settings.imagery, apart=True)
     except ImageError as error:
         return Inspection({"raster": str(path), **error.facts}, refusal=str(error))
-    width, height = ground_m(header)
-    named = {"raster": str(path), **dict(header.facts.to_rows())}
+    width, height = header.placement.ground_m
+    named = {"raster": str(path), **dict(header.metadata.to_rows())}
     named["on the ground"] = f"{width:.3g} x {height:.3g} m a pixel"
     return Inspection(named, image_diagnostics(header, settings))

@@ -9,7 +9,7 @@ from typing import Any
 from capecam.grid import Cell
 from capecam.model.checkpoint import checkpoint_sha256
 from capecam.mosaic.city import City, city_of, find_cells
-from capecam.mosaic.diagnostics_summary import (
+from capecam.mosaic.diagnostics import (
     DiagnosticGroup,
     summarize_diagnostics,
     summarize_failures,
@@ -209,4 +209,4 @@ def diagnostics_table(groups: Sequence[DiagnosticGroup]) -> str:
 
 def _rows(groups: Sequence[DiagnosticGroup]) -> Iterator[tuple[str, str, str]]:
     for group in groups:
-        yield group.finding, group.named, group.action
+        yield group.diagnostic.finding, group.image_names, group.diagnostic.action

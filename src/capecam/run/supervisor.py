@@ -11,7 +11,7 @@ from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
 from capecam.mosaic.city import City, city_of, find_cells
-from capecam.mosaic.diagnostics_summary import summarize_diagnostics
+from capecam.mosaic.diagnostics import summarize_diagnostics
 from capecam.pipeline.cell_runner import CellResult
 from capecam.run.city_products import write_city_products
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
@@ -90,7 +90,7 @@ def _open(settings: Settings, previous: RunRecord | None, *, apart: bool) -> Cit
     """The city; what is unusual about its images is said."""
     city = city_of(settings, anchor(settings, previous), apart=apart)
     for kind in summarize_diagnostics(city, settings):
-        if kind.warning:
+        if kind.diagnostic.warning:
             log.warning("%s", kind)
     return city
 
@@ -106,7 +106,7 @@ def _prepare(
     cells = find_cells(city, settings.tiling)
     outcome.workers = workshop.count
     prepared = workshop.prepare(city, previous)
-    city = city.at_scale(prepared.scale)
+    city = city.with_value_range(prepared.scale)
     update_imagery_layer(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
     outcome.end("prepare", calibrate=prepared.calibrated_s)
     record = RunRecorder(settings, city, cells, prepared)

@@ -42,7 +42,7 @@ def imagery_of(record: RunRecord, settings: Settings) -> Mosaic:
     """
     everywhere = MosaicSettings(align=settings.mosaic.align, gsd=settings.mosaic.gsd)
     city = city_of(settings.model_copy(update={"mosaic": everywhere}), record.anchor)
-    return city.at_scale(record.scale).mosaic
+    return city.with_value_range(record.scale).mosaic
 
 
 def recorded_value_range(

@@ -98,10 +98,10 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
 def _reading(source: Source, scale: ValueRange | None) -> JsonTree:
     """Return how an image is read, as far as that differs from the ordinary way."""
     header = source.header
-    found: JsonTree = dict(header.pixels.peculiarities)
+    found: JsonTree = dict(header.pixels.nondefault)
     if header.pixels.scaled:
         found["scale"] = str(scale)
-    if header.place.assigned:
+    if header.placement.assigned:
         found["crs"] = crs_key(header.crs)
     return found
 

@@ -1,4 +1,4 @@
-"""Is a file one that GDAL may be shown at all? By its kind and its first bytes alone."""
+"""Check the type of a file by its first bytes, before GDAL opens it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import stat
 from pathlib import Path
 
 from capecam.errors import ImageError
-from capecam.imagery.validation.tiff import StructureError, check, missing, pages
+from capecam.imagery.validation.tiff import StructureError, check_structure, missing_end
 from capecam.io.paths import Location, in_words
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""A TIFF, or a BigTIFF."""
+"""First bytes of a TIFF or BigTIFF."""
 
 HEAD = 1024
 
@@ -25,11 +25,11 @@ KINDS: tuple[tuple[bytes, str], ...] = (
      f"an HTML page: the download failed; {AGAIN}"),
     (rb"(?i)\s*<(\?xml|error|\w*exception)", f"an XML text: the download failed; {AGAIN}"),
     (rb"\s*\{", f"a JSON text: the download failed; {AGAIN}"),
-    (rb"\xff\xd8\xff", "a JPEG with another name; convert it with gdal_translate, and see that it "
-     "keeps its place (-a_srs, -a_ullr)"),
-    (rb"\x89PNG", "a PNG with another name; convert it with gdal_translate, and see that it keeps "
-     "its place (-a_srs, -a_ullr)"),
-    (rb"GIF8|BM..\0\0\0\0|RIFF....WEBP", "a picture without a place; convert it with "
+    (rb"\xff\xd8\xff", "a JPEG with another name; convert it with gdal_translate, and check that "
+     "it keeps its georeference (-a_srs, -a_ullr)"),
+    (rb"\x89PNG", "a PNG with another name; convert it with gdal_translate, and check that it "
+     "keeps its georeference (-a_srs, -a_ullr)"),
+    (rb"GIF8|BM..\0\0\0\0|RIFF....WEBP", "an image without a georeference; convert it with "
      "gdal_translate -a_srs ... -a_ullr ..."),
     (rb"\0\0\0.jP  |\xff\x4f\xff\x51", "a JPEG 2000 with another name; convert it with "
      "gdal_translate"),
@@ -39,36 +39,37 @@ KINDS: tuple[tuple[bytes, str], ...] = (
     (rb"\x89HDF|CDF[\x01\x02\x05]", "an HDF or netCDF file; convert it with gdal_translate"),
     (rb"EHFA_HEADER", "an Erdas Imagine file; convert it with gdal_translate"),
     (rb"%PDF", "a PDF; convert it with gdal_translate"),
-    (rb"\0+\Z", f"nothing but zeros at its beginning: it broke on its way; {AGAIN}"),
+    (rb"\0+\Z", f"nothing but zeros at its beginning: it was damaged in transfer; {AGAIN}"),
 )  # fmt: skip
 
 
 def check_kind(path: Path) -> os.stat_result:
-    """Is it there, and an ordinary file that may be read? Nothing that could wait is opened.
+    """Check that a path is an ordinary, readable file, without opening what could block.
 
     Raises:
-        ImageError: no.
+        ImageError: it is not.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ImageError(f"{shown(path)}: its name is not UTF-8; rename it") from None
+        printable = str(path).encode(errors="backslashreplace").decode()
+        raise ImageError(f"{printable}: its name is not UTF-8; rename it") from None
     try:
         status = path.stat()
     except OSError as error:
-        raise ImageError(f"{path}: {_why_not_there(path, error)}") from error
+        raise ImageError(f"{path}: {_describe_missing(path, error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{path}: is {_kind(status.st_mode)}, not a file; name an image")
+        raise ImageError(f"{path}: is {_describe_mode(status.st_mode)}, not a file; name an image")
     if not os.access(path, os.R_OK):
         raise ImageError(f"{path}: may not be read (permission denied); grant it with chmod a+r")
     return status
 
 
 def check_tiff(path: Path) -> None:
-    """May GDAL open it as a GeoTIFF?
+    """Check that GDAL may open a file as a GeoTIFF.
 
     Raises:
-        ImageError: what it is instead, or what it declares that cannot be.
+        ImageError: it is of another type, or declares more than it holds.
     """
     size = check_kind(path).st_size
     try:
@@ -77,9 +78,9 @@ def check_tiff(path: Path) -> None:
             if not head:
                 raise ImageError(f"{path}: the file is empty (0 bytes); {AGAIN}")
             if not head.startswith(MAGIC):
-                raise ImageError(f"{path}: not a readable GeoTIFF but {_what(head)}")
+                raise ImageError(f"{path}: not a readable GeoTIFF but {_describe_content(head)}")
             stream.seek(0)
-            check(pages(stream, size), size)
+            check_structure(stream, size)
     except StructureError as error:
         raise ImageError(f"{path}: not a usable GeoTIFF: {error}") from error
     except OSError as error:
@@ -89,7 +90,7 @@ def check_tiff(path: Path) -> None:
 
 
 def cut_off(path: Location) -> str | None:
-    """In words, what is missing at the end of a TIFF; None: nothing, or that cannot be told."""
+    """Describe the part missing at the end of a TIFF; None if it is whole or cannot be read."""
     if not isinstance(path, Path):
         return None
     try:
@@ -97,39 +98,32 @@ def cut_off(path: Location) -> str | None:
             if not stream.read(HEAD).startswith(MAGIC):
                 return None
             stream.seek(0)
-            return missing(stream, os.fstat(stream.fileno()).st_size)
+            return missing_end(stream, os.fstat(stream.fileno()).st_size)
     except (OSError, StructureError):
         return None
 
 
 def describe_damage(path: Location, error: BaseException) -> str:
-    """Why GDAL could not read an image: its end is missing, or else what GDAL says."""
+    """Describe why GDAL could not read an image: its end is missing, else GDAL's message."""
     return cut_off(path) or in_words(path, error.__cause__ or error)
 
 
-def shown(path: object) -> str:
-    """A name in a line of text, whatever is in it."""
-    return str(path).encode(errors="backslashreplace").decode()
-
-
-def _why_not_there(path: Path, error: OSError) -> str:
+def _describe_missing(path: Path, error: OSError) -> str:
     if path.is_symlink() and isinstance(error, FileNotFoundError):
-        return f"a link to {os.readlink(path)}, which is not there; bring that back"
+        return f"a link to {os.readlink(path)}, which is not there; restore that"
     if isinstance(error, FileNotFoundError):
-        return "there is no such file; bring it back, or name it no more"
+        return "there is no such file; restore it, or take it out of the sources"
     return f"cannot be read ({error.strerror}); try again, or check its disk"
 
 
-def _kind(mode: int) -> str:
-    kinds = (
-        (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe (FIFO)"), (stat.S_ISSOCK, "a socket"),
-    )  # fmt: skip
-    return next((name for test, name in kinds if test(mode)), "a device")
+def _describe_mode(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def _what(head: bytes) -> str:
-    for pattern, words in KINDS:
+def _describe_content(head: bytes) -> str:
+    for pattern, description in KINDS:
         if re.match(pattern, head, re.DOTALL):
-            return words
-    with_text = not re.search(rb"[\x00-\x08\x0e-\x1f]", head)
-    return f"{'a text' if with_text else 'something else'} (it begins {head[:8]!r}); {AGAIN}"
+            return description
+    is_text = not re.search(rb"[\x00-\x08\x0e-\x1f]", head)
+    return f"{'a text' if is_text else 'something else'} (it begins {head[:8]!r}); {AGAIN}"
