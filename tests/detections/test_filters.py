@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tracing import LO19, NAMES, trace
 
-from capecam.detections.filters import DetectionFilter, built_share
-from capecam.detections.measurement import measure
+from capecam.detections.filters import DetectionFilter, share_on_buildings
+from capecam.detections.measurement import to_table
 from capecam.detections.regions import Pieces, join
-from capecam.detections.simplification import simplified
+from capecam.detections.simplification import simplify_outlines
 from capecam.errors import SettingsError
 from capecam.settings import DetectionSettings
 from capecam.settings.loading import load
@@ -24,7 +24,7 @@ M2 = 0.08**2
 
 def sieved(pieces: Pieces, buildings=None, **rules) -> list[str]:
     sieve = DetectionFilter.of(DetectionSettings(**rules), NAMES, buildings)
-    return sieve.reasons(pieces, measure(pieces, LO19, NAMES)).tolist()
+    return sieve.reasons(pieces, to_table(pieces, LO19, NAMES)).tolist()
 
 
 def squares(*sides: int, class_id: int = 1) -> Pieces:
@@ -66,7 +66,7 @@ def test_objects_off_buildings_go() -> None:
 def test_overlapping_buildings_count_once() -> None:
     pieces = squares(10)
     halves = [shapely.box(0, 0, 5, 10), shapely.box(0, 0, 6, 10), shapely.box(9, 0, 10, 10)]
-    share = built_share(pieces.geometry, shapely.STRtree(halves))
+    share = share_on_buildings(pieces.geometry, shapely.STRtree(halves))
     assert share == pytest.approx([0.7])
 
 
@@ -101,7 +101,7 @@ def scene(seed: int) -> Pieces:
 
 
 def outlines(parts: list[Pieces], tolerance_px: float) -> np.ndarray:
-    return np.concatenate([shapes for _, shapes in simplified(parts, tolerance_px)])
+    return np.concatenate([shapes for _, shapes in simplify_outlines(parts, tolerance_px)])
 
 
 @settings(max_examples=60, deadline=None)
@@ -131,12 +131,14 @@ def test_stairs_become_a_line_that_two_classes_share() -> None:
 
 def test_no_tolerance_leaves_outlines_alone() -> None:
     objects = scene(1)
-    for (part, shapes), given_part in zip(simplified([objects], 0.0), [objects], strict=True):
+    for (part, shapes), given_part in zip(
+        simplify_outlines([objects], 0.0), [objects], strict=True
+    ):
         assert part is given_part
         assert all(a is b for a, b in zip(shapes, objects.geometry, strict=True))
 
 
 def test_the_order_is_kept() -> None:
-    parts = [part for part, _ in simplified([scene(3)], 1.0)]
+    parts = [part for part, _ in simplify_outlines([scene(3)], 1.0)]
     ids = list(itertools.chain.from_iterable(part.class_id for part in parts))
     assert ids == scene(3).class_id.tolist()

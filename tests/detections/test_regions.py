@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tracing import LO19, NAMES, rasters, trace
 
-from capecam.detections.measurement import measure, read_pieces, write_pieces
+from capecam.detections.measurement import read_pieces, to_table, write_pieces
 from capecam.detections.regions import Pieces, join, merge
 from capecam.grid import Grid, Window
 
@@ -106,7 +106,7 @@ def test_columns() -> None:
     classes[2:4, 3:8] = 2
     levels = np.zeros((3, 10, 10), np.uint8)
     levels[1] = 200
-    table = measure(trace(classes, levels=levels, col=-100, row=50), LO19, NAMES)
+    table = to_table(trace(classes, levels=levels, col=-100, row=50), LO19, NAMES)
     (found,) = table.to_dict("records")
     assert found["id"] == "2_-97_52"
     assert found["class"] == "water heater"
@@ -127,7 +127,7 @@ def test_area_in_degrees_is_geodesic() -> None:
     degree = 1e-6
     grid = Grid(pyproj.CRS(4326).to_wkt(), (18.0, -34.0), (degree, degree), Window(0, 0, 9, 9))
     classes = np.ones((5, 5), np.uint8)
-    (area,) = measure(trace(classes), grid, NAMES)["area_m2"]
+    (area,) = to_table(trace(classes), grid, NAMES)["area_m2"]
     x, y = (
         [18.0, 18 + 5 * degree, 18 + 5 * degree, 18.0],
         [-34.0, -34.0, -34 - 5 * degree, -34 - 5 * degree],
@@ -138,7 +138,7 @@ def test_area_in_degrees_is_geodesic() -> None:
 
 def test_area_in_feet_is_in_square_metres() -> None:
     grid = Grid(pyproj.CRS(2263).to_wkt(), (0.0, 0.0), (0.5, 0.5), Window(0, 0, 9, 9))
-    (area,) = measure(trace(np.ones((2, 2), np.uint8)), grid, NAMES)["area_m2"]
+    (area,) = to_table(trace(np.ones((2, 2), np.uint8)), grid, NAMES)["area_m2"]
     assert area == pytest.approx(4 * (0.5 * 0.3048006096) ** 2)
 
 
@@ -147,7 +147,7 @@ def test_pieces_survive_the_file(tmp_path) -> None:
     pieces = trace(classes, col=-637_513, row=47_037_511)
     grid = Grid(LO19.crs, (0.0, 0.0), (0.08, 0.08), Window(0, 0, 9, 9))
     write_pieces(pieces, grid, NAMES, tmp_path / "p.parquet")
-    back = merge(read_pieces(tmp_path / "p.parquet", grid), [])
+    back = merge(read_pieces(tmp_path / "p.parquet", grid), np.empty((2, 0), np.int64))
     assert [shapely.normalize(g).wkb for g in back.geometry] == [g.wkb for g in pieces.geometry]
     assert back.images == pieces.images
 

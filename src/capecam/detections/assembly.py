@@ -20,11 +20,11 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from capecam.detections.evidence import Evidence
+from capecam.detections.evidence import Evidence, review_ranks
 from capecam.detections.filters import REASONS, DetectionFilter
-from capecam.detections.measurement import COLUMNS, measure, middle_pixel_m, read_pieces
+from capecam.detections.measurement import COLUMNS, middle_pixel_m, read_pieces, to_table
 from capecam.detections.regions import Pieces, first_pixels, join
-from capecam.detections.simplification import simplified
+from capecam.detections.simplification import simplify_outlines
 from capecam.grid import Grid
 from capecam.io.vector_writer import GeoParquet, with_column
 from capecam.mosaic.aoi import read_shapes
@@ -162,7 +162,7 @@ def _write_rows(
         if evidence is None:
             draft.replace(layers[LAYER])
         else:
-            with_column(draft, layers[LAYER], "review", ranks(np.concatenate(doubts)))
+            with_column(draft, layers[LAYER], "review", review_ranks(np.concatenate(doubts)))
     return tally
 
 
@@ -171,8 +171,8 @@ def _objects(
 ) -> Iterator[tuple[Pieces, gpd.GeoDataFrame]]:
     """Objects from top to bottom, measured, with the ``reason`` of those that are dropped."""
     objects = join_across_cells(_batches(parts, recipe.grid), recipe.join_distance_px)
-    for some, outlines in simplified(objects, recipe.tolerance_px):
-        table = measure(some, recipe.grid, recipe.names, outlines)
+    for some, outlines in simplify_outlines(objects, recipe.tolerance_px):
+        table = to_table(some, recipe.grid, recipe.names, outlines)
         reasons = recipe.sieve.reasons(some, table)
         tally.add(some, reasons)
         yield some, table.assign(reason=pd.Series(reasons, dtype="str"))
@@ -185,7 +185,7 @@ def _with_evidence(
     if evidence is None:
         return table[[*COLUMNS, "geometry"]], np.zeros(len(table))
     added = evidence.columns(objects, table).set_index(table.index)
-    doubt = added.pop("doubt").to_numpy()
+    doubt = added.pop("priority").to_numpy()
     return gpd.GeoDataFrame(table[[*COLUMNS]].join(added), geometry=table.geometry), doubt
 
 
@@ -209,13 +209,6 @@ def objects_by_step(
         if exists:
             after[step] = left
     return after
-
-
-def ranks(doubt: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The place of each object in the review queue, from 1; the most doubtful first."""
-    place = np.empty(len(doubt), np.int64)
-    place[np.argsort(-doubt, kind="stable")] = np.arange(1, len(doubt) + 1)
-    return place
 
 
 def _batches(parts: Iterable[CellPieces], grid: Grid) -> Iterator[tuple[Pieces, float]]:

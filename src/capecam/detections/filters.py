@@ -1,4 +1,4 @@
-"""What is no object, and why: too small, too unsure, not on a building."""
+"""Filters for detections: too small, too unsure, not on a building."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from capecam.detections.regions import Pieces, Polygons
 from capecam.settings import DetectionSettings
 
 REASONS = ("small", "unsure", "off building")
-"""In the order in which they are asked for; the first that holds is given."""
+"""Reasons to reject an object, in the order of the rules; the first that holds is given."""
 
-SLACK = 1e-9
-"""Shares of areas are quotients of floats: 80 % may come out a little below."""
+TOLERANCE = 1e-9
+"""Of a share: the quotient of two areas may be slightly below 80 % where it is meant to be 80 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,13 @@ class DetectionFilter:
     """The rules of a run, by class."""
 
     min_area_m2: tuple[float, ...]
-    """By class, that of the background included."""
+    """By class id, the background included."""
     min_confidence: tuple[float, ...]
+    """By class id, 0..1."""
     buildings: shapely.STRtree | None = None
-    """In lattice pixels; None: there is no rule about them."""
+    """Footprints in lattice pixels; None for no rule about buildings."""
     building_share: float = 0.0
+    """Smallest share of an object's area on buildings, 0..1."""
 
     @classmethod
     def of(
@@ -38,7 +40,7 @@ class DetectionFilter:
         names: Sequence[str],
         buildings: Polygons | None = None,
     ) -> DetectionFilter:
-        """From the settings.
+        """Create the filter from the settings.
 
         Args:
             settings: the rules.
@@ -53,7 +55,7 @@ class DetectionFilter:
         )
 
     def reasons(self, objects: Pieces, table: pd.DataFrame) -> NDArray[np.object_]:
-        """(N,) one of ``REASONS``, or an empty text for objects that stay.
+        """Return (N,) one of ``REASONS`` each, or an empty text for objects that are kept.
 
         Args:
             objects: in lattice pixels.
@@ -64,21 +66,20 @@ class DetectionFilter:
         unsure = table["confidence"].to_numpy() < np.array(self.min_confidence)[class_id]
         off = np.zeros(len(objects), np.bool_)
         if self.buildings is not None:
-            asked = np.flatnonzero(~small & ~unsure)
-            share = built_share(objects.geometry[asked], self.buildings)
-            off[asked] = share < self.building_share - SLACK
+            rest = np.flatnonzero(~small & ~unsure)
+            share = share_on_buildings(objects.geometry[rest], self.buildings)
+            off[rest] = share < self.building_share - TOLERANCE
         return np.select([small, unsure, off], REASONS, "").astype(object)
 
 
-def built_share(shapes: Polygons, buildings: shapely.STRtree) -> NDArray[np.float64]:
-    """(N,) share of each shape's area that lies on a building; overlapping ones count once."""
+def share_on_buildings(shapes: Polygons, buildings: shapely.STRtree) -> NDArray[np.float64]:
+    """Return (N,) the share of each shape's area on buildings; overlapping ones count once."""
     shape, building = buildings.query(shapes, predicate="intersects")
-    covered = np.zeros(len(shapes))
     order = np.argsort(shape, kind="stable")
-    shape, near = shape[order], buildings.geometries[building[order]]
-    starts = np.flatnonzero(np.diff(shape, prepend=-1))
-    for start, stop in zip(starts, np.append(starts[1:], len(shape)), strict=True):
-        one = shapes[shape[start]]
-        parts = shapely.intersection(near[start:stop], one)
-        covered[shape[start]] = shapely.area(shapely.union_all(parts))
+    shape, building = shape[order], building[order]
+    overlaps = shapely.intersection(buildings.geometries[building], shapes[shape])
+    covered = np.zeros(len(shapes))
+    _, starts = np.unique(shape, return_index=True)
+    for start, parts in zip(starts, np.split(overlaps, starts)[1:], strict=True):
+        covered[shape[start]] = shapely.union_all(parts).area
     return np.asarray(covered / np.maximum(shapely.area(shapes), 1))
