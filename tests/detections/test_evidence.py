@@ -17,10 +17,9 @@ from scipy.ndimage import distance_transform_edt
 from support.cities import blobs, colours_model, write_tif
 
 from capecam.detections import neighbourhood
-from capecam.detections.assembly import ranks
-from capecam.detections.evidence import Evidence, doubt, judged
+from capecam.detections.evidence import Evidence, evidence_words, review_priority, review_ranks
 from capecam.detections.heatmap_stats import MEASURES
-from capecam.detections.neighbourhood import REACH_M, RING_M, neighbourhood_strips, within
+from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M, neighbourhood_strips, within
 from capecam.detections.regions import mask
 from capecam.grid import Window
 from capecam.run.city_products import MEMORY, finish
@@ -89,7 +88,7 @@ def layer(out: Path, name: str, band: int) -> np.ndarray:
 def expected(values: np.ndarray, own: np.ndarray) -> dict[str, float]:
     """The definitions of DESIGN section 6, on whole arrays."""
     away = distance_transform_edt(~own) * GSD
-    near = (away <= REACH_M + 1e-9) & ~np.isnan(values)
+    near = (away <= NEIGHBOURHOOD_M + 1e-9) & ~np.isnan(values)
     inside = own & near
     ring = (away <= RING_M + 1e-9) & near & ~own
     energy, peak = np.nansum(values[near]), values[near].max()
@@ -136,7 +135,7 @@ def test_strips_and_processes_change_nothing(whole: Path, monkeypatch) -> None:
     before = (whole / "detections.parquet").read_bytes()
     monkeypatch.setattr(neighbourhood, "STRIP", 37)
     monkeypatch.setattr("capecam.detections.evidence.CHUNK", 2)
-    monkeypatch.setattr("capecam.detections.evidence.WORTH_IT", 1)
+    monkeypatch.setattr("capecam.detections.evidence.MIN_CHUNKS", 1)
     (whole / MEMORY).unlink()
     finish(whole)
     assert (whole / "detections.parquet").read_bytes() == before
@@ -144,13 +143,13 @@ def test_strips_and_processes_change_nothing(whole: Path, monkeypatch) -> None:
 
 def asked(monkeypatch) -> list[int]:
     """How many objects are looked at, call by call."""
-    counts, measured = [], Evidence._measured
+    counts, measured = [], Evidence._measure
 
     def counted(self, objects):
         counts.append(len(objects))
         return measured(self, objects)
 
-    monkeypatch.setattr(Evidence, "_measured", counted)
+    monkeypatch.setattr(Evidence, "_measure", counted)
     return counts
 
 
@@ -256,7 +255,7 @@ def word(confidence: float, inside: float, ring: float, peak: float, peak_m: flo
         "m_peak": peak,
         "m_peak_m": peak_m,
     }
-    return judged(pd.DataFrame([row]), "m", EvidenceSettings())[0]
+    return evidence_words(pd.DataFrame([row]), "m", EvidenceSettings())[0]
 
 
 @pytest.mark.parametrize(
@@ -287,8 +286,8 @@ def test_the_queue_begins_with_the_confident_for_other_reasons_and_the_split() -
             "rival_in": [0.0, 0.0, 0.0, 0.0, 0.45],
         }
     )
-    table["evidence"] = judged(table, "m", EvidenceSettings())
+    table["evidence"] = evidence_words(table, "m", EvidenceSettings())
     assert table["evidence"].tolist() == ["focused", "context", "saturated", "context", "focused"]
-    found = doubt(table, "m")
+    found = review_priority(table, "m")
     assert found == pytest.approx([0.0, 0.9 * 0.8, 0.0, 0.6 * 0.8, 0.9])
-    assert ranks(found).tolist() == [4, 2, 5, 3, 1]
+    assert review_ranks(found).tolist() == [4, 2, 5, 3, 1]

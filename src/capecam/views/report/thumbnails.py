@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from capecam.detections.neighbourhood import REACH_M
+from capecam.detections.neighbourhood import NEIGHBOURHOOD_M
 from capecam.errors import CapecamError, ImageError
 from capecam.grid import Window
 from capecam.io.gdal import gdal_settings
@@ -103,7 +103,7 @@ class Album:
         class_id = int(row["class_id"])
         color = self._run.settings.model.classes[class_id].color
         outline = shapely.transform(shape, self._run.grid.to_lattice)
-        near, far = self._window(outline, AROUND_M), self._window(outline, REACH_M)
+        near, far = self._window(outline, AROUND_M), self._window(outline, NEIGHBOURHOOD_M)
         widths_m = near.width * self._pixel_m, far.width * self._pixel_m
         try:
             pixels = self._imagery(far, row["images"])
