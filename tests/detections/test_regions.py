@@ -1,4 +1,4 @@
-"""From class pixels to objects. Oracle: a flood fill in Python, and counting by hand."""
+"""Tracing, joining and tables of regions. Oracle: a flood fill in Python, and counting by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from capecam.grid import Grid, Window
 
 
 def flood(classes: np.ndarray) -> dict[tuple[int, int], set[tuple[int, int]]]:
-    """4-connected regions by their first pixel in row-major order."""
+    """Return 4-connected regions by their first pixel in row-major order."""
     left = {(r, c) for r, c in np.argwhere((classes > 0) & (classes < 255)).tolist()}
     regions = {}
     for start in sorted(left):
@@ -53,10 +53,10 @@ def test_regions_are_those_of_a_flood_fill(classes: np.ndarray, cuts: set[int]) 
 
 @settings(max_examples=60, deadline=None)
 @given(rasters, st.sets(st.integers(1, 13), max_size=5))
-def test_the_cut_does_not_show(classes: np.ndarray, cuts: set[int]) -> None:
-    whole, parts = trace(classes), trace(classes, [c for c in cuts if c < len(classes)])
-    assert [g.wkb for g in whole.geometry] == [g.wkb for g in parts.geometry]
-    assert np.array_equal(whole.level_sum, parts.level_sum)
+def test_regions_do_not_depend_on_the_strips(classes: np.ndarray, cuts: set[int]) -> None:
+    whole, strips = trace(classes), trace(classes, [c for c in cuts if c < len(classes)])
+    assert [g.wkb for g in whole.geometry] == [g.wkb for g in strips.geometry]
+    assert np.array_equal(whole.level_sum, strips.level_sum)
 
 
 def test_a_ring_keeps_its_hole_across_strips() -> None:
@@ -73,7 +73,7 @@ def test_same_class_pieces_join_up_to_the_distance(gap: int, objects: int) -> No
     classes = np.zeros((6, 20), np.uint8)
     classes[1:4, 2:5] = 1
     classes[1:4, 5 + gap : 9 + gap] = 1
-    classes[4, 2:5] = 2  # another class touches, and stays apart
+    classes[4, 2:5] = 2  # another class touches, and is not joined
     joined = join(trace(classes), 2.0)
     assert sorted(joined.class_id) == [1] * objects + [2]
     assert shapely.area(joined.geometry[joined.class_id == 1]).sum() == 9 + 12
@@ -142,7 +142,7 @@ def test_area_in_feet_is_in_square_metres() -> None:
     assert area == pytest.approx(4 * (0.5 * 0.3048006096) ** 2)
 
 
-def test_pieces_survive_the_file(tmp_path) -> None:
+def test_pieces_are_the_same_after_writing_and_reading(tmp_path) -> None:
     classes = np.random.default_rng(3).choice([0, 0, 0, 1, 2, 3], (40, 40)).astype(np.uint8)
     pieces = trace(classes, col=-637_513, row=47_037_511)
     grid = Grid(LO19.crs, (0.0, 0.0), (0.08, 0.08), Window(0, 0, 9, 9))
@@ -152,7 +152,7 @@ def test_pieces_survive_the_file(tmp_path) -> None:
     assert back.images == pieces.images
 
 
-def test_nothing_found_is_a_table_without_rows(tmp_path) -> None:
+def test_without_objects_the_table_has_no_rows(tmp_path) -> None:
     empty = trace(np.zeros((5, 5), np.uint8))
     write_pieces(empty, LO19, NAMES, tmp_path / "p.parquet")
     assert len(join(read_pieces(tmp_path / "p.parquet", LO19), 2.0)) == 0
