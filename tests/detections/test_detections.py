@@ -60,7 +60,7 @@ def test_files_do_not_depend_on_the_cells(tmp_path, monkeypatch, batch: int) -> 
         assert written.summary["count"].sum() == len(kept) > 20
         assert len(gpd.read_parquet(out / "rejected.parquet")) > 20
         outs.append(out)
-        counts.append(written.tally.to_json(NAMES))
+        counts.append(written.steps)
     assert counts[0] == counts[1]
     for file in ("detections.parquet", "rejected.parquet", "summary.csv"):
         assert (outs[0] / file).read_bytes() == (outs[1] / file).read_bytes()
@@ -92,7 +92,7 @@ def test_rejected_objects_are_counted_and_kept_in_their_own_layer(tmp_path) -> N
     cells = pieces_of_cells(tmp_path, 40, 60)
     written = write_detections(tmp_path, cells, make_rules(1.0, 0.05, keep_rejected=True))
     write_geopackage(tmp_path, make_rules(1.0, 0.05, keep_rejected=True))
-    counts = written.tally.to_json(NAMES)
+    counts = written.steps
     dropped = gpd.read_file(tmp_path / "detections.gpkg", layer=REJECTED)
     assert set(dropped["reason"]) == {"small"}
     assert (dropped["area_m2"] <= 0.05).all()

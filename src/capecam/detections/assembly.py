@@ -1,14 +1,14 @@
-"""The objects of a city, from the pieces of its cells: joined, sieved, measured, written.
+"""Detections of a city from the pieces of its cells: joined, filtered, measured, written.
 
-``pieces -> objects -> outlines -> sieve -> evidence -> queue -> files``. Cells come from top to
-bottom, and an object is finished as soon as nothing that is still to come can touch it: memory
-holds the pieces of two rows of cells, and the table of all objects.
+``pieces -> objects -> outlines -> filter -> evidence -> review queue -> files``. Cells come from
+top to bottom, and an object is finished as soon as no later piece can touch it: memory holds the
+pieces of two rows of cells, and the table of all detections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
@@ -18,11 +18,11 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from capecam.detections.evidence import Evidence
+from capecam.detections.evidence import Evidence, review_ranks
 from capecam.detections.filters import REASONS, DetectionFilter
-from capecam.detections.measurement import COLUMNS, measure, middle_pixel_m, read_pieces
+from capecam.detections.measurement import COLUMNS, middle_pixel_m, read_pieces, to_table
 from capecam.detections.regions import Pieces, first_pixels, join
-from capecam.detections.simplification import simplified
+from capecam.detections.simplification import simplify_outlines
 from capecam.grid import Grid
 from capecam.io.vector_writer import write_geoparquet
 from capecam.mosaic.aoi import read_shapes
@@ -37,187 +37,167 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class CellPieces:
-    """The pieces of a cell, on disk."""
+    """File with the pieces of a cell."""
 
     row: int
-    """The cell's first: no piece begins above it."""
+    """First row of the cell in lattice pixels; no piece begins above it."""
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class AssemblyRules:
-    """How pieces become detections."""
+    """Rules to make detections of pieces."""
 
     grid: Grid
-    """Of the lattice."""
+    """The pixel grid of the mosaic."""
     classes: tuple[ClassSettings, ...]
-    """0 first."""
+    """All classes, 0 first."""
     join_distance_px: float
+    """Largest gap between pieces of one object."""
     tolerance_px: float
-    """Of outlines; 0 leaves them as they are."""
-    sieve: DetectionFilter
+    """Tolerance of outlines; 0 leaves them as they are."""
+    filter: DetectionFilter
     keep_rejected: bool = False
+    """True to write rejected objects to a file of their own."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all classes, 0 first."""
+        """Names of all classes, 0 first."""
         return tuple(entry.name for entry in self.classes)
 
 
-@dataclass(slots=True)
-class StepCounts:
-    """What each step left or removed: step -> objects by class id."""
+@dataclass(frozen=True, slots=True)
+class WrittenDetections:
+    """Totals of the detections that were written."""
 
-    steps: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    summary: pd.DataFrame
+    """A row for each foreground class, also without detections."""
+    steps: dict[str, dict[str, int]]
+    """Step -> class -> objects after tracing and joining, rejected for each reason, and kept."""
 
-    @classmethod
-    def of(cls, names: Sequence[str]) -> StepCounts:
-        """Nothing counted yet."""
+
+class _StepCounts:
+    """Number of objects by step and class id."""
+
+    def __init__(self, classes: int) -> None:
         steps = ("traced", "joined", *REASONS, "kept")
-        return cls({step: np.zeros(len(names), np.int64) for step in steps})
+        self._counts = {step: np.zeros(classes, np.int64) for step in steps}
 
     def add(self, objects: Pieces, reasons: NDArray[np.object_]) -> None:
-        """Count objects; a piece is traced as many times as it has parts."""
-        self._count(
-            "traced", np.repeat(objects.class_id, shapely.get_num_geometries(objects.geometry))
-        )
+        """Count objects; one was traced as many times as it has parts."""
+        parts = np.repeat(objects.class_id, shapely.get_num_geometries(objects.geometry))
+        self._count("traced", parts)
         self._count("joined", objects.class_id)
         for reason in REASONS:
             self._count(reason, objects.class_id[reasons == reason])
         self._count("kept", objects.class_id[reasons == ""])
 
     def _count(self, step: str, class_ids: NDArray[np.int64]) -> None:
-        self.steps[step] += np.bincount(class_ids, minlength=len(self.steps[step]))
+        self._counts[step] += np.bincount(class_ids, minlength=len(self._counts[step]))
 
-    def to_json(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
-        """As kept in run.json."""
+    def by_class(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Return step -> foreground class -> count."""
         return {
-            step: {name: int(count) for name, count in list(zip(names, counts, strict=True))[1:]}
-            for step, counts in self.steps.items()
+            step: dict(zip(names[1:], counts[1:].tolist(), strict=True))
+            for step, counts in self._counts.items()
         }
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenDetections:
-    """What became of a city's pieces."""
-
-    summary: pd.DataFrame
-    """A row a foreground class, those without a detection included."""
-    tally: StepCounts
-
-
 def write_detections(
-    out: Path, parts: Iterable[CellPieces], recipe: AssemblyRules, evidence: Evidence | None = None
+    out: Path, cells: Iterable[CellPieces], rules: AssemblyRules, evidence: Evidence | None = None
 ) -> WrittenDetections:
-    """``DETECTIONS``, the rejected objects where they are kept, and ``SUMMARY``.
+    """Write ``DETECTIONS``, ``SUMMARY`` and, if they are kept, the rejected objects.
 
     Args:
         out: the folder to write to.
-        parts: of all cells.
-        recipe: how pieces become objects.
-        evidence: asked about each; None leaves these columns out.
+        cells: the pieces of all cells.
+        rules: how to make detections of pieces.
+        evidence: computes the evidence of each; None leaves these columns out.
     """
-    tables, rejected, doubts, tally = [], [], [], StepCounts.of(recipe.names)
-    for objects, table in _objects(parts, recipe, tally):
+    tables, rejected, counts = [], [], _StepCounts(len(rules.classes))
+    for objects, table in _objects(cells, rules, counts):
         kept = (table["reason"] == "").to_numpy()
-        if recipe.keep_rejected:
+        if rules.keep_rejected:
             rejected.append(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
-        rows, doubt = _with_evidence(objects.take(kept), table[kept], evidence)
-        tables.append(rows)
-        doubts.append(doubt)
+        rows = pd.DataFrame(table.loc[kept, [*COLUMNS]])
+        if evidence is not None:
+            rows = rows.join(evidence.columns(objects.take(kept), rows))
+        tables.append(gpd.GeoDataFrame(rows, geometry=table.geometry[kept]))
     detections = pd.concat(tables, ignore_index=True)
-    review = None if evidence is None else ranks(np.concatenate(doubts))
+    review = None if evidence is None else review_ranks(detections.pop("priority").to_numpy())
     with atomic_write(out / DETECTIONS) as parquet, atomic_write(out / SUMMARY) as csv:
         write_geoparquet(parquet, detections, review)
-        summary = _summary(detections, recipe.names)
+        summary = _summary(detections, rules.names)
         summary.to_csv(csv, index=False, lineterminator="\n")
-    if recipe.keep_rejected:
+    if rules.keep_rejected:
         with atomic_write(out / f"{REJECTED}.parquet") as parquet:
             write_geoparquet(parquet, pd.concat(rejected, ignore_index=True))
     else:
         (out / f"{REJECTED}.parquet").unlink(missing_ok=True)
-    return WrittenDetections(summary, tally)
+    return WrittenDetections(summary, counts.by_class(rules.names))
 
 
 def _objects(
-    parts: Iterable[CellPieces], recipe: AssemblyRules, tally: StepCounts
+    cells: Iterable[CellPieces], rules: AssemblyRules, counts: _StepCounts
 ) -> Iterator[tuple[Pieces, gpd.GeoDataFrame]]:
-    """Objects from top to bottom, measured, with the ``reason`` of those that are dropped."""
-    objects = join_across_cells(_batches(parts, recipe.grid), recipe.join_distance_px)
-    for some, outlines in simplified(objects, recipe.tolerance_px):
-        table = measure(some, recipe.grid, recipe.names, outlines)
-        reasons = recipe.sieve.reasons(some, table)
-        tally.add(some, reasons)
-        yield some, table.assign(reason=pd.Series(reasons, dtype="str"))
-
-
-def _with_evidence(
-    objects: Pieces, table: gpd.GeoDataFrame, evidence: Evidence | None
-) -> tuple[gpd.GeoDataFrame, NDArray[np.float64]]:
-    """The columns of the file but ``review``, and how much each object wants to be looked at."""
-    if evidence is None:
-        return table[[*COLUMNS, "geometry"]], np.zeros(len(table))
-    added = evidence.columns(objects, table).set_index(table.index)
-    doubt = added.pop("doubt").to_numpy()
-    return gpd.GeoDataFrame(table[[*COLUMNS]].join(added), geometry=table.geometry), doubt
+    """Yield objects from top to bottom, and their table with ``reason``; "" if they are kept."""
+    joined = join_across_cells(_batches(cells, rules.grid), rules.join_distance_px)
+    for objects, outlines in simplify_outlines(joined, rules.tolerance_px):
+        table = to_table(objects, rules.grid, rules.names, outlines)
+        reasons = rules.filter.reasons(objects, table)
+        counts.add(objects, reasons)
+        yield objects, table.assign(reason=pd.Series(reasons, dtype="str"))
 
 
 def objects_by_step(
-    parts: Iterable[CellPieces], recipe: AssemblyRules
+    cells: Iterable[CellPieces], rules: AssemblyRules
 ) -> dict[str, gpd.GeoDataFrame]:
-    """All objects after each step: traced, joined, and what each rule leaves that there is.
-
-    For scoring; in memory, unlike :func:`write_detections`.
-    """
-    tables = [table for _, table in _objects(parts, recipe, StepCounts.of(recipe.names))]
-    left = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
-    after = {"tracing": left.explode(ignore_index=True), "joining": left}
-    rules = {
+    """Return all objects after each step: tracing, joining, and each rule that is in use."""
+    tables = [table for _, table in _objects(cells, rules, _StepCounts(len(rules.classes)))]
+    rest = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
+    steps = {"tracing": rest.explode(ignore_index=True), "joining": rest}
+    in_use = {
         "dropping small ones": ("small", True),
-        "dropping unsure ones": ("unsure", any(recipe.sieve.min_confidence)),
-        "dropping those off buildings": ("off building", recipe.sieve.buildings is not None),
+        "dropping unsure ones": ("unsure", any(rules.filter.min_confidence)),
+        "dropping those off buildings": ("off building", rules.filter.buildings is not None),
     }
-    for step, (reason, exists) in rules.items():
-        left = left[left["reason"] != reason]
-        if exists:
-            after[step] = left
-    return after
+    for step, (reason, is_in_use) in in_use.items():
+        rest = rest[rest["reason"] != reason]
+        if is_in_use:
+            steps[step] = rest
+    return steps
 
 
-def ranks(doubt: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The place of each object in the review queue, from 1; the most doubtful first."""
-    place = np.empty(len(doubt), np.int64)
-    place[np.argsort(-doubt, kind="stable")] = np.arange(1, len(doubt) + 1)
-    return place
-
-
-def _batches(parts: Iterable[CellPieces], grid: Grid) -> Iterator[tuple[Pieces, float]]:
-    """The pieces of some cells, and the row above which none of the rest begins."""
-    ordered = sorted(parts, key=lambda part: (part.row, part.path))
+def _batches(cells: Iterable[CellPieces], grid: Grid) -> Iterator[tuple[Pieces, float]]:
+    """Yield the pieces of some cells, and the row above which no later piece begins."""
+    ordered = sorted(cells, key=lambda cell: (cell.row, cell.path))
     for start in range(0, len(ordered), BATCH):
-        here, rest = ordered[start : start + BATCH], ordered[start + BATCH :]
-        pieces = Pieces.concatenate([read_pieces(part.path, grid) for part in here])
-        yield pieces, rest[0].row if rest else inf
+        batch, later = ordered[start : start + BATCH], ordered[start + BATCH :]
+        pieces = Pieces.concatenate([read_pieces(cell.path, grid) for cell in batch])
+        yield pieces, later[0].row if later else inf
 
 
 def join_across_cells(
     batches: Iterable[tuple[Pieces, float]], distance_px: float
 ) -> Iterator[Pieces]:
-    """What :func:`capecam.detections.regions.join` makes of all batches at once, in the same order.
+    """Join pieces batch by batch, as :func:`capecam.detections.regions.join` does all at once.
 
     Args:
         batches: pieces, with the row above which no piece of a later batch begins.
-        distance_px: up to which pieces of one class belong together.
+        distance_px: largest gap between pieces of one class that are one object.
+
+    Yields:
+        Complete objects, all in the order of ``join``.
     """
-    held = Pieces.concatenate([])
-    for pieces, below in batches:
-        held = join(Pieces.concatenate([held, pieces]), distance_px)
-        _, top = first_pixels(held.geometry)
-        bottom = shapely.bounds(held.geometry)[:, 3]
-        whole = bottom + distance_px < below
-        ready = whole & (top < np.min(top[~whole].astype(float), initial=below))
-        yield held.take(ready)
-        held = held.take(~ready)
+    waiting = Pieces.concatenate([])
+    for pieces, next_row in batches:
+        waiting = join(Pieces.concatenate([waiting, pieces]), distance_px)
+        _, top = first_pixels(waiting.geometry)
+        bottom = shapely.bounds(waiting.geometry)[:, 3]
+        complete = bottom + distance_px < next_row
+        ready = complete & (top < np.min(top[~complete].astype(float), initial=next_row))
+        yield waiting.take(ready)
+        waiting = waiting.take(~ready)
 
 
 def _summary(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -234,12 +214,12 @@ def _summary(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def cell_pieces(run: RunFolder) -> list[CellPieces]:
-    """The pieces of all cells."""
+    """Return the files with the pieces of all cells of a run."""
     return [CellPieces(run.core(name).row, run.path(name, PIECES)) for name in run.cells]
 
 
 def assembly_rules(run: RunFolder) -> AssemblyRules:
-    """How a run makes detections of pieces.
+    """Return the rules of a run.
 
     Raises:
         UsageError: the footprints cannot be read.

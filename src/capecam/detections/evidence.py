@@ -84,20 +84,23 @@ class Evidence:
             self._cache.save()
 
     def columns(self, objects: Pieces, table: pd.DataFrame) -> pd.DataFrame:
-        """Return the columns of N objects, and ``priority`` (:func:`review_priority`); N rows.
+        """Return N rows of columns, and ``priority`` (:func:`review_priority`).
 
         Args:
-            objects: in lattice pixels.
-            table: with their ``confidence``.
+            objects: N objects in lattice pixels.
+            table: N rows with their ``confidence``; the result has its index.
         """
-        measures = pd.DataFrame(self._numbers(objects), columns=self._rasters.columns)
-        measures["confidence"] = table["confidence"].to_numpy()
+        names = self._rasters.columns
+        numbers = pd.DataFrame(self._numbers(objects), columns=names, index=table.index)
+        numbers["confidence"] = table["confidence"]
         method = self._rules.method or self._rasters.heatmaps[0].method
-        names = np.array([None, *self._rasters.classes], object)
-        measures["rival"] = pd.Series(names[measures.pop("rival_id").to_numpy(int)], dtype="str")
-        measures["evidence"] = pd.Series(evidence_words(measures, method, self._rules), dtype="str")
-        measures["priority"] = review_priority(measures, method)
-        return measures[[*self._rasters.columns[:-2], *EVIDENCE_COLUMNS, "priority"]]
+        rivals = np.array([None, *self._rasters.classes], object)
+        rival = rivals[numbers["rival_id"].to_numpy(int)]
+        words = evidence_words(numbers, method, self._rules)
+        numbers["rival"] = pd.Series(rival, table.index, "str")
+        numbers["evidence"] = pd.Series(words, table.index, "str")
+        numbers["priority"] = review_priority(numbers, method)
+        return numbers[[*names[:-2], *EVIDENCE_COLUMNS, "priority"]]
 
     def _numbers(self, objects: Pieces) -> NDArray[np.float64]:
         """Return (N, columns), from the cache or measured."""

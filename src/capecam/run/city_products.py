@@ -116,7 +116,7 @@ def _assembled(out: Path) -> Totals:
         len(run.cells),
         sum(cell.tiles for cell in run.cells.values()),
         {row["class"]: (row["count"], row["area_m2"]) for row in summary},
-        found.tally.to_json(run.names),
+        found.steps,
         _facts_of_products(out),
     )
     with atomic_write(out / PROJECT) as qgz:
