@@ -49,7 +49,7 @@ def test_objects_are_yielded_as_soon_as_they_are_complete() -> None:
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_files_do_not_depend_on_the_cells(tmp_path, monkeypatch, batch: int) -> None:
     monkeypatch.setattr(vector_writer, "ROW_GROUP", 7)
-    rules = make_rules(1.0, 0.01, tolerance_px=1.0, keep_rejected=True)
+    rules = make_rules(join_distance_px=1.0, min_area_m2=0.01, simplify_m=0.08, keep_rejected=True)
     outs, counts = [], []
     for name, size in (("whole", (40, 60)), ("cells", (7, 13))):
         out = tmp_path / name
@@ -68,8 +68,8 @@ def test_files_do_not_depend_on_the_cells(tmp_path, monkeypatch, batch: int) -> 
 
 def test_geopackage_and_geoparquet_have_the_same_rows(tmp_path) -> None:
     cells = pieces_of_cells(tmp_path, 10, 20)
-    write_detections(tmp_path, cells, make_rules(2.0, 0.0))
-    write_geopackage(tmp_path, make_rules(2.0, 0.0))
+    write_detections(tmp_path, cells, make_rules(min_area_m2=0.0))
+    write_geopackage(tmp_path, make_rules(min_area_m2=0.0))
     table = gpd.read_parquet(tmp_path / "detections.parquet")
     package = gpd.read_file(tmp_path / "detections.gpkg", layer="detections")
     assert package.drop(columns="geometry").equals(table.drop(columns="geometry"))
@@ -90,8 +90,12 @@ def test_without_objects_the_files_are_empty(tmp_path) -> None:
 
 def test_rejected_objects_are_counted_and_kept_in_their_own_layer(tmp_path) -> None:
     cells = pieces_of_cells(tmp_path, 40, 60)
-    written = write_detections(tmp_path, cells, make_rules(1.0, 0.05, keep_rejected=True))
-    write_geopackage(tmp_path, make_rules(1.0, 0.05, keep_rejected=True))
+    written = write_detections(
+        tmp_path, cells, make_rules(join_distance_px=1.0, min_area_m2=0.05, keep_rejected=True)
+    )
+    write_geopackage(
+        tmp_path, make_rules(join_distance_px=1.0, min_area_m2=0.05, keep_rejected=True)
+    )
     counts = written.steps
     dropped = gpd.read_file(tmp_path / "detections.gpkg", layer=REJECTED)
     assert set(dropped["reason"]) == {"small"}
@@ -103,5 +107,5 @@ def test_rejected_objects_are_counted_and_kept_in_their_own_layer(tmp_path) -> N
     assert dropped.drop(columns="geometry").equals(
         gpd.read_parquet(tmp_path / "rejected.parquet").drop(columns="geometry")
     )
-    write_detections(tmp_path, cells, make_rules(1.0, 0.05))
+    write_detections(tmp_path, cells, make_rules(join_distance_px=1.0, min_area_m2=0.05))
     assert not (tmp_path / "rejected.parquet").exists()

@@ -21,8 +21,9 @@ from capecam.run.city_products import write_geopackage
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
-    write_detections(folder, pieces_of_cells(folder, 20, 30), make_rules(1.0, 0.01))
-    write_geopackage(folder, make_rules(1.0, 0.01))
+    rules = make_rules(join_distance_px=1.0, min_area_m2=0.01)
+    write_detections(folder, pieces_of_cells(folder, 20, 30), rules)
+    write_geopackage(folder, rules)
     return folder
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tracing import LO19, NAMES, trace
 
-from capecam.detections.filters import DetectionFilter, share_on_buildings
+from capecam.detections.filters import rejection_reasons, share_on_buildings
 from capecam.detections.measurement import to_table
 from capecam.detections.regions import Pieces, join
 from capecam.detections.simplification import simplify_outlines
@@ -23,8 +23,9 @@ M2 = 0.08**2
 
 
 def reasons(pieces: Pieces, buildings=None, **rules) -> list[str]:
-    detection_filter = DetectionFilter.of(DetectionSettings(**rules), NAMES, buildings)
-    return detection_filter.reasons(pieces, to_table(pieces, LO19, NAMES)).tolist()
+    table = to_table(pieces, LO19, NAMES)
+    tree = None if buildings is None else shapely.STRtree(buildings)
+    return rejection_reasons(pieces, table, DetectionSettings(**rules), NAMES, tree).tolist()
 
 
 def squares(*sides: int, class_id: int = 1) -> Pieces:

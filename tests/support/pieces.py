@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from capecam.detections.assembly import AssemblyRules, CellPieces
-from capecam.detections.filters import DetectionFilter
 from capecam.detections.measurement import write_pieces
 from capecam.settings import CAPE_TOWN_CLASSES, DetectionSettings
 from support.tracing import LO19, NAMES, trace
@@ -15,18 +14,8 @@ from support.tracing import LO19, NAMES, trace
 BLOCKS = np.random.default_rng(5).choice([0, 0, 0, 1, 2, 3], (40, 60)).astype(np.uint8)
 
 
-def make_rules(
-    join_distance_px: float = 2.0, min_area_m2: float = 1.7, tolerance_px: float = 0.0, **options
-) -> AssemblyRules:
-    settings = DetectionSettings(min_area_m2=min_area_m2)
-    return AssemblyRules(
-        LO19,
-        CAPE_TOWN_CLASSES,
-        join_distance_px,
-        tolerance_px,
-        DetectionFilter.of(settings, NAMES),
-        **options,
-    )
+def make_rules(**settings: float) -> AssemblyRules:
+    return AssemblyRules(LO19, CAPE_TOWN_CLASSES, DetectionSettings(**settings))
 
 
 def pieces_of_cells(folder: Path, rows: int, cols: int) -> list[CellPieces]:

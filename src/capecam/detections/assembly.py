@@ -16,10 +16,9 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from numpy.typing import NDArray
 
 from capecam.detections.evidence import Evidence, review_ranks
-from capecam.detections.filters import REASONS, DetectionFilter
+from capecam.detections.filters import REASONS, rejection_reasons
 from capecam.detections.measurement import COLUMNS, middle_pixel_m, read_pieces, to_table
 from capecam.detections.regions import Pieces, first_pixels, join
 from capecam.detections.simplification import simplify_outlines
@@ -27,7 +26,7 @@ from capecam.grid import Grid
 from capecam.io.vector_writer import write_geoparquet
 from capecam.mosaic.aoi import read_shapes
 from capecam.runtime.files import atomic_write
-from capecam.settings import ClassSettings
+from capecam.settings import ClassSettings, DetectionSettings
 from capecam.store.file_names import DETECTIONS, PIECES, REJECTED, SUMMARY
 from capecam.store.run_folder import RunFolder
 
@@ -52,13 +51,9 @@ class AssemblyRules:
     """The pixel grid of the mosaic."""
     classes: tuple[ClassSettings, ...]
     """All classes, 0 first."""
-    join_distance_px: float
-    """Largest gap between pieces of one object."""
-    tolerance_px: float
-    """Tolerance of outlines; 0 leaves them as they are."""
-    filter: DetectionFilter
-    keep_rejected: bool = False
-    """True to write rejected objects to a file of their own."""
+    settings: DetectionSettings
+    buildings: shapely.STRtree | None = None
+    """Footprints in lattice pixels; None for no rule about buildings."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,33 +71,6 @@ class WrittenDetections:
     """Step -> class -> objects after tracing and joining, rejected for each reason, and kept."""
 
 
-class _StepCounts:
-    """Number of objects by step and class id."""
-
-    def __init__(self, classes: int) -> None:
-        steps = ("traced", "joined", *REASONS, "kept")
-        self._counts = {step: np.zeros(classes, np.int64) for step in steps}
-
-    def add(self, objects: Pieces, reasons: NDArray[np.object_]) -> None:
-        """Count objects; one was traced as many times as it has parts."""
-        parts = np.repeat(objects.class_id, shapely.get_num_geometries(objects.geometry))
-        self._count("traced", parts)
-        self._count("joined", objects.class_id)
-        for reason in REASONS:
-            self._count(reason, objects.class_id[reasons == reason])
-        self._count("kept", objects.class_id[reasons == ""])
-
-    def _count(self, step: str, class_ids: NDArray[np.int64]) -> None:
-        self._counts[step] += np.bincount(class_ids, minlength=len(self._counts[step]))
-
-    def by_class(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Return step -> foreground class -> count."""
-        return {
-            step: dict(zip(names[1:], counts[1:].tolist(), strict=True))
-            for step, counts in self._counts.items()
-        }
-
-
 def write_detections(
     out: Path, cells: Iterable[CellPieces], rules: AssemblyRules, evidence: Evidence | None = None
 ) -> WrittenDetections:
@@ -114,10 +82,11 @@ def write_detections(
         rules: how to make detections of pieces.
         evidence: computes the evidence of each; None leaves these columns out.
     """
-    tables, rejected, counts = [], [], _StepCounts(len(rules.classes))
-    for objects, table in _objects(cells, rules, counts):
+    tables, rejected, counted = [], [], []
+    for objects, table in _objects(cells, rules):
+        counted.append(pd.DataFrame(table[["class", "reason", "parts"]]))
         kept = (table["reason"] == "").to_numpy()
-        if rules.keep_rejected:
+        if rules.settings.keep_rejected:
             rejected.append(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
         rows = pd.DataFrame(table.loc[kept, [*COLUMNS]])
         if evidence is not None:
@@ -129,37 +98,47 @@ def write_detections(
         write_geoparquet(parquet, detections, review)
         summary = _summary(detections, rules.names)
         summary.to_csv(csv, index=False, lineterminator="\n")
-    if rules.keep_rejected:
+    if rules.settings.keep_rejected:
         with atomic_write(out / f"{REJECTED}.parquet") as parquet:
             write_geoparquet(parquet, pd.concat(rejected, ignore_index=True))
     else:
         (out / f"{REJECTED}.parquet").unlink(missing_ok=True)
-    return WrittenDetections(summary, counts.by_class(rules.names))
+    return WrittenDetections(summary, _count_steps(pd.concat(counted), rules.names))
 
 
 def _objects(
-    cells: Iterable[CellPieces], rules: AssemblyRules, counts: _StepCounts
+    cells: Iterable[CellPieces], rules: AssemblyRules
 ) -> Iterator[tuple[Pieces, gpd.GeoDataFrame]]:
-    """Yield objects from top to bottom, and their table with ``reason``; "" if they are kept."""
-    joined = join_across_cells(_batches(cells, rules.grid), rules.join_distance_px)
-    for objects, outlines in simplify_outlines(joined, rules.tolerance_px):
+    """Yield objects from top to bottom with their table.
+
+    The table also has ``reason``, "" for objects that are kept, and ``parts``, how many regions
+    an object was joined from.
+    """
+    settings = rules.settings
+    joined = join_across_cells(_batches(cells, rules.grid), settings.join_distance_px)
+    tolerance_px = settings.simplify_m / float(np.sqrt(middle_pixel_m(rules.grid).prod()))
+    for objects, outlines in simplify_outlines(joined, tolerance_px):
         table = to_table(objects, rules.grid, rules.names, outlines)
-        reasons = rules.filter.reasons(objects, table)
-        counts.add(objects, reasons)
-        yield objects, table.assign(reason=pd.Series(reasons, dtype="str"))
+        reasons = rejection_reasons(objects, table, settings, rules.names, rules.buildings)
+        table["reason"] = pd.Series(reasons, dtype="str")
+        table["parts"] = shapely.get_num_geometries(objects.geometry)
+        yield objects, table
 
 
 def objects_by_step(
     cells: Iterable[CellPieces], rules: AssemblyRules
 ) -> dict[str, gpd.GeoDataFrame]:
     """Return all objects after each step: tracing, joining, and each rule that is in use."""
-    tables = [table for _, table in _objects(cells, rules, _StepCounts(len(rules.classes)))]
+    tables = [table for _, table in _objects(cells, rules)]
     rest = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
     steps = {"tracing": rest.explode(ignore_index=True), "joining": rest}
     in_use = {
         "dropping small ones": ("small", True),
-        "dropping unsure ones": ("unsure", any(rules.filter.min_confidence)),
-        "dropping those off buildings": ("off building", rules.filter.buildings is not None),
+        "dropping unsure ones": (
+            "unsure",
+            any(rules.settings.by_class("min_confidence", rules.names)),
+        ),
+        "dropping those off buildings": ("off building", rules.buildings is not None),
     }
     for step, (reason, is_in_use) in in_use.items():
         rest = rest[rest["reason"] != reason]
@@ -200,17 +179,24 @@ def join_across_cells(
         waiting = waiting.take(~ready)
 
 
-def _summary(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    by_class = table.groupby("class_id")["area_m2"].agg(["count", "sum"])
-    by_class = by_class.reindex(range(1, len(names)), fill_value=0)
-    return pd.DataFrame(
-        {
-            "class_id": by_class.index,
-            "class": list(names[1:]),
-            "count": by_class["count"].to_numpy(int),
-            "area_m2": by_class["sum"].to_numpy(float).round(2),
-        }
-    )
+def _summary(detections: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    areas = detections.groupby("class_id")["area_m2"].agg(["count", "sum"])
+    areas = areas.reindex(pd.RangeIndex(1, len(names), name="class_id"), fill_value=0)
+    summary = areas.round(2).rename(columns={"sum": "area_m2"}).reset_index()
+    summary.insert(1, "class", names[1:])
+    return summary
+
+
+def _count_steps(objects: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count objects by step and class, from their ``class``, ``reason`` and ``parts``."""
+    classes = objects["class"]
+    steps = {"traced": classes.repeat(objects["parts"]), "joined": classes}
+    steps |= {reason: classes[objects["reason"] == reason] for reason in REASONS}
+    steps["kept"] = classes[objects["reason"] == ""]
+    return {
+        step: some.value_counts().reindex(names[1:], fill_value=0).to_dict()
+        for step, some in steps.items()
+    }
 
 
 def cell_pieces(run: RunFolder) -> list[CellPieces]:
@@ -224,13 +210,8 @@ def assembly_rules(run: RunFolder) -> AssemblyRules:
     Raises:
         UsageError: the footprints cannot be read.
     """
-    grid, settings, footprints = run.grid, run.settings.detections, run.settings.mosaic.footprints
-    buildings = None if footprints is None else read_shapes(footprints, grid)
-    return AssemblyRules(
-        grid,
-        run.settings.model.classes,
-        settings.join_distance_px,
-        settings.simplify_m / float(np.sqrt(middle_pixel_m(grid).prod())),
-        DetectionFilter.of(settings, run.names, buildings),
-        settings.keep_rejected,
-    )
+    footprints, buildings = run.settings.mosaic.footprints, None
+    if footprints is not None:
+        buildings = shapely.STRtree(read_shapes(footprints, run.grid))
+    classes, settings = run.settings.model.classes, run.settings.detections
+    return AssemblyRules(run.grid, classes, settings, buildings)

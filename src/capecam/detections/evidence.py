@@ -7,7 +7,7 @@ joined, so the numbers do not depend on how the work was divided.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,6 @@ from capecam.detections.evidence_cache import EvidenceCache
 from capecam.detections.heatmap_stats import (
     VERSION,
     EvidenceRasters,
-    HeatmapSampler,
     Task,
     heatmap_sampler,
 )
@@ -128,7 +127,7 @@ class Evidence:
             self._pool = self._files.enter_context(pool)
         if self._pool is not None:
             return self._pool.map(tasks)
-        with closing(HeatmapSampler(self._rasters)) as sampler:
+        with heatmap_sampler(self._rasters) as sampler:
             return [sampler(task) for task in tasks]
 
 

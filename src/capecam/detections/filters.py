@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,56 +19,35 @@ TOLERANCE = 1e-9
 """Of a share: the quotient of two areas may be slightly below 80 % where it is meant to be 80 %."""
 
 
-@dataclass(frozen=True, slots=True)
-class DetectionFilter:
-    """The rules of a run, by class."""
+def rejection_reasons(
+    objects: Pieces,
+    table: pd.DataFrame,
+    settings: DetectionSettings,
+    names: Sequence[str],
+    buildings: shapely.STRtree | None = None,
+) -> NDArray[np.object_]:
+    """Return (N,) one of ``REASONS`` each, or an empty text for objects that are kept.
 
-    min_area_m2: tuple[float, ...]
-    """By class id, the background included."""
-    min_confidence: tuple[float, ...]
-    """By class id, 0..1."""
-    buildings: shapely.STRtree | None = None
-    """Footprints in lattice pixels; None for no rule about buildings."""
-    building_share: float = 0.0
-    """Smallest share of an object's area on buildings, 0..1."""
-
-    @classmethod
-    def of(
-        cls,
-        settings: DetectionSettings,
-        names: Sequence[str],
-        buildings: Polygons | None = None,
-    ) -> DetectionFilter:
-        """Create the filter from the settings.
-
-        Args:
-            settings: the rules.
-            names: of all classes, 0 first.
-            buildings: (N,) footprints in lattice pixels, if there are any.
-        """
-        return cls(
-            tuple(settings.by_class("min_area_m2", names)),
-            tuple(settings.by_class("min_confidence", names)),
-            None if buildings is None else shapely.STRtree(buildings),
-            settings.footprint_share,
-        )
-
-    def reasons(self, objects: Pieces, table: pd.DataFrame) -> NDArray[np.object_]:
-        """Return (N,) one of ``REASONS`` each, or an empty text for objects that are kept.
-
-        Args:
-            objects: in lattice pixels.
-            table: their ``class_id``, ``area_m2`` and ``confidence``.
-        """
-        class_id = table["class_id"].to_numpy()
-        small = table["area_m2"].to_numpy() <= np.array(self.min_area_m2)[class_id]
-        unsure = table["confidence"].to_numpy() < np.array(self.min_confidence)[class_id]
-        off = np.zeros(len(objects), np.bool_)
-        if self.buildings is not None:
-            rest = np.flatnonzero(~small & ~unsure)
-            share = share_on_buildings(objects.geometry[rest], self.buildings)
-            off[rest] = share < self.building_share - TOLERANCE
-        return np.select([small, unsure, off], REASONS, "").astype(object)
+    Args:
+        objects: in lattice pixels.
+        table: their ``class_id``, ``area_m2`` and ``confidence``.
+        settings: the rules.
+        names: of all classes, 0 first.
+        buildings: footprints in lattice pixels; None for no rule about buildings.
+    """
+    class_id = table["class_id"].to_numpy()
+    min_area_m2, min_confidence = (
+        np.array(settings.by_class(key, names))[class_id]
+        for key in ("min_area_m2", "min_confidence")
+    )
+    small = table["area_m2"].to_numpy() <= min_area_m2
+    unsure = table["confidence"].to_numpy() < min_confidence
+    off = np.zeros(len(objects), np.bool_)
+    if buildings is not None:
+        rest = np.flatnonzero(~small & ~unsure)
+        share = share_on_buildings(objects.geometry[rest], buildings)
+        off[rest] = share < settings.footprint_share - TOLERANCE
+    return np.select([small, unsure, off], REASONS, "").astype(object)
 
 
 def share_on_buildings(shapes: Polygons, buildings: shapely.STRtree) -> NDArray[np.float64]:

@@ -110,18 +110,13 @@ class EvidenceRasters:
 class HeatmapSampler:
     """Computes the numbers of objects from the rasters; for one thread."""
 
-    def __init__(self, rasters: EvidenceRasters) -> None:
+    def __init__(self, rasters: EvidenceRasters, files: ExitStack) -> None:
+        def open_layer(layer: Layer) -> LayerReader:
+            return files.enter_context(closing(LayerReader(layer)))
+
         self._rasters = rasters
-        self._files = ExitStack()
-        self._readers = [self._open(h.layer) if h.layer else None for h in rasters.heatmaps]
-        self._probability = self._open(rasters.probability)
-
-    def _open(self, layer: Layer) -> LayerReader:
-        return self._files.enter_context(closing(LayerReader(layer)))
-
-    def close(self) -> None:
-        """Close all files."""
-        self._files.close()
+        self._readers = [open_layer(h.layer) if h.layer else None for h in rasters.heatmaps]
+        self._probability = open_layer(rasters.probability)
 
     def __call__(self, task: Task) -> NDArray[np.float64]:
         """Return (N, columns) of N objects, in the order of :attr:`EvidenceRasters.columns`."""
@@ -163,6 +158,6 @@ class HeatmapSampler:
 
 @contextmanager
 def heatmap_sampler(rasters: EvidenceRasters) -> Iterator[HeatmapSampler]:
-    """Open a :class:`HeatmapSampler` in a process of its own."""
-    with gdal_settings(), closing(HeatmapSampler(rasters)) as sampler:
-        yield sampler
+    """Open the rasters; the context of a thread or process."""
+    with gdal_settings(), ExitStack() as files:
+        yield HeatmapSampler(rasters, files)
