@@ -130,7 +130,7 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
     config = None
     model = stand_in()
     if sample_model:
-        data = files("capecam") / "data"
+        data = files("capecam.demo") / "data"
         config = Path(str(data / "demo.yaml"))
         model = load_model(
             Path(str(data / "sample_model.safetensors")), load_settings(config).model

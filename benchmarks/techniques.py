@@ -227,7 +227,7 @@ def class_blindness(device: torch.device) -> str:
 
 def sample_model() -> Model:
     """The trained one that comes with the package."""
-    data = Path(str(files("capecam") / "data"))
+    data = Path(str(files("capecam.demo") / "data"))
     return load_model(data / "sample_model.safetensors", load_settings(data / "demo.yaml").model)
 
 

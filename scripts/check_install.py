@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SIZE_PX = 600
 """Of an image of the sample city: a few dozen tiles."""
-MODEL = "capecam/data/sample_model.safetensors"
+MODEL = "capecam/demo/data/sample_model.safetensors"
 VERSIONS = """
 import platform, sys
 from importlib.metadata import version

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rasterio.windows import from_bounds
 
-from capecam.detections.evidence import WORDS
-from capecam.detections.neighbourhood import REACH_M, RING_M
+from capecam.detections.evidence import EVIDENCE_WORDS
+from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M
 
 METHOD = "gradcam"
 
@@ -25,8 +25,8 @@ def main() -> None:
     demo, target = Path(sys.argv[1]), Path(sys.argv[2])
     table = gpd.read_parquet(demo / "out" / "detections.parquet")
     figure = Figure(figsize=(12, 6.9), layout="constrained")
-    axes = figure.subplots(2, len(WORDS))
-    for column, word in enumerate(WORDS):
+    axes = figure.subplots(2, len(EVIDENCE_WORDS))
+    for column, word in enumerate(EVIDENCE_WORDS):
         row = example(table[table["evidence"] == word], word)
         imagery, heat = axes[:, column]
         show_imagery(imagery, demo, row)
@@ -51,7 +51,7 @@ def example(rows: gpd.GeoDataFrame, word: str) -> gpd.GeoSeries:
 def window(row: gpd.GeoSeries) -> tuple[float, float, float, float]:
     """What is shown: the object and all that its numbers look at."""
     left, bottom, right, top = row.geometry.bounds
-    half = max(right - left, top - bottom) / 2 + REACH_M + 1
+    half = max(right - left, top - bottom) / 2 + NEIGHBOURHOOD_M + 1
     x, y = (left + right) / 2, (bottom + top) / 2
     return x - half, y - half, x + half, y + half
 
@@ -79,7 +79,7 @@ def show_heat(axes: Axes, demo: Path, row: gpd.GeoSeries) -> object:
 
 def outlines(axes: Axes, row: gpd.GeoSeries) -> None:
     """The object, its ring, and how far ``share`` and ``peak`` look."""
-    shapes = [row.geometry, row.geometry.buffer(RING_M), row.geometry.buffer(REACH_M)]
+    shapes = [row.geometry, row.geometry.buffer(RING_M), row.geometry.buffer(NEIGHBOURHOOD_M)]
     for shape, style in zip(shapes, ("-", "--", ":"), strict=True):
         gpd.GeoSeries([shape]).boundary.plot(ax=axes, color="white", linestyle=style, linewidth=1.3)
     axes.set_axis_off()

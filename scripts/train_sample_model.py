@@ -2,7 +2,7 @@
 
     python scripts/train_sample_model.py [--steps 3500] [--real DIR] [--evaluate-only]
 
-It writes src/capecam/data/sample_model.safetensors (fp16) and docs/sample-model.md. Everything is
+It writes src/capecam/demo/data/sample_model.safetensors (fp16) and docs/sample-model.md. Everything is
 seeded. On a busy machine one thread is faster than two: OpenMP's threads wait for each other by
 spinning (measured here: 0.44 s a step with one thread, over 1.4 s with two on shared cores).
 """
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from capecam.demo.scene import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
-WEIGHTS = ROOT / "src/capecam/data/sample_model.safetensors"
+WEIGHTS = ROOT / "src/capecam/demo/data/sample_model.safetensors"
 REPORT = ROOT / "docs/sample-model.md"
 CLASSES = ("background", "solar panel", "water heater", "pool heater")
 NETWORK = {

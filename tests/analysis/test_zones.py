@@ -20,7 +20,7 @@ from support.tracing import LO19, NAMES, trace
 
 from capecam.analysis.zonal_summary import ZoneSummary, summarize
 from capecam.analysis.zones import COLUMNS, ZoneRules
-from capecam.detections.measurement import LEVEL_SUM, measure
+from capecam.detections.measurement import LEVEL_SUM, to_table
 from capecam.detections.regions import join
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
@@ -67,7 +67,7 @@ def make_run(
     overview = out / "classes.overview.tif"
     write_overview(overview, Layer.over(grid, tiles), overview)
     objects = join(trace(seen), 0.0)
-    measure(objects, grid, NAMES).drop(columns=LEVEL_SUM).to_parquet(out / "detections.parquet")
+    to_table(objects, grid, NAMES).drop(columns=LEVEL_SUM).to_parquet(out / "detections.parquet")
     settings = {"model": {"classes": [entry.model_dump() for entry in CAPE_TOWN_CLASSES]}}
     run = {
         "settings": settings, "cells": [str(n) for n in range(len(tiles))], "device": "cpu",

@@ -1,4 +1,4 @@
-"""From the pieces of cells to one file: the same, however many cells there are and are joined."""
+"""Assembly of pieces into files, which do not depend on the number of cells or of a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pieces import cooked, pieces_of_cells
+from support.pieces import make_rules, pieces_of_cells
 from support.tracing import LO19, NAMES, rasters, trace
 
 from capecam.detections import assembly
@@ -24,52 +24,52 @@ from capecam.store.file_names import REJECTED
 
 @settings(max_examples=150, deadline=None)
 @given(rasters, st.sets(st.integers(1, 13), max_size=5), st.sampled_from([0.0, 1.0, 2.0, 5.0]))
-def test_bands_of_cells_make_the_objects_of_all_at_once(
+def test_rows_of_cells_give_the_objects_of_all_at_once(
     classes: np.ndarray, cuts: set[int], distance: float
 ) -> None:
     edges = [0, *sorted(c for c in cuts if c < len(classes)), len(classes)]
-    bands = [trace(classes[a:b], row=a) for a, b in itertools.pairwise(edges)]
-    below = [float(row) for row in edges[1:-1]] + [np.inf]
-    swept = Pieces.concatenate(list(join_across_cells(zip(bands, below, strict=True), distance)))
-    expected = join(Pieces.concatenate(bands), distance)
-    assert [g.wkb for g in swept.geometry] == [g.wkb for g in expected.geometry]
-    assert np.array_equal(swept.class_id, expected.class_id)
-    assert np.array_equal(swept.level_sum, expected.level_sum)
+    rows = [trace(classes[a:b], row=a) for a, b in itertools.pairwise(edges)]
+    next_row = [float(row) for row in edges[1:-1]] + [np.inf]
+    joined = Pieces.concatenate(list(join_across_cells(zip(rows, next_row, strict=True), distance)))
+    expected = join(Pieces.concatenate(rows), distance)
+    assert [g.wkb for g in joined.geometry] == [g.wkb for g in expected.geometry]
+    assert np.array_equal(joined.class_id, expected.class_id)
+    assert np.array_equal(joined.level_sum, expected.level_sum)
 
 
-def test_what_cannot_change_any_more_is_let_go() -> None:
+def test_objects_are_yielded_as_soon_as_they_are_complete() -> None:
     classes = np.zeros((30, 10), np.uint8)
-    classes[2:5, 2:5] = classes[18:20, 2:5] = 1  # the second may go on below row 20
+    classes[2:5, 2:5] = classes[18:20, 2:5] = 1  # the second may continue below row 20
     objects = join_across_cells(
         [(trace(classes[:20]), 20.0), (trace(classes[20:], row=20), np.inf)], 2.0
     )
-    assert [len(band) for band in objects] == [1, 1]
+    assert [len(some) for some in objects] == [1, 1]
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
-def test_the_files_do_not_show_the_cells(tmp_path, monkeypatch, batch: int) -> None:
+def test_files_do_not_depend_on_the_cells(tmp_path, monkeypatch, batch: int) -> None:
     monkeypatch.setattr(vector_writer, "ROW_GROUP", 7)
-    recipe = cooked(1.0, 0.01, tolerance_px=1.0, keep_rejected=True)
-    outs, tallies = [], []
+    rules = make_rules(join_distance_px=1.0, min_area_m2=0.01, simplify_m=0.08, keep_rejected=True)
+    outs, counts = [], []
     for name, size in (("whole", (40, 60)), ("cells", (7, 13))):
         out = tmp_path / name
         out.mkdir()
         monkeypatch.setattr(assembly, "BATCH", batch)
-        made = write_detections(out, pieces_of_cells(out, *size), recipe)
+        written = write_detections(out, pieces_of_cells(out, *size), rules)
         kept = gpd.read_parquet(out / "detections.parquet")
-        assert made.summary["count"].sum() == len(kept) > 20
+        assert written.summary["count"].sum() == len(kept) > 20
         assert len(gpd.read_parquet(out / "rejected.parquet")) > 20
         outs.append(out)
-        tallies.append(made.tally.to_json(NAMES))
-    assert tallies[0] == tallies[1]
+        counts.append(written.steps)
+    assert counts[0] == counts[1]
     for file in ("detections.parquet", "rejected.parquet", "summary.csv"):
         assert (outs[0] / file).read_bytes() == (outs[1] / file).read_bytes()
 
 
-def test_the_two_formats_say_the_same(tmp_path) -> None:
-    parts = pieces_of_cells(tmp_path, 10, 20)
-    write_detections(tmp_path, parts, cooked(2.0, 0.0))
-    write_geopackage(tmp_path, cooked(2.0, 0.0))
+def test_geopackage_and_geoparquet_have_the_same_rows(tmp_path) -> None:
+    cells = pieces_of_cells(tmp_path, 10, 20)
+    write_detections(tmp_path, cells, make_rules(min_area_m2=0.0))
+    write_geopackage(tmp_path, make_rules(min_area_m2=0.0))
     table = gpd.read_parquet(tmp_path / "detections.parquet")
     package = gpd.read_file(tmp_path / "detections.gpkg", layer="detections")
     assert package.drop(columns="geometry").equals(table.drop(columns="geometry"))
@@ -78,21 +78,25 @@ def test_the_two_formats_say_the_same(tmp_path) -> None:
     assert table.crs.to_authority() == ("ESRI", "102562")
 
 
-def test_nothing_found_makes_empty_files(tmp_path) -> None:
+def test_without_objects_the_files_are_empty(tmp_path) -> None:
     write_pieces(trace(np.zeros((5, 5), np.uint8)), LO19, NAMES, tmp_path / "p.parquet")
-    parts = [CellPieces(0, tmp_path / "p.parquet")]
-    summary = write_detections(tmp_path, parts, cooked()).summary
-    write_geopackage(tmp_path, cooked())
+    cells = [CellPieces(0, tmp_path / "p.parquet")]
+    summary = write_detections(tmp_path, cells, make_rules()).summary
+    write_geopackage(tmp_path, make_rules())
     assert summary["count"].tolist() == [0, 0, 0]
     assert len(gpd.read_parquet(tmp_path / "detections.parquet")) == 0
     assert len(gpd.read_file(tmp_path / "detections.gpkg", layer="detections")) == 0
 
 
-def test_what_is_dropped_is_counted_and_kept_apart(tmp_path) -> None:
-    parts = pieces_of_cells(tmp_path, 40, 60)
-    made = write_detections(tmp_path, parts, cooked(1.0, 0.05, keep_rejected=True))
-    write_geopackage(tmp_path, cooked(1.0, 0.05, keep_rejected=True))
-    counts = made.tally.to_json(NAMES)
+def test_rejected_objects_are_counted_and_kept_in_their_own_layer(tmp_path) -> None:
+    cells = pieces_of_cells(tmp_path, 40, 60)
+    written = write_detections(
+        tmp_path, cells, make_rules(join_distance_px=1.0, min_area_m2=0.05, keep_rejected=True)
+    )
+    write_geopackage(
+        tmp_path, make_rules(join_distance_px=1.0, min_area_m2=0.05, keep_rejected=True)
+    )
+    counts = written.steps
     dropped = gpd.read_file(tmp_path / "detections.gpkg", layer=REJECTED)
     assert set(dropped["reason"]) == {"small"}
     assert (dropped["area_m2"] <= 0.05).all()
@@ -103,5 +107,5 @@ def test_what_is_dropped_is_counted_and_kept_apart(tmp_path) -> None:
     assert dropped.drop(columns="geometry").equals(
         gpd.read_parquet(tmp_path / "rejected.parquet").drop(columns="geometry")
     )
-    write_detections(tmp_path, parts, cooked(1.0, 0.05))
+    write_detections(tmp_path, cells, make_rules(join_distance_px=1.0, min_area_m2=0.05))
     assert not (tmp_path / "rejected.parquet").exists()

@@ -1,4 +1,4 @@
-"""What the heatmaps say at each object. Oracle: distance transforms on a whole city's arrays."""
+"""Evidence of objects. Oracle: distance transforms on the arrays of a whole city."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from scipy.ndimage import distance_transform_edt
 from support.cities import blobs, colours_model, write_tif
 
 from capecam.detections import neighbourhood
-from capecam.detections.assembly import ranks
-from capecam.detections.evidence import Evidence, doubt, judged
+from capecam.detections.evidence import Evidence, evidence_words, review_priority, review_ranks
 from capecam.detections.heatmap_stats import MEASURES
-from capecam.detections.neighbourhood import REACH_M, RING_M, neighbourhood_strips, within
+from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M, neighbourhood_strips, within
 from capecam.detections.regions import mask
 from capecam.grid import Window
 from capecam.run.city_products import MEMORY, finish
@@ -78,7 +77,7 @@ def sixteen(scene, tmp_path_factory) -> Path:
 
 
 def layer(out: Path, name: str, band: int) -> np.ndarray:
-    """(SIZE, SIZE) of the city, as a reader sees it: 0..1, NaN where nothing is."""
+    """Return (SIZE, SIZE) values of the city, 0..1; NaN is nodata."""
     with rasterio.open(out / f"{name}.vrt") as dataset:
         values = dataset.read(band).astype(float)
         values = np.where(values == dataset.nodata, np.nan, values / 254)
@@ -87,22 +86,22 @@ def layer(out: Path, name: str, band: int) -> np.ndarray:
 
 
 def expected(values: np.ndarray, own: np.ndarray) -> dict[str, float]:
-    """The definitions of DESIGN section 6, on whole arrays."""
-    away = distance_transform_edt(~own) * GSD
-    near = (away <= REACH_M + 1e-9) & ~np.isnan(values)
+    """Compute the measures as docs/outputs.md defines them, on whole arrays."""
+    distance = distance_transform_edt(~own) * GSD
+    near = (distance <= NEIGHBOURHOOD_M + 1e-9) & ~np.isnan(values)
     inside = own & near
-    ring = (away <= RING_M + 1e-9) & near & ~own
+    ring = (distance <= RING_M + 1e-9) & near & ~own
     energy, peak = np.nansum(values[near]), values[near].max()
     return {
         "in": values[inside].mean(),
         "ring": values[ring].mean(),
         "share": values[inside].sum() / energy if energy else np.nan,
         "peak": peak,
-        "peak_m": away[near & (values == peak)].min() if peak else np.nan,
+        "peak_m": distance[near & (values == peak)].min() if peak else np.nan,
     }
 
 
-def test_the_numbers_are_those_of_the_arrays(whole: Path) -> None:
+def test_measures_equal_those_of_the_arrays(whole: Path) -> None:
     table, grid = gpd.read_parquet(whole / "detections.parquet"), known_run(whole).pixel_grid
     shapes = shapely.transform(table.geometry.to_numpy(), grid.to_lattice)
     assert len(table) > 8
@@ -110,8 +109,8 @@ def test_the_numbers_are_those_of_the_arrays(whole: Path) -> None:
     for shape, row in zip(shapes, table.to_dict("records"), strict=True):
         own = mask(shape, Window(0, 0, SIZE, SIZE))
         for method in METHODS:
-            wanted = expected(layer(whole, method, row["class_id"]), own)
-            for measure, value in wanted.items():
+            measures = expected(layer(whole, method, row["class_id"]), own)
+            for measure, value in measures.items():
                 found = row[f"{method}_{measure}"]
                 assert found == pytest.approx(value, abs=1e-9, nan_ok=True), (method, measure)
                 compared += not np.isnan(value) and value > 0
@@ -123,7 +122,7 @@ def test_the_numbers_are_those_of_the_arrays(whole: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_the_cut_into_cells_does_not_show(whole: Path, sixteen: Path) -> None:
+def test_evidence_does_not_depend_on_the_cells(whole: Path, sixteen: Path) -> None:
     a, b = (gpd.read_parquet(out / "detections.parquet") for out in (whole, sixteen))
     pd.testing.assert_frame_equal(
         a.drop(columns=["images", "geometry"]), b.drop(columns=["images", "geometry"]),
@@ -132,36 +131,36 @@ def test_the_cut_into_cells_does_not_show(whole: Path, sixteen: Path) -> None:
     assert b["images"].str.contains(",").any()
 
 
-def test_strips_and_processes_change_nothing(whole: Path, monkeypatch) -> None:
+def test_evidence_does_not_depend_on_strips_and_processes(whole: Path, monkeypatch) -> None:
     before = (whole / "detections.parquet").read_bytes()
     monkeypatch.setattr(neighbourhood, "STRIP", 37)
     monkeypatch.setattr("capecam.detections.evidence.CHUNK", 2)
-    monkeypatch.setattr("capecam.detections.evidence.WORTH_IT", 1)
+    monkeypatch.setattr("capecam.detections.evidence.MIN_CHUNKS", 1)
     (whole / MEMORY).unlink()
     finish(whole)
     assert (whole / "detections.parquet").read_bytes() == before
 
 
-def asked(monkeypatch) -> list[int]:
-    """How many objects are looked at, call by call."""
-    counts, measured = [], Evidence._measured
+def count_measured(monkeypatch) -> list[int]:
+    """Return a list that gets the number of objects of each call that measures."""
+    counts, measure = [], Evidence._measure
 
     def counted(self, objects):
         counts.append(len(objects))
-        return measured(self, objects)
+        return measure(self, objects)
 
-    monkeypatch.setattr(Evidence, "_measured", counted)
+    monkeypatch.setattr(Evidence, "_measure", counted)
     return counts
 
 
-def test_only_objects_near_a_change_are_looked_at_again(scene, tmp_path: Path, monkeypatch) -> None:
+def test_only_objects_near_a_change_are_measured_again(scene, tmp_path: Path, monkeypatch) -> None:
     for n in range(4):
         part = scene[:, :, n * 120 : (n + 1) * 120]
         write_tif(tmp_path / "images" / f"{n}.tif", part, n * 120)
     settings = {"explain__methods": ("gradcam",), "tiling__size": 160, "tiling__overlap": 40}
     out = explain(tmp_path / "images", tmp_path / "out", **settings)
     table = gpd.read_parquet(out / "detections.parquet")
-    counts = asked(monkeypatch)
+    counts = count_measured(monkeypatch)
     finish(out)
     assert sum(counts) == 0
     changed = scene[:, :, :120].copy()
@@ -177,7 +176,9 @@ def test_only_objects_near_a_change_are_looked_at_again(scene, tmp_path: Path, m
     assert (out / "detections.parquet").read_bytes() == before
 
 
-def test_raw_heatmaps_say_the_same_but_for_rounding(scene, whole: Path, tmp_path: Path) -> None:
+def test_raw_heatmaps_give_the_same_measures_but_for_rounding(
+    scene, whole: Path, tmp_path: Path
+) -> None:
     write_tif(tmp_path / "images" / "a.tif", scene)
     raw = explain(tmp_path / "images", tmp_path / "out", explain__heatmap_dtype="float32")
     a, b = (gpd.read_parquet(out / "detections.parquet") for out in (whole, raw))
@@ -185,7 +186,7 @@ def test_raw_heatmaps_say_the_same_but_for_rounding(scene, whole: Path, tmp_path
     assert np.nanmax(np.abs(a[columns].to_numpy(float) - b[columns].to_numpy(float))) < 1 / 254
 
 
-def test_a_heatmap_without_a_single_block_says_nothing(tmp_path: Path) -> None:
+def test_a_heatmap_without_a_single_block_has_no_measures(tmp_path: Path) -> None:
     pixels = np.full((3, 6, 6), 30, np.uint8)
     pixels[0] = 240
     write_tif(tmp_path / "in" / "a.tif", pixels, 2, 2)
@@ -226,24 +227,24 @@ def test_a_failed_neighbour_leaves_a_gap(sixteen: Path, tmp_path: Path) -> None:
     st.tuples(*[st.sampled_from([0.07, 0.08, 0.1])] * 2),
     st.sampled_from([0.3, 0.5, 0.8]),
 )
-def test_within_is_a_distance_transform(seed: int, pixel, reach_m: float) -> None:
+def test_within_equals_a_distance_transform(seed: int, pixel, distance_m: float) -> None:
     rng = np.random.default_rng(seed)
     region = rng.random(rng.integers(1, 12, 2)) < 0.3
     region[0, 0] = True
-    place = Window(5, 7, *region.shape)
+    region_window = Window(5, 7, *region.shape)
     window = Window(-5, -3, region.shape[0] + 18, region.shape[1] + 17)
-    known = np.zeros(window.shape, bool)
-    known[place.slices(window)] = region
-    wanted = distance_transform_edt(~known, sampling=pixel[::-1]) <= reach_m + 1e-9
-    assert np.array_equal(within(region, place, reach_m, pixel, window), wanted)
+    padded = np.zeros(window.shape, bool)
+    padded[region_window.slices(window)] = region
+    expected = distance_transform_edt(~padded, sampling=pixel[::-1]) <= distance_m + 1e-9
+    assert np.array_equal(within(region, region_window, distance_m, pixel, window), expected)
 
 
-def test_an_object_larger_than_memory_would_like_comes_in_strips() -> None:
+def test_a_tall_object_is_divided_into_strips() -> None:
     shape = shapely.box(0, 0, 40, 5000)
-    seen = list(neighbourhood_strips(shape, (GSD, GSD)))
-    assert len(seen) == 6
-    assert sum(int(sight.inside.sum()) for sight in seen) == 40 * 5000
-    assert sum(int(sight.ring.sum()) for sight in seen) == sum(
+    strips = list(neighbourhood_strips(shape, (GSD, GSD)))
+    assert len(strips) == 6
+    assert sum(int(strip.inside.sum()) for strip in strips) == 40 * 5000
+    assert sum(int(strip.ring.sum()) for strip in strips) == sum(
         int(s.ring.sum()) for s in neighbourhood_strips(shapely.box(0, 0, 5000, 40), (GSD, GSD))
     )
 
@@ -256,27 +257,27 @@ def word(confidence: float, inside: float, ring: float, peak: float, peak_m: flo
         "m_peak": peak,
         "m_peak_m": peak_m,
     }
-    return judged(pd.DataFrame([row]), "m", EvidenceSettings())[0]
+    return evidence_words(pd.DataFrame([row]), "m", EvidenceSettings())[0]
 
 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
         ((0.9, 0.6, 0.3, 1.0, 0.0), "focused"),
-        ((0.9, 0.3, 0.2, 1.0, 9.0), "focused"),  # a neighbour's peak takes nothing away
+        ((0.9, 0.3, 0.2, 1.0, 9.0), "focused"),  # the peak of a neighbour does not count
         ((0.9, 0.3, 0.5, 0.9, 1.0), "context"),  # the ring outweighs the inside
         ((0.9, 0.1, 0.1, 0.8, 9.0), "context"),  # a strong peak elsewhere
         ((0.95, 0.1, 0.1, 0.2, 9.0), "saturated"),
         ((0.95, 0.0, 0.0, 0.0, np.nan), "saturated"),
         ((0.6, 0.1, 0.1, 0.2, 9.0), "weak"),
-        ((0.95, np.nan, np.nan, np.nan, np.nan), "weak"),  # nothing was explained there
+        ((0.95, np.nan, np.nan, np.nan, np.nan), "weak"),  # no tile was explained
     ],
 )
 def test_words(row: tuple[float, ...], expected: str) -> None:
     assert word(*row) == expected
 
 
-def test_the_queue_begins_with_the_confident_for_other_reasons_and_the_split() -> None:
+def test_the_queue_starts_with_confident_context_and_split_classes() -> None:
     table = pd.DataFrame(
         {
             "confidence": [0.9, 0.9, 0.9, 0.6, 0.5],
@@ -287,8 +288,8 @@ def test_the_queue_begins_with_the_confident_for_other_reasons_and_the_split() -
             "rival_in": [0.0, 0.0, 0.0, 0.0, 0.45],
         }
     )
-    table["evidence"] = judged(table, "m", EvidenceSettings())
+    table["evidence"] = evidence_words(table, "m", EvidenceSettings())
     assert table["evidence"].tolist() == ["focused", "context", "saturated", "context", "focused"]
-    found = doubt(table, "m")
-    assert found == pytest.approx([0.0, 0.9 * 0.8, 0.0, 0.6 * 0.8, 0.9])
-    assert ranks(found).tolist() == [4, 2, 5, 3, 1]
+    priority = review_priority(table, "m")
+    assert priority == pytest.approx([0.0, 0.9 * 0.8, 0.0, 0.6 * 0.8, 0.9])
+    assert review_ranks(priority).tolist() == [4, 2, 5, 3, 1]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from support.pieces import cooked, pieces_of_cells
+from support.pieces import make_rules, pieces_of_cells
 
 from capecam.detections.assembly import write_detections
 from capecam.detections.export import FORMATS, export
@@ -21,13 +21,16 @@ from capecam.run.city_products import write_geopackage
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
-    write_detections(folder, pieces_of_cells(folder, 20, 30), cooked(1.0, 0.01))
-    write_geopackage(folder, cooked(1.0, 0.01))
+    rules = make_rules(join_distance_px=1.0, min_area_m2=0.01)
+    write_detections(folder, pieces_of_cells(folder, 20, 30), rules)
+    write_geopackage(folder, rules)
     return folder
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_columns_rows_and_places_are_the_same(out: Path, tmp_path: Path, kind: str) -> None:
+def test_every_format_has_the_same_columns_rows_and_locations(
+    out: Path, tmp_path: Path, kind: str
+) -> None:
     expected = gpd.read_parquet(out / "detections.parquet")
     path = export(out, kind, tmp_path / f"given.{kind}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
@@ -39,9 +42,11 @@ def test_columns_rows_and_places_are_the_same(out: Path, tmp_path: Path, kind: s
         found = read(path).to_crs(expected.crs)
         assert list(found.columns) == list(expected.columns)
         order = found.set_index("id").loc[expected["id"]].reset_index()
-        away = shapely.hausdorff_distance(order.geometry.to_numpy(), expected.geometry.to_numpy())
-        assert away.max() < 0.02  # GeoJSON has seven decimals of a degree
-    found = found.set_index("id").loc[expected["id"]]  # FlatGeobuf sorts by place
+        distance = shapely.hausdorff_distance(
+            order.geometry.to_numpy(), expected.geometry.to_numpy()
+        )
+        assert distance.max() < 0.02  # GeoJSON has seven decimals of a degree
+    found = found.set_index("id").loc[expected["id"]]  # FlatGeobuf sorts by location
     assert np.allclose(found["area_m2"], expected["area_m2"], rtol=1e-12)
     assert found["class"].tolist() == expected["class"].tolist()
 
@@ -57,16 +62,16 @@ def test_geojson_is_rfc_7946(out: Path) -> None:
         assert all(part.exterior.is_ccw for part in shape.geoms)
 
 
-def test_what_every_run_makes_is_left_alone(out: Path) -> None:
+def test_the_geopackage_of_the_run_is_not_written_again(out: Path) -> None:
     before = (out / "detections.gpkg").stat()
     assert export(out, "gpkg") == out / "detections.gpkg"
     assert (out / "detections.gpkg").stat() == before
 
 
-def test_what_cannot_be_written_says_why(out: Path, tmp_path: Path) -> None:
+def test_errors_name_the_format_or_the_missing_file_or_folder(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one of fgb, geojson, csv, parquet, gpkg; got 'shp'"):
         export(out, "shp")
     with pytest.raises(OutputError, match=r"holds no detections.parquet"):
         export(tmp_path, "csv")
     with pytest.raises(OutputError, match="there is no folder"):
-        export(out, "csv", tmp_path / "nowhere" / "a.csv")
+        export(out, "csv", tmp_path / "missing" / "a.csv")

@@ -1,4 +1,4 @@
-"""From class pixels to objects. Oracle: a flood fill in Python, and counting by hand."""
+"""Tracing, joining and tables of regions. Oracle: a flood fill in Python, and counting by hand."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tracing import LO19, NAMES, rasters, trace
 
-from capecam.detections.measurement import measure, read_pieces, write_pieces
+from capecam.detections.measurement import read_pieces, to_table, write_pieces
 from capecam.detections.regions import Pieces, join, merge
 from capecam.grid import Grid, Window
 
 
 def flood(classes: np.ndarray) -> dict[tuple[int, int], set[tuple[int, int]]]:
-    """4-connected regions by their first pixel in row-major order."""
+    """Return 4-connected regions by their first pixel in row-major order."""
     left = {(r, c) for r, c in np.argwhere((classes > 0) & (classes < 255)).tolist()}
     regions = {}
     for start in sorted(left):
@@ -53,10 +53,10 @@ def test_regions_are_those_of_a_flood_fill(classes: np.ndarray, cuts: set[int]) 
 
 @settings(max_examples=60, deadline=None)
 @given(rasters, st.sets(st.integers(1, 13), max_size=5))
-def test_the_cut_does_not_show(classes: np.ndarray, cuts: set[int]) -> None:
-    whole, parts = trace(classes), trace(classes, [c for c in cuts if c < len(classes)])
-    assert [g.wkb for g in whole.geometry] == [g.wkb for g in parts.geometry]
-    assert np.array_equal(whole.level_sum, parts.level_sum)
+def test_regions_do_not_depend_on_the_strips(classes: np.ndarray, cuts: set[int]) -> None:
+    whole, strips = trace(classes), trace(classes, [c for c in cuts if c < len(classes)])
+    assert [g.wkb for g in whole.geometry] == [g.wkb for g in strips.geometry]
+    assert np.array_equal(whole.level_sum, strips.level_sum)
 
 
 def test_a_ring_keeps_its_hole_across_strips() -> None:
@@ -73,7 +73,7 @@ def test_same_class_pieces_join_up_to_the_distance(gap: int, objects: int) -> No
     classes = np.zeros((6, 20), np.uint8)
     classes[1:4, 2:5] = 1
     classes[1:4, 5 + gap : 9 + gap] = 1
-    classes[4, 2:5] = 2  # another class touches, and stays apart
+    classes[4, 2:5] = 2  # another class touches, and is not joined
     joined = join(trace(classes), 2.0)
     assert sorted(joined.class_id) == [1] * objects + [2]
     assert shapely.area(joined.geometry[joined.class_id == 1]).sum() == 9 + 12
@@ -106,7 +106,7 @@ def test_columns() -> None:
     classes[2:4, 3:8] = 2
     levels = np.zeros((3, 10, 10), np.uint8)
     levels[1] = 200
-    table = measure(trace(classes, levels=levels, col=-100, row=50), LO19, NAMES)
+    table = to_table(trace(classes, levels=levels, col=-100, row=50), LO19, NAMES)
     (found,) = table.to_dict("records")
     assert found["id"] == "2_-97_52"
     assert found["class"] == "water heater"
@@ -127,7 +127,7 @@ def test_area_in_degrees_is_geodesic() -> None:
     degree = 1e-6
     grid = Grid(pyproj.CRS(4326).to_wkt(), (18.0, -34.0), (degree, degree), Window(0, 0, 9, 9))
     classes = np.ones((5, 5), np.uint8)
-    (area,) = measure(trace(classes), grid, NAMES)["area_m2"]
+    (area,) = to_table(trace(classes), grid, NAMES)["area_m2"]
     x, y = (
         [18.0, 18 + 5 * degree, 18 + 5 * degree, 18.0],
         [-34.0, -34.0, -34 - 5 * degree, -34 - 5 * degree],
@@ -138,21 +138,21 @@ def test_area_in_degrees_is_geodesic() -> None:
 
 def test_area_in_feet_is_in_square_metres() -> None:
     grid = Grid(pyproj.CRS(2263).to_wkt(), (0.0, 0.0), (0.5, 0.5), Window(0, 0, 9, 9))
-    (area,) = measure(trace(np.ones((2, 2), np.uint8)), grid, NAMES)["area_m2"]
+    (area,) = to_table(trace(np.ones((2, 2), np.uint8)), grid, NAMES)["area_m2"]
     assert area == pytest.approx(4 * (0.5 * 0.3048006096) ** 2)
 
 
-def test_pieces_survive_the_file(tmp_path) -> None:
+def test_pieces_are_the_same_after_writing_and_reading(tmp_path) -> None:
     classes = np.random.default_rng(3).choice([0, 0, 0, 1, 2, 3], (40, 40)).astype(np.uint8)
     pieces = trace(classes, col=-637_513, row=47_037_511)
     grid = Grid(LO19.crs, (0.0, 0.0), (0.08, 0.08), Window(0, 0, 9, 9))
     write_pieces(pieces, grid, NAMES, tmp_path / "p.parquet")
-    back = merge(read_pieces(tmp_path / "p.parquet", grid), [])
+    back = merge(read_pieces(tmp_path / "p.parquet", grid), np.empty((2, 0), np.int64))
     assert [shapely.normalize(g).wkb for g in back.geometry] == [g.wkb for g in pieces.geometry]
     assert back.images == pieces.images
 
 
-def test_nothing_found_is_a_table_without_rows(tmp_path) -> None:
+def test_without_objects_the_table_has_no_rows(tmp_path) -> None:
     empty = trace(np.zeros((5, 5), np.uint8))
     write_pieces(empty, LO19, NAMES, tmp_path / "p.parquet")
     assert len(join(read_pieces(tmp_path / "p.parquet", LO19), 2.0)) == 0

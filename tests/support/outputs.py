@@ -13,7 +13,7 @@ import pandas as pd
 import pyproj
 import shapely
 
-from capecam.detections.evidence import WORDS
+from capecam.detections.evidence import EVIDENCE_WORDS
 from capecam.grid import Grid, Window
 from capecam.settings import ClassSettings, Settings
 from capecam.store.records import GridRecord
@@ -108,7 +108,7 @@ def _objects(
         "gradcam_peak": np.ones(count), "gradcam_peak_m": np.full(count, 3.5),
         "rival": np.array(names, object)[1 + class_id % (len(names) - 1)],
         "rival_in": rng.random(count).round(3) / 2,
-        "evidence": rng.choice(WORDS, count, p=(0.5, 0.3, 0.1, 0.1)),
+        "evidence": rng.choice(EVIDENCE_WORDS, count, p=(0.5, 0.3, 0.1, 0.1)),
         "review": rng.permutation(count) + 1,
     }  # fmt: skip
     return gpd.GeoDataFrame(columns, geometry=shapes, crs=grid.crs)

@@ -1,4 +1,4 @@
-"""Regions for tests, traced from arrays."""
+"""Regions traced from arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LO19 = Grid(
 
 
 def trace(classes: np.ndarray, cuts=(), col: int = 0, row: int = 0, levels=None) -> Pieces:
-    """The whole array, handed over in strips that end at ``cuts``."""
+    """Trace an array in strips that end at ``cuts``."""
     if levels is None:
         levels = np.full((3, *classes.shape), 127, np.uint8)
     tracer = Tracer(col, "image")

@@ -1,36 +1,33 @@
-"""The objects of a city, from the pieces of its cells: joined, sieved, measured, written.
+"""Detections of a city from the pieces of its cells: joined, filtered, measured, written.
 
-``pieces -> objects -> outlines -> sieve -> evidence -> queue -> files``. Cells come from top to
-bottom, and an object goes on as soon as nothing that is still to come can touch it: memory holds
-two rows of cells, whatever the size of the city.
+``pieces -> objects -> outlines -> filter -> evidence -> review queue -> files``. Cells come from
+top to bottom, and an object is finished as soon as no later piece can touch it: memory holds the
+pieces of two rows of cells, and the table of all detections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyproj
 import shapely
-from numpy.typing import NDArray
 
-from capecam.detections.evidence import Evidence
-from capecam.detections.filters import REASONS, DetectionFilter
-from capecam.detections.measurement import COLUMNS, measure, middle_pixel_m, read_pieces
+from capecam.detections.evidence import Evidence, review_ranks
+from capecam.detections.filters import REASONS, rejection_reasons
+from capecam.detections.measurement import COLUMNS, middle_pixel_m, read_pieces, to_table
 from capecam.detections.regions import Pieces, first_pixels, join
-from capecam.detections.simplification import simplified
+from capecam.detections.simplification import simplify_outlines
 from capecam.grid import Grid
-from capecam.io.vector_writer import GeoParquet, with_column
+from capecam.io.vector_writer import write_geoparquet
 from capecam.mosaic.aoi import read_shapes
 from capecam.runtime.files import atomic_write
-from capecam.settings import ClassSettings
-from capecam.store.file_names import DETECTIONS, LAYER, PIECES, REJECTED, SUMMARY
+from capecam.settings import ClassSettings, DetectionSettings
+from capecam.store.file_names import DETECTIONS, PIECES, REJECTED, SUMMARY
 from capecam.store.run_folder import RunFolder
 
 BATCH = 64
@@ -39,245 +36,182 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class CellPieces:
-    """The pieces of a cell, on disk."""
+    """File with the pieces of a cell."""
 
     row: int
-    """The cell's first: no piece begins above it."""
+    """First row of the cell in lattice pixels; no piece begins above it."""
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class AssemblyRules:
-    """How pieces become detections."""
+    """Rules to make detections of pieces."""
 
     grid: Grid
-    """Of the lattice."""
+    """The pixel grid of the mosaic."""
     classes: tuple[ClassSettings, ...]
-    """0 first."""
-    join_distance_px: float
-    tolerance_px: float
-    """Of outlines; 0 leaves them as they are."""
-    sieve: DetectionFilter
-    keep_rejected: bool = False
+    """All classes, 0 first."""
+    settings: DetectionSettings
+    buildings: shapely.STRtree | None = None
+    """Footprints in lattice pixels; None for no rule about buildings."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all classes, 0 first."""
+        """Names of all classes, 0 first."""
         return tuple(entry.name for entry in self.classes)
-
-
-@dataclass(slots=True)
-class StepCounts:
-    """What each step left or removed: step -> objects by class id."""
-
-    steps: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, names: Sequence[str]) -> StepCounts:
-        """Nothing counted yet."""
-        steps = ("traced", "joined", *REASONS, "kept")
-        return cls({step: np.zeros(len(names), np.int64) for step in steps})
-
-    def add(self, objects: Pieces, reasons: NDArray[np.object_]) -> None:
-        """Count objects; a piece is traced as many times as it has parts."""
-        self._count(
-            "traced", np.repeat(objects.class_id, shapely.get_num_geometries(objects.geometry))
-        )
-        self._count("joined", objects.class_id)
-        for reason in REASONS:
-            self._count(reason, objects.class_id[reasons == reason])
-        self._count("kept", objects.class_id[reasons == ""])
-
-    def _count(self, step: str, class_ids: NDArray[np.int64]) -> None:
-        self.steps[step] += np.bincount(class_ids, minlength=len(self.steps[step]))
-
-    def to_json(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
-        """As kept in run.json."""
-        return {
-            step: {name: int(count) for name, count in list(zip(names, counts, strict=True))[1:]}
-            for step, counts in self.steps.items()
-        }
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenDetections:
-    """What became of a city's pieces."""
+    """Totals of the detections that were written."""
 
     summary: pd.DataFrame
-    """A row a foreground class, those without a detection included."""
-    tally: StepCounts
+    """A row for each foreground class, also without detections."""
+    steps: dict[str, dict[str, int]]
+    """Step -> class -> objects after tracing and joining, rejected for each reason, and kept."""
 
 
 def write_detections(
-    out: Path, parts: Iterable[CellPieces], recipe: AssemblyRules, evidence: Evidence | None = None
+    out: Path, cells: Iterable[CellPieces], rules: AssemblyRules, evidence: Evidence | None = None
 ) -> WrittenDetections:
-    """``DETECTIONS``, the rejected objects where they are kept, and ``SUMMARY``.
+    """Write ``DETECTIONS``, ``SUMMARY`` and, if they are kept, the rejected objects.
 
     Args:
         out: the folder to write to.
-        parts: of all cells.
-        recipe: how pieces become objects.
-        evidence: asked about each; None leaves these columns out.
+        cells: the pieces of all cells.
+        rules: how to make detections of pieces.
+        evidence: computes the evidence of each; None leaves these columns out.
     """
-    stale = out / f"{REJECTED}.parquet"
-    with ExitStack() as files:
-        parquet, csv = (files.enter_context(atomic_write(out / n)) for n in (DETECTIONS, SUMMARY))
-        layers = {LAYER: parquet}
-        if recipe.keep_rejected:
-            layers[REJECTED] = files.enter_context(atomic_write(stale))
-        tally = _write_rows(layers, parts, recipe, evidence)
-        table = pd.read_parquet(parquet, columns=["class_id", "area_m2"])
-        summary = _summary(table, recipe.names)
+    tables, rejected, counted = [], [], []
+    for objects, table in _objects(cells, rules):
+        counted.append(pd.DataFrame(table[["class", "reason", "parts"]]))
+        kept = (table["reason"] == "").to_numpy()
+        if rules.settings.keep_rejected:
+            rejected.append(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
+        rows = pd.DataFrame(table.loc[kept, [*COLUMNS]])
+        if evidence is not None:
+            rows = rows.join(evidence.columns(objects.take(kept), rows))
+        tables.append(gpd.GeoDataFrame(rows, geometry=table.geometry[kept]))
+    detections = pd.concat(tables, ignore_index=True)
+    review = None if evidence is None else review_ranks(detections.pop("priority").to_numpy())
+    with atomic_write(out / DETECTIONS) as parquet, atomic_write(out / SUMMARY) as csv:
+        write_geoparquet(parquet, detections, review)
+        summary = _summary(detections, rules.names)
         summary.to_csv(csv, index=False, lineterminator="\n")
-    if not recipe.keep_rejected:
-        stale.unlink(missing_ok=True)
-    return WrittenDetections(summary, tally)
-
-
-def _write_rows(
-    layers: Mapping[str, Path],
-    parts: Iterable[CellPieces],
-    recipe: AssemblyRules,
-    evidence: Evidence | None,
-) -> StepCounts:
-    """The GeoParquets; the place in the review queue is known only when all have been seen."""
-    crs = pyproj.CRS.from_wkt(recipe.grid.crs)
-    tally, doubts = StepCounts.of(recipe.names), []
-    draft = layers[LAYER].with_suffix(".draft")
-    with ExitStack() as files:
-        files.callback(draft.unlink, missing_ok=True)
-        sinks = {LAYER: GeoParquet(draft, crs)}
-        if REJECTED in layers:
-            sinks[REJECTED] = GeoParquet(layers[REJECTED], crs)
-        with ExitStack() as writing:
-            for sink in sinks.values():
-                writing.enter_context(sink)
-            for objects, table in _objects(parts, recipe, tally):
-                kept = (table["reason"] == "").to_numpy()
-                if REJECTED in sinks:
-                    sinks[REJECTED].add(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
-                found, doubt = _with_evidence(objects.take(kept), table[kept], evidence)
-                sinks[LAYER].add(found)
-                doubts.append(doubt)
-        if evidence is None:
-            draft.replace(layers[LAYER])
-        else:
-            with_column(draft, layers[LAYER], "review", ranks(np.concatenate(doubts)))
-    return tally
+    if rules.settings.keep_rejected:
+        with atomic_write(out / f"{REJECTED}.parquet") as parquet:
+            write_geoparquet(parquet, pd.concat(rejected, ignore_index=True))
+    else:
+        (out / f"{REJECTED}.parquet").unlink(missing_ok=True)
+    return WrittenDetections(summary, _count_steps(pd.concat(counted), rules.names))
 
 
 def _objects(
-    parts: Iterable[CellPieces], recipe: AssemblyRules, tally: StepCounts
+    cells: Iterable[CellPieces], rules: AssemblyRules
 ) -> Iterator[tuple[Pieces, gpd.GeoDataFrame]]:
-    """Objects from top to bottom, measured, with the ``reason`` of those that are dropped."""
-    objects = join_across_cells(_batches(parts, recipe.grid), recipe.join_distance_px)
-    for some, outlines in simplified(objects, recipe.tolerance_px):
-        table = measure(some, recipe.grid, recipe.names, outlines)
-        reasons = recipe.sieve.reasons(some, table)
-        tally.add(some, reasons)
-        yield some, table.assign(reason=pd.Series(reasons, dtype="str"))
+    """Yield objects from top to bottom with their table.
 
-
-def _with_evidence(
-    objects: Pieces, table: gpd.GeoDataFrame, evidence: Evidence | None
-) -> tuple[gpd.GeoDataFrame, NDArray[np.float64]]:
-    """The columns of the file but ``review``, and how much each object wants to be looked at."""
-    if evidence is None:
-        return table[[*COLUMNS, "geometry"]], np.zeros(len(table))
-    added = evidence.columns(objects, table).set_index(table.index)
-    doubt = added.pop("doubt").to_numpy()
-    return gpd.GeoDataFrame(table[[*COLUMNS]].join(added), geometry=table.geometry), doubt
+    The table also has ``reason``, "" for objects that are kept, and ``parts``, how many regions
+    an object was joined from.
+    """
+    settings = rules.settings
+    joined = join_across_cells(_batches(cells, rules.grid), settings.join_distance_px)
+    tolerance_px = settings.simplify_m / float(np.sqrt(middle_pixel_m(rules.grid).prod()))
+    for objects, outlines in simplify_outlines(joined, tolerance_px):
+        table = to_table(objects, rules.grid, rules.names, outlines)
+        reasons = rejection_reasons(objects, table, settings, rules.names, rules.buildings)
+        table["reason"] = pd.Series(reasons, dtype="str")
+        table["parts"] = shapely.get_num_geometries(objects.geometry)
+        yield objects, table
 
 
 def objects_by_step(
-    parts: Iterable[CellPieces], recipe: AssemblyRules
+    cells: Iterable[CellPieces], rules: AssemblyRules
 ) -> dict[str, gpd.GeoDataFrame]:
-    """All objects after each step: traced, joined, and what each rule leaves that there is.
-
-    For scoring; in memory, unlike :func:`write_detections`.
-    """
-    tables = [table for _, table in _objects(parts, recipe, StepCounts.of(recipe.names))]
-    left = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
-    after = {"tracing": left.explode(ignore_index=True), "joining": left}
-    rules = {
+    """Return all objects after each step: tracing, joining, and each rule that is in use."""
+    tables = [table for _, table in _objects(cells, rules)]
+    rest = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=tables[0].crs)
+    steps = {"tracing": rest.explode(ignore_index=True), "joining": rest}
+    in_use = {
         "dropping small ones": ("small", True),
-        "dropping unsure ones": ("unsure", any(recipe.sieve.min_confidence)),
-        "dropping those off buildings": ("off building", recipe.sieve.buildings is not None),
+        "dropping unsure ones": (
+            "unsure",
+            any(rules.settings.by_class("min_confidence", rules.names)),
+        ),
+        "dropping those off buildings": ("off building", rules.buildings is not None),
     }
-    for step, (reason, exists) in rules.items():
-        left = left[left["reason"] != reason]
-        if exists:
-            after[step] = left
-    return after
+    for step, (reason, is_in_use) in in_use.items():
+        rest = rest[rest["reason"] != reason]
+        if is_in_use:
+            steps[step] = rest
+    return steps
 
 
-def ranks(doubt: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The place of each object in the review queue, from 1; the most doubtful first."""
-    place = np.empty(len(doubt), np.int64)
-    place[np.argsort(-doubt, kind="stable")] = np.arange(1, len(doubt) + 1)
-    return place
-
-
-def _batches(parts: Iterable[CellPieces], grid: Grid) -> Iterator[tuple[Pieces, float]]:
-    """The pieces of some cells, and the row above which none of the rest begins."""
-    ordered = sorted(parts, key=lambda part: (part.row, part.path))
+def _batches(cells: Iterable[CellPieces], grid: Grid) -> Iterator[tuple[Pieces, float]]:
+    """Yield the pieces of some cells, and the row above which no later piece begins."""
+    ordered = sorted(cells, key=lambda cell: (cell.row, cell.path))
     for start in range(0, len(ordered), BATCH):
-        here, rest = ordered[start : start + BATCH], ordered[start + BATCH :]
-        pieces = Pieces.concatenate([read_pieces(part.path, grid) for part in here])
-        yield pieces, rest[0].row if rest else inf
+        batch, later = ordered[start : start + BATCH], ordered[start + BATCH :]
+        pieces = Pieces.concatenate([read_pieces(cell.path, grid) for cell in batch])
+        yield pieces, later[0].row if later else inf
 
 
 def join_across_cells(
     batches: Iterable[tuple[Pieces, float]], distance_px: float
 ) -> Iterator[Pieces]:
-    """What :func:`capecam.detections.regions.join` makes of all batches at once, in the same order.
+    """Join pieces batch by batch, as :func:`capecam.detections.regions.join` does all at once.
 
     Args:
         batches: pieces, with the row above which no piece of a later batch begins.
-        distance_px: up to which pieces of one class belong together.
+        distance_px: largest gap between pieces of one class that are one object.
+
+    Yields:
+        Complete objects, all in the order of ``join``.
     """
-    held = Pieces.concatenate([])
-    for pieces, below in batches:
-        held = join(Pieces.concatenate([held, pieces]), distance_px)
-        _, top = first_pixels(held.geometry)
-        bottom = shapely.bounds(held.geometry)[:, 3]
-        whole = bottom + distance_px < below
-        ready = whole & (top < np.min(top[~whole].astype(float), initial=below))
-        yield held.take(ready)
-        held = held.take(~ready)
+    waiting = Pieces.concatenate([])
+    for pieces, next_row in batches:
+        waiting = join(Pieces.concatenate([waiting, pieces]), distance_px)
+        _, top = first_pixels(waiting.geometry)
+        bottom = shapely.bounds(waiting.geometry)[:, 3]
+        complete = bottom + distance_px < next_row
+        ready = complete & (top < np.min(top[~complete].astype(float), initial=next_row))
+        yield waiting.take(ready)
+        waiting = waiting.take(~ready)
 
 
-def _summary(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    by_class = table.groupby("class_id")["area_m2"].agg(["count", "sum"])
-    by_class = by_class.reindex(range(1, len(names)), fill_value=0)
-    return pd.DataFrame(
-        {
-            "class_id": by_class.index,
-            "class": list(names[1:]),
-            "count": by_class["count"].to_numpy(int),
-            "area_m2": by_class["sum"].to_numpy(float).round(2),
-        }
-    )
+def _summary(detections: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    areas = detections.groupby("class_id")["area_m2"].agg(["count", "sum"])
+    areas = areas.reindex(pd.RangeIndex(1, len(names), name="class_id"), fill_value=0)
+    summary = areas.round(2).rename(columns={"sum": "area_m2"}).reset_index()
+    summary.insert(1, "class", names[1:])
+    return summary
+
+
+def _count_steps(objects: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count objects by step and class, from their ``class``, ``reason`` and ``parts``."""
+    classes = objects["class"]
+    steps = {"traced": classes.repeat(objects["parts"]), "joined": classes}
+    steps |= {reason: classes[objects["reason"] == reason] for reason in REASONS}
+    steps["kept"] = classes[objects["reason"] == ""]
+    return {
+        step: some.value_counts().reindex(names[1:], fill_value=0).to_dict()
+        for step, some in steps.items()
+    }
 
 
 def cell_pieces(run: RunFolder) -> list[CellPieces]:
-    """The pieces of all cells."""
+    """Return the files with the pieces of all cells of a run."""
     return [CellPieces(run.core(name).row, run.path(name, PIECES)) for name in run.cells]
 
 
 def assembly_rules(run: RunFolder) -> AssemblyRules:
-    """How a run makes detections of pieces.
+    """Return the rules of a run.
 
     Raises:
         UsageError: the footprints cannot be read.
     """
-    grid, settings, footprints = run.grid, run.settings.detections, run.settings.mosaic.footprints
-    buildings = None if footprints is None else read_shapes(footprints, grid)
-    return AssemblyRules(
-        grid,
-        run.settings.model.classes,
-        settings.join_distance_px,
-        settings.simplify_m / float(np.sqrt(middle_pixel_m(grid).prod())),
-        DetectionFilter.of(settings, run.names, buildings),
-        settings.keep_rejected,
-    )
+    footprints, buildings = run.settings.mosaic.footprints, None
+    if footprints is not None:
+        buildings = shapely.STRtree(read_shapes(footprints, run.grid))
+    classes, settings = run.settings.model.classes, run.settings.detections
+    return AssemblyRules(run.grid, classes, settings, buildings)

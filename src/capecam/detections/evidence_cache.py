@@ -1,8 +1,8 @@
-"""Numbers of the last time, for objects around which nothing has changed.
+"""Cache of the evidence of objects, for those around which nothing has changed.
 
-A city's evidence takes core-minutes, and a nightly run changes a few images. A number is taken over
-only if it would come out the same: the pixels of the object and all rasters within reach are known
-by their contents.
+A city's evidence takes core-minutes, and a nightly run changes a few images. A row of numbers is
+used again only if it would come out the same: its key depends on the pixels of the object and on
+the contents of all rasters nearby.
 """
 
 from __future__ import annotations
@@ -27,73 +27,65 @@ class EvidenceCache:
     """Rows of numbers by object, in a file that is read at the start and replaced at the end."""
 
     def __init__(
-        self, path: Path, recipe: str, tiles: Sequence[VrtTile], reach_px: float, columns: int
+        self, path: Path, version: str, tiles: Sequence[VrtTile], distance_px: float, columns: int
     ) -> None:
-        """What is known from the last time.
+        """Load the rows of the last time.
 
         Args:
-            path: of the file.
-            recipe: all else that numbers depend on: how they are made, and of what.
-            tiles: all rasters that they are read from; windows in lattice pixels.
-            reach_px: how far from an object they are read.
-            columns: numbers a row.
+            path: of the file; it may be missing.
+            version: everything else that the numbers depend on, as a text.
+            tiles: all rasters that numbers are read from; windows in lattice pixels.
+            distance_px: distance from an object up to which rasters are read.
+            columns: length of a row.
         """
-        self._path, self._recipe, self._reach_px = path, recipe.encode(), reach_px
+        self._path, self._version, self._distance_px = path, version.encode(), distance_px
         self._index = shapely.STRtree([tile.window.box for tile in tiles])
-        self._facts = [repr((t.path.parent.name, t.path.name, t.sha256, t.window)) for t in tiles]
-        self._row = np.dtype([("key", f"V{KEY_BYTES}"), ("values", np.float64, (columns,))])
-        self._before = _load(path, self._row)
-        self._order = np.argsort(_sortable(self._before["key"]), kind="stable")
-        self._now: list[NDArray[Any]] = []
+        self._tiles = [repr((t.path.parent.name, t.path.name, t.sha256, t.window)) for t in tiles]
+        self._dtype = np.dtype([("key", f"V{KEY_BYTES}"), ("values", np.float64, (columns,))])
+        self._loaded = _load(path, self._dtype)
+        self._rows = {key: row for row, key in enumerate(self._loaded["key"].tolist())}
+        self._stored: list[NDArray[Any]] = [np.empty(0, self._dtype)]
 
-    def keys(self, objects: Pieces) -> NDArray[np.void]:
-        """(N,) equal for objects whose numbers must be equal."""
-        near = shapely.box(*(shapely.bounds(objects.geometry) + self._margins()).T)
-        owner, tile = self._index.query(near, predicate="intersects")
+    def keys(self, objects: Pieces) -> list[bytes]:
+        """Return (N,) keys, equal for objects whose numbers must be equal."""
+        margins = np.array([-1.0, -1.0, 1.0, 1.0]) * self._distance_px
+        boxes = shapely.box(*(shapely.bounds(objects.geometry) + margins).T)
+        owner, tile = self._index.query(boxes, predicate="intersects")
         order = np.lexsort((tile, owner))
-        seen = np.split(tile[order], np.searchsorted(owner[order], np.arange(1, len(objects))))
-        keys = np.empty(len(objects), f"V{KEY_BYTES}")
-        shapes = shapely.to_wkb(objects.geometry)
-        for n, class_id in enumerate(objects.class_id.tolist()):
-            digest = hashlib.blake2b(self._recipe, digest_size=KEY_BYTES)
-            digest.update(f"{class_id} {[self._facts[t] for t in seen[n]]}".encode())
-            digest.update(shapes[n])
-            keys[n] = np.void(digest.digest())
+        tiles = np.split(tile[order], np.searchsorted(owner[order], np.arange(1, len(objects))))
+        keys = []
+        for n, wkb in enumerate(shapely.to_wkb(objects.geometry)):
+            digest = hashlib.blake2b(self._version, digest_size=KEY_BYTES)
+            nearby = [self._tiles[t] for t in tiles[n]]
+            digest.update(f"{objects.class_id[n]} {nearby}".encode())
+            digest.update(wkb)
+            keys.append(digest.digest())
         return keys
 
-    def _margins(self) -> NDArray[np.float64]:
-        return np.array([-1.0, -1.0, 1.0, 1.0]) * self._reach_px
+    def lookup(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return an (N,) mask of known keys, and (N, columns) their numbers, else NaN."""
+        rows = np.array([self._rows.get(key, -1) for key in keys], np.int64)
+        known = rows >= 0
+        values = np.full((len(keys), *self._dtype["values"].shape), np.nan)
+        values[known] = self._loaded["values"][rows[known]]
+        return known, values
 
-    def lookup(self, keys: NDArray[np.void]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """(N,) which are known, and (N, columns) their numbers, NaN for the others."""
-        wanted, ours = _sortable(keys), _sortable(self._before["key"])[self._order]
-        place = np.minimum(np.searchsorted(ours, wanted), max(len(ours) - 1, 0))
-        found = ours[place] == wanted if len(ours) else np.zeros(len(keys), np.bool_)
-        values = np.full((len(keys), *self._row["values"].shape), np.nan)
-        values[found] = self._before["values"][self._order[place[found]]]
-        return found, values
-
-    def store(self, keys: NDArray[np.void], values: NDArray[np.float64]) -> None:
-        """For the next time."""
-        rows = np.empty(len(keys), self._row)
-        rows["key"], rows["values"] = keys, values
-        self._now.append(rows)
+    def store(self, keys: Sequence[bytes], values: NDArray[np.float64]) -> None:
+        """Add (N, columns) numbers to those that :meth:`save` writes."""
+        rows = np.empty(len(keys), self._dtype)
+        rows["key"], rows["values"] = np.array(keys, f"V{KEY_BYTES}"), values
+        self._stored.append(rows)
 
     def save(self) -> None:
-        """Replace the file by what was kept."""
+        """Replace the file by the stored rows."""
         with atomic_write(self._path) as temporary:
-            np.save(temporary, np.concatenate([np.empty(0, self._row), *self._now]))
+            np.save(temporary, np.concatenate(self._stored))
 
 
-def _load(path: Path, row: np.dtype[Any]) -> NDArray[Any]:
-    """Nothing, if there is no file, or it is damaged or of another kind: then all is made anew."""
+def _load(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the rows of a file; none if it is missing, damaged or has other columns."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        return np.empty(0, row)
-    return np.asarray(found) if found.dtype == row and found.ndim == 1 else np.empty(0, row)
-
-
-def _sortable(keys: NDArray[Any]) -> NDArray[Any]:
-    """Keys as pairs of numbers would sort; ``void`` has no order of its own."""
-    return np.ascontiguousarray(keys).view(f"S{KEY_BYTES}")
+        return np.empty(0, dtype)
+    return np.asarray(rows) if rows.dtype == dtype and rows.ndim == 1 else np.empty(0, dtype)

@@ -1,12 +1,14 @@
-"""Detections in other formats; the columns and units are the same in all."""
+"""Export of the detections to other formats, with the same columns and units."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from capecam.errors import OutputError, UsageError
-from capecam.io.vector_writer import crs_of, read_rows, write_gpkg, write_layer
+from capecam.io.vector_writer import crs_of, write_gpkg, write_layer
 from capecam.runtime.files import atomic_write
 from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER
 from capecam.store.run_folder import product
@@ -17,11 +19,11 @@ GDAL: dict[str, tuple[str, dict[str, str]]] = {
     "fgb": ("FlatGeobuf", {}),
     "geojson": ("GeoJSON", {"RFC7946": "YES"}),
 }
-"""What writes a format, and with which options."""
+"""GDAL driver and layer options of a format."""
 
 
 def export(out: Path, kind: str, to: Path | None = None) -> Path:
-    """The detections of a run in one of ``FORMATS``; all but CSV have the geometry.
+    """Write the detections of a run in one of ``FORMATS``; all but CSV have the geometry.
 
     GeoJSON is in longitude and latitude (RFC 7946), the others in the CRS of the imagery; CSV has
     the columns ``lon`` and ``lat``.
@@ -29,13 +31,13 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
     Args:
         out: the folder of a run.
         kind: one of ``FORMATS``.
-        to: the file to write; else ``detections.KIND`` in ``out``.
+        to: the file to write; by default ``detections.KIND`` in ``out``.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        UsageError: there is no such format.
+        UsageError: the format is unknown.
         OutputError: there are no detections, or the file cannot be written.
     """
     if kind not in FORMATS:
@@ -43,12 +45,13 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
     source = product(out, DETECTIONS)
     target = to or out / f"{LAYER}.{kind}"
     if target.resolve() in (source.resolve(), (out / GEOPACKAGE).resolve()):
-        return target  # they are made by every run
+        return target  # every run writes these
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
     with atomic_write(target) as temporary:
         if kind == "csv":
-            _write_csv(source, temporary)
+            table = pd.read_parquet(source).drop(columns="geometry")
+            table.to_csv(temporary, index=False, lineterminator="\n")
         elif kind == "parquet":
             shutil.copyfile(source, temporary)
         elif kind == "gpkg":
@@ -58,10 +61,3 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
             crs = crs_of(source)
             write_layer(source, temporary, LAYER, crs, driver=driver, layer_options=options)
     return target
-
-
-def _write_csv(source: Path, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        for n, rows in enumerate(read_rows(source)):
-            table = rows.drop(columns="geometry")
-            table.to_csv(file, index=False, header=n == 0, lineterminator="\n")

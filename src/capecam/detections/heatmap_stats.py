@@ -1,19 +1,18 @@
-"""What the rasters say at an object, in numbers (DESIGN section 6)."""
+"""Statistics of the heatmaps and probabilities at an object (docs/method.md#evidence)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from capecam.detections.neighbourhood import (
-    Blocks,
-    Nearest,
+    BlockCounts,
+    EdgeDistance,
     NeighbourhoodStrip,
     neighbourhood_strips,
 )
@@ -24,13 +23,12 @@ from capecam.io.layer_reader import LayerReader
 from capecam.io.vrt import Layer
 
 VERSION = 1
-"""Of what is measured, and how: numbers of another version are not taken over."""
+"""Version of the definitions below; cached numbers of another version are not used."""
 
 MEASURES = ("in", "ring", "share", "peak", "peak_m")
 """Columns of a method: ``gradcam_in`` ..."""
 
-
-NOTHING = -1.0
+NO_VALUE = -1.0
 """Below every value of a heatmap."""
 
 Task = tuple[NDArray[np.object_], list[int], NDArray[np.float64]]
@@ -39,126 +37,127 @@ Task = tuple[NDArray[np.object_], list[int], NDArray[np.float64]]
 
 @dataclass(slots=True)
 class _Sums:
-    """What adds up over the strips of an object, for one method."""
+    """Sums and peaks of one heatmap over the strips of an object."""
 
     inside: float = 0.0
     inside_px: int = 0
     ring: float = 0.0
     ring_px: int = 0
     around: float = 0.0
-    peak_inside: float = NOTHING
-    peak_around: float = NOTHING
+    peak_inside: float = NO_VALUE
+    peak_around: float = NO_VALUE
     peaks: list[tuple[NeighbourhoodStrip, NDArray[np.bool_], int]] = field(default_factory=list)
-    """Where the surroundings have it: a strip, its blocks with that value, and the stride."""
+    """Location of ``peak_around``: strips, their blocks with that value, and the stride."""
 
     def add(
-        self, sight: NeighbourhoodStrip, blocks: Blocks, stride: int, values: NDArray[np.float64]
+        self,
+        strip: NeighbourhoodStrip,
+        counts: BlockCounts,
+        stride: int,
+        values: NDArray[np.float64],
     ) -> None:
-        """A strip, as blocks, and the (H, W) values of these; NaN where there is nothing."""
+        """Add a strip with the (H, W) values of its blocks; NaN is nodata."""
         valid = ~np.isnan(values)
-        found = np.where(valid, values, 0.0)
-        self.inside += float((found * blocks.inside).sum())
-        self.inside_px += int(blocks.inside[valid].sum())
-        self.ring += float((found * blocks.ring).sum())
-        self.ring_px += int(blocks.ring[valid].sum())
-        self.around += float((found * blocks.around).sum())
-        own, near = valid & (blocks.inside > 0), valid & (blocks.around > 0)
-        self.peak_inside = max(self.peak_inside, float(values[own].max(initial=NOTHING)))
-        highest = float(values[near].max(initial=NOTHING))
+        heat = np.where(valid, values, 0.0)
+        self.inside += float((heat * counts.inside).sum())
+        self.inside_px += int(counts.inside[valid].sum())
+        self.ring += float((heat * counts.ring).sum())
+        self.ring_px += int(counts.ring[valid].sum())
+        self.around += float((heat * counts.around).sum())
+        inside, around = valid & (counts.inside > 0), valid & (counts.around > 0)
+        self.peak_inside = max(self.peak_inside, float(values[inside].max(initial=NO_VALUE)))
+        highest = float(values[around].max(initial=NO_VALUE))
         if highest > self.peak_around:
             self.peak_around, self.peaks = highest, []
         if highest == self.peak_around:
-            self.peaks.append((sight, near & (values == highest), stride))
+            self.peaks.append((strip, around & (values == highest), stride))
 
-    def measures(self, nearest: Nearest) -> tuple[float, ...]:
-        """In the order of ``MEASURES``; NaN where there is nothing to say."""
+    def measures(self, distance: EdgeDistance) -> tuple[float, ...]:
+        """Return the columns, in the order of ``MEASURES``; NaN where they are not defined."""
         energy = self.inside + self.around
         peak = max(self.peak_inside, self.peak_around)
         return (
             self.inside / self.inside_px if self.inside_px else np.nan,
             self.ring / self.ring_px if self.ring_px else np.nan,
             self.inside / energy if energy > 0 else np.nan,
-            peak if peak > NOTHING else np.nan,
-            self._away_m(nearest) if peak > 0 else np.nan,
+            peak if peak > NO_VALUE else np.nan,
+            self._peak_m(distance) if peak > 0 else np.nan,
         )
 
-    def _away_m(self, nearest: Nearest) -> float:
+    def _peak_m(self, distance: EdgeDistance) -> float:
         if self.peak_inside >= self.peak_around:
             return 0.0
-        at = [sight.pixels_around(blocks, stride) for sight, blocks, stride in self.peaks]
-        return nearest.distance_m(np.concatenate(at))
+        pixels = [strip.pixels_around(blocks, stride) for strip, blocks, stride in self.peaks]
+        return distance.minimum_m(np.concatenate(pixels))
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRasters:
-    """What is asked about objects."""
+    """Rasters that the evidence of detections is read from."""
 
-    heats: tuple[HeatLayer, ...]
+    heatmaps: tuple[HeatLayer, ...]
     probability: Layer
     classes: tuple[str, ...]
-    """Names of the probability's bands: classes without the background."""
+    """Names of the probability's bands: the foreground classes."""
 
     @property
     def columns(self) -> list[str]:
         """Names of all numbers of an object."""
-        names = [f"{heat.method}_{measure}" for heat in self.heats for measure in MEASURES]
+        names = [f"{heatmap.method}_{measure}" for heatmap in self.heatmaps for measure in MEASURES]
         return [*names, "rival_id", "rival_in"]
 
 
 class HeatmapSampler:
-    """Reads what the rasters say about objects; for one thread."""
+    """Computes the numbers of objects from the rasters; for one thread."""
 
-    def __init__(self, rasters: EvidenceRasters) -> None:
-        self._heats, self._classes = rasters.heats, len(rasters.classes)
-        self._files = ExitStack()
-        self._readers = [self._reader(h.layer) if h.layer else None for h in rasters.heats]
-        self._probability = self._reader(rasters.probability)
+    def __init__(self, rasters: EvidenceRasters, files: ExitStack) -> None:
+        def open_layer(layer: Layer) -> LayerReader:
+            return files.enter_context(closing(LayerReader(layer)))
 
-    def _reader(self, layer: Layer) -> LayerReader:
-        return self._files.enter_context(closing(LayerReader(layer)))
-
-    def close(self) -> None:
-        """Close all files."""
-        self._files.close()
+        self._rasters = rasters
+        self._readers = [open_layer(h.layer) if h.layer else None for h in rasters.heatmaps]
+        self._probability = open_layer(rasters.probability)
 
     def __call__(self, task: Task) -> NDArray[np.float64]:
-        """(N, columns) of N objects, in the order of :attr:`EvidenceRasters.columns`."""
+        """Return (N, columns) of N objects, in the order of :attr:`EvidenceRasters.columns`."""
         rows = [
             self._row(geometry, class_id, (float(size[0]), float(size[1])))
             for geometry, class_id, size in zip(*task, strict=True)
         ]
         return np.array(rows, np.float64)
 
-    def _row(self, geometry: Any, class_id: int, pixel: tuple[float, float]) -> tuple[float, ...]:
-        sums = [_Sums() for _ in self._heats]
-        levels = np.zeros(self._classes + 1, np.int64)
-        nearest = Nearest(pixel)
-        for sight in neighbourhood_strips(geometry, pixel):
-            nearest.add(sight)
-            blocks = {n: sight.blocks(n) for n in {heat.stride for heat in self._heats}}
-            for heat, reader, so_far in zip(self._heats, self._readers, sums, strict=True):
-                if reader is None:
-                    continue
-                part = blocks[heat.stride]
-                values = heat.scaled(reader.read(class_id, part.window), class_id)
-                so_far.add(sight, part, heat.stride, values)
-            self._add_levels(levels, sight)
-        measures = [value for so_far in sums for value in so_far.measures(nearest)]
+    def _row(
+        self, geometry: shapely.Geometry, class_id: int, pixel: tuple[float, float]
+    ) -> tuple[float, ...]:
+        heatmaps = self._rasters.heatmaps
+        sums = [_Sums() for _ in heatmaps]
+        levels = np.zeros(len(self._rasters.classes) + 1, np.int64)
+        distance = EdgeDistance(pixel)
+        for strip in neighbourhood_strips(geometry, pixel):
+            distance.add(strip)
+            counts = {stride: strip.blocks(stride) for stride in {h.stride for h in heatmaps}}
+            for heatmap, reader, total in zip(heatmaps, self._readers, sums, strict=True):
+                if reader is not None:
+                    blocks = counts[heatmap.stride]
+                    stored = reader.read(class_id, blocks.window)
+                    total.add(strip, blocks, heatmap.stride, heatmap.scaled(stored, class_id))
+            self._add_levels(levels, strip)
+        measures = [value for total in sums for value in total.measures(distance)]
         levels[class_id] = 0
         rival = int(np.argmax(levels))
         return (*measures, rival, levels[rival] / shapely.area(geometry) / LEVELS)
 
-    def _add_levels(self, levels: NDArray[np.int64], sight: NeighbourhoodStrip) -> None:
-        """The probabilities inside, by class id, as sums of stored levels."""
-        if sight.own is not None:
-            inside = sight.inside[sight.own.slices(sight.window)]
-            for band in range(1, self._classes + 1):
-                found = self._probability.read(band, sight.own)[inside]
-                levels[band] += found.sum(dtype=np.int64)
+    def _add_levels(self, levels: NDArray[np.int64], strip: NeighbourhoodStrip) -> None:
+        """Add the stored probability levels inside the object to the sums by class id."""
+        if strip.object_window is not None:
+            inside = strip.inside[strip.object_window.slices(strip.window)]
+            for band in range(1, len(levels)):
+                values = self._probability.read(band, strip.object_window)[inside]
+                levels[band] += values.sum(dtype=np.int64)
 
 
 @contextmanager
 def heatmap_sampler(rasters: EvidenceRasters) -> Iterator[HeatmapSampler]:
-    """A :class:`HeatmapSampler` in a process of its own."""
-    with gdal_settings(), closing(HeatmapSampler(rasters)) as found:
-        yield found
+    """Open the rasters; the context of a thread or process."""
+    with gdal_settings(), ExitStack() as files:
+        yield HeatmapSampler(rasters, files)

@@ -1,4 +1,4 @@
-"""Objects in metres: how large a pixel is where they lie, and what a table says of each."""
+"""Tables of objects in map coordinates, and the size of pixels on the ground."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from capecam.io.cog import LEVELS
 Floats = NDArray[np.float64]
 
 COLUMNS = ("id", "class_id", "class", "area_m2", "confidence", "lon", "lat", "images")
-"""Of every detections file, in this order, before evidence and geometry."""
+"""Columns of every file of detections, in this order, before evidence and geometry."""
 
 LEVEL_SUM = "level_sum"
-"""Extra column of a cell's pieces: the sum of probability levels inside, which adds up exactly."""
+"""Additional column of a cell's pieces: sum of the probability levels inside, an exact integer."""
 
 
-def measure(
+def to_table(
     pieces: Pieces, grid: Grid, names: Sequence[str], outlines: Polygons | None = None
 ) -> gpd.GeoDataFrame:
-    """The pieces as a table in map coordinates: ``COLUMNS``, ``level_sum`` and geometry.
+    """Return pieces in map coordinates: ``COLUMNS``, ``level_sum`` and geometry.
 
     Args:
         pieces: in lattice pixels.
-        grid: of the lattice.
+        grid: the pixel grid.
         names: of all classes, 0 first.
-        outlines: (N,) in lattice pixels, for the geometry alone; else the pieces' own.
+        outlines: (N,) in lattice pixels, used for the geometry only; by default those of the
+            pieces.
     """
     pixels = shapely.area(pieces.geometry)
     inside = shapely.get_coordinates(shapely.point_on_surface(pieces.geometry))
@@ -53,31 +54,31 @@ def measure(
         LEVEL_SUM: pieces.level_sum,
     }
     shapes = pieces.geometry if outlines is None else outlines
-    placed = multipolygons(shapely.transform(shapes, grid.to_map))
-    table = gpd.GeoDataFrame(columns, geometry=placed, crs=pyproj.CRS.from_wkt(grid.crs))
+    geometry = multipolygons(shapely.transform(shapes, grid.to_map))
+    table = gpd.GeoDataFrame(columns, geometry=geometry, crs=pyproj.CRS.from_wkt(grid.crs))
     return table.astype({"id": "str", "class": "str", "images": "str"})
 
 
 def multipolygons(shapes: Polygons) -> Polygons:
-    """Of one type, as GIS formats want a layer."""
+    """Return polygons and multipolygons as multipolygons: GIS formats want one type a layer."""
     multi = np.empty(len(shapes), object)
     multi[:] = [shapely.MultiPolygon(list(shapely.get_parts(shape))) for shape in shapes]
     return multi
 
 
 def lonlat(crs: str, points: Floats) -> Floats:
-    """(N, 2) map coordinates as degrees, WGS 84."""
+    """Return (N, 2) map coordinates as longitude and latitude, WGS 84."""
     to_wgs84 = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     return np.stack(to_wgs84.transform(*points.T), axis=1)
 
 
 def geodesic(crs: pyproj.CRS) -> pyproj.Geod:
-    """Lengths and areas on the ellipsoid of a CRS in degrees."""
+    """Return the ellipsoid of a CRS, for lengths and areas."""
     return crs.get_geod() or pyproj.Geod(ellps="WGS84")
 
 
 def pixel_m(grid: Grid, points: Floats) -> Floats:
-    """(N, 2) width and height in metres of the pixel at each of (N, 2) lattice points."""
+    """Return (N, 2) width and height in metres of the pixels at (N, 2) lattice points."""
     crs = pyproj.CRS.from_wkt(grid.crs)
     if not crs.is_geographic:
         return np.asarray(grid.pixel) * unit_m(grid.crs, grid.to_map(points))
@@ -90,40 +91,39 @@ def pixel_m(grid: Grid, points: Floats) -> Floats:
 
 
 def middle_pixel_m(grid: Grid) -> Floats:
-    """(2,) width and height in metres of the pixel in the middle of a grid's window."""
+    """Return (2,) width and height in metres of the pixel in the middle of a grid's window."""
     middle = shapely.get_coordinates(grid.window.box.centroid)
     return np.asarray(pixel_m(grid, middle)[0])
 
 
 def pixel_area_m2(grid: Grid, points: Floats) -> Floats:
-    """(N,) area of the pixel at each of (N, 2) lattice points; geodesic for a CRS in degrees, and
-    for a projection that is not true to scale there."""
+    """Return (N,) areas of the pixels at (N, 2) lattice points.
+
+    Geodesic for a CRS in degrees; for a projection, its own scale if that is right there, else the
+    measured one.
+    """
     crs = pyproj.CRS.from_wkt(grid.crs)
     if not crs.is_geographic:
-        width, height = pixel_m(grid, points).T
-        return np.asarray(width * height)
+        return np.asarray(pixel_m(grid, points).prod(axis=1))
     geod, (dx, dy) = geodesic(crs), grid.pixel
-    return np.array(
-        [
-            abs(geod.polygon_area_perimeter([x, x + dx, x + dx, x], [y, y, y - dy, y - dy])[0])
-            for x, y in grid.to_map(np.floor(points))
-        ]
-    )
+    x, y = grid.to_map(np.floor(points)).T
+    boxes = shapely.box(x, y - dy, x + dx, y)
+    return np.array([abs(geod.geometry_area_perimeter(box)[0]) for box in boxes])
 
 
 def inside_points(detections: pd.DataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
-    """Where objects are counted: their columns ``lon`` and ``lat``, in a CRS."""
+    """Return the points in which objects are counted, their ``lon`` and ``lat``, in a CRS."""
     points = gpd.points_from_xy(detections["lon"], detections["lat"], crs="EPSG:4326")
     return gpd.GeoSeries(points, index=detections.index).to_crs(crs)
 
 
 def write_pieces(pieces: Pieces, grid: Grid, names: Sequence[str], path: Path) -> None:
-    """A cell's unfiltered pieces as GeoParquet."""
-    measure(pieces, grid, names).to_parquet(path, index=False)
+    """Write a cell's unfiltered pieces as GeoParquet."""
+    to_table(pieces, grid, names).to_parquet(path, index=False)
 
 
 def read_pieces(path: Path, grid: Grid) -> Pieces:
-    """The inverse of :func:`write_pieces`; map coordinates go back to whole pixels."""
+    """Read the pieces that :func:`write_pieces` has written, in whole lattice pixels."""
     table = gpd.read_parquet(path)
     return Pieces(
         table["class_id"].to_numpy(np.int64),

@@ -1,20 +1,21 @@
-"""From class pixels to objects: traced, and joined.
+"""Regions of one class, in lattice pixels: joined, merged and rasterized.
 
-All of it happens in whole lattice pixels, where unions and distances are exact; joining in map
-coordinates missed 16 of 379 objects (DESIGN section 8).
+Lattice pixels are whole numbers, in which unions and distances are exact; joining in map
+coordinates missed 16 of 379 objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from capecam.grid import Window
 
@@ -29,11 +30,11 @@ class Pieces:
     class_id: Integers
     """(N,)"""
     geometry: Polygons
-    """(N,) shapely polygons or multipolygons; corners are whole (col, row)."""
+    """(N,) shapely polygons or multipolygons; vertices are whole (col, row)."""
     level_sum: Integers
     """(N,) sum over the region's pixels of the stored probability level of its class, 0..254."""
     images: tuple[frozenset[str], ...]
-    """(N,) names of the images that the region lies on."""
+    """(N,) names of the images that the region is on."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.class_id), len(self.geometry), len(self.level_sum), len(self.images)}
@@ -44,87 +45,90 @@ class Pieces:
         return len(self.class_id)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Pieces]) -> Pieces:
-        """All pieces of several tables."""
+    def concatenate(cls, tables: Sequence[Pieces]) -> Pieces:
+        """Return the pieces of several tables in one."""
         return cls(
-            np.concatenate([np.empty(0, np.int64), *(p.class_id for p in parts)]),
-            np.concatenate([np.empty(0, object), *(p.geometry for p in parts)]),
-            np.concatenate([np.empty(0, np.int64), *(p.level_sum for p in parts)]),
-            tuple(images for p in parts for images in p.images),
+            np.concatenate([np.empty(0, np.int64), *(t.class_id for t in tables)]),
+            np.concatenate([np.empty(0, object), *(t.geometry for t in tables)]),
+            np.concatenate([np.empty(0, np.int64), *(t.level_sum for t in tables)]),
+            tuple(images for t in tables for images in t.images),
         )
 
-    def take(self, keep: NDArray[Any]) -> Pieces:
-        """The pieces of an index or mask."""
-        chosen = np.arange(len(self))[keep]
-        images = tuple(self.images[i] for i in chosen)
-        return Pieces(self.class_id[chosen], self.geometry[chosen], self.level_sum[chosen], images)
+    def take(self, selection: Integers | NDArray[np.bool_]) -> Pieces:
+        """Return the pieces that an index or a mask selects."""
+        images = tuple(self.images[i] for i in np.arange(len(self))[selection])
+        return Pieces(
+            self.class_id[selection], self.geometry[selection], self.level_sum[selection], images
+        )
 
 
 def join(pieces: Pieces, distance_px: float) -> Pieces:
-    """Same-class pieces with a Euclidean gap of at most ``distance_px`` as one, unbridged."""
+    """Unite pieces of one class with a Euclidean gap of at most ``distance_px``, unbridged."""
     tree = shapely.STRtree(pieces.geometry)
-    a, b = tree.query(pieces.geometry, predicate="dwithin", distance=distance_px)
-    linked = (a < b) & (pieces.class_id[a] == pieces.class_id[b])
-    return merge(pieces, zip(a[linked].tolist(), b[linked].tolist(), strict=True))
+    links = tree.query(pieces.geometry, predicate="dwithin", distance=distance_px)
+    classes = pieces.class_id[links]
+    return merge(pieces, links[:, classes[0] == classes[1]])
 
 
-def merge(pieces: Pieces, links: Iterable[tuple[int, int]]) -> Pieces:
-    """Unite what is linked, directly or not; in canonical form and order."""
-    groups = components(len(pieces), links)
+def merge(pieces: Pieces, links: Integers) -> Pieces:
+    """Unite pieces that are linked, directly or through others; in canonical form and order.
+
+    Args:
+        pieces: N pieces.
+        links: (2, L) indices of the two pieces of each link.
+    """
+    groups = connected_groups(len(pieces), links)
     geometry = np.empty(len(groups), object)
-    geometry[:] = [_united(pieces.geometry[group]) for group in groups]
-    first = [group[0] for group in groups]
-    united = Pieces(
+    geometry[:] = [_unite(pieces.geometry[group]) for group in groups]
+    first = np.array([group[0] for group in groups], np.int64)
+    merged = Pieces(
         pieces.class_id[first],
         geometry,
         np.array([pieces.level_sum[group].sum() for group in groups], np.int64),
         tuple(frozenset().union(*(pieces.images[i] for i in group)) for group in groups),
     )
-    col, row = first_pixels(united.geometry)
-    return united.take(np.lexsort((united.class_id, col, row)))
+    col, row = first_pixels(merged.geometry)
+    return merged.take(np.lexsort((merged.class_id, col, row)))
 
 
-def components(count: int, links: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Connected components of 0..count-1 (union-find with path halving)."""
-    parent = list(range(count))
+def connected_groups(count: int, links: Integers) -> list[Integers]:
+    """Return the connected components of the nodes 0..count-1, each ascending.
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for a, b in links:
-        parent[root(b)] = root(a)
-    groups: dict[int, list[int]] = {}
-    for i in range(count):
-        groups.setdefault(root(i), []).append(i)
-    return list(groups.values())
-
-
-def _united(parts: Polygons) -> Any:
-    """One geometry without collinear vertices, rings and parts in canonical order.
-
-    So that an object looks the same however its rows and cells were cut.
+    Args:
+        count: number of nodes.
+        links: (2, L) indices of the two nodes of each link.
     """
-    whole = shapely.union_all(parts) if len(parts) > 1 else parts[0]
+    weights = np.ones(links.shape[1], np.bool_)
+    graph = coo_array((weights, (links[0], links[1])), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    order = np.argsort(labels, kind="stable")
+    _, starts = np.unique(labels[order], return_index=True)
+    return np.split(order, starts)[1:]
+
+
+def _unite(parts: Polygons) -> shapely.Polygon | shapely.MultiPolygon:
+    """Return one geometry without collinear vertices, with rings and parts in canonical order.
+
+    The result does not depend on how rows and cells were divided.
+    """
+    union = shapely.union_all(parts) if len(parts) > 1 else parts[0]
     polygons = [
         shapely.Polygon(_corners(p.exterior), [_corners(ring) for ring in p.interiors])
-        for p in shapely.get_parts(whole)
+        for p in shapely.get_parts(union)
     ]
     return shapely.normalize(polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons))
 
 
-def _corners(ring: Any) -> NDArray[np.float64]:
-    """The vertices of a ring at which it turns."""
+def _corners(ring: shapely.LinearRing) -> NDArray[np.float64]:
+    """Return the (N, 2) vertices of a ring at which it turns."""
     xy = shapely.get_coordinates(ring)[:-1]
-    into, out = xy - np.roll(xy, 1, axis=0), np.roll(xy, -1, axis=0) - xy
-    turns = into[:, 0] * out[:, 1] != into[:, 1] * out[:, 0]
+    incoming, outgoing = xy - np.roll(xy, 1, axis=0), np.roll(xy, -1, axis=0) - xy
+    turns = incoming[:, 0] * outgoing[:, 1] != incoming[:, 1] * outgoing[:, 0]
     return np.asarray(xy[turns])
 
 
 def first_pixels(geometry: Polygons) -> tuple[Integers, Integers]:
-    """(col, row) of the first pixel in row-major order of each region: its top, then leftmost."""
+    """Return (N,) col and (N,) row of the first pixel of each region in row-major order."""
     xy, owner = shapely.get_coordinates(geometry, return_index=True)
     order = np.lexsort((xy[:, 0], xy[:, 1], owner))
     _, first = np.unique(owner[order], return_index=True)
@@ -132,8 +136,8 @@ def first_pixels(geometry: Polygons) -> tuple[Integers, Integers]:
     return corner[:, 0], corner[:, 1]
 
 
-def mask(geometry: Any, window: Window) -> NDArray[np.bool_]:
-    """(height, width) of a window: True where the pixel belongs to a region in lattice pixels."""
-    place = Affine.translation(window.col, window.row)
-    burnt = rasterize([geometry], out_shape=window.shape, transform=place, dtype="uint8")
+def mask(geometry: shapely.Geometry, window: Window) -> NDArray[np.bool_]:
+    """Return the (height, width) mask of a window: True in a region in lattice pixels."""
+    origin = Affine.translation(window.col, window.row)
+    burnt = rasterize([geometry], out_shape=window.shape, transform=origin, dtype="uint8")
     return np.asarray(burnt, np.bool_)

@@ -1,4 +1,4 @@
-"""Outlines with fewer corners, for those who want them: neighbours never come to overlap."""
+"""Optional simplification of outlines, in which neighbours never come to overlap."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from math import inf
 import numpy as np
 import shapely
 
-from capecam.detections.regions import Pieces, Polygons, components, first_pixels
+from capecam.detections.regions import Pieces, Polygons, connected_groups, first_pixels
 
-STRAY = 4.0
-"""By how many tolerances an outline may leave its pixels; one that would stays as it is. Corners
-of a long, gentle curve go one after the other."""
+MAX_DEVIATION = 4.0
+"""Largest distance between an outline and its simplification, in tolerances; an outline that would
+deviate more is left as it is. Vertices of a long, gentle curve are removed one after the other."""
 
 
-def simplified(objects: Iterable[Pieces], tolerance_px: float) -> Iterator[tuple[Pieces, Polygons]]:
-    """The same objects in the same order, each with its outline simplified.
+def simplify_outlines(
+    objects: Iterable[Pieces], tolerance_px: float
+) -> Iterator[tuple[Pieces, Polygons]]:
+    """Yield the same objects in the same order, each with its simplified outline.
 
-    A corner goes if its triangle with its neighbours is smaller than the tolerance squared
+    A vertex is removed if its triangle with its neighbours is smaller than the tolerance squared
     (Visvalingam & Whyatt 1993, as GEOS does it for coverages). Objects near each other are
     simplified together, and keep the borders that they share.
 
@@ -33,37 +35,39 @@ def simplified(objects: Iterable[Pieces], tolerance_px: float) -> Iterator[tuple
     if tolerance_px == 0:
         yield from ((part, part.geometry) for part in objects)
         return
-    reach = 2 * STRAY * tolerance_px
-    held, outlines = Pieces.concatenate([]), np.empty(0, object)
+    distance = 2 * MAX_DEVIATION * tolerance_px
+    waiting, outlines = Pieces.concatenate([]), np.empty(0, object)
     for part, last in chain(((part, False) for part in objects), [(Pieces.concatenate([]), True)]):
-        held = Pieces.concatenate([held, part])
+        waiting = Pieces.concatenate([waiting, part])
         outlines = np.concatenate([outlines, np.full(len(part), None, object)])
-        # No object that is still to come begins above this row.
-        below = inf if last or not len(held) else float(first_pixels(held.geometry)[1].max())
-        _simplify_whole(held.geometry, outlines, tolerance_px, reach, below)
-        waiting = np.flatnonzero(shapely.is_missing(outlines))
-        ready = np.arange(len(held)) < (waiting[0] if len(waiting) else len(held))
-        yield held.take(ready), outlines[ready]
-        held, outlines = held.take(~ready), outlines[~ready]
+        # No later object begins above this row.
+        next_row = (
+            inf if last or not len(waiting) else float(first_pixels(waiting.geometry)[1].max())
+        )
+        _fill_outlines(waiting.geometry, outlines, tolerance_px, distance, next_row)
+        missing = np.flatnonzero(shapely.is_missing(outlines))
+        ready = np.arange(len(waiting)) < (missing[0] if len(missing) else len(waiting))
+        yield waiting.take(ready), outlines[ready]
+        waiting, outlines = waiting.take(~ready), outlines[~ready]
 
 
-def _simplify_whole(
-    geometry: Polygons, outlines: Polygons, tolerance_px: float, reach: float, below: float
+def _fill_outlines(
+    geometry: Polygons, outlines: Polygons, tolerance_px: float, distance: float, next_row: float
 ) -> None:
-    """Fill in the outlines of groups of neighbours that nothing below a row can touch."""
-    todo = np.flatnonzero(shapely.is_missing(outlines))
-    shapes = geometry[todo]
-    a, b = shapely.STRtree(shapes).query(shapes, predicate="dwithin", distance=reach)
+    """Fill in missing outlines of groups of neighbours that no later object can be near to."""
+    missing = np.flatnonzero(shapely.is_missing(outlines))
+    shapes = geometry[missing]
+    links = shapely.STRtree(shapes).query(shapes, predicate="dwithin", distance=distance)
     bottom = shapely.bounds(shapes)[:, 3]
-    for group in components(len(todo), zip(a.tolist(), b.tolist(), strict=True)):
-        if bottom[group].max() + reach < below:
-            outlines[todo[group]] = _simplify(shapes[group], tolerance_px)
+    for group in connected_groups(len(shapes), links):
+        if bottom[group].max() + distance < next_row:
+            outlines[missing[group]] = _simplify(shapes[group], tolerance_px)
 
 
 def _simplify(shapes: Polygons, tolerance_px: float) -> Polygons:
     # With a vertex at every pixel's corner, borders that shapes share have the same vertices.
     simple = shapely.coverage_simplify(shapely.segmentize(shapes, 1.0), tolerance_px)
-    strays = shapely.hausdorff_distance(simple, shapes, densify=0.25) > STRAY * tolerance_px
-    if strays.any() or not shapely.is_valid(simple).all():
+    deviation = shapely.hausdorff_distance(simple, shapes, densify=0.25)
+    if (deviation > MAX_DEVIATION * tolerance_px).any() or not shapely.is_valid(simple).all():
         return shapes
     return np.asarray(shapely.normalize(simple), object)

@@ -1,38 +1,45 @@
-"""From rows of class pixels to regions, while the rows come in."""
+"""Vectorization of class rasters into regions, strip by strip."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize, shapes
+from scipy.ndimage import find_objects, label
 
-from capecam.detections.regions import Pieces, merge
+from capecam.detections.regions import Integers, Pieces, merge
 from capecam.io.cog import NODATA
 
 
 class Tracer:
-    """Traces 4-connected regions from rows of class indices that come from top to bottom."""
+    """Traces 4-connected regions from strips of class indices that come from top to bottom."""
 
     def __init__(self, col: int, image: str) -> None:
         self._col, self._image = col, image
         self._class_id: list[int] = []
-        self._geometry: list[Any] = []
+        self._geometry: list[shapely.Polygon] = []
         self._level_sum: list[int] = []
-        self._links: list[tuple[int, int]] = []
-        self._last: tuple[NDArray[np.uint8], NDArray[np.int32]] | None = None
-        """Classes and region numbers of the last row, to connect the next rows to."""
+        self._links: list[Integers] = [np.empty((2, 0), np.int64)]
+        self._last: tuple[NDArray[Any], NDArray[np.int32]] | None = None
+        """Classes and region numbers of the last row, to connect the next strip to."""
 
-    def add(self, row: int, classes: NDArray[Any], probability: NDArray[Any]) -> None:
-        """Trace (n, W) class indices and (C, n, W) probability levels that start at ``row``."""
-        found = (classes > 0) & (classes != NODATA)
+    def add(self, row: int, classes: NDArray[Any], levels: NDArray[Any]) -> None:
+        """Trace a strip.
+
+        Args:
+            row: of the strip's top edge, in lattice pixels.
+            classes: (n, W) class indices.
+            levels: (C, n, W) probability levels of the foreground classes, 0..254.
+        """
+        foreground = (classes > 0) & (classes != NODATA)
         regions = np.zeros(classes.shape, np.int32)
-        for cols in _runs(np.asarray(found.any(axis=0))):
-            self._trace(row, cols, classes[:, cols], found[:, cols], regions[:, cols])
-        self._sum_levels(classes, found, regions, probability)
+        occupied, _ = label(foreground.any(axis=0))
+        for (cols,) in find_objects(occupied):  # no region crosses an empty column
+            self._trace(row, cols, classes[:, cols], foreground[:, cols], regions[:, cols])
+        self._sum_levels(classes, foreground, regions, levels)
         self._connect(classes[0], regions[0])
         self._last = (classes[-1], regions[-1])
 
@@ -41,11 +48,11 @@ class Tracer:
         row: int,
         cols: slice,
         classes: NDArray[Any],
-        found: NDArray[Any],
-        regions: NDArray[Any],
+        foreground: NDArray[np.bool_],
+        regions: NDArray[np.int32],
     ) -> None:
-        """Polygons of a block of columns; writes the regions' numbers (from 1) into ``regions``."""
-        traced = shapes(np.ascontiguousarray(classes), mask=found, connectivity=4)
+        """Trace a block of columns; write the regions' numbers, from 1, into ``regions``."""
+        traced = shapes(np.ascontiguousarray(classes), mask=foreground, connectivity=4)
         outlines, values = zip(*traced, strict=True)
         polygons = np.array([shapely.geometry.shape(outline) for outline in outlines], object)
         corner = np.array([self._col + cols.start, row])
@@ -59,26 +66,26 @@ class Tracer:
     def _sum_levels(
         self,
         classes: NDArray[Any],
-        found: NDArray[Any],
-        regions: NDArray[Any],
+        foreground: NDArray[np.bool_],
+        regions: NDArray[np.int32],
         levels: NDArray[Any],
     ) -> None:
-        rows, cols = np.nonzero(found)
+        rows, cols = np.nonzero(foreground)
         own = levels[classes[rows, cols].astype(np.intp) - 1, rows, cols]
         sums = np.bincount(regions[rows, cols], weights=own, minlength=1)
         for region in np.flatnonzero(sums):
             self._level_sum[region - 1] += int(sums[region])
 
-    def _connect(self, classes: NDArray[Any], regions: NDArray[Any]) -> None:
-        """Link regions of one class that meet at the edge between the last rows and these."""
+    def _connect(self, classes: NDArray[Any], regions: NDArray[np.int32]) -> None:
+        """Link regions of one class that touch across the edge between two strips."""
         if self._last is not None:
-            above, numbers = self._last
-            meet = (above == classes) & (numbers > 0) & (regions > 0)
-            pairs = np.unique(np.stack([numbers[meet], regions[meet]], axis=1), axis=0)
-            self._links.extend((int(a) - 1, int(b) - 1) for a, b in pairs)
+            classes_above, regions_above = self._last
+            touch = (classes_above == classes) & (regions_above > 0) & (regions > 0)
+            pairs = np.stack([regions_above[touch], regions[touch]]).astype(np.int64) - 1
+            self._links.append(np.unique(pairs, axis=1))
 
     def finish(self) -> Pieces:
-        """All regions, in the order of their first pixels."""
+        """Return all regions, in the order of their first pixels."""
         count = len(self._class_id)
         geometry = np.empty(count, object)
         geometry[:] = self._geometry
@@ -88,11 +95,4 @@ class Tracer:
             np.array(self._level_sum, np.int64),
             (frozenset([self._image]),) * count,
         )
-        return merge(fragments, self._links)
-
-
-def _runs(occupied: NDArray[np.bool_]) -> Iterator[slice]:
-    """Stretches of occupied columns; no region crosses an empty one."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], occupied, [False]])))
-    for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        yield slice(int(start), int(stop))
+        return merge(fragments, np.concatenate(self._links, axis=1))

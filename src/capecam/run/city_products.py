@@ -116,7 +116,7 @@ def _assembled(out: Path) -> Totals:
         len(run.cells),
         sum(cell.tiles for cell in run.cells.values()),
         {row["class"]: (row["count"], row["area_m2"]) for row in summary},
-        found.tally.to_json(run.names),
+        found.steps,
         _facts_of_products(out),
     )
     with atomic_write(out / PROJECT) as qgz:
@@ -128,13 +128,13 @@ def _assembled(out: Path) -> Totals:
 def write_geopackage(out: Path, rules: AssemblyRules) -> None:
     """Write the finished tables of detections once more, as styled layers of a GeoPackage."""
     layers = {LAYER: out / DETECTIONS}
-    if rules.keep_rejected:
+    if rules.settings.keep_rejected:
         layers[REJECTED] = out / f"{REJECTED}.parquet"
     with atomic_write(out / GEOPACKAGE) as gpkg:
         write_gpkg(gpkg, layers, pyproj.CRS.from_wkt(rules.grid.crs))
         embed_style(gpkg, LAYER, detections_style(rules.classes))
         index_column(gpkg, LAYER, "review")  # the queue is a few of many
-        if rules.keep_rejected:
+        if rules.settings.keep_rejected:
             embed_style(gpkg, REJECTED, rejected_style())
 
 

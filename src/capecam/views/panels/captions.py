@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from capecam.detections.neighbourhood import REACH_M, RING_M
+from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M
 from capecam.settings import SCORE_TITLES, TITLES
 from capecam.views.panels.tile_view import View
 
@@ -46,7 +46,7 @@ def _evidence(panel: View) -> list[str]:
     if pd.notna(away):
         found.append(f"highest {peak:.2f} {f'at {away:.1f} m' if away else 'inside'}")
     if pd.notna(share):
-        found.append(f"{100 * share:.0f} % of the heat within {REACH_M:g} m is inside")
+        found.append(f"{100 * share:.0f} % of the heat within {NEIGHBOURHOOD_M:g} m is inside")
     if pd.notna(row["rival"]) and row["rival_in"] >= NO_RIVAL:
         found.append(f"rival: {row['rival']} {row['rival_in']:.2f}")
     return found

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from capecam import __version__
-from capecam.detections.evidence import WORDS
+from capecam.detections.evidence import EVIDENCE_WORDS
 from capecam.detections.heatmap_stats import MEASURES
 from capecam.settings import TITLES, ClassSettings
 from capecam.store.file_names import DETECTIONS
@@ -84,7 +84,7 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         problem=_common_problem(entries),
         titles=TITLES,
         captions=captions,
-        evidence_words=WORDS,
+        evidence_words=EVIDENCE_WORDS,
         measures=MEASURES,
         failures_shown=FAILURES,
         work=_work(data),
@@ -154,7 +154,7 @@ def _classes(data: ReportData) -> list[ClassStatistics]:
                 area_m2,
                 sizes(own["area_m2"].to_numpy(float), low, high),
                 confidences(own["confidence"].to_numpy(float)),
-                {word: int(words.get(word, 0)) for word in WORDS},
+                {word: int(words.get(word, 0)) for word in EVIDENCE_WORDS},
             )
         )
     return statistics

@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from capecam.detections.neighbourhood import REACH_M
+from capecam.detections.neighbourhood import NEIGHBOURHOOD_M
 from capecam.errors import CapecamError, ImageError
 from capecam.grid import Window
 from capecam.io.gdal import gdal_settings
@@ -31,7 +31,7 @@ SUPERSAMPLING = 2
 """Factor by which outlines are drawn larger and then reduced, to smooth them."""
 
 MARGIN_M = 6.0
-"""Margin of the imagery around an object; that of the heatmap is ``REACH_M``."""
+"""Margin of the imagery around an object; that of the heatmap is ``NEIGHBOURHOOD_M``."""
 
 MAX_PX = 2048
 """Largest edge that is read: of an object that covers half an image, its middle."""
@@ -104,7 +104,7 @@ class ThumbnailReader:
         class_id = int(row["class_id"])
         color = self._run.settings.model.classes[class_id].color
         outline = shapely.transform(shape, self._run.grid.to_lattice)
-        near, far = self._window(outline, MARGIN_M), self._window(outline, REACH_M)
+        near, far = self._window(outline, MARGIN_M), self._window(outline, NEIGHBOURHOOD_M)
         widths_m = near.width * self._pixel_m, far.width * self._pixel_m
         try:
             pixels = self._imagery(far, row["images"])
