@@ -2,7 +2,7 @@
 
     python scripts/train_sample_model.py [--steps 3500] [--real DIR] [--evaluate-only]
 
-It writes src/capecam/demo/data/sample_model.safetensors (fp16) and docs/sample-model.md. Everything is
+It writes src/capecam/demo/data/sample_model.safetensors (fp16) and docs/sample-model.md. All is
 seeded. On a busy machine one thread is faster than two: OpenMP's threads wait for each other by
 spinning (measured here: 0.44 s a step with one thread, over 1.4 s with two on shared cores).
 """
