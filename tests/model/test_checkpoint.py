@@ -117,6 +117,12 @@ def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
 PICKLES: dict[str, tuple[bytes, str]] = {
     "memory by a call": (call("builtins.bytearray", long(10**12) + b"\x85"), "expected a state"),
     "memory in the memo": (b"}r\xff\xff\xff\xff", "no tensors"),
+    "entries by one list in many calls": (
+        b"](" + b"".join(b"X\x04\0\0\0%04dN\x86" % n for n in range(9999)) + b"e\x85q\0("
+        + b"ccollections\nOrderedDict\nh\0R" * 100_000 + b"l", "more entries of dicts"),
+    "a long name in many places": (
+        b"X\x05\0\0\0torchq\0X" + struct.pack("<I", 2_000_007) + b"a" * 2_000_000
+        + b"Storageq\1(" + b"h\0h\1\x93" * 300_000 + b"l", "wants to run torch.aaa"),
     "a call of getattr": (call("builtins.getattr", b"}\x85"), "wants to run builtins.getattr"),
     "torch's own loader": (call("torch.load", b"}\x85"), "wants to run torch.load"),
     "eval in old spelling": (call("__builtin__.eval", b"}\x85"), "wants to run builtins.eval"),
@@ -205,10 +211,10 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a deflated member": (
         lambda p: zipped(p, {"a/data.pkl": bytes(10**7)}, zipfile.ZIP_DEFLATED), "is compressed"),
     "a member that lies about its size": (lambda p: _lying(p, _20=10**9, _24=10**9), "beyond the"),
-    "a member on top of another": (lambda p: _lying(p, _42=0), "on top of another"),
+    "a member on top of another": (lambda p: _lying(p, _42=0), "overlaps another"),
     "a member twice": (_twice, "holds 'a/data.pkl' twice"),
     "a zip of something else": (lambda p: zipped(p, {"a.txt": b"x"}), "no data.pkl"),
-    "a zip without an end": (lambda p: _bytes(saved(STATE, p).read_bytes()[:-30])(p), "its end"),
+    "a zip without an end": (lambda p: _bytes(saved(STATE, p).read_bytes()[:-30])(p), "whole zip"),
     "TorchScript": (_script, "TorchScript"),
     "HDF5": (_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "HDF5"),
     "a web page": (_bytes(b"\n<!DOCTYPE html><html>"), "download the file again"),
@@ -241,7 +247,15 @@ def test_a_directory_without_end_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 10**9, 4, 0)
     path.write_bytes(b"PK\3\4" + end)
-    assert "zip directory says" in why(path)
+    assert "not a whole zip" in why(path)
+    size = 200_000_000
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, size, 4, 0)
+    with path.open("r+b") as file:  # the directory is there, but for the most part a hole
+        file.seek(4 + size)
+        file.write(end)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert f"zip directory says that it has {size} bytes" in why(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # 100 MB
 
 
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
