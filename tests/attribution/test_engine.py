@@ -33,11 +33,11 @@ from torch.nn import functional as F
 from capecam.analysis.benchmark.measure import gflop
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
 from capecam.attribution.autotune import auto_precision
+from capecam.attribution.backward import DeterministicUpsampling
 from capecam.attribution.comparison import map_error
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps, Signals, check_finite
 from capecam.attribution.methods import CAMS, GUIDED, SHARED
-from capecam.attribution.upsampling import DeterministicUpsampling
 from capecam.errors import NotFiniteError, SettingsError
 from capecam.model.model import Model, Normalisation
 from capecam.settings import METHODS
@@ -542,7 +542,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
     expected = Engine(model, METHODS)(pixels, valid)
     engine = Crowded(model, METHODS)
     same(engine(pixels, valid), expected, {i: i for i in range(7)})
-    assert engine.most == 2
+    assert engine.max_tiles == 2
 
 
 def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -550,7 +550,7 @@ def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr(engine, "signals", Mock(side_effect=torch.OutOfMemoryError))
     with pytest.raises(torch.OutOfMemoryError):
         engine(*tiles(7, 32))
-    assert engine.most == 1
+    assert engine.max_tiles == 1
 
 
 # --- Precision ------------------------------------------------------------------------------------
@@ -599,6 +599,24 @@ def test_scores_of_fp16_are_scaled_up_and_gradients_down_again() -> None:
     there = exact.guided.abs() > 1e-12
     assert (half.guided[there] != 0).float().mean() > 0.999
     assert half.gradients.norm() == pytest.approx(exact.gradients.norm().item(), rel=0.01)
+
+
+def test_engines_of_several_precisions_share_one_network() -> None:
+    model, pixels, valid = sample_model(), sample_tiles(4, 160)[:1], torch.ones(1, 160, 160).bool()
+    engine = Engine(model)
+    exact = engine(pixels, valid)
+    half = engine.at("fp16")
+    assert half._network is engine._network
+    assert half(pixels, valid).heat["gradcam"].equal(
+        Engine(model, precision="fp16")(pixels, valid).heat["gradcam"]
+    )
+    assert engine.at("bf16", ["gradcam"])(pixels, valid).heat["gradcam"].equal(
+        Engine(model, ["gradcam"], precision="bf16")(pixels, valid).heat["gradcam"]
+    )
+    assert engine.precision == "fp32"
+    assert all(heat.equal(exact.heat[name]) for name, heat in engine(pixels, valid).heat.items())
+    with pytest.raises(SettingsError, match="precision must be one of"):
+        engine.at("fp8")
 
 
 @pytest.mark.thorough

@@ -98,7 +98,7 @@ def test_precision_and_batch_are_found() -> None:
     assert batch >= 8
     many = sample_tiles(1, 320).repeat(batch, 1, 1, 1)
     engine(many, valid(many))  # it fits
-    assert engine.most > batch
+    assert engine.max_tiles > batch
 
 
 def test_running_out_of_memory_halves_the_batch() -> None:
@@ -112,7 +112,7 @@ def test_running_out_of_memory_halves_the_batch() -> None:
         maps = engine(pixels, valid(pixels))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert engine.most < 64
+    assert engine.max_tiles < 64
     assert torch.allclose(maps.heat["gradcam"], expected.expand(64, -1, -1, -1), rtol=1e-3)
 
 

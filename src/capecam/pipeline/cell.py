@@ -89,7 +89,7 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
         CogSet(folder, grid, grid.coarsen(tiling.stride), products(job)) as cogs,
     ):
         with _sink(cogs, tracer, clock) as hand_over:
-            for batch in clock.each("read", batches(tiles, engine.together(job.batch_size))):
+            for batch in clock.each("read", batches(tiles, engine.tiles_per_call(job.batch_size))):
                 with clock("engine", engine.device):
                     maps = engine(batch.pixels, batch.valid)
                 with clock("stitch", engine.device):
@@ -111,7 +111,7 @@ def process(cell: Cell, job: Job, folder: Path, progress: Callable[[int], object
         int(stitcher.valid_px),
         len(pieces),
         int(singular),
-        min(job.batch_size, engine.most),
+        min(job.batch_size, engine.max_tiles),
         unreadable,
         clock.seconds(),
     )
