@@ -22,7 +22,7 @@ from torch import Tensor
 
 from capecam.errors import CheckpointError
 from capecam.model.checkpoint_pickle import LIMIT_BYTES, PickleContent, interpret_pickle
-from capecam.model.checkpoint_tensors import DTYPES, item_sizes, map_tensors, tensor_layouts
+from capecam.model.checkpoint_tensors import DTYPES, item_sizes, map_tensors
 from capecam.model.checkpoint_zip import MappedFile, ZipMember, check_crc32, zip_members
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -203,14 +203,11 @@ def _read_zip(data: MappedFile) -> dict[str, Tensor]:
             f"refused, because {pickled.size / 1e6:.0f} MB describe its tensors, and at most "
             f"{LIMIT_BYTES / 1e6:.0f} MB may; save the state_dict alone"
         )
-    check_crc32(data, pickled, "data.pkl")
+    check_crc32(data, pickled, "damaged: data.pkl")
     content = interpret_pickle(io.BytesIO(data[pickled.start : pickled.end]))
-    layouts = tensor_layouts(_state_dict(content.value))
     prefix = f"{folder}/data/"
     storages = {n.removeprefix(prefix): m for n, m in members.items() if n.startswith(prefix)}
-    for storage in sorted({layout.storage for layout in layouts.values()} & storages.keys()):
-        check_crc32(data, storages[storage], f"data/{storage}")
-    return map_tensors(data, layouts, storages)
+    return map_tensors(data, _state_dict(content.value), storages)
 
 
 def _pytorch_folder(members: dict[str, ZipMember]) -> str:
@@ -242,8 +239,8 @@ def _read_legacy(data: mmap.mmap) -> dict[str, Tensor]:
     content, keys = interpret_pickle(stream), interpret_pickle(stream).value
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
         raise CheckpointError("damaged: it does not list its storages")
-    layouts = tensor_layouts(_state_dict(content.value))
-    return map_tensors(data, layouts, dict(_storages(data, stream.tell(), content, keys)))
+    storages = dict(_storages(data, stream.tell(), content, keys))
+    return map_tensors(data, _state_dict(content.value), storages)
 
 
 def _storages(

@@ -148,7 +148,7 @@ class _Interpreter(pickle._Unpickler):
         self.references.append(Reference(pid))
         return self.references[-1]
 
-    def load_reduce(self) -> None:
+    def _reduce(self) -> None:
         """Replace a function and its arguments by a stand-in for the call."""
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
@@ -162,16 +162,14 @@ class _Interpreter(pickle._Unpickler):
         else:
             self.stack.append(Call(function.path, arguments))
 
-    def load_build(self) -> None:
+    def _build(self) -> None:
         """Drop attributes, such as the versions in a state dict."""
         self.stack.pop()
 
-    def load_append(self) -> None:
-        """Add an item to a list."""
+    def _append(self) -> None:
         self._extend([self.stack.pop()])
 
-    def load_appends(self) -> None:
-        """Add items to a list."""
+    def _appends(self) -> None:
         self._extend(self.pop_mark())
 
     def _extend(self, items: list[Any]) -> None:
@@ -181,19 +179,16 @@ class _Interpreter(pickle._Unpickler):
         elif not isinstance(owner, Call):
             raise TypeError("items for something that is no list")
 
-    def load_dict(self) -> None:
-        """Make a dict."""
+    def _dict(self) -> None:
         items = self.pop_mark()
         self.stack.append({})
         self._update(items)
 
-    def load_setitem(self) -> None:
-        """Add an entry to a dict."""
+    def _setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._update([key, value])
 
-    def load_setitems(self) -> None:
-        """Add entries to a dict."""
+    def _setitems(self) -> None:
         self._update(self.pop_mark())
 
     def _update(self, items: list[Any]) -> None:
@@ -206,15 +201,15 @@ class _Interpreter(pickle._Unpickler):
             raise TypeError("entries for something that is no dict")
 
     dispatch |= {
-        pickle.REDUCE[0]: load_reduce,
-        pickle.NEWOBJ[0]: load_reduce,
-        pickle.BUILD[0]: load_build,
-        pickle.APPEND[0]: load_append,
-        pickle.APPENDS[0]: load_appends,
-        pickle.ADDITEMS[0]: load_appends,
-        pickle.DICT[0]: load_dict,
-        pickle.SETITEM[0]: load_setitem,
-        pickle.SETITEMS[0]: load_setitems,
+        pickle.REDUCE[0]: _reduce,
+        pickle.NEWOBJ[0]: _reduce,
+        pickle.BUILD[0]: _build,
+        pickle.APPEND[0]: _append,
+        pickle.APPENDS[0]: _appends,
+        pickle.ADDITEMS[0]: _appends,
+        pickle.DICT[0]: _dict,
+        pickle.SETITEM[0]: _setitem,
+        pickle.SETITEMS[0]: _setitems,
         pickle.EMPTY_SET[0]: dispatch[pickle.EMPTY_LIST[0]],  # a set would hash its items
         pickle.FROZENSET[0]: dispatch[pickle.LIST[0]],
         pickle.BYTEARRAY8[0]: dispatch[pickle.BINBYTES8[0]],  # a bytearray would be allocated first

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from capecam.errors import CheckpointError
 from capecam.model.checkpoint_pickle import Call, Name, Reference
-from capecam.model.checkpoint_zip import ZipMember
+from capecam.model.checkpoint_zip import ZipMember, check_crc32
 
 DTYPES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16,
@@ -66,21 +66,53 @@ class Layout:
         return math.prod(self.shape)
 
 
-def tensor_layouts(state_dict: Mapping[str, object]) -> dict[str, Layout]:
-    """Return the layouts of all entries of a state dict that are tensors.
+def map_tensors(
+    data: mmap, state_dict: Mapping[str, object], storages: Mapping[str, ZipMember]
+) -> dict[str, Tensor]:
+    """Return the tensors in a state dict as views of the file's bytes.
+
+    Args:
+        data: the file.
+        state_dict: as a pickle describes it; entries that are no tensors are skipped.
+        storages: position of each storage in the file.
 
     Raises:
-        CheckpointError: one is of a kind, or has a layout, that no weights have.
+        CheckpointError: a tensor has a type or layout that no weights have, or its numbers are
+            missing or damaged.
     """
-    layouts = {}
+    tensors: dict[str, Tensor] = {}
+    flat: dict[tuple[str, torch.dtype], Tensor] = {}
     for key, value in state_dict.items():
         try:
             layout = _layout(value)
+            if layout is not None:
+                tensors[key] = _map_tensor(data, layout, storages, flat)
         except CheckpointError as error:
             raise CheckpointError(f"{key[:120]} {error}") from error
-        if layout is not None:
-            layouts[key] = layout
-    return layouts
+    return tensors
+
+
+def _map_tensor(
+    data: mmap,
+    layout: Layout,
+    storages: Mapping[str, ZipMember],
+    flat: dict[tuple[str, torch.dtype], Tensor],
+) -> Tensor:
+    storage, itemsize = storages.get(layout.storage), layout.dtype.itemsize
+    if storage is None or layout.storage_size * itemsize > storage.size:
+        raise CheckpointError(
+            f"is damaged: it wants {layout.storage_size} numbers, and the file holds "
+            f"{storage.size if storage else 0} bytes for it"
+        )
+    if not layout.count:
+        return torch.empty(layout.shape, dtype=layout.dtype)
+    key = layout.storage, layout.dtype
+    if key not in flat:
+        check_crc32(data, storage, f"is damaged: data/{layout.storage}")
+        flat[key] = torch.frombuffer(
+            data, dtype=layout.dtype, offset=storage.start, count=storage.size // itemsize
+        )
+    return flat[key].as_strided(layout.shape, layout.strides, layout.offset)
 
 
 def _layout(value: object) -> Layout | None:
@@ -141,39 +173,3 @@ def item_sizes(references: Iterable[Reference]) -> dict[str, int]:
                 kind = path.rsplit(".", 1)[-1].removesuffix("Storage")
                 sizes |= {key: by_kind[kind]} if kind in by_kind else {}
     return sizes
-
-
-def map_tensors(
-    data: mmap, layouts: Mapping[str, Layout], storages: Mapping[str, ZipMember]
-) -> dict[str, Tensor]:
-    """Return tensors that are views of the file's bytes.
-
-    Args:
-        data: the file.
-        layouts: by name of the tensor.
-        storages: position of each storage in the file.
-
-    Raises:
-        CheckpointError: the file does not hold what a layout says.
-    """
-    tensors = {}
-    flat: dict[tuple[str, torch.dtype], Tensor] = {}
-    for key, layout in layouts.items():
-        storage = storages.get(layout.storage)
-        if storage is None or layout.storage_size * layout.dtype.itemsize > storage.size:
-            held = 0 if storage is None else storage.size
-            raise CheckpointError(
-                f"damaged: {key[:120]} wants {layout.storage_size} numbers, and the file holds "
-                f"{held} bytes for it"
-            )
-        if not layout.count:
-            tensors[key] = torch.empty(layout.shape, dtype=layout.dtype)
-            continue
-        shared = (layout.storage, layout.dtype)
-        if shared not in flat:
-            count = storage.size // layout.dtype.itemsize
-            flat[shared] = torch.frombuffer(
-                data, dtype=layout.dtype, offset=storage.start, count=count
-            )
-        tensors[key] = flat[shared].as_strided(layout.shape, layout.strides, layout.offset)
-    return tensors

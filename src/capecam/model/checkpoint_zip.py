@@ -96,7 +96,7 @@ def check_crc32(data: mmap.mmap, member: ZipMember, name: str) -> None:
         return
     with memoryview(data) as view, view[member.start : member.end] as part:
         if zlib.crc32(part) != member.crc32:
-            raise CheckpointError(f"{name} differs from its checksum: damaged; copy the file again")
+            raise CheckpointError(f"{name} differs from its checksum; copy the file again")
 
 
 def _content_start(data: mmap.mmap, offset: int) -> int:
