@@ -50,7 +50,7 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
                 torch.cat([background, tile], dim=1),
                 {"gradcam": blocks, "guided_gradcam": tile},
                 torch.ones(1, 3, dtype=torch.bool),
-                *(torch.tensor(0), torch.tensor(0)),
+                torch.tensor(0),
             )
             batch = Batch((window,), (tile * 255).to(torch.uint8), seen)
             for rows in stitcher.add(batch, maps):
@@ -102,7 +102,7 @@ def test_float32_keeps_raw_values_and_nan() -> None:
         torch.ones(1, 2, 64, 64) / 2,
         {"gradcam": torch.full((1, 1, 2, 2), 7e-9)},
         torch.ones(1, 1, dtype=torch.bool),
-        *(torch.tensor(0), torch.tensor(0)),
+        torch.tensor(0),
     )
     valid = torch.zeros(1, 64, 64, dtype=torch.bool)
     valid[:, :, :31] = True
@@ -123,7 +123,7 @@ def test_a_stride_of_one_pixel_has_cams_at_full_resolution() -> None:
         torch.ones(1, 2, 8, 8) / 2,
         {"gradcam": torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])},
         torch.ones(1, 1, dtype=torch.bool),
-        *(torch.tensor(0), torch.tensor(0)),
+        torch.tensor(0),
     )
     pixels, valid = (
         torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
@@ -156,7 +156,7 @@ def test_unexplained_tiles_carry_no_weight() -> None:
     for value, explained, col in ((1.0, False, 0), (0.5, True, 2)):
         maps = Maps(
             torch.ones(1, 2, 4, 4) / 2, {"guided_gradcam": torch.full((1, 1, 4, 4), value)},
-            torch.tensor([[explained]]), *(torch.tensor(0), torch.tensor(0)),
+            torch.tensor([[explained]]), torch.tensor(0),
         )  # fmt: skip
         batch = Batch(
             (Window(-2, col, 4, 4),), torch.zeros(1, 3, 4, 4, dtype=torch.uint8),

@@ -147,7 +147,7 @@ class Engine:
             heat, singular = self._heat(signals)
             explained = torch.ones_like(signals.logits[:, 1:, 0, 0], dtype=torch.bool)
             probability = signals.logits.softmax(dim=1)
-            parts.append(Maps(probability, heat, explained, singular, _broken(heat)))
+            parts.append(Maps(probability, heat, explained, singular))
         return join_maps(parts)
 
     def _explain_detected(self, pixels: Tensor, valid: Tensor) -> Maps:
@@ -169,7 +169,7 @@ class Engine:
             for name, values in maps.items():
                 heat[name][index[:, None], list(classes)] = values[: len(tiles)]
             singular += skipped
-        return Maps(logits.softmax(dim=1), heat, explained, singular, _broken(heat))
+        return Maps(logits.softmax(dim=1), heat, explained, singular)
 
     def _heat(self, signals: Signals) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the heatmaps, and the number of singular entries."""
@@ -295,10 +295,6 @@ def _check(name: str, choices: Sequence[str], *chosen: str) -> None:
 def _pad(x: Tensor, size: int) -> Tensor:
     """Append zeros: (n, ...) -> (size, ...)."""
     return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
-
-
-def _broken(heat: dict[str, Tensor]) -> Tensor:
-    return torch.stack([(~maps.isfinite()).sum() for maps in heat.values()]).sum()
 
 
 def _gradient(score: Tensor, inputs: Tensor) -> Tensor:

@@ -40,8 +40,11 @@ class Maps:
     """(B, C) bool; False where ``where='detected'`` skipped tile and class (the map is 0)."""
     singular: Tensor
     """() int64; number of Grad-CAM++ entries skipped because their denominator vanishes."""
-    broken: Tensor
-    """() int64; number of heatmap values that are not finite, in fp16 by overflow."""
+
+    @property
+    def broken(self) -> Tensor:
+        """() int64; number of heatmap values that are not finite, in fp16 by overflow."""
+        return torch.stack([(~maps.isfinite()).sum() for maps in self.heat.values()]).sum()
 
 
 def check_finite(broken: Tensor, precision: str) -> None:
@@ -68,7 +71,6 @@ def join_maps(parts: Sequence[Maps]) -> Maps:
         {name: torch.cat([part.heat[name] for part in parts]) for name in parts[0].heat},
         torch.cat([part.explained for part in parts]),
         torch.stack([part.singular for part in parts]).sum(),
-        torch.stack([part.broken for part in parts]).sum(),
     )
 
 

@@ -79,16 +79,12 @@ def _find_architecture(name: str) -> type[nn.Module]:
     # Slow to import (timm), and not needed to inspect a checkpoint.
     import segmentation_models_pytorch as smp  # noqa: PLC0415
 
-    known = {
-        m.__name__.lower(): m
-        for m in vars(smp).values()
-        if isinstance(m, type) and issubclass(m, nn.Module)
-    }
-    if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known, 1)
-        hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
+    architectures: dict[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
+    if name.lower() not in architectures:
+        near = difflib.get_close_matches(name.lower(), architectures, 1)
+        hint = f"; did you mean {architectures[near[0]].__name__}?" if near else ""
         raise SettingsError(f"unknown architecture {name[:80]!r}{hint}")
-    return known[name.lower()]
+    return architectures[name.lower()]
 
 
 def _check_options(options: Mapping[str, object], architecture: type[nn.Module]) -> None:

@@ -212,18 +212,18 @@ def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
     return tuple(key for key in weights.tensors if key not in used)
 
 
-def _check_fits(path: Path, key: str, offered: Tensor | None, wanted: Tensor) -> None:
+def _check_fits(path: Path, key: str, offered: Tensor | None, expected: Tensor) -> None:
     if offered is None:
         raise CheckpointError(
-            f"{path}: {key} is missing, which the network wants with shape {tuple(wanted.shape)}"
+            f"{path}: {key} is missing, which the network wants with shape {tuple(expected.shape)}"
             "; correct model.architecture, model.encoder or model.options"
         )
-    if offered.shape != wanted.shape:
+    if offered.shape != expected.shape:
         raise CheckpointError(
             f"{path}: {key} has shape {tuple(offered.shape)}, but the network wants "
-            f"{tuple(wanted.shape)}; correct model.architecture, model.encoder or model.options"
+            f"{tuple(expected.shape)}; correct model.architecture, model.encoder or model.options"
         )
-    if wanted.is_floating_point() > offered.is_floating_point():
+    if expected.is_floating_point() > offered.is_floating_point():
         raise CheckpointError(
             f"{path}: {key} holds {offered.dtype}, but the network wants floats; save it as float32"
         )

@@ -187,21 +187,21 @@ class Stitcher:
     def _finished(self, bottom: int) -> Iterator[tuple[str, Tensor]]:
         if popped := self._probability.pop_rows(bottom):
             means, weights = popped
-            seen = weights > 0
-            self.valid_px += seen.sum()
+            valid = weights > 0
+            self.valid_px += valid.sum()
             classes = decide(means, sigmoid=self._plan.sigmoid)[None].to(torch.uint8)
-            yield "classes", torch.where(seen, classes, NODATA)
-            yield "probability", torch.where(seen, to_levels(means[1:], self._one), NODATA)
+            yield "classes", torch.where(valid, classes, NODATA)
+            yield "probability", torch.where(valid, to_levels(means[1:], self._one), NODATA)
         for method, strip in self._heat.items():
             if popped := strip.pop_rows(bottom):
                 means, weights = popped
                 yield method, self._stored(method, means, weights > 0)
 
-    def _stored(self, method: str, means: Tensor, seen: Tensor) -> Tensor:
+    def _stored(self, method: str, means: Tensor, valid: Tensor) -> Tensor:
         """Convert raw means to what is written: levels of the calibrated scale, or float32."""
         if self._scale_max is None:
-            return torch.where(seen, means, torch.nan)
-        return torch.where(seen, to_levels(means, self._scale_max[method]), NODATA)
+            return torch.where(valid, means, torch.nan)
+        return torch.where(valid, to_levels(means, self._scale_max[method]), NODATA)
 
 
 def _scale_max(plan: StitchPlan, device: torch.device) -> dict[str, Tensor] | None:
