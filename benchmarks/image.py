@@ -48,7 +48,7 @@ def main() -> None:
         city = open_city(settings.sources, None)
         (cell,) = find_cells(city, settings.tiling)
         engine = Engine(model, device=device)
-        size = engine.together(auto_batch_size(engine, settings.tiling.size))
+        size = engine.tiles_per_call(auto_batch_size(engine, settings.tiling.size))
         reader = partial(Reader, city.mosaic, cell.image)
         tiles = read_tiles(reader, settings.tiling.tiling, cell.core, device=device)
         ready = list(batches(tiles, size))

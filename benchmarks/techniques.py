@@ -82,7 +82,7 @@ def engine(
     def build(model: Model) -> Explain:
         with patch("capecam.attribution.engine.make_lean", prepare) if prepare else nullcontext():
             made = Engine(model, methods, device=device, precision=precision)
-        made.most = most or made.most
+        made.max_tiles = most or made.max_tiles
         return lambda pixels, valid: made(pixels, valid).heat
 
     return build
@@ -206,7 +206,7 @@ def measure_detected(device: torch.device, rounds: int) -> list[dict[str, object
 
 def run_through(explain: Engine, tiles: Tensor, valid: Tensor) -> None:
     """All tiles, as a run with batches of 4 hands them over."""
-    size = explain.together(4)
+    size = explain.tiles_per_call(4)
     for part in zip(tiles.split(size), valid.split(size), strict=True):
         explain(*part)
 

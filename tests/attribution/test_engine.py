@@ -1,4 +1,4 @@
-"""The engine beside the loops, the notebook's way and two other libraries; and its manners."""
+"""Compare the engine with loops, the original notebook and two other libraries."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from torch.nn import functional as F
 from capecam.analysis.benchmark.measure import gflop
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
 from capecam.attribution.autotune import auto_precision
+from capecam.attribution.backward import DeterministicUpsampling
 from capecam.attribution.comparison import map_error
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps, Signals, check_finite
 from capecam.attribution.methods import CAMS, GUIDED, SHARED
-from capecam.attribution.upsampling import DeterministicUpsampling
 from capecam.errors import NotFiniteError, SettingsError
 from capecam.model.model import Model, Normalisation
 from capecam.settings import METHODS
@@ -45,12 +45,12 @@ from capecam.settings import METHODS
 FOREGROUND = (1, 2, 3)
 SCORES = ("mean", "predicted")
 FLOAT32 = 1e-3
-"""Largest departure from the notebook's way, by the largest value. Its passes compute the same
-numbers in another order; single ReLU bits may flip (DESIGN section 3)."""
+"""Largest difference to the notebook, relative to the largest value. Its passes compute the same
+numbers in another order; single ReLU bits may flip."""
 
 
 def tiles(count: int, size: int, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Tiles and their validity; the second is nodata (raw 0) at its right and bottom."""
+    """Make tiles and their validity; the second is nodata (raw 0) at its right and bottom."""
     pixels, valid = images(count, size, seed), torch.ones(count, size, size, dtype=torch.bool)
     if count > 1:
         valid[1, :, size * 5 // 8 :] = False
@@ -67,7 +67,7 @@ def normalisation(model: Model) -> oracles.Normalise:
 def noted(
     model: Model, pixels: Tensor, valid: Tensor, c: int, score: str = "mean"
 ) -> oracles.Noted:
-    """The notebook's way for one tile, in the network's own precision."""
+    """Explain one tile as the notebook does, in the network's own precision."""
     dtype = next(model.network.parameters()).dtype
     return oracles.notebook_way(
         model.network,
@@ -81,14 +81,14 @@ def noted(
 
 
 def error(actual: Tensor, expected: np.ndarray) -> float:
-    """Largest difference by the largest expected value, which must not be zero."""
+    """Return the largest difference relative to the largest expected value, which is not 0."""
     largest = np.abs(expected).max()
     assert largest > 0, "an empty map proves nothing"
     return float(np.abs(actual.double().numpy() - expected).max() / largest)
 
 
 def ranged(x: np.ndarray) -> np.ndarray:
-    """(x - min) / (max - min)."""
+    """Scale to ``(x - min) / (max - min)``."""
     return (x - x.min()) / np.ptp(x)
 
 
@@ -133,7 +133,7 @@ def test_maps_of_a_batch_equal_the_loops(score: str, input_max: float) -> None:
                     compared += 1
                 else:
                     assert not actual.any()
-    # Empty maps are possible (DESIGN section 3), but here they must be the exception.
+    # Empty maps are possible, but here they must be the exception.
     assert compared >= 0.8 * 3 * len(FOREGROUND) * len(METHODS)
 
 
@@ -214,7 +214,7 @@ def cape_town_engine(score: str = "mean") -> Engine:
 def test_cape_town_network_against_the_notebooks_way(
     size: int, score: str, pairs: list[tuple[int, int]]
 ) -> None:
-    """Pairs of tile and class; tile 1 is partly nodata. The notebook needs two passes for each."""
+    """Compare pairs of tile and class; tile 1 is partly nodata."""
     model = cape_town_model()
     pixels, valid = tiles(2, size)
     engine = cape_town_engine(score)
@@ -250,7 +250,7 @@ def test_cape_town_maps_are_not_empty() -> None:
 
 
 class Scores(nn.Module):
-    """Pixels -> the mean logit of every class: a classifier, as other libraries want one."""
+    """Classifier by the mean logit of every class, as other libraries require it."""
 
     def __init__(self, network: nn.Module, normalise: oracles.Normalise) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class Scores(nn.Module):
 
 
 class SemanticSegmentationTarget:
-    """pytorch-grad-cam's target of this name, with our score: the mean over the tile's pixels."""
+    """Target of pytorch-grad-cam with our score: the mean over the tile's pixels."""
 
     def __init__(self, c: int) -> None:
         self.c = c
@@ -313,7 +313,7 @@ def test_guided_agrees_with_captum(c: int) -> None:
 
 
 def same(some: Maps, others: Maps, pairs: dict[int, int]) -> None:
-    """Tile i of the one is bit for bit tile j of the other."""
+    """Check that tile i of the one is bit for bit tile j of the other."""
     for i, j in pairs.items():
         assert some.probability[i].equal(others.probability[j])
         for method in METHODS:
@@ -355,11 +355,11 @@ def test_a_tiles_maps_do_not_depend_on_the_size_of_its_batch(count: int) -> None
             assert error(actual, expected[:, c]) < tolerance, (method, c)
 
 
-# --- A guest in the user's model ------------------------------------------------------------------
+# --- The user's model stays unchanged -------------------------------------------------------------
 
 
 def state(network: nn.Module) -> dict[str, object]:
-    """Everything about a network that a guest might leave changed."""
+    """Return everything about a network that explaining might change."""
     return {
         "modules": {name: id(module) for name, module in network.named_modules()},
         "types": [type(module) for module in network.modules()],
@@ -377,8 +377,8 @@ def state(network: nn.Module) -> dict[str, object]:
     }
 
 
-def test_the_users_network_stays_as_it_was() -> None:
-    # In training mode, thawed, and with a hook of the user's own: none of it is ours to change.
+def test_the_users_network_stays_unchanged() -> None:
+    # In training mode, partly trainable, and with a hook of the user's own.
     network = tiny_network().train()
     network.encoder.bn1.eval()
     network.encoder.conv1.weight.requires_grad_(False)
@@ -387,7 +387,7 @@ def test_the_users_network_stays_as_it_was() -> None:
     assert any(before["hooks"].values())  # type: ignore[attr-defined]
 
     model = tiny_model(network)
-    # find_layer of the default target runs the network; here only the engine is a guest.
+    # Finding the default target layer runs the network; only the engine is tested here.
     maps = Engine(model)(*tiles(2, 32))
     Engine(model, score="predicted", where="detected")(*tiles(2, 32))
 
@@ -476,7 +476,7 @@ def test_detected_costs_what_is_detected() -> None:
 
 
 class Mixed(nn.Module):
-    """An in-place LeakyReLU behind an in-place ReLU."""
+    """In-place LeakyReLU after an in-place ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -528,7 +528,7 @@ def test_a_layer_that_is_not_run_is_an_error() -> None:
 
 
 class Crowded(Engine):
-    """On a device that holds no more than three tiles."""
+    """Engine on a device with memory for three tiles."""
 
     def signals(self, pixels: Tensor, valid: Tensor) -> Signals:
         if len(pixels) > 3:
@@ -542,7 +542,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
     expected = Engine(model, METHODS)(pixels, valid)
     engine = Crowded(model, METHODS)
     same(engine(pixels, valid), expected, {i: i for i in range(7)})
-    assert engine.most == 2
+    assert engine.max_tiles == 2
 
 
 def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -550,7 +550,7 @@ def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr(engine, "signals", Mock(side_effect=torch.OutOfMemoryError))
     with pytest.raises(torch.OutOfMemoryError):
         engine(*tiles(7, 32))
-    assert engine.most == 1
+    assert engine.max_tiles == 1
 
 
 # --- Precision ------------------------------------------------------------------------------------
@@ -570,8 +570,8 @@ def test_half_precision_is_close_and_its_formulas_are_not_half(precision: str) -
     assert decided.float().mean() > 0.999
 
 
-def test_half_precision_is_that_of_plain_autocast() -> None:
-    """The lean backward adds nothing: PyTorch's own gradient of the same network."""
+def test_half_precision_equals_plain_autocast() -> None:
+    """The replaced backward gives PyTorch's own gradient of the same network."""
     model, pixels, valid = cape_town_model(), images(1, 96), torch.ones(1, 96, 96).bool()
     network, kept = copy.deepcopy(model.network), {}
 
@@ -591,7 +591,7 @@ def test_half_precision_is_that_of_plain_autocast() -> None:
 
 
 def test_scores_of_fp16_are_scaled_up_and_gradients_down_again() -> None:
-    """Without it most guided gradients of a mean score would be 0."""
+    """Without the factor most guided gradients of a mean score would be 0."""
     model, pixels, valid = sample_model(), sample_tiles(4, 160)[:1], torch.ones(1, 160, 160).bool()
     exact, half = (Engine(model, precision=p).signals(pixels, valid) for p in ("fp32", "fp16"))
     assert exact.guided is not None
@@ -599,6 +599,28 @@ def test_scores_of_fp16_are_scaled_up_and_gradients_down_again() -> None:
     there = exact.guided.abs() > 1e-12
     assert (half.guided[there] != 0).float().mean() > 0.999
     assert half.gradients.norm() == pytest.approx(exact.gradients.norm().item(), rel=0.01)
+
+
+def test_engines_of_several_precisions_share_one_network() -> None:
+    model, pixels, valid = sample_model(), sample_tiles(4, 160)[:1], torch.ones(1, 160, 160).bool()
+    engine = Engine(model)
+    exact = engine(pixels, valid)
+    half = engine.at("fp16")
+    assert half._network is engine._network
+    assert (
+        half(pixels, valid)
+        .heat["gradcam"]
+        .equal(Engine(model, precision="fp16")(pixels, valid).heat["gradcam"])
+    )
+    assert (
+        engine.at("bf16", ["gradcam"])(pixels, valid)
+        .heat["gradcam"]
+        .equal(Engine(model, ["gradcam"], precision="bf16")(pixels, valid).heat["gradcam"])
+    )
+    assert engine.precision == "fp32"
+    assert all(heat.equal(exact.heat[name]) for name, heat in engine(pixels, valid).heat.items())
+    with pytest.raises(SettingsError, match="precision must be one of"):
+        engine.at("fp8")
 
 
 @pytest.mark.thorough
@@ -634,13 +656,15 @@ def test_upsampling_in_a_fixed_order_is_the_adjoint() -> None:
     for way in ways:
         y = F.interpolate(x, mode="bilinear", **way)
         with DeterministicUpsampling():
-            steady = F.interpolate(x, mode="bilinear", **way)
-        assert steady.equal(y)
+            deterministic = F.interpolate(x, mode="bilinear", **way)
+        assert deterministic.equal(y)
         seed = torch.randn_like(y)
         (expected,) = torch.autograd.grad(y, x, seed)
-        (found,) = torch.autograd.grad(steady, x, seed)
+        (found,) = torch.autograd.grad(deterministic, x, seed)
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
-        assert ("_Upsample" in type(steady.grad_fn).__name__) == (way.get("scale_factor") != 2.5)
+        assert ("_Upsample" in type(deterministic.grad_fn).__name__) == (
+            way.get("scale_factor") != 2.5
+        )
 
 
 # --- One sigmoid channel --------------------------------------------------------------------------
@@ -700,8 +724,8 @@ def test_other_networks_against_the_notebooks_way(
     pixels, valid = tiles(2, size, seed=3)
     engine = Engine(model, methods)
     maps, signals = engine(pixels, valid), engine.signals(pixels, valid)
-    as_it_was = model.network(normalisation(model)(pixels.double()))
-    assert signals.logits.equal(as_it_was), "only the backward may be the engine's own"
+    unchanged = model.network(normalisation(model)(pixels.double()))
+    assert signals.logits.equal(unchanged), "only the backward is replaced"
     compared = 0
     for c in (1, 2):
         note = noted(model, pixels[1], valid[1], c)

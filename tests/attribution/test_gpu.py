@@ -1,4 +1,4 @@
-"""What only a GPU can show: ``pytest -m gpu``."""
+"""Tests that need a GPU: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def valid(pixels: Tensor) -> Tensor:
 
 
 def levels(heat: Tensor, reference: Tensor) -> Tensor:
-    """As written: 0..254 on the scale of the 99.5th percentile of the positive reference."""
+    """Convert to what is written: 0..254, up to the 99.5th percentile of the positive reference."""
     scale = reference[reference > 0].double().quantile(0.995)
     return (254 * (heat.double() / scale).clamp(max=1)).round()
 
 
 @pytest.mark.parametrize("score", ["mean", "predicted"])
 def test_maps_on_cuda_are_those_of_the_cpu(score: str) -> None:
-    """Identity between devices (DESIGN section 4): classes 1e-4, CAMs one level, Guided 99.9 %."""
+    """Maximum differences: classes at 1e-4 of pixels, CAMs by one level, Guided at 0.1 %."""
     pixels = images(4, 320)
     cpu = Engine(cape_town_model(), METHODS, score=score)(pixels, valid(pixels))
     cuda = Engine(cape_town_model(), METHODS, score=score, device="cuda")(pixels, valid(pixels))
@@ -98,7 +98,7 @@ def test_precision_and_batch_are_found() -> None:
     assert batch >= 8
     many = sample_tiles(1, 320).repeat(batch, 1, 1, 1)
     engine(many, valid(many))  # it fits
-    assert engine.most > batch
+    assert engine.max_tiles > batch
 
 
 def test_running_out_of_memory_halves_the_batch() -> None:
@@ -112,7 +112,7 @@ def test_running_out_of_memory_halves_the_batch() -> None:
         maps = engine(pixels, valid(pixels))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert engine.most < 64
+    assert engine.max_tiles < 64
     assert torch.allclose(maps.heat["gradcam"], expected.expand(64, -1, -1, -1), rtol=1e-3)
 
 

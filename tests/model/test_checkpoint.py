@@ -1,4 +1,4 @@
-"""Checkpoints that an enemy sends, or that break on the way: one line, and little memory."""
+"""Hostile and damaged checkpoints are refused with one line, and little memory."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def saved(state: object, path: Path, **options) -> Path:
     return path
 
 
-def why(path: Path) -> str:
-    """The one line that a file is refused with; it names the file."""
+def refusal(path: Path) -> str:
+    """Return the one line with which a file is refused; it names the file."""
     with pytest.raises(CheckpointError) as error:
         read_weights(path)
     message = str(error.value)
@@ -52,7 +52,7 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STOR
 
 
 def pickled(path: Path, body: bytes, **storages: bytes) -> Path:
-    """A zip as torch writes it, around instructions written by hand."""
+    """Write a zip as torch does, around opcodes written by hand."""
     members = {f"a/data/{key.removeprefix('s')}": value for key, value in storages.items()}
     return zipped(path, {"a/data.pkl": b"\x80\x02" + body + b".", "a/version": b"3", **members})
 
@@ -65,7 +65,7 @@ def call(name: str, arguments: bytes) -> bytes:
 def tensor(size: bytes = b"K\x04", shape: bytes = b"K\x04\x85", stride: bytes = b"K\x01\x85",
            offset: bytes = b"K\x00", storage: str = "torch FloatStorage",
            key: bytes = b"X\x01\0\0\x000") -> bytes:  # fmt: skip
-    """One tensor ``w`` over the storage 0."""
+    """Describe one tensor ``w`` in the storage 0."""
     module, kind = storage.split()
     reference = b"(X\x07\0\0\0storage" + f"c{module}\n{kind}\n".encode()
     reference += key + b"X\x03\0\0\0cpu" + size + b"tQ"
@@ -106,17 +106,23 @@ def test_reading_is_lazy_and_leaves_the_file_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
+def test_flipped_bits_are_detected(tmp_path: Path) -> None:
     path = saved(STATE, tmp_path / "a.pt")
     whole = path.read_bytes()
     at = whole.index(STATE["encoder.weight"].numpy().tobytes()) + 5
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    assert "data/0 differs from its checksum" in why(path)
+    assert "data/0 differs from its checksum" in refusal(path)
 
 
 PICKLES: dict[str, tuple[bytes, str]] = {
     "memory by a call": (call("builtins.bytearray", long(10**12) + b"\x85"), "expected a state"),
     "memory in the memo": (b"}r\xff\xff\xff\xff", "no tensors"),
+    "entries by one list in many calls": (
+        b"](" + b"".join(b"X\x04\0\0\0%04dN\x86" % n for n in range(9999)) + b"e\x85q\0("
+        + b"ccollections\nOrderedDict\nh\0R" * 100_000 + b"l", "more entries of dicts"),
+    "a long name in many places": (
+        b"X\x05\0\0\0torchq\0X" + struct.pack("<I", 2_000_007) + b"a" * 2_000_000
+        + b"Storageq\1(" + b"h\0h\1\x93" * 300_000 + b"l", "wants to run torch.aaa"),
     "a call of getattr": (call("builtins.getattr", b"}\x85"), "wants to run builtins.getattr"),
     "torch's own loader": (call("torch.load", b"}\x85"), "wants to run torch.load"),
     "eval in old spelling": (call("__builtin__.eval", b"}\x85"), "wants to run builtins.eval"),
@@ -155,7 +161,7 @@ def test_a_hostile_pickle_is_refused_at_once(tmp_path: Path, attack: str) -> Non
     body, message = PICKLES[attack]
     path = pickled(tmp_path / "a.ckpt", body, s0=bytes(16))
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    assert message in why(path)
+    assert message in refusal(path)
     assert time.process_time() - started < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # 1 GB
 
@@ -167,7 +173,7 @@ def test_an_attack_written_by_hand_would_load_if_it_were_honest(tmp_path: Path) 
 
 
 def _lying(path: Path, **fields: int) -> Path:
-    """The directory of a good archive, with another size of its last member."""
+    """Change fields of the last member in the directory of a good archive."""
     whole = bytearray(saved(STATE, path).read_bytes())
     at = whole.rindex(b"PK\1\2")
     for place, value in fields.items():
@@ -196,7 +202,7 @@ def _bytes(content: bytes) -> Callable[[Path], Path]:
 
 
 def _st(header: dict, data: bytes = bytes(8)) -> bytes:
-    """A safetensors file with this header."""
+    """Make a safetensors file with a header."""
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 
@@ -205,10 +211,10 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a deflated member": (
         lambda p: zipped(p, {"a/data.pkl": bytes(10**7)}, zipfile.ZIP_DEFLATED), "is compressed"),
     "a member that lies about its size": (lambda p: _lying(p, _20=10**9, _24=10**9), "beyond the"),
-    "a member on top of another": (lambda p: _lying(p, _42=0), "on top of another"),
+    "a member on top of another": (lambda p: _lying(p, _42=0), "overlaps another"),
     "a member twice": (_twice, "holds 'a/data.pkl' twice"),
     "a zip of something else": (lambda p: zipped(p, {"a.txt": b"x"}), "no data.pkl"),
-    "a zip without an end": (lambda p: _bytes(saved(STATE, p).read_bytes()[:-30])(p), "its end"),
+    "a zip without an end": (lambda p: _bytes(saved(STATE, p).read_bytes()[:-30])(p), "whole zip"),
     "TorchScript": (_script, "TorchScript"),
     "HDF5": (_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "HDF5"),
     "a web page": (_bytes(b"\n<!DOCTYPE html><html>"), "download the file again"),
@@ -232,37 +238,45 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_that_is_no_checkpoint_is_told_by_its_content(tmp_path: Path, kind: str) -> None:
+def test_other_formats_are_recognised_by_their_content(tmp_path: Path, kind: str) -> None:
     make, message = FILES[kind]
-    assert message in why(make(tmp_path / "a.ckpt"))
+    assert message in refusal(make(tmp_path / "a.ckpt"))
 
 
 def test_a_directory_without_end_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 10**9, 4, 0)
     path.write_bytes(b"PK\3\4" + end)
-    assert "zip directory says" in why(path)
+    assert "not a whole zip" in refusal(path)
+    size = 200_000_000
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, size, 4, 0)
+    with path.open("r+b") as file:  # the directory is there, but for the most part a hole
+        file.seek(4 + size)
+        file.write(end)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert f"zip directory says that it has {size} bytes" in refusal(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # 100 MB
 
 
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_devices_and_folders_are_refused_without_reading(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        assert "is no ordinary file" in why(path)
+        assert "is no ordinary file" in refusal(path)
     (tmp_path / "folder").mkdir()
-    assert "not a saved model" in why(tmp_path / "folder")
+    assert "not a saved model" in refusal(tmp_path / "folder")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    assert "does not exist" in why(tmp_path / "link")
+    assert "does not exist" in refusal(tmp_path / "link")
     huge = tmp_path / "huge"
     huge.touch()
     os.truncate(huge, 1 << 40)
-    assert "1100 GB" in why(huge)
+    assert "1100 GB" in refusal(huge)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_says_so(tmp_path: Path) -> None:
+def test_missing_permission_is_reported(tmp_path: Path) -> None:
     path = saved(STATE, tmp_path / "a.pt")
     path.chmod(0)
-    assert "Permission denied" in why(path)
+    assert "Permission denied" in refusal(path)
 
 
 UNET = ModelSettings(architecture="Unet", encoder="resnet18")
@@ -277,7 +291,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def configured(folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """The saved folder with other settings."""
+    """Return a function that copies the saved folder with other settings."""
 
     def make(text: str = "", **changed: object) -> Path:
         (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
@@ -311,7 +325,7 @@ def configured(folder: Path, tmp_path: Path) -> Callable[..., Path]:
         ({"text": " " * 2_000_000}, "at most 1 MB"),
     ],
 )
-def test_settings_beside_the_weights_are_not_trusted(
+def test_a_hostile_config_json_is_refused(
     configured: Callable[..., Path], changed: dict, message: str
 ) -> None:
     with pytest.raises((CheckpointError, SettingsError), match=message) as error:
@@ -328,7 +342,7 @@ def test_upsampling_that_does_not_fit_is_found(tmp_path: Path) -> None:
         load_model(tmp_path, ModelSettings())
 
 
-def test_options_of_the_configuration_are_bound_as_well(folder: Path) -> None:
+def test_options_of_the_configuration_are_limited_as_well(folder: Path) -> None:
     wide = UNET.model_copy(update={"options": {"decoder_channels": [50_000] * 5}})
     with pytest.raises(CheckpointError, match="far larger than the"):
         load_model(folder / "model.safetensors", wide)
@@ -343,7 +357,7 @@ def test_options_of_the_configuration_are_bound_as_well(folder: Path) -> None:
         ("encoder.bn1.running_var", lambda w: w - 5, "holds variances below 0"),
     ],
 )
-def test_weights_that_would_spoil_every_pixel_are_named(
+def test_weights_that_are_not_finite_are_named(
     folder: Path, tmp_path: Path, key: str, change: Callable[[Tensor], Tensor], message: str
 ) -> None:
     state = read_weights(folder).tensors
@@ -362,7 +376,7 @@ def test_weights_that_would_spoil_every_pixel_are_named(
         ("mean", [0.0] * 4, "expected 3 values"),
     ],
 )
-def test_a_normalisation_that_cannot_be_is_refused(
+def test_an_impossible_normalisation_is_refused(
     folder: Path, tmp_path: Path, name: str, value: list[float], message: str
 ) -> None:
     state = read_weights(folder).tensors

@@ -1,4 +1,4 @@
-"""Checkpoints as they come, and as an enemy would send them."""
+"""Load checkpoints of every layout, and refuse those that hold code or do not fit."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_one_channel_is_a_sigmoid_and_two_classes(tmp_path: Path, activation: st
     assert not load_model(one_channel(tmp_path / "two", classes=2), TWO).sigmoid
 
 
-def test_what_cannot_be_mapped_of_sigmoids_is_said(tmp_path: Path) -> None:
+def test_unusable_sigmoids_are_refused(tmp_path: Path) -> None:
     path = one_channel(tmp_path)
     with pytest.raises(CheckpointError, match=r"one sigmoid channel, so 2 classes, but .* names 4"):
         load_model(path, ModelSettings())
@@ -173,7 +173,7 @@ def test_damage_is_one_clear_error(small: dict, tmp_path: Path, suffix: str, dam
         read_weights(path)
 
 
-def test_what_does_not_fit_names_key_and_shapes(small: dict, tmp_path: Path) -> None:
+def test_a_misfit_names_key_and_shapes(small: dict, tmp_path: Path) -> None:
     missing = {k: v for k, v in small.items() if k != "encoder.conv1.weight"}
     torch.save(missing, tmp_path / "a.pt")
     with pytest.raises(
@@ -228,7 +228,7 @@ def test_inspect_shows_what_there_is_to_know(lightning: Path, small: dict, tmp_p
     assert (bare["architecture"], bare["classes"]) == ("unknown", 4)
 
 
-def test_a_network_that_is_explained_stays_as_it_is(small: dict, tmp_path: Path) -> None:
+def test_an_explained_network_stays_unchanged(small: dict, tmp_path: Path) -> None:
     torch.save(small, tmp_path / "a.pt")
     model = load_model(tmp_path / "a.pt", SMALL)
     engine = Engine(model)

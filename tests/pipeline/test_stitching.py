@@ -1,4 +1,4 @@
-"""A truth raster cut to tiles and stitched is the truth raster; expected answer first."""
+"""Cut a truth raster to tiles, stitch them, and compare with the truth raster."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ SIZES = [1, 9, 49, 50, 51, 63, 64, 65, 113, 114, 115, 149, 150, 151]
 
 
 def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
-    """Cut (3, H, W) levels to tiles as probabilities and guided maps; blend; collect rows."""
+    """Cut (3, H, W) levels to tiles as probabilities and guided maps; stitch; collect rows."""
     core = Window(*origin, *truth.shape[1:])
     reach = tiling.reach(core)
     padded = np.zeros((3, *reach.shape), np.float32)
     valid = np.zeros(reach.shape, bool)
-    place = core.slices(reach)
-    padded[:, *place], valid[place] = truth / 254, True
+    slices = core.slices(reach)
+    padded[:, *slices], valid[slices] = truth / 254, True
     tops = {"gradcam": [1.0] * 3, "guided_gradcam": [1.0] * 3}
     stitcher = Stitcher(StitchPlan(tiling, list(tops), 3, tops, False), Cell("a", "a", core), CPU)
     collected: dict[str, list[np.ndarray]] = {}
-    rows_seen = []
-    lattice_rows, lattice_cols = tiling.indices(core)
+    row_counts = []
+    tile_rows, tile_cols = tiling.indices(core)
 
     def collect(rows) -> None:
-        rows_seen.append((rows.row, rows.products["classes"].shape[1]))
+        row_counts.append((rows.row, rows.products["classes"].shape[1]))
         for name, values in rows.arrays().items():
             collected.setdefault(name, []).append(values)
 
-    for i in lattice_rows:
-        for j in lattice_cols:
+    for i in tile_rows:
+        for j in tile_cols:
             window = tiling.window(i, j)
             tile = torch.from_numpy(padded[:, *window.slices(reach)])[None]
             seen = torch.from_numpy(valid[window.slices(reach)])[None]
@@ -50,14 +50,14 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
                 torch.cat([background, tile], dim=1),
                 {"gradcam": blocks, "guided_gradcam": tile},
                 torch.ones(1, 3, dtype=torch.bool),
-                *(torch.tensor(0), torch.tensor(0)),
+                torch.tensor(0),
             )
             batch = Batch((window,), (tile * 255).to(torch.uint8), seen)
             for rows in stitcher.add(batch, maps):
                 collect(rows)
     for rows in stitcher.finish():
         collect(rows)
-    return {name: np.concatenate(parts, axis=1) for name, parts in collected.items()}, rows_seen
+    return {name: np.concatenate(parts, axis=1) for name, parts in collected.items()}, row_counts
 
 
 @pytest.mark.parametrize("origin", [(0, 0), (-37, 1013)])
@@ -66,7 +66,7 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
 def test_the_truth_comes_back(height: int, width: int, origin: tuple[int, int]) -> None:
     rng = np.random.default_rng(height * 1000 + width)
     truth = rng.integers(0, 84, (3, height, width))
-    found, rows_seen = stitched(truth, origin, TILING)
+    found, row_counts = stitched(truth, origin, TILING)
     assert np.array_equal(found["probability"], truth)
     assert np.array_equal(found["guided_gradcam"], truth)
     background = 254 - truth.sum(axis=0)
@@ -75,9 +75,9 @@ def test_the_truth_comes_back(height: int, width: int, origin: tuple[int, int]) 
     clear = first > second  # a tie in whole levels is decided by rounding
     assert clear.mean() > 0.9 or clear.size < 100
     assert np.array_equal(found["classes"][0][clear], shares.argmax(axis=0)[clear])
-    starts = [start for start, _ in rows_seen]
-    assert starts == [origin[0] + n for n in np.cumsum([0, *(n for _, n in rows_seen[:-1])])]
-    assert sum(n for _, n in rows_seen) == height
+    starts = [start for start, _ in row_counts]
+    assert starts == [origin[0] + n for n in np.cumsum([0, *(n for _, n in row_counts[:-1])])]
+    assert sum(n for _, n in row_counts) == height
 
 
 def test_blocks_are_those_whose_corner_is_in_the_core() -> None:
@@ -102,7 +102,7 @@ def test_float32_keeps_raw_values_and_nan() -> None:
         torch.ones(1, 2, 64, 64) / 2,
         {"gradcam": torch.full((1, 1, 2, 2), 7e-9)},
         torch.ones(1, 1, dtype=torch.bool),
-        *(torch.tensor(0), torch.tensor(0)),
+        torch.tensor(0),
     )
     valid = torch.zeros(1, 64, 64, dtype=torch.bool)
     valid[:, :, :31] = True
@@ -123,7 +123,7 @@ def test_a_stride_of_one_pixel_has_cams_at_full_resolution() -> None:
         torch.ones(1, 2, 8, 8) / 2,
         {"gradcam": torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])},
         torch.ones(1, 1, dtype=torch.bool),
-        *(torch.tensor(0), torch.tensor(0)),
+        torch.tensor(0),
     )
     pixels, valid = (
         torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
@@ -156,7 +156,7 @@ def test_unexplained_tiles_carry_no_weight() -> None:
     for value, explained, col in ((1.0, False, 0), (0.5, True, 2)):
         maps = Maps(
             torch.ones(1, 2, 4, 4) / 2, {"guided_gradcam": torch.full((1, 1, 4, 4), value)},
-            torch.tensor([[explained]]), *(torch.tensor(0), torch.tensor(0)),
+            torch.tensor([[explained]]), torch.tensor(0),
         )  # fmt: skip
         batch = Batch(
             (Window(-2, col, 4, 4),), torch.zeros(1, 3, 4, 4, dtype=torch.uint8),

@@ -17,28 +17,28 @@ from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD
 from capecam.settings.loading import load
 
 CAPE_TOWN_LAYER = "encoder.layer4.2.conv3"
-"""Where the original work hooks its FPN-resnext50_32x4d (DESIGN section 3)."""
+"""Layer of FPN-resnext50_32x4d that the original notebook explains."""
 
 CAPE_TOWN_INPUT = Normalisation(255.0, IMAGENET_MEAN, IMAGENET_STD)
-"""Pixels are not divided by 255, yet mean and std are of 0..1 (DESIGN section 2)."""
+"""Normalisation of the original checkpoint: pixels of 0..255, but mean and std of 0..1."""
 
 TINY_LAYER = "encoder.conv3"
 
 
 class FunctionalReLU(nn.Module):
-    """A ReLU that no nn.ReLU announces."""
+    """ReLU as a functional call, without an ``nn.ReLU``."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
 
 def in_place_relu() -> nn.Module:
-    """What segmentation_models_pytorch uses nearly everywhere."""
+    """Make an in-place ReLU, as segmentation_models_pytorch nearly always does."""
     return nn.ReLU(inplace=True)
 
 
 class TinyEncoder(nn.Module):
-    """3 bands -> 6 channels at a quarter of the size; one ReLU serves three places."""
+    """3 bands -> 6 channels at a quarter of the size; one ReLU is called three times."""
 
     def __init__(self, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class TinyEncoder(nn.Module):
 
 
 class TinyNetwork(nn.Module):
-    """Encoder, decoder, head: the parts of a network of segmentation_models_pytorch."""
+    """Network with encoder, decoder and head, as in segmentation_models_pytorch."""
 
     def __init__(self, activation: Callable[[], nn.Module] = in_place_relu) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TinyNetwork(nn.Module):
 
 
 def tiny_network(activation: Callable[[], nn.Module] = in_place_relu, seed: int = 0) -> nn.Module:
-    """Float64, seeded, batch norms that are not the identity, four classes that all win pixels."""
+    """Make a seeded float64 network; all batch norms change values, all four classes win pixels."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = TinyNetwork(activation).double()
@@ -91,7 +91,7 @@ TINY_INPUT = Normalisation(1.0, IMAGENET_MEAN, IMAGENET_STD)
 def tiny_model(
     network: nn.Module, layer: str | None = TINY_LAYER, normalisation: Normalisation = TINY_INPUT
 ) -> Model:
-    """The Model around a network; ``layer=None`` is the default layer."""
+    """Make the Model of a network; ``layer=None`` is the default layer."""
     return Model(
         network,
         CAPE_TOWN_CLASSES,
@@ -104,25 +104,25 @@ def tiny_model(
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """As ``load_model`` leaves a network."""
+    """Return a network in eval mode and frozen, as ``load_model`` does."""
     return network.eval().requires_grad_(False)
 
 
 @cache
 def cape_town_network() -> nn.Module:
-    """FPN-resnext50_32x4d, float32, with seeded weights; shared, so never change it."""
+    """Make a seeded float32 FPN-resnext50_32x4d; it is cached, so it must not be changed."""
     return smp_network("FPN", "resnext50_32x4d", CAPE_TOWN_INPUT)
 
 
 def cape_town_model() -> Model:
-    """As ``capetown.yaml`` would have it."""
+    """Make its Model with the settings of ``capetown.yaml``."""
     return tiny_model(cape_town_network(), CAPE_TOWN_LAYER, CAPE_TOWN_INPUT)
 
 
 def smp_network(
     architecture: str, encoder: str, normalisation: Normalisation = TINY_INPUT, seed: int = 0
 ) -> nn.Module:
-    """A network of segmentation_models_pytorch, four classes, seeded, warmed up, frozen."""
+    """Make a seeded, frozen network of segmentation_models_pytorch with four classes."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = getattr(smp, architecture)(encoder, encoder_weights=None, classes=4)
@@ -131,7 +131,7 @@ def smp_network(
 
 
 def lightning_checkpoint(path: Path) -> Path:
-    """Write the Cape Town network as PyTorch Lightning does (DESIGN section 2).
+    """Write the Cape Town network as PyTorch Lightning does.
 
     ``model.*``, buffers ``mean`` and ``std`` (1, 3, 1, 1), and ``ce_loss.weight``, which is not
     part of the network; no hyper_parameters.
@@ -153,7 +153,7 @@ def lightning_checkpoint(path: Path) -> Path:
 
 
 def warm_up(network: nn.Module, x: Tensor) -> nn.Module:
-    """Running statistics of the batch norms from x, so that eval mode sees sane numbers."""
+    """Set the running statistics of the batch norms from x."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     network.train()
@@ -184,14 +184,14 @@ def balance(network: nn.Module, x: Tensor) -> nn.Module:
 
 
 def normalise(pixels: Tensor, normalisation: Normalisation) -> Tensor:
-    """(B, 3, H, W) float pixels 0..255 -> what the network wants."""
+    """Normalise (B, 3, H, W) float pixels of 0..255."""
     mean = pixels.new_tensor(normalisation.mean).view(3, 1, 1)
     std = pixels.new_tensor(normalisation.std).view(3, 1, 1)
     return (pixels * (normalisation.input_max / 255) - mean) / std
 
 
 def images(count: int, size: int, seed: int = 0) -> Tensor:
-    """(count, 3, size, size) uint8: coloured ground, roofs with panels on them, noise."""
+    """Make (count, 3, size, size) uint8 pixels: coloured ground, roofs with panels, noise."""
     draw = torch.Generator().manual_seed(seed)
 
     def integer(low: int, high: int) -> int:
@@ -213,7 +213,7 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
 
 @cache
 def sample_model() -> Model:
-    """The trained one that comes with the package."""
+    """Load the trained model that comes with the package."""
     data = Path(str(files("capecam.demo") / "data"))
     settings = load(data / "demo.yaml")
     return load_model(data / "sample_model.safetensors", settings.model)

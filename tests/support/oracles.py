@@ -1,7 +1,7 @@
-"""What capecam must equal: the papers written slowly, and the original notebook's way.
+"""Reference implementations: the formulas of the papers as loops, and the original notebook.
 
 Nothing here is shared with ``capecam``. The formulas are Python loops over k, i, j on numpy arrays
-in float64; the notebook's way runs the network once per image and class, reads the target layer
+in float64; the notebook runs the network once per image and class, reads the target layer
 with a full backward hook, and gets its guided gradient from a copy of the network whose ReLUs are
 replaced by a custom ``autograd.Function`` (capecam hooks tensors instead).
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 Array = NDArray[np.float64]
 
 SINGULAR = 1e-6
-"""DESIGN section 3: |2 + g sum A| below this has weight 0 and is counted."""
+"""Entries with |2 + g sum A| below this have weight 0 and are counted."""
 
 
 def gradcam_weights(g: Array) -> Array:

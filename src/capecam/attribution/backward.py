@@ -1,4 +1,4 @@
-"""A leaner backward behind a forward that stays as it is, bit for bit.
+"""Replacement of the backward of a network; its forward stays the same, bit for bit.
 
 Explaining needs the gradient of the input, never of a weight, so the backward of
 
@@ -8,7 +8,7 @@ Explaining needs the gradient of the input, never of a weight, so the backward o
 and gradients travel channels-last, where a CPU's convolutions are faster. The forward must not be
 touched for speed: with batch norms folded or channels-last it rounds differently, a few ReLUs in a
 million open or close, and range-scaled maps move by up to 5e-3 (FPN resnext50_32x4d at 320 px).
-With the forward's own bits they agree with plain autograd to 1e-6 (docs/performance.md).
+With the unchanged forward they agree with plain autograd to 1e-6 (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from capecam.attribution.methods import ReluSwitch, SwitchedReLU
 from capecam.model.introspection import normed_convolutions
@@ -32,8 +34,8 @@ def replace_backward(
     """Replace the backward of a network's convolutions, batch norms and ReLUs, in place.
 
     Args:
-        network: in eval mode, parameters frozen, target layer hooked already.
-        switch: says how the ReLUs pass gradient from now on.
+        network: in eval mode, parameters frozen, target layer already hooked.
+        switch: selects how the ReLUs pass gradient.
         memory_format: of the gradients.
     """
     norms = normed_convolutions(network)
@@ -41,7 +43,7 @@ def replace_backward(
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             _replace(module, partial(relu, module.inplace))
-        elif type(module) is nn.Conv2d and _is_plain(module):
+        elif type(module) is nn.Conv2d and not isinstance(module.padding, str):
             norm = norms.get(module)
             lean = _Convolution(module, None if norm is None else _scale(norm), memory_format)
             _replace(module, partial(_Convolve.apply, lean))
@@ -53,13 +55,8 @@ def _replace(module: nn.Module, forward: Forward) -> None:
     module.forward = forward
 
 
-def _is_plain(conv: nn.Conv2d) -> bool:
-    """Padding given in pixels, not as "same"."""
-    return not isinstance(conv.padding, str)
-
-
 def _scale(norm: nn.BatchNorm2d) -> Tensor:
-    """(K,) float64; what a batch norm multiplies its input by."""
+    """Return the (K,) float64 factors by which a batch norm multiplies its input."""
     if norm.running_var is None:
         raise ValueError("a batch norm without running statistics has no fixed factor")
     factor = 1 / (norm.running_var.double() + norm.eps).sqrt()
@@ -67,21 +64,21 @@ def _scale(norm: nn.BatchNorm2d) -> Tensor:
 
 
 class _Convolution:
-    """A convolution as its backward needs it."""
+    """Forward of a convolution, and its gradient by the input."""
 
     def __init__(
         self, conv: nn.Conv2d, scale: Tensor | None, memory_format: torch.memory_format
     ) -> None:
         self.run: Forward = conv.forward
         weight = conv.weight if scale is None else conv.weight.double() * scale[:, None, None, None]
-        weight = weight.detach().to(conv.weight.dtype, memory_format=memory_format)
-        self._weights = {weight.dtype: weight}
+        self._exact = weight.detach().to(conv.weight.dtype, memory_format=memory_format)
+        self._converted = self._exact
         self._geometry = (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)
         self._memory_format = memory_format
 
     def to_input(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """From the gradient of the output to that of the input, in the output's precision."""
-        # Its values are not looked at, only its shape and its memory format.
+        """Compute the gradient of the input, in the precision of the output's."""
+        # Only its shape and its memory format are used.
         like = torch.empty(
             shape, dtype=gradient.dtype, device=gradient.device, memory_format=self._memory_format
         )
@@ -96,37 +93,88 @@ class _Convolution:
         return result
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
-        """Converted once."""
-        if dtype not in self._weights:
-            weight = next(iter(self._weights.values()))
-            self._weights[dtype] = weight.to(dtype)
-        return self._weights[dtype]
+        """Return the weight in the engine's current precision; only one conversion is kept."""
+        if self._converted.dtype != dtype:
+            self._converted = self._exact.to(dtype)
+        return self._converted
 
 
 class _Convolve(torch.autograd.Function):
-    """A convolution, with the batch norm behind it in its backward."""
+    """Convolution whose backward includes that of the batch norm after it."""
 
     @staticmethod
     def forward(ctx: Any, conv: _Convolution, x: Tensor) -> Tensor:
-        """As ``nn.Conv2d``."""
+        """Run ``nn.Conv2d``."""
         ctx.conv, ctx.shape, ctx.dtype = conv, x.shape, x.dtype
         return conv.run(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        """Of the input, from that of the output *of the batch norm*, if there is one."""
+        """Compute the gradient of the input from that of the batch norm's output, if it has one."""
         return None, ctx.conv.to_input(gradient, ctx.shape).to(ctx.dtype)
 
 
 class _Scaled(torch.autograd.Function):
-    """A batch norm whose factor is in the convolution before it."""
+    """Batch norm whose factor is in the backward of the convolution before it."""
 
     @staticmethod
     def forward(_ctx: Any, run: Forward, x: Tensor) -> Tensor:
-        """As ``nn.BatchNorm2d``."""
+        """Run ``nn.BatchNorm2d``."""
         return run(x)
 
     @staticmethod
     def backward(_ctx: Any, gradient: Tensor) -> Any:
-        """Nothing is left to do."""
+        """Pass the gradient unchanged."""
         return None, gradient
+
+
+class DeterministicUpsampling(TorchFunctionMode):
+    """Context in which the backward of bilinear upsampling is two matrix products.
+
+    CUDA's own adds with atomics, in another order each time, so that results would not repeat;
+    PyTorch's deterministic one sorts every index first.
+    """
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        run = partial(func, **(kwargs or {}))
+        if func is F.interpolate and _is_bilinear(**kwargs):
+            return _Upsample.apply(run, kwargs["align_corners"], *args)
+        return run(*args)
+
+
+def _is_bilinear(
+    mode: str, scale_factor: Any = None, antialias: bool = False, **_options: Any
+) -> bool:
+    """Return True for a whole factor or a size: the two sizes then determine the weights."""
+    factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,)
+    whole = all(factor is None or float(factor).is_integer() for factor in factors)
+    return mode == "bilinear" and whole and not antialias
+
+
+class _Upsample(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, run: Callable[[Tensor], Tensor], align_corners: bool | None, x: Tensor
+    ) -> Tensor:
+        """Run ``F.interpolate``."""
+        y = run(x)
+        ctx.weights = [
+            _interpolation(x, x.shape[axis], y.shape[axis], align_corners) for axis in (-2, -1)
+        ]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """Apply the adjoint: rows, then columns."""
+        rows, cols = (weights.to(gradient.dtype) for weights in ctx.weights)
+        return None, None, rows @ gradient @ cols.mT
+
+
+def _interpolation(like: Tensor, n: int, size: int, align_corners: bool | None) -> Tensor:
+    """Return (n, size) weights: the share of each of n samples in each of ``size``."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    unit = torch.eye(n, dtype=dtype, device=like.device)
+    with torch.autocast(like.device.type, enabled=False):
+        return F.interpolate(unit[None], size, mode="linear", align_corners=align_corners)[0]

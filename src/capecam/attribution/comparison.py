@@ -1,4 +1,4 @@
-"""How far heatmaps are from those of a reference."""
+"""Measure how far heatmaps are from those of a reference."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from capecam.attribution.methods import resample
 
 @dataclass(frozen=True, slots=True)
 class MapError:
-    """Of range-scaled maps, over all tiles and classes whose reference is not empty."""
+    """Differences of range-scaled maps, over tiles and classes whose reference is not empty."""
 
     maps: int
-    """How many were compared."""
+    """Number of maps compared."""
     correlation: dict[str, float]
-    """By method: of the class where the mean over its tiles is lowest."""
+    """By method, the mean correlation over the tiles of the class where that is lowest."""
     max_difference: float | None
     mean_difference: float | None
-    """None where there was nothing to compare."""
+    """None without maps to compare."""
 
 
 def map_error(heat: dict[str, Tensor], reference: dict[str, Tensor]) -> MapError:
-    """Maps of the first tiles of the reference: each (B, C, h, w), at any resolution.
+    """Compare heatmaps with those of a reference.
 
-    The reference is resampled to the size of what it is compared with.
+    Args:
+        heat: by method, (B, C, h, w).
+        reference: likewise, of at least as many tiles and at any resolution; it is resampled.
     """
     correlation, differences, count = {}, [], 0
-    for method, found in heat.items():
-        expected = reference[method][: len(found)].to(found.device).float()
+    for method, maps in heat.items():
+        expected = reference[method][: len(maps)].to(maps.device).float()
         filled = expected.flatten(2).amax(dim=2) > 0
-        truth = by_range(resample(expected, found.shape[-1]))
-        scaled = by_range(found.float())
+        truth = by_range(resample(expected, maps.shape[-1]))
+        scaled = by_range(maps.float())
         by_class = [
             pearson(scaled[:, c][filled[:, c]], truth[:, c][filled[:, c]]).mean().item()
             for c in range(filled.shape[1])
@@ -55,13 +57,13 @@ def map_error(heat: dict[str, Tensor], reference: dict[str, Tensor]) -> MapError
 
 
 def by_range(maps: Tensor) -> Tensor:
-    """(..., h, w), each map as ``(x - min) / (max - min)``; an even one becomes 0."""
+    """Scale each map of (..., h, w) to ``(x - min) / (max - min)``; a constant one becomes 0."""
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
     return (maps - low) / torch.where(high > low, high - low, 1.0)
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """(N, h, w), (N, h, w) -> (N,); 0 where one of them is even."""
+    """Correlate pairs of maps: (N, h, w), (N, h, w) -> (N,); 0 where one of them is constant."""
     a, b = (x.double().flatten(1) for x in (a, b))
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
     norms = a.norm(dim=1) * b.norm(dim=1)

@@ -1,4 +1,4 @@
-"""One forward and shared backward passes per batch. The only place that calls autograd."""
+"""Engine: one forward and shared backward passes per batch. The only caller of autograd."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from capecam.attribution.backward import replace_backward
-from capecam.attribution.class_groups import group_by_classes, padded
-from capecam.attribution.maps import Maps, Signals, join_maps
+from capecam.attribution.backward import DeterministicUpsampling, replace_backward
+from capecam.attribution.device import half_precision, repeatable, score_factor
+from capecam.attribution.maps import Maps, Signals, group_by_classes, join_maps
 from capecam.attribution.methods import (
     CAMS,
     GUIDED,
@@ -24,8 +24,6 @@ from capecam.attribution.methods import (
     precise,
     predicted,
 )
-from capecam.attribution.precision import half_precision, repeatable, score_factor
-from capecam.attribution.upsampling import DeterministicUpsampling
 from capecam.errors import SettingsError
 from capecam.model.introspection import why_not_guided
 from capecam.model.model import Model
@@ -34,35 +32,36 @@ from capecam.settings import DEFAULT_METHODS, METHODS, PIXEL_METHODS, PRECISIONS
 log = logging.getLogger(__name__)
 
 CPU_BATCH = 4
-"""Tiles that a CPU takes at once. With more, activations outgrow the heap and are paged in anew:
-FPN resnext50_32x4d took 0.82 s a tile by 4, 0.92 by 8 and 1.27 by 32 (docs/performance.md)."""
+"""Maximum number of tiles that a CPU takes at once. With more, activations outgrow the heap and are
+paged in again: FPN resnext50_32x4d took 0.82 s a tile by 4, 0.92 by 8 and 1.27 by 32
+(docs/performance.md)."""
 
 DETECTED_BATCH = 32
-"""Tiles that are explained together on a GPU where only some are; on a CPU one by one, which costs
-9 % a tile and pads nothing (docs/performance.md)."""
+"""Number of tiles that a GPU explains together if only some are explained; a CPU explains them one
+by one, which costs 9 % a tile and pads nothing (docs/performance.md)."""
 
-AHEAD = 8
-"""Batches that a GPU looks at to fill these."""
+READ_AHEAD = 8
+"""Number of batches among which a GPU looks for tiles to explain."""
 
 
 class Engine:
-    """Maps a batch of tiles to maps.
+    """Computes the maps of batches of tiles.
 
-    It works on a private copy of the network, so that the model it is given stays as it is:
-    weights, mode, hooks and device.
+    It works on a private copy of the network, so that the model stays unchanged: weights, mode,
+    hooks and device.
 
     Args:
-        model: the network and what it expects.
+        model: the network and its input.
         methods: names of heatmaps (``settings.METHODS``).
-        score: ``mean`` or ``predicted`` (``attribution.class_scores``).
+        score: ``mean`` or ``predicted`` (``attribution.methods.class_scores``).
         where: ``all``, or ``detected`` to explain only tiles and classes with a predicted pixel.
-        precision: of the network, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; a float64 network
-            stays one with ``fp32``.
+        precision: of the network, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; with ``fp32`` a float64
+            network stays float64.
         device: of torch.
 
     Raises:
-        SettingsError: an unknown method, score, where or precision; or guided gradients are asked
-            of a network that cannot have them.
+        SettingsError: an unknown method, score, where or precision; or the network cannot have the
+            guided gradients that a method needs.
     """
 
     def __init__(
@@ -88,21 +87,33 @@ class Engine:
         guided = [name for name in self.methods if name in PIXEL_METHODS]
         if guided and (reason := why_not_guided(self._network)):
             raise SettingsError(f"{guided[0]} is not possible: {reason}; choose other --methods")
-        self._network.get_submodule(model.target_layer).register_forward_hook(self._tap)
+        self._target = _TargetLayer()
+        self._network.get_submodule(model.target_layer).register_forward_hook(self._target)
         on_cpu = self.device.type == "cpu"  # on a GPU it is not measured yet
         layout = torch.channels_last if on_cpu else torch.contiguous_format
         replace_backward(self._network, self._switch, layout)
-        self._activations: Tensor | None = None
-        self._cam_size = 0, 0
-        self.most = CPU_BATCH if on_cpu else sys.maxsize
-        """Tiles that go through at once; less after the device ran out of memory."""
+        self.max_tiles = CPU_BATCH if on_cpu else sys.maxsize
+        """Maximum number of tiles in one pass; lowered if the device runs out of memory."""
         self.detected_batch = 1 if on_cpu else DETECTED_BATCH
-        """The same of those with a detection, if only they are explained."""
+        """Number of tiles in one pass if only those with a detection are explained."""
+
+    def at(self, precision: str, methods: Sequence[str] | None = None) -> Engine:
+        """Return an engine at another precision that shares this one's network.
+
+        Args:
+            precision: see the class.
+            methods: some of this engine's, or CAMs; this engine's if None.
+        """
+        _check("precision", PRECISIONS, precision)
+        engine = copy.copy(self)
+        engine.precision = precision
+        engine.methods = self.methods if methods is None else tuple(methods)
+        return engine
 
     def __call__(self, pixels: Tensor, valid: Tensor) -> Maps:
-        """All maps of a batch.
+        """Compute all maps of a batch.
 
-        If the device runs out of memory, the batch goes through in halves from then on.
+        If the device runs out of memory, batches are halved from then on.
 
         Args:
             pixels: (B, 3, H, W) uint8, 0 where invalid.
@@ -114,66 +125,54 @@ class Engine:
                 with repeatable(self.precision):
                     return explain(pixels, valid)
             except torch.OutOfMemoryError:
-                if self.most == 1:
+                if self.max_tiles == 1:
                     raise
-            # Here and not above: the exception holds the tensors that are in the way.
-            self.most = max(1, min(self.most, len(pixels)) // 2)
+            # Not inside the except clause: the exception holds the tensors that take the memory.
+            self.max_tiles = max(1, min(self.max_tiles, len(pixels)) // 2)
             torch.cuda.empty_cache()
-            log.warning("out of memory; going on with %d tiles at a time", self.most)
+            log.warning("out of memory; continuing with %d tiles at a time", self.max_tiles)
 
-    def at(self, precision: str) -> Engine:
-        """The same at another precision."""
-        return Engine(
-            self.model,
-            self.methods,
-            score=self.score,
-            where=self.where,
-            precision=precision,
-            device=self.device,
-        )
+    def tiles_per_call(self, batch_size: int) -> int:
+        """Return the number of tiles to pass at once, so that batches of a size are full.
 
-    def together(self, batch_size: int) -> int:
-        """How many tiles to hand over at once, for batches of a size to be full.
-
-        Where only some tiles are explained, a GPU needs several batches to fill one of these.
+        If only some tiles are explained, a GPU needs several batches to fill one of those.
         """
         regroups = self.where == "detected" and self.detected_batch > 1
-        return batch_size * AHEAD if regroups else batch_size
+        return batch_size * READ_AHEAD if regroups else batch_size
 
     def _explain_all(self, pixels: Tensor, valid: Tensor) -> Maps:
         parts = []
-        for part in zip(*(torch.split(x, self.most) for x in (pixels, valid)), strict=True):
+        for part in zip(*(torch.split(x, self.max_tiles) for x in (pixels, valid)), strict=True):
             signals = self.signals(*part)
             heat, singular = self._heat(signals)
             explained = torch.ones_like(signals.logits[:, 1:, 0, 0], dtype=torch.bool)
             probability = signals.logits.softmax(dim=1)
-            parts.append(Maps(probability, heat, explained, singular, _broken(heat)))
+            parts.append(Maps(probability, heat, explained, singular))
         return join_maps(parts)
 
     def _explain_detected(self, pixels: Tensor, valid: Tensor) -> Maps:
-        """A forward of every tile; then forward and backward where a class is detected.
+        """Run a forward of every tile, then forward and backward where a class is detected.
 
-        Tiles with the same classes go together, in padded batches of one size, so that what a tile
-        gets does not depend on its neighbours.
+        Tiles with the same classes go together, in padded batches of one size, so that the maps of
+        a tile do not depend on its neighbours.
         """
         pixels, valid = (x.to(self.device, non_blocking=True) for x in (pixels, valid))
-        logits = torch.cat([self.logits(part) for part in torch.split(pixels, self.most)])
+        logits = torch.cat([self.logits(part) for part in torch.split(pixels, self.max_tiles)])
         decided = predicted(logits, sigmoid=self.model.sigmoid) & valid[:, None]
         explained = decided[:, 1:].flatten(2).any(dim=2)
         heat, singular = self._no_heat(logits), torch.zeros_like(valid[0, 0, 0], dtype=torch.int64)
-        size = min(self.detected_batch, self.most)
+        size = min(self.detected_batch, self.max_tiles)
         for classes, tiles in group_by_classes(explained.tolist(), size):
             index = torch.tensor(tiles, device=self.device)
-            found, left_out = self._heat(
-                self.signals(padded(pixels[index], size), padded(valid[index], size), classes)
-            )
-            for name, values in found.items():
+            signals = self.signals(_pad(pixels[index], size), _pad(valid[index], size), classes)
+            maps, skipped = self._heat(signals)
+            for name, values in maps.items():
                 heat[name][index[:, None], list(classes)] = values[: len(tiles)]
-            singular += left_out
-        return Maps(logits.softmax(dim=1), heat, explained, singular, _broken(heat))
+            singular += skipped
+        return Maps(logits.softmax(dim=1), heat, explained, singular)
 
     def _heat(self, signals: Signals) -> tuple[dict[str, Tensor], Tensor]:
-        """The heatmaps, and how many entries were singular."""
+        """Compute the heatmaps, and the number of singular entries."""
         A = signals.activations.unsqueeze(1)
         cams = {name: CAMS[name](A, signals.gradients) for name in self._cams()}
         heat = {name: cam.map for name, cam in cams.items()}
@@ -184,14 +183,16 @@ class Engine:
         return {name: heat[name] for name in self.methods}, singular
 
     def _no_heat(self, logits: Tensor) -> dict[str, Tensor]:
+        """Return heatmaps of 0."""
         B, C, *tile = logits.shape
+        cam = self._target.size
         return {
-            name: logits.new_zeros(B, C - 1, *(tile if name in PIXEL_METHODS else self._cam_size))
+            name: logits.new_zeros(B, C - 1, *(tile if name in PIXEL_METHODS else cam))
             for name in self.methods
         }
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """The forward alone: (B, 3, H, W) uint8 -> (B, 1 + C, H, W)."""
+        """Run the forward alone: (B, 3, H, W) uint8 -> (B, 1 + C, H, W)."""
         with torch.no_grad(), repeatable(self.precision):
             return self._forward(pixels.to(self.device, non_blocking=True).to(self._dtype))[0]
 
@@ -199,15 +200,15 @@ class Engine:
     def signals(
         self, pixels: Tensor, valid: Tensor, classes: Sequence[int] | None = None
     ) -> Signals:
-        """One forward; per class a backward to the target layer and a guided one to the pixels.
+        """Run a forward; per class a backward to the target layer and a guided one to the pixels.
 
-        Tiles of a batch do not see each other (eval mode), so the gradient of the sum of their
-        scores is every tile's own gradient.
+        Tiles of a batch are independent in eval mode, so the gradient of the sum of their scores is
+        every tile's own gradient.
 
         Args:
             pixels: (B, 3, H, W) uint8.
             valid: (B, H, W) bool.
-            classes: which of the C foreground classes, by index; all without it.
+            classes: indices of foreground classes; all if None.
         """
         guided, shared = GUIDED in self.methods, SHARED in self.methods
         valid = valid.to(self.device, non_blocking=True)
@@ -233,13 +234,13 @@ class Engine:
             )
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
-        steady = DeterministicUpsampling() if self.device.type == "cuda" else nullcontext()
-        with half_precision(self.precision, self.device), steady:
+        """Map (B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
+        upsampling = DeterministicUpsampling() if self.device.type == "cuda" else nullcontext()
+        with half_precision(self.precision, self.device), upsampling:
             logits = precise(self._network(self._normalised(pixels)))
         if self.model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        A, self._activations = self._activations, None
+        A = self._target.pop_output()
         if A is None:
             raise SettingsError(
                 f"the network does not run its layer {self.model.target_layer}"
@@ -248,7 +249,7 @@ class Engine:
         return logits, A
 
     def activation_shape(self, size: int) -> tuple[int, int, int]:
-        """(K, h, w) of the target layer's output for a tile of ``size`` px."""
+        """Return (K, h, w) of the target layer's output for a tile of ``size`` px."""
         with torch.no_grad():
             _, A = self._forward(
                 torch.zeros(1, 3, size, size, dtype=self._dtype, device=self.device)
@@ -257,31 +258,46 @@ class Engine:
         return channels, height, width
 
     def _cams(self) -> list[str]:
-        """The CAMs to compute; Guided Grad-CAM needs Grad-CAM whether it is asked for or not."""
+        """Return the CAMs to compute: Guided Grad-CAM needs Grad-CAM, too."""
         cams = [name for name in self.methods if name in CAMS]
         pixels = len(cams) < len(self.methods)
         return ["gradcam", *cams] if pixels and "gradcam" not in cams else cams
 
-    def _tap(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        """Keep the target layer's output; what follows works on a copy, maybe in place."""
+
+class _TargetLayer:
+    """Forward hook that keeps the target layer's output."""
+
+    def __init__(self) -> None:
+        self._output: Tensor | None = None
+        self.size: tuple[int, ...] = (0, 0)
+        """(h, w) of the last output."""
+
+    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        """Keep the output, and return a copy, which the next layer may change in place."""
         if not output.requires_grad:
             output = output.detach().requires_grad_()
-        self._activations, self._cam_size = output, (output.shape[-2], output.shape[-1])
+        self._output, self.size = output, output.shape[-2:]
         return output.clone()
 
-
-def _check(what: str, known: Sequence[str], *found: str) -> None:
-    """Raise where a word is not known, or there is none."""
-    for word in found or ("",):
-        if word not in known:
-            raise SettingsError(f"{what} must be one of {', '.join(known)}, got {word!r}")
+    def pop_output(self) -> Tensor | None:
+        """Return the output of the last forward, and drop it; None if the layer did not run."""
+        output, self._output = self._output, None
+        return output
 
 
-def _broken(heat: dict[str, Tensor]) -> Tensor:
-    return torch.stack([(~maps.isfinite()).sum() for maps in heat.values()]).sum()
+def _check(name: str, choices: Sequence[str], *chosen: str) -> None:
+    """Raise if there is no choice, or one that does not exist."""
+    for choice in chosen or ("",):
+        if choice not in choices:
+            raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {choice!r}")
+
+
+def _pad(x: Tensor, size: int) -> Tensor:
+    """Append zeros: (n, ...) -> (size, ...)."""
+    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
 
 
 def _gradient(score: Tensor, inputs: Tensor) -> Tensor:
-    """d score / d inputs, keeping the graph for the next class."""
+    """Compute d score / d inputs, keeping the graph for the next class."""
     gradient: Tensor = torch.autograd.grad(score, inputs, retain_graph=True)[0]
     return gradient

@@ -1,8 +1,8 @@
-"""What an engine makes of a batch of tiles."""
+"""Results of an engine for a batch of tiles, and the grouping of tiles by detected classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from capecam.errors import NotFiniteError
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What one forward and its backward passes leave to the formulas. C: foreground classes."""
+    """Results of one forward and its backward passes. C: number of foreground classes."""
 
     logits: Tensor
     """(B, 1 + C, H, W)."""
@@ -24,31 +24,34 @@ class Signals:
     guided: Tensor | None
     """(B, C, 3, H, W), guided gradient of S_c with respect to the unnormalised pixels."""
     shared: Tensor | None
-    """(B, 1, 3, H, W), the same of the sum of all foreground classes' scores."""
+    """(B, 1, 3, H, W), guided gradient of the sum of all foreground classes' scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Everything about a batch of tiles, raw. C: foreground classes, in the order of the model."""
+    """Unscaled maps of a batch of tiles. C: foreground classes, in the order of the model."""
 
     probability: Tensor
     """(B, 1 + C, H, W), softmax; channel 0 is the background."""
     heat: dict[str, Tensor]
-    """By method: CAMs (B, C, h, w) at the target layer's resolution, those of ``PIXEL_METHODS``
+    """Heatmaps by method: CAMs (B, C, h, w) at the target layer's resolution, ``PIXEL_METHODS``
     (B, C, H, W); not negative, never scaled per tile."""
     explained: Tensor
-    """(B, C) bool; False where ``where='detected'`` left tile and class out (the map is 0)."""
+    """(B, C) bool; False where ``where='detected'`` skipped tile and class (the map is 0)."""
     singular: Tensor
-    """() int64; Grad-CAM++ entries left out because their denominator vanishes."""
-    broken: Tensor
-    """() int64; values of heatmaps that are not finite, in fp16 by overflow."""
+    """() int64; number of Grad-CAM++ entries skipped because their denominator vanishes."""
+
+    @property
+    def broken(self) -> Tensor:
+        """() int64; number of heatmap values that are not finite, in fp16 by overflow."""
+        return torch.stack([(~maps.isfinite()).sum() for maps in self.heat.values()]).sum()
 
 
 def check_finite(broken: Tensor, precision: str) -> None:
-    """Wait for a count of ``Maps.broken``, and raise if it is not 0.
+    """Wait for the count of ``Maps.broken``, and raise if it is not 0.
 
     Raises:
-        NotFiniteError: heatmaps have values that no raster can hold.
+        NotFiniteError: heatmaps have values that are not finite.
     """
     if count := int(broken):
         remedy = (
@@ -60,7 +63,7 @@ def check_finite(broken: Tensor, precision: str) -> None:
 
 
 def join_maps(parts: Sequence[Maps]) -> Maps:
-    """Batches of maps as one."""
+    """Concatenate batches of maps."""
     if len(parts) == 1:
         return parts[0]
     return Maps(
@@ -68,5 +71,23 @@ def join_maps(parts: Sequence[Maps]) -> Maps:
         {name: torch.cat([part.heat[name] for part in parts]) for name in parts[0].heat},
         torch.cat([part.explained for part in parts]),
         torch.stack([part.singular for part in parts]).sum(),
-        torch.stack([part.broken for part in parts]).sum(),
     )
+
+
+def group_by_classes(
+    explained: Sequence[Sequence[bool]], size: int
+) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Yield classes, and at most ``size`` tiles in which exactly these are to be explained.
+
+    Args:
+        explained: flags by tile and foreground class.
+        size: maximum number of tiles in a group.
+    """
+    by_classes: dict[tuple[int, ...], list[int]] = {}
+    for tile, flags in enumerate(explained):
+        classes = tuple(c for c, flag in enumerate(flags) if flag)
+        by_classes.setdefault(classes, []).append(tile)
+    by_classes.pop((), None)
+    for classes, tiles in by_classes.items():
+        for start in range(0, len(tiles), size):
+            yield classes, tiles[start : start + size]

@@ -1,4 +1,4 @@
-"""The formulas of DESIGN section 3: one function per map, tensors in, tensors out.
+"""The formulas of docs/method.md: one function per map, tensors in, tensors out.
 
 Notation, as in the papers: ``A`` (..., K, h, w) activations at the target layer, ``g`` the
 gradient of one score per tile with respect to ``A``, same shape. All maps are raw: nothing is
@@ -20,22 +20,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SINGULAR = 1e-6
-"""Grad-CAM++ entries with abs(2 + g sum A) below this get weight 0 (DESIGN section 3); and
-XGrad-CAM channels whose sum of A is below this share of their sum of abs(A)."""
+"""Grad-CAM++ entries with abs(2 + g sum A) below this get weight 0; and XGrad-CAM channels whose
+sum of A is below this share of their sum of abs(A)."""
 
 
 class Cam(NamedTuple):
-    """A raw class activation map and what had to be left out of it."""
+    """A raw class activation map."""
 
     map: Tensor
     """(..., h, w), not negative."""
     singular: Tensor
-    """(...) int64; entries (Grad-CAM++) or channels (XGrad-CAM) left out because their denominator
-    vanishes."""
+    """(...) int64; number of entries (Grad-CAM++) or channels (XGrad-CAM) skipped because their
+    denominator vanishes."""
 
 
 def class_scores(logits: Tensor, valid: Tensor, kind: str, *, sigmoid: bool = False) -> Tensor:
-    """One score per tile and class, ``S_c``: (B, C, H, W), (B, H, W) bool -> (B, C).
+    """Compute the score ``S_c`` of each tile and class: (B, C, H, W), (B, H, W) bool -> (B, C).
 
     ``mean`` sums the logits over all valid pixels, ``predicted`` over those decided for the
     class (the mask is constant: no gradient runs through it); both divide by the tile's size².
@@ -49,15 +49,20 @@ def class_scores(logits: Tensor, valid: Tensor, kind: str, *, sigmoid: bool = Fa
 
 
 def predicted(logits: Tensor, *, sigmoid: bool = False) -> Tensor:
-    """(B, C, H, W) bool; where the network decides for each class."""
+    """Mark the pixels decided for each class: logits (B, C, H, W) -> (B, C, H, W) bool."""
     classes = torch.arange(logits.shape[1], device=logits.device)
     return decide(logits.detach(), sigmoid=sigmoid).unsqueeze(1) == classes[:, None, None]
 
 
 def decide(scores: Tensor, *, sigmoid: bool = False) -> Tensor:
-    """(..., C, H, W) logits or probabilities -> (..., H, W) int64, the class of every pixel.
+    """Decide the class of every pixel.
 
-    The argmax, ties to the lower index; of a sigmoid (C = 2), class 1 from p = .5 on.
+    Args:
+        scores: (..., C, H, W) logits or probabilities.
+        sigmoid: C is 2, and class 1 wins from p = .5 on; otherwise ties go to the lower index.
+
+    Returns:
+        (..., H, W) int64.
     """
     if sigmoid:
         return (scores[..., 1, :, :] >= scores[..., 0, :, :]).long()
@@ -65,13 +70,13 @@ def decide(scores: Tensor, *, sigmoid: bool = False) -> Tensor:
 
 
 def gradcam(A: Tensor, g: Tensor) -> Cam:
-    """``relu(sum_k mean_ij(g_k) * A_k)``: Selvaraju 2017, eq. 1 and 2."""
+    """Compute Grad-CAM, ``relu(sum_k mean_ij(g_k) * A_k)``: Selvaraju 2017, eq. 1 and 2."""
     A, g = precise(A), precise(g)
     return _cam(g.mean(dim=(-2, -1)), A)
 
 
 def gradcampp(A: Tensor, g: Tensor) -> Cam:
-    """Grad-CAM++ by Chattopadhay 2018, eq. 19, without the factor exp(S).
+    """Compute Grad-CAM++: Chattopadhay 2018, eq. 19, without the factor exp(S).
 
     ``alpha = g² / (2 g² + g³ sum_ab A_ab) = 1 / (2 + g sum_ab A_ab)``; only positive gradients
     carry weight. There is no absolute epsilon under the ratio: with a mean score g² is about
@@ -86,7 +91,7 @@ def gradcampp(A: Tensor, g: Tensor) -> Cam:
 
 
 def gradcampp_notebook(A: Tensor, g: Tensor) -> Cam:
-    """Grad-CAM++ as the original notebook has it, to reproduce earlier figures.
+    """Compute Grad-CAM++ as the original notebook did, to reproduce earlier figures.
 
     The denominator is ``2 g² + sum(A g³) + 1e-8``; with a mean score the 1e-8 dominates it.
     """
@@ -96,17 +101,17 @@ def gradcampp_notebook(A: Tensor, g: Tensor) -> Cam:
 
 
 def hirescam(A: Tensor, g: Tensor) -> Cam:
-    """``relu(sum_k g_k * A_k)``, no averaging: Draelos and Carin 2020, eq. 3."""
+    """Compute HiResCAM, ``relu(sum_k g_k * A_k)``, no averaging: Draelos and Carin 2020, eq. 3."""
     return _unpooled(precise(A) * precise(g))
 
 
 def layercam(A: Tensor, g: Tensor) -> Cam:
-    """``relu(sum_k relu(g_k) * A_k)``: Jiang 2021, eq. 5 and 6."""
+    """Compute LayerCAM, ``relu(sum_k relu(g_k) * A_k)``: Jiang 2021, eq. 5 and 6."""
     return _unpooled(precise(A) * precise(g).relu())
 
 
 def xgradcam(A: Tensor, g: Tensor) -> Cam:
-    """``w_k = sum_ij g_k A_k / sum_ij A_k``, then as Grad-CAM: Fu 2020, eq. 8.
+    """Compute XGrad-CAM, ``w_k = sum_ij g_k A_k / sum_ij A_k``, then as Grad-CAM: Fu 2020, eq. 8.
 
     A channel whose activations cancel has no such mean; it gets weight 0 and is counted.
     """
@@ -115,8 +120,8 @@ def xgradcam(A: Tensor, g: Tensor) -> Cam:
     # A dead channel (all zeros) adds nothing whatever its weight, and is not counted.
     singular = (total.abs() < SINGULAR * size) | (total == 0)
     weights = (g * A).sum(dim=(-2, -1)) / torch.where(singular, 1.0, total)
-    left_out = (singular & (size > 0)).expand(weights.shape)
-    return _cam(weights.masked_fill(singular, 0.0), A, left_out.sum(dim=-1))
+    skipped = (singular & (size > 0)).expand(weights.shape)
+    return _cam(weights.masked_fill(singular, 0.0), A, skipped.sum(dim=-1))
 
 
 CAMS: dict[str, Callable[[Tensor, Tensor], Cam]] = {
@@ -127,28 +132,28 @@ CAMS: dict[str, Callable[[Tensor, Tensor], Cam]] = {
     "layercam": layercam,
     "xgradcam": xgradcam,
 }
-"""The class activation maps by name; each needs A and the true gradient, nothing more."""
+"""Class activation maps by name; each needs only A and the true gradient."""
 
 GUIDED = "guided_gradcam"
-"""Needs the guided gradient of every class as well, and lives at full resolution."""
+"""Name of the map at full resolution that needs the guided gradient of every class."""
 
 SHARED = "guided_gradcam_shared"
-"""The same with one guided gradient for all classes, that of the sum of their scores: cheaper, and
-as good as guided gradients are class-blind (docs/performance.md)."""
+"""Name of its variant with one guided gradient for all classes, that of the sum of their scores:
+cheaper, and as good as guided gradients are class-blind (docs/performance.md)."""
 
 
 def guided_gradcam(guided: Tensor, cam: Tensor) -> Tensor:
-    """Guided gradient x Grad-CAM: (..., 3, H, W) and (..., h, w) -> (..., H, W), not negative.
+    """Multiply guided gradient and Grad-CAM: (..., 3, H, W), (..., h, w) -> (..., H, W).
 
-    The map is resampled to the tile bilinearly with half-pixel centres; as a raster, the maximum
-    over the channels of the product's absolute value (Selvaraju 2017, section 3.3).
+    The CAM is resampled to the tile; the result is the maximum over the channels of the product's
+    absolute value (Selvaraju 2017, section 3.3).
     """
     at_pixels = resample(cam, guided.shape[-1])
     return (precise(guided).abs() * at_pixels.unsqueeze(-3)).amax(dim=-3)
 
 
 def resample(cam: Tensor, size: int) -> Tensor:
-    """(..., h, w) -> (..., size, size), bilinear with half-pixel centres; itself if it has it."""
+    """Resample (..., h, w) to (..., size, size), bilinearly with half-pixel centres."""
     if cam.shape[-2:] == (size, size):
         return cam
     flat = cam.reshape(-1, 1, *cam.shape[-2:])
@@ -157,12 +162,12 @@ def resample(cam: Tensor, size: int) -> Tensor:
 
 
 def _cam(weights: Tensor, A: Tensor, singular: Tensor | None = None) -> Cam:
-    """relu of the weighted sum of activations over channels: (..., K), (..., K, h, w)."""
+    """Compute relu of the weighted sum of activations over channels: (..., K), (..., K, h, w)."""
     return _unpooled(weights[..., None, None] * A, singular)
 
 
 def _unpooled(weighted: Tensor, singular: Tensor | None = None) -> Cam:
-    """relu of the sum over channels: (..., K, h, w)."""
+    """Compute relu of the sum over channels: (..., K, h, w)."""
     cam = weighted.sum(dim=-3).relu()
     return Cam(
         cam, cam.new_zeros(cam.shape[:-2], dtype=torch.int64) if singular is None else singular
@@ -170,19 +175,19 @@ def _unpooled(weighted: Tensor, singular: Tensor | None = None) -> Cam:
 
 
 def precise(x: Tensor) -> Tensor:
-    """Float32 at least: 16 bits in, float32 out; float64 stays."""
+    """Convert 16 bits to float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 class ReluSwitch:
-    """Says how ReLUs pass gradient: as they are, or guided (Springenberg 2015)."""
+    """Switch between the true and the guided gradient of ReLUs (Springenberg 2015)."""
 
     def __init__(self) -> None:
         self.guided = False
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Guided backpropagation inside, true gradients outside."""
+        """Enable guided backpropagation inside the context."""
         self.guided = True
         try:
             yield
@@ -191,7 +196,7 @@ class ReluSwitch:
 
 
 class SwitchedReLU(torch.autograd.Function):
-    """``relu`` with a switch: true and guided gradients come from the same graph.
+    """ReLU with a switch, so that true and guided gradients come from the same graph.
 
     The true rule passes a gradient where the input was positive; the guided rule passes it where
     it is positive as well.
@@ -201,7 +206,7 @@ class SwitchedReLU(torch.autograd.Function):
     def forward(
         ctx: Any, switch: ReluSwitch, memory_format: torch.memory_format, inplace: bool, x: Tensor
     ) -> Tensor:
-        """As ``nn.ReLU(inplace)``; ``memory_format`` is that of the gradients to come."""
+        """Run ``nn.ReLU(inplace)``; ``memory_format`` is that of the gradients."""
         y = F.relu(x, inplace=inplace)
         if inplace:
             ctx.mark_dirty(x)
@@ -212,7 +217,7 @@ class SwitchedReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        """By the rule that is switched on now."""
+        """Pass the gradient by the rule that is switched on."""
         (y,) = ctx.saved_tensors
         # A bool mask takes a quarter of the memory, but torch.where is 8 times slower on a CPU.
         passed = torch.ops.aten.threshold_backward(gradient, y, 0)

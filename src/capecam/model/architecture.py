@@ -1,4 +1,4 @@
-"""An empty network from its description: what it may be named, and how large it may be."""
+"""Build an empty network from its description, within limits on names and sizes."""
 
 from __future__ import annotations
 
@@ -16,59 +16,56 @@ from capecam.errors import CapecamError, CheckpointError, SettingsError
 from capecam.settings import ModelSettings
 
 BANDS = 3
-"""Red, green, blue: what is read of every image."""
+"""Red, green and blue are read from every image."""
 
-LEADS_ELSEWHERE = re.compile(r"pretrained|checkpoint|cache|hub|hf_|url", re.IGNORECASE)
-"""In the name of an option: timm would read other files, or go online."""
+EXTERNAL_OPTION = re.compile(r"pretrained|checkpoint|cache|hub|hf_|url", re.IGNORECASE)
+"""Names of options by which timm would read other files, or go online."""
 
-LARGEST_OPTION = 65_536
-"""Channels, depths, rates: the largest in use is 2,048."""
+MAX_OPTION = 65_536
+"""Maximum of channels, depths and rates; the largest in use is 2,048."""
 
 SCRATCH_NUMBERS = 1 << 24
-"""What building may take beside the network's own numbers: tables of positions, 64 MB."""
+"""Numbers that building may allocate beside the network's own, 64 MB: tables of positions."""
 
 
 def build_network(
-    settings: ModelSettings, config: Mapping[str, Any] | None, channels: int
+    settings: ModelSettings, config: Mapping[str, object] | None, channels: int
 ) -> nn.Module:
-    """An empty network; never downloads weights.
+    """Build an empty network; weights are never downloaded.
 
     Args:
-        settings: name it, or leave that to ``config``.
-        config: a saved folder's own description, if there is one.
-        channels: that it has to have.
+        settings: name the architecture, or leave that to ``config``.
+        config: description in a saved folder, if there is one.
+        channels: number of output channels.
 
     Raises:
-        SettingsError: nothing describes it, or what does is no network.
+        SettingsError: the description is missing, or not of a network.
     """
     name, options = _description(settings, config, channels)
-    architecture = _architecture(name)
+    architecture = _find_architecture(name)
     _check_options(options, architecture)
     try:
-        # The last activation would turn logits into something else, and an auxiliary
-        # classifier the output into a pair: explanations need neither.
+        # Explanations need logits, not activations, and no auxiliary classifier.
         return architecture(
             **{**options, "encoder_weights": None, "activation": None, "aux_params": None}
         )
     except (CapecamError, MemoryError):
         raise
-    except Exception as error:  # options of any kind can fail in any way; it always ends here
+    except Exception as error:  # options can fail in any way
         reason = " ".join(str(error).split())[:300]
-        said = f"{options}"[:300]
         raise SettingsError(
-            f"cannot build {name} with {said}: {reason}"
+            f"cannot build {name} with {str(options)[:300]}: {reason}"
             "; correct model.architecture, model.encoder or model.options"
         ) from error
 
 
 def _description(
-    settings: ModelSettings, config: Mapping[str, Any] | None, channels: int
+    settings: ModelSettings, config: Mapping[str, object] | None, channels: int
 ) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of the architecture."""
+    """Return name and arguments of the architecture."""
     if settings.architecture is None and config is not None:
-        own = ("_model_class", "encoder_weights")
-        options = {key: value for key, value in config.items() if key not in own}
-        return str(config.get("_model_class")), options
+        options = dict(config)
+        return str(options.pop("_model_class", None)), options
     if settings.architecture and settings.encoder:
         options = {"encoder_name": settings.encoder, "in_channels": BANDS, **settings.options}
         return settings.architecture, options | {"classes": channels}
@@ -78,39 +75,35 @@ def _description(
     )
 
 
-def _architecture(name: str) -> type[nn.Module]:
-    # Slow to import (timm), and not needed to read about a checkpoint.
+def _find_architecture(name: str) -> type[nn.Module]:
+    # Slow to import (timm), and not needed to inspect a checkpoint.
     import segmentation_models_pytorch as smp  # noqa: PLC0415
 
-    known = {
-        m.__name__.lower(): m
-        for m in vars(smp).values()
-        if isinstance(m, type) and issubclass(m, nn.Module)
-    }
-    if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known, 1)
-        hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
+    architectures: dict[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
+    if name.lower() not in architectures:
+        near = difflib.get_close_matches(name.lower(), architectures, 1)
+        hint = f"; did you mean {architectures[near[0]].__name__}?" if near else ""
         raise SettingsError(f"unknown architecture {name[:80]!r}{hint}")
-    return known[name.lower()]
+    return architectures[name.lower()]
 
 
-def _check_options(options: Mapping[str, Any], architecture: type[nn.Module]) -> None:
-    """Arguments of sizes that can be, and no way to other files.
+def _check_options(options: Mapping[str, object], architecture: type[nn.Module]) -> None:
+    """Raise if an argument is too large, or would make timm read other files.
 
-    timm takes names of encoders that lead online (``hf-hub:``) or to a folder (``local-dir:``),
+    timm accepts names of encoders that lead online (``hf-hub:``) or to a folder (``local-dir:``),
     and arguments that name files (``checkpoint_path``).
     """
     for key, value in options.items():
-        if LEADS_ELSEWHERE.search(key):
+        if EXTERNAL_OPTION.search(key):
             raise SettingsError(
                 f"cannot build {architecture.__name__}: the option {key[:80]!r} would lead to "
                 "other files; weights come from the checkpoint alone"
             )
         for number in _numbers(value):
-            if not abs(number) <= LARGEST_OPTION:
+            if not abs(number) <= MAX_OPTION:
                 raise SettingsError(
                     f"cannot build {architecture.__name__}: {key} holds {number:g}; no number may "
-                    f"be above {LARGEST_OPTION}"
+                    f"be above {MAX_OPTION}"
                 )
     encoder = options.get("encoder_name", "resnet34")
     if not (isinstance(encoder, str) and re.fullmatch(r"[\w.+-]{1,100}", encoder, re.ASCII)):
@@ -120,8 +113,8 @@ def _check_options(options: Mapping[str, Any], architecture: type[nn.Module]) ->
         )
 
 
-def _numbers(value: Any) -> Iterator[float]:
-    """In a value of an option; infinite where one is too large for a float."""
+def _numbers(value: object) -> Iterator[float]:
+    """Yield the numbers in an option; infinity for one that is too large for a float."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -132,9 +125,9 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 class Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lets a network be built that a checkpoint can fill, and nothing much larger.
+    """Context that refuses to build a network much larger than its checkpoint.
 
-    Counted before memory is taken: a small file may describe a network of terabytes.
+    Numbers are counted before they are allocated: a small file may describe a network of terabytes.
     """
 
     def __init__(self, numbers: int, path: Path) -> None:

@@ -1,24 +1,28 @@
-"""A pickle as what it is: a list of instructions. They are followed with inert stand-ins.
+"""Read a pickle without running it: names and calls in it become inert stand-ins.
 
-Nothing is imported, called or allocated on the pickle's word: a name stays a name, a call stays a
-call that nobody makes. ``torch.load(weights_only=True)`` is not used, because what it allows can
-still be told to allocate (``bytearray(10**12)``, a memo of 2**31 places), or to stand for hours.
+Nothing is imported, called or allocated because a pickle says so. ``torch.load(weights_only=True)``
+does not give that: it allocates what the file asks for (``bytearray(10**12)``, the storages of a
+file from before PyTorch 1.6), crashes on hashing deeply nested keys, and compares no checksums.
 """
 
 from __future__ import annotations
 
 import io
-import pickletools
+import pickle
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from capecam.errors import CheckpointError
 
 LIMIT_BYTES = 4 << 20
-"""Of one pickle, without the numbers of its tensors. That of FPN-resnext50_32x4d with the state of
-Adam takes 0.2 MB; four million instructions take ten seconds."""
+"""Maximum size of one pickle, without the numbers of its tensors. That of FPN-resnext50_32x4d with
+the state of Adam takes 0.2 MB."""
+
+NAME_CHARACTERS = 200
+"""Maximum length of a name: a long one could be memoized and repeated a million times."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +34,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """What calling something would have made."""
+    """A call that a pickle asks for, and that is not made."""
 
     function: str
     arguments: tuple[Any, ...]
@@ -38,18 +42,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """To something that is kept outside the pickle: the numbers of a tensor."""
+    """A reference to data outside the pickle: the numbers of a tensor."""
 
     to: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What a pickle says there is."""
+class PickleContent(NamedTuple):
+    """Content of a pickle: values, lists, tuples, dicts with string keys, and stand-ins."""
 
-    content: Any
+    value: Any
     references: list[Reference]
-    """All of them, also those that are not in the content."""
+    """All references, also those that are not in the value."""
 
 
 HARMLESS = frozenset({
@@ -70,8 +73,8 @@ HARMLESS = frozenset({
     "lightning_fabric.utilities.data.AttributeDict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
 })  # fmt: skip
-"""What checkpoints hold beside tensors: numbers, paths and hyper-parameters. No other name may
-occur, although none would be run: a file that asks for one is not what it says it is."""
+"""Names that checkpoints hold beside tensors: numbers, paths and hyperparameters. A file with any
+other name is refused, although nothing would be run: it is not the checkpoint it claims to be."""
 
 HARMLESS_FAMILIES = re.compile(
     r"torch\.(storage\.)?\w*Storage|torch\._utils\._rebuild_\w+"
@@ -79,205 +82,135 @@ HARMLESS_FAMILIES = re.compile(
     r"|per_(tensor|channel)_\w+)"
 )
 
-VALUES = (
-    "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
-    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+INHERITED = (
+    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "PUT", "BINPUT", "LONG_BINPUT",
+    "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT",
+    "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
+    "SHORT_BINBYTES", "BINBYTES8", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "EMPTY_LIST", "LIST", "EMPTY_DICT", "GLOBAL", "STACK_GLOBAL", "BINPERSID",
 )  # fmt: skip
-"""Instructions that carry a value."""
+"""Opcodes that Python's own unpickler may interpret: none calls, hashes or allocates more than the
+file holds."""
 
 
-def interpret_pickle(stream: io.BytesIO) -> Described:
-    """Read one pickle: values, lists, tuples, dicts, and stand-ins for the rest.
-
-    Of a dict only what has a text as its key is kept. The stream is left behind the pickle.
+def interpret_pickle(stream: io.BytesIO) -> PickleContent:
+    """Read one pickle, and leave the stream behind it.
 
     Raises:
-        CheckpointError: it names what no state dict needs, or is damaged.
+        CheckpointError: the pickle names something that no state dict needs, or is damaged.
     """
-    machine = _Machine()
-    known = machine.instructions()
+    interpreter = _Interpreter(stream, encoding="latin-1")
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            known[opcode.name](argument)
-        return Described(machine.stack.pop(), machine.references)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"damaged or not a PyTorch checkpoint ({_short(error)})") from error
+        return PickleContent(interpreter.load(), interpreter.references)
+    except (
+        pickle.UnpicklingError, struct.error, EOFError,
+        ValueError, IndexError, KeyError, TypeError, AttributeError,
+    ) as error:  # fmt: skip
+        raise CheckpointError(
+            "damaged or not a PyTorch checkpoint (its pickle ends in "
+            f"{type(error).__name__}: {str(error)[:80]!r})"
+        ) from error
 
 
-def _short(error: Exception) -> str:
-    return f"its pickle ends in {type(error).__name__}: {str(error)[:80]!r}"
+class _Interpreter(pickle._Unpickler):
+    """Python's unpickler without the opcodes that could do harm."""
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+        for name in INHERITED
+    }
 
-class _Machine:
-    """The stack machine that a pickle is written for."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
-        """Stacks that a MARK has put aside."""
-        self.memo: dict[int, Any] = {}
+    def __init__(self, stream: io.BytesIO, *, encoding: str) -> None:
+        super().__init__(stream, encoding=encoding)
         self.references: list[Reference] = []
+        self._pairs_left = LIMIT_BYTES // 4
 
-    def instructions(self) -> dict[str, Callable[[Any], None]]:
-        """What to do, by the name of an instruction."""
-        own = (
-            "MARK", "POP", "POP_MARK", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET",
-            "LONG_BINGET", "DUP", "TUPLE", "LIST", "FROZENSET", "DICT", "TUPLE1", "TUPLE2",
-            "TUPLE3", "APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS", "GLOBAL",
-            "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID", "NONE", "NEWTRUE",
-            "NEWFALSE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_SET", "EMPTY_DICT",
-        )  # fmt: skip
-        known = {name: getattr(self, f"_{name.lower()}") for name in own}
-        known |= dict.fromkeys(VALUES, self._value)
-        return known | dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _: None)
+    def find_class(self, module: str, name: str) -> Name:
+        """Return a stand-in for a function or class.
 
-    def _value(self, value: Any) -> None:
-        self.stack.append(value)
+        Raises:
+            CheckpointError: the name is not one that checkpoints hold.
+        """
+        path = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)
+        harmless = path in HARMLESS or HARMLESS_FAMILIES.fullmatch(path)
+        if len(path) > NAME_CHARACTERS or not harmless:
+            raise CheckpointError(
+                f"refused, because it wants to run {path[:100]}; "
+                "save the state_dict alone, best as safetensors"
+            )
+        return Name(path)
 
-    def _none(self, _: None) -> None:
-        self.stack.append(None)
+    def persistent_load(self, pid: Any) -> Reference:
+        """Return a stand-in for the numbers of a tensor."""
+        self.references.append(Reference(pid))
+        return self.references[-1]
 
-    def _newtrue(self, _: None) -> None:
-        self.stack.append(True)
-
-    def _newfalse(self, _: None) -> None:
-        self.stack.append(False)
-
-    def _empty_tuple(self, _: None) -> None:
-        self.stack.append(())
-
-    def _empty_list(self, _: None) -> None:
-        self.stack.append([])
-
-    _empty_set = _empty_list
-
-    def _empty_dict(self, _: None) -> None:
-        self.stack.append({})
-
-    def _to_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.below.pop()
-        return items
-
-    def _mark(self, _: None) -> None:
-        self.below.append(self.stack)
-        self.stack = []
-
-    def _pop(self, _: None) -> None:
-        if self.stack:
-            self.stack.pop()
+    def _reduce(self) -> None:
+        """Replace a function and its arguments by a stand-in for the call."""
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+            raise TypeError("a call of something that is no function")
+        if function.path == "collections.OrderedDict":
+            pairs = arguments[0] if arguments else ()
+            self._pairs_left -= len(pairs)  # one list may be the argument of many calls
+            if self._pairs_left < 0:
+                raise ValueError("more entries of dicts than a pickle of its size describes")
+            self.stack.append({key: value for key, value in pairs if isinstance(key, str)})
         else:
-            self._to_mark()
+            self.stack.append(Call(function.path, arguments))
 
-    def _pop_mark(self, _: None) -> None:
-        self._to_mark()
+    def _build(self) -> None:
+        """Drop attributes, such as the versions in a state dict."""
+        self.stack.pop()
 
-    def _put(self, place: int) -> None:
-        self.memo[place] = self.stack[-1]
+    def _append(self) -> None:
+        self._extend([self.stack.pop()])
 
-    _binput = _long_binput = _put
+    def _appends(self) -> None:
+        self._extend(self.pop_mark())
 
-    def _memoize(self, _: None) -> None:
-        self._put(len(self.memo))
+    def _extend(self, items: list[Any]) -> None:
+        owner = self.stack[-1]
+        if isinstance(owner, list):
+            owner.extend(items)
+        elif not isinstance(owner, Call):
+            raise TypeError("items for something that is no list")
 
-    def _get(self, place: int) -> None:
-        self.stack.append(self.memo[place])
-
-    _binget = _long_binget = _get
-
-    def _dup(self, _: None) -> None:
-        self.stack.append(self.stack[-1])
-
-    def _tuple(self, _: None) -> None:
-        items = tuple(self._to_mark())
-        self.stack.append(items)
-
-    def _list(self, _: None) -> None:
-        items = self._to_mark()
-        self.stack.append(items)
-
-    _frozenset = _list
-
-    def _dict(self, _: None) -> None:
-        items = self._to_mark()
+    def _dict(self) -> None:
+        items = self.pop_mark()
         self.stack.append({})
-        self._set(items)
+        self._update(items)
 
-    def _last(self, count: int) -> tuple[Any, ...]:
-        if len(self.stack) < count:
-            raise IndexError("nothing on the stack")
-        items = tuple(self.stack[-count:])
-        del self.stack[-count:]
-        return items
+    def _setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._update([key, value])
 
-    def _tuple1(self, _: None) -> None:
-        self.stack.append(self._last(1))
+    def _setitems(self) -> None:
+        self._update(self.pop_mark())
 
-    def _tuple2(self, _: None) -> None:
-        self.stack.append(self._last(2))
-
-    def _tuple3(self, _: None) -> None:
-        self.stack.append(self._last(3))
-
-    def _append(self, _: None) -> None:
-        self._extend(self._last(1))
-
-    def _appends(self, _: None) -> None:
-        self._extend(self._to_mark())
-
-    _additems = _appends
-
-    def _extend(self, items: Any) -> None:
-        if isinstance(self.stack[-1], list):
-            self.stack[-1].extend(items)
-        elif not isinstance(self.stack[-1], Call):
-            raise TypeError("items for what is no list")
-
-    def _setitem(self, _: None) -> None:
-        self._set(self._last(2))
-
-    def _setitems(self, _: None) -> None:
-        self._set(self._to_mark())
-
-    def _set(self, items: Any) -> None:
+    def _update(self, items: list[Any]) -> None:
+        """Add entries with string keys; others are dropped, since hashing them could crash."""
         owner = self.stack[-1]
         if isinstance(owner, dict):
             pairs = zip(items[::2], items[1::2], strict=True)
             owner.update((key, value) for key, value in pairs if isinstance(key, str))
         elif not isinstance(owner, Call):
-            raise TypeError("entries for what is no dict")
+            raise TypeError("entries for something that is no dict")
 
-    def _global(self, argument: str) -> None:
-        self._name(*argument.split(" ", 1))
-
-    def _stack_global(self, _: None) -> None:
-        self._name(*self._last(2))
-
-    def _name(self, module: str, name: str) -> None:
-        path = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)
-        if path not in HARMLESS and not HARMLESS_FAMILIES.fullmatch(path):
-            raise CheckpointError(
-                f"refused, because it wants to run {path[:100]}; "
-                "save the state_dict alone, best as safetensors"
-            )
-        self.stack.append(Name(path))
-
-    def _reduce(self, _: None) -> None:
-        function, arguments = self._last(2)
-        if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            raise TypeError("a call of what is no function")
-        if function.path != "collections.OrderedDict":
-            self.stack.append(Call(function.path, arguments))
-            return
-        self.stack.append({})
-        for pair in arguments[0] if arguments else ():
-            self._set(pair)
-
-    _newobj = _reduce
-
-    def _build(self, _: None) -> None:
-        self._last(1)  # attributes, such as a state dict's versions: nothing that is needed
-
-    def _binpersid(self, _: None) -> None:
-        self.references.append(Reference(*self._last(1)))
-        self.stack.append(self.references[-1])
+    dispatch |= {
+        pickle.REDUCE[0]: _reduce,
+        pickle.NEWOBJ[0]: _reduce,
+        pickle.BUILD[0]: _build,
+        pickle.APPEND[0]: _append,
+        pickle.APPENDS[0]: _appends,
+        pickle.ADDITEMS[0]: _appends,
+        pickle.DICT[0]: _dict,
+        pickle.SETITEM[0]: _setitem,
+        pickle.SETITEMS[0]: _setitems,
+        pickle.EMPTY_SET[0]: dispatch[pickle.EMPTY_LIST[0]],  # a set would hash its items
+        pickle.FROZENSET[0]: dispatch[pickle.LIST[0]],
+        pickle.BYTEARRAY8[0]: dispatch[pickle.BINBYTES8[0]],  # a bytearray would be allocated first
+    }

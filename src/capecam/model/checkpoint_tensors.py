@@ -1,4 +1,4 @@
-"""Tensors that a pickle describes, laid over the bytes of the file; nothing is copied."""
+"""Map the tensors that a pickle describes onto the bytes of the file; nothing is copied."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from torch import Tensor
 
 from capecam.errors import CheckpointError
 from capecam.model.checkpoint_pickle import Call, Name, Reference
-from capecam.model.checkpoint_zip import ZipMember
+from capecam.model.checkpoint_zip import ZipMember, check_crc32
 
 DTYPES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16,
     "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16,
     "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
 }  # fmt: skip
-"""By the name of the storage. Complex, quantised and 8-bit floats are no weights of ours."""
+"""Types by name of the storage. Complex, quantised and 8-bit floats cannot be weights here."""
 
-DIMENSIONS = 8
-MOST = 1 << 48
-"""Of any number that a layout is made of; keeps products of hostile ones small."""
+MAX_DIMENSIONS = 8
+MAX_NUMBER = 1 << 48
+"""Upper bound of every number in a layout; keeps products of hostile ones small."""
 
 ITEM_BYTES = {"ComplexDouble": 16, "ComplexFloat": 8, "QInt8": 1, "QUInt8": 1, "QInt32": 4}
-"""Of storages whose tensors are not read, but stand between those that are."""
+"""Bytes of a number in storages that are not read, but may precede others in a legacy file."""
 
+MAX_WRAPPERS = 8
 WRAPPED = ("_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter", "Buffer")
 PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the numbers of a tensor lie, counted in numbers."""
+    """Position of a tensor's numbers in its storage; sizes and offsets count numbers."""
 
     storage: str
     storage_size: int
@@ -45,12 +46,12 @@ class Layout:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.storage, str):  # a tuple of 80 bytes can have terabytes as a text
+        if not isinstance(self.storage, str):  # 80 bytes can describe a tuple whose repr has TBs
             raise CheckpointError("is kept in a storage that is named by no text; save it again")
         numbers = (self.storage_size, self.offset, *self.shape, *self.strides)
-        if not all(type(n) is int and 0 <= n < MOST for n in numbers):
+        if not all(type(n) is int and 0 <= n < MAX_NUMBER for n in numbers):
             raise CheckpointError("has a size, an offset or a stride that cannot be")
-        if len(self.shape) > DIMENSIONS or len(self.shape) != len(self.strides):
+        if len(self.shape) > MAX_DIMENSIONS or len(self.shape) != len(self.strides):
             raise CheckpointError(f"has {len(self.shape)} sizes and {len(self.strides)} strides")
         steps = zip(self.shape, self.strides, strict=True)
         last = self.offset + sum((size - 1) * stride for size, stride in steps)
@@ -61,30 +62,62 @@ class Layout:
 
     @property
     def count(self) -> int:
-        """Numbers in the tensor."""
+        """Count of the tensor's numbers."""
         return math.prod(self.shape)
 
 
-def tensor_layouts(content: Mapping[str, Any]) -> dict[str, Layout]:
-    """Of all that are tensors in a state dict.
+def map_tensors(
+    data: mmap, state_dict: Mapping[str, object], storages: Mapping[str, ZipMember]
+) -> dict[str, Tensor]:
+    """Return the tensors in a state dict as views of the file's bytes.
+
+    Args:
+        data: the file.
+        state_dict: as a pickle describes it; entries that are no tensors are skipped.
+        storages: position of each storage in the file.
 
     Raises:
-        CheckpointError: one is of a kind, or has a layout, that no weights have.
+        CheckpointError: a tensor has a type or layout that no weights have, or its numbers are
+            missing or damaged.
     """
-    found = {}
-    for key, value in content.items():
+    tensors: dict[str, Tensor] = {}
+    flat: dict[tuple[str, torch.dtype], Tensor] = {}
+    for key, value in state_dict.items():
         try:
             layout = _layout(value)
+            if layout is not None:
+                tensors[key] = _map_tensor(data, layout, storages, flat)
         except CheckpointError as error:
             raise CheckpointError(f"{key[:120]} {error}") from error
-        if layout is not None:
-            found[key] = layout
-    return found
+    return tensors
 
 
-def _layout(value: Any) -> Layout | None:
-    """None, if it is no tensor."""
-    call = _unwrapped(value)
+def _map_tensor(
+    data: mmap,
+    layout: Layout,
+    storages: Mapping[str, ZipMember],
+    flat: dict[tuple[str, torch.dtype], Tensor],
+) -> Tensor:
+    storage, itemsize = storages.get(layout.storage), layout.dtype.itemsize
+    if storage is None or layout.storage_size * itemsize > storage.size:
+        raise CheckpointError(
+            f"is damaged: it wants {layout.storage_size} numbers, and the file holds "
+            f"{storage.size if storage else 0} bytes for it"
+        )
+    if not layout.count:
+        return torch.empty(layout.shape, dtype=layout.dtype)
+    key = layout.storage, layout.dtype
+    if key not in flat:
+        check_crc32(data, storage, f"is damaged: data/{layout.storage}")
+        flat[key] = torch.frombuffer(
+            data, dtype=layout.dtype, offset=storage.start, count=storage.size // itemsize
+        )
+    return flat[key].as_strided(layout.shape, layout.strides, layout.offset)
+
+
+def _layout(value: object) -> Layout | None:
+    """Return the layout of a value, or None if it is no tensor."""
+    call = _unwrap(value)
     kind = call.function.rsplit(".", 1)[-1] if call else ""
     if call is None or not kind.startswith("_rebuild_"):
         return None
@@ -106,9 +139,9 @@ def _layout(value: Any) -> Layout | None:
         raise CheckpointError(f"is of {error.args[0][:40]}s; save it as float32") from error
 
 
-def _unwrapped(value: Any) -> Call | None:
-    """The call that makes the tensor in a parameter, or in a subclass of tensors."""
-    for _ in range(DIMENSIONS):
+def _unwrap(value: object) -> Call | None:
+    """Return the call that makes the tensor in a parameter, or in a subclass of tensors."""
+    for _ in range(MAX_WRAPPERS):
         if not isinstance(value, Call):
             return None
         kind = value.function.rsplit(".", 1)[-1]
@@ -116,8 +149,9 @@ def _unwrapped(value: Any) -> Call | None:
             value = value.arguments[0]
         elif kind == "_rebuild_from_type_v2" and len(value.arguments) >= 3:
             function, _, arguments = value.arguments[:3]
-            whole = isinstance(function, Name) and isinstance(arguments, tuple)
-            value = Call(function.path, arguments) if whole else None
+            if not isinstance(function, Name) or not isinstance(arguments, tuple):
+                return None
+            value = Call(function.path, arguments)
         else:
             return value
     return None
@@ -130,50 +164,12 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 def item_sizes(references: Iterable[Reference]) -> dict[str, int]:
-    """Bytes of a number, by storage; storages of an unknown kind are left out."""
-    known = {name: dtype.itemsize for name, dtype in DTYPES.items()} | ITEM_BYTES
+    """Return the bytes of a number by storage; storages of an unknown kind are left out."""
+    by_kind = {name: dtype.itemsize for name, dtype in DTYPES.items()} | ITEM_BYTES
     sizes: dict[str, int] = {}
     for reference in references:
         match reference.to:
             case (_, Name(path), str(key), *_):
                 kind = path.rsplit(".", 1)[-1].removesuffix("Storage")
-                sizes |= {key: known[kind]} if kind in known else {}
+                sizes |= {key: by_kind[kind]} if kind in by_kind else {}
     return sizes
-
-
-def map_tensors(
-    data: mmap, wanted: Mapping[str, Layout], records: Mapping[str, ZipMember]
-) -> dict[str, Tensor]:
-    """Tensors over the file's bytes.
-
-    Args:
-        data: the file.
-        wanted: their layouts.
-        records: where each storage lies.
-
-    Raises:
-        CheckpointError: the file does not hold what a layout says.
-    """
-    numbers: dict[tuple[str, torch.dtype], Tensor] = {}
-    for key, layout in wanted.items():
-        record = records.get(layout.storage)
-        if record is None or layout.storage_size * layout.dtype.itemsize > record.size:
-            held = 0 if record is None else record.size
-            raise CheckpointError(
-                f"damaged: {key[:120]} wants {layout.storage_size} numbers, and the file holds "
-                f"{held} bytes for it"
-            )
-        name = (layout.storage, layout.dtype)
-        if layout.storage_size and name not in numbers:
-            numbers[name] = torch.frombuffer(
-                data, dtype=layout.dtype, offset=record.start,
-                count=record.size // layout.dtype.itemsize,
-            )  # fmt: skip
-    return {key: _placed(numbers, layout) for key, layout in wanted.items()}
-
-
-def _placed(numbers: Mapping[tuple[str, torch.dtype], Tensor], layout: Layout) -> Tensor:
-    if not layout.count:
-        return torch.empty(layout.shape, dtype=layout.dtype)
-    flat = numbers[layout.storage, layout.dtype]
-    return flat.as_strided(layout.shape, layout.strides, layout.offset)

@@ -1,7 +1,7 @@
-"""What autograd's graph of one forward tells about a network.
+"""Inspect a network by autograd's graph of one forward.
 
-It shows what runs, in which order and what reads what, whatever the modules are called; and
-functional calls, which no list of modules names.
+The graph shows which modules run, in which order and on whose output, whatever they are called; and
+functional calls, which no list of modules has.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ NOT_RELU = (
     "Softshrink", "Threshold",
 )  # fmt: skip
 """Activations for which guided backpropagation is not defined, as autograd's nodes name them.
-Sigmoid and softmax are left out: as gates (squeeze-and-excitation) they are no activation."""
+Sigmoid and softmax are not listed: as gates (squeeze-and-excitation) they are no activation."""
 
 PROBE_PX = 128
-"""Edge of the tile with which a network is looked over; the strides of all encoders divide it."""
+"""Edge of the tile with which a network is inspected; the strides of all encoders divide it."""
 
 
 class _Call(NamedTuple):
-    """One run of a module."""
+    """One call of a module."""
 
     module: nn.Module
     source: Node | None
-    """What made its input."""
+    """Node that computed its input."""
     result: Node | None
-    """What made its output."""
+    """Node that computed its output."""
 
 
 def why_not_guided(network: nn.Module) -> str | None:
-    """Why a network has no guided gradient, or None: every activation must be an ``nn.ReLU``."""
+    """Explain why a network has no guided gradient; None if every activation is an ``nn.ReLU``."""
     calls, root = _watch(network, lambda module: isinstance(module, nn.ReLU))
     names = [re.sub(r"Backward\d*$", "", node.name()) for node in _nodes(root)]
     others = sorted(set(names) & set(NOT_RELU))
@@ -57,20 +57,20 @@ def why_not_guided(network: nn.Module) -> str | None:
 def executed_modules(
     network: nn.Module, interesting: Callable[[nn.Module], bool]
 ) -> list[nn.Module]:
-    """The interesting modules in the order in which a forward runs them, each as often."""
+    """Return the interesting modules in the order of their calls in one forward."""
     return [call.module for call in _watch(network, interesting)[0]]
 
 
 def normed_convolutions(network: nn.Module) -> dict[nn.Conv2d, nn.BatchNorm2d]:
-    """Every convolution whose output one batch norm reads, and nothing else.
+    """Return each convolution whose output is read by one batch norm alone.
 
-    Not a hooked target layer whose hook hands on a copy: the batch norm then reads the copy.
+    A hooked target layer is none of them: its batch norm reads the copy that the hook returns.
     """
     # Subclasses may do more (standardise weights, activate), so exact types only.
     calls, root = _watch(network, lambda module: type(module) in (nn.Conv2d, nn.BatchNorm2d))
     times = Counter(call.module for call in calls)
     readers = Counter(parent for node in _nodes(root) for parent in _parents(node))
-    made_by = {
+    by_result = {
         call.result: call.module
         for call in calls
         if isinstance(call.module, nn.Conv2d)
@@ -78,12 +78,12 @@ def normed_convolutions(network: nn.Module) -> dict[nn.Conv2d, nn.BatchNorm2d]:
         and times[call.module] == readers[call.result] == 1
     }
     return {
-        made_by[call.source]: call.module
+        by_result[call.source]: call.module
         for call in calls
         if isinstance(call.module, nn.BatchNorm2d)
         and call.module.running_var is not None
         and times[call.module] == 1
-        and call.source in made_by
+        and call.source in by_result
     }
 
 
@@ -91,22 +91,22 @@ def normed_convolutions(network: nn.Module) -> dict[nn.Conv2d, nn.BatchNorm2d]:
 def _watch(
     network: nn.Module, interesting: Callable[[nn.Module], bool]
 ) -> tuple[list[_Call], Node | None]:
-    """The runs of interesting modules in one forward, and the root of its graph."""
+    """Run one forward; return the calls of interesting modules, and the root of its graph."""
     calls: list[_Call] = []
     parameter = next(network.parameters())
     pixels = torch.zeros(1, 3, PROBE_PX, PROBE_PX, dtype=parameter.dtype, device=parameter.device)
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls.append(_Call(module, inputs[0].grad_fn, output.grad_fn))
 
-    with _hooked([m for m in network.modules() if interesting(m)], note):
+    with _hooked([m for m in network.modules() if interesting(m)], record):
         logits = network(pixels.requires_grad_())
     return calls, logits.grad_fn
 
 
 @contextmanager
 def _hooked(modules: list[nn.Module], hook: Callable[..., None]) -> Iterator[None]:
-    """A forward hook before all others, and none afterwards."""
+    """Register a forward hook before all others inside the context."""
     handles = [module.register_forward_hook(hook, prepend=True) for module in modules]
     try:
         yield
@@ -116,15 +116,15 @@ def _hooked(modules: list[nn.Module], hook: Callable[..., None]) -> Iterator[Non
 
 
 def _nodes(root: Node | None) -> set[Node]:
-    """Every node of a graph."""
-    seen: set[Node] = set()
+    """Return all nodes of a graph."""
+    nodes: set[Node] = set()
     stack = [root] if root is not None else []
     while stack:
         node = stack.pop()
-        if node not in seen:
-            seen.add(node)
+        if node not in nodes:
+            nodes.add(node)
             stack.extend(_parents(node))
-    return seen
+    return nodes
 
 
 def _parents(node: Node) -> Iterator[Node]:

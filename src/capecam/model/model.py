@@ -1,14 +1,13 @@
-"""From a checkpoint to a frozen network: what it is, how it wants its input, where CAMs look."""
+"""Load a checkpoint as a frozen network, with its classes, normalisation and target layer."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +20,13 @@ from capecam.model.introspection import PROBE_PX, executed_modules
 from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSettings, Triple
 
 HEAD = "segmentation_head.0.weight"
-"""The last layer of every segmentation_models_pytorch network: (classes, channels, kh, kw)."""
+"""Last layer of every segmentation_models_pytorch network: (classes, channels, kh, kw)."""
 
 OPTIONAL = "num_batches_tracked"
-"""A counter of batch norms that inference never reads; older files lack it."""
+"""Counter of batch norms that inference never reads; older files lack it."""
 
 SCALING = ("mean", "std")
-"""Buffers beside the network, (1, 3, 1, 1), with which a checkpoint carries its normalisation."""
+"""Buffers of normalisation beside the network in a checkpoint, (1, 3, 1, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Normalisation:
     def on(
         self, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> Callable[[Tensor], Tensor]:
-        """Itself as a function of (..., 3, H, W) pixels there, whose constants go up once."""
+        """Return it as a function of (..., 3, H, W) pixels on a device."""
         scale = self.input_max / 255
         mean, std = (
             torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
@@ -61,26 +60,26 @@ class Normalisation:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network that is ready to be explained."""
+    """Network that is ready to be explained."""
 
     network: nn.Module
-    """In eval mode, parameters frozen, on the CPU. (B, 3, H, W) -> logits (B, channels, H, W)."""
+    """Network on the CPU in eval mode, parameters frozen: (B, 3, H, W) -> (B, channels, H, W)."""
     classes: tuple[ClassSettings, ...]
-    """By output channel; 0 is the background, and has no channel if ``sigmoid``."""
+    """Classes by output channel; 0 is the background, and has no channel if ``sigmoid``."""
     normalisation: Normalisation
     target_layer: str
-    """Path of the module whose output the CAMs are made of."""
+    """Path of the module from whose output CAMs are computed."""
     architecture: str
     sha256: str
-    """Of the checkpoint file."""
+    """Checksum of the checkpoint file."""
     ignored: tuple[str, ...]
     """Keys of the checkpoint that are not part of the network."""
     sigmoid: bool = False
-    """The network has one channel: the logit of class 1, against 0 for the background."""
+    """True if the network has one channel: the logit of class 1, against 0 for the background."""
 
     @property
     def foreground(self) -> tuple[ClassSettings, ...]:
-        """All classes but the background: the bands of every heatmap."""
+        """All classes except the background: the bands of every heatmap."""
         return self.classes[1:]
 
 
@@ -88,19 +87,14 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
     """Load a checkpoint into the network that settings or its own folder describe.
 
     Raises:
-        CheckpointError: unreadable, unsafe, or not of this network.
-        SettingsError: the settings name no or an unknown architecture, encoder or layer.
+        CheckpointError: the checkpoint is unreadable, unsafe, or not of this network.
+        SettingsError: architecture, encoder or layer is missing or unknown.
     """
     return build_model(read_weights(path), settings)
 
 
 def build_model(weights: Weights, settings: ModelSettings) -> Model:
-    """The same from a checkpoint that has been read.
-
-    Raises:
-        CheckpointError: not of this network.
-        SettingsError: the settings name no or an unknown architecture, encoder or layer.
-    """
+    """Build the model of weights that have been read; raises as :func:`load_model`."""
     path, channels = weights.path, channel_count(weights)
     sigmoid = _is_sigmoid(settings, weights, channels)
     with Budget(sum(tensor.numel() for tensor in weights.tensors.values()), path):
@@ -124,7 +118,7 @@ def build_model(weights: Weights, settings: ModelSettings) -> Model:
 
 
 def channel_count(weights: Weights) -> int:
-    """Output channels, read from the last layer.
+    """Return the number of output channels, from the shape of the last layer.
 
     Raises:
         CheckpointError: the checkpoint has no segmentation head.
@@ -138,15 +132,15 @@ def channel_count(weights: Weights) -> int:
 
 
 def _is_sigmoid(settings: ModelSettings, weights: Weights, channels: int) -> bool:
-    """Whether probabilities are a sigmoid's: of the one channel there is."""
-    said = settings.activation or settings.options.get("activation")
-    said = said or (weights.config or {}).get("activation")
-    if said == "sigmoid" and channels > 1:
+    """Return True if the one channel is the logit of a sigmoid."""
+    activation = settings.activation or settings.options.get("activation")
+    activation = activation or (weights.config or {}).get("activation")
+    if activation == "sigmoid" and channels > 1:
         raise CheckpointError(
             f"{weights.path}: the network has {channels} sigmoid channels, whose classes may "
             "overlap; only softmax, or one sigmoid channel, can be mapped"
         )
-    if said == "softmax" and channels == 1:
+    if activation == "softmax" and channels == 1:
         raise CheckpointError(
             f"{weights.path}: the network has one channel, which softmax would make 1 everywhere; "
             "set model.activation to sigmoid"
@@ -155,7 +149,6 @@ def _is_sigmoid(settings: ModelSettings, weights: Weights, channels: int) -> boo
 
 
 def _check_bands(network: nn.Module, path: Path) -> None:
-    """The filled network says how many bands it takes: by its first convolution."""
     bands = next(m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d))
     if bands != BANDS:
         raise CheckpointError(
@@ -165,7 +158,6 @@ def _check_bands(network: nn.Module, path: Path) -> None:
 
 
 def _check_finite(network: nn.Module, path: Path) -> None:
-    """One number that is none makes every pixel wrong."""
     for key, tensor in network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
@@ -176,30 +168,25 @@ def _check_finite(network: nn.Module, path: Path) -> None:
             raise CheckpointError(f"{path}: {key} holds variances below 0: damaged; copy it again")
 
 
-def _check_classes(found: int, path: Path, channels: int) -> None:
-    """One channel is a sigmoid's, and stands for two classes."""
+def _check_classes(configured: int, path: Path, channels: int) -> None:
     classes = max(channels, 2)
-    if found != classes:
+    if configured != classes:
         kind = "one sigmoid channel, so 2 classes" if channels == 1 else f"{classes} classes"
         raise CheckpointError(
             f"{path}: the network has {kind}, but the configuration "
-            f"names {found}; correct model.classes"
+            f"names {configured}; correct model.classes"
         )
 
 
 def _check_output(network: nn.Module, path: Path) -> None:
-    """A network of the right tensors can still upsample wrongly: no tensor says by how much.
-
-    Raises:
-        CheckpointError: the answer does not lie on the pixels of the question.
-    """
+    """Raise if the output has another size than the input: no tensor tells the upsampling."""
     parameter = next(network.parameters())
     tile = torch.zeros(1, BANDS, PROBE_PX, PROBE_PX, dtype=parameter.dtype)
     try:
         with torch.no_grad():
             shape = tuple(network(tile).shape[-2:])
     except (RuntimeError, ValueError, AssertionError):
-        return  # it wants tiles of another size, and says so when it gets them
+        return  # tiles of this size are refused; others are checked when they come
     if shape != (PROBE_PX, PROBE_PX):
         raise CheckpointError(
             f"{path}: the network makes {shape[0]} x {shape[1]} pixels of {PROBE_PX} x "
@@ -208,50 +195,42 @@ def _check_output(network: nn.Module, path: Path) -> None:
 
 
 def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
-    """Load the tensors; return the keys that are not the network's."""
-    wanted = network.state_dict()
-    prefix = _prefix(weights.tensors)
+    """Load the tensors into the network; return the keys that it does not have."""
+    state = network.state_dict()
+    # Lightning puts ``model.`` before the network's own keys.
+    prefix = next(key.removesuffix(HEAD) for key in weights.tensors if key.endswith(HEAD))
     offered = {
         key.removeprefix(prefix): tensor
         for key, tensor in weights.tensors.items()
         if key.startswith(prefix)
     }
-    for key, tensor in wanted.items():
+    for key, tensor in state.items():
         if not (key.endswith(OPTIONAL) and key not in offered):
             _check_fits(weights.path, f"{prefix}{key}", offered.get(key), tensor)
-    network.load_state_dict({k: v for k, v in offered.items() if k in wanted}, strict=False)
-    known = {f"{prefix}{key}" for key in wanted} | {*SCALING}
-    return tuple(key for key in weights.tensors if key not in known)
+    network.load_state_dict({k: v for k, v in offered.items() if k in state}, strict=False)
+    used = {f"{prefix}{key}" for key in state} | {*SCALING}
+    return tuple(key for key in weights.tensors if key not in used)
 
 
-def _check_fits(path: Path, key: str, offered: Tensor | None, wanted: Tensor) -> None:
-    """A tensor of the file in the place of the network's own."""
+def _check_fits(path: Path, key: str, offered: Tensor | None, expected: Tensor) -> None:
     if offered is None:
         raise CheckpointError(
-            f"{path}: {key} is missing, which the network wants with shape {tuple(wanted.shape)}"
+            f"{path}: {key} is missing, which the network wants with shape {tuple(expected.shape)}"
             "; correct model.architecture, model.encoder or model.options"
         )
-    if offered.shape != wanted.shape:
+    if offered.shape != expected.shape:
         raise CheckpointError(
             f"{path}: {key} has shape {tuple(offered.shape)}, but the network wants "
-            f"{tuple(wanted.shape)}; correct model.architecture, model.encoder or model.options"
+            f"{tuple(expected.shape)}; correct model.architecture, model.encoder or model.options"
         )
-    if wanted.is_floating_point() > offered.is_floating_point():
+    if expected.is_floating_point() > offered.is_floating_point():
         raise CheckpointError(
             f"{path}: {key} holds {offered.dtype}, but the network wants floats; save it as float32"
         )
 
 
-def _prefix(offered: Iterable[str]) -> str:
-    """What stands before the network's own keys: ``model.`` in a Lightning checkpoint."""
-    for key in offered:
-        if key.endswith(HEAD):
-            return key.removesuffix(HEAD)
-    return ""
-
-
 def _normalisation(settings: ModelSettings, weights: Weights) -> Normalisation:
-    """Mean and std from the settings, else from the checkpoint's buffers, else ImageNet's."""
+    """Take mean and std from the settings, else from the checkpoint's buffers, else ImageNet's."""
 
     def triple(name: str, chosen: Triple | None, default: Triple) -> Triple:
         own = weights.tensors.get(name)
@@ -273,10 +252,10 @@ def _normalisation(settings: ModelSettings, weights: Weights) -> Normalisation:
 
 
 def check_tile(network: nn.Module, tiling: Tiling) -> None:
-    """A tile must be of whole heatmap blocks and of whole samples of the deepest activations.
+    """Check that a tile has whole heatmap blocks and whole samples of the deepest activations.
 
     Raises:
-        SettingsError: it is not; the message names the nearest that is.
+        SettingsError: it has not; the message names the nearest sizes that have.
     """
     divides = getattr(network, "requires_divisible_input_shape", True)
     divisor = getattr(getattr(network, "encoder", None), "output_stride", 1) if divides else 1
@@ -290,8 +269,8 @@ def check_tile(network: nn.Module, tiling: Tiling) -> None:
         )
 
 
-def describe(settings: ModelSettings, config: Mapping[str, Any] | None) -> str:
-    """Architecture and encoder in words, or "unknown"."""
+def describe(settings: ModelSettings, config: Mapping[str, object] | None) -> str:
+    """Name architecture and encoder, or return "unknown"."""
     if settings.architecture:
         return f"{settings.architecture} ({settings.encoder})"
     if config:
@@ -300,10 +279,10 @@ def describe(settings: ModelSettings, config: Mapping[str, Any] | None) -> str:
 
 
 def find_layer(network: nn.Module, name: str | None) -> str:
-    """Full path of a layer given as ``layer4.2.conv3``, ``layer4[-1].conv3`` or None (default).
+    """Return the full path of a layer: ``layer4.2.conv3``, ``layer4[-1].conv3``, None (default).
 
     Raises:
-        SettingsError: no such layer; the message names the nearest.
+        SettingsError: the layer does not exist; the message names similar ones.
     """
     if name is None:
         return _last_encoder_conv(network)
@@ -318,7 +297,7 @@ def find_layer(network: nn.Module, name: str | None) -> str:
 
 
 def _walk(module: nn.Module, parts: list[str]) -> str | None:
-    """The parts as a path of existing modules; a negative index counts from the end."""
+    """Resolve a path, in which negative indices count from the end; None if a module is missing."""
     path: list[str] = []
     for part in parts:
         children = dict(module.named_children())
@@ -332,7 +311,7 @@ def _walk(module: nn.Module, parts: list[str]) -> str | None:
 
 
 def _last_encoder_conv(network: nn.Module) -> str:
-    """The last Conv2d that the encoder runs, seen in a run; definition order can differ."""
+    """Return the path of the last Conv2d that the encoder runs; definition order can differ."""
     encoder = network.get_submodule("encoder") if hasattr(network, "encoder") else network
     convolutions = {module for module in encoder.modules() if isinstance(module, nn.Conv2d)}
     ran = executed_modules(network, convolutions.__contains__)

@@ -1,4 +1,4 @@
-"""One colour scale for the city: per method and class, from a seeded sample of tiles."""
+"""Calibrate heatmaps: one colour scale per method and class for the city, from sampled tiles."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from capecam.store.records import CalibrationRecord, CalibrationSource, read_rec
 
 PERCENTILE = 99.5
 
-Told = Callable[[tuple[str, ...]], object]
+OnReading = Callable[[tuple[str, ...]], object]
+"""Called with the names of images before they are read, and with none after."""
 
 
 def calibration_key(engine: Engine) -> dict[str, str]:
-    """What raw values depend on, beside the imagery."""
+    """Return what raw values depend on, beside the imagery."""
     return {
         "checkpoint": engine.model.sha256,
         "target_layer": engine.model.target_layer,
@@ -37,10 +38,10 @@ def calibration_key(engine: Engine) -> dict[str, str]:
 
 
 def read_calibration(run_json: Path) -> CalibrationRecord:
-    """The calibration in a run's record.
+    """Read the calibration from a run's record.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: the file holds none.
     """
     try:
         return read_record(run_json, CalibrationSource).calibration
@@ -53,25 +54,25 @@ def read_calibration(run_json: Path) -> CalibrationRecord:
 
 
 def load_calibration(run_json: Path, engine: Engine) -> CalibrationRecord:
-    """The calibration of another run.
+    """Read the calibration of another run.
 
     Raises:
-        SettingsError: unreadable, or made with another checkpoint, layer, score or methods.
+        SettingsError: it is unreadable, or of another checkpoint, layer, score or methods.
     """
-    found = read_calibration(run_json)
-    if reason := why_not_usable(found, engine):
+    calibration = read_calibration(run_json)
+    if reason := why_not_usable(calibration, engine):
         raise SettingsError(
             f"{run_json}: its calibration does not fit this run: {reason}"
             "; take another run's, or leave out --calibration"
         )
-    return found
+    return calibration
 
 
 def why_not_usable(calibration: CalibrationRecord, engine: Engine) -> str | None:
-    """In what a calibration differs from what an engine makes, or None."""
-    for key, wanted in calibration_key(engine).items():
-        if calibration.key.get(key) != wanted:
-            return f"{key} is {calibration.key.get(key)}, this run has {wanted}"
+    """Explain how a calibration differs from an engine's; None if it fits."""
+    for key, value in calibration_key(engine).items():
+        if calibration.key.get(key) != value:
+            return f"{key} is {calibration.key.get(key)}, this run has {value}"
     classes = len(engine.model.foreground)
     for method in set(engine.methods) & calibration.scale_max.keys():
         if len(calibration.scale_max[method]) != classes:
@@ -83,9 +84,9 @@ def why_not_usable(calibration: CalibrationRecord, engine: Engine) -> str | None
 
 
 def calibrate(
-    sampled: Iterable[Tile], tiling: Tiling, engine: Engine, batch_size: int
+    sample: Iterable[Tile], tiling: Tiling, engine: Engine, batch_size: int
 ) -> CalibrationRecord:
-    """Look at a sample of tiles: the 99.5th percentile of positive raw values, as written.
+    """Take the 99.5th percentile of positive raw values, resampled as they are written.
 
     Raises:
         NotFiniteError: the network's gradients overflowed.
@@ -95,57 +96,57 @@ def calibrate(
         method: [[] for _ in range(classes)] for method in engine.methods
     }
     tiles = 0
-    for batch in batches(sampled, batch_size):
+    for batch in batches(sample, batch_size):
         maps = engine(batch.pixels, batch.valid)
         check_finite(maps.broken, engine.precision)
         valid = batch.valid[:, None].to(engine.device)
         for method, heat in maps.heat.items():
             unit = unit_of(method, tiling)
-            raw, seen = resample(heat, tiling.size // unit), block_validity(valid, unit)[:, 0]
+            raw = resample(heat, tiling.size // unit)
+            positive = (raw > 0) & block_validity(valid, unit)
             for c in range(classes):
-                positive = raw[:, c][seen & (raw[:, c] > 0)]
-                values[method][c].append(positive.cpu().numpy().astype(np.float32))
+                found = raw[:, c][positive[:, c]]
+                values[method][c].append(found.cpu().numpy().astype(np.float32))
         tiles += len(batch.windows)
-    scale_max = {method: tuple(map(_top, by_class)) for method, by_class in values.items()}
+    scale_max = {method: tuple(map(_scale_max, by_class)) for method, by_class in values.items()}
     return CalibrationRecord(scale_max=scale_max, key=calibration_key(engine), tiles=tiles)
 
 
-def _top(parts: list[NDArray[np.float32]]) -> float | None:
+def _scale_max(parts: list[NDArray[np.float32]]) -> float | None:
     values = np.concatenate(parts) if parts else np.empty(0, np.float32)
     return float(np.percentile(values, PERCENTILE)) if values.size else None
 
 
 def sample_tiles(
-    city: City, tiling: Tiling, tiles: int, seed: int, told: Told = lambda _names: None
+    city: City, tiling: Tiling, tiles: int, seed: int, on_reading: OnReading = lambda _: None
 ) -> Iterator[Tile]:
-    """The first valid tiles in the order of a hash of their place on the lattice.
+    """Yield the first valid tiles in the order of a hash of their indices.
 
-    It depends on the windows' places alone, not on how the mosaic is cut into files. ``told`` hears
-    the names of the images that are going to be read, and of none when they have been.
+    The order does not depend on how the mosaic is cut into files.
     """
-    found = 0
+    count = 0
     with Reader(city.mosaic) as reader:
-        for i, j in hash_order(_lattice(city, tiling), seed):
+        for i, j in hash_order(_tile_keys(city, tiling), seed):
             window = tiling.window(int(i), int(j))
             names = tuple(source.name for source in city.mosaic.touching(window))
             if not city.excluded.isdisjoint(names):
                 continue
-            told(names)
+            on_reading(names)
             try:
                 pixels, valid = reader.read(window)
             except ImageError:
-                continue  # its cell will fail and say so; the scale comes from the others
+                continue  # its cell will fail; the scale comes from the others
             finally:
-                told(())
+                on_reading(())
             if valid.any():
                 yield Tile(window, torch.from_numpy(pixels), torch.from_numpy(valid))
-                found += 1
-            if found == tiles:
+                count += 1
+            if count == tiles:
                 return
 
 
-def _lattice(city: City, tiling: Tiling) -> NDArray[np.int64]:
-    """(N,) keys of every window of interest that touches a source, each once."""
+def _tile_keys(city: City, tiling: Tiling) -> NDArray[np.int64]:
+    """Return (N,) unique keys of the windows of interest that touch a source."""
     windows = (source.window for source in city.mosaic.sources)
     keys = [index_key(*city.interest.selected_indices(tiling, window)) for window in windows]
     return np.unique(np.concatenate(keys))

@@ -1,10 +1,9 @@
-"""Makes cells: one network on one device, wherever it runs."""
+"""Run cells one after the other, with one network on one device."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -16,34 +15,34 @@ from capecam.errors import CapecamError, DeviceError, StoppedError
 from capecam.grid import Cell
 from capecam.model.model import Model, check_tile, load_model
 from capecam.mosaic.city import City
-from capecam.pipeline.calibration import Told
-from capecam.pipeline.cell import CellReport, Job, process
+from capecam.pipeline.calibration import OnReading
+from capecam.pipeline.cell import CellReport, Job, OnTiles, process
 from capecam.pipeline.preparation import RunConstants, prepare
 from capecam.settings import Settings
 from capecam.settings.tree import required
 from capecam.store.ledger import Ledger, products_in
 from capecam.store.records import CellRecord, RunRecord
-from capecam.store.staleness import ImageHashes, Inputs, cell_inputs
+from capecam.store.staleness import ImageHashes, cell_inputs
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """How it went with a cell."""
+    """Result of an attempt to process a cell."""
 
     cell: Cell
     report: CellReport | None
-    """None: it failed."""
+    """None if it failed."""
     reason: str = ""
-    """Why it failed."""
+    """Reason why it failed."""
 
 
 class CellRunner:
-    """Loads the network, and makes one cell after the other.
+    """Loads the network, and processes one cell after the other.
 
     Args:
-        settings: at least ``out``, and ``checkpoint`` where no model is given.
+        settings: at least ``out``, and ``checkpoint`` if no model is given.
         model: a network that is loaded already.
 
     Raises:
@@ -53,94 +52,87 @@ class CellRunner:
     def __init__(self, settings: Settings, model: Model | None = None) -> None:
         self._settings = settings
         self._ledger = Ledger.of(required(settings.out, "out", "--out DIR"))
-        self._engine = build_engine(settings, model or _load(settings))
-        self._contents = ImageHashes()
+        self._engine = _build_engine(settings, model or _load(settings))
+        self._hashes = ImageHashes()
         self._job: Job | None = None
-        self._inputs: Inputs | None = None
 
     def prepare(
-        self, city: City, previous: RunRecord | None, told: Told = lambda _names: None
+        self, city: City, previous: RunRecord | None, on_reading: OnReading = lambda _names: None
     ) -> RunConstants:
-        """See :func:`capecam.pipeline.preparation.prepare`."""
-        return prepare(self._engine, self._settings, city, previous, told)
+        """Choose the constants of a run: see :func:`capecam.pipeline.preparation.prepare`."""
+        return prepare(self._engine, self._settings, city, previous, on_reading)
 
     def load_city(
-        self, city: City, prepared: RunConstants, known: ImageHashes | None = None
+        self, city: City, constants: RunConstants, hashes: ImageHashes | None = None
     ) -> None:
-        """Get ready for the cells of a city."""
-        if self._engine.precision != prepared.precision:
-            self._engine = self._engine.at(prepared.precision)
-        self._contents = known or ImageHashes()
-        city = city.with_value_range(prepared.scale)
-        self._inputs = prepared.inputs(self._settings, city)
-        self._job = Job(
-            city.mosaic,
-            city.interest,
-            self._engine,
-            prepared.calibration,
-            self._settings,
-            prepared.batch_size,
-        )
-
-    def attempt(self, cell: Cell, tick: Callable[[int], object]) -> CellResult:
-        """Make a cell; whatever one image does is how its cell failed, and the night goes on.
+        """Set the city whose cells are to be processed.
 
         Args:
-            cell: of the city that was taken.
-            tick: told the number of tiles of each finished batch.
+            city: of the run.
+            constants: of the run.
+            hashes: of images that are known already.
+        """
+        self._hashes = hashes or ImageHashes()
+        city = city.with_value_range(constants.scale)
+        engine = self._engine.at(constants.precision)
+        self._job = Job(city, constants, self._settings, engine)
+
+    def attempt(self, cell: Cell, on_tiles: OnTiles) -> CellResult:
+        """Process a cell; any error of its images is the reason why it failed.
+
+        Args:
+            cell: of the city that is loaded.
+            on_tiles: called with the number of tiles of each finished batch.
 
         Raises:
-            StoppedError: the disk is full; or it is a DeviceError, of the GPU.
+            StoppedError: the disk is full; or, as DeviceError, the GPU failed.
         """
         try:
-            return CellResult(cell, self.make(cell, tick))
+            return CellResult(cell, self.make(cell, on_tiles))
         except StoppedError:
             raise
-        except Exception as error:  # noted as the cell's failure: exit code 3
+        except Exception as error:  # recorded as the cell's failure: exit code 3
             log.debug("cell %s failed", cell.name, exc_info=True)
-            if _is_of_the_device(error):
+            reason = str(error) if isinstance(error, CapecamError) else repr(error)
+            if _is_device_error(error):
                 raise DeviceError(
-                    f"the GPU failed at {cell.name}: {_reason_of(error)}; the same command goes "
-                    "on where it stopped"
+                    f"the GPU failed at {cell.name}: {reason}; run the same command again: it "
+                    "continues where it stopped"
                 ) from error
-            return CellResult(cell, None, _reason_of(error))
+            return CellResult(cell, None, reason)
 
-    def make(self, cell: Cell, tick: Callable[[int], object]) -> CellReport:
-        """Make a cell, and put it in its place.
+    def make(self, cell: Cell, on_tiles: OnTiles) -> CellReport:
+        """Process a cell, and move its products to their place.
 
         Raises:
             ImageError: its image cannot be used.
             StoppedError: the disk is full.
         """
-        if self._job is None or self._inputs is None:
-            raise ValueError("a runner takes a city before it makes cells")
+        job = self._job
+        if job is None:
+            raise ValueError("load_city must be called before a cell is processed")
         started = time.perf_counter()
-        images = self._job.mosaic.images_read(cell, self._settings.tiling.tiling)
-        with self._ledger.making(cell) as work, ThreadPoolExecutor(1) as aside:
-            # Beside the engine: the files are read anyway, and this waits for disks, too.
-            contents = {s.name: aside.submit(self._contents.of, s, cell) for s in images}
-            report = process(cell, self._job, work, tick)
+        images = job.city.mosaic.images_read(cell, self._settings.tiling.tiling)
+        with self._ledger.making(cell) as work, ThreadPoolExecutor(1) as thread:
+            # While the engine runs: the files are read anyway, and hashing waits for disks, too.
+            facts = {s.name: thread.submit(self._hashes.of, s, cell) for s in images}
+            report = process(cell, job, work, on_tiles)
             record = CellRecord(
                 cell=cell.name,
                 image=cell.image,
                 status="done",
                 **asdict(report),
                 seconds=round(time.perf_counter() - started, 3),
-                inputs=cell_inputs(cell, self._inputs, images),
-                images={name: facts.result() for name, facts in contents.items()},
+                inputs=cell_inputs(cell, job.constants.inputs(self._settings, job.city), images),
+                images={name: future.result() for name, future in facts.items()},
                 files=products_in(work),
             )
             self._ledger.commit(cell, work, record)
         return report
 
 
-def _reason_of(error: Exception) -> str:
-    """One line for people."""
-    return str(error) if isinstance(error, CapecamError) else repr(error)
-
-
-def _is_of_the_device(error: Exception) -> bool:
-    """After an error of CUDA, the process cannot use the GPU any more; out of memory is none."""
+def _is_device_error(error: Exception) -> bool:
+    """Return True for an error of CUDA after which the process cannot use the GPU any more."""
     if isinstance(error, torch.OutOfMemoryError):
         return False
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
@@ -151,15 +143,15 @@ def _load(settings: Settings) -> Model:
     return load_model(checkpoint, settings.model)
 
 
-def build_engine(settings: Settings, model: Model) -> Engine:
-    """The network on its device, ready to explain as the settings say."""
+def _build_engine(settings: Settings, model: Model) -> Engine:
+    """Build an engine of the settings; if its precision is to be chosen, at float32 for now."""
     check_tile(model.network, settings.tiling.tiling)
-    explain = settings.explain
+    explain, precision = settings.explain, settings.compute.precision
     return Engine(
         model,
         explain.methods,
         score=explain.score,
         where=explain.where,
-        precision="fp32" if settings.compute.precision == "auto" else settings.compute.precision,
+        precision="fp32" if precision == "auto" else precision,
         device=pick_device(settings.compute.device),
     )

@@ -1,4 +1,4 @@
-"""What is found out once for a run: scale of pixels, precision, batch size, scale of heatmaps."""
+"""Find what all cells of a run have in common: value range, precision, batch size, calibration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from capecam.errors import UsageError
 from capecam.mosaic.city import City
 from capecam.mosaic.value_range import find_value_range
 from capecam.pipeline.calibration import (
-    Told,
+    OnReading,
     calibrate,
     load_calibration,
     sample_tiles,
@@ -28,33 +28,33 @@ from capecam.store.staleness import Inputs
 log = logging.getLogger(__name__)
 
 PRECISION_TILES = 16
-"""Of the calibration's sample, on which the precision is chosen."""
+"""Number of tiles of the calibration's sample on which the precision is chosen."""
 
-
-Sampled = Callable[[int], Iterator[Tile]]
-"""The first so many tiles of the run's sample."""
+Sampler = Callable[[int], Iterator[Tile]]
+"""Returns the first tiles of the run's sample, as many as given."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunConstants:
-    """What is found out once for a run, so that it is the same wherever its cells are made."""
+    """Values that are chosen once for a run, so that they are the same wherever its cells run."""
 
     device: str
     precision: str
     batch_size: int
     scale: ValueRange | None
-    """Values that become 0 and 255; None where no image needs it, or none is given."""
+    """Pixel values that become 0 and 255; None if no image needs them, or none are given."""
     calibration: CalibrationRecord
     calibrated_s: float
-    """Seconds that it took."""
+    """Seconds that calibrating took."""
     checkpoint: str
     """sha256."""
     architecture: str
     target_layer: str
     ignored: tuple[str, ...]
+    """Keys of the checkpoint that are not part of the network."""
 
     def inputs(self, settings: Settings, city: City) -> Inputs:
-        """What cells depend on."""
+        """Return what the pixels of all cells depend on."""
         return Inputs(
             city.mosaic.grid,
             city.interest,
@@ -71,36 +71,37 @@ def prepare(
     settings: Settings,
     city: City,
     previous: RunRecord | None,
-    told: Told = lambda _names: None,
+    on_reading: OnReading = lambda _names: None,
 ) -> RunConstants:
-    """Choose what a run needs, or take over what the run before has chosen.
+    """Choose the constants of a run, or take them from an earlier run.
 
     Args:
         engine: with the run's network, at any precision.
         settings: of the run.
         city: its images.
         previous: record of an earlier run into the same folder.
-        told: hears which images are being read.
+        on_reading: called with the names of images before they are read, and with none after.
 
     Raises:
         UsageError: no image can be sampled, or the calibration that is named does not fit.
     """
     reusable = None if settings.run.recalibrate else previous
-    scale = _scale(settings, city, reusable, told)
-    city = city.with_value_range(scale)
+    value_range = _value_range(settings, city, reusable, on_reading)
+    city = city.with_value_range(value_range)
 
-    def sampled(tiles: int) -> Iterator[Tile]:
-        return sample_tiles(city, settings.tiling.tiling, tiles, settings.explain.seed, told)
+    def sampler(tiles: int) -> Iterator[Tile]:
+        return sample_tiles(city, settings.tiling.tiling, tiles, settings.explain.seed, on_reading)
 
-    engine = _at_precision(engine, settings, sampled, previous)
-    batch_size = _batch_size(settings, engine, previous)
+    same_device = previous if previous and previous.device == engine.device.type else None
+    engine = engine.at(_precision(settings, engine, sampler, same_device))
+    batch_size = _batch_size(settings, engine, same_device)
     started = time.perf_counter()
-    calibration = _calibration(settings, sampled, engine, batch_size, reusable)
+    calibration = _calibration(settings, engine, sampler, batch_size, reusable)
     return RunConstants(
         engine.device.type,
         engine.precision,
         batch_size,
-        scale,
+        value_range,
         calibration,
         time.perf_counter() - started,
         engine.model.sha256,
@@ -110,56 +111,55 @@ def prepare(
     )
 
 
-def _scale(
-    settings: Settings, city: City, previous: RunRecord | None, told: Told
+def _value_range(
+    settings: Settings, city: City, previous: RunRecord | None, on_reading: OnReading
 ) -> ValueRange | None:
-    """As known; percentiles that are not known yet are looked up."""
+    """Return the known value range; percentiles that are not known yet are computed."""
     known = recorded_value_range(city.mosaic, settings.imagery, previous)
     if known is None or not known.percent:
         return known
     try:
-        return find_value_range(city.mosaic, known, settings.explain.seed, told, city.excluded)
+        return find_value_range(
+            city.mosaic, known, settings.explain.seed, on_reading, city.excluded
+        )
     except UsageError as error:
         if len(city.mosaic.scaled) == len(city.mosaic.sources):
             raise
-        log.warning("%s", error)  # cells that need the scale fail; the others do not
+        log.warning("%s", error)  # cells that need the value range fail; the others do not
         return None
 
 
-def _at_precision(
-    engine: Engine, settings: Settings, sampled: Sampled, previous: RunRecord | None
-) -> Engine:
-    """As set; or as in the run before; or as fits a sample of tiles. On a CPU auto is float32."""
+def _precision(
+    settings: Settings, engine: Engine, sampler: Sampler, previous: RunRecord | None
+) -> str:
+    """Return the precision of the settings, an earlier run or a trial; float32 on a CPU."""
     if settings.compute.precision != "auto" or engine.device.type == "cpu":
-        return engine
-    if previous is not None and previous.device == engine.device.type:
-        return engine.at(previous.precision)
-    for batch in batches(sampled(PRECISION_TILES), PRECISION_TILES):
-        return engine.at(auto_precision(engine, batch.pixels, batch.valid))
-    return engine  # there is nothing to see
+        return engine.precision
+    if previous is not None:
+        return previous.precision
+    batch = next(batches(sampler(PRECISION_TILES), PRECISION_TILES), None)
+    return auto_precision(engine, batch.pixels, batch.valid) if batch else engine.precision
 
 
 def _batch_size(settings: Settings, engine: Engine, previous: RunRecord | None) -> int:
-    """The setting; or that of the run before, since results depend on it; or what fits."""
+    """Return the batch size of the settings, an earlier run (results depend on it) or a trial."""
     if settings.compute.batch_size != "auto":
         return settings.compute.batch_size
-    if previous is not None and previous.device == engine.device.type:
-        return previous.batch_size
-    return auto_batch_size(engine, settings.tiling.size)
+    return previous.batch_size if previous else auto_batch_size(engine, settings.tiling.size)
 
 
 def _calibration(
     settings: Settings,
-    sampled: Sampled,
     engine: Engine,
+    sampler: Sampler,
     batch_size: int,
     previous: RunRecord | None,
 ) -> CalibrationRecord:
-    """Another run's if one is named, else this folder's own if it still fits, else a new one."""
+    """Return the calibration that is named, or of an earlier run if it still fits, or a new one."""
     explain = settings.explain
     if explain.calibration:
         return load_calibration(explain.calibration, engine)
     if previous is not None and why_not_usable(previous.calibration, engine) is None:
         return previous.calibration
-    tiles = sampled(explain.calibration_tiles)
+    tiles = sampler(explain.calibration_tiles)
     return calibrate(tiles, settings.tiling.tiling, engine, batch_size)

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds by stage, of several threads and of the device."""
+"""Measure seconds by stage, in several threads and on the device."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 class StageTimer:
     """Adds up the seconds of named stages.
 
-    On a GPU a stage of the main thread only queues work; given the device, its time is what the
-    device took, by events of the stream.
+    On a GPU a stage of the main thread only queues work. Given the device, the time that the device
+    took is measured instead, by events of its stream.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class StageTimer:
 
     @contextmanager
     def __call__(self, stage: str, device: torch.device | None = None) -> Iterator[None]:
-        """Time what is inside."""
+        """Time the body as a stage."""
         if device is not None and device.type == "cuda":
             start, end = _event(), _event()
             start.record()
@@ -43,18 +43,17 @@ class StageTimer:
             self._add(stage, time.perf_counter() - started)
 
     def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """The items; the time until each of them is there counts."""
+        """Yield the items; the time to get each of them is a stage."""
         items = iter(items)
         while True:
             with self(stage):
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
+                item = next(items, None)
+            if item is None:
+                return
             yield item
 
     def seconds(self) -> dict[str, float]:
-        """By stage, in the order of their first end; waits for the device."""
+        """Return seconds by stage, in the order of their first end; waits for the device."""
         for stage, start, end in self._events:
             end.synchronize()
             self._add(stage, start.elapsed_time(end) / 1000)

@@ -1,8 +1,8 @@
-"""Maps down: tiles blended to seamless rows of rasters, streaming.
+"""Blend the maps of tiles to seamless rows of rasters, as a stream.
 
-Windows arrive row-major, so every row above the newest window is final. Memory is one row of
-tiles of a cell, whatever its height; it lives on the engine's device, and only finished rows come
-down, already as they are stored.
+Windows arrive row-major, so every row above the newest window is final. Memory is one row of tiles
+of a cell, whatever its height, on the engine's device; only finished rows are downloaded, converted
+to what is stored.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ class FinishedRows:
     """Finished rows of a cell's products, from top to bottom."""
 
     row: int
-    """First pixel row, in lattice pixels."""
+    """First pixel row on the pixel grid."""
     products: dict[str, Tensor]
-    """By product: (bands, n, width) in the host's memory; CAMs have their own number of rows, of
-    blocks."""
+    """Values by product, (bands, n, width) in the host's memory; CAMs have rows of blocks."""
     downloaded: torch.cuda.Event | None
-    """When a GPU has copied them there; it may still be at it."""
+    """Event after which a GPU has copied them there."""
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The products, once they are there."""
+        """Wait for the download, and return the products."""
         if self.downloaded is not None:
             self.downloaded.synchronize()
         return {name: values.numpy() for name, values in self.products.items()}
@@ -48,11 +47,11 @@ class Strip:
     """Weighted sums over one row of a cell's tiles, in blocks of ``unit`` pixels.
 
     Args:
-        tiling: the lattice.
-        cell: whose core is covered, but for the parts of it that belong to other cells.
+        tiling: the grid of tiles.
+        cell: whose core is covered, except its parts that belong to other cells.
         unit: edge of a block in pixels; 1 for pixels.
         bands: of the values.
-        weights: bands of the weights: as many, or one for all.
+        weights: bands of the weights: the same number, or 1.
         device: of the maps.
     """
 
@@ -85,23 +84,23 @@ class Strip:
         self._weights[:, :, cols] += weight
 
     def pop_rows(self, bottom: int) -> tuple[Tensor, Tensor] | None:
-        """Means and weights of the rows above pixel row ``bottom``, which are final; None, if none
-        of them is in the core.
+        """Remove the rows above pixel row ``bottom``, and return their means and weights.
 
-        Weight 0 means that nothing was seen there, or that it belongs to another cell.
+        Weight 0 marks pixels without imagery, and those of other cells. None if no row is in the
+        core.
         """
         end = -(-bottom // self.unit)
         rows = Window.between(self._top, self._left, end, self._left + self._sums.shape[2])
-        own = None if self._core is None else rows.intersection(self._core)
+        part = None if self._core is None else rows.intersection(self._core)
         sums, weights = self._sums, self._weights
         self._sums, self._weights = (_scroll(x, rows.height) for x in (sums, weights))
         self._top = end
-        if own is None:
+        if part is None:
             return None
-        for part in filter(None, map(own.intersection, self._taken)):
-            weights[:, *part.slices(rows)] = 0
-        place = own.slices(rows)
-        return sums[:, *place] / weights[:, *place].clamp(min=1e-12), weights[:, *place]
+        for taken in filter(None, map(part.intersection, self._taken)):
+            weights[:, *taken.slices(rows)] = 0
+        sums, weights = (x[:, *part.slices(rows)] for x in (sums, weights))
+        return sums / weights.clamp(min=1e-12), weights
 
 
 def _scroll(x: Tensor, n: int) -> Tensor:
@@ -111,58 +110,58 @@ def _scroll(x: Tensor, n: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class StitchPlan:
-    """What the maps of a run are, and how they are stored."""
+    """Maps of a run, and how they are stored."""
 
     tiling: Tiling
     methods: Sequence[str]
     """Heatmaps, as in ``Maps.heat``."""
     classes: int
-    """Foreground classes."""
+    """Number of foreground classes."""
     calibration: Mapping[str, Sequence[float | None]] | None
-    """By method and class the raw value that becomes 254, None for an empty class; None instead of
-    the mapping stores raw float32 heatmaps."""
+    """Raw value that becomes 254, by method and class; None for an empty class. Without the mapping
+    raw float32 heatmaps are stored."""
     detected: bool
-    """Tiles and classes can be unexplained."""
+    """True if tiles and classes can be unexplained."""
     sigmoid: bool = False
-    """The only class is decided by a sigmoid."""
+    """True if the only class is decided by a sigmoid."""
 
 
 class Stitcher:
-    """Turns a cell's batches of maps into rows of its products.
+    """Blends a cell's batches of maps to rows of its products.
 
     Args:
-        scheme: what all cells of the run have in common.
+        plan: of all cells of the run.
         cell: the pixels to cover.
         device: of the maps.
     """
 
-    def __init__(self, scheme: StitchPlan, cell: Cell, device: torch.device) -> None:
-        self._scheme, self._core, self._device = scheme, cell.core, device
-        tiling, classes = scheme.tiling, scheme.classes
+    def __init__(self, plan: StitchPlan, cell: Cell, device: torch.device) -> None:
+        self._plan, self._core, self._device = plan, cell.core, device
+        tiling, classes = plan.tiling, plan.classes
         self._row = tiling.reach(cell.core).row
         self._ramps = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
-        self._certain = torch.ones(classes, device=device)
-        self._tops = _tops(scheme, device)
+        self._one = torch.ones(classes, device=device)
+        self._scale_max = _scale_max(plan, device)
         self.valid_px = torch.zeros((), dtype=torch.int64, device=device)
-        """() pixels with imagery in the rows that are finished."""
+        """() number of pixels with imagery in finished rows."""
         strip = partial(Strip, tiling, cell, device=device)
         self._probability = strip(1, bands=classes + 1, weights=1)
-        weights = classes if scheme.detected else 1
+        weights = classes if plan.detected else 1
         self._heat = {
             method: strip(unit_of(method, tiling), bands=classes, weights=weights)
-            for method in scheme.methods
+            for method in plan.methods
         }
 
     def add(self, batch: Batch, maps: Maps) -> Iterator[FinishedRows]:
-        """Blend a batch in; yields the rows that it completes."""
+        """Blend a batch, and yield the rows that it completes."""
         valid = batch.valid.to(self._device)[:, None]
         by_unit = {unit: ramp * block_validity(valid, unit) for unit, ramp in self._ramps.items()}
         layers = [(self._probability, maps.probability, by_unit[1])]
         for method, strip in self._heat.items():
             weights = by_unit[strip.unit]
-            if self._scheme.detected:
+            if self._plan.detected:
                 weights = weights * maps.explained[..., None, None]
-            heat = resample(maps.heat[method], self._scheme.tiling.size // strip.unit)
+            heat = resample(maps.heat[method], self._plan.tiling.size // strip.unit)
             layers.append((strip, heat, weights))
         weighted = [(strip, values * weights, weights) for strip, values, weights in layers]
         for i, window in enumerate(batch.windows):
@@ -171,13 +170,13 @@ class Stitcher:
                 strip.add(window, values[i], weights[i])
 
     def finish(self) -> Iterator[FinishedRows]:
-        """The rows that are left, down to the end of the cell."""
+        """Yield the remaining rows, down to the end of the cell."""
         yield from self._advance(self._core.bottom)
 
     def _advance(self, until: int) -> Iterator[FinishedRows]:
-        """Hand out the rows above ``until``, one step of the lattice at a time."""
+        """Yield the rows above ``until``, one step of the tile grid at a time."""
         while self._row < until:
-            bottom = min(self._row + self._scheme.tiling.step, until)
+            bottom = min(self._row + self._plan.tiling.step, until)
             products = dict(self._finished(bottom))
             if products:
                 yield FinishedRows(
@@ -186,44 +185,44 @@ class Stitcher:
             self._row = bottom
 
     def _finished(self, bottom: int) -> Iterator[tuple[str, Tensor]]:
-        if taken := self._probability.pop_rows(bottom):
-            means, weights = taken
-            seen = weights > 0
-            self.valid_px += seen.sum()
-            classes = decide(means, sigmoid=self._scheme.sigmoid)[None].to(torch.uint8)
-            yield "classes", torch.where(seen, classes, NODATA)
-            yield "probability", torch.where(seen, to_levels(means[1:], self._certain), NODATA)
+        if popped := self._probability.pop_rows(bottom):
+            means, weights = popped
+            valid = weights > 0
+            self.valid_px += valid.sum()
+            classes = decide(means, sigmoid=self._plan.sigmoid)[None].to(torch.uint8)
+            yield "classes", torch.where(valid, classes, NODATA)
+            yield "probability", torch.where(valid, to_levels(means[1:], self._one), NODATA)
         for method, strip in self._heat.items():
-            if taken := strip.pop_rows(bottom):
-                means, weights = taken
+            if popped := strip.pop_rows(bottom):
+                means, weights = popped
                 yield method, self._stored(method, means, weights > 0)
 
-    def _stored(self, method: str, means: Tensor, seen: Tensor) -> Tensor:
-        """Raw means as they are written: levels of the calibrated scale, or float32."""
-        if self._tops is None:
-            return torch.where(seen, means, torch.nan)
-        return torch.where(seen, to_levels(means, self._tops[method]), NODATA)
+    def _stored(self, method: str, means: Tensor, valid: Tensor) -> Tensor:
+        """Convert raw means to what is written: levels of the calibrated scale, or float32."""
+        if self._scale_max is None:
+            return torch.where(valid, means, torch.nan)
+        return torch.where(valid, to_levels(means, self._scale_max[method]), NODATA)
 
 
-def _tops(scheme: StitchPlan, device: torch.device) -> dict[str, Tensor] | None:
-    """(C,) by method, uploaded once; an empty class has an infinite top."""
-    if scheme.calibration is None:
+def _scale_max(plan: StitchPlan, device: torch.device) -> dict[str, Tensor] | None:
+    """Upload the calibration, (C,) by method; infinity for an empty class."""
+    if plan.calibration is None:
         return None
     return {
-        method: torch.tensor([top or torch.inf for top in scheme.calibration[method]]).to(device)
-        for method in scheme.methods
+        method: torch.tensor([top or torch.inf for top in plan.calibration[method]], device=device)
+        for method in plan.methods
     }
 
 
-def to_levels(values: Tensor, tops: Tensor) -> Tensor:
-    """(C, h, w), (C,) to uint8 ``round(254 * min(value / top, 1))``; 0 where top is infinite."""
-    return (LEVELS * (values / tops[:, None, None]).clamp(max=1)).round().to(torch.uint8)
+def to_levels(values: Tensor, scale_max: Tensor) -> Tensor:
+    """Convert (C, h, w) by (C,) to uint8 ``round(254 * min(value / scale_max, 1))``."""
+    return (LEVELS * (values / scale_max[:, None, None]).clamp(max=1)).round().to(torch.uint8)
 
 
 def _download(
     products: dict[str, Tensor], device: torch.device
 ) -> tuple[dict[str, Tensor], torch.cuda.Event | None]:
-    """Start the copies to the host; a GPU goes on computing meanwhile."""
+    """Start the copies to the host; a GPU continues to compute meanwhile."""
     if device.type != "cuda":
         return products, None
     host = {
@@ -238,12 +237,12 @@ def _download(
 
 
 def unit_of(method: str, tiling: Tiling) -> int:
-    """Edge in pixels of the blocks that a heatmap is stored in; 1 for pixels."""
+    """Return the edge in pixels of the blocks that a heatmap is stored in; 1 for pixels."""
     return 1 if method in PIXEL_METHODS else tiling.stride
 
 
 def block_validity(valid: Tensor, unit: int) -> Tensor:
-    """(B, 1, S, S) to (B, 1, S/unit, S/unit) bool: a block counts if any pixel of it does."""
+    """Reduce (B, 1, S, S) to (B, 1, S/unit, S/unit) bool: a block with a valid pixel is valid."""
     return F.max_pool2d(valid.float(), unit) > 0
 
 

@@ -1,4 +1,4 @@
-"""Pixels up: super-blocks read ahead by threads, on the device cut to batches of one shape."""
+"""Read tiles: threads read ahead super-blocks, which are cut on the device to equal batches."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from capecam.mosaic.reader import Reader
 
 CPU = torch.device("cpu")
 SUPER_BLOCK = 10
-"""Windows along the edge of what is read at once: 2,570 px at 320/70. Reading window by window
-decodes most blocks twice and costs 5 to 30 times more (DESIGN section 8)."""
+"""Number of windows along the edge of a super-block, 2,570 px at 320/70. Reading window by window
+decodes most blocks twice and costs 5 to 30 times more."""
 
 
 class Tile(NamedTuple):
-    """One window's pixels."""
+    """Pixels of one window."""
 
     window: Window
     pixels: Tensor
@@ -37,10 +37,10 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tiles that go through the network together; the shape is the same for all of a run."""
+    """Tiles that go through the network together, in the same number throughout a run."""
 
     windows: tuple[Window, ...]
-    """Of the first tiles; the rest of the batch is padding."""
+    """Windows of the first tiles; the others are padding."""
     pixels: Tensor
     """(B, 3, size, size) uint8; 0 where invalid."""
     valid: Tensor
@@ -54,10 +54,10 @@ class Batch:
 
 
 def batches(tiles: Iterable[Tile], batch_size: int) -> Iterator[Batch]:
-    """Tiles in order, ``batch_size`` at a time; the last batch is padded with zeros.
+    """Yield tiles in order, ``batch_size`` at a time; the last batch is padded with zeros.
 
     Args:
-        tiles: of one size and on one device, where the batches are then made.
+        tiles: of one size and on one device.
         batch_size: B.
     """
     tiles = iter(tiles)
@@ -79,61 +79,62 @@ def read_tiles(
     readers: int = 0,
     device: torch.device = CPU,
 ) -> Generator[Tile, None, None]:
-    """All windows of a core that are of interest and have a valid pixel, row-major.
+    """Yield the windows of a core that are of interest and have a valid pixel, row-major.
 
-    While one row of super-blocks is cut, ``readers`` threads read the next and upload it, so that
-    no pixel goes up twice and nothing waits; 0 reads in the calling thread, with the same result.
+    While one row of super-blocks is cut, ``readers`` threads read and upload the next, so that no
+    pixel is uploaded twice and nothing waits.
 
     Args:
         open_reader: of the imagery; called once in each thread.
-        tiling: the lattice.
+        tiling: the grid of tiles.
         core: the pixels to cover.
-        interest: what is to be run.
-        readers: number of threads.
-        device: where the tiles are to be.
+        interest: limits the windows.
+        readers: number of threads; 0 reads in the calling thread, with the same result.
+        device: of the tiles.
 
     Raises:
         ImageError: an image that is needed cannot be decoded.
     """
-    wanted = interest.selected_windows(tiling, core)
-    rows = list(_super_rows(tiling, core, wanted))
+    selected = interest.selected_windows(tiling, core)
+    rows = list(_super_rows(tiling, core, selected))
     with _reading(open_reader, readers, device) as submit:
         ahead = [submit(block.extent) for row in rows[:1] for block in row]
         for row, following in zip(rows, [*rows[1:], []], strict=True):
             loaded = [result() for result in ahead]
             ahead = [submit(block.extent) for block in following]
-            yield from _cut(tiling, row, loaded, wanted)
+            yield from _cut(tiling, row, loaded, selected)
 
 
 class Block(NamedTuple):
-    """A super-block: windows that are read at once."""
+    """Super-block: windows that are read at once."""
 
     rows: range
+    """Row indices of its windows."""
     cols: range
-    """Row and column indices of its windows."""
+    """Column indices of its windows."""
     extent: Window
-    """All pixels of them."""
+    """All pixels of its windows."""
 
 
 class Loaded(NamedTuple):
-    """A super-block's pixels."""
+    """Pixels of a super-block."""
 
     pixels: Tensor
     """(3, H, W) uint8 on the device."""
     valid: Tensor
     """(H, W) bool on the device."""
-    seen: NDArray[np.bool_]
-    """The same on the host, to be asked without waiting for the device."""
+    valid_on_host: NDArray[np.bool_]
+    """The same on the host, to test without waiting for the device."""
 
 
-def _super_rows(tiling: Tiling, core: Window, wanted: TileIndices) -> Iterator[list[Block]]:
-    """Rows of super-blocks with a wanted window, aligned to the lattice and not to the core."""
+def _super_rows(tiling: Tiling, core: Window, selected: TileIndices) -> Iterator[list[Block]]:
+    """Yield rows of super-blocks with a selected window, aligned to the tile grid, not the core."""
     rows, cols = tiling.indices(core)
     for i in _chunks(rows):
         blocks = [
             Block(i, j, tiling.extent(i, j))
             for j in _chunks(cols)
-            if not wanted.isdisjoint(product(i, j))
+            if not selected.isdisjoint(product(i, j))
         ]
         if blocks:
             yield blocks
@@ -148,23 +149,23 @@ def _chunks(indices: range) -> Iterator[range]:
 
 
 def _cut(
-    tiling: Tiling, row: list[Block], loaded: list[Loaded], wanted: TileIndices
+    tiling: Tiling, row: list[Block], loaded: list[Loaded], selected: TileIndices
 ) -> Iterator[Tile]:
-    """The wanted windows of a row of super-blocks, row-major over the whole row."""
+    """Yield the selected windows of a row of super-blocks, row-major over the whole row."""
     for i in row[0].rows:
-        for block, (pixels, valid, seen) in zip(row, loaded, strict=True):
+        for block, (pixels, valid, valid_on_host) in zip(row, loaded, strict=True):
             for j in block.cols:
                 window = tiling.window(i, j)
-                place = window.slices(block.extent)
-                if (i, j) in wanted and seen[place].any():
-                    yield Tile(window, pixels[:, *place], valid[place])
+                slices = window.slices(block.extent)
+                if (i, j) in selected and valid_on_host[slices].any():
+                    yield Tile(window, pixels[:, *slices], valid[slices])
 
 
 @contextmanager
 def _reading(
     open_reader: Callable[[], Reader], readers: int, device: torch.device
 ) -> Iterator[Callable[[Window], Callable[[], Loaded]]]:
-    """A function that starts reading a window and returns how to get the result."""
+    """Return a function that starts to read a window and returns a function for the result."""
     local = threading.local()
     with ExitStack() as opened:
 
@@ -172,8 +173,8 @@ def _reading(
             if not hasattr(local, "reader"):
                 local.reader = opened.enter_context(open_reader())
             reader: Reader = local.reader
-            pixels, seen = reader.read(window)
-            return Loaded(_up(pixels, device), _up(seen, device), seen)
+            pixels, valid = reader.read(window)
+            return Loaded(_upload(pixels, device), _upload(valid, device), valid)
 
         if readers == 0:
             yield lambda window: lambda: read(window)
@@ -181,19 +182,19 @@ def _reading(
         threads = ThreadPoolExecutor(readers, thread_name_prefix="read")
         try:
             yield lambda window: threads.submit(read, window).result
-        finally:  # before any file is closed: GDAL crashes if that happens under a read
+        finally:  # before any file is closed: GDAL crashes if one is closed during a read
             threads.shutdown(cancel_futures=True)
 
 
-def _up(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Upload beside what the device computes; only the calling thread waits."""
+def _upload(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Upload while the device computes; only the calling thread waits."""
     host = torch.from_numpy(array)
     if device.type != "cuda":
         return host.to(device)
-    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(beside):
-        there = host.pin_memory().to(device, non_blocking=True)
-    beside.synchronize()
-    # Its memory is not used again before what is queued for the tiles cut from it has run.
-    there.record_stream(torch.cuda.default_stream(device))
-    return there
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        uploaded = host.pin_memory().to(device, non_blocking=True)
+    stream.synchronize()
+    # Its memory is not reused before the work that is queued for the tiles cut from it has run.
+    uploaded.record_stream(torch.cuda.default_stream(device))
+    return uploaded

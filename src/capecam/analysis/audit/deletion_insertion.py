@@ -116,7 +116,7 @@ def follow(
     inner = list(product(range(len(orders)), counts[1:-1]))
     steps = torch.tensor([(0, counts[0]), (0, counts[-1]), *inner], device=engine.device)
     parts = []
-    for which, count in (part.T for part in torch.split(steps, min(batch_size, engine.most))):
+    for which, count in (part.T for part in torch.split(steps, min(batch_size, engine.max_tiles))):
         gone = turn[which] < count[:, None, None]  # (B, n, n)
         parts.append(measure(engine, target, without(target, gone)))
     found = torch.cat(parts).double().cpu().numpy()

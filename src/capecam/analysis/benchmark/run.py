@@ -17,10 +17,9 @@ from capecam.analysis.benchmark.table import Machine, Row, machine_of
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
 from capecam.attribution.autotune import auto_batch_size
 from capecam.attribution.comparison import map_error
-from capecam.attribution.device import pick_device
+from capecam.attribution.device import pick_device, repeatable
 from capecam.attribution.engine import Engine
 from capecam.attribution.methods import GUIDED
-from capecam.attribution.precision import repeatable
 from capecam.model.model import Model, load_model
 from capecam.settings import PRECISIONS, Settings
 
