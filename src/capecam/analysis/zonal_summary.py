@@ -23,7 +23,7 @@ from capecam.detections.measurement import inside_points
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.io.vector_reader import read_polygons
-from capecam.io.vector_writer import GeoParquet, write_gpkg
+from capecam.io.vector_writer import write_geoparquet, write_gpkg
 from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
 from capecam.views.styles.geopackage import embed_style
@@ -309,11 +309,10 @@ def _write_layer(
     out: Path, layer: str, table: gpd.GeoDataFrame, style: LayerStyle
 ) -> tuple[Path, Path]:
     parquet, gpkg = out / f"{layer}.parquet", out / f"{layer}.gpkg"
-    crs = pyproj.CRS(table.crs)
-    with atomic_write(parquet) as temporary, GeoParquet(temporary, crs) as file:
-        file.add(table)
+    with atomic_write(parquet) as temporary:
+        write_geoparquet(temporary, table)
     with atomic_write(gpkg) as temporary:
-        write_gpkg(temporary, {layer: parquet}, crs)
+        write_gpkg(temporary, {layer: parquet}, pyproj.CRS(table.crs))
         embed_style(temporary, layer, style)
     return parquet, gpkg
 

@@ -1,14 +1,13 @@
 """The objects of a city, from the pieces of its cells: joined, sieved, measured, written.
 
 ``pieces -> objects -> outlines -> sieve -> evidence -> queue -> files``. Cells come from top to
-bottom, and an object goes on as soon as nothing that is still to come can touch it: memory holds
-two rows of cells, whatever the size of the city.
+bottom, and an object is finished as soon as nothing that is still to come can touch it: memory
+holds the pieces of two rows of cells, and the table of all objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -16,7 +15,6 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyproj
 import shapely
 from numpy.typing import NDArray
 
@@ -26,11 +24,11 @@ from capecam.detections.measurement import COLUMNS, measure, middle_pixel_m, rea
 from capecam.detections.regions import Pieces, first_pixels, join
 from capecam.detections.simplification import simplified
 from capecam.grid import Grid
-from capecam.io.vector_writer import GeoParquet, with_column
+from capecam.io.vector_writer import write_geoparquet
 from capecam.mosaic.aoi import read_shapes
 from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
-from capecam.store.file_names import DETECTIONS, LAYER, PIECES, REJECTED, SUMMARY
+from capecam.store.file_names import DETECTIONS, PIECES, REJECTED, SUMMARY
 from capecam.store.run_folder import RunFolder
 
 BATCH = 64
@@ -119,51 +117,26 @@ def write_detections(
         recipe: how pieces become objects.
         evidence: asked about each; None leaves these columns out.
     """
-    stale = out / f"{REJECTED}.parquet"
-    with ExitStack() as files:
-        parquet, csv = (files.enter_context(atomic_write(out / n)) for n in (DETECTIONS, SUMMARY))
-        layers = {LAYER: parquet}
+    tables, rejected, doubts, tally = [], [], [], StepCounts.of(recipe.names)
+    for objects, table in _objects(parts, recipe, tally):
+        kept = (table["reason"] == "").to_numpy()
         if recipe.keep_rejected:
-            layers[REJECTED] = files.enter_context(atomic_write(stale))
-        tally = _write_rows(layers, parts, recipe, evidence)
-        table = pd.read_parquet(parquet, columns=["class_id", "area_m2"])
-        summary = _summary(table, recipe.names)
+            rejected.append(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
+        rows, doubt = _with_evidence(objects.take(kept), table[kept], evidence)
+        tables.append(rows)
+        doubts.append(doubt)
+    detections = pd.concat(tables, ignore_index=True)
+    review = None if evidence is None else ranks(np.concatenate(doubts))
+    with atomic_write(out / DETECTIONS) as parquet, atomic_write(out / SUMMARY) as csv:
+        write_geoparquet(parquet, detections, review)
+        summary = _summary(detections, recipe.names)
         summary.to_csv(csv, index=False, lineterminator="\n")
-    if not recipe.keep_rejected:
-        stale.unlink(missing_ok=True)
+    if recipe.keep_rejected:
+        with atomic_write(out / f"{REJECTED}.parquet") as parquet:
+            write_geoparquet(parquet, pd.concat(rejected, ignore_index=True))
+    else:
+        (out / f"{REJECTED}.parquet").unlink(missing_ok=True)
     return WrittenDetections(summary, tally)
-
-
-def _write_rows(
-    layers: Mapping[str, Path],
-    parts: Iterable[CellPieces],
-    recipe: AssemblyRules,
-    evidence: Evidence | None,
-) -> StepCounts:
-    """The GeoParquets; the place in the review queue is known only when all have been seen."""
-    crs = pyproj.CRS.from_wkt(recipe.grid.crs)
-    tally, doubts = StepCounts.of(recipe.names), []
-    draft = layers[LAYER].with_suffix(".draft")
-    with ExitStack() as files:
-        files.callback(draft.unlink, missing_ok=True)
-        sinks = {LAYER: GeoParquet(draft, crs)}
-        if REJECTED in layers:
-            sinks[REJECTED] = GeoParquet(layers[REJECTED], crs)
-        with ExitStack() as writing:
-            for sink in sinks.values():
-                writing.enter_context(sink)
-            for objects, table in _objects(parts, recipe, tally):
-                kept = (table["reason"] == "").to_numpy()
-                if REJECTED in sinks:
-                    sinks[REJECTED].add(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
-                found, doubt = _with_evidence(objects.take(kept), table[kept], evidence)
-                sinks[LAYER].add(found)
-                doubts.append(doubt)
-        if evidence is None:
-            draft.replace(layers[LAYER])
-        else:
-            with_column(draft, layers[LAYER], "review", ranks(np.concatenate(doubts)))
-    return tally
 
 
 def _objects(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from capecam.errors import OutputError, UsageError
-from capecam.io.vector_writer import crs_of, read_rows, write_gpkg, write_layer
+from capecam.io.vector_writer import crs_of, write_gpkg, write_layer
 from capecam.runtime.files import atomic_write
 from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER
 from capecam.store.run_folder import product
@@ -48,7 +50,8 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
         raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
     with atomic_write(target) as temporary:
         if kind == "csv":
-            _write_csv(source, temporary)
+            table = pd.read_parquet(source).drop(columns="geometry")
+            table.to_csv(temporary, index=False, lineterminator="\n")
         elif kind == "parquet":
             shutil.copyfile(source, temporary)
         elif kind == "gpkg":
@@ -58,10 +61,3 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
             crs = crs_of(source)
             write_layer(source, temporary, LAYER, crs, driver=driver, layer_options=options)
     return target
-
-
-def _write_csv(source: Path, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        for n, rows in enumerate(read_rows(source)):
-            table = rows.drop(columns="geometry")
-            table.to_csv(file, index=False, header=n == 0, lineterminator="\n")

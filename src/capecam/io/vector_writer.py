@@ -1,14 +1,13 @@
-"""Rows of objects to files, as they come: GeoParquet and GeoPackage."""
+"""Writing tables of polygons: GeoParquet, and GeoPackage and other formats from it."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -19,80 +18,47 @@ import pyproj
 from numpy.typing import NDArray
 
 ROW_GROUP = 65_536
-"""Rows of the GeoParquet that readers can skip together; never those of a batch of cells, so that
-the file does not depend on how the work was cut."""
+"""Rows that readers of a GeoParquet can skip together."""
 
 
-class GeoParquet:
-    """A file that takes tables of any length, of which there must be at least one.
+def write_geoparquet(
+    path: Path, table: gpd.GeoDataFrame, review: NDArray[np.int64] | None = None
+) -> None:
+    """Write a table of multipolygons as GeoParquet (specification 1.1.0).
 
-    ``GeoDataFrame.to_parquet`` wants all rows at once.
-    """
-
-    def __init__(self, path: Path, crs: pyproj.CRS) -> None:
-        self._path, self._crs = path, crs
-        self._writer: pq.ParquetWriter | None = None
-        self._held: pa.Table | None = None
-        self._bounds: list[NDArray[np.float64]] = []
-
-    def add(self, table: gpd.GeoDataFrame) -> None:
-        """Append rows; all tables have the same columns."""
-        self._bounds.append(table.total_bounds)
-        rows = pa.table(table.to_arrow(index=False, geometry_encoding="WKB"))
-        self._held = rows if self._held is None else pa.concat_tables([self._held, rows])
-        while len(self._held) > ROW_GROUP:
-            self._write(self._held.slice(0, ROW_GROUP))
-            self._held = self._held.slice(ROW_GROUP)
-
-    def _write(self, rows: pa.Table) -> None:
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, rows.schema)
-        self._writer.write_table(rows.combine_chunks())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        if kind is None and self._held is not None:
-            self._write(self._held)
-        if self._writer is not None:
-            geo = _geo(self._crs, np.array(self._bounds))
-            self._writer.add_key_value_metadata({"geo": json.dumps(geo)})
-            self._writer.close()
-
-
-def _geo(crs: pyproj.CRS, bounds: NDArray[np.float64]) -> dict[str, Any]:
-    """What makes it GeoParquet (specification 1.1.0); bounds (N, 4) are NaN for empty tables."""
-    column = {"encoding": "WKB", "crs": crs.to_json_dict(), "geometry_types": ["MultiPolygon"]}
-    bounds = bounds[~np.isnan(bounds[:, 0])]
-    if len(bounds):
-        column["bbox"] = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
-    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-
-
-def with_column(source: Path, target: Path, name: str, values: NDArray[np.int64]) -> None:
-    """A copy of a GeoParquet with one more column, before the geometry.
+    ``GeoDataFrame.to_parquet`` would name its own version in the file.
 
     Args:
-        source: the file.
-        target: the copy.
-        name: of the column.
-        values: one a row.
+        path: the file to write.
+        table: N rows, with the geometry as the last column.
+        review: (N,) an additional column ``review``, put before the geometry.
     """
-    with pq.ParquetFile(source) as before:
-        writer, row = None, 0
-        for group in range(before.num_row_groups):
-            rows = before.read_row_group(group)
-            column = pa.array(values[row : row + len(rows)])
-            rows = rows.add_column(rows.schema.get_field_index("geometry"), name, column)
-            writer = writer or pq.ParquetWriter(target, rows.schema)
-            writer.write_table(rows)
-            row += len(rows)
-        if writer is not None:
-            writer.add_key_value_metadata({"geo": before.metadata.metadata[b"geo"].decode()})
-            writer.close()
+    geo = json.dumps(_geo_metadata(table))
+
+    def to_arrow(part: slice) -> pa.Table:
+        stream = table.iloc[part].to_arrow(index=False, geometry_encoding="WKB")
+        with pa.RecordBatchReader.from_stream(stream) as batches:
+            # pyarrow 26 cannot combine chunks where there are empty ones.
+            rows = pa.Table.from_batches([b for b in batches if len(b)], batches.schema)
+        if review is not None:
+            index = rows.schema.get_field_index("geometry")
+            rows = rows.add_column(index, "review", pa.array(review[part]))
+            rows = rows.replace_schema_metadata({"geo": geo, **rows.schema.metadata})
+        return rows.combine_chunks()
+
+    with pq.ParquetWriter(path, to_arrow(slice(0)).schema) as writer:
+        for start in range(0, max(len(table), 1), ROW_GROUP):
+            writer.write_table(to_arrow(slice(start, start + ROW_GROUP)))
+        writer.add_key_value_metadata({"geo": geo})
+
+
+def _geo_metadata(table: gpd.GeoDataFrame) -> dict[str, object]:
+    """Return the file's metadata under the key ``geo``; an empty table has no bounding box."""
+    crs = pyproj.CRS(table.crs).to_json_dict()
+    column = {"encoding": "WKB", "crs": crs, "geometry_types": ["MultiPolygon"]}
+    if len(table):
+        column["bbox"] = table.total_bounds.tolist()
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
 def write_gpkg(path: Path, layers: Mapping[str, Path], crs: pyproj.CRS) -> None:
@@ -133,13 +99,6 @@ def index_column(path: Path, layer: str, column: str) -> None:
     """Let readers of a GeoPackage find rows by a column without reading all."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(f'CREATE INDEX "{layer}_{column}" ON "{layer}" ("{column}")')
-
-
-def read_rows(path: Path) -> Iterator[gpd.GeoDataFrame]:
-    """The rows of a GeoParquet of ours, a row group at a time."""
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            yield gpd.GeoDataFrame.from_arrow(file.read_row_group(group))
 
 
 def crs_of(path: Path) -> pyproj.CRS:
