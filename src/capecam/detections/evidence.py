@@ -69,7 +69,7 @@ class Evidence:
         """
         self._rasters, self._grid, self._rules, self._processes = rasters, grid, rules, processes
         self._files = ExitStack()
-        self._children: ProcessPool | None = None
+        self._children: ProcessPool[Task, NDArray[np.float64]] | None = None
         self._cache = _evidence_cache(rasters, grid, memory)
 
     def __enter__(self) -> Self:
