@@ -15,7 +15,7 @@ from support.cities import blobs, write_tif
 from support.commands import capecam, typed
 from support.networks import smp_network
 
-from capecam import cli
+from capecam import __version__, cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,14 +39,14 @@ def city(tmp_path_factory) -> Path:
 def test_help_answers_without_torch() -> None:
     code = (
         "import sys; import capecam.cli; "
-        "assert not {'torch', 'rasterio', 'geopandas'} & set(sys.modules)"
+        "assert not {'torch', 'rasterio', 'geopandas', 'numpy', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     text = capecam("run", "--help").stdout
     for option in ("--checkpoint", "--out", "--tile", "--methods", "--where", "--heatmap-dtype"):
         assert option in text
     for place in ([], ["run"], ["inspect"]):
-        assert capecam(*place, "--version").stdout.startswith("capecam 0.1")
+        assert capecam(*place, "--version").stdout.startswith(f"capecam {__version__}")
 
 
 @pytest.mark.thorough

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from capecam.errors import SettingsError
-from capecam.grid import Tiling
 from capecam.settings.base import Option, Section
+
+if TYPE_CHECKING:
+    from capecam.grid import Tiling
 
 
 class TilingSettings(Section):
@@ -32,7 +34,9 @@ class TilingSettings(Section):
 
     @property
     def tiling(self) -> Tiling:
-        """The lattice itself."""
+        """The grid of tiles."""
+        from capecam.grid import Tiling  # noqa: PLC0415 numpy would take 0.1 s of every --help
+
         return Tiling(self.size, self.overlap, self.stride)
 
     @model_validator(mode="after")

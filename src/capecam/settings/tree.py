@@ -42,7 +42,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     imagery: ImagerySettings = ImagerySettings()
     mosaic: MosaicSettings = MosaicSettings()
-    tiling: TilingSettings = TilingSettings()
+    tiling: TilingSettings = Field(default_factory=TilingSettings)
     explain: ExplainSettings = ExplainSettings()
     compute: ComputeSettings = ComputeSettings()
     detections: DetectionSettings = DetectionSettings()
