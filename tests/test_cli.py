@@ -193,4 +193,4 @@ def test_a_disk_that_cannot_be_written_is_one_line(monkeypatch, capsys, number) 
         cli.main()
     assert end.value.code == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"capecam: out/.report.tmp.html: {os.strerror(number)}; mend the disk")
+    assert said.startswith(f"capecam: out/.report.tmp.html: {os.strerror(number)}; make space")
