@@ -145,7 +145,10 @@ def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]
         "method": ([*config, *out, "--methods", "gradcm"], "did you mean gradcam?"),
         "device": ([*config, *out, "--device", "cuda:77"], "device cuda:77 is not there"),
         "option": ([*config, *out, "--nonsense"], "No such option"),
-        "batch": ([*config, *out, "--batch-size", "0"], "must be auto or a number from 1 on, got"),
+        "batch": (
+            [*config, *out, "--batch-size", "0"],
+            "must be auto or a number of at least 1, got",
+        ),
         "divisor": ([*config, *out, "--tile", "150", "--overlap", "50"], "nearest: 160"),
     }
 
