@@ -15,7 +15,7 @@ from support.cities import blobs, write_tif
 from support.commands import capecam, typed
 from support.networks import smp_network
 
-from capecam import cli
+from capecam import __version__, cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,14 +39,14 @@ def city(tmp_path_factory) -> Path:
 def test_help_answers_without_torch() -> None:
     code = (
         "import sys; import capecam.cli; "
-        "assert not {'torch', 'rasterio', 'geopandas'} & set(sys.modules)"
+        "assert not {'torch', 'rasterio', 'geopandas', 'numpy', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     text = capecam("run", "--help").stdout
     for option in ("--checkpoint", "--out", "--tile", "--methods", "--where", "--heatmap-dtype"):
         assert option in text
     for place in ([], ["run"], ["inspect"]):
-        assert capecam(*place, "--version").stdout.startswith("capecam 0.1")
+        assert capecam(*place, "--version").stdout.startswith(f"capecam {__version__}")
 
 
 @pytest.mark.thorough
@@ -145,7 +145,10 @@ def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]
         "method": ([*config, *out, "--methods", "gradcm"], "did you mean gradcam?"),
         "device": ([*config, *out, "--device", "cuda:77"], "device cuda:77 is not there"),
         "option": ([*config, *out, "--nonsense"], "No such option"),
-        "batch": ([*config, *out, "--batch-size", "0"], "must be auto or a number from 1 on, got"),
+        "batch": (
+            [*config, *out, "--batch-size", "0"],
+            "must be auto or a number of at least 1, got",
+        ),
         "divisor": ([*config, *out, "--tile", "150", "--overlap", "50"], "nearest: 160"),
     }
 
@@ -193,4 +196,4 @@ def test_a_disk_that_cannot_be_written_is_one_line(monkeypatch, capsys, number) 
         cli.main()
     assert end.value.code == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"capecam: out/.report.tmp.html: {os.strerror(number)}; mend the disk")
+    assert said.startswith(f"capecam: out/.report.tmp.html: {os.strerror(number)}; make space")

@@ -1,8 +1,8 @@
-"""The few names for a notebook: the same parts that the command line is made of.
+"""Names for notebooks and scripts.
 
-``load_settings`` and ``run`` do what ``capecam run`` does; ``load_model`` and ``Engine`` explain
-tiles that you have in memory; ``read_heatmap`` and ``read_detections`` open results; ``Panels``
-draws the tile of a detection or a place with its heatmaps.
+``load_settings`` and ``run`` do the same as ``capecam run``; ``load_model`` and ``Engine`` explain
+tiles in memory; ``read_heatmap`` and ``read_detections`` read results; ``Panels`` draws the tile of
+a detection or a location with its heatmaps.
 """
 
 from __future__ import annotations
@@ -45,17 +45,25 @@ __all__ = [
 
 
 def read_detections(out: Path | str) -> gpd.GeoDataFrame:
-    """The detections of a run: a row an object, in the imagery's CRS."""
+    """Return the detections of a run: one row per object, in the CRS of the imagery."""
     return gpd.read_parquet(Path(out) / DETECTIONS)
 
 
 def read_heatmap(out: Path | str, cell: str, method: str, band: str) -> NDArray[np.float32]:
-    """One heatmap of one cell: (rows, columns) in 0..1 of the city's scale, NaN where nodata.
+    """Return one heatmap of one cell.
 
-    With ``--heatmap-dtype float32``: raw values.
+    Args:
+        out: the folder of a run.
+        cell: name of the cell.
+        method: name of the heatmap, such as ``gradcam``.
+        band: name of a class.
+
+    Returns:
+        (rows, columns) from 0 to 1 on the scale of the city, or raw values of a run with
+        ``--heatmap-dtype float32``; NaN where there is no data.
 
     Raises:
-        KeyError: the file has no such band; the message lists those there are.
+        KeyError: the file has no such band; the message lists its bands.
     """
     with open_readonly(Path(out) / "cells" / cell / f"{method}.tif") as dataset:
         if band not in dataset.descriptions:

@@ -1,4 +1,4 @@
-"""The command line. No logic: it reads options, calls, and prints what came of it."""
+"""The command line: it reads options, calls the packages and prints their results."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
-from capecam.cli_options import AsJson, Config, everywhere, quiet, with_settings
+from capecam.cli_options import (
+    AsJson,
+    Config,
+    Device,
+    Out,
+    quiet,
+    with_common_options,
+    with_settings,
+)
 from capecam.errors import CapecamError, UsageError
 from capecam.runtime import logs
 from capecam.settings import Settings
@@ -25,15 +34,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-
 INTERRUPTED = 130
+"""Exit code of an interrupted run."""
 
 UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
-"""A folder is read-only, or the disk is full."""
+"""Errors of a folder that is read-only, or of a full disk."""
 
 
 def main() -> None:
-    """Run a command; errors are one line and an exit code."""
+    """Run a command; print an error as one line and exit with its code."""
     logs.configure(logging.INFO)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -43,18 +52,18 @@ def main() -> None:
     except OSError as error:
         if error.errno in UNWRITABLE:
             where = "" if error.filename is None else f"{error.filename}: "
-            _fail(f"{where}{error.strerror}; mend the disk, or its permissions", 1)
+            _fail(f"{where}{error.strerror}; make space on the disk, or correct its permissions", 1)
         if error.errno != errno.ENAMETOOLONG:
             raise
         _fail(f"{str(error.filename)[:80]}...: no file can have such a long name; shorten it", 2)
-    except SystemExit as end:  # typer makes one of Ctrl-C, and says nothing
+    except SystemExit as end:  # of typer, after Ctrl-C
         if end.code == INTERRUPTED:
-            _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+            _fail("interrupted; the same command continues where it stopped", INTERRUPTED)
         raise
 
 
 def _interrupt(*_: object) -> None:
-    """A polite request to end is an interruption like Ctrl-C."""
+    """Treat SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 
@@ -63,22 +72,33 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-@app.callback()
-@everywhere
-def _root() -> None:
-    """Maps of rooftop solar from aerial orthophotos, and of why the network says so.
+class _Result(Protocol):
+    def to_json(self) -> Mapping[str, object]: ...
+    def to_text(self) -> str: ...
 
-    Start with: capecam demo DIR, then the command that it prints.
+
+def _show(result: _Result, *, as_json: bool) -> None:
+    print(json.dumps(result.to_json(), indent=1) if as_json else result.to_text())
+
+
+@app.callback()
+@with_common_options
+def _root() -> None:
+    """Map rooftop solar in aerial orthophotos, with heatmaps that explain the network's decisions.
+
+    To begin, type: capecam demo DIR, and then the command that it prints.
     """
 
 
 @app.command("run")
-@everywhere
+@with_common_options
 @with_settings
-def run_command(
-    settings: Settings,
-) -> None:
-    """Explain images: rasters, heatmaps and polygons of everything in SOURCES."""
+def run_command(settings: Settings) -> None:
+    """Write rasters, heatmaps and polygons for the images in SOURCES.
+
+    A run that was interrupted continues when the same command is given again; images that have not
+    changed are not processed again.
+    """
     from capecam.run.plan import make_plan
     from capecam.run.progress import ProgressBar, summary
     from capecam.run.supervisor import Silent, run
@@ -101,39 +121,45 @@ def run_command(
 
 
 @app.command("plan")
-@everywhere
+@with_common_options
 @with_settings
 def plan_command(settings: Settings, as_json: AsJson = False) -> None:
-    """Say what run would do: cells, tiles, memory, disk and time. Touches no GPU."""
+    """Show the cells, time, memory and disk space that run needs.
+
+    The plan is made from the headers of the images, without a GPU.
+    """
     from capecam.run.plan import make_plan
 
     plan = make_plan(settings)
-    print(json.dumps(plan.to_json(), indent=1) if as_json else plan.to_text())
+    _show(plan, as_json=as_json)
 
 
 @app.command("inspect")
-@everywhere
+@with_common_options
 def inspect_command(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="a checkpoint or a GeoTIFF")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="checkpoint or GeoTIFF")],
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a checkpoint or an image is, and whether it can be used."""
+    """Describe a checkpoint or an image; say whether it can be used."""
     from capecam.run.inspection import inspect_path
 
     found = inspect_path(path, load(config))
-    print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+    _show(found, as_json=as_json)
     if found.refusal is not None:
         print(f"capecam: {found.refusal}", file=sys.stderr)
     raise typer.Exit(found.exit_code)
 
 
 @app.command("finish")
-@everywhere
+@with_common_options
 def finish_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    out: Out,
 ) -> None:
-    """Make the city's layers and tables from the cells that are done (run does it by itself)."""
+    """Write the layers and tables of the city from finished cells.
+
+    The command run does so at its end; runs of shards (--shard) leave it to this command.
+    """
     from capecam.run.city_products import finish
     from capecam.run.progress import totals_table
 
@@ -143,121 +169,151 @@ def finish_command(
 
 
 @app.command("verify")
-@everywhere
+@with_common_options
 def verify_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    out: Out,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every product with its recorded checksum, and rasters with the rules of COGs."""
+    """Check the files of a run: checksums, and the rules of COGs.
+
+    A COG is a Cloud Optimized GeoTIFF.
+    """
     from capecam.store.verify import verify
 
     found = verify(out)
-    print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+    _show(found, as_json=as_json)
     raise typer.Exit(found.exit_code)
 
 
 @app.command("evaluate")
-@everywhere
+@with_common_options
 def evaluate_command(
-    found: Annotated[Path, typer.Argument(metavar="OUT|VECTOR", help="a run, or polygons")],
+    found: Annotated[
+        Path,
+        typer.Argument(metavar="OUT|VECTOR", help="folder of a run, or vector file of polygons"),
+    ],
     *,
-    truth: Annotated[Path, typer.Option("--truth", metavar="FILE", help="annotated polygons")],
+    truth: Annotated[
+        Path, typer.Option("--truth", metavar="FILE", help="vector file of annotated polygons")
+    ],
     area: Annotated[
-        Path | None, typer.Option("--area", metavar="FILE", help="what was labelled; else all")
+        Path | None,
+        typer.Option(
+            "--area",
+            metavar="FILE",
+            help="polygons of the annotated area  [default: everywhere]",
+        ),
     ] = None,
-    iou: Annotated[
-        float, typer.Option("--iou", metavar="X", help="from which overlap two objects are one")
-    ] = 0.5,
+    iou: Annotated[float, typer.Option("--iou", metavar="X", help="minimum IoU of a match")] = 0.5,
     steps: Annotated[
-        bool, typer.Option("--steps", help="also after tracing, joining and each rule")
+        bool,
+        typer.Option(
+            "--steps", help="also score the objects after tracing, joining and each filter"
+        ),
     ] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score detections against annotations: precision, recall and F1 by class, object by object."""
+    """Compare detections with annotations: precision, recall, F1.
+
+    Scores are by class. Objects are matched one to one by intersection over union (IoU).
+    """
     from capecam.analysis.evaluation import EvaluationRequest, evaluate
     from capecam.analysis.scoring import Rules
 
     answer = evaluate(EvaluationRequest(found, truth, area, steps, Rules(iou), load(config)))
-    print(json.dumps(answer.to_json(), indent=1) if as_json else answer.to_text())
+    _show(answer, as_json=as_json)
 
 
 @app.command("summarize")
-@everywhere
+@with_common_options
 def summarize_command(
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="the folder of a run; of two, the earlier")
+        Path, typer.Argument(metavar="OUT", help="folder of a run (the earlier one of two)")
     ],
     later: Annotated[
-        Path | None, typer.Argument(metavar="[OUT2]", help="the folder of the later run")
+        Path | None, typer.Argument(metavar="OUT2", help="folder of the later run")
     ] = None,
     *,
     zones: Annotated[
-        Path, typer.Option("--zones", metavar="FILE", help="polygons (docs/inputs.md)")
+        Path, typer.Option("--zones", metavar="FILE", help="vector file of zones (docs/inputs.md)")
     ],
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="COLUMN", help="names of zones; else the first with text"),
+        typer.Option(
+            "--name",
+            metavar="COLUMN",
+            help="column with the names of zones  [default: the first column of text]",
+        ),
     ] = None,
     footprints: Annotated[
-        Path | None, typer.Option("--footprints", metavar="FILE", help="buildings: also per these")
+        Path | None,
+        typer.Option(
+            "--footprints", metavar="FILE", help="vector file of buildings, to count them too"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count detections and m² per zone and class; with two runs, also what has changed."""
+    """Count detections and m² by zone, and changes between two runs."""
     from capecam.analysis.zonal_summary import summarize
     from capecam.analysis.zones import ZoneRules
 
     found = summarize(out, later, ZoneRules(zones, name, footprints))
-    print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+    _show(found, as_json=as_json)
 
 
 @app.command("audit")
-@everywhere
+@with_common_options
 def audit_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    out: Out,
     sample: Annotated[
-        int, typer.Option("--sample", metavar="N", min=1, help="detections to look at")
+        int, typer.Option("--sample", metavar="N", min=1, help="number of detections to test")
     ] = 30,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="of the sample")] = 0,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="else as in the run")
-    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="S", min=0, help="random seed of the sample")
+    ] = 0,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test whether the explanations of a run are faithful: deletion, randomisation, shifts."""
+    """Test whether the heatmaps of a run explain the network.
+
+    A sample of detections is tested by deletion and insertion of pixels, randomised weights and
+    shifted tiles.
+    """
     from capecam.analysis.audit.audit import audit
     from capecam.run.progress import Counter
     from capecam.settings import AuditSettings
 
     counter = (lambda _done, _of: None) if quiet() else Counter("detection")
     found = audit(out, AuditSettings(sample=sample, seed=seed), device=device, progress=counter)
-    print(json.dumps(found.to_json(), indent=1) if as_json else found.to_text())
+    _show(found, as_json=as_json)
 
 
 @app.command("report")
-@everywhere
+@with_common_options
 def report_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    out: Out,
     queue: Annotated[
         int,
         typer.Option(
-            "--queue", metavar="N", min=0, max=1_000_000, help="objects to review, with pictures"
+            "--queue",
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            help="number of objects to review, with pictures",
         ),
     ] = 48,
     panels: Annotated[
         int,
         typer.Option(
-            "--panels", metavar="N", min=0, max=1_000_000, help="for how many of these a panel"
+            "--panels", metavar="N", min=0, max=1_000_000, help="number of these that get a panel"
         ),
     ] = 12,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="else as in the run")
-    ] = None,
+    device: Device = None,
 ) -> None:
-    """Write OUT/report.html: a run as one page, with a map, charts and the review queue.
+    """Write OUT/report.html: map, charts and the objects to review.
 
-    Panels are computed anew with the run's own network; --panels 0 leaves them out.
+    Panels are computed again with the network of the run; --panels 0 leaves them out.
     """
     from capecam.run.progress import Counter
     from capecam.views.report.with_panels import write_report_with_panels
@@ -271,19 +327,19 @@ def report_command(
 
 
 @app.command("panel")
-@everywhere
+@with_common_options
 def panel_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
+    out: Out,
     *,
     detection: Annotated[
         list[str] | None,
         typer.Option(
-            "--detection", metavar="ID", help="detections by their id; several with commas"
+            "--detection", metavar="ID", help="id of a detection, or several separated by commas"
         ),
     ] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="X,Y", help="a place, in the CRS of the imagery"),
+        typer.Option("--at", metavar="X,Y", help="location in the CRS of the imagery"),
     ] = None,
     top: Annotated[
         int | None,
@@ -293,27 +349,30 @@ def panel_command(
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="PATH", help="a folder, or a file; else OUT/panels"),
+        typer.Option("--to", metavar="PATH", help="folder or file to write  [default: OUT/panels]"),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option("--format", metavar="png|pdf", help="else png")
+        str | None, typer.Option("--format", metavar="png|pdf", help="file format  [default: png]")
     ] = None,
     all_classes: Annotated[
         bool,
-        typer.Option("--all-classes", help="a row for each class, also if it is not predicted"),
+        typer.Option(
+            "--all-classes", help="draw a row for each class, even if it is not predicted"
+        ),
     ] = False,
     ramp: Annotated[
         str,
-        typer.Option("--ramp", metavar="inferno|jet", help="colours; jet as in the first figures"),
+        typer.Option(
+            "--ramp", metavar="inferno|jet", help="colours of heatmaps; jet as in the first figures"
+        ),
     ] = "inferno",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="else as in the run")
-    ] = None,
+    device: Device = None,
 ) -> None:
-    """Draw the tile of a detection or a place: imagery, prediction and each heatmap, per class.
+    """Draw the heatmaps at detections or locations.
 
-    Give one of --detection, --at and --top. Maps are computed anew from the imagery with the run's
-    own network and settings, so both have to be where the run found them.
+    A panel shows a tile: imagery, prediction and heatmaps by class. Give one of --detection, --at
+    and --top. The maps are computed again from the imagery, with the
+    network and settings of the run, so imagery and checkpoint must still be where they were.
     """
     from capecam.views.panels.delivery import Delivery, PanelRequest, deliver
     from capecam.views.panels.tile_view import PanelStyle
@@ -328,15 +387,23 @@ def panel_command(
 
 
 @app.command("export")
-@everywhere
+@with_common_options
 def export_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder of a run")],
-    kind: Annotated[str, typer.Option("--format", metavar="fgb|geojson|csv|parquet|gpkg")],
+    out: Out,
+    kind: Annotated[
+        str, typer.Option("--format", metavar="fgb|geojson|csv|parquet|gpkg", help="file format")
+    ],
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", help="else OUT/detections.FORMAT")
+        Path | None,
+        typer.Option(
+            "--to", metavar="FILE", help="file to write  [default: OUT/detections.FORMAT]"
+        ),
     ] = None,
 ) -> None:
-    """Write the detections in another format; GeoJSON is in longitude and latitude."""
+    """Write the detections in another format.
+
+    GeoJSON is in longitude and latitude, the other formats in the CRS of the imagery.
+    """
     from capecam.detections.export import export
 
     path = export(out, kind, to)
@@ -345,13 +412,18 @@ def export_command(
 
 
 @app.command("demo")
-@everywhere
+@with_common_options
 def demo_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder")],
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the city")] = 1,
-    size: Annotated[int, typer.Option("--size", metavar="PX", help="of each image, about")] = 2500,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder to make")],
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="random seed of the city")] = 1,
+    size: Annotated[
+        int, typer.Option("--size", metavar="PX", help="approximate size of an image")
+    ] = 2500,
 ) -> None:
-    """Draw a sample city: four images, the truth, a trained network and its settings."""
+    """Draw a sample city with a trained network and a configuration.
+
+    The folder gets four images, annotations (truth.gpkg), the network and demo.yaml.
+    """
     from capecam.demo.writing import write_demo
 
     write_demo(folder, seed, size)
@@ -360,28 +432,39 @@ def demo_command(
 
 
 @app.command("bench")
-@everywhere
+@with_common_options
 def bench_command(
     *,
     config: Config = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--checkpoint", metavar="FILE", help="else FPN resnext50_32x4d, untrained"),
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="network  [default: FPN with resnext50_32x4d, untrained]",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="as for run")] = "auto",
-    batch: Annotated[
-        str, typer.Option("--batch", metavar="LIST", help="how many tiles go together")
-    ] = "1,8,32",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="of which medians are taken")] = 3,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1")
+    ] = "auto",
+    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="batch sizes")] = "1,8,32",
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", metavar="N", min=1, help="repetitions, for a median"),
+    ] = 3,
     peers: Annotated[
-        bool, typer.Option("--peers/--no-peers", help="measure other libraries, too")
+        bool, typer.Option("--peers/--no-peers", help="also measure other libraries")
     ] = True,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", metavar="FILE", help="else benchmarks/results/engine-DEVICE.csv"),
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="table to write  [default: benchmarks/results/engine-DEVICE.csv]",
+        ),
     ] = None,
 ) -> None:
-    """Measure the engine here, beside the notebook's way and the peer libraries."""
+    """Measure the speed of heatmaps here and in other libraries."""
     from capecam.analysis.benchmark.run import Extent, bench_settings
     from capecam.analysis.benchmark.table import benchmark_table, write_csv
 
@@ -396,8 +479,8 @@ def bench_command(
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """1,8,32 as numbers from 1 on."""
+    """Return the numbers of a list such as 1,8,32."""
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) for part in parts):
-        raise UsageError(f"--batch takes numbers from 1 on, such as 1,8,32; got {text!r}")
+        raise UsageError(f"--batch takes numbers of at least 1, such as 1,8,32; got {text!r}")
     return tuple(int(part) for part in parts)

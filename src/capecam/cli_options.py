@@ -1,7 +1,4 @@
-"""What the commands have in common: options that all have, and one for every setting that has one.
-
-They come from the settings tree, so that nothing about a setting is written down twice.
-"""
+"""Options that commands share, and the options of settings, made from the settings tree."""
 
 from __future__ import annotations
 
@@ -24,59 +21,66 @@ Sources = Annotated[
 ]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE.yaml", help="settings (docs/configuration.md)"),
+    typer.Option("--config", metavar="FILE.yaml", help="configuration (docs/configuration.md)"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="folder of a run")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="NAME", help="auto, cpu, cuda or cuda:1  [default: as in the run]"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
 log = logging.getLogger("capecam")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_given: bool) -> None:
+    if is_given:
         print(f"capecam {__version__}")
         raise typer.Exit
 
 
-def _say_more(wanted: bool) -> None:
-    if wanted:
+def _set_verbose(is_given: bool) -> None:
+    if is_given:
         logs.set_level(logging.DEBUG)
 
 
-def _say_less(wanted: bool) -> None:
-    if wanted:
+def _set_quiet(is_given: bool) -> None:
+    if is_given:
         logs.set_level(logging.ERROR)
 
 
 def quiet() -> bool:
-    """Whether only errors are to be printed: the logger's level says so."""
+    """Return True if only errors are to be printed, which is the logger's level."""
     return not log.isEnabledFor(logging.INFO)
 
 
-EVERYWHERE = {
+COMMON = {
     "verbose": typer.Option(
-        "--verbose", "-v", callback=_say_more, help="say more, with tracebacks"
+        "--verbose", "-v", callback=_set_verbose, help="print debug messages and tracebacks"
     ),
-    "quiet": typer.Option("--quiet", "-q", callback=_say_less, help="print errors only"),
+    "quiet": typer.Option("--quiet", "-q", callback=_set_quiet, help="print errors only"),
     "version": typer.Option(
         "--version", callback=_show_version, is_eager=True, help="print the version and exit"
     ),
 }
 
 
-def everywhere(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that all have; they act by themselves."""
+def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of ``COMMON`` to a command; their callbacks do the work."""
 
     def called(**given: Any) -> None:
-        command(**{name: value for name, value in given.items() if name not in EVERYWHERE})
+        command(**{name: value for name, value in given.items() if name not in COMMON})
 
-    common = [_keyword(name, Annotated[bool, o], False) for name, o in EVERYWHERE.items()]
-    return _dressed(called, command, [*_parameters(command), *common])
+    common = [_keyword(name, Annotated[bool, o], False) for name, o in COMMON.items()]
+    return _with_signature(called, command, [*_parameters(command), *common])
 
 
 def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
-    """Of a command, all to be given by name."""
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    return [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    """Return the parameters of a command as keyword-only ones."""
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    return [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
 
 
 def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
@@ -85,10 +89,10 @@ def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Paramet
     )
 
 
-def _dressed(
+def _with_signature(
     called: Callable[..., None], command: Callable[..., None], parameters: list[inspect.Parameter]
 ) -> Callable[..., None]:
-    """``called`` with the command's name and help, and with these parameters for typer to see."""
+    """Return ``called`` with a command's name and help, and with parameters for typer to read."""
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {p.name: p.annotation for p in parameters}
     called.__doc__, called.__name__ = command.__doc__, command.__name__
@@ -96,21 +100,21 @@ def _dressed(
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command SOURCES, --config and an option for every setting that has one.
+    """Add SOURCES, --config and the options of settings to a command.
 
-    It gets ``settings`` instead; its other parameters stay.
+    The command gets ``settings`` in their place; its other parameters stay.
     """
-    offered = {_parameter(setting.key): setting for setting in leaves() if setting.option}
+    settings_by_name = {_parameter(setting.key): setting for setting in leaves() if setting.option}
 
     def called(**given: Any) -> None:
-        options = {s.key: _listed(s, given.pop(name)) for name, s in offered.items()}
+        options = {s.key: _listed(s, given.pop(name)) for name, s in settings_by_name.items()}
         options["sources"] = given.pop("sources") or None
         command(settings=load(given.pop("config"), options), **given)
 
     first = [_keyword("sources", Sources), _keyword("config", Config)]
-    extra = [_option(name, setting) for name, setting in offered.items()]
+    extra = [_option(name, setting) for name, setting in settings_by_name.items()]
     rest = [p for p in _parameters(command) if p.name != "settings"]
-    return _dressed(called, command, [*first, *extra, *rest])
+    return _with_signature(called, command, [*first, *extra, *rest])
 
 
 def _parameter(key: str) -> str:
@@ -118,13 +122,13 @@ def _parameter(key: str) -> str:
 
 
 def _listed(setting: Setting, value: Any) -> Any:
-    """Lists of texts are comma-separated."""
+    """Split the comma-separated value of a list of texts."""
     is_list = setting.annotation == tuple[str, ...] and value is not None
     return value.split(",") if is_list else value
 
 
 def _option(name: str, setting: Setting) -> inspect.Parameter:
-    """A setting as an option of typer; its own default stays in the settings tree."""
+    """Return the option of a setting for typer; its default is applied by the settings tree."""
     option = setting.option
     if option is None:
         raise ValueError(f"{setting.key} has no option")

@@ -1,14 +1,13 @@
-"""What can go wrong, in words for the person who can mend it.
+"""Errors that are reported to the user, with their exit codes.
 
-Every message says what was found, where, and what to do. Where the rule is the cure ("must be from
-1 on"), the second paragraph of its class says the rest; docs/errors.md is made of both.
+A message says what was found, where, and what to do; docs/errors.md lists the common ones.
 """
 
 from collections.abc import Mapping
 
 
 class CapecamError(Exception):
-    """Base of all errors that are reported as one line, without a traceback."""
+    """Base of the errors that are reported as one line, without a traceback."""
 
     exit_code = 1
 
@@ -16,7 +15,7 @@ class CapecamError(Exception):
 class UsageError(CapecamError):
     """The call, the configuration, the checkpoint or all inputs are unusable.
 
-    Correct what the message names, and give the command again.
+    Correct what the message names and repeat the command.
     """
 
     exit_code = 2
@@ -32,42 +31,40 @@ class SettingsError(UsageError):
 class CheckpointError(UsageError):
     """The checkpoint cannot be read, is not safe to read, or does not fit the network.
 
-    Copy the file again, or save the state_dict anew.
+    Copy the file again, or save the state_dict again.
     """
 
 
 class OutputError(UsageError):
-    """The output folder cannot be written or holds something else.
+    """The output folder cannot be written, or contains something else.
 
-    Choose another, or mend its disk or permissions.
+    Choose another, or correct its permissions or make space on its disk.
     """
 
 
 class StoppedError(CapecamError):
-    """The machine, and not the input, keeps the run from going on.
+    """The machine, and not the input, stopped the run.
 
-    Mend that; the same command goes on where it stopped.
+    Correct that; the same command continues where it stopped.
     """
-
-    exit_code = 1
 
 
 class DeviceError(StoppedError):
-    """The GPU is lost to this process; a new one may be able to use it.
+    """This process cannot use the GPU any more; a new process may be able to.
 
-    The same command goes on where it stopped; if it happens again, look at the GPU and its driver.
+    The same command continues where it stopped; if it happens again, check the GPU and its driver.
     """
 
 
 class WorkerError(StoppedError):
-    """A worker process has ended, and not of a cell; others can go on.
+    """A worker process ended before it computed a cell; other workers can continue.
 
-    Give the command again, with -v or --in-process to see why.
+    Repeat the command with -v or --in-process to see why.
     """
 
 
 class NotFiniteError(CapecamError):
-    """The network's gradients overflowed, or are no numbers. It fails the cell.
+    """Gradients of the network are infinite or NaN, so that the cell fails.
 
     Use another --precision.
     """
@@ -76,9 +73,9 @@ class NotFiniteError(CapecamError):
 
 
 class ImageError(CapecamError):
-    """One image cannot be used. It fails its own cell; the rest of the run goes on.
+    """One image cannot be used, so that its cell fails; the run continues with the others.
 
-    Deliver it again; the next run does the rest.
+    Deliver the image again; the next run processes it.
     """
 
     exit_code = 2
@@ -86,4 +83,4 @@ class ImageError(CapecamError):
     def __init__(self, message: str, facts: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.facts: Mapping[str, str] = facts or {}
-        """What is known of the image none the less, by name."""
+        """Known properties of the image, by name."""

@@ -1,8 +1,8 @@
-"""Windows, grids, the tile lattice and cells: integers, no I/O.
+"""Windows, grids, the grid of tiles, and cells.
 
-All positions are whole pixels on one lattice whose origin (0, 0) is the *anchor*, a point in map
-coordinates that never moves (DESIGN section 4). A window's place in its file, its cell or its
-strip is a subtraction away; map coordinates appear only in :class:`Grid`.
+All positions are whole pixels on one pixel grid whose origin (0, 0) is the *anchor*, a fixed point
+in map coordinates. Offsets in a file, a cell or a strip are differences of such positions; map
+coordinates appear only in :class:`Grid`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from capecam.errors import SettingsError
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """A rectangle of whole pixels; may start at negative positions. Sorts row-major."""
+    """A rectangle of whole pixels, which may start at negative positions; sorts row-major."""
 
     row: int
     """Top edge, in pixels below the anchor."""
@@ -37,7 +37,7 @@ class Window:
 
     @property
     def box(self) -> shapely.Polygon:
-        """As a shape: x is the column, y the row."""
+        """The window as a polygon: x is the column, y the row."""
         return shapely.box(self.col, self.row, self.right, self.bottom)
 
     @property
@@ -52,22 +52,22 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width), as numpy counts."""
+        """(height, width)."""
         return self.height, self.width
 
     @classmethod
     def between(cls, row: int, col: int, bottom: int, right: int) -> Window:
-        """The window from (row, col) to the first row and column outside it."""
+        """Return the window from (row, col) to the first row and column outside it."""
         return cls(row, col, bottom - row, right - col)
 
     def intersection(self, other: Window) -> Window | None:
-        """The pixels in both, or None."""
+        """Return the window of the pixels in both windows, or None."""
         row, col = max(self.row, other.row), max(self.col, other.col)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Window.between(row, col, bottom, right) if bottom > row and right > col else None
 
     def hull(self, other: Window) -> Window:
-        """The smallest window that holds both."""
+        """Return the smallest window that contains both windows."""
         return Window.between(
             min(self.row, other.row),
             min(self.col, other.col),
@@ -76,25 +76,27 @@ class Window:
         )
 
     def contains(self, other: Window) -> bool:
-        """Whether every pixel of the other is in this one."""
+        """Return True if every pixel of the other window is in this one."""
         return self.hull(other) == self
 
     def slices(self, inside: Window) -> tuple[slice, slice]:
-        """Index of this window in an array that covers ``inside``."""
+        """Return the index of this window in an array that covers ``inside``."""
         if not inside.contains(self):
-            raise ValueError(f"{self} does not lie inside {inside}")
+            raise ValueError(f"{self} is not inside {inside}")
         row, col = self.row - inside.row, self.col - inside.col
         return slice(row, row + self.height), slice(col, col + self.width)
 
     def scaled(self, stride: int) -> Window:
-        """Of a window in blocks: all pixels of these."""
+        """Return the pixels of a window that is given in blocks."""
         row, col, height, width = self.row, self.col, self.height, self.width
         return Window(row * stride, col * stride, height * stride, width * stride)
 
     def blocks(self, stride: int) -> Window | None:
-        """The ``stride``-px blocks whose top-left pixel is in this window, in block units.
+        """Return the blocks of ``stride`` px whose top-left pixel is in this window.
 
-        None where no block starts inside: a window narrower than a block can miss them all.
+        Returns:
+            A window in blocks, or None if no block starts inside, which is possible for a window
+            that is narrower than a block.
         """
         row, col = -(-self.row // stride), -(-self.col // stride)
         bottom, right = -(-self.bottom // stride), -(-self.right // stride)
@@ -102,22 +104,22 @@ class Window:
 
 
 def decimal(value: float) -> Fraction:
-    """The number as it is written: 0.08 is 8/100, not the nearest binary fraction."""
+    """Return a number as it is written in decimals: 8/100 for 0.08."""
     return Fraction(repr(float(value)))
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A north-up pixel grid over a window of the lattice, closed under crop and coarsen.
+    """A north-up pixel grid over a window, closed under crop and coarsen.
 
-    Map coordinates are computed in exact decimals and rounded once, so that a cell's corner is
-    the very number that its image has in its header (``-57000.0``, not ``-56999.99999999999``).
+    Map coordinates are computed in exact decimals and rounded once, so that the corner of a cell is
+    the same number as in the header of its image (``-57000.0``, not ``-56999.99999999999``).
     """
 
     crs: str
-    """WKT, as the first image of the mosaic's group carries it."""
+    """WKT of the CRS, as in the first image of the mosaic."""
     anchor: tuple[float, float]
-    """Map coordinates of the lattice's origin."""
+    """Map coordinates of pixel position (0, 0)."""
     pixel: tuple[float, float]
     """Width and height of a pixel in CRS units, both positive; rows run down, y runs up."""
     window: Window
@@ -128,49 +130,49 @@ class Grid:
 
     @property
     def transform(self) -> Affine:
-        """Of the window's top-left corner, as GDAL and rasterio use it."""
+        """Affine transform of the window, as GDAL and rasterio use it."""
         x, y = self.xy(self.window.col, self.window.row)
         return Affine(self.pixel[0], 0.0, x, 0.0, -self.pixel[1], y)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Map coordinates of the window's edges: left, bottom, right, top."""
+        """Map coordinates of the window: left, bottom, right, top."""
         left, top = self.xy(self.window.col, self.window.row)
         right, bottom = self.xy(self.window.right, self.window.bottom)
         return left, bottom, right, top
 
     def xy(self, col: int, row: int) -> tuple[float, float]:
-        """Map coordinates of a lattice point."""
+        """Return the map coordinates of a pixel corner."""
         x = decimal(self.anchor[0]) + col * decimal(self.pixel[0])
         y = decimal(self.anchor[1]) - row * decimal(self.pixel[1])
         return float(x), float(y)
 
     def to_lattice_exact(self, x: float, y: float) -> tuple[Fraction, Fraction]:
-        """Exact (col, row) of a map point on the lattice; whole numbers where it is on the grid."""
+        """Return the exact (col, row) of a point in map coordinates; whole numbers on the grid."""
         col = (decimal(x) - decimal(self.anchor[0])) / decimal(self.pixel[0])
         row = (decimal(self.anchor[1]) - decimal(y)) / decimal(self.pixel[1])
         return col, row
 
     def to_map(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(N, 2) lattice points (col, row) to map coordinates."""
+        """Convert (N, 2) pixel positions (col, row) to map coordinates."""
         steps = np.array([self.pixel[0], -self.pixel[1]])
         return np.asarray(np.asarray(self.anchor) + points * steps)
 
     def to_pixels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(N, 2) map coordinates to lattice points (col, row); the inverse of :meth:`to_map`."""
+        """Convert (N, 2) map coordinates to pixel positions (col, row)."""
         steps = np.array([self.pixel[0], -self.pixel[1]])
         return np.asarray((points - np.asarray(self.anchor)) / steps)
 
     def to_lattice(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(N, 2) map coordinates of pixel corners to whole lattice points (col, row)."""
+        """Convert (N, 2) map coordinates of pixel corners to whole positions (col, row)."""
         return np.rint(self.to_pixels(points))
 
     def crop(self, window: Window) -> Grid:
-        """The same lattice over another window."""
+        """Return the grid over another window."""
         return Grid(self.crs, self.anchor, self.pixel, window)
 
     def coarsen(self, stride: int) -> Grid | None:
-        """The grid of ``stride``-px blocks whose top-left pixel is in this grid's window."""
+        """Return the grid of the blocks of ``stride`` px that start in this grid's window."""
         blocks = self.window.blocks(stride)
         if blocks is None:
             return None
@@ -180,7 +182,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """The lattice of windows: ``anchor + k * step`` for every integer k, on both axes."""
+    """The grid of tiles: they start at ``k * step`` for every integer k, on both axes."""
 
     size: int = 320
     overlap: int = 70
@@ -208,42 +210,49 @@ class Tiling:
 
     @property
     def step(self) -> int:
-        """Distance between neighbouring windows."""
+        """Distance in pixels between the starts of neighbouring tiles."""
         return self.size - self.overlap
 
     def steps(self, start: int, stop: int) -> range:
-        """The k of all windows that touch pixels ``start`` to ``stop - 1`` of one axis."""
+        """Return the k of all tiles that touch pixels ``start`` to ``stop - 1`` of one axis."""
         return range((start - self.size) // self.step + 1, -(-stop // self.step))
 
     def indices(self, core: Window) -> tuple[range, range]:
-        """Row and column indices k of all windows that touch ``core``."""
+        """Return the row and column indices k of all tiles that touch ``core``."""
         return self.steps(core.row, core.bottom), self.steps(core.col, core.right)
 
     def window(self, i: int, j: int) -> Window:
-        """The window in row i and column j of the lattice."""
+        """Return the window of the tile in row i and column j."""
         return Window(i * self.step, j * self.step, self.size, self.size)
 
     def extent(self, rows: range, cols: range) -> Window:
-        """All pixels of the windows with these indices."""
+        """Return the window of all tiles with these indices."""
         return self.window(rows[0], cols[0]).hull(self.window(rows[-1], cols[-1]))
 
     def reach(self, core: Window) -> Window:
-        """Everything that the windows of ``core`` look at."""
+        """Return the extent that is read for ``core``: all tiles that touch it."""
         return self.extent(*self.indices(core))
 
     def count(self, core: Window) -> int:
-        """How many windows touch ``core``: 51 x 51 for a lone 12,500 px image at 320/70."""
+        """Return the number of tiles that touch ``core``.
+
+        It is 51 x 51 for an image of 12,500 x 12,500 px, tiles of 320 px and an overlap of 70 px.
+        """
         rows, cols = self.indices(core)
         return len(rows) * len(cols)
 
     def parts(self, core: Window, cell_size: int) -> Iterator[tuple[int, int, Window]]:
-        """(i, j, part) of a core cut into parts of at most ``cell_size`` px, on the lattice."""
+        """Cut ``core`` at tile starts into parts of at most ``cell_size`` px.
+
+        Yields:
+            Row and column number of a part, and its window.
+        """
         for i, (top, bottom) in enumerate(self._cuts(core.row, core.bottom, cell_size)):
             for j, (left, right) in enumerate(self._cuts(core.col, core.right, cell_size)):
                 yield i, j, Window.between(top, left, bottom, right)
 
     def _cuts(self, start: int, stop: int, cell_size: int) -> Iterator[tuple[int, int]]:
-        """Consecutive stretches of one axis, cut at multiples of the step."""
+        """Yield the (start, stop) of consecutive parts of one axis."""
         while stop - start > cell_size:
             cut = (start + cell_size) // self.step * self.step
             yield start, cut
@@ -251,9 +260,12 @@ class Tiling:
         yield start, stop
 
     def weights(self, unit: int = 1) -> NDArray[np.float32]:
-        """(size/unit,) blending weight along one axis, in (0, 1]; counted in ``unit``-px blocks.
+        """Return the blending weights along one axis, counted in blocks of ``unit`` px.
 
-        ``min(i + .5, size - i - .5, overlap) / overlap``, at most 1; uniform without overlap.
+        They are ``min(i + .5, size - i - .5, overlap) / overlap``; 1 without an overlap.
+
+        Returns:
+            (size / unit,) float32 in (0, 1].
         """
         size, overlap = self.size // unit, self.overlap // unit
         if overlap == 0:
@@ -265,14 +277,15 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The unit of work, resume and distribution: one image, or a part of a large one."""
+    """The unit of work: one image, or a part of a large one."""
 
     name: str
-    """The file's stem, ``_r<i>c<j>`` for parts, six hex digits of the path added on a clash."""
+    """Stem of the file, with ``_r<i>c<j>`` for parts; with six hexadecimal digits of the path
+    where it would not be unique."""
     image: str
-    """Name of the source image, as in the column ``images``."""
+    """Name of the image, as in the column ``images``."""
     core: Window
-    """The pixels that this cell's products cover."""
+    """Pixels that the products of the cell cover."""
     taken: tuple[Window, ...] = ()
-    """Where images overlap: parts of the core that belong to other cells, and are nodata here. So
-    that every pixel belongs to one cell."""
+    """Parts of the core that belong to other cells, where images overlap; they are nodata in this
+    cell, so that every pixel belongs to one cell."""

@@ -32,7 +32,7 @@ def read(self, *args, **options):
     return real[1](self, *args, **options)
 rasterio.open, rasterio.io.DatasetReader.read = opened, read
 if os.environ.get("CAPECAM_TEST_PATIENCE"):
-    import capecam.raster.headers as headers
+    import capecam.imagery.header_reader as headers
     headers.HEADER_S = float(os.environ["CAPECAM_TEST_PATIENCE"])
 """
 
@@ -69,7 +69,7 @@ def test_images_that_crash_or_hang_fail_alone(tmp_path: Path, network: Path) -> 
         write_tif(tmp_path / "in" / f"{name}.tif", blobs(64, 64), 200 * n)
     failures = run(tmp_path, network, 3, CAPECAM_TEST_PATIENCE="10")
     assert set(failures) == set(names) - {"a", "f"}
-    assert "the decoder crashed (SIGSEGV); deliver it again" in failures["b_header_crash"]
-    assert "the decoder crashed (SIGSEGV); deliver it again" in failures["e_header_crash"]
+    assert "the decoder crashed (killed by SIGSEGV); deliver it again" in failures["b_header_crash"]
+    assert "the decoder crashed (killed by SIGSEGV); deliver it again" in failures["e_header_crash"]
     assert "gives no answer within 10 s" in failures["c_header_hang"]
     assert "its worker ended: killed by SIGSEGV" in failures["d_pixels_crash"]

@@ -61,7 +61,7 @@ def test_an_interrupted_run_ends_cleanly_within_seconds(city, tmp_path, number, 
         assert run.wait(10) == 130
     assert not in_the_making(out)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    assert "goes on where it stopped" in out.with_suffix(".log").read_text()
+    assert "continues where it stopped" in out.with_suffix(".log").read_text()
 
 
 def test_workers_end_with_their_supervisor(city, tmp_path) -> None:

@@ -15,19 +15,19 @@ PATIENCE_S = 60
 
 def test_everything_is_consumed_in_order_by_another_thread() -> None:
     seen: list[tuple[int, str]] = []
-    with in_background(lambda n: seen.append((n, threading.current_thread().name))) as hand_over:
+    with in_background(lambda n: seen.append((n, threading.current_thread().name))) as submit:
         for n in range(50):
-            hand_over(n)
-    assert seen == [(n, "behind") for n in range(50)]
+            submit(n)
+    assert seen == [(n, "background") for n in range(50)]
 
 
 def test_the_caller_waits_when_the_queue_is_full() -> None:
     resume, full, handed = threading.Event(), threading.Event(), []
 
     def produce() -> None:
-        with in_background(lambda _: resume.wait(PATIENCE_S), depth=2) as hand_over:
+        with in_background(lambda _: resume.wait(PATIENCE_S), depth=2) as submit:
             for n in range(10):
-                hand_over(n)
+                submit(n)
                 handed.append(n)
                 if len(handed) == 3:
                     full.set()
@@ -51,9 +51,9 @@ def test_an_error_of_the_consumer_reaches_the_caller() -> None:
             raise OSError("disk full")
 
     def give(first: int, last: int) -> None:
-        with in_background(consume) as hand_over:
+        with in_background(consume) as submit:
             for n in range(first, last):
-                hand_over(n)
+                submit(n)
 
     with pytest.raises(OSError, match="disk full"):
         give(0, 100)
@@ -71,9 +71,9 @@ def test_an_error_in_the_caller_drops_the_queue() -> None:
         consumed.append(n)
 
     def fail() -> None:
-        with in_background(consume) as hand_over:
-            hand_over(0)
-            hand_over(1)
+        with in_background(consume) as submit:
+            submit(0)
+            submit(1)
             assert started.wait(PATIENCE_S)
             threading.Timer(1.0, resume.set).start()  # by then the error has been seen
             raise KeyboardInterrupt

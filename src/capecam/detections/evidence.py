@@ -71,7 +71,7 @@ class Evidence:
         """
         self._rasters, self._grid, self._rules, self._processes = rasters, grid, rules, processes
         self._files = ExitStack()
-        self._pool: ProcessPool | None = None
+        self._pool: ProcessPool[Task, NDArray[np.float64]] | None = None
         self._cache = _open_cache(rasters, grid, cache)
 
     def __enter__(self) -> Self:

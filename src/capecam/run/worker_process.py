@@ -1,20 +1,12 @@
-"""A process that makes cells, seen from the supervisor (:class:`WorkerProcess`) and from within
-(:func:`serve`): requests go in, answers come out, as pickles through pipes."""
+"""A process that computes cells: its handle in the supervisor, and its own main function."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import pickle
-import queue
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from capecam.errors import CapecamError, DeviceError, WorkerError
 from capecam.grid import Cell
@@ -23,205 +15,143 @@ from capecam.mosaic.city import City
 from capecam.pipeline.cell_runner import CellResult, CellRunner
 from capecam.pipeline.preparation import RunConstants
 from capecam.runtime import logs
+from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
 from capecam.settings import Settings
 from capecam.store.records import RunRecord
 from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 5.0
-"""Until a worker that was asked to end is made to."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What a worker says before it reads images that it may die of, and after."""
+    """Message of a worker: names of the images that it reads next; empty when it has read them."""
 
     names: tuple[str, ...]
 
 
 class WorkerProcess:
-    """A process that makes cells, and the pipe to it.
+    """A process that computes cells.
 
     Args:
-        settings: of the run, ``compute.device`` its own.
-        among: so many workers share the machine.
+        settings: of the run, with ``compute.device`` for this worker.
+        count: number of workers that share the machine.
     """
 
-    def __init__(self, settings: Settings, among: int) -> None:
-        self._settings, self._among = settings, among
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ready = False
+    def __init__(self, settings: Settings, count: int) -> None:
+        self._settings, self._count = settings, count
+        self._child: ChildProcess | None = None
+        self._has_city = False
         self.reading: tuple[str, ...] = ()
         """Names of the images that it reads in order to answer."""
 
     def start(self) -> None:
-        """Start the process; the network loads when it is first asked for something."""
-        self._ready, self.reading = False, ()
-        environment = dict(os.environ)
-        if self._among > 1 and self._settings.compute.device == "cpu":
-            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._among))
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from capecam.run.worker_process import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # Ctrl-C goes to the supervisor alone
-        )
-        self._send("settings", self._settings, log.getEffectiveLevel())
+        """Start the process; it loads the network at the first request."""
+        self._has_city, self.reading = False, ()
+        environment = {}
+        if self._count > 1 and self._settings.compute.device == "cpu":
+            threads = max(1, (os.cpu_count() or 1) // self._count)
+            environment["OMP_NUM_THREADS"] = str(threads)
+        level = log.getEffectiveLevel()
+        self._child = ChildProcess(_serve, self._settings, level, environment=environment)
 
     def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
-        """Have found out what a run needs; ``reading`` says of what the worker has died, if so.
+        """Find out what all cells of a run have in common.
 
         Raises:
-            CapecamError: that of the worker; or WorkerError, if it dies of it.
+            CapecamError: of the worker; WorkerError if it died, with the images in ``reading``.
         """
-        prepared: RunConstants = self._ask("prepare", city, previous)
-        return prepared
+        constants: RunConstants = self._request(_prepare, city, previous)
+        return constants
 
-    def get_ready(self, city: City, prepared: RunConstants, known: ImageHashes) -> None:
-        """Have a process that has taken the city, a new one where the old one has died.
+    def get_ready(self, city: City, constants: RunConstants, known: ImageHashes) -> None:
+        """Load a city once, in a new process if the last one has ended.
 
         Raises:
-            CapecamError: that of the worker; or WorkerError, if it dies of it.
+            CapecamError: of the worker; WorkerError if it died.
         """
-        if self._process is None or self._process.poll() is not None:
+        if self._child is None or self._child.has_ended:
             self.start()
-        if not self._ready:
-            self._ask("take", city, prepared, known)
-            self._ready = True
+        if not self._has_city:
+            self._request(_load_city, city, constants, known)
+            self._has_city = True
 
-    def make(self, cell: Cell, told: Callable[[int], object]) -> CellResult:
-        """Have a cell made; if the worker dies of it, that is how the cell failed.
+    def make(self, cell: Cell, on_progress: Callable[[int], object]) -> CellResult:
+        """Compute a cell; if the worker dies, the cell has failed.
+
+        Args:
+            cell: the cell.
+            on_progress: called with the number of tiles that have been finished since.
 
         Raises:
             StoppedError: the disk is full.
         """
         try:
-            self._send("make", cell)
-            while isinstance(answer := self._receive(), int):
-                told(answer)
-        except (EOFError, BrokenPipeError):
-            return CellResult(cell, None, f"its worker ended: {self._how()}")
+            self._running.send((_make, cell))
+            while isinstance(answer := self._running.receive(), int):
+                on_progress(answer)
+        except ChildDiedError as error:
+            return CellResult(cell, None, f"its worker ended: {error}")
         if isinstance(answer, BaseException):
             raise answer
-        made: CellResult = answer
-        return made
+        result: CellResult = answer
+        return result
 
     def stop(self) -> None:
-        """Now."""
-        if self._process is None:
-            return
-        with contextlib.suppress(OSError):
-            self._pipe(self._process.stdin).close()  # it ends itself when it sees that
-        try:
-            self._process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """End the process at once."""
+        if self._child is not None:
+            self._child.kill()
 
-    def _ask(self, *request: Any) -> Any:
+    @property
+    def _running(self) -> ChildProcess:
+        if self._child is None:
+            raise ValueError("start comes before a request")
+        return self._child
+
+    def _request(self, *request: object) -> Any:
         try:
-            self._send(*request)
-            while isinstance(answer := self._receive(), _Reading):
+            self._running.send(request)
+            while isinstance(answer := self._running.receive(), _Reading):
                 self.reading = answer.names
-        except (EOFError, BrokenPipeError):
+        except ChildDiedError as error:
             raise WorkerError(
-                f"a worker ended before its first cell: {self._how()}"
+                f"a worker ended before its first cell: {error}"
                 "; run it with -v, or with --in-process"
             ) from None
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
-    def _how(self) -> str:
-        code = self._process.wait() if self._process else 0
-        if code >= 0:
-            return f"exit code {code}"
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (
-            ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        )
 
-    def _send(self, *message: Any) -> None:
-        if self._process is not None:
-            pipe = self._pipe(self._process.stdin)
-            pickle.dump(message, pipe)
-            pipe.flush()
-
-    def _receive(self) -> Any:
-        if self._process is None:
-            raise EOFError
-        return pickle.load(self._pipe(self._process.stdout))
-
-    @staticmethod
-    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-        if pipe is None:
-            raise ValueError("a worker has pipes")
-        return pipe
-
-
-Answer = Callable[[object], None]
-
-
-def serve() -> None:
-    """The worker's side, until the supervisor ends, however it does.
-
-    Signals to end are the supervisor's affair, also where a service manager sends them to all.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    answer = _answers()
-    requests: queue.Queue[tuple[Any, ...]] = queue.Queue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    _, settings, level = requests.get()
+def _serve(parent: ParentConnection, settings: Settings, level: int) -> None:
+    """Answer requests: a function below and its arguments."""
     logs.configure(level)
     runner: CellRunner | None = None
     with gdal_settings():
         while True:
-            request = requests.get()
+            function, *arguments = parent.receive()
             try:
                 runner = runner or CellRunner(settings)
-                answer(_done(runner, request, answer))
+                parent.send(function(parent, runner, *arguments))
             except CapecamError as error:
-                answer(error)
+                parent.send(error)
 
 
-def _answers() -> Answer:
-    """Standard output for answers alone: what a library prints must not get between them."""
-    stream = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-
-    def answer(message: object) -> None:
-        pickle.dump(message, stream)
-        stream.flush()
-
-    return answer
+def _prepare(
+    parent: ParentConnection, runner: CellRunner, city: City, previous: RunRecord | None
+) -> RunConstants:
+    return runner.prepare(city, previous, lambda names: parent.send(_Reading(names)))
 
 
-def _listen(requests: queue.Queue[tuple[Any, ...]]) -> None:
-    while True:
-        try:
-            requests.put(pickle.load(sys.stdin.buffer))
-        except (EOFError, pickle.UnpicklingError):  # cut off, where the supervisor was killed
-            os._exit(1)  # in the middle of a cell: what is half-made is cleared by the next run
+def _load_city(
+    _: ParentConnection, runner: CellRunner, city: City, constants: RunConstants, known: ImageHashes
+) -> None:
+    runner.load_city(city, constants, known)
 
 
-def _done(runner: CellRunner, request: tuple[Any, ...], answer: Answer) -> object:
-    match request:
-        case "prepare", city, previous:
-            return runner.prepare(city, previous, lambda names: answer(_Reading(names)))
-        case "take", city, prepared, known:
-            runner.load_city(city, prepared, known)
-            return None
-        case "make", cell:
-            return _attempt(runner, cell, answer)
-    raise ValueError(f"a worker does not know how to {request[0]}")
-
-
-def _attempt(runner: CellRunner, cell: Cell, answer: Answer) -> CellResult:
+def _make(parent: ParentConnection, runner: CellRunner, cell: Cell) -> CellResult:
     try:
-        return runner.attempt(cell, answer)
+        return runner.attempt(cell, parent.send)
     except DeviceError as error:
         log.error("%s", error)  # noqa: TRY400 -v shows the traceback already
         os._exit(1)

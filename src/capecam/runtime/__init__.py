@@ -1,1 +1,1 @@
-"""Atomic files, locks, logs, threads and child processes; knows neither rasters nor torch."""
+"""Atomic files, locks, logs, threads and child processes; imports neither rasterio nor torch."""

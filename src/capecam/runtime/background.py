@@ -1,4 +1,4 @@
-"""Work that goes on behind the main thread, in order."""
+"""Work in a background thread, in order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ T = TypeVar("T")
 
 @contextmanager
 def in_background(consume: Callable[[T], object], depth: int = 1) -> Iterator[Callable[[T], None]]:
-    """A function that hands items to a thread, which consumes them one by one, in order.
+    """Yield a function that submits items to a thread, which consumes them in order.
 
-    At most ``depth`` items wait; then handing over waits, too. What the consumer raises is raised
-    by a later hand-over or at the end. After that, or if the body fails, what waits is dropped.
+    At most ``depth`` items wait; when the queue is full, submitting blocks. An error of the
+    consumer is raised by a later submission or at the end. After an error, and if the body fails,
+    the items that wait are dropped.
     """
     waiting: queue.Queue[tuple[T] | None] = queue.Queue(depth)
     errors: list[BaseException] = []
@@ -28,19 +29,19 @@ def in_background(consume: Callable[[T], object], depth: int = 1) -> Iterator[Ca
                 continue
             try:
                 consume(*wrapped)
-            except BaseException as error:  # whatever it is, it belongs to the main thread
+            except BaseException as error:  # of any kind: it is raised in the main thread
                 errors.append(error)
                 dropping.set()
 
-    def hand_over(item: T) -> None:
+    def submit(item: T) -> None:
         if errors:
             raise errors[0]
         waiting.put((item,))
 
-    thread = threading.Thread(target=work, name="behind", daemon=True)
+    thread = threading.Thread(target=work, name="background", daemon=True)
     thread.start()
     try:
-        yield hand_over
+        yield submit
     except BaseException:
         dropping.set()
         raise

@@ -1,4 +1,4 @@
-"""One run at a time in an output folder."""
+"""The lock of an output folder: one run at a time."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 @contextmanager
 def output_lock(out: Path, shard: tuple[int, int] | None = None) -> Iterator[None]:
-    """Hold an output folder, or a share of it beside other shards.
+    """Lock an output folder, or one shard of it.
 
-    The kernel holds the lock for as long as the process lives, so that of a dead run is free.
+    The kernel releases the lock when the process ends, however it does.
+
+    Args:
+        out: the folder.
+        shard: number of the shard and of all shards; they can run at the same time.
 
     Raises:
-        OutputError: another run has it; it says which.
+        OutputError: another run holds the lock; the message names it.
     """
     with ExitStack() as stack:
-        _lock(
-            stack.enter_context((out / NAME).open("a+")), fcntl.LOCK_SH if shard else fcntl.LOCK_EX
-        )
+        file = stack.enter_context((out / NAME).open("a+"))
+        _lock(file, fcntl.LOCK_SH if shard else fcntl.LOCK_EX)
         if shard:
-            share = out / f"{NAME}-{shard[0]}-of-{shard[1]}"
-            _lock(stack.enter_context(share.open("a+")), fcntl.LOCK_EX)
+            path = out / f"{NAME}-{shard[0]}-of-{shard[1]}"
+            _lock(stack.enter_context(path.open("a+")), fcntl.LOCK_EX)
         yield
 
 
@@ -46,16 +49,17 @@ def _lock(file: IO[str], kind: int) -> None:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        who, folder = file.read().strip() or "another run", Path(file.name).parent
+        holder = file.read().strip() or "another run"
         raise OutputError(
-            f"{folder} is in use by {who}; wait until it ends, or choose another --out"
+            f"{Path(file.name).parent} is in use by {holder}; wait until it ends, "
+            "or choose another --out"
         ) from None
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        log.warning("%s: this filesystem knows no locks; start no second run here", file.name)
-    holder = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%F %T")}
+        log.warning("%s: this filesystem has no locks; start no second run here", file.name)
+    this_run = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%F %T")}
     file.seek(0)
     file.truncate()
-    file.write(json.dumps(holder) + "\n")
+    file.write(json.dumps(this_run) + "\n")
     file.flush()

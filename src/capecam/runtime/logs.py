@@ -1,4 +1,4 @@
-"""What a process of ours says on the way."""
+"""Configuration of the log."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import logging
 
 
 def configure(level: int) -> None:
-    """Lines on stderr: capecam's own from a level on, of others warnings."""
+    """Log to stderr: messages of capecam from a level on, and warnings of other packages."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     set_level(level)
 
 
 def set_level(level: int) -> None:
-    """From which level on. What GDAL has to say of a file is in the error that it ends in; the
-    dozen warnings on the way there come with ``-v`` only.
+    """Set the level from which messages of capecam are logged.
+
+    Messages of GDAL about a file are in the error that is raised in the end; its warnings before
+    that are logged at the level DEBUG only.
     """
     logging.getLogger("capecam").setLevel(level)
     quiet = level > logging.DEBUG

@@ -1,45 +1,36 @@
-"""One function in processes of their own: for work that Python's lock would not let run together.
-
-``multiprocessing`` would import the user's script again in each; these import capecam alone.
-"""
+"""One function in several processes, for work that Python's lock would not let run in threads."""
 
 from __future__ import annotations
 
-import pickle
 import queue
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from importlib import import_module
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 from capecam.errors import StoppedError
+from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
 
-Worker = Callable[[Any], AbstractContextManager[Callable[[Any], Any]]]
+Shared = TypeVar("Shared")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+Worker = Callable[[Shared], AbstractContextManager[Callable[[Task], Result]]]
 """Called once in each process, with what all calls share; gives the function."""
 
 
-class ProcessPool:
-    """Processes that wait for calls. Everything that goes to and fro is pickled."""
+class ProcessPool(Generic[Task, Result]):
+    """Processes that wait for calls of one function. Its arguments and results are pickled."""
 
-    def __init__(self, worker: Worker, shared: object, count: int) -> None:
-        """Start them; ``worker`` must be a function of a module."""
-        command = "from capecam.runtime.process_pool import serve; serve()"
+    def __init__(self, worker: Worker[Shared, Task, Result], shared: Shared, count: int) -> None:
+        """Start the processes; ``worker`` must be a function of a module."""
+        self._idle: queue.SimpleQueue[ChildProcess] = queue.SimpleQueue()
         self._files = ExitStack()
-        self._free: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._threads = self._files.enter_context(ThreadPoolExecutor(count))
         for _ in range(count):
-            child = subprocess.Popen(
-                [sys.executable, "-c", command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C goes to the main process alone
-            )
-            self._files.callback(_end, child)
-            _send(child.stdin, (worker.__module__, worker.__qualname__, shared))
-            self._free.put(child)
+            child = ChildProcess(_answer_calls, worker, shared)
+            self._files.callback(child.kill)
+            self._idle.put(child)
 
     def __enter__(self) -> Self:
         return self
@@ -47,53 +38,45 @@ class ProcessPool:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        """The function's results, in the order of the tasks.
+    def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
+        """Return the function's results, in the order of the tasks.
 
         Raises:
             StoppedError: a process died.
         """
         return self._threads.map(self._call, tasks)
 
-    def _call(self, task: object) -> Any:
-        child = self._free.get()
+    def _call(self, task: Task) -> Result:
+        child = self._idle.get()
         try:
-            _send(child.stdin, task)
-            done, result = pickle.load(child.stdout)  # type: ignore[arg-type]
-        except (EOFError, BrokenPipeError) as error:
+            child.send(task)
+            result: Result | _Failure = child.receive()
+        except ChildDiedError as error:
             raise StoppedError(
-                "a helper process died (out of memory?); the same command goes on"
+                f"a helper process died ({error}); the same command continues where it stopped"
             ) from error
         finally:
-            self._free.put(child)
-        if not done:
-            raise result
+            self._idle.put(child)
+        if isinstance(result, _Failure):
+            raise result.error
         return result
 
 
-def _send(stream: Any, value: object) -> None:
-    pickle.dump(value, stream, pickle.HIGHEST_PROTOCOL)
-    stream.flush()
+class _Failure:
+    """An exception of the function, to be raised in the parent."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
-    child.communicate()
-
-
-def serve() -> None:
-    """The child's side: calls come until the pipe is closed."""
-    calls, answers = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # what a library prints must not come between the answers
-    module, name, shared = pickle.load(calls)
-    with getattr(import_module(module), name)(shared) as function:
+def _answer_calls(
+    parent: ParentConnection, worker: Worker[Shared, Task, Result], shared: Shared
+) -> None:
+    """Answer calls until the parent ends the process."""
+    with worker(shared) as function:
         while True:
+            task = parent.receive()
             try:
-                task = pickle.load(calls)
-            except EOFError:
-                return
-            try:
-                answer = (True, function(task))
+                parent.send(function(task))
             except Exception as error:  # raised again in the parent
-                answer = (False, error)
-            _send(answers, answer)
+                parent.send(_Failure(error))

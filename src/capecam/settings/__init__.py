@@ -1,7 +1,7 @@
-"""All settings as one validated, frozen tree. ``configfile`` fills it.
+"""All settings as one validated, frozen tree, which ``settings.loading`` fills.
 
-The command line's options are made from this tree (``Option`` marks the fields that have one), and
-so is docs/configuration.md; nothing about a setting is written down twice.
+The options of the command line and docs/configuration.md are made from this tree; ``Option`` marks
+the fields that have an option.
 """
 
 from capecam.settings.attribution import ExplainSettings

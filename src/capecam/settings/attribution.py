@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from capecam.settings.base import Option, Section, among
+from capecam.settings.base import Option, Section, check_name
 from capecam.settings.choices import DEFAULT_METHODS, METHODS, Score, Where
 
 
 def _known_methods(methods: tuple[str, ...]) -> tuple[str, ...]:
     for method in methods:
-        among(method, METHODS, "unknown method")
+        check_name(method, METHODS, "unknown method")
     if not methods:
         raise ValueError("at least one method is needed")
     if len(set(methods)) < len(methods):
@@ -22,7 +22,7 @@ def _known_methods(methods: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class ExplainSettings(Section):
-    """Which heatmaps, of which score, where, and on which scale."""
+    """Methods, score, extent and scale of the heatmaps."""
 
     methods: Annotated[
         tuple[str, ...], AfterValidator(_known_methods), Option("--methods", "LIST")
@@ -32,19 +32,19 @@ class ExplainSettings(Section):
     )
     score: Annotated[Score, Option("--score")] = Field(
         "mean",
-        description="what is explained: the class's mean logit over the tile's valid pixels, "
-        "or over those predicted as the class",
+        description="value that is explained: mean logit of the class over the valid pixels of a "
+        "tile, or over the pixels predicted as the class",
     )
     where: Annotated[Where, Option("--where")] = Field(
         "all", description="explain every tile, or only tiles and classes with a detection"
     )
     heatmap_dtype: Annotated[Literal["uint8", "float32"], Option("--heatmap-dtype")] = Field(
-        "uint8", description="0..254 on the calibrated scale, or raw values"
+        "uint8", description="store levels 0..254 of the calibrated scale, or raw values"
     )
     calibration: Annotated[Path | None, Option("--calibration", "RUN.json")] = Field(
-        None, description="take the colour scale from another run's run.json"
+        None, description="run.json of another run, to use its colour scale"
     )
     calibration_tiles: int = Field(
-        256, ge=1, description="how many sampled tiles set the colour scale"
+        256, ge=1, description="number of sampled tiles from which the colour scale is computed"
     )
-    seed: int = Field(0, ge=0, description="of that sample")
+    seed: int = Field(0, ge=0, description="random seed of that sample")

@@ -1,4 +1,4 @@
-"""What all sections of settings are made of."""
+"""Base class of the sections, and the mark of settings with an option."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pydantic import BaseModel, ConfigDict
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Marks a field that the command line offers: its flag and the value's name in the help."""
+    """Mark of a field that has a command-line option, with the name of the value in the help."""
 
     flag: str
     metavar: str | None = None
 
 
-def among(name: str, known: Sequence[str], what: str) -> None:
-    """Raises ValueError, with the nearest name, where a name is not known."""
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"{what} {name!r}; {hint}")
+def check_name(name: str, names: Sequence[str], problem: str) -> None:
+    """Raise ValueError with the nearest name if a name is not one of ``names``."""
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+        raise ValueError(f"{problem} {name!r}; {hint}")
 
 
 class Section(BaseModel):
-    """Frozen, and without any key that is not declared."""
+    """Frozen model that refuses undeclared keys."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False

@@ -1,4 +1,4 @@
-"""The words that settings know: methods, scores, precisions, and how virtual paths begin."""
+"""Names of methods, scores and precisions, and the prefix of virtual paths."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ METHODS = (
     "gradcam", "gradcampp", "gradcampp_notebook", "hirescam", "layercam", "xgradcam",
     "guided_gradcam", "guided_gradcam_shared",
 )  # fmt: skip
-"""The heatmaps by name, which is also the stem of their files. The formulas are in
-``attribution``, which imports torch; a test compares the two lists."""
+"""Names of the heatmaps, which are also the stems of their files. The formulas are in
+``attribution.methods``, which imports torch; a test compares the two lists."""
 
 TITLES = {
     "gradcam": "Grad-CAM",
@@ -21,10 +21,10 @@ TITLES = {
     "guided_gradcam": "Guided Grad-CAM",
     "guided_gradcam_shared": "Guided Grad-CAM (shared)",
 }
-"""Methods as people write them."""
+"""Titles of the methods."""
 
 PIXEL_METHODS = ("guided_gradcam", "guided_gradcam_shared")
-"""Those at full resolution; the others come in blocks."""
+"""Methods at full resolution; the others come in blocks."""
 
 DEFAULT_METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 
@@ -35,7 +35,7 @@ SCORE_TITLES = {
     "mean": "the class's mean logit over the tile",
     "predicted": "the class's logit over the pixels predicted as it",
 }
-"""What is explained, as people write it."""
+"""Titles of the scores."""
 
 Where = Literal["all", "detected"]
 WHERE: tuple[str, ...] = get_args(Where)
@@ -44,4 +44,4 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 """From the most exact to the fastest."""
 
 VSI = "/vsi"
-"""How a path of GDAL's virtual file systems begins."""
+"""Prefix of the paths of GDAL's virtual file systems."""

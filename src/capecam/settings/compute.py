@@ -1,4 +1,4 @@
-"""Settings of the machine, and of how a run goes about it."""
+"""Settings of the machine, and of one run."""
 
 from __future__ import annotations
 
@@ -11,47 +11,52 @@ from capecam.settings.choices import Precision
 
 
 def _count_or_auto(value: object) -> int | str:
-    """One message, where pydantic has one for each type."""
+    """Validate with one message, where pydantic has one per type."""
     if value == "auto":
         return "auto"
     if not str(value).isdecimal() or int(str(value)) < 1:
-        raise ValueError("must be auto or a number from 1 on")
+        raise ValueError("must be auto or a number of at least 1")
     return int(str(value))
 
 
 class ComputeSettings(Section):
-    """The machine. Nothing here but the precision changes results beyond rounding."""
+    """Use of the machine; only the precision changes results beyond rounding."""
 
     device: Annotated[str, Option("--device")] = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1"
     )
     precision: Annotated[Literal["auto", Precision], Option("--precision")] = Field(
         "auto",
-        description="of the network; auto is the fastest whose Grad-CAM correlates with fp32 "
-        "above 0.99 for every class, fp32 on a CPU",
+        description="precision of the network; auto is the fastest whose Grad-CAM correlates with "
+        "fp32 above 0.99 for every class, and fp32 on a CPU",
     )
     batch_size: Annotated[
         int | Literal["auto"], BeforeValidator(_count_or_auto), Option("--batch-size", "N|auto")
     ] = Field(
         "auto",
-        description="tiles that go through the network together; auto is what the device holds",
+        description="tiles in a batch; auto is as many as fit into the memory of the device",
     )
     workers: int | None = Field(
-        None, ge=1, description="processes that make cells: else one a GPU, or one on a CPU"
+        None,
+        ge=1,
+        description="number of worker processes; default is one per GPU, or one on a CPU",
     )
     gpus_per_worker: float = Field(
-        1.0, gt=0, le=1, description="on a cluster: of a GPU, so that several share one"
+        1.0,
+        gt=0,
+        le=1,
+        description="on a cluster: part of a GPU per worker, so that several can share one",
     )
     cluster: Annotated[str | None, Option("--cluster", "local-ray|ADDRESS")] = Field(
-        None, description="make cells on Ray: of this machine, or of a cluster (host:6379, auto)"
+        None, description="use Ray on this machine, or on a cluster (host:6379, auto)"
     )
     readers: Annotated[int, Option("--readers", "N")] = Field(
-        3, ge=0, description="threads that read imagery ahead; 0 reads in the main thread"
+        3, ge=0, description="number of threads that read imagery ahead; 0 reads in the main thread"
     )
 
 
 class RunSettings(Section):
-    """How this run goes about it; nothing here changes results."""
+    """Options of one run, which do not change results."""
 
     shard: Annotated[
         tuple[int, int] | None,
@@ -59,31 +64,31 @@ class RunSettings(Section):
         Option("--shard", "I/N"),
     ] = Field(
         None,
-        description="do the I-th of N shares of the cells, 1/4 to 4/4, beside other runs on the "
-        "same output; then capecam finish",
+        description="process the I-th of N parts of the cells (1/4 to 4/4) while other runs "
+        "process the other parts into the same folder; then use capecam finish",
     )
     in_process: Annotated[bool, Option("--in-process")] = Field(
-        False, description="no worker processes: for debugging"
+        False, description="compute in this process, for debugging"
     )
     recalibrate: Annotated[bool, Option("--recalibrate")] = Field(
-        False, description="sample the colour scale anew"
+        False, description="compute the colour scale again"
     )
     retry_failed: Annotated[bool, Option("--retry-failed")] = Field(
-        False, description="try cells again that failed before, although nothing changed"
+        False, description="try failed cells again, even if nothing has changed"
     )
     max_failures: Annotated[int | None, Option("--max-failures", "N")] = Field(
-        None, ge=0, description="stop when more cells than these have failed"
+        None, ge=0, description="stop when more than N cells have failed"
     )
     prune: Annotated[bool, Option("--prune")] = Field(
         False, description="remove the cells of images that are no longer among the sources"
     )
     dry_run: Annotated[bool, Option("--dry-run")] = Field(
-        False, description="only say what would be done and why"
+        False, description="only show what would be done, and why"
     )
 
 
 def _share(value: object) -> object:
-    """(I, N) of I/N."""
+    """Return the two numbers of I/N."""
     parts = value.split("/") if isinstance(value, str) else value
     try:
         index, count = map(int, parts)  # type: ignore[call-overload]

@@ -1,9 +1,9 @@
-"""Settings of what is made of the rasters: objects, evidence, what people look at."""
+"""Settings of detections, evidence, the QGIS project, the audit and annotations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -11,7 +11,7 @@ from capecam.settings.base import Option, Section
 
 
 def _by_class(value: object) -> object:
-    """A number, or numbers by class; on the command line as NAME=NUMBER,NAME=NUMBER."""
+    """Parse a number, or numbers by class: NAME=NUMBER,NAME=NUMBER on the command line."""
     if isinstance(value, str) and "=" in value:
         value = dict(part.rsplit("=", 1) for part in value.split(",") if "=" in part)
     try:
@@ -19,11 +19,11 @@ def _by_class(value: object) -> object:
             return {str(name).strip(): _positive(number) for name, number in value.items()}
         return _positive(value)
     except (TypeError, ValueError):
-        raise ValueError("must be a number from 0 on, or such numbers by class name") from None
+        raise ValueError("must be a number of at least 0, or such numbers by class name") from None
 
 
-def _positive(value: Any) -> float:
-    number = float(value)
+def _positive(value: object) -> float:
+    number = float(value)  # type: ignore[arg-type]
     if not number >= 0:
         raise ValueError
     return number
@@ -34,18 +34,18 @@ ByClass = Annotated[float | dict[str, float], BeforeValidator(_by_class)]
 
 
 class DetectionSettings(Section):
-    """From class pixels to objects."""
+    """Conversion of class pixels to objects."""
 
     join_distance_px: Annotated[float, Option("--join-distance", "PX")] = Field(
-        2.0, ge=0, description="pieces of a class with at most this gap are one object"
+        2.0, ge=0, description="pieces of a class with at most this gap are joined to one object"
     )
     min_area_m2: Annotated[ByClass, Option("--min-area", "M2")] = Field(
         1.7,
-        description="objects of this area or less are dropped; by class: {water heater: 1}, "
-        "where classes that are not named keep 1.7",
+        description="objects of this area or less are dropped; or by class: {water heater: 1}, "
+        "with 1.7 for the other classes",
     )
     min_confidence: Annotated[ByClass, Option("--min-confidence", "P")] = Field(
-        0.0, description="objects of a lower mean probability are dropped; also by class"
+        0.0, description="objects with a lower mean probability are dropped; or by class"
     )
     footprint_share: float = Field(
         0.8,
@@ -57,15 +57,15 @@ class DetectionSettings(Section):
     simplify_m: float = Field(
         0.0,
         ge=0,
-        description="outlines lose corners whose triangle with their neighbours is smaller than "
-        "this squared (Visvalingam-Whyatt); borders that objects share stay shared",
+        description="outlines are simplified: corners are removed whose triangle with their "
+        "neighbours is smaller than this squared (Visvalingam-Whyatt); shared borders stay shared",
     )
     keep_rejected: Annotated[bool, Option("--keep-rejected")] = Field(
-        False, description="keep what is dropped in a layer of its own, with the reason"
+        False, description="keep dropped objects in a separate layer, with the reason"
     )
 
     def by_class(self, key: str, names: Sequence[str]) -> list[float]:
-        """A setting of this section for each of these classes."""
+        """Return the values of a setting for these classes."""
         value = getattr(self, key)
         if not isinstance(value, dict):
             return [value] * len(names)
@@ -74,46 +74,51 @@ class DetectionSettings(Section):
 
 
 class EvidenceSettings(Section):
-    """How the heatmaps at an object become one word (docs/method.md)."""
+    """Thresholds of the evidence at an object (docs/method.md)."""
 
     method: str | None = Field(
-        None, description="heatmap that decides; else the first of explain.methods"
+        None, description="heatmap that decides; default is the first of explain.methods"
     )
     high: float = Field(
-        0.25, ge=0, le=1, description="mean inside from which an object is focused, 0..1"
+        0.25, ge=0, le=1, description="minimum mean inside an object for the evidence focused, 0..1"
     )
     certain: float = Field(
-        0.9, ge=0, le=1, description="confidence from which an object low inside is saturated"
+        0.9,
+        ge=0,
+        le=1,
+        description="minimum confidence for the evidence saturated, where the mean inside is low",
     )
     outweighs: float = Field(
-        1.5, gt=0, description="surroundings this many times as strong as the inside are context"
+        1.5, gt=0, description="minimum ratio of surroundings to inside for the evidence context"
     )
 
 
 class QgisSettings(Section):
-    """The project that opens in QGIS (docs/qgis.md)."""
+    """The QGIS project (docs/qgis.md)."""
 
     imagery: Annotated[bool, Option("--imagery")] = Field(
         False,
-        description="put the images under everything else in OUT/capecam.qgz; it then depends on "
-        "where they lie, seen from OUT",
+        description="add the images to OUT/capecam.qgz as the lowest layer; the project then "
+        "depends on their paths relative to OUT",
     )
 
 
 class AuditSettings(Section):
-    """Whether the explanations can be believed (docs/method.md)."""
+    """Test of the heatmaps (docs/method.md)."""
 
     sample: Annotated[int, Option("--audit", "N")] = Field(
-        0, ge=0, description="after the run, audit the explanations of so many detections"
+        0, ge=0, description="after the run, audit the heatmaps of N detections"
     )
-    seed: int = Field(0, ge=0, description="of that sample, and of what is randomised")
+    seed: int = Field(
+        0, ge=0, description="random seed of that sample and of the randomised weights"
+    )
 
 
 class TruthSettings(Section):
-    """How annotations name their classes."""
+    """Columns of annotations."""
 
     class_column: str = Field("class", description="column with the name of the class")
     flags: dict[str, str] = Field(
         {"PV_normal": "solar panel", "PV_heater": "water heater", "PV_pool": "pool heater"},
-        description="without that column: columns that are 1 for one class, and its name",
+        description="without that column: columns that are 1 for a class, and its name",
     )

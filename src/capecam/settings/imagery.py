@@ -1,4 +1,4 @@
-"""Settings of how an image file becomes pixels."""
+"""Settings of the conversion of image files to pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from capecam.settings.base import Option, Section
 
 
 def _bands(value: object) -> object:
-    """auto, gray, palette, or three band numbers; on the command line with commas."""
+    """Parse auto, gray, palette, or three band numbers."""
     if value in ("auto", "gray", "palette"):
         return value
     parts = value.split(",") if isinstance(value, str) else value
@@ -22,18 +22,18 @@ def _bands(value: object) -> object:
     except (TypeError, ValueError):
         raise ValueError("must be auto, gray, palette or three band numbers, R,G,B") from None
     if min(red, green, blue) < 1:
-        raise ValueError("must be band numbers from 1 on, R,G,B")
+        raise ValueError("must be band numbers of at least 1, R,G,B")
     return red, green, blue
 
 
 @dataclass(frozen=True, slots=True)
 class ValueRange:
-    """Which values become 0 and 255; those beyond are clipped."""
+    """Pixel values that become 0 and 255; values beyond are clipped."""
 
     low: float
     high: float
     percent: bool = False
-    """They are percentiles of the whole mosaic, 0..100."""
+    """True if the values are percentiles of the whole mosaic, 0..100."""
 
     def __post_init__(self) -> None:
         top = 100.0 if self.percent else float("inf")
@@ -45,11 +45,11 @@ class ValueRange:
     def __str__(self) -> str:
         mark = "%" if self.percent else ""
         low, high = (f"{value!r}".removesuffix(".0") + mark for value in (self.low, self.high))
-        return f"{low},{high}"  # every digit: records are read again
+        return f"{low},{high}"  # every digit, since records are read again
 
 
 def _scale(value: object) -> object:
-    """0,4095 or 2%,98%."""
+    """Parse 0,4095 or 2%,98%."""
     if value is None or isinstance(value, ValueRange):
         return value
     parts = value.split(",") if isinstance(value, str) else value
@@ -73,7 +73,7 @@ OptionalRange = Annotated[
 
 
 class ImagerySettings(Section):
-    """How an image file becomes red, green and blue pixels of 0..255 (docs/inputs.md)."""
+    """Conversion of an image file to red, green and blue pixels of 0..255 (docs/inputs.md)."""
 
     bands: Annotated[
         Literal["auto", "gray", "palette"] | tuple[int, int, int],
@@ -81,28 +81,26 @@ class ImagerySettings(Section):
         Option("--bands", "R,G,B|gray|palette"),
     ] = Field(
         "auto",
-        description="numbers of the red, green and blue band, from 1; auto goes by the file's "
-        "colour interpretation; gray is band 1 as all three, palette the colours of band 1's table",
+        description="numbers of the red, green and blue band, from 1; auto uses the colour "
+        "interpretation of the file; gray uses band 1 for all three, palette its colour table",
     )
     scale: Annotated[OptionalRange, Option("--scale", "LOW,HIGH|P%,P%")] = Field(
         None,
         description="for images that are not uint8: values that become 0 and 255, or percentiles "
-        "of the whole mosaic such as 2%,98%",
+        "of the whole mosaic, such as 2%,98%",
     )
     crs: Annotated[str | None, Option("--crs", "CRS")] = Field(
-        None, description="of images that say none: EPSG:..., ESRI:..., WKT or PROJ"
+        None, description="CRS of images that have none: EPSG:..., ESRI:..., WKT or PROJ"
     )
     collar: Annotated[Literal["none", "auto"], Option("--collar")] = Field(
         "none",
-        description="auto: a black or white border that the file does not mark as nodata is none "
-        "the less no imagery",
+        description="auto: a black or white border is nodata, even if the file does not mark it",
     )
     allow_vrt: Annotated[bool, Option("--allow-vrt")] = Field(
         False,
-        description="read VRTs too, whose own sources must be GeoTIFFs in the folders given",
+        description="also read VRTs, whose sources must be GeoTIFFs in the given folders",
     )
     checksums: Annotated[Path | None, Option("--checksums", "FILE")] = Field(
         None,
-        description="lines of checksum and file name, as sha256sum or md5sum writes them: images "
-        "that differ fail",
+        description="file of checksums, as sha256sum or md5sum writes it; images that differ fail",
     )

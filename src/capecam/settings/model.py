@@ -1,4 +1,4 @@
-"""Settings of the network, and what it expects as input."""
+"""Settings of the network and its input."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ClassSettings(Section):
-    """One class of the network, in the order of its output channels."""
+    """One class of the network."""
 
     name: str = Field(min_length=1)
     color: str = Field(pattern=r"^#[0-9A-Fa-f]{6}$", description="#RRGGBB")
 
     @property
     def rgb(self) -> tuple[int, int, int]:
-        """The colour as 0..255."""
+        """Red, green and blue, 0..255."""
         red, green, blue = bytes.fromhex(self.color[1:])
         return red, green, blue
 
@@ -36,35 +36,44 @@ Triple = tuple[float, float, float]
 
 
 class ModelSettings(Section):
-    """The network that the checkpoint belongs to, and what it expects as input."""
+    """Architecture of the network of the checkpoint, and its input."""
 
     architecture: str | None = Field(
         None, description="segmentation_models_pytorch architecture: FPN, Unet, DeepLabV3Plus ..."
     )
-    encoder: str | None = Field(None, description="its encoder: resnext50_32x4d ...")
+    encoder: str | None = Field(
+        None, description="encoder of the architecture: resnext50_32x4d ..."
+    )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="further arguments of the architecture"
+        default_factory=dict, description="other arguments of the architecture"
     )
     classes: tuple[ClassSettings, ...] = Field(
-        CAPE_TOWN_CLASSES, min_length=2, description="name and colour by output channel; 0 first"
+        CAPE_TOWN_CLASSES,
+        min_length=2,
+        description="name and colour of each output channel, 0 first",
     )
     activation: Literal["softmax", "sigmoid"] | None = Field(
         None,
-        description="what makes probabilities of logits; sigmoid is for one channel: "
-        "an implicit background and one class. Else by the number of channels",
+        description="conversion of logits to probabilities; sigmoid is for one channel, with an "
+        "implicit background and one class; default depends on the number of channels",
     )
     input_max: float = Field(
-        1.0, gt=0, description="what a pixel of 255 is to the network: 1, or 255 if not scaled"
+        1.0,
+        gt=0,
+        description="input of the network for a pixel of 255: 1, or 255 if it is not scaled",
     )
     mean: Triple | None = Field(
-        None, description="subtracted from scaled pixels; else the checkpoint's own, else ImageNet"
+        None,
+        description="subtracted from the input; default is from the checkpoint, or of ImageNet",
     )
-    std: Triple | None = Field(None, description="then divided by; else as for mean")
+    std: Triple | None = Field(
+        None, description="divisor of the input after that; default as for mean"
+    )
     gsd_m: float | None = Field(
-        None, gt=0, description="metres on the ground that a pixel was in training"
+        None, gt=0, description="size of a pixel on the ground in training, in metres"
     )
     target_layer: str | None = Field(
         None,
-        description="where the CAMs look: layer4.2.conv3 or layer4[-1].conv3; "
-        "else the last Conv2d that the encoder runs",
+        description="layer whose activations the CAMs use: layer4.2.conv3 or layer4[-1].conv3; "
+        "default is the last Conv2d that the encoder runs",
     )

@@ -1,38 +1,43 @@
-"""Settings of the mosaic, its lattice of windows, and which part of it is worked on."""
+"""Settings of the mosaic, its grid of tiles, and the part of it that is processed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from capecam.errors import SettingsError
-from capecam.grid import Tiling
 from capecam.settings.base import Option, Section
+
+if TYPE_CHECKING:
+    from capecam.grid import Tiling
 
 
 class TilingSettings(Section):
-    """The lattice of windows."""
+    """The grid of tiles."""
 
     size: Annotated[int, Option("--tile", "PX")] = Field(
         320, ge=1, description="edge of a tile in pixels"
     )
     overlap: Annotated[int, Option("--overlap", "PX")] = Field(
-        70, ge=0, description="how far neighbouring tiles overlap"
+        70, ge=0, description="overlap of neighbouring tiles in pixels"
     )
     stride: int = Field(10, ge=1, description="edge of a heatmap block in pixels")
     anchor: tuple[float, float] | None = Field(
         None,
-        description="point of the lattice in CRS units; else the mosaic's top-left corner",
+        description="point from which tiles are counted, in CRS units; default is the top-left "
+        "corner of the mosaic",
     )
     cell_size: Annotated[int, Option("--cell-size", "PX")] = Field(
-        12_500, ge=1, description="larger images are worked on in parts of this size"
+        12_500, ge=1, description="larger images are processed in parts of this size"
     )
 
     @property
     def tiling(self) -> Tiling:
-        """The lattice itself."""
+        """The grid of tiles."""
+        from capecam.grid import Tiling  # noqa: PLC0415 numpy would take 0.1 s of every --help
+
         return Tiling(self.size, self.overlap, self.stride)
 
     @model_validator(mode="after")
@@ -46,7 +51,7 @@ class TilingSettings(Section):
 
 
 def _bounds(value: object) -> object:
-    """Left, bottom, right, top; on the command line with commas."""
+    """Parse left, bottom, right, top."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
         left, bottom, right, top = map(float, parts)  # type: ignore[call-overload]
@@ -58,29 +63,30 @@ def _bounds(value: object) -> object:
 
 
 class MosaicSettings(Section):
-    """How images become one grid, and which part of it is worked on."""
+    """Grid of the mosaic, and the part of it that is processed."""
 
     align: Annotated[Literal["snap", "warp", "error"], Option("--align")] = Field(
         "snap",
-        description="snap: images of the mosaic's grid that lie a part of a pixel off go to the "
-        "nearest pixel, others fail; warp: those are reprojected; error: both fail",
+        description="snap: images that are off the grid of the mosaic by a part of a pixel are "
+        "shifted to the nearest pixel, others fail; warp: the others are reprojected; error: both "
+        "fail",
     )
     gsd: Annotated[Literal["native", "model"], Option("--gsd")] = Field(
         "native",
-        description="ground sampling: that of the images, or that of the model (model.gsd_m), to "
+        description="pixel size on the ground: of the images, or of the model (model.gsd_m), to "
         "which images are resampled",
     )
     aoi: Annotated[Path | None, Option("--aoi", "FILE")] = Field(
         None,
-        description="area of interest, a vector file: tiles that do not touch it are not run",
+        description="vector file of the area of interest: tiles that do not touch it are skipped",
     )
     bbox: Annotated[
         tuple[float, float, float, float] | None,
         BeforeValidator(lambda value: value if value is None else _bounds(value)),
         Option("--bbox", "X0,Y0,X1,Y1"),
-    ] = Field(None, description="the same as a rectangle, in the CRS of the mosaic")
+    ] = Field(None, description="area of interest as a rectangle in the CRS of the mosaic")
     footprints: Annotated[Path | None, Option("--footprints", "FILE")] = Field(
         None,
-        description="building footprints, a vector file: tiles without one are not run, and "
-        "objects off them are dropped (detections.footprint_share)",
+        description="vector file of building footprints: tiles without a building are skipped, and "
+        "objects off buildings are dropped (detections.footprint_share)",
     )

@@ -1,43 +1,55 @@
-"""A YAML file of settings as plain values, and nothing that surprises.
+"""Reading a YAML file of settings as plain values.
 
-YAML 1.1, which PyYAML speaks, reads ``no`` as false, ``012`` as 10, ``1:30`` as 90 and ``1e3`` as a
-text, and the last of two equal keys wins. Here numbers are decimal, true and false are the only
-truths, and a key stands once.
+YAML 1.1, which PyYAML reads, takes ``no`` for false, ``012`` for 10, ``1:30`` for 90 and ``1e3``
+for a text, and the last of two equal keys wins. Here numbers are decimal, the only booleans are
+true and false, and a key occurs once. (ruamel.yaml, which reads YAML 1.2, would need the same rules
+for dates, ``.nan``, tags and aliases.)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import yaml
 
 from capecam.errors import SettingsError
 
-MOST_BYTES = 1 << 16
-"""A settings file has one or two thousand; of this PyYAML takes six seconds at the worst."""
+MAX_BYTES = 1 << 16
+"""A settings file has one or two thousand; PyYAML needs up to six seconds for this many."""
 
-MOST_VALUES = 20_000
-"""With everything that aliases repeat counted each time."""
+MAX_VALUES = 20_000
+"""Number of values, with those behind an alias counted each time."""
+
+PLAIN = "plain"
+"""Tag of a scalar without quotes and without a tag of its own."""
+
+CONSTANTS = {"": None, "~": None} | {
+    spelling: value
+    for word, value in (("null", None), ("true", True), ("false", False))
+    for spelling in (word, word.capitalize(), word.upper())
+}
+INTEGER = re.compile(r"[-+]?\d+", re.ASCII)
+FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.?\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
-def read_yaml(path: Path) -> Any:
-    """The one document of a file.
+def read_yaml(path: Path) -> object:
+    """Return the only document of a file as maps, lists, texts, numbers, booleans and None.
 
     Raises:
-        SettingsError: there is no such file, or it is no YAML that is read here.
+        SettingsError: there is no such file, or it is not such a document.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would wait for ever
+        if path.exists() and not path.is_file():  # a pipe would never end
             raise SettingsError(f"the configuration {path} is no file; check its path")
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise SettingsError(
-                f"the configuration {path} has {path.stat().st_size} bytes, more than {MOST_BYTES}"
+                f"the configuration {path} has {path.stat().st_size} bytes, more than {MAX_BYTES}"
                 "; name a file of settings"
             )
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        node = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        return None if node is None else _Document().value(node)
     except OSError as error:
         raise SettingsError(
             f"cannot read the configuration {path}: {error.strerror}"
@@ -52,86 +64,51 @@ def read_yaml(path: Path) -> Any:
         raise SettingsError(f"{path} is not valid YAML: {message}; correct that line") from error
 
 
-class _Loader(yaml.SafeLoader):
-    """Maps, lists, texts, numbers, true, false and null."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
-    yaml_constructors: ClassVar[dict[Any, Any]] = {}
-
-    def compose_document(self) -> Any:
-        """Refuse what would grow before it does."""
-        node = super().compose_document()
-        if _values(node, {}) > MOST_VALUES:
-            raise yaml.YAMLError(f"with its aliases it holds more than {MOST_VALUES} values")
-        return node
-
-    def whole_mapping(self, node: yaml.MappingNode) -> dict[Hashable, Any]:
-        """Of which no key stands twice."""
-        tree: dict[Hashable, Any] = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.YAMLError(f"a list or a map is a key{key_node.start_mark}")
-            if key in tree:
-                raise yaml.YAMLError(f"the key {str(key)[:80]!r} stands twice{key_node.start_mark}")
-            tree[key] = self.construct_object(value_node, deep=True)
-        return tree
+class _Loader(yaml.BaseLoader):
+    def resolve(self, kind: type[yaml.Node], value: object, implicit: tuple[bool, bool]) -> str:
+        if kind is yaml.ScalarNode and implicit[0]:
+            return PLAIN
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
 
-def _values(node: Any, known: dict[int, int]) -> int:
-    """How many a node stands for; an alias that leads to itself stands for too many."""
-    if id(node) in known:
-        return known[id(node)]
-    known[id(node)] = MOST_VALUES + 1
-    parts: list[Any] = []
-    if isinstance(node, yaml.MappingNode):
-        parts = [part for pair in node.value for part in pair]
-    elif isinstance(node, yaml.SequenceNode):
-        parts = node.value
-    known[id(node)] = 1 + sum(_values(part, known) for part in parts)
-    return known[id(node)]
+@dataclass(slots=True)
+class _Document:
+    """Construction of a document's values, which ends when aliases make them too many."""
+
+    count: int = 0
+
+    def value(self, node: yaml.Node, *ancestors: yaml.Node) -> object:
+        """Return the value of a node."""
+        self.count += 1
+        if self.count > MAX_VALUES or node in ancestors:
+            raise yaml.YAMLError(f"with its aliases it holds more than {MAX_VALUES} values")
+        ancestors = (*ancestors, node)
+        match node:
+            case yaml.ScalarNode(tag=tag, value=text) if tag in (PLAIN, _Loader.DEFAULT_SCALAR_TAG):
+                return _plain(text) if tag == PLAIN else text
+            case yaml.SequenceNode(tag=_Loader.DEFAULT_SEQUENCE_TAG, value=parts):
+                return [self.value(part, *ancestors) for part in parts]
+            case yaml.MappingNode(tag=_Loader.DEFAULT_MAPPING_TAG, value=pairs):
+                tree: dict[object, object] = {}
+                for key_node, value_node in pairs:
+                    if not isinstance(key_node, yaml.ScalarNode):
+                        raise yaml.YAMLError(f"a list or a map is a key{key_node.start_mark}")
+                    key = self.value(key_node)
+                    if key in tree:
+                        raise yaml.YAMLError(
+                            f"the key {str(key)[:80]!r} stands twice{key_node.start_mark}"
+                        )
+                    tree[key] = self.value(value_node, *ancestors)
+                return tree
+        raise yaml.YAMLError(
+            f"could not determine a constructor for the tag {node.tag!r}{node.start_mark}"
+        )
 
 
-def _null(_: Any, __: Any) -> None:
-    return None
-
-
-def _truth(_: Any, node: Any) -> bool:
-    return str(node.value).lower() == "true"
-
-
-def _integer(_: Any, node: Any) -> int:
-    return int(node.value)
-
-
-def _number(_: Any, node: Any) -> float:
-    return float(node.value)
-
-
-def _text(_: Any, node: Any) -> str:
-    return str(node.value)
-
-
-def _list(loader: Any, node: Any) -> list[Any]:
-    return list(loader.construct_sequence(node, deep=True))
-
-
-PLAIN = (
-    ("null", r"~|null|Null|NULL|", _null, "~nN"),
-    ("bool", r"true|True|TRUE|false|False|FALSE", _truth, "tTfF"),
-    ("int", r"[-+]?\d+", _integer, "-+0123456789"),
-    ("float", r"[-+]?(\d+\.\d*|\.?\d+)([eE][-+]?\d+)?", _number, "-+.0123456789"),
-)
-"""What a text without quotes may be: its tag, its pattern, its value, its first character."""
-
-TAG = "tag:yaml.org,2002:"
-
-for _kind, _pattern, _construct, _first in PLAIN:
-    _Loader.add_implicit_resolver(
-        TAG + _kind, re.compile(f"(?:{_pattern})$", re.ASCII), [*_first, ""]
-    )
-    _Loader.add_constructor(TAG + _kind, _construct)
-_Loader.add_constructor(f"{TAG}str", _text)
-_Loader.add_constructor(f"{TAG}seq", _list)
-_Loader.add_constructor(f"{TAG}map", _Loader.whole_mapping)
-_Loader.add_constructor(None, _Loader.construct_undefined)  # type: ignore[type-var]
+def _plain(text: str) -> object:
+    """Return the constant or number that a text without quotes stands for, or the text itself."""
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    if INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if FLOAT.fullmatch(text) else text

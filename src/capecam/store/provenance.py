@@ -10,7 +10,7 @@ from pathlib import Path
 from capecam.mosaic.city import city_of
 from capecam.mosaic.mosaic import Mosaic
 from capecam.settings import VSI, ImagerySettings, MosaicSettings, Settings, ValueRange
-from capecam.settings.loading import place_paths, validated
+from capecam.settings.loading import resolve_paths, validated
 from capecam.store.records import RunRecord
 
 DEEP = "/-" * 64
@@ -30,7 +30,7 @@ def settings_of(out: Path, record: RunRecord) -> Settings:
     tree = copy.deepcopy(record.settings)
     old_out = tree.get("out")
     if isinstance(old_out, str):
-        place_paths(tree, lambda path: _relocate(path, old_out, out))
+        resolve_paths(tree, lambda path: _relocate(path, old_out, out))
     return validated(tree, f"{out}: the settings in its run.json: ")
 
 
