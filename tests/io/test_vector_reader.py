@@ -70,6 +70,8 @@ def test_coordinates_that_cannot_be_in_their_crs(crs: str, bounds, *, doubted: b
     assert (misplaced(table) is not None) == doubted
 
 
+# Warnings of pyogrio: a text that a Shapefile cuts off, a layer without a CRS.
+@pytest.mark.filterwarnings("ignore:Value 'b+:RuntimeWarning", "ignore:'crs' was not:UserWarning")
 def test_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     (tmp_path / "text.gpkg").write_text("not a layer")
     (tmp_path / "table.csv").write_text("a\n1\n")
@@ -284,6 +286,7 @@ coordinates = st.floats(-1e6, 1e6, allow_nan=False) | st.sampled_from([0.0, 1.0,
 rings = st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=7)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in linearrings")  # NaN is meant
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(rings, min_size=1, max_size=4))
 def test_whatever_the_rings_polygons_come_out_valid(tmp_path_factory, shapes: list) -> None:

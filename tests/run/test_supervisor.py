@@ -379,7 +379,7 @@ def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:
     }  # fmt: skip
     assert set(outcome.failures) == set(reasons)
     assert all(reason in outcome.failures[name] for name, reason in reasons.items())
-    board = gpd.read_file(tmp_path / "out" / "cells.gpkg").set_index("cell")
+    board = gpd.read_file(tmp_path / "out" / "cells.gpkg", layer="cells").set_index("cell")
     assert board["status"].to_dict() == dict.fromkeys(reasons, "failed") | {
         "0": "done",
         "2": "done",
@@ -421,7 +421,7 @@ def test_a_damaged_neighbour_is_named_and_the_rest_of_it_used(pixels, tmp_path) 
 
 def test_a_box_limits_the_work(reference, one, tmp_path) -> None:
     with rasterio.open(one) as image:
-        left, top = image.transform * (260, 260)
+        left, top = image.transform @ (260, 260)
         box = f"{left},{top - 200 * GSD},{left + 200 * GSD},{top}"
     found = explain(
         one, tmp_path, mosaic__bbox=box, explain__calibration=reference.out / "run.json"

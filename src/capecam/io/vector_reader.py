@@ -43,6 +43,7 @@ ASTRAY_M = 1.0
 """A place on Earth comes back to within this when it is projected again."""
 
 
+@np.errstate(invalid="ignore")  # coordinates that are no numbers are left out below
 def read_polygons(
     path: Path,
     crs: pyproj.CRS | None = None,
