@@ -237,6 +237,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", FILES)
 def test_other_formats_are_recognised_by_their_content(tmp_path: Path, kind: str) -> None:
     make, message = FILES[kind]
