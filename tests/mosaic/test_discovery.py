@@ -59,7 +59,7 @@ def test_odd_names_end_in_whole_products(tmp_path: Path, monkeypatch) -> None:
     with rasterio.open(outcome.out / "imagery.vrt") as dataset:
         seen = dataset.read_masks(1).any(axis=0).reshape(len(ODD), SIZE).all(axis=1)
     assert {ODD[n] for n in np.flatnonzero(~seen)} == {"new\nline\t", "\x01control"}
-    detections = gpd.read_file(outcome.out / "detections.gpkg")
+    detections = gpd.read_file(outcome.out / "detections.gpkg", layer="detections")
     assert set(",".join(detections["images"]).split(",")) <= folders
 
 

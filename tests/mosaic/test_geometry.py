@@ -86,7 +86,7 @@ def test_a_turned_image_comes_straight(tmp_path: Path, kind: str) -> None:
     found, valid = read(city.mosaic, window)
     grid = city.mosaic.grid.crop(window)
     rows, cols = np.mgrid[: window.height, : window.width] + 0.5
-    own_cols, own_rows = ~t * (grid.transform * (cols, rows))
+    own_cols, own_rows = ~t @ (grid.transform @ (cols, rows))
     inside = (own_cols > 0) & (own_cols < 400) & (own_rows > 0) & (own_rows < 300)
     assert (valid != inside).mean() < 1e-4  # a centre on the edge
     core = valid & (abs(own_cols - 200) < 199) & (abs(own_rows - 150) < 149)
@@ -110,7 +110,7 @@ def test_without_warp_it_is_refused_with_the_cure(tmp_path: Path, kind: str) -> 
 def with_points(path: Path, t: Affine, count: int = 9, **options) -> Path:
     """Write a file without a transform, with ground control points on a grid of 3 x 3."""
     where = [(c, r) for r in (0, 150, 300) for c in (0, 200, 400)][:count]
-    points = [GroundControlPoint(r, c, *(t * (c, r))) for c, r in where]
+    points = [GroundControlPoint(r, c, *(t @ (c, r))) for c, r in where]
     write_tif(path, draw_scene(t, 300, 400), transform=Affine.identity(), crs=None)
     with rasterio.open(path, "r+") as dataset:
         dataset.gcps = points, rasterio.CRS.from_user_input(options.get("crs", CRS))
@@ -125,7 +125,7 @@ def test_points_place_an_image_as_its_transform_would(tmp_path: Path) -> None:
     window = source(city, "a").window
     found, valid = read(city.mosaic, window)
     rows, cols = np.mgrid[: window.height, : window.width] + 0.5
-    own_cols, own_rows = ~t * (city.mosaic.grid.crop(window).transform * (cols, rows))
+    own_cols, own_rows = ~t @ (city.mosaic.grid.crop(window).transform @ (cols, rows))
     core = (abs(own_cols - 200) < 199) & (abs(own_rows - 150) < 149)
     assert valid[core].all()
     expected = draw_scene(city.mosaic.grid.crop(window).transform, *window.shape)
@@ -345,7 +345,7 @@ def test_what_is_not_valid_stays_so(tmp_path: Path, kind: str, dtype: str) -> No
     mosaic = open_city([str(tmp_path)], None, WARP).mosaic
     _, valid = read(mosaic)
     rows, cols = np.mgrid[: valid.shape[0], : valid.shape[1]] + 0.5
-    own_cols, own_rows = ~t * (mosaic.grid.transform * (cols, rows))
+    own_cols, own_rows = ~t @ (mosaic.grid.transform @ (cols, rows))
     inside = (abs(own_cols - 175) < 124) & (abs(own_rows - 150) < 49)
     assert not valid[inside].any()
     outside = (abs(own_cols - 175) > 126) | (abs(own_rows - 150) > 51)
