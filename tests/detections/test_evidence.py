@@ -290,6 +290,6 @@ def test_the_queue_starts_with_confident_context_and_split_classes() -> None:
     )
     table["evidence"] = evidence_words(table, "m", EvidenceSettings())
     assert table["evidence"].tolist() == ["focused", "context", "saturated", "context", "focused"]
-    priority = review_priority(table, "m")
+    priority = review_priority(table, "m").to_numpy()
     assert priority == pytest.approx([0.0, 0.9 * 0.8, 0.0, 0.6 * 0.8, 0.9])
     assert review_ranks(priority).tolist() == [4, 2, 5, 3, 1]

@@ -154,40 +154,35 @@ def evidence_words(
         method: the heatmap that decides.
         rules: the thresholds.
     """
-    inside = table[f"{method}_in"].to_numpy(float)
-    ring = table[f"{method}_ring"].to_numpy(float)
-    around = _surroundings(table, method)
-    with np.errstate(invalid="ignore"):  # NaN where no tile was explained: no rule holds
-        focused = (inside >= rules.high) & ~(ring >= rules.outweighs * inside)
-        context = (around >= rules.high) & (around >= rules.outweighs * inside)
-        certain = (table["confidence"].to_numpy(float) >= rules.certain) & ~np.isnan(inside)
+    # NaN where no tile was explained: no rule holds.
+    inside, ring, around = table[f"{method}_in"], table[f"{method}_ring"], _around(table, method)
+    focused = (inside >= rules.high) & ~(ring >= rules.outweighs * inside)
+    context = (around >= rules.high) & (around >= rules.outweighs * inside)
+    certain = (table["confidence"] >= rules.certain) & inside.notna()
     words = np.select([focused, context, certain], ["focused", "context", "saturated"], "weak")
     return words.astype(object)
 
 
-def _surroundings(table: pd.DataFrame, method: str) -> NDArray[np.float64]:
+def _around(table: pd.DataFrame, method: str) -> pd.Series[float]:
     """Return the strength of the surroundings: the ring's mean, or half of a peak outside.
 
     Half, since a peak is compared with the mean of the inside.
     """
-    ring, peak, peak_m = (
-        table[f"{method}_{m}"].to_numpy(float) for m in ("ring", "peak", "peak_m")
-    )
-    return np.asarray(np.fmax(ring, np.where(peak_m > 0, peak / 2, np.nan)))
+    peak_outside = table[f"{method}_peak"].where(table[f"{method}_peak_m"] > 0)
+    return np.fmax(table[f"{method}_ring"], peak_outside / 2)
 
 
-def review_priority(table: pd.DataFrame, method: str) -> NDArray[np.float64]:
+def review_priority(table: pd.DataFrame, method: str) -> pd.Series[float]:
     """Return the priority of each object for review, 0..1.
 
     The larger of: confidence times the share by which the surroundings outweigh the inside, where
     the word is ``context``; and the rival's probability relative to that of the object's class.
     """
-    confidence = table["confidence"].to_numpy(float)
-    inside, around = table[f"{method}_in"].to_numpy(float), _surroundings(table, method)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        outweighed = np.where(table["evidence"] == "context", 1 - inside / around, 0.0)
-        split = np.minimum(table["rival_in"].to_numpy(float) / confidence, 1.0)
-    return np.asarray(np.fmax(np.fmax(confidence * outweighed, split), 0.0))
+    confidence = table["confidence"]
+    outweighed = confidence * (1 - table[f"{method}_in"] / _around(table, method))
+    outweighed = outweighed.where(table["evidence"] == "context", 0.0)
+    split = (table["rival_in"] / confidence).clip(upper=1.0)
+    return np.fmax(np.fmax(outweighed, split), 0.0)
 
 
 def review_ranks(priority: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ class Tracer:
         self._col, self._image = col, image
         self._class_id: list[int] = []
         self._geometry: list[shapely.Polygon] = []
-        self._level_sum: list[int] = []
+        self._level_sum: list[Integers] = [np.empty(0, np.int64)]
         self._links: list[Integers] = [np.empty((2, 0), np.int64)]
         self._last: tuple[NDArray[Any], NDArray[np.int32]] | None = None
         """Classes and region numbers of the last row, to connect the next strip to."""
@@ -39,7 +39,7 @@ class Tracer:
         occupied, _ = label(foreground.any(axis=0))
         for (cols,) in find_objects(occupied):  # no region crosses an empty column
             self._trace(row, cols, classes[:, cols], foreground[:, cols], regions[:, cols])
-        self._sum_levels(classes, foreground, regions, levels)
+        self._sum_levels(classes, regions, levels)
         self._connect(classes[0], regions[0])
         self._last = (classes[-1], regions[-1])
 
@@ -59,22 +59,17 @@ class Tracer:
         first = len(self._geometry) + 1
         self._geometry += shapely.transform(polygons, lambda xy: xy + corner).tolist()
         self._class_id += map(int, values)
-        self._level_sum += [0] * len(polygons)
         numbered = zip(outlines, range(first, first + len(polygons)), strict=True)
         regions[:] = rasterize(numbered, out_shape=regions.shape, dtype="int32")
 
     def _sum_levels(
-        self,
-        classes: NDArray[Any],
-        foreground: NDArray[np.bool_],
-        regions: NDArray[np.int32],
-        levels: NDArray[Any],
+        self, classes: NDArray[Any], regions: NDArray[np.int32], levels: NDArray[Any]
     ) -> None:
-        rows, cols = np.nonzero(foreground)
+        """Sum the levels of each new region's class."""
+        rows, cols = np.nonzero(regions)
         own = levels[classes[rows, cols].astype(np.intp) - 1, rows, cols]
-        sums = np.bincount(regions[rows, cols], weights=own, minlength=1)
-        for region in np.flatnonzero(sums):
-            self._level_sum[region - 1] += int(sums[region])
+        sums = np.bincount(regions[rows, cols], own, minlength=len(self._geometry) + 1)
+        self._level_sum.append(sums[1 + sum(map(len, self._level_sum)) :].astype(np.int64))
 
     def _connect(self, classes: NDArray[Any], regions: NDArray[np.int32]) -> None:
         """Link regions of one class that touch across the edge between two strips."""
@@ -86,13 +81,10 @@ class Tracer:
 
     def finish(self) -> Pieces:
         """Return all regions, in the order of their first pixels."""
-        count = len(self._class_id)
-        geometry = np.empty(count, object)
-        geometry[:] = self._geometry
         fragments = Pieces(
             np.array(self._class_id, np.int64),
-            geometry,
-            np.array(self._level_sum, np.int64),
-            (frozenset([self._image]),) * count,
+            np.array(self._geometry, object),
+            np.concatenate(self._level_sum),
+            (frozenset([self._image]),) * len(self._class_id),
         )
         return merge(fragments, np.concatenate(self._links, axis=1))
