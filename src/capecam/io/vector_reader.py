@@ -42,6 +42,7 @@ MAX_ROUND_TRIP_M = 1.0
 """Maximum error of a location that is projected to degrees and back."""
 
 
+@np.errstate(invalid="ignore")  # features with coordinates of NaN or infinity are dropped
 def read_polygons(
     path: Path,
     crs: pyproj.CRS | None = None,
@@ -67,11 +68,10 @@ def read_polygons(
     area = None if near is None else gpd.GeoSeries([_with_points(near)], crs=crs)
     kind = kind_of(path)
     try:
-        with np.errstate(invalid="ignore"):  # features with coordinates of NaN are dropped below
-            if kind == "parquet":
-                table = _read_parquet(path, area, columns)
-            else:
-                table = _read_gdal(path, kind, VectorQuery(area, columns, layer))
+        if kind == "parquet":
+            table = _read_parquet(path, area, columns)
+        else:
+            table = _read_gdal(path, kind, VectorQuery(area, columns, layer))
         if not isinstance(table, gpd.GeoDataFrame):
             raise UsageError(f"{path}: is a table without geometry; polygons are needed")
         if table.crs is None:
