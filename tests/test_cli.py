@@ -50,7 +50,7 @@ def test_help_answers_without_torch() -> None:
 
 
 @pytest.mark.thorough
-def test_a_night_leaves_a_log_and_its_exit_code(city: Path, tmp_path: Path) -> None:
+def test_a_nightly_run_leaves_a_log_and_its_exit_code(city: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.tif"
     bad.write_text("not an image")
     config = tmp_path / "night.yaml"
@@ -114,7 +114,7 @@ def test_one_bad_image_is_exit_3(city: Path, tmp_path: Path) -> None:
 
 
 def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]:
-    """Name -> (what is typed, what is answered)."""
+    """Return (arguments, part of the message) by name."""
     config = ["--config", city / "city.yaml"]
     (tmp_path / "text.tif").write_text("no raster")
     (tmp_path / "file").touch()
@@ -180,7 +180,7 @@ def test_cells_of_any_name(city: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--out", "--aoi"])
-def test_a_name_that_no_file_can_have_is_one_line(city: Path, option: str) -> None:
+def test_a_file_name_that_is_too_long_is_one_line(city: Path, option: str) -> None:
     done = typed("plan", "--config", city / "city.yaml", option, "a" * 400, code=2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert len(done.stderr) < 600
@@ -195,5 +195,5 @@ def test_a_disk_that_cannot_be_written_is_one_line(monkeypatch, capsys, number) 
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"capecam: out/.report.tmp.html: {os.strerror(number)}; make space")
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"capecam: out/.report.tmp.html: {os.strerror(number)}; make space")

@@ -1,4 +1,4 @@
-"""The lattice: integers only, and the same whatever the cut."""
+"""Windows, grids and tiles: whole positions that do not depend on how the work is split."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ windows = st.builds(Window, ints, ints, sizes, sizes)
 tilings = st.sampled_from([Tiling(), Tiling(320, 0), Tiling(64, 14, 10 // 5), Tiling(320, 160)])
 
 
-def test_a_window_says_what_is_wrong_with_it() -> None:
+def test_an_empty_window_is_refused() -> None:
     with pytest.raises(ValueError, match="window width must be at least 1, got 0"):
         Window(0, 0, 5, 0)
 
 
-def test_counts_of_the_design() -> None:
+def test_counts_of_tiles() -> None:
     assert Tiling().count(Window(0, 0, 12_500, 12_500)) == 51 * 51
     assert Tiling(320, 0).count(Window(0, 0, 320, 320)) == 1
 
 
 @given(windows, tilings)
-def test_windows_of_a_core_are_all_that_touch_it(core: Window, tiling: Tiling) -> None:
+def test_tiles_of_a_core_are_all_that_touch_it(core: Window, tiling: Tiling) -> None:
     rows, cols = tiling.indices(core)
     for k, start, stop in ((rows, core.row, core.bottom), (cols, core.col, core.right)):
         touching = [
@@ -39,18 +39,18 @@ def test_windows_of_a_core_are_all_that_touch_it(core: Window, tiling: Tiling) -
 
 
 @given(windows, st.integers(250, 1500))
-def test_parts_tile_the_core_on_the_lattice(core: Window, cell_size: int) -> None:
+def test_parts_cover_the_core_once_and_start_at_tiles(core: Window, cell_size: int) -> None:
     tiling = Tiling()
-    seen = np.zeros(core.shape, int)
+    count = np.zeros(core.shape, int)
     for _, _, part in tiling.parts(core, cell_size):
-        seen[part.slices(core)] += 1
+        count[part.slices(core)] += 1
         assert max(part.shape) <= cell_size
         assert part.row == core.row or part.row % tiling.step == 0
         assert part.col == core.col or part.col % tiling.step == 0
-    assert (seen == 1).all()
+    assert (count == 1).all()
 
 
-def test_an_image_of_cell_size_is_one_cell_wherever_it_lies() -> None:
+def test_an_image_of_the_cell_size_is_one_cell_at_any_position() -> None:
     assert len(list(Tiling().parts(Window(-7, 130, 12_500, 12_500), 12_500))) == 1
 
 
@@ -64,7 +64,7 @@ def test_blocks_have_their_first_pixel_inside(window: Window, stride: int) -> No
         assert [b * stride for b in range(blocks.row, blocks.bottom)] == inside
 
 
-def test_weights_are_those_of_the_design() -> None:
+def test_blending_weights() -> None:
     weights = Tiling(320, 70).weights()
     assert weights[0] == np.float32(0.5 / 70)
     assert weights[69] == np.float32(69.5 / 70)

@@ -53,7 +53,7 @@ def test_it_shows_the_layer_in_its_place(tmp_path, truth, name: str) -> None:
     layer = tiles(tmp_path, product, truth)
     assert layer.grid.window == HULL
     path = tmp_path / "layer.overview.tif"
-    write_overview(path, layer, before=path)
+    write_overview(path, layer, previous=path)
     write_vrt(tmp_path / "layer.vrt", layer, path)
     assert why_not_cog(path) is None
     with rasterio.open(path) as small, rasterio.open(tmp_path / "layer.vrt") as vrt:

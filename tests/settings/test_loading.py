@@ -1,4 +1,4 @@
-"""Settings as people and enemies write them: what is meant, or one line that names the key."""
+"""Loading settings of correct, mistaken and hostile files: values, or one line with the key."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from capecam.errors import SettingsError
 from capecam.settings import Settings, leaves
 from capecam.settings.loading import load
 
-LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+BILLION_LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
 """A billion values in 400 bytes."""
 
 
-def written(folder: Path, content: str | bytes) -> Path:
+def write_config(folder: Path, content: str | bytes) -> Path:
     path = folder / "a.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
@@ -39,7 +39,7 @@ def written(folder: Path, content: str | bytes) -> Path:
         ("- tiling", "must hold keys and values, found list"),
         ("tiling: {size: 320, size: 640}", "the key 'size' stands twice"),
         ("tiling: {size: 320}\ntiling: {overlap: 0}", "the key 'tiling' stands twice"),
-        (LAUGHS, "with its aliases it holds more than"),
+        (BILLION_LAUGHS, "with its aliases it holds more than"),
         ("model: {options: &a {b: *a}}", "with its aliases it holds more than"),
         ("model: {options: " + "[" * 900, "nested too deeply"),
         ("model: {options: " + "{a: " * 900 + "1" + "}" * 901, "nested too deeply"),
@@ -73,14 +73,14 @@ def written(folder: Path, content: str | bytes) -> Path:
         ("compute: {device: tpu}", "compute.device"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, content: str, message: str) -> None:
-    path = written(tmp_path, content)
+def test_errors_are_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = write_config(tmp_path, content)
     with pytest.raises(SettingsError, match=f"(?i){message}") as error:
         load(path)
-    said = str(error.value)
-    assert str(path) in said
-    assert "\n" not in said
-    assert len(said) < 1500
+    line = str(error.value)
+    assert str(path) in line
+    assert "\n" not in line
+    assert len(line) < 1500
 
 
 def test_an_option_is_not_blamed_on_the_file(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_option_is_not_blamed_on_the_file(tmp_path: Path) -> None:
         load(path, {"run.prune": True})
 
 
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_or_folder_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(SettingsError, match="is no file"):
@@ -102,7 +102,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         load(tmp_path / "none.yaml")
 
 
-def test_yaml_is_what_it_looks_like(tmp_path: Path) -> None:
+def test_yaml_values(tmp_path: Path) -> None:
     text = (
         "sources: [no, 012.tif, '2023']\n"
         "tiling: {size: 0320, overlap: 7e1, stride: 1_0}\n"
@@ -110,7 +110,7 @@ def test_yaml_is_what_it_looks_like(tmp_path: Path) -> None:
         "model: {input_max: 1e2, options: {date: 2023-01-01, time: 1:30}}\n"
         "detections: {keep_rejected: true}\n"
     )
-    found = load(written(tmp_path, b"\xef\xbb\xbf" + text.replace("{1:", "{'1':").encode()))
+    found = load(write_config(tmp_path, b"\xef\xbb\xbf" + text.replace("{1:", "{'1':").encode()))
     assert [Path(source).name for source in found.sources] == ["no", "012.tif", "2023"]
     assert (found.tiling.size, found.tiling.overlap, found.tiling.stride) == (320, 70, 10)
     assert (found.truth.class_column, found.truth.flags) == ("on", {"1": "yes"})
@@ -119,8 +119,8 @@ def test_yaml_is_what_it_looks_like(tmp_path: Path) -> None:
     assert found.detections.keep_rejected is True
 
 
-def test_aliases_in_reason_are_read(tmp_path: Path) -> None:
-    found = load(written(tmp_path, "model: {mean: &a [1, 2, 3], std: *a}"))
+def test_a_few_aliases_are_read(tmp_path: Path) -> None:
+    found = load(write_config(tmp_path, "model: {mean: &a [1, 2, 3], std: *a}"))
     assert found.model.mean == found.model.std == (1, 2, 3)
 
 
@@ -137,7 +137,7 @@ trees = st.dictionaries(st.sampled_from(KEYS), values, max_size=4)
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(trees)
-def test_any_tree_is_settings_that_stay_or_a_line_that_names_a_key(tree: dict[str, Any]) -> None:
+def test_any_tree_is_valid_or_refused_with_its_key(tree: dict[str, Any]) -> None:
     try:
         found = load(None, tree)
     except SettingsError as error:
@@ -159,7 +159,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 def test_settings_survive_being_written_and_read(tmp_path: Path) -> None:
     capetown = load(Path(__file__).parents[2] / "configs" / "capetown.yaml")
-    path = written(tmp_path, yaml.safe_dump(capetown.model_dump(mode="json")))
+    path = write_config(tmp_path, yaml.safe_dump(capetown.model_dump(mode="json")))
     again = load(path)
     assert again.model == capetown.model
     assert again.tiling == capetown.tiling

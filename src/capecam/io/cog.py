@@ -1,4 +1,4 @@
-"""Writing GeoTIFFs: products as COGs, and images as cities deliver them."""
+"""Writing GeoTIFFs: products as COGs, and images like those that cities deliver."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rio_cogeo.cogeo import cog_validate
 from capecam.grid import Grid
 
 BLOCK = 512
-"""Edge of a block. Whole blocks are written once; windows of 320 written straight to a compressed
-file bloat it by 39 % (DESIGN section 8)."""
+"""Edge of a block. Blocks are written whole and once; writing windows of 320 px to a compressed
+file makes it 39 % larger."""
 
 NODATA = 255
-"""Nodata value of all uint8 products; 0..254 are values, so that the scale is 1/254."""
+"""Nodata value of uint8 products; values are 0..254, with the scale 1/254."""
 
 LEVELS = 254
 """Highest value of a uint8 product."""
@@ -32,37 +32,38 @@ RAW = {
     "driver": "GTiff", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "ZSTD",
     "zstd_level": 1, "sparse_ok": True, "bigtiff": "IF_SAFER", "photometric": "MINISBLACK",
 }  # fmt: skip
-"""The file that ``to_cog`` makes a COG of; three bands of heat are not red, green and blue."""
+"""Profile of the file that ``to_cog`` converts; three bands of a heatmap are not RGB."""
 
 SCRATCH = {"COG_TMP_COMPRESSION": "NONE", "SPARSE_OK_OVERVIEW": "TRUE"}
-"""GDAL builds overviews in a file beside the COG, by default with ZSTD at level 9: 8.4 s for three
-noisy bands of 12,500 x 12,500 px, 5.7 without, the same COG (GDAL 3.10, one core)."""
+"""GDAL builds overviews in a temporary file. With its default, ZSTD at level 9, this takes 8.4 s
+for three noisy bands of 12,500 x 12,500 px, and uncompressed 5.7 s for the same COG (GDAL 3.10, one
+core)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What one output raster is: everything but its place and its pixels."""
+    """Description of one output raster, without its grid and pixels."""
 
     name: str
     """Stem of the file."""
     bands: tuple[str, ...]
-    """Descriptions."""
+    """Descriptions of the bands."""
     dtype: str
     nodata: float
     scale: float = 1.0
-    """GDAL scale: stored value x scale = value."""
+    """GDAL's scale: value = stored value x scale."""
     palette: dict[int, tuple[int, int, int]] | None = None
     tags: tuple[dict[str, str], ...] = ()
-    """Metadata, a dictionary a band."""
+    """Metadata of each band."""
     coarse: bool = False
-    """On the grid of blocks instead of pixels."""
+    """True if the raster is on the grid of blocks, False if it is on the grid of pixels."""
 
 
 class CogWriter:
-    """Takes rows from top to bottom in strips of any height; makes one COG.
+    """Writer of one COG, which takes rows from top to bottom in strips of any height.
 
-    Strips go as whole blocks to a tiled temporary file, which GDAL's COG driver then orders and
-    gives overviews: constant memory, and every block is compressed and written once.
+    Rows are written as whole blocks to a tiled temporary file, which GDAL's COG driver then
+    converts. Memory is constant, and each block of the temporary file is compressed once.
     """
 
     def __init__(self, path: Path, product: Product, grid: Grid) -> None:
@@ -114,37 +115,39 @@ class CogWriter:
             self._filled = 0
 
     def finish(self) -> None:
-        """Make the COG.
+        """Write the COG.
 
         Raises:
-            ValueError: where rows are missing or too many (a bug, never the input).
+            ValueError: rows are missing or too many, which is a mistake in the caller.
         """
         self._flush()
         self._dataset.close()
         if self._row != self._grid.window.height:
-            raise ValueError(f"{self._path}: {self._row} of {self._grid.window.height} rows came")
+            raise ValueError(f"{self._path}: got {self._row} of {self._grid.window.height} rows")
         to_cog(self._raw, self._path, nearest=self._product.palette is not None)
 
     def abandon(self) -> None:
-        """Make no COG. What was written stays until its folder goes, so that a disk that is full
-        can be told from other failures (``Ledger.making``).
+        """Close without a COG.
+
+        The temporary file is kept until its folder is removed, so that a full disk can be told from
+        other failures (``Ledger.making``).
         """
         self._dataset.close()
 
 
 class CogSet:
-    """One writer per product, finished together; without that, or on an error, there is no COG."""
+    """One writer per product; without ``finish`` or after an error there is no COG."""
 
     def __init__(self, folder: Path, grid: Grid, coarse: Grid | None, products: Sequence[Product]):
         self.writers: dict[str, CogWriter] = {}
         for product in products:
             target = coarse if product.coarse else grid
-            if target is not None:  # a cell narrower than a block may have no block of its own
+            if target is not None:  # None for a cell that is narrower than a block
                 writer = CogWriter(folder / f"{product.name}.tif", product, target)
                 self.writers[product.name] = writer
 
     def finish(self) -> None:
-        """Make the COGs, at the same time: GDAL works outside of Python's lock."""
+        """Write the COGs in threads, since GDAL releases Python's lock."""
         with ThreadPoolExecutor(len(self.writers), thread_name_prefix="finish") as threads:
             for done in [threads.submit(writer.finish) for writer in self.writers.values()]:
                 done.result()
@@ -159,12 +162,12 @@ class CogSet:
 
 
 def to_cog(raw: Path, path: Path, *, nearest: bool) -> None:
-    """Turn a tiled GeoTIFF into a COG with overviews, and remove it.
+    """Convert a tiled GeoTIFF to a COG with overviews, and remove the GeoTIFF.
 
     Args:
-        raw: what there is.
-        path: what is to be.
-        nearest: overviews pick pixels; otherwise they average them.
+        raw: the GeoTIFF.
+        path: the COG to write.
+        nearest: make overviews by the nearest pixel; otherwise by averages.
     """
     with rasterio.Env(**SCRATCH):
         rasterio.shutil.copy(
@@ -182,7 +185,7 @@ def to_cog(raw: Path, path: Path, *, nearest: bool) -> None:
 
 
 def why_not_cog(path: Path) -> str | None:
-    """Which rule of Cloud Optimized GeoTIFFs a file breaks, or None."""
+    """Return the rules of Cloud Optimized GeoTIFF that a file breaks, or None."""
     try:
         valid, errors, warnings = cog_validate(path, strict=True, quiet=True)
     except RasterioError as error:
@@ -193,13 +196,13 @@ def why_not_cog(path: Path) -> str | None:
 def write_image(
     path: Path, grid: Grid, pixels: NDArray[np.uint8], mask: NDArray[np.bool_] | None
 ) -> None:
-    """An orthophoto as cities deliver them: tiled JPEG (YCbCr) with an optional internal mask.
+    """Write an orthophoto as cities deliver it: tiled JPEG (YCbCr), optionally with a mask.
 
     Args:
-        path: the GeoTIFF to make.
-        grid: of the image.
+        path: the GeoTIFF to write.
+        grid: grid of the image.
         pixels: (3, H, W).
-        mask: (H, W) bool, True where there is imagery.
+        mask: (H, W) bool; True is imagery.
     """
     profile = {
         "driver": "GTiff", "crs": rasterio.crs.CRS.from_wkt(grid.crs), "transform": grid.transform,

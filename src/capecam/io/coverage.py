@@ -1,4 +1,4 @@
-"""Where a layer of the city has values at all: in what share of a shape, and at which points."""
+"""Coverage of a layer: the share of a shape with values, and points with a value."""
 
 from __future__ import annotations
 
@@ -26,49 +26,50 @@ Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
 FULL_PX = 1 << 24
-"""Shapes whose bounding box has at most so many pixels, 4,096 x 4,096, are counted pixel by pixel;
-that takes 0.04 s (one core, ZSTD). Larger ones are counted on the overview: of zones of 1 to 4 km²
-in imagery of 8 cm with a gap of 240 x 160 m in every km², the share was off by less than 0.0005."""
+"""Maximum pixels in the bounding box of a shape, 4,096 x 4,096, that is counted pixel by pixel, in
+0.04 s (one core, ZSTD). Larger shapes are counted on the overview: for zones of 1 to 4 km² in
+imagery of 8 cm, with a gap of 240 x 160 m in every km², the error of the share was less than
+0.0005."""
 
 STRIP_PX = 1 << 24
-"""Samples that are held at once, in three arrays of a byte each."""
+"""Samples in memory at once, in three arrays of one byte each."""
 
 BLOCK = 512
-"""Points are looked up on the overview by blocks of so many samples."""
+"""Edge in samples of the blocks of the overview in which points are looked up."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """Where there are values, at the centres of squares of ``factor`` pixels."""
+    """Validity of a layer at the centres of squares of ``factor`` pixels."""
 
     factor: int
     corner: NDArray[np.float64]
-    """(2,) lattice point (col, row) of the first square."""
+    """(2,) position (col, row) of the first square, in pixels."""
     read: Callable[[Window], Booleans]
-    """(height, width) of a window in samples; False is nodata, and everything beyond the layer."""
+    """Returns (height, width) of a window in samples; False is nodata or outside of the layer."""
 
-    def place(self, points: Floats) -> Floats:
-        """(N, 2) lattice points in samples from the corner."""
+    def to_samples(self, points: Floats) -> Floats:
+        """Convert (N, 2) pixel positions to samples from the corner."""
         return np.asarray((points - self.corner) / self.factor)
 
     def share(self, shape: shapely.Polygon) -> float:
-        """Of the samples in a shape, in lattice pixels, those that have a value."""
-        placed = shapely.transform(shape, self.place)
+        """Return the share of the samples in a shape (in pixels) that have a value."""
+        scaled = shapely.transform(shape, self.to_samples)
         inside = valid = 0
-        for window in _strips(placed):
+        for window in _strips(scaled):
             origin = Affine.translation(window.col, window.row)
-            burnt = rasterize([placed], out_shape=window.shape, transform=origin, dtype="uint8")
+            burnt = rasterize([scaled], out_shape=window.shape, transform=origin, dtype="uint8")
             mask = burnt.view(np.bool_)
             inside += int(np.count_nonzero(mask))
             valid += int(np.count_nonzero(mask & self.read(window)))
-        if not inside:  # it is thinner than a sample, and holds no centre of one
-            (point,) = shapely.get_coordinates(shapely.point_on_surface(placed))
+        if not inside:  # the shape contains no centre of a sample
+            (point,) = shapely.get_coordinates(shapely.point_on_surface(scaled))
             return float(self.read(_around(point, 0)).item())
         return valid / inside
 
 
 def _strips(shape: shapely.Polygon) -> Iterator[Window]:
-    """The whole samples around a shape, from top to bottom, at most ``STRIP_PX`` at a time."""
+    """Yield windows around a shape from top to bottom, of at most ``STRIP_PX`` samples."""
     left, top, right, bottom = shape.bounds
     first, last = int(np.floor(left)), int(np.ceil(right))
     rows = max(1, STRIP_PX // (last - first))
@@ -78,31 +79,31 @@ def _strips(shape: shapely.Polygon) -> Iterator[Window]:
 
 
 def _around(point: Floats, margin: int) -> Window:
-    """The sample that a point lies in, with so many more on each side."""
+    """Return the window of the sample at a point, with a margin in samples."""
     col, row = np.floor(point).astype(int)
     return Window(int(row) - margin, int(col) - margin, 2 * margin + 1, 2 * margin + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Where a layer has values; the first band says it for all."""
+    """Coverage of a layer, by its first band."""
 
     layer: Layer
     overview: Path
-    """Of the layer, as :func:`write_overview` makes it."""
+    """Overview of the layer, of :func:`capecam.io.overview.write_overview`."""
 
     def shares(self, shapes: NDArray[np.object_]) -> tuple[Floats, Integers]:
-        """In which share of their area polygons have values.
+        """Return the shares of the areas of polygons that have values.
 
-        A polygon of a multipolygon is counted by itself: at every pixel, or at the centres of
-        the overview's where its bounding box has more than ``FULL_PX``.
+        Each polygon of a multipolygon is counted separately: at every pixel, or at the pixels of
+        the overview if its bounding box has more than ``FULL_PX``.
 
         Args:
-            shapes: (N,) polygons or multipolygons in lattice pixels.
+            shapes: (N,) polygons or multipolygons in pixels.
 
         Returns:
-            (N,) shares, 0..1, NaN for shapes without an area; (N,) edge of the largest square that
-            a sample stood for, in pixels: 1 or 16, or 0 where nothing was counted.
+            (N,) shares, 0..1, NaN for shapes without an area; (N,) edge in pixels of the largest
+            square that was counted as one sample: 1 or 16, or 0 if nothing was counted.
         """
         inside = shapely.intersection(shapes, self.layer.grid.window.box)
         parts, owner = shapely.get_parts(inside, return_index=True)
@@ -112,7 +113,7 @@ class Coverage:
         valid = np.zeros(len(shapes))
         factor = np.zeros(len(shapes), np.int64)
         with self._full() as full, self._coarse() as coarse:
-            for part in _neighbours_in_a_row(parts):
+            for part in _spatial_order(parts):
                 samples, own = full if small[part] else coarse, owner[part]
                 valid[own] += shapely.area(parts[part]) * samples.share(parts[part])
                 factor[own] = max(factor[own], samples.factor)
@@ -121,22 +122,22 @@ class Coverage:
         return np.minimum(shares, 1.0), factor  # the sum of parts may be off in the last digit
 
     def at(self, points: Floats) -> Booleans:
-        """(N,) whether there is a value at each of (N, 2) lattice points (col, row).
+        """Return (N,) True where there is a value at (N, 2) pixel positions (col, row).
 
-        The overview answers where it says the same all around a point; near an edge the pixel
-        itself does. So what is narrower than 16 pixels may be missed, away from edges.
+        The overview decides where it is the same all around a point, and the pixel itself near an
+        edge. Gaps narrower than 16 pixels may be missed away from edges.
         """
         if not len(points):
             return np.empty(0, np.bool_)
         with self._coarse() as coarse:
-            around = _sums_around(coarse, coarse.place(points))
-        seen = np.asarray(around == 9)
-        doubtful = np.flatnonzero((around > 0) & (around < 9))
-        doubtful = doubtful[_neighbours_in_a_row(shapely.points(points[doubtful]))]
+            around = _sums_around(coarse, coarse.to_samples(points))
+        valid = np.asarray(around == 9)
+        near_edge = np.flatnonzero((around > 0) & (around < 9))
+        near_edge = near_edge[_spatial_order(shapely.points(points[near_edge]))]
         with self._full() as full:
-            for index in doubtful:
-                seen[index] = full.read(_around(points[index], 0)).item()
-        return seen
+            for index in near_edge:
+                valid[index] = full.read(_around(points[index], 0)).item()
+        return valid
 
     @contextmanager
     def _full(self) -> Iterator[_Samples]:
@@ -153,32 +154,32 @@ class Coverage:
 
 
 def _read_valid(dataset: Any, window: Window) -> Booleans:
-    """(height, width) of a window that may reach beyond the dataset."""
+    """Return (height, width) of a window that may extend beyond the dataset."""
     valid = np.zeros(window.shape, np.bool_)
     part = window.intersection(Window(0, 0, *dataset.shape))
     if part:
         rows, cols = (part.row, part.bottom), (part.col, part.right)
-        found = dataset.read(1, window=(rows, cols))
-        valid[part.slices(window)] = is_valid(found, dataset.nodata)
+        values = dataset.read(1, window=(rows, cols))
+        valid[part.slices(window)] = is_valid(values, dataset.nodata)
     return valid
 
 
-def _neighbours_in_a_row(shapes: NDArray[np.object_]) -> Integers:
-    """An order in which few files have to be open at a time."""
+def _spatial_order(shapes: NDArray[np.object_]) -> Integers:
+    """Return an order of shapes in which few files have to be open at once."""
     if not len(shapes):
         return np.empty(0, np.int64)
     return np.argsort(gpd.GeoSeries(shapes).hilbert_distance().to_numpy(), kind="stable")
 
 
 def _sums_around(samples: _Samples, points: Floats) -> Integers:
-    """(N,) how many of the 3 x 3 samples around each point, in samples, have a value."""
-    places = np.floor(points).astype(np.int64)
+    """Return (N,) numbers of the 3 x 3 samples around (N, 2) points that have a value."""
+    samples_at = np.floor(points).astype(np.int64)
     sums = np.zeros(len(points), np.int64)
-    blocks, member = np.unique(places // BLOCK, axis=0, return_inverse=True)
+    blocks, member = np.unique(samples_at // BLOCK, axis=0, return_inverse=True)
     by_block = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
     for (col, row), chosen in zip((blocks * BLOCK).tolist(), by_block, strict=True):
         valid = samples.read(Window(row - 1, col - 1, BLOCK + 2, BLOCK + 2))
-        cols, rows = (places[chosen] - (col, row)).T
+        cols, rows = (samples_at[chosen] - (col, row)).T
         for down in range(3):
             for right in range(3):
                 sums[chosen] += valid[rows + down, cols + right]

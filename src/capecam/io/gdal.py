@@ -1,4 +1,4 @@
-"""GDAL's configuration, and opening products."""
+"""Configuration of GDAL, and opening of products."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from typing import Any
 import rasterio
 
 DRIVER = "GTiff"
-"""The only driver allowed: a VRT in disguise reads any file of the machine (DESIGN section 8)."""
-
+"""The only driver that is allowed: a VRT with the suffix of a GeoTIFF could read any file of the
+machine."""
 
 CACHE_MB = 64
-"""GDAL's block cache; 256 MB were no faster, and memory grew until it was full. GDAL_NUM_THREADS
-stays unset: a thread with a handle of its own is faster than GDAL's (DESIGN section 8)."""
-
+"""Size of GDAL's block cache; 256 MB were no faster. GDAL_NUM_THREADS is not set, since threads
+with their own handles are faster than those of GDAL."""
 
 SETTINGS = {
     "GDAL_VRT_ENABLE_PYTHON": "NO",
     "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
     "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "SIBLING_OR_CHILD_OF_VRT_PATH",
 }
-"""Behind what is checked already (``sidecars``, ``vrtcheck``)."""
-
+"""A second barrier behind the checks of files in ``imagery.validation``."""
 
 NETWORK = {
     "GDAL_HTTP_MAX_RETRY": "4",
@@ -35,21 +33,23 @@ NETWORK = {
     "GDAL_HTTP_LOW_SPEED_TIME": "30",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 }
-"""For /vsicurl/ and its like, unless the environment says otherwise: nothing waits for ever."""
+"""Limits for network file systems such as /vsicurl/; the environment overrides them."""
 
 
 @contextmanager
 def gdal_settings() -> Iterator[None]:
-    """GDAL's configuration, once around a run."""
+    """Apply the configuration of GDAL."""
     network = {key: value for key, value in NETWORK.items() if key not in os.environ}
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, **SETTINGS, **network):
         yield
 
 
 def open_readonly(path: Path, level: int | None = None) -> Any:
-    """A product of ours as a rasterio dataset (GeoTIFF only).
+    """Open a product (a GeoTIFF) as a rasterio dataset.
 
-    With ``level``, that of its overviews, 0 being the finest.
+    Args:
+        path: the file.
+        level: open this overview instead, 0 being the finest.
     """
     options = {} if level is None else {"overview_level": level}
     return rasterio.open(path, driver=DRIVER, **options)

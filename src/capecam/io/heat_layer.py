@@ -1,4 +1,4 @@
-"""A heatmap's rasters over the city, and the meaning of their values."""
+"""The rasters of a heatmap over the city, and the meaning of their values."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from capecam.io.cog import LEVELS
 from capecam.io.vrt import Layer
 
 SCALE: NDArray[np.float64] = np.append(np.arange(LEVELS + 1) / LEVELS, np.nan)
-"""What a stored byte means."""
+"""Value of each stored byte; NaN for nodata."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeatLayer:
-    """The rasters of one method, and how their values are read."""
+    """The rasters of one method, and the scale of their values."""
 
     method: str
     layer: Layer | None
-    """None where images of a few pixels have missed every block."""
+    """None if the images are so small that no block starts in them."""
     stride: int
-    """Pixels along the edge of a block; 1 for a method at full resolution."""
+    """Edge of a block in pixels; 1 for a method at full resolution."""
     scale_max: tuple[float | None, ...] | None
-    """For raw values, the top of the scale by foreground class; None for stored levels."""
+    """Upper end of the scale by foreground class for raw values; None for stored levels."""
 
     def scaled(self, values: NDArray[Any], class_id: int) -> NDArray[np.float64]:
-        """Stored values as 0..1 of the city's scale, NaN where there is nothing."""
+        """Convert stored values to 0..1 on the scale of the city, NaN for nodata."""
         if self.scale_max is None:
             return np.asarray(SCALE[values], np.float64)
         top = self.scale_max[class_id - 1]

@@ -1,4 +1,4 @@
-"""Reading a layer of the city anywhere, across the files of its cells."""
+"""Reading windows of a layer across the files of its cells."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from capecam.grid import Window
 from capecam.io.gdal import open_readonly
 from capecam.io.vrt import Layer, VrtTile, is_valid
 
-OPEN = 8
-"""Files kept open: places come cell by cell, and a place touches four cells at most."""
+MAX_OPEN = 8
+"""Files kept open: windows come cell by cell, and a window touches at most four cells."""
 
 
 class LayerReader:
-    """Windows of one product, from its cells' files; for one thread.
+    """Reader of windows of one product, for one thread.
 
-    The city's VRT would say the same, but opening thousands of sources takes it seconds, and each
-    read looks through all of them.
+    The VRT of the city has the same pixels, but GDAL needs seconds to open thousands of sources,
+    and each read searches all of them.
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -39,11 +39,11 @@ class LayerReader:
         self._open.clear()
 
     def read(self, band: int, window: Window) -> NDArray[Any]:
-        """(height, width) as stored; nodata where no cell is.
+        """Return stored values, (height, width), with nodata where there is no cell.
 
         Args:
-            band: from 1.
-            window: in the layer's own pixels: blocks, where it comes in blocks.
+            band: number of the band, from 1.
+            window: in pixels of the layer, which are blocks for a coarse product.
         """
         pixels = np.full(window.shape, self.nodata, self._dtype)
         for index in sorted(self._index.query(window.box).tolist()):
@@ -51,16 +51,16 @@ class LayerReader:
             part = tile.window.intersection(window)
             if part:
                 rows, cols = part.slices(tile.window)
-                found = self._dataset(tile).read(
+                values = self._dataset(tile).read(
                     band, window=((rows.start, rows.stop), (cols.start, cols.stop))
                 )
-                here = is_valid(found, self.nodata)
-                np.copyto(pixels[part.slices(window)], found, where=here)  # cells may overlap
+                valid = is_valid(values, self.nodata)
+                np.copyto(pixels[part.slices(window)], values, where=valid)  # cells may overlap
         return pixels
 
     def _dataset(self, tile: VrtTile) -> Any:
         if tile not in self._open:
-            while len(self._open) >= OPEN:
+            while len(self._open) >= MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
             self._open[tile] = open_readonly(tile.path)
         self._open.move_to_end(tile)

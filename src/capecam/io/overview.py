@@ -1,4 +1,4 @@
-"""A city's layer at 1/16: it opens at once, where the files of thousands of cells would not."""
+"""A layer of the city at 1/16, which opens at once, unlike the files of thousands of cells."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ from capecam.io.gdal import open_readonly
 from capecam.io.vrt import Layer, VrtTile, is_valid
 
 FACTOR = 16
-"""1.28 m for pixels of 8 cm; a layer in blocks of 0.8 m comes at 12.8 m."""
+"""Reduction; pixels of 8 cm become 1.28 m, and blocks of 0.8 m become 12.8 m."""
 
 KEYS = "CAPECAM_BLOCKS"
-"""Tag: what each block was made from, row-major; ``-`` where there is nothing."""
+"""Name of a tag with the key of each block, row-major."""
 
 EMPTY = "-"
+"""Key of a block without tiles."""
 
 COLUMNS = 16
-"""Blocks go from top to bottom in columns of so many, so that few tiles are needed at a time."""
+"""Width in blocks of the columns in which blocks are made, so that few tiles are needed at once."""
 
-KEPT = 64
-"""Tiles, of 2 to 7 MB: a column is 11 cells of 12,500 px wide, and a block reaches two or three
-rows of them."""
+MAX_TILES = 64
+"""Tiles in memory, of 2 to 7 MB each: a column is 11 cells of 12,500 px wide, and a block touches
+two or three rows of them."""
 
 
-def write_overview(path: Path, layer: Layer, before: Path) -> None:
-    """The layer at 1/16 as a COG, from the overviews of its tiles.
+def write_overview(path: Path, layer: Layer, previous: Path) -> None:
+    """Write a layer at 1/16 as a COG, from the overviews of its tiles.
 
-    Blocks that were made from the same tiles in the overview before are taken over.
+    Blocks of the previous overview are copied if they were made from the same tiles.
 
     Args:
-        path: of the file to make.
-        layer: the product.
-        before: that of the last time, which may not exist.
+        path: the file to write.
+        layer: the layer.
+        previous: the overview of an old run, which may not exist.
     """
     raw = path.with_name(f".{path.name}.raw.tif")
     with ExitStack() as files:
@@ -55,17 +56,19 @@ def write_overview(path: Path, layer: Layer, before: Path) -> None:
         palette = template.colormap(1) if template.colorinterp[0].name == "palette" else None
         profile = _profile(template, layer.grid)
         blocks = list(_blocks(layer, profile["height"], profile["width"]))
-        earlier = _Earlier.open(before, files, (profile["height"], profile["width"]))
+        old = _PreviousOverview.open(previous, files, (profile["height"], profile["width"]))
         resampling = Resampling.nearest if palette else Resampling.average
-        small = _Small(layer.grid.window, template, resampling)
+        reduced = _ReducedTiles(layer.grid.window, template, resampling)
         with rasterio.open(raw, "w", **profile) as dataset:
             dataset.descriptions, dataset.scales = template.descriptions, template.scales
             if palette:
                 dataset.write_colormap(1, palette)
             for block in blocks:
                 if block.tiles:
-                    found = earlier.read(block)
-                    dataset.write(small.read(block) if found is None else found, window=block.place)
+                    pixels = old.read(block)
+                    if pixels is None:
+                        pixels = reduced.read(block)
+                    dataset.write(pixels, window=block.raster_window)
             dataset.update_tags(**{KEYS: _keys(blocks)})
         to_cog(raw, path, nearest=palette is not None)
 
@@ -85,33 +88,33 @@ class _Block:
     window: Window
     """In pixels of the overview."""
     tiles: tuple[VrtTile, ...]
-    """Those that have pixels in it."""
+    """Tiles with pixels in the block."""
     key: str
-    """Changes with the tiles, and with their place."""
+    """Checksum of the tiles and their positions."""
 
     @property
-    def place(self) -> RasterWindow:
-        """The window, as rasterio has it."""
+    def raster_window(self) -> RasterWindow:
+        """Window of rasterio."""
         w = self.window
         return RasterWindow(w.col, w.row, w.width, w.height)
 
 
 def _keys(blocks: Sequence[_Block]) -> str:
-    """Of all blocks, row-major."""
+    """Return the keys of all blocks, row-major."""
     return " ".join(block.key for block in sorted(blocks, key=lambda block: block.window))
 
 
 @dataclass(frozen=True, slots=True)
-class _Earlier:
-    """The overview of the last time."""
+class _PreviousOverview:
+    """The overview of an earlier run."""
 
     dataset: Any | None
     keys: Mapping[tuple[int, int], str]
-    """Of its blocks, by (row, col)."""
+    """Keys of its blocks by (row, col)."""
 
     @classmethod
     def open(cls, path: Path, files: ExitStack, shape: tuple[int, int]) -> Self:
-        """Without blocks, where there is none of that shape (height, width)."""
+        """Open a file; it has no blocks if it is damaged or of another shape (height, width)."""
         try:
             dataset = files.enter_context(open_readonly(path))
         except RasterioError:  # there is none, or it is damaged
@@ -122,28 +125,28 @@ class _Earlier:
         return cls(dataset, dict(zip(_corners(*shape), keys, strict=False)))
 
     def read(self, block: _Block) -> NDArray[Any] | None:
-        """(bands, height, width), if it was made from the same."""
+        """Return the pixels of a block, (bands, height, width), or None if its key differs."""
         if self.dataset is None or self.keys.get((block.window.row, block.window.col)) != block.key:
             return None
-        found: NDArray[Any] = self.dataset.read(window=block.place)
+        found: NDArray[Any] = self.dataset.read(window=block.raster_window)
         return found
 
 
 def _corners(height: int, width: int) -> list[tuple[int, int]]:
-    """(row, col) of every block, row-major."""
+    """Return the (row, col) of every block, row-major."""
     return [(row, col) for row in range(0, height, BLOCK) for col in range(0, width, BLOCK)]
 
 
 def _blocks(layer: Layer, height: int, width: int) -> Iterator[_Block]:
-    """All blocks of the overview."""
+    """Yield all blocks of the overview."""
     hull = layer.grid.window
-    places = [_covered(tile.window, hull) for tile in layer.tiles]
-    seen = [(place, tile) for place, tile in zip(places, layer.tiles, strict=True) if place]
-    tree = shapely.STRtree([place.box for place, _ in seen])
+    windows = [_covered(tile.window, hull) for tile in layer.tiles]
+    covered = [(w, tile) for w, tile in zip(windows, layer.tiles, strict=True) if w]
+    tree = shapely.STRtree([w.box for w, _ in covered])
     for row, col in sorted(_corners(height, width), key=lambda c: (c[1] // BLOCK // COLUMNS, c)):
         window = Window(row, col, min(BLOCK, height - row), min(BLOCK, width - col))
-        near = [seen[i] for i in sorted(tree.query(window.box).tolist())]
-        tiles = tuple(tile for place, tile in near if place.intersection(window))
+        near = [covered[i] for i in sorted(tree.query(window.box).tolist())]
+        tiles = tuple(tile for w, tile in near if w.intersection(window))
         facts = [
             (tile.path.parent.name, tile.sha256, tile.window.row - hull.row - row * FACTOR,
              tile.window.col - hull.col - col * FACTOR)
@@ -154,7 +157,7 @@ def _blocks(layer: Layer, height: int, width: int) -> Iterator[_Block]:
 
 
 def _covered(tile: Window, hull: Window) -> Window | None:
-    """The pixels of the overview whose centres lie on a tile."""
+    """Return the window of the overview's pixels whose centres are on a tile."""
     top, left, bottom, right = (
         -(-(edge - start - FACTOR // 2) // FACTOR)
         for edge, start in (
@@ -166,24 +169,24 @@ def _covered(tile: Window, hull: Window) -> Window | None:
 
 
 @dataclass(slots=True)
-class _Small:
-    """Tiles at about 1/16, from the coarsest of their own overviews that is fine enough.
+class _ReducedTiles:
+    """Tiles at about 1/16, from the coarsest of their overviews that is fine enough.
 
-    GDAL's own choice of an overview turns on fractions of a pixel, and where it misses, a raster of
-    12,500 x 12,500 px takes it 1,800 ms instead of 5.
+    GDAL's choice of an overview depends on fractions of a pixel; without a suitable overview a
+    raster of 12,500 x 12,500 px takes 1,800 ms instead of 5.
     """
 
     hull: Window
     template: Any
-    """One of them, open."""
+    """An open dataset of one tile."""
     resampling: Resampling
-    """For tiles that have no overview of 1/16 themselves, being small."""
+    """Resampling of tiles that are too small to have an overview of 1/16."""
     _factors: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-    """By height and width of a raster: those of its overviews, up to 1/16."""
+    """Factors up to 16 of the overviews, by (height, width) of a tile."""
     _read: dict[Path, NDArray[Any]] = field(default_factory=dict)
 
     def read(self, block: _Block) -> NDArray[Any]:
-        """(bands, height, width) of a block."""
+        """Return the pixels of a block, (bands, height, width)."""
         shape = self.template.count, *block.window.shape
         pixels = np.full(shape, self.template.nodata, self.template.dtypes[0])
         for tile in block.tiles:
@@ -191,25 +194,25 @@ class _Small:
         return pixels
 
     def _paste(self, tile: VrtTile, block: Window, pixels: NDArray[Any]) -> None:
-        """Put the valid pixels of a tile into those of a block."""
+        """Copy the valid pixels of a tile into the pixels of a block."""
         covered = _covered(tile.window, self.hull)
         part = covered and covered.intersection(block)
         if not part:
             return
-        small, w = self._pixels(tile), tile.window
-        # At the centres of the overview's pixels.
+        reduced, w = self._pixels(tile), tile.window
+        # Positions at the centres of the overview's pixels.
         row = np.arange(part.row, part.bottom) * FACTOR + FACTOR // 2 + self.hull.row - w.row
         col = np.arange(part.col, part.right) * FACTOR + FACTOR // 2 + self.hull.col - w.col
-        rows, cols = row * small.shape[1] // w.height, col * small.shape[2] // w.width
-        found = small[:, rows[:, None], cols]
-        valid = is_valid(found, self.template.nodata)
+        rows, cols = row * reduced.shape[1] // w.height, col * reduced.shape[2] // w.width
+        values = reduced[:, rows[:, None], cols]
+        valid = is_valid(values, self.template.nodata)
         top, left = part.slices(block)
-        np.copyto(pixels[:, top, left], found, where=valid)
+        np.copyto(pixels[:, top, left], values, where=valid)
 
     def _pixels(self, tile: VrtTile) -> NDArray[Any]:
-        """(bands, height, width) of a whole tile."""
+        """Return the pixels of a whole tile, (bands, height, width)."""
         if tile.path not in self._read:
-            while len(self._read) >= KEPT:
+            while len(self._read) >= MAX_TILES:
                 del self._read[next(iter(self._read))]
             self._read[tile.path] = self._shrunk(tile)
         return self._read[tile.path]

@@ -1,4 +1,4 @@
-"""Where an image is: a file of this machine, or a path of GDAL's virtual file systems."""
+"""Paths of images: files of this machine, or paths of GDAL's virtual file systems."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from pathlib import Path, PurePosixPath
 from capecam.settings import VSI
 
 TIFFS = (".tif", ".tiff")
+"""Suffixes of GeoTIFFs in lower case."""
 VRT = ".vrt"
-"""Suffixes of images, in small letters."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class VsiPath:
-    """``/vsizip/...``, ``/vsicurl/...``, ``/vsis3/...``: never a ``Path``, which makes one slash of
-    two and ``/vsicurl/https:/`` of a URL."""
+    """A path such as ``/vsizip/...``, ``/vsicurl/...`` or ``/vsis3/...``.
+
+    It is not a ``Path``, which would replace the two slashes of a URL by one.
+    """
 
     gdal: str
-    """As GDAL opens it."""
+    """The path as GDAL opens it."""
 
     def __str__(self) -> str:
-        """For people: without what may be a secret, that is user, password and query."""
+        """Return the path for messages, without user, password and query."""
         path, *_ = self.gdal.split("?", 1) if "://" in self.gdal else [self.gdal]
         if self.gdal.startswith("/vsicurl?"):
             path = "/vsicurl?..."
@@ -30,26 +32,26 @@ class VsiPath:
 
     @property
     def name(self) -> str:
-        """Of the file itself."""
+        """Name of the file."""
         return PurePosixPath(self.gdal.split("?", 1)[0] if "://" in self.gdal else self.gdal).name
 
     @property
     def stem(self) -> str:
-        """The name without its suffix."""
+        """Name of the file without its suffix."""
         return PurePosixPath(self.name).stem
 
     @property
     def suffix(self) -> str:
-        """With its dot."""
+        """Suffix of the file with its dot."""
         return PurePosixPath(self.name).suffix
 
     @property
     def secret(self) -> bool:
-        """Whether it must not be shown or written down."""
+        """True if the path contains a secret, which must not be shown or recorded."""
         return str(self) != self.gdal
 
     def absolute(self) -> VsiPath:
-        """It is."""
+        """Return the path itself, which is always absolute."""
         return self
 
 
@@ -57,12 +59,12 @@ Location = Path | VsiPath
 
 
 def location(text: str) -> Location:
-    """What a user names."""
+    """Return the path that a user has given."""
     return VsiPath(text) if text.startswith(VSI) else Path(text)
 
 
 def in_words(path: Location, error: BaseException) -> str:
-    """What GDAL says of an image, in one line and without secrets."""
+    """Return an error of GDAL about an image as one line without secrets."""
     message = " ".join(str(error).split())
     if not isinstance(path, VsiPath):
         return message
@@ -71,5 +73,5 @@ def in_words(path: Location, error: BaseException) -> str:
 
 
 def _behind_scheme(text: str) -> str:
-    """What curl has of a URL, whatever GDAL puts before it."""
+    """Return a URL without its scheme, as curl reports it."""
     return text.partition("://")[2] or text

@@ -1,7 +1,7 @@
-"""What a vector file is, by its content: GDAL would follow some of them to other files.
+"""Detecting the format of a vector file by its content, and refusing files that lead to others.
 
-Of about fifty formats that GDAL reads, several are no data but directions: a VRT, a pipeline or a
-virtual table names any file on the machine or on the network, whatever its own name ends in.
+Some of the formats that GDAL reads refer to other files: a VRT, a pipeline or a virtual table can
+name any file of the machine or the network, whatever its suffix.
 """
 
 from __future__ import annotations
@@ -10,56 +10,57 @@ import os
 import re
 import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 from capecam.errors import UsageError
 
 HEAD_BYTES = 64 << 10
-"""GDAL's drivers look at less of a file to know their own."""
+"""Bytes from the beginning of a file; GDAL's drivers need fewer to identify a format."""
 
 DRIVERS = frozenset({
     "GPKG", "SQLite", "GeoJSON", "GeoJSONSeq", "TopoJSON", "ESRIJSON", "JSONFG", "FlatGeobuf",
     "ESRI Shapefile", "KML", "LIBKML", "OpenFileGDB",
 })  # fmt: skip
-"""By GDAL's names: those that hold what they show."""
+"""GDAL's drivers of formats that contain their data."""
 
-READ = (
+FORMATS = (
     "GeoPackage, GeoJSON, FlatGeobuf, Shapefile (also zipped), GeoParquet, KML, SpatiaLite or a "
     "file geodatabase (.gdb)"
 )
 
-DIRECTIONS = (b"OGRVRTDataSource", b"gdal_streamed_alg", b"<!DOCTYPE", b"<!ENTITY")
-"""Marks of what leads elsewhere, or grows without end, anywhere near the beginning."""
+REFERENCES = (b"OGRVRTDataSource", b"gdal_streamed_alg", b"<!DOCTYPE", b"<!ENTITY")
+"""Marks of files that refer to others or expand without limit, anywhere near the beginning."""
 
 GAP = r"(?:\s|/\*.*?\*/|--[^\n]*\n)+"
-"""Between words of SQL."""
-VIRTUAL = re.compile(rf"(?:{GAP})?create{GAP}virtual\b", re.IGNORECASE | re.DOTALL)
-INDEX = re.compile(
+"""Pattern of white space and comments between words of SQL."""
+VIRTUAL_TABLE = re.compile(rf"(?:{GAP})?create{GAP}virtual\b", re.IGNORECASE | re.DOTALL)
+SPATIAL_INDEX = re.compile(
     r"""create\s+virtual\s+table\s+("(?:[^"]|"")*"|'(?:[^']|'')*'|\w+)\s+using\s+"""
     r"(rtree|virtualspatialindex|virtualelementary|virtualknn2?)\s*(\(|$)",
     re.IGNORECASE,
 )
-"""What GDAL and SpatiaLite put into every file; nothing else of what may follow is believed."""
+"""Virtual tables that GDAL and SpatiaLite put into every file; no others are accepted."""
 
 MEMBERS = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".kml")
 UNPACKED_BYTES = 4 << 30
 RATIO = 200
-"""Polygons pack to a twentieth at the very best; ZIP can do a thousandth."""
+"""Maximum ratio of compression; that of polygons is at most 20, and of ZIP 1,000."""
 
 
 def kind_of(path: Path) -> str:
-    """``parquet``, ``zip``, ``many`` (may have several layers) or ``one``.
+    """Return ``parquet``, ``zip``, ``many`` (for several layers) or ``one``.
 
     Raises:
-        UsageError: it is no file, or of no format that is read.
+        UsageError: it is not a file, or its format is not supported.
     """
-    if not os.path.exists(path):  # which says no of a name that is too long, too
+    if not os.path.exists(path):  # False also for a name that is too long
         raise UsageError(f"{path}: there is no such file; check its path")
     if path.is_dir():
         if path.suffix.lower() == ".gdb" and (path / "a00000001.gdbtable").is_file():
             return "many"
-        raise UsageError(f"{path}: is a folder; name a vector file: {READ}")
-    if not path.is_file():  # a pipe would wait for ever
+        raise UsageError(f"{path}: is a folder; name a vector file: {FORMATS}")
+    if not path.is_file():  # a pipe would never end
         raise UsageError(f"{path}: is no ordinary file; copy it to disk first")
     try:
         with path.open("rb") as stream:
@@ -78,7 +79,7 @@ def _kind(path: Path, head: bytes) -> str:
         return "zip"
     if b"<html" in head[:999].lower():
         raise UsageError(f"{path}: is a web page, probably an error page; download the file again")
-    if any(mark in head for mark in DIRECTIONS) and not head.startswith(b"SQLite"):
+    if any(mark in head for mark in REFERENCES) and not head.startswith(b"SQLite"):
         raise UsageError(
             f"{path}: refused, because it is a VRT or another file that leads to other files; "
             "give the data itself, such as ogr2ogr OUT.gpkg makes"
@@ -90,36 +91,36 @@ def _kind(path: Path, head: bytes) -> str:
         return "many"
     if head.startswith((b"fgb\3fgb", b"\0\0\x27\x0a")) or text[:1] in (b"{", b"[", b"\x1e"):
         return "one"
-    raise UsageError(f"{path}: {_stranger(head, text)}")
+    raise UsageError(f"{path}: {_describe_unknown(head, text)}")
 
 
-def _stranger(head: bytes, text: bytes) -> str:
+def _describe_unknown(head: bytes, text: bytes) -> str:
     if not head:
         return "is empty; copy it again"
     if text.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS and not the file; fetch it with git lfs pull"
-    return f"cannot be read as a vector layer: it is none of {READ}; convert it with ogr2ogr"
+    return f"cannot be read as a vector layer: it is none of {FORMATS}; convert it with ogr2ogr"
 
 
 def _check_tables(path: Path) -> None:
-    """No virtual table but indexes: others read files (VirtualOGR, VirtualShape, VirtualXL).
+    """Check that all virtual tables are spatial indexes.
+
+    Others read files (VirtualOGR, VirtualShape, VirtualXL).
 
     Raises:
-        UsageError: there is one, or the file is damaged.
+        UsageError: there is such a table, or the file is damaged.
     """
     query = "SELECT name, CAST(sql AS TEXT) FROM sqlite_master WHERE sql LIKE '%virtual%'"
     try:
-        link = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-        try:
-            found = link.execute(query).fetchall()
-        finally:
-            link.close()
+        uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            tables = database.execute(query).fetchall()
     except (sqlite3.Error, OverflowError) as error:
         raise UsageError(
             f"{path}: cannot be read as a vector layer ({str(error)[:100]}); copy it again"
         ) from error
-    for name, sql in found:
-        if VIRTUAL.match(sql) and not INDEX.match(sql):
+    for name, sql in tables:
+        if VIRTUAL_TABLE.match(sql) and not SPATIAL_INDEX.match(sql):
             raise UsageError(
                 f"{path}: refused, because its table {str(name)[:60]!r} is virtual and may lead to "
                 "other files; give the data itself, such as ogr2ogr OUT.gpkg makes"
@@ -127,10 +128,10 @@ def _check_tables(path: Path) -> None:
 
 
 def member_of(path: Path) -> str:
-    """Of a zip file, the layer inside: its shapefile, or its only other vector file.
+    """Return GDAL's path of the only vector file in a zip file.
 
     Raises:
-        UsageError: there is none, or several, or it unpacks to far more than it is.
+        UsageError: there is no vector file, or several, or the zip file expands too much.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,7 +1,7 @@
-"""Vector files that people bring: areas of interest, footprints, zones, annotations.
+"""Reading vector files of users: areas of interest, footprints, zones and annotations.
 
-Any CRS, and every format that holds what it shows (``vectorformats``); only polygons are kept,
-mended where they are invalid.
+Any CRS and the formats of ``vector_formats`` are read; invalid polygons are repaired, and other
+geometries are dropped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -21,29 +20,29 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
-from capecam.io.vector_formats import DRIVERS, READ, kind_of, member_of
+from capecam.io.vector_formats import DRIVERS, FORMATS, kind_of, member_of
 
 log = logging.getLogger(__name__)
 
 POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, shapely.errors.ShapelyError)
-"""What pyogrio, pyarrow, pyproj and GEOS raise of broken files."""
+"""Errors of pyogrio, pyarrow, pyproj and GEOS about damaged files."""
 
-MOST_FEATURES = 2_000_000
-"""A million small polygons take 1.7 GB at the most (docs/inputs.md)."""
+MAX_FEATURES = 2_000_000
+"""A million small polygons take up to 1.7 GB of memory (docs/inputs.md)."""
 
-PARQUET_BYTES = 1 << 30
-"""Before compression. A million small polygons have 0.15 GB."""
+MAX_PARQUET_BYTES = 1 << 30
+"""Maximum size before compression; a million small polygons have 0.15 GB."""
 
 EDGE_POINTS = 20
-"""Straight lines of one CRS are curves in another: an area gets so many points along an edge."""
+"""Points added along an edge, since straight lines of one CRS are curves in another."""
 
-ASTRAY_M = 1.0
-"""A place on Earth comes back to within this when it is projected again."""
+MAX_ROUND_TRIP_M = 1.0
+"""Maximum error of a location that is projected to degrees and back."""
 
 
-@np.errstate(invalid="ignore")  # coordinates that are no numbers are left out below
+@np.errstate(invalid="ignore")  # features with coordinates of NaN or infinity are dropped
 def read_polygons(
     path: Path,
     crs: pyproj.CRS | None = None,
@@ -52,18 +51,19 @@ def read_polygons(
     columns: Sequence[str] | None = None,
     layer: str | None = None,
 ) -> gpd.GeoDataFrame:
-    """The polygons of a vector file, valid, in one CRS, in the file's order.
+    """Return the valid polygons of a vector file in one CRS, in the order of the file.
 
     Args:
-        path: of a format that ``vectorformats`` knows.
-        crs: to bring them to; None leaves them in their own.
-        near: in ``crs``; only what touches its bounding box is read, so that the buildings of a
-            country cost no more than those of a city.
-        columns: attributes to read; None is all of them, those a file lacks are left out.
-        layer: of a file with several; else the first.
+        path: a file of a format of ``vector_formats``.
+        crs: the CRS of the result; None keeps that of the file.
+        near: geometry in ``crs``; only features that touch its bounding box are read, so that a
+            file of a country costs no more than one of a city.
+        columns: attributes to read; None reads all; columns that the file does not have are left
+            out.
+        layer: name of a layer; None reads the first.
 
     Raises:
-        UsageError: there is no such file, it is no vector layer, or says no CRS.
+        UsageError: there is no such file, it is not a vector layer, or it has no CRS.
     """
     area = None if near is None else gpd.GeoSeries([_with_points(near)], crs=crs)
     kind = kind_of(path)
@@ -79,7 +79,7 @@ def read_polygons(
         if doubt := misplaced(table):
             log.warning("%s: %s", path, doubt)
         polygons = _polygons(table, path)
-        return polygons if crs is None else _on_earth(polygons.to_crs(crs), path)
+        return polygons if crs is None else _inside_crs(polygons.to_crs(crs), path)
     except UNREADABLE as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(
@@ -90,48 +90,48 @@ def read_polygons(
 
 @dataclass(frozen=True, slots=True)
 class VectorQuery:
-    """What of a layer is wanted, and which layer."""
+    """Selection of a layer, its features and its columns."""
 
     near: gpd.GeoSeries | None
     columns: Sequence[str] | None
     layer: str | None
 
 
-def _read_gdal(path: Path, kind: str, wanted: VectorQuery) -> gpd.GeoDataFrame:
-    """A layer through GDAL; absolute, so that no name is taken for a connection."""
+def _read_gdal(path: Path, kind: str, query: VectorQuery) -> gpd.GeoDataFrame:
+    """Read a layer with GDAL; by its absolute path, which is never taken for a connection."""
     source = member_of(path) if kind == "zip" else str(path.resolve())
-    layer = wanted.layer or (_layer(path, source) if kind == "many" else None)
+    layer = query.layer or (_layer(path, source) if kind == "many" else None)
     try:
-        facts = pyogrio.read_info(source, layer=layer)
-    except IndexError as error:  # of pyogrio, which takes the first of none
+        info = pyogrio.read_info(source, layer=layer)
+    except IndexError as error:  # of pyogrio, if there is no layer
         raise UsageError(
             f"{path}: cannot be read as a vector layer: it is damaged, or has no layer; copy it "
             "again"
         ) from error
-    if facts["driver"] not in DRIVERS:
-        raise UsageError(f"{path}: GDAL takes it for {facts['driver']}; give {READ}")
-    if facts["geometry_type"] is None:
+    if info["driver"] not in DRIVERS:
+        raise UsageError(f"{path}: GDAL takes it for {info['driver']}; give {FORMATS}")
+    if info["geometry_type"] is None:
         raise UsageError(f"{path}: is a table without geometry; polygons are needed")
-    crs = facts["crs"]
-    box = None if wanted.near is None or crs is None else wanted.near.to_crs(crs).total_bounds
+    crs = info["crs"]
+    box = None if query.near is None or crs is None else query.near.to_crs(crs).total_bounds
     table = pyogrio.read_dataframe(
-        source, layer=layer, columns=wanted.columns, bbox=None if box is None else tuple(box),
-        max_features=MOST_FEATURES + 1,
+        source, layer=layer, columns=query.columns, bbox=None if box is None else tuple(box),
+        max_features=MAX_FEATURES + 1,
     )  # fmt: skip
     _check_count(len(table), path)
-    if facts["driver"] == "FlatGeobuf" and box is None and len(table) < facts["features"]:
-        raise UsageError(  # GDAL ends where the file ends, and says nothing
-            f"{path}: damaged: says that it has {facts['features']} features, and {len(table)} can "
-            "be read; copy it again"
+    if info["driver"] == "FlatGeobuf" and box is None and len(table) < info["features"]:
+        raise UsageError(  # GDAL stops at the end of the file without an error
+            f"{path}: damaged: {len(table)} of {info['features']} features can be read; copy it "
+            "again"
         )
     if box is not None and table.empty:
-        facts = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
-        _doubt_bounds(path, crs, facts["total_bounds"])
+        info = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
+        _warn_if_misplaced(path, crs, info["total_bounds"])
     return table
 
 
 def _layer(path: Path, source: str) -> str | None:
-    """The first layer with geometry."""
+    """Return the first layer with geometry."""
     layers = [name for name, geometry in pyogrio.list_layers(source).tolist() if geometry]
     if len(layers) > 1:
         shown = ", ".join(layers[:5])
@@ -139,8 +139,10 @@ def _layer(path: Path, source: str) -> str | None:
     return layers[0] if layers else None
 
 
-def _doubt_bounds(path: Path, crs: Any, bounds: Any) -> None:
-    """Nothing is near: does the layer lie where its CRS cannot be?"""
+def _warn_if_misplaced(
+    path: Path, crs: pyproj.CRS | str | None, bounds: NDArray[np.float64] | None
+) -> None:
+    """Warn if a layer without features near the imagery is outside of its CRS."""
     if bounds is None:
         return
     corners = shapely.points(np.reshape(bounds, (2, 2)))
@@ -149,9 +151,9 @@ def _doubt_bounds(path: Path, crs: Any, bounds: Any) -> None:
 
 
 def _check_count(count: int, path: Path) -> None:
-    if count > MOST_FEATURES:
+    if count > MAX_FEATURES:
         raise UsageError(
-            f"{path}: more than {MOST_FEATURES:,} features are wanted of it; cut it to the city "
+            f"{path}: more than {MAX_FEATURES:,} features are to be read; cut it to the city "
             "with ogr2ogr -spat"
         )
 
@@ -159,12 +161,12 @@ def _check_count(count: int, path: Path) -> None:
 def _read_parquet(
     path: Path, area: gpd.GeoSeries | None, columns: Sequence[str] | None
 ) -> gpd.GeoDataFrame:
-    """GDAL's own wheels cannot read it."""
-    facts = pq.read_metadata(path)
-    _check_count(facts.num_rows, path)
-    groups = (facts.row_group(n) for n in range(facts.num_row_groups))
-    if sum(max(0, group.total_byte_size) for group in groups) > PARQUET_BYTES:
-        raise UsageError(f"{path}: unpacks to more than {PARQUET_BYTES / 1e9:.1f} GB; cut it")
+    """Read GeoParquet, which GDAL in the wheel of pyogrio does not."""
+    info = pq.read_metadata(path)
+    _check_count(info.num_rows, path)
+    groups = (info.row_group(n) for n in range(info.num_row_groups))
+    if sum(max(0, group.total_byte_size) for group in groups) > MAX_PARQUET_BYTES:
+        raise UsageError(f"{path}: unpacks to more than {MAX_PARQUET_BYTES / 1e9:.1f} GB; cut it")
     table = gpd.read_parquet(path)
     if columns is not None:
         table = table[[*(name for name in columns if name in table), table.geometry.name]]
@@ -172,7 +174,7 @@ def _read_parquet(
         return table
     near = table.cx[_slices(area.to_crs(table.crs).total_bounds)]
     if near.empty:
-        _doubt_bounds(path, table.crs, table.total_bounds)
+        _warn_if_misplaced(path, table.crs, table.total_bounds)
     return near
 
 
@@ -187,38 +189,40 @@ def _with_points(area: shapely.Geometry) -> shapely.Geometry:
 
 
 def misplaced(table: gpd.GeoDataFrame) -> str | None:
-    """Why the coordinates cannot be in the CRS that a layer declares; None where they can.
+    """Return the reason why coordinates cannot be in the CRS of a layer, or None.
 
-    Metres in a layer that says degrees, degrees in one that says metres, and coordinates that the
-    projection cannot turn into a place on Earth.
+    These are metres in a CRS in degrees, degrees in a CRS in metres, and coordinates that the
+    projection cannot convert to degrees.
     """
     bounds = table.total_bounds
     if np.isnan(bounds).any():
         return None
     crs = pyproj.CRS(table.crs)
     shown = ", ".join(f"{value:.6g}" for value in bounds)
-    cure = "; assign the right one with ogr2ogr -a_srs"
-    on_earth = np.abs(bounds[[0, 2]]).max() <= 360 and np.abs(bounds[[1, 3]]).max() <= 90
+    remedy = "; assign the right one with ogr2ogr -a_srs"
+    is_degrees = np.abs(bounds[[0, 2]]).max() <= 360 and np.abs(bounds[[1, 3]]).max() <= 90
     if crs.is_geographic:
-        what = "is in degrees, and its coordinates cannot be"
-        return None if on_earth else f"its CRS ({crs.name}) {what} ({shown}){cure}"
+        what = "is in degrees, but its coordinates cannot be"
+        return None if is_degrees else f"its CRS ({crs.name}) {what} ({shown}){remedy}"
     if not crs.is_projected:
         return None
-    if on_earth:
-        what = "is projected, and its coordinates look like degrees"
-        return f"its CRS ({crs.name}) {what} ({shown}){cure}"
+    if is_degrees:
+        what = "is projected, but its coordinates look like degrees"
+        return f"its CRS ({crs.name}) {what} ({shown}){remedy}"
     to_earth = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
     x, y = bounds[[0, 2]], bounds[[1, 3]]
     lon, lat = to_earth.transform(x, y)
     back_x, back_y = to_earth.transform(lon, lat, direction="INVERSE")
-    astray = np.hypot(back_x - x, back_y - y)  # infinite where there is no such place
-    if not (astray < ASTRAY_M).all():
-        return f"its coordinates ({shown}) are no place on Earth in its CRS ({crs.name}){cure}"
+    error = np.hypot(back_x - x, back_y - y)  # infinite if there is no such location
+    if not (error < MAX_ROUND_TRIP_M).all():
+        return (
+            f"its coordinates ({shown}) are not a location on Earth in its CRS ({crs.name}){remedy}"
+        )
     return None
 
 
 def _polygons(table: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
-    """The rows that have an area; without heights, as polygons or multipolygons."""
+    """Return the rows that have an area, as polygons or multipolygons without heights."""
     table = _finite(table, path)
     geometry = shapely.make_valid(shapely.force_2d(table.geometry.to_numpy()))
     for row in np.flatnonzero(~np.isin(shapely.get_type_id(geometry), POLYGONAL)):
@@ -229,22 +233,24 @@ def _polygons(table: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     return table.set_geometry(gpd.GeoSeries(geometry, index=table.index, crs=table.crs))[~flat]
 
 
-def _finite(table: gpd.GeoDataFrame, path: Path, why: str = "NaN or infinity") -> gpd.GeoDataFrame:
-    """The rows without such coordinates: geometry cannot be computed with these."""
+def _finite(
+    table: gpd.GeoDataFrame, path: Path, where: str = "of NaN or infinity"
+) -> gpd.GeoDataFrame:
+    """Return the rows with finite coordinates."""
     points, row = shapely.get_coordinates(table.geometry.to_numpy(), return_index=True)
-    strange = np.unique(row[~np.isfinite(points).all(axis=1)])
-    if not len(strange):
+    infinite = np.unique(row[~np.isfinite(points).all(axis=1)])
+    if not len(infinite):
         return table
-    log.warning("%s: %d feature(s) with coordinates of %s, left out", path, len(strange), why)
-    return table.iloc[np.setdiff1d(np.arange(len(table)), strange)]
+    log.warning("%s: %d feature(s) with coordinates %s, left out", path, len(infinite), where)
+    return table.iloc[np.setdiff1d(np.arange(len(table)), infinite)]
 
 
-def _on_earth(table: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
-    return _finite(table, path, "no place in the CRS of the imagery")
+def _inside_crs(table: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
+    return _finite(table, path, "outside of the CRS of the imagery")
 
 
 def _polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry:
-    """What of a geometry has an area: a bow tie's ends, without the line that make_valid leaves."""
+    """Return the part of a geometry with an area, without the lines that make_valid leaves."""
     if shapely.get_type_id(geometry) in POLYGONAL:
         return geometry
     if shapely.get_type_id(geometry) != shapely.GeometryType.GEOMETRYCOLLECTION:

@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -62,25 +61,25 @@ def _geo_metadata(table: gpd.GeoDataFrame) -> dict[str, object]:
 
 
 def write_gpkg(path: Path, layers: Mapping[str, Path], crs: pyproj.CRS) -> None:
-    """GeoParquets as the layers of a GeoPackage."""
+    """Write GeoParquet files as the layers of a GeoPackage."""
     for layer, source in layers.items():
-        # 1.3 and later make older QGIS warn.
+        # Older releases of QGIS warn of version 1.3 and later.
         version = {} if path.exists() else {"VERSION": "1.2"}
         write_layer(source, path, layer, crs, driver="GPKG", dataset_options=version)
 
 
 def write_layer(
-    source: Path, path: Path, layer: str, crs: pyproj.CRS, *, driver: str, **options: Any
+    source: Path, path: Path, layer: str, crs: pyproj.CRS, *, driver: str, **options: object
 ) -> None:
-    """A GeoParquet as a layer of a file that GDAL writes, a row group at a time.
+    """Write a GeoParquet as a layer of a file of another format, batch by batch.
 
     Args:
         source: the GeoParquet.
-        path: the file.
-        layer: its name there.
-        crs: of the shapes.
-        driver: of GDAL.
-        options: of pyogrio, such as ``layer_options``.
+        path: the file to write.
+        layer: name of the layer.
+        crs: CRS of the geometry.
+        driver: GDAL's driver of the format.
+        options: options of pyogrio, such as ``layer_options``.
     """
     with pq.ParquetFile(source) as table:
         pyogrio.write_arrow(
@@ -96,12 +95,12 @@ def write_layer(
 
 
 def index_column(path: Path, layer: str, column: str) -> None:
-    """Let readers of a GeoPackage find rows by a column without reading all."""
+    """Add an index of a column to a layer of a GeoPackage."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(f'CREATE INDEX "{layer}_{column}" ON "{layer}" ("{column}")')
 
 
 def crs_of(path: Path) -> pyproj.CRS:
-    """Of a GeoParquet of ours."""
+    """Return the CRS of a GeoParquet that was written here."""
     geo = json.loads(pq.read_metadata(path).metadata[b"geo"])
     return pyproj.CRS.from_json_dict(geo["columns"]["geometry"]["crs"])

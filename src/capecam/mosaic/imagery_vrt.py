@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from capecam.imagery.bands import COLORS
 from capecam.io.paths import VsiPath
-from capecam.io.vrt import place_of, vrt_over
+from capecam.io.vrt import add_rectangles, vrt_over
 from capecam.mosaic.mosaic import Mosaic, Source
 
 NOT_IN_XML = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -68,7 +68,7 @@ def _add_source(
     name = ET.SubElement(part, "SourceFilename", relativeToVRT=relative)
     name.text = _file_name(source, vrt)
     ET.SubElement(part, "SourceBand").text = band
-    place_of(part, source.window, mosaic.grid.window, GDAL_TYPES[source.header.pixels.dtype])
+    add_rectangles(part, source.window, mosaic.grid.window, GDAL_TYPES[source.header.pixels.dtype])
     return part
 
 

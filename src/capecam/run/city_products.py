@@ -151,7 +151,7 @@ def _write_layers(run: RunFolder) -> None:
         layer = run.layer(product)
         overview = run.out / f"{stem}.overview.tif"
         with atomic_write(overview) as temporary:
-            write_overview(temporary, layer, before=overview)
+            write_overview(temporary, layer, previous=overview)
         with atomic_write(run.out / f"{stem}.vrt") as vrt:
             write_vrt(vrt, layer, overview)
 

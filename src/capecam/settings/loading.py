@@ -26,7 +26,9 @@ MAX_ERRORS = 5
 """Number of errors in a message."""
 
 
-def load(config: Path | str | None, options: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+def load(
+    config: Path | str | None, options: Mapping[str, object] = MappingProxyType({})
+) -> Settings:
     """Load settings from a YAML file, and override them by options.
 
     Args:
@@ -44,7 +46,7 @@ def load(config: Path | str | None, options: Mapping[str, Any] = MappingProxyTyp
     return validated(tree, f"{config}: " if config else "", given)
 
 
-def validated(tree: dict[str, Any], where: str, options: Collection[str] = ()) -> Settings:
+def validated(tree: Mapping[str, object], where: str, options: Collection[str] = ()) -> Settings:
     """Validate a tree of settings.
 
     Args:
@@ -70,7 +72,7 @@ def validated(tree: dict[str, Any], where: str, options: Collection[str] = ()) -
         ) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, object]:
     tree = read_yaml(path)
     if tree is None:
         return {}
@@ -121,7 +123,7 @@ def _resolve_source(source: str, resolve: Callable[[str], str]) -> str:
     return at + resolve(source.removeprefix("@"))
 
 
-def _set(tree: dict[str, Any], key: str, value: object) -> None:
+def _set(tree: dict[str, object], key: str, value: object) -> None:
     *sections, leaf = key.split(".")
     for section in sections:
         below = tree.setdefault(section, {})

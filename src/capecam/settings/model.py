@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ class ModelSettings(Section):
     encoder: str | None = Field(
         None, description="encoder of the architecture: resnext50_32x4d ..."
     )
-    options: dict[str, Any] = Field(
+    options: dict[str, object] = Field(
         default_factory=dict, description="other arguments of the architecture"
     )
     classes: tuple[ClassSettings, ...] = Field(
