@@ -127,7 +127,7 @@ class CogWriter:
 
     def abandon(self) -> None:
         """Make no COG. What was written stays until its folder goes, so that a disk that is full
-        can be told from other failures (``Ledger.making``).
+        can be told from other failures (``Ledger.work_folder``).
         """
         self._dataset.close()
 

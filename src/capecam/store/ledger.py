@@ -109,7 +109,7 @@ class Ledger:
         return {path.name.removeprefix(WORK) for path in self.folder.glob(f"{WORK}*/")}
 
     @contextmanager
-    def making(self, cell: Cell) -> Iterator[Path]:
+    def work_folder(self, cell: Cell) -> Iterator[Path]:
         """Create a folder to work in, which is removed if the work fails.
 
         Raises:

@@ -65,7 +65,7 @@ def product(out: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run, its finished cells, and the imagery that it was made from."""
+    """A run, its finished cells, and its imagery."""
 
     out: Path
     record: RunRecord
@@ -135,7 +135,7 @@ class RunFolder:
         Raises:
             UsageError: the file that defines it cannot be read.
         """
-        return read_aoi(self.settings.mosaic, self.grid)
+        return read_aoi(self.settings.mosaic, self.mosaic.grid)
 
     def core(self, cell: str) -> Window:
         """Return the pixels that a cell covers."""

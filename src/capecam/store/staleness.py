@@ -1,4 +1,4 @@
-"""Which cells are out of date: what each was made from, compared with its inputs now."""
+"""Which cells are out of date: the inputs that each has recorded, compared with those of now."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from capecam.store.records import (
 )
 
 FORMAT = 1
-"""To be increased when the same inputs give other pixels; then all cells are made again."""
+"""To be increased when the same inputs give other pixels; then all cells are processed again."""
 
 HASH_THREADS = 8
 """sha256 releases Python's lock, and waits for disks."""
@@ -62,15 +62,14 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
     """Return everything but the contents of images that a cell's pixels depend on.
 
     Args:
-        cell: to be made.
+        cell: to be processed.
         inputs: of all cells.
         images: that the cell reads.
     """
     settings = inputs.settings
     model = settings.model.model_dump(mode="json")
     model["classes"] = [entry.name for entry in settings.model.classes]  # colours are styling
-    # Keys that do not concern a cell are left out, so that cells that were made before there were
-    # such keys are kept.
+    # Keys that do not concern a cell are left out, so that cells of versions without them are kept.
     optional: dict[str, object] = {}
     if settings.imagery.collar != "none":
         optional["collar"] = settings.imagery.collar
@@ -185,24 +184,24 @@ NEW, IMAGE, NEIGHBOURS, SETTINGS, AGAIN, LOST = CAUSES = (
     "new", "with another image", "with other neighbours", "with other settings", "that failed",
     "whose products are gone or cut off",
 )  # fmt: skip
-"""Why a cell is to be made: of several reasons, the most specific."""
+"""Why a cell is to be processed: of several reasons, the most specific."""
 
 
 class CellState(NamedTuple):
-    """Whether a cell is to be made, and why."""
+    """Whether a cell is to be processed, and why."""
 
     state: str
     """``done``, ``failed`` (and to be left alone) or ``todo``."""
     reason: str
-    """Why it failed or is to be made."""
+    """Why it failed or is to be processed."""
     cause: str = ""
-    """One of ``CAUSES``, if it is to be made."""
+    """One of ``CAUSES``, if it is to be processed."""
     interrupted: bool = False
     """Whether it was in progress when a run ended, and starts again."""
 
 
 def describe_states(states: Collection[CellState]) -> str:
-    """Return a line about what earlier runs have done, and what is to be made."""
+    """Return a line about what earlier runs have done, and what is left to do."""
     counts = Counter(state.state for state in states)
     parts = [f"{counts[s]} {s} before" for s in ("done", "failed") if counts[s]]
     if counts["todo"]:
@@ -214,7 +213,7 @@ def describe_states(states: Collection[CellState]) -> str:
 
 
 def by_cause(causes: Iterable[str]) -> str:
-    """Return a phrase that says how many cells are to be made for which cause."""
+    """Return the number of cells to be processed for each cause, as a phrase."""
     counts = Counter(causes)
     return ", ".join(f"{counts[cause]} {cause}" for cause in CAUSES if counts[cause])
 
