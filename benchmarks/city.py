@@ -99,7 +99,7 @@ def measure(folder: Path, images: int) -> list[dict[str, object]]:
 
     def process() -> dict[str, int | None]:
         made = run(settings, model=bright())
-        return _found(made.done, made.tiles, len(made.failures), made.city and made.city.totals)
+        return _found(made.done, made.tiles, len(made.failures), made.totals)
 
     def city() -> dict[str, int | None]:
         totals = finish(folder / "out").totals

@@ -87,7 +87,7 @@ def summary(outcome: RunOutcome) -> str:
     lines += _times(outcome)
     if outcome.city:
         lines += [
-            totals_table(outcome.city.totals),
+            totals_table(outcome.totals),
             _dropped(outcome.city),
             f"open {outcome.out}/capecam.qgz in QGIS, {outcome.out}/report.html in a browser",
         ]

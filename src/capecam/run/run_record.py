@@ -17,7 +17,13 @@ from capecam.mosaic.city import City
 from capecam.mosaic.mosaic import Source
 from capecam.pipeline.preparation import RunConstants
 from capecam.settings import Settings
-from capecam.store.records import CheckpointRecord, GridRecord, ImageFacts, RunRecord
+from capecam.store.records import (
+    CheckpointRecord,
+    GridRecord,
+    ImageFacts,
+    RunRecord,
+    TotalsRecord,
+)
 from capecam.store.staleness import ImageHashes, Inputs
 
 
@@ -66,9 +72,14 @@ class RunOutcome:
         return max(0.0, 1 - self.work["engine"] / self.workers / self.stages["cells"])
 
     @property
+    def totals(self) -> TotalsRecord:
+        """Sums over all finished cells."""
+        return self.city.totals if self.city else TotalsRecord()
+
+    @property
     def found(self) -> int:
         """Number of detections of all finished cells."""
-        return sum(count for count, _ in self.city.totals.by_class.values()) if self.city else 0
+        return sum(count for count, _ in self.totals.by_class.values())
 
     @property
     def exit_code(self) -> int:

@@ -22,7 +22,6 @@ from capecam.grid import Cell, Grid
 from capecam.runtime.files import atomic_write
 from capecam.store.ledger import Ledger
 from capecam.store.records import CellRecord, FailureRecord
-from capecam.views.styles.geopackage import embed_style
 from capecam.views.styles.layers import cells_style
 from capecam.views.styles.qml import embed_style
 

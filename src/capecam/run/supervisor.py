@@ -90,7 +90,7 @@ def _prepare(
     outcome.workers = executor.count
     constants = executor.prepare(city, previous)
     city = city.with_value_range(constants.scale)
-    lay_out_imagery(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
+    update_imagery_layer(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
     outcome.end("prepare", calibrate=constants.calibrated_s)
     prepared = PreparedRun(settings, city, cells, constants)
     prepared.record(outcome).write(outcome.out / RUN_JSON)
