@@ -198,7 +198,9 @@ def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
 
 def diagnostics_table(groups: Sequence[DiagnosticGroup]) -> str:
     """Return a table of what is unusual about images."""
-    rows = [(group.diagnostic.finding, group.image_names, group.diagnostic.action) for group in groups]
+    rows = [
+        (group.diagnostic.finding, group.image_names, group.diagnostic.action) for group in groups
+    ]
     if not rows:
         return "nothing unusual"
     return text_table(("unusual", "images", "what the run does"), rows)
