@@ -47,7 +47,7 @@ def known_run(out: Path) -> RunRecord:
     """
     record = read_run(out)
     if record is None:
-        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+        raise OutputError(f"{out}: holds no run.json; start with capecam run")
     return record
 
 
