@@ -25,8 +25,9 @@ from specks import bright
 
 from capecam.analysis.benchmark.measure import peak_resident_mb
 from capecam.api import load_settings, run
-from capecam.run.city_products import Totals, finish
+from capecam.run.city_products import finish
 from capecam.run.plan import make_plan
+from capecam.store.records import TotalsRecord
 
 GSD = 0.08
 LINE = re.compile(r"(\S+): left=(\S+), bottom=(\S+), right=(\S+), top=(\S+)")
@@ -101,8 +102,8 @@ def measure(folder: Path, images: int) -> list[dict[str, object]]:
         return _found(made.done, made.tiles, len(made.failures), made.totals)
 
     def city() -> dict[str, int | None]:
-        made = finish(folder / "out")
-        return _found(made.cells, made.tiles, 0, made)
+        totals = finish(folder / "out").totals
+        return _found(totals.cells, totals.tiles, 0, totals)
 
     step("plan", plan)
     step("run", process)
@@ -112,7 +113,7 @@ def measure(folder: Path, images: int) -> list[dict[str, object]]:
 
 
 def _found(
-    cells: int, tiles: int, failures: int, totals: Totals | None = None
+    cells: int, tiles: int, failures: int, totals: TotalsRecord | None = None
 ) -> dict[str, int | None]:
     detections = sum(count for count, _ in totals.by_class.values()) if totals else None
     return {"cells": cells, "tiles": tiles, "failures": failures, "detections": detections}

@@ -177,11 +177,11 @@ def measure(out: Path, step: str) -> dict[str, object]:
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from capecam.benchmarks.measure import peak_resident_mb
-from capecam.city import finish
-made = finish(Path(sys.argv[1]))
-found = sum(count for count, _ in made.by_class.values())
-print(json.dumps({"cells": made.cells, "detections": found, "peak_mb": peak_resident_mb()}))
+from capecam.analysis.benchmark.measure import peak_resident_mb
+from capecam.run.city_products import finish
+totals = finish(Path(sys.argv[1])).totals
+found = sum(count for count, _ in totals.by_class.values())
+print(json.dumps({"cells": totals.cells, "detections": found, "peak_mb": peak_resident_mb()}))
 """
 
 

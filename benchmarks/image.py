@@ -64,7 +64,7 @@ def main() -> None:
         "engine_alone_s": round(statistics.median(alone), 1),
         "run_s": round(statistics.median(whole), 1),
         "share": round(statistics.median(a / w for a, w in zip(alone, whole, strict=True)), 3),
-        "engine_waited": round(last.waited, 3),
+        "engine_waited": round(last.engine_waited, 3),
         **facts(arguments.device),
     }
     print(row, flush=True)

@@ -152,7 +152,7 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
         "seconds": round(seconds, 1),
         "tiles": outcome.tiles,
         "tiles_per_s": round(outcome.tiles / outcome.stages["cells"], 1),
-        "engine_waited": round(outcome.waited, 3),
+        "engine_waited": round(outcome.engine_waited, 3),
         **{f"{name}_s": round(outcome.work[name], 1) for name in STAGES},
         "products": products,
         "exit_code": outcome.exit_code,

@@ -108,8 +108,8 @@ def measure(folder: Path) -> dict[str, object]:
     outcome = run(load_settings(None, options), model=bright())
     own, helpers = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
-        "traced": sum(outcome.totals.steps["traced"].values()),
-        "kept": sum(outcome.totals.steps["kept"].values()),
+        "traced": sum(outcome.city.detections["traced"].values()),
+        "kept": sum(outcome.city.detections["kept"].values()),
         "seconds": round(outcome.seconds, 1),
         "cpu_s": round(own.ru_utime + own.ru_stime, 1),
         "evidence_cpu_s": round(helpers.ru_utime + helpers.ru_stime, 1),

@@ -300,7 +300,7 @@ def next_night(day: Day) -> str:
     log = day.log()
     expect(code == 3, f"the night ended with {code}, not 3:\n" + "\n".join(log))
     expect(day.core or "exit 3: done, but for" in log[-1], f"the log ends with {log[-1]}")
-    (said,) = [line for line in log if "run: cells: " in line]
+    (said,) = [line for line in log if ": cells: " in line]
     known = not day.half_made or f"; {day.half_made} cut off in the making" in said
     expect(known and " done before, " in said, f"the night begins as if it were the first: {said}")
     named = [line for line in log if line.startswith(f"capecam: {day.broken} failed: ")]

@@ -100,13 +100,13 @@ def run_command(settings: Settings) -> None:
     changed are not processed again.
     """
     from capecam.run.plan import make_plan
-    from capecam.run.progress import ProgressBar, summary
-    from capecam.run.supervisor import Silent, run
+    from capecam.run.progress import Progress, ProgressBar, summary
+    from capecam.run.supervisor import run
 
     if settings.run.dry_run:
         print(make_plan(settings).to_text())
         return
-    outcome = run(settings, progress=Silent() if quiet() else ProgressBar())
+    outcome = run(settings, progress=Progress() if quiet() else ProgressBar())
     if not quiet():
         print(summary(outcome))
     for name, reason in outcome.failures.items():
@@ -163,7 +163,7 @@ def finish_command(
     from capecam.run.city_products import finish
     from capecam.run.progress import totals_table
 
-    table = totals_table(finish(out))
+    table = totals_table(finish(out).totals)
     if not quiet():
         print(table)
 

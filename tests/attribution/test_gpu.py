@@ -143,7 +143,7 @@ def test_a_run_repeats_byte_for_byte(tmp_path: Path) -> None:
     for name in ("one", "two"):
         outcome = explain(source, tmp_path / name, "cuda")
         assert outcome.exit_code == 0
-        assert outcome.waited is not None
+        assert outcome.engine_waited is not None
         assert outcome.work["engine"] > 0
     one, two = (sorted((tmp_path / name).rglob("*.tif")) for name in ("one", "two"))
     assert len(one) == 5

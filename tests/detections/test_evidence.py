@@ -22,7 +22,7 @@ from capecam.detections.heatmap_stats import MEASURES
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M, neighbourhood_strips, within
 from capecam.detections.regions import mask
 from capecam.grid import Window
-from capecam.run.city_products import MEMORY, finish
+from capecam.run.city_products import EVIDENCE_CACHE, finish
 from capecam.run.supervisor import run
 from capecam.settings import EvidenceSettings
 from capecam.settings.loading import load
@@ -136,7 +136,7 @@ def test_evidence_does_not_depend_on_strips_and_processes(whole: Path, monkeypat
     monkeypatch.setattr(neighbourhood, "STRIP", 37)
     monkeypatch.setattr("capecam.detections.evidence.CHUNK", 2)
     monkeypatch.setattr("capecam.detections.evidence.MIN_CHUNKS", 1)
-    (whole / MEMORY).unlink()
+    (whole / EVIDENCE_CACHE).unlink()
     finish(whole)
     assert (whole / "detections.parquet").read_bytes() == before
 
@@ -169,7 +169,7 @@ def test_only_objects_near_a_change_are_measured_again(scene, tmp_path: Path, mo
     explain(tmp_path / "images", out, **settings)
     assert 0 < sum(counts) < len(table)
     before = (out / "detections.parquet").read_bytes()
-    (out / MEMORY).write_bytes(b"damaged")
+    (out / EVIDENCE_CACHE).write_bytes(b"damaged")
     counts.clear()
     finish(out)
     assert sum(counts) > len(table) / 2

@@ -1,4 +1,4 @@
-"""Cells in other processes: the same products, whoever dies and whenever."""
+"""Cells in worker processes: the same products whichever process dies, at any time."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_a_worker_that_dies_fails_its_cell_and_is_replaced(city, tmp_path) -> No
 
 
 @pytest.mark.thorough
-def test_the_rest_goes_on_without_a_worker_that_does_not_start(city, tmp_path) -> None:
+def test_other_workers_continue_without_one_that_does_not_start(city, tmp_path) -> None:
     out = tmp_path / "out"
     with started(city, out) as run:
         wait_for(lambda: len(workers_of(run.pid)) == 2)
         os.kill(workers_of(run.pid)[-1], signal.SIGKILL)  # while it loads the network
         assert run.wait(2 * PATIENCE_S) == 0
-    assert "the other workers go on" in out.with_suffix(".log").read_text()
+    assert "the other workers continue" in out.with_suffix(".log").read_text()
     same_products(out, city / "out")
 
 
@@ -92,6 +92,6 @@ def test_killed_twenty_times_at_random(city, tmp_path) -> None:
                 time.sleep(rng.uniform(0, 1))
         if rng.random() < 0.2 and done(out):
             removed = rng.choice(list((out / "cells").glob("*/cell.json")))
-            removed.unlink()  # so that there is always something to be made
+            removed.unlink()  # so that there is always a cell to process
     capecam("run", "--config", city / "city.yaml", "--out", out, "--retry-failed")
     same_products(out, city / "out")

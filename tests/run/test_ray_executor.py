@@ -35,7 +35,7 @@ def ray(*arguments: str) -> None:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a cluster of two nodes with a CPU each."""
+    """Start a cluster of two nodes with a CPU each; return its address."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or its nodes ask each other for a token
     address = f"127.0.0.1:{PORT}"
     common = (
@@ -51,7 +51,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def raylets() -> list[int]:
-    """One a node, the head's first."""
+    """Return the process of each node, the head's first."""
     found = subprocess.run(["pgrep", "-x", "raylet"], capture_output=True, text=True, check=False)
     return sorted(map(int, found.stdout.split()))
 

@@ -24,9 +24,9 @@ from capecam.attribution.methods import resample
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.pipeline.calibration import PERCENTILE
-from capecam.run.progress import summary
+from capecam.run.progress import Progress, summary
 from capecam.run.run_record import RunOutcome
-from capecam.run.supervisor import Silent, run
+from capecam.run.supervisor import run
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.settings.loading import load
 
@@ -70,7 +70,7 @@ def reference(one, tmp_path_factory) -> RunOutcome:
 
 
 def explain(source: Path, out: Path, **options) -> RunOutcome:
-    """A run with the known network; options by key with ``__`` for the dot."""
+    """Run with a network whose answer is known; options by key, with ``__`` for the dot."""
     given = {key.replace("__", "."): value for key, value in options.items()}
     defaults = {"detections.min_area_m2": 0.0, "compute.readers": 0, "explain.calibration_tiles": 8}
     settings = load(None, {"sources": [str(source)], "out": str(out), **defaults, **given})
@@ -168,27 +168,27 @@ def test_rasters_line_up_with_the_image(reference, one) -> None:
         for product in PRODUCTS:
             path = reference.out / "cells" / "whole" / f"{product}.tif"
             assert cog_validate(path, strict=True)[0]
-            with rasterio.open(path) as made:
+            with rasterio.open(path) as dataset:
                 coarse = product in ("gradcam", "gradcampp")
-                assert made.crs.wkt == source.crs.wkt
-                assert (made.transform.c, made.transform.f) == (
+                assert dataset.crs.wkt == source.crs.wkt
+                assert (dataset.transform.c, dataset.transform.f) == (
                     source.transform.c,
                     source.transform.f,
                 )
-                assert made.res == ((0.8, 0.8) if coarse else (GSD, GSD))
+                assert dataset.res == ((0.8, 0.8) if coarse else (GSD, GSD))
                 shape = (-(-HEIGHT // 10), -(-WIDTH // 10)) if coarse else (HEIGHT, WIDTH)
-                assert made.shape == shape
-                assert made.dtypes[0] == "uint8"
-                assert made.nodata == 255
-                assert made.profile["compress"] == "zstd"
+                assert dataset.shape == shape
+                assert dataset.dtypes[0] == "uint8"
+                assert dataset.nodata == 255
+                assert dataset.profile["compress"] == "zstd"
                 if product == "classes":
-                    assert made.colormap(1)[1][:3] == (0, 255, 0)
-                    assert made.overviews(1)
+                    assert dataset.colormap(1)[1][:3] == (0, 255, 0)
+                    assert dataset.overviews(1)
                 else:
-                    assert made.descriptions == ("solar panel", "water heater", "pool heater")
-                    assert made.scales == (1 / 254,) * 3
+                    assert dataset.descriptions == ("solar panel", "water heater", "pool heater")
+                    assert dataset.scales == (1 / 254,) * 3
                 if product.endswith(("cam", "campp")):
-                    tags = made.tags(1)
+                    tags = dataset.tags(1)
                     tops = json.loads((reference.out / "run.json").read_text())["calibration"][
                         "tops"
                     ]
@@ -196,7 +196,7 @@ def test_rasters_line_up_with_the_image(reference, one) -> None:
                     assert (tags["CAPECAM_METHOD"], tags["CAPECAM_SCORE"]) == (product, "mean")
 
 
-def test_classes_and_objects_are_what_was_drawn(reference, pixels) -> None:
+def test_classes_and_objects_are_those_of_the_scene(reference, pixels) -> None:
     bright = pixels > 128 + 3
     expected = np.where(bright.any(axis=0), bright.argmax(axis=0) + 1, 0)
     found = layer(reference.out, "classes")[0]
@@ -209,7 +209,7 @@ def test_classes_and_objects_are_what_was_drawn(reference, pixels) -> None:
     assert gpkg.crs.to_authority() == ("ESRI", "102562")
 
 
-def test_heat_is_where_the_object_is(tmp_path) -> None:
+def test_heat_is_on_the_object(tmp_path) -> None:
     pixels = np.full((3, 960, 960), 20, np.uint8)
     pixels[1, 600:664, 256:320] = 250
     source = write_tif(tmp_path / "a.tif", pixels)
@@ -225,7 +225,7 @@ def test_heat_is_where_the_object_is(tmp_path) -> None:
         assert np.abs(hot.mean(axis=0) - [632, 288]).max() < 12
 
 
-def test_nodata_comes_out_as_nodata(tmp_path) -> None:
+def test_nodata_stays_nodata(tmp_path) -> None:
     pixels = blobs(400, 500)
     mask = np.ones((400, 500), bool)
     mask[:150, 222:] = False
@@ -282,7 +282,7 @@ def test_calibration_is_the_percentile_of_what_is_written(one, pixels, tmp_path)
     assert run_json["calibration"]["tops"]["gradcam"][0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_class_without_heat_is_empty_and_said_so(tmp_path) -> None:
+def test_a_class_without_heat_is_recorded_as_empty(tmp_path) -> None:
     pixels = np.zeros((3, 320, 320), np.uint8)
     pixels[0] = 250
     out = explain(write_tif(tmp_path / "a.tif", pixels), tmp_path / "out").out
@@ -306,7 +306,7 @@ def test_calibration_of_another_run(reference, one, tmp_path) -> None:
         )  # fmt: skip
 
 
-def test_what_is_done_is_not_done_again(four, tmp_path) -> None:
+def test_finished_cells_are_kept(four, tmp_path) -> None:
     first = explain(four, tmp_path)
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/*")}
     again = explain(four, tmp_path)
@@ -315,7 +315,7 @@ def test_what_is_done_is_not_done_again(four, tmp_path) -> None:
     assert explain(four, tmp_path, explain__score="predicted").done == 4
 
 
-def test_a_run_says_where_its_time_went(one, tmp_path) -> None:
+def test_a_run_records_the_time_of_its_stages(one, tmp_path) -> None:
     outcome = explain(one, tmp_path)
     run_json = json.loads((tmp_path / "run.json").read_text())
     assert list(run_json["stages"]) == ["prepare", "calibrate", "cells", "finish"]
@@ -327,7 +327,7 @@ def test_a_run_says_where_its_time_went(one, tmp_path) -> None:
     assert run_json["engine_waited"] == pytest.approx(1 - work["engine"] / wall, abs=1e-3)
     assert "the engine waited" in summary(outcome)
     again = explain(one, tmp_path)
-    assert (again.waited, again.tiles) == (None, 0)
+    assert (again.engine_waited, again.tiles) == (None, 0)
     assert "waited" not in summary(again)
 
 
@@ -345,15 +345,16 @@ def test_heat_that_is_not_finite_fails_its_cell(pixels, tmp_path) -> None:
     assert not list((tmp_path / "bad").rglob("*.tif"))
 
 
-class Interrupting(Silent):
-    """As Ctrl-C after the first tiles."""
+class Interrupting(Progress):
+    """Acts like Ctrl-C after the first tiles."""
 
     def tiles(self, _count: int) -> None:
         raise KeyboardInterrupt
 
 
-def test_nothing_reads_on_after_an_interruption(one, tmp_path) -> None:
-    """Whoever holds the exception; a reader that the garbage collector closes has crashed runs."""
+def test_readers_stop_after_an_interruption(one, tmp_path) -> None:
+    """Also while the exception is held: a reader that was closed by the garbage collector has
+    crashed runs."""
     given = {"sources": [str(one)], "out": str(tmp_path / "out"), "compute.readers": 2}
     settings = load(None, {**given, "explain.calibration_tiles": 4})
     with pytest.raises(KeyboardInterrupt) as kept:
@@ -379,12 +380,12 @@ def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:
     }  # fmt: skip
     assert set(outcome.failures) == set(reasons)
     assert all(reason in outcome.failures[name] for name, reason in reasons.items())
-    board = gpd.read_file(tmp_path / "out" / "cells.gpkg", layer="cells").set_index("cell")
-    assert board["status"].to_dict() == dict.fromkeys(reasons, "failed") | {
+    states = gpd.read_file(tmp_path / "out" / "cells.gpkg", layer="cells").set_index("cell")
+    assert states["status"].to_dict() == dict.fromkeys(reasons, "failed") | {
         "0": "done",
         "2": "done",
     }
-    assert all(reason in board.loc[name, "error"] for name, reason in reasons.items())
+    assert all(reason in states.loc[name, "error"] for name, reason in reasons.items())
     cells = tmp_path / "out" / "cells"
     assert sorted(p.name for p in cells.glob("*/*.tif")) == sorted(
         2 * [f"{p}.tif" for p in PRODUCTS]
@@ -432,7 +433,7 @@ def test_a_box_limits_the_work(reference, one, tmp_path) -> None:
     assert np.array_equal(classes[250:500, 250:500], whole[250:500, 250:500])
 
 
-def test_no_usable_image_is_the_callers_problem(tmp_path) -> None:
+def test_no_usable_image_is_a_usage_error(tmp_path) -> None:
     (tmp_path / "a.tif").write_text("not an image")
     with pytest.raises(UsageError, match="no image can be used"):
         explain(tmp_path / "a.tif", tmp_path / "out")
@@ -450,22 +451,27 @@ def test_images_smaller_than_a_tile(tmp_path, shape) -> None:
 def test_a_custom_crs_is_carried_over_exactly(tmp_path) -> None:
     source = write_tif(tmp_path / "a.tif", blobs(60, 60), crs=CUSTOM_WKT)
     out = explain(source, tmp_path / "out").out
-    with rasterio.open(source) as image, rasterio.open(out / "cells" / "a" / "classes.tif") as made:
+    with (
+        rasterio.open(source) as image,
+        rasterio.open(out / "cells" / "a" / "classes.tif") as dataset,
+    ):
         assert image.crs.to_authority() is None
         # GeoTIFF keys respell the ellipsoid's name; the CRS's own name and parameters stay.
-        assert made.crs == image.crs
-        assert made.crs.to_authority() is None
-        assert made.crs.wkt.startswith('PROJCS["City grid, do not use"')
+        assert dataset.crs == image.crs
+        assert dataset.crs.to_authority() is None
+        assert dataset.crs.wkt.startswith('PROJCS["City grid, do not use"')
 
 
 @pytest.mark.parametrize("row", [7, 247])  # from 247 on, the first step of 250 has no block
 def test_an_anchored_lattice_writes_the_blocks_that_start_inside(tmp_path, row) -> None:
     source = write_tif(tmp_path / "a.tif", blobs(333, 347), col=3, row=row)
     out = explain(source, tmp_path / "out", tiling__anchor=(-51_000.0, -3_763_000.0)).out
-    with rasterio.open(out / "cells" / "a" / "gradcam.tif") as made:
-        assert made.shape == (34 - 1, 35 - 1)
+    with rasterio.open(out / "cells" / "a" / "gradcam.tif") as dataset:
+        assert dataset.shape == (34 - 1, 35 - 1)
         top = -3_763_000 - GSD * (row + 3)
-        assert (made.transform.c, made.transform.f) == pytest.approx((-51_000 + 0.8, top), abs=1e-9)
+        assert (dataset.transform.c, dataset.transform.f) == pytest.approx(
+            (-51_000 + 0.8, top), abs=1e-9
+        )
 
 
 class OneChannel(nn.Module):

@@ -1,4 +1,4 @@
-"""The files of a run, damaged or not ours: one line, or the cell is made again."""
+"""Records of a run, also damaged and foreign ones: one line, or the cell is processed again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capecam.errors import OutputError, SettingsError
+from capecam.grid import Window
 from capecam.pipeline.calibration import read_calibration
 from capecam.store.ledger import Ledger
 from capecam.store.records import ImageFacts
-from capecam.store.run_folder import known_run
+from capecam.store.run_folder import RunFolder, known_run
 
 RUN: dict[str, Any] = {
     "settings": {}, "device": "cpu", "precision": "fp32", "batch_size": 4,
@@ -36,7 +37,7 @@ CELL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_whole_files_are_read(tmp_path: Path) -> None:
+def test_records_are_read_and_written_unchanged(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(RUN))
     known_run(tmp_path).write(tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text()) == RUN
@@ -52,7 +53,7 @@ HOSTILE = ["", "{", "[]", "null", "5", "[" * 100_000, '{"a":' * 100_000, "\0" * 
 
 
 @pytest.mark.parametrize("content", HOSTILE)
-def test_what_is_no_record_is_one_line(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_record_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "cells" / "a").mkdir(parents=True)
     (tmp_path / "cells" / "a" / "cell.json").write_bytes(content.encode("latin-1"))
     (tmp_path / "run.json").write_bytes(content.encode("latin-1"))
@@ -92,11 +93,9 @@ junk = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.floa
 values = junk | st.lists(junk, max_size=2) | st.dictionaries(st.text(max_size=3), junk, max_size=2)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.data(), values)
-def test_any_entry_may_be_anything(tmp_path_factory, data: st.DataObject, value: Any) -> None:
-    folder = tmp_path_factory.mktemp("out")
-    tree = copy.deepcopy(CELL)
+def with_one_changed(tree: dict[str, Any], data: st.DataObject, value: Any) -> str:
+    """Return a record as JSON, with any of its entries replaced."""
+    tree = copy.deepcopy(tree)
     branch: Any = tree
     while True:
         key = data.draw(st.sampled_from(sorted(branch)))
@@ -104,10 +103,32 @@ def test_any_entry_may_be_anything(tmp_path_factory, data: st.DataObject, value:
             break
         branch = branch[key]
     branch[key] = value
+    return json.dumps(tree)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data(), values)
+def test_any_entry_of_a_cell_may_be_anything(tmp_path_factory, data, value: Any) -> None:
+    folder = tmp_path_factory.mktemp("out")
     (folder / "cells" / "a").mkdir(parents=True)
-    (folder / "cells" / "a" / "cell.json").write_text(json.dumps(tree))
+    (folder / "cells" / "a" / "cell.json").write_text(with_one_changed(CELL, data, value))
     record = Ledger.of(folder).read("a")
-    if record is not None:  # what is believed can be used
+    if record is not None:  # what is accepted is of the declared type
         assert all(isinstance(facts, ImageFacts) for facts in record.images.values())
         assert all("/" not in name for name in record.files)
         assert isinstance(record.tiles, int)
+        assert isinstance(record.inputs.core, Window)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data(), values)
+def test_any_entry_of_a_run_may_be_anything(tmp_path_factory, data, value: Any) -> None:
+    folder = tmp_path_factory.mktemp("out")
+    (folder / "run.json").write_text(with_one_changed(RUN, data, value))
+    try:
+        run = RunFolder.open(folder)
+    except (OutputError, SettingsError):
+        return
+    assert run.record.batch_size >= 1
+    assert run.grid.bounds
+    assert not run.cells

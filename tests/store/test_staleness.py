@@ -1,4 +1,4 @@
-"""What is done again and why; what failed; who may write; what is shown meanwhile."""
+"""Which cells a run processes again and why, failures, locks, and the status layer."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def nine(template, tmp_path) -> Path:
     return tmp_path / "nine"
 
 
-def made(folder: Path, **options) -> set[str]:
-    """Cells that a run makes; plan must have said the same."""
+def processed(folder: Path, **options) -> set[str]:
+    """Return the cells that a run processes; plan must have said the same."""
     before = {p: p.stat().st_mtime_ns for p in (folder / "out" / "cells").glob("*/classes.tif")}
     planned = set(make_plan(settings(folder, **options)).todo)
     outcome = explain(folder, **options)
@@ -76,16 +76,16 @@ def made(folder: Path, **options) -> set[str]:
 
 
 @pytest.mark.thorough
-def test_only_cells_that_see_a_change_are_made_again(nine) -> None:
-    assert made(nine) == set()
+def test_only_cells_that_read_a_change_are_processed_again(nine) -> None:
+    assert processed(nine) == set()
     image = nine / "in" / "a.tif"
     os.utime(image, (1, 1))
-    assert made(nine) == set()
+    assert processed(nine) == set()
     write_tif(image, blobs(SIZE, SIZE, seed=9))
     assert make_plan(settings(nine)).todo["b"] == "a changed"
-    assert made(nine) == {"a", "b", "d", "e"}
-    assert made(nine, explain__score="predicted", detections__min_area_m2=5.0) == set(NAMES)
-    assert made(nine, explain__score="predicted", detections__min_area_m2=1.0) == set()
+    assert processed(nine) == {"a", "b", "d", "e"}
+    assert processed(nine, explain__score="predicted", detections__min_area_m2=5.0) == set(NAMES)
+    assert processed(nine, explain__score="predicted", detections__min_area_m2=1.0) == set()
 
 
 def test_a_changed_setting_is_named(nine) -> None:
@@ -100,18 +100,18 @@ def test_a_changed_setting_is_named(nine) -> None:
 
 def test_a_city_grows_to_the_north_west(nine) -> None:
     write_tif(nine / "in" / "west.tif", blobs(SIZE, SIZE, seed=3), -SIZE, 0)
-    assert made(nine) == {"west", "a", "d"}
+    assert processed(nine) == {"west", "a", "d"}
 
 
 def test_an_image_that_disappears(nine) -> None:
     (nine / "in" / "i.tif").unlink()
-    assert made(nine) == {"e", "f", "h"}
+    assert processed(nine) == {"e", "f", "h"}
     assert (nine / "out" / "cells" / "i").exists()
-    assert made(nine, run__prune=True) == set()
+    assert processed(nine, run__prune=True) == set()
     assert not (nine / "out" / "cells" / "i").exists()
 
 
-def test_what_failed_is_left_alone_until_it_changes(nine) -> None:
+def test_a_failed_cell_is_skipped_until_it_changes(nine) -> None:
     image = nine / "in" / "a.tif"
     whole = image.read_bytes()
     noise = np.random.default_rng(0).integers(0, 255, (3, SIZE, SIZE)).astype(np.uint8)
@@ -130,7 +130,7 @@ def test_what_failed_is_left_alone_until_it_changes(nine) -> None:
     assert "cannot be decoded" in states.loc["a", "error"]
     assert (states.drop("a")["status"] == "done").all()
     image.write_bytes(whole)
-    assert made(nine) == {"a", "b", "d", "e"}
+    assert processed(nine) == {"a", "b", "d", "e"}
     assert explain(nine).exit_code == 0
 
 
@@ -144,7 +144,7 @@ def test_too_many_failures_stop_the_run(nine) -> None:
     assert outcome.exit_code == 3
 
 
-def test_shards_make_the_city_together(template, nine) -> None:
+def test_shards_add_up_to_the_city(template, nine) -> None:
     shutil.rmtree(nine / "out")
     shares = [explain(nine, run__shard=f"{i}/2") for i in (2, 1)]
     assert [s.done for s in shares] == [5, 4]
@@ -155,7 +155,7 @@ def test_shards_make_the_city_together(template, nine) -> None:
         settings(nine, run__shard="3/2")
 
 
-def test_an_output_is_held_by_one_run(nine) -> None:
+def test_an_output_is_locked_by_one_run(nine) -> None:
     with output_lock(nine / "out"):
         with pytest.raises(OutputError, match=rf'in use by {{"host": .*"pid": {os.getpid()}'):
             explain(nine)
@@ -169,16 +169,16 @@ def test_an_output_is_held_by_one_run(nine) -> None:
     assert explain(nine).exit_code == 0
 
 
-def test_a_board_that_is_locked_is_left_as_it_is(nine) -> None:
-    board = nine / "out" / "cells.gpkg"
+def test_a_locked_status_layer_is_not_changed(nine) -> None:
+    layer = nine / "out" / "cells.gpkg"
     write_tif(nine / "in" / "a.tif", blobs(SIZE, SIZE, seed=9))
-    with closing(sqlite3.connect(board)) as database:
+    with closing(sqlite3.connect(layer)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        before = board.read_bytes()
+        before = layer.read_bytes()
         assert explain(nine).exit_code == 0
-        assert board.read_bytes() == before
+        assert layer.read_bytes() == before
     assert explain(nine).exit_code == 0
-    states = gpd.read_file(board, layer="cells")
+    states = gpd.read_file(layer, layer="cells")
     assert sorted(states["cell"]) == list(NAMES)
     assert (states["tiles"] > 0).all()
     assert states.total_bounds.tolist() == pytest.approx(
@@ -200,12 +200,12 @@ def test_a_disk_that_cannot_be_written_stops_the_run(nine, monkeypatch) -> None:
     assert not list((nine / "out" / "cells").iterdir())
 
 
-def test_a_disk_that_what_is_half_made_has_filled_is_noticed(tmp_path, monkeypatch) -> None:
+def test_a_disk_filled_by_the_work_folder_stops_the_run(tmp_path, monkeypatch) -> None:
     ledger, cell = Ledger.open(tmp_path), Cell("a", "a", Window(0, 0, 9, 9))
     monkeypatch.setattr(Ledger, "_probe", lambda it: _full_with(it.folder / ".work-a" / "raw.tif"))
 
     def fails(file: str) -> None:
-        with ledger.making(cell) as work:
+        with ledger.work_folder(cell) as work:
             (work / file).touch()
             raise RuntimeError("TIFFAppendToStrip: write error")
 
@@ -222,7 +222,7 @@ def _full_with(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["detections.parquet", "classes.tif"])
-def test_layers_over_a_damaged_cell_are_refused_in_words(nine, file) -> None:
+def test_a_damaged_product_is_named_by_finish(nine, file) -> None:
     (nine / "out" / "cells" / "e" / file).write_bytes(b"II*")
     for overview in (nine / "out").glob("*.overview.tif"):
         overview.unlink()  # what has not changed is not read again
@@ -231,7 +231,7 @@ def test_layers_over_a_damaged_cell_are_refused_in_words(nine, file) -> None:
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"II*")])
-def test_a_cell_whose_product_is_gone_or_cut_off_is_made_again(nine, spoil) -> None:
+def test_a_cell_with_a_lost_product_is_processed_again(nine, spoil) -> None:
     path = nine / "out" / "cells" / "e" / "gradcam.tif"
     whole = path.read_bytes()
     spoil(path)
@@ -242,7 +242,7 @@ def test_a_cell_whose_product_is_gone_or_cut_off_is_made_again(nine, spoil) -> N
     assert path.read_bytes() == whole
 
 
-def test_verify_finds_what_is_not_as_it_was(nine) -> None:
+def test_verify_finds_changed_products(nine) -> None:
     good = verify(nine / "out")
     assert (good.exit_code, good.findings) == (0, ())
     assert good.files > 60
@@ -267,7 +267,7 @@ def test_verify_finds_what_is_not_as_it_was(nine) -> None:
     assert verify(nine / "out").exit_code == 0
 
 
-def test_an_overview_built_bit_by_bit_is_the_one_built_at_once(nine, tmp_path) -> None:
+def test_an_updated_overview_equals_a_new_one(nine, tmp_path) -> None:
     write_tif(nine / "in" / "a.tif", blobs(SIZE, SIZE, seed=9))
     explain(nine)
     shutil.copytree(nine / "in", tmp_path / "in")
@@ -278,24 +278,24 @@ def test_an_overview_built_bit_by_bit_is_the_one_built_at_once(nine, tmp_path) -
     assert "classes.overview.tif" in record["products"]
 
 
-def test_a_run_says_how_far_earlier_ones_have_come(nine, caplog) -> None:
+def test_a_run_logs_what_earlier_runs_have_done(nine, caplog) -> None:
     caplog.set_level("INFO", "capecam")
 
-    def said() -> str:
+    def logged() -> str:
         caplog.clear()
         explain(nine)
         return next(text for text in caplog.messages if text.startswith("cells: "))
 
-    assert said() == "cells: 9 done before"
+    assert logged() == "cells: 9 done before"
     write_tif(nine / "in" / "west.tif", blobs(SIZE, SIZE, seed=3), -SIZE, 0)
     write_tif(nine / "in" / "c.tif", blobs(SIZE, SIZE, seed=4), 2 * SIZE, 0)
-    (nine / "out" / "cells" / ".work-c").mkdir()  # as a power cut leaves it
+    (nine / "out" / "cells" / ".work-c").mkdir()  # as after a power cut
     causes = "(1 new, 1 with another image, 5 with other neighbours)"
     assert (
         f"cells     10, of which 7 are to be made {causes}\n" in make_plan(settings(nine)).to_text()
     )
-    assert said() == f"cells: 3 done before, 7 to be made {causes}; 1 cut off in the making"
-    assert said() == "cells: 10 done before"
+    assert logged() == f"cells: 3 done before, 7 to be made {causes}; 1 cut off in the making"
+    assert logged() == "cells: 10 done before"
     assert make_plan(settings(nine, explain__score="predicted")).by_cause == (
         "10 with other settings"
     )

@@ -130,7 +130,7 @@ class CogWriter:
         """Close without a COG.
 
         The temporary file is kept until its folder is removed, so that a full disk can be told from
-        other failures (``Ledger.making``).
+        other failures (``Ledger.work_folder``).
         """
         self._dataset.close()
 

@@ -113,7 +113,7 @@ class CellRunner:
             raise ValueError("load_city must be called before a cell is processed")
         started = time.perf_counter()
         images = job.city.mosaic.images_read(cell, self._settings.tiling.tiling)
-        with self._ledger.making(cell) as work, ThreadPoolExecutor(1) as thread:
+        with self._ledger.work_folder(cell) as work, ThreadPoolExecutor(1) as thread:
             # While the engine runs: the files are read anyway, and hashing waits for disks, too.
             facts = {s.name: thread.submit(self._hashes.of, s, cell) for s in images}
             report = process(cell, job, work, on_tiles)

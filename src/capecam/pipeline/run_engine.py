@@ -20,19 +20,17 @@ def load_run_model(run: RunFolder, loaded: Model | None = None) -> Model:
     Raises:
         CheckpointError: it is another.
     """
-    model = loaded or _load(run)
+    checkpoint = run.settings.checkpoint
+    model = loaded or load_model(
+        required(checkpoint, "checkpoint", "--checkpoint FILE to capecam run"), run.settings.model
+    )
     recorded = run.record.checkpoint.sha256
     if model.sha256 != recorded:
         raise CheckpointError(
-            f"{run.settings.checkpoint}: is not the checkpoint of the run: its sha256 is "
+            f"{checkpoint}: is not the checkpoint of the run: its sha256 is "
             f"{model.sha256}, the run's is {recorded}; bring that one back, or run again"
         )
     return model
-
-
-def _load(run: RunFolder) -> Model:
-    checkpoint = required(run.settings.checkpoint, "checkpoint", "--checkpoint FILE to capecam run")
-    return load_model(checkpoint, run.settings.model)
 
 
 def build_run_engine(run: RunFolder, model: Model, device: str | None = None) -> Engine:

@@ -1,9 +1,8 @@
-"""What a checkpoint is, in plain words."""
+"""What a checkpoint is, in words."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.methods import GUIDED
@@ -13,39 +12,40 @@ from capecam.model.model import HEAD, Model, build_model, channel_count, describ
 from capecam.settings import ModelSettings
 
 TILE_PX = 320
-"""Tile at which the target layer's shape is given."""
+"""Edge of the tile for which the target layer's shape is given."""
 
 
-def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, Any]:
-    """Facts by name.
+def inspect_checkpoint(path: Path, settings: ModelSettings) -> dict[str, object]:
+    """Return facts about a checkpoint by name.
 
     Raises:
         CheckpointError: it cannot be used.
     """
     weights = read_weights(path)
-    facts: dict[str, Any] = {
+    architecture = describe(settings, weights.config)
+    facts: dict[str, object] = {
         "checkpoint": str(path),
         "sha256": weights.sha256,
-        "architecture": describe(settings, weights.config),
+        "architecture": architecture,
         "classes": max(channel_count(weights), 2),
     }
-    if facts["architecture"] == "unknown":
-        return facts | _of_unknown(weights)
-    return facts | _of_network(build_model(weights, settings))
+    if architecture == "unknown":
+        return facts | _weights_facts(weights)
+    return facts | _model_facts(build_model(weights, settings))
 
 
-def _of_unknown(weights: Weights) -> dict[str, Any]:
-    """What tensors tell that belong to no network that is named."""
-    known = {k: v for k, v in weights.tensors.items() if v.ndim and "running_" not in k}
+def _weights_facts(weights: Weights) -> dict[str, object]:
+    """Return facts about tensors whose network is not known."""
+    tensors = {k: v for k, v in weights.tensors.items() if v.ndim and "running_" not in k}
     return {
-        "tensors": len(known),
-        "parameters": sum(tensor.numel() for tensor in known.values()),
+        "tensors": len(tensors),
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "to see more": "name model.architecture and model.encoder in a --config",
-        "last layer": next(key for key in known if key.endswith(HEAD)),
+        "last layer": next(key for key in tensors if key.endswith(HEAD)),
     }
 
 
-def _of_network(model: Model) -> dict[str, Any]:
+def _model_facts(model: Model) -> dict[str, object]:
     engine = Engine(model, ["gradcam"])
     activations = engine.activation_shape(TILE_PX)
     reason = why_not_guided(model.network)

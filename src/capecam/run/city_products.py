@@ -1,10 +1,9 @@
-"""Many cells to one city: a virtual raster per product, one detections layer, a summary."""
+"""City products from finished cells: a virtual raster a product, the detections, a summary."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyproj
@@ -41,88 +40,78 @@ from capecam.views.report.report import write_report
 from capecam.views.styles.layers import detections_style, rejected_style
 from capecam.views.styles.qml import embed_style
 
-MEMORY = ".evidence.npy"
+EVIDENCE_CACHE = ".evidence.npy"
 """Numbers of the last time; without it they are measured again."""
 
-COMPARED = ("*.vrt", "*.tif", "*.qml", DETECTIONS, f"{REJECTED}.parquet", SUMMARY)
-"""Byte for byte; QGIS writes into a GeoPackage and a project that it opens."""
+RECORDED = ("*.vrt", "*.tif", "*.qml", DETECTIONS, f"{REJECTED}.parquet", SUMMARY)
+"""Products that ``capecam verify`` compares byte for byte; not those that QGIS writes into when it
+opens them: GeoPackage and project."""
 
 UNREADABLE = (OSError, *DAMAGED, DataSourceError, DataLayerError, ArrowInvalid)
-"""What reading and writing products ends in, where files or disk are not as they should be."""
+"""Errors of reading and writing products, where files or the disk are damaged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What a city amounts to."""
-
-    cells: int
-    tiles: int
-    by_class: dict[str, tuple[int, float]]
-    """Class name -> (number of detections, m²)."""
-    steps: dict[str, dict[str, int]]
-    """What each step left or removed: step -> class name -> number."""
-    products: dict[str, FileFacts]
-    """By file name."""
-
-    def add_to(self, record: RunRecord) -> RunRecord:
-        """Return the record of the run with these numbers."""
-        totals = TotalsRecord(cells=self.cells, tiles=self.tiles, by_class=self.by_class)
-        return record.model_copy(
-            update={"totals": totals, "detections": self.steps, "products": self.products}
-        )
-
-
-def finish(out: Path) -> Totals:
-    """Make the city products, while no run does.
+def finish(out: Path) -> RunRecord:
+    """Write the city products and the report, as ``capecam finish`` does.
 
     Raises:
-        OutputError: the folder holds no run, or no finished cell, or a run is at it.
+        OutputError: the folder holds no run, or no finished cell, or a run is in progress.
     """
     RunFolder.open_finished(out)  # before a lock is left in a folder of something else
     with output_lock(out), gdal_settings():
-        made = write_city_products(out)
+        record = write_city_products(out)
         write_report(out)
-    return made
+    return record
 
 
-def write_city_products(out: Path) -> Totals:
-    """The city products from the cells that are done; ``run.json`` says what came of it.
+def write_city_products(out: Path) -> RunRecord:
+    """Write the city products from the cells that are done, and their totals into ``run.json``.
 
     Raises:
         StoppedError: a product of a cell is damaged or gone, or the disk is full.
     """
     try:
-        return _assembled(out)
+        return _write(RunFolder.open_finished(out))
     except UNREADABLE as error:
         Ledger.of(out).check_writable()
-        what = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise StoppedError(
-            f"{out}: its layers cannot be made ({what}); if there is room on the disk, capecam "
+            f"{out}: its layers cannot be made ({reason}); if the disk is not full, capecam "
             "verify says which product is bad"
         ) from error
 
 
-def _assembled(out: Path) -> Totals:
-    run = RunFolder.open_finished(out)
+def _write(run: RunFolder) -> RunRecord:
+    out, rules = run.out, assembly_rules(run)
     _write_layers(run)
     write_styles(run)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
-    words, rules = run.settings.evidence, assembly_rules(run)
-    with Evidence(_rasters(run), run.grid, words, processes, out / MEMORY) as evidence:
+    heats = tuple(map(run.heat, run.settings.explain.methods))
+    rasters = EvidenceRasters(heats, run.layer("probability.tif"), run.names[1:])
+    with Evidence(
+        rasters, run.grid, run.settings.evidence, processes, out / EVIDENCE_CACHE
+    ) as evidence:
         found = write_detections(out, cell_pieces(run), rules, evidence)
     write_geopackage(out, rules)
     summary = found.summary.to_dict("records")
-    made = Totals(
-        len(run.cells),
-        sum(cell.tiles for cell in run.cells.values()),
-        {row["class"]: (row["count"], row["area_m2"]) for row in summary},
-        found.steps,
-        _facts_of_products(out),
-    )
+    counts = {row["class"]: row["count"] for row in summary}
     with atomic_write(out / PROJECT) as qgz:
-        write_project(qgz, project_of(run, {row["class"]: row["count"] for row in summary}))
-    made.add_to(run.record).write(out / RUN_JSON)
-    return made
+        write_project(qgz, project_of(run, counts))
+    totals = TotalsRecord(
+        cells=len(run.cells),
+        tiles=sum(cell.tiles for cell in run.cells.values()),
+        by_class={row["class"]: (row["count"], row["area_m2"]) for row in summary},
+    )
+    files = sorted(path for pattern in RECORDED for path in out.glob(pattern))
+    record = run.record.model_copy(
+        update={
+            "totals": totals,
+            "detections": found.steps,
+            "products": {path.name: FileFacts.of(path) for path in files},
+        }
+    )
+    record.write(out / RUN_JSON)
+    return record
 
 
 def write_geopackage(out: Path, rules: AssemblyRules) -> None:
@@ -138,13 +127,8 @@ def write_geopackage(out: Path, rules: AssemblyRules) -> None:
             embed_style(gpkg, REJECTED, rejected_style())
 
 
-def _facts_of_products(out: Path) -> dict[str, FileFacts]:
-    files = sorted(path for pattern in COMPARED for path in out.glob(pattern))
-    return {path.name: FileFacts.of(path) for path in files}
-
-
 def _write_layers(run: RunFolder) -> None:
-    """A virtual raster per product, over an overview; from the records, no file is searched."""
+    """Write a virtual raster a product, over an overview, from the records of cells."""
 
     def write(product: str) -> None:
         stem = Path(product).stem
@@ -155,12 +139,5 @@ def _write_layers(run: RunFolder) -> None:
         with atomic_write(run.out / f"{stem}.vrt") as vrt:
             write_vrt(vrt, layer, overview)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # GDAL works outside of Python's lock
-        for done in [threads.submit(write, product) for product in run.products]:
-            done.result()
-
-
-def _rasters(run: RunFolder) -> EvidenceRasters:
-    """What the evidence of detections is read from."""
-    heats = tuple(map(run.heat, run.settings.explain.methods))
-    return EvidenceRasters(heats, run.layer("probability.tif"), run.names[1:])
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # GDAL releases Python's lock
+        list(threads.map(write, run.products))

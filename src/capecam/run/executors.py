@@ -1,4 +1,4 @@
-"""Where cells are made: in this process, or in others that may die without harm to the rest."""
+"""Where cells are processed: in this process, or in others that may die without harm to it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from capecam.model.model import Model
 from capecam.mosaic.city import City
 from capecam.pipeline.cell_runner import CellResult, CellRunner
 from capecam.pipeline.preparation import RunConstants
+from capecam.run.run_record import PreparedRun
 from capecam.run.worker_process import WorkerProcess
 from capecam.settings import Settings
 from capecam.store.records import RunRecord
@@ -24,63 +25,69 @@ from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
 
+OnTiles: TypeAlias = Callable[[int], object]
+"""Hears how many more tiles are finished."""
+
 
 class Executor(Protocol):
-    """Makes the cells of one run; a context manager."""
+    """Processes the cells of one run; a context manager."""
 
     count: int
-    """How many cells are made at the same time."""
+    """Number of cells that are processed at the same time."""
 
     def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
-        """Once, before any cell."""
+        """Find out what all cells have in common; once, before any cell."""
 
-    def make(
-        self, cells: Iterable[Cell], known: ImageHashes, tick: Callable[[int], object]
+    def process(
+        self, run: PreparedRun, cells: Iterable[Cell], hashes: ImageHashes, on_tiles: OnTiles
     ) -> Generator[CellResult, None, None]:
-        """All cells, in the order in which they end; ``tick`` is told of finished tiles."""
+        """Process all cells, and yield their results in the order in which they end.
+
+        Args:
+            run: with the constants that :meth:`prepare` has returned.
+            cells: of the run, taken one by one, when there is a worker for the next.
+            hashes: of images that are known already.
+            on_tiles: hears of finished tiles.
+
+        Raises:
+            StoppedError: the machine failed.
+        """
 
     def __enter__(self) -> Self:
-        """Get ready."""
+        """Return itself."""
+        return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop at once what is still going on."""
+        """Stop at once what is still running."""
 
 
-class SerialExecutor:
-    """One cell after the other in this process: for notebooks, debugging and loaded models."""
+class SerialExecutor(Executor):
+    """Processes one cell after the other in this process: for notebooks, debugging and models that
+    are loaded already."""
 
     count = 1
 
     def __init__(self, settings: Settings, model: Model | None = None) -> None:
         self._runner = CellRunner(settings, model)
-        self._city: City | None = None
-        self._prepared: RunConstants | None = None
 
     def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """See :class:`Executor`."""
-        prepared = self._runner.prepare(city, previous)
-        self._city, self._prepared = city, prepared
-        return prepared
+        return self._runner.prepare(city, previous)
 
-    def make(
-        self, cells: Iterable[Cell], known: ImageHashes, tick: Callable[[int], object]
+    def process(
+        self, run: PreparedRun, cells: Iterable[Cell], hashes: ImageHashes, on_tiles: OnTiles
     ) -> Generator[CellResult, None, None]:
         """See :class:`Executor`."""
-        if self._city is None or self._prepared is None:
-            raise ValueError("prepare comes before make")
-        self._runner.load_city(self._city, self._prepared, known)
+        self._runner.load_city(run.city, run.constants, hashes)
         for cell in cells:
-            yield self._runner.attempt(cell, tick)
-
-    def __enter__(self) -> Self:
-        return self
+            yield self._runner.attempt(cell, on_tiles)
 
     def __exit__(self, *_: object) -> None:
-        """Nothing runs on its own."""
+        """Do nothing: no cell is processed after the caller has stopped."""
 
 
 class CellQueue:
-    """Cells for several workers to take, each once; a worker that is lost puts its cell back."""
+    """Cells for several workers to take, each once; a worker that is lost returns its cell."""
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         self.returned: list[Cell] = []
@@ -88,22 +95,23 @@ class CellQueue:
         self._lock = threading.Lock()
 
     def take(self) -> Cell | None:
-        """The next one, if there is one."""
+        """Return the next cell, or None if there is none left."""
         with self._lock:
             return self.returned.pop(0) if self.returned else next(self._cells, None)
 
     def put_back(self, cell: Cell) -> None:
-        """It is to be made yet."""
+        """Return a cell that has not been processed."""
         with self._lock:
             self.returned.append(cell)
 
 
 Event: TypeAlias = CellResult | int | BaseException | None
-"""Of a worker: a cell that has ended; finished tiles; how it was lost; None: nothing is left."""
+"""From a worker: a result; a number of finished tiles; its error; None: it has no more cells."""
 
 
-class ProcessExecutor:
-    """Cells in worker processes, one a device. One that dies fails its cell and is replaced.
+class ProcessExecutor(Executor):
+    """Processes cells in worker processes, one a device. One that dies fails its cell and is
+    replaced.
 
     Args:
         settings: of the run.
@@ -114,17 +122,14 @@ class ProcessExecutor:
         self._closing = False
         self.count = len(devices)
         self._workers = [WorkerProcess(_on_device(settings, d), len(devices)) for d in devices]
-        self._city: City | None = None
-        self._prepared: RunConstants | None = None
 
     def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """See :class:`Executor`; the first worker does it."""
-        self._city = city
         worker = self._workers[0]
-        while self._prepared is None:
+        while True:
             worker.start()
             try:
-                self._prepared = worker.prepare(city, previous)
+                return worker.prepare(city, previous)
             except WorkerError:
                 if not worker.reading:
                     raise
@@ -133,87 +138,71 @@ class ProcessExecutor:
                     ", ".join(worker.reading),
                 )
                 city = replace(city, excluded=city.excluded.union(worker.reading))
-        return self._prepared
 
-    def make(
-        self, cells: Iterable[Cell], known: ImageHashes, tick: Callable[[int], object]
+    def process(
+        self, run: PreparedRun, cells: Iterable[Cell], hashes: ImageHashes, on_tiles: OnTiles
     ) -> Generator[CellResult, None, None]:
         """See :class:`Executor`."""
         pending = CellQueue(cells)
         events: queue.Queue[Event] = queue.Queue()
+
+        def work(worker: WorkerProcess) -> None:
+            try:
+                while not self._closing and (cell := pending.take()) is not None:
+                    try:
+                        worker.get_ready(run.city, run.constants, hashes)
+                    except WorkerError:
+                        pending.put_back(cell)
+                        raise
+                    events.put(worker.make(cell, events.put))
+            except BaseException as error:  # to be raised in the main thread
+                events.put(error)
+            else:
+                events.put(None)
+
         for worker in self._workers:
-            work = (worker, pending, known, events)
-            threading.Thread(target=self._work, args=work, daemon=True).start()
-        lost = yield from _made(events, self.count, tick)
+            threading.Thread(target=work, args=(worker,), daemon=True).start()
+        lost = yield from _results(events, self.count, on_tiles)
         if lost is not None and pending.returned:
             raise lost
 
-    def _work(
-        self,
-        worker: WorkerProcess,
-        pending: CellQueue,
-        known: ImageHashes,
-        events: queue.Queue[Event],
-    ) -> None:
-        """One cell after the other by one worker, in a thread of its own."""
-        try:
-            while not self._closing and (cell := pending.take()) is not None:
-                try:
-                    self._get_ready(worker, known)
-                except WorkerError:
-                    pending.put_back(cell)
-                    raise
-                events.put(worker.make(cell, events.put))
-        except BaseException as error:  # it belongs to the main thread
-            events.put(error)
-        else:
-            events.put(None)
-
-    def _get_ready(self, worker: WorkerProcess, known: ImageHashes) -> None:
-        if self._city is None or self._prepared is None:
-            raise ValueError("prepare comes before make")
-        worker.get_ready(self._city, self._prepared, known)
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        """Workers finish nothing: what they were making will be made again."""
+        """Stop the workers; the cells that they were processing are processed again later."""
         self._closing = True
         for worker in self._workers:
             worker.stop()
 
 
-def _made(
-    events: queue.Queue[Event], working: int, tick: Callable[[int], object]
+def _results(
+    events: queue.Queue[Event], working: int, on_tiles: OnTiles
 ) -> Generator[CellResult, None, WorkerError | None]:
-    """Cells as they end, until nobody works; returns how the last worker that was lost was lost."""
+    """Yield results until no worker is left; return the error of the last one that was lost."""
     lost: WorkerError | None = None
     while working:
         event = events.get()
         if isinstance(event, CellResult):
             yield event
         elif isinstance(event, int):
-            tick(event)
+            on_tiles(event)
         elif event is None:
             working -= 1
         elif isinstance(event, WorkerError):
             working -= 1
             lost = event
             if working:
-                log.warning("%s; the other workers go on", event)
+                log.warning("%s; the other workers continue", event)
         else:
             raise event
     return lost
 
 
 def devices(settings: Settings) -> list[str]:
-    """Of the workers: every GPU that may be used, or shares of the CPU."""
-    wanted, count = settings.compute.device, torch.cuda.device_count()
-    if wanted == "cpu" or (wanted == "auto" and not count):
+    """Return the device of each worker: every GPU that may be used, or shares of the CPU."""
+    device, count = settings.compute.device, torch.cuda.device_count()
+    if device == "cpu" or (device == "auto" and not count):
         return ["cpu"] * (settings.compute.workers or 1)
-    if ":" in wanted or not count:  # one that is not there is refused by the worker
-        return [wanted] * (settings.compute.workers or 1)
+    if ":" in device or not count:  # the worker refuses one that does not exist
+        return [device] * (settings.compute.workers or 1)
     return [f"cuda:{n % count}" for n in range(settings.compute.workers or count)]
 
 

@@ -1,10 +1,9 @@
-"""What a checkpoint or an image is, in plain words, before any work."""
+"""What a checkpoint or an image is, in words. ``capecam inspect``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from capecam.errors import ImageError
 from capecam.imagery.header_reader import read_header
@@ -18,28 +17,28 @@ COLUMNS = "unusual", "what a run does"
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found."""
+    """Result of inspecting a file."""
 
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
     diagnostics: tuple[Diagnostic, ...] | None = None
-    """None: it is no image, or one that cannot be used."""
+    """None of a checkpoint, and of an image that cannot be used."""
     refusal: str | None = None
-    """Why an image cannot be used, and what to do."""
+    """Why an image cannot be used, and the remedy."""
 
     @property
     def exit_code(self) -> int:
         """0, or 2 for an image that cannot be used."""
         return 0 if self.refusal is None else ImageError.exit_code
 
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        found = dict(self.facts)
+    def to_json(self) -> dict[str, object]:
+        """Return the result as ``--json`` prints it."""
+        tree = dict(self.facts)
         if self.diagnostics is not None:
-            found["remarks"] = [entry.to_json() for entry in self.diagnostics]
-        return found if self.refusal is None else found | {"refused": self.refusal}
+            tree["remarks"] = [entry.to_json() for entry in self.diagnostics]
+        return tree if self.refusal is None else tree | {"refused": self.refusal}
 
     def to_text(self) -> str:
-        """For people."""
+        """Return the result as text."""
         parts = [key_value_table([(name, str(value)) for name, value in self.facts.items()])]
         if self.diagnostics is not None:
             rows = [(entry.finding, entry.action) for entry in self.diagnostics]
@@ -48,7 +47,7 @@ class Inspection:
 
 
 def inspect_path(name: str, settings: Settings) -> Inspection:
-    """Look at a checkpoint or an image.
+    """Inspect a checkpoint or an image.
 
     Args:
         name: a path, or ``/vsi...``.
@@ -67,6 +66,6 @@ def inspect_path(name: str, settings: Settings) -> Inspection:
     except ImageError as error:
         return Inspection({"raster": str(path), **error.facts}, refusal=str(error))
     width, height = header.placement.ground_m
-    named = {"raster": str(path), **dict(header.metadata.to_rows())}
-    named["on the ground"] = f"{width:.3g} x {height:.3g} m a pixel"
-    return Inspection(named, image_diagnostics(header, settings))
+    facts = {"raster": str(path), **dict(header.metadata.to_rows())}
+    facts["on the ground"] = f"{width:.3g} x {height:.3g} m a pixel"
+    return Inspection(facts, image_diagnostics(header, settings))

@@ -1,10 +1,9 @@
-"""What a run would do, and what it would cost; from headers alone."""
+"""What a run would do and cost, from headers alone. ``capecam plan``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from capecam.grid import Cell
 from capecam.model.checkpoint import checkpoint_sha256
@@ -25,14 +24,14 @@ from capecam.store.run_folder import read_run
 from capecam.store.staleness import NEW, CellState, ImageHashes, Inputs, by_cause, check_cells
 
 WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
-"""Pixels encoded per CPU-second: the mask of classes; a noisy 8-bit band (DESIGN section 8)."""
+"""Pixels encoded per CPU-second: the mask of classes; a noisy 8-bit band (docs/performance.md)."""
 BYTES_PER_PX = {"classes": 0.01, "noisy": 0.45}
-"""On disk, per pixel and band: 20-70 MB a noisy band of 156 Mpx (DESIGN section 8)."""
+"""On disk, per pixel and band: 20-70 MB a noisy band of 156 Mpx."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one product over the whole city."""
+    """Cost of one product of the whole city."""
 
     product: str
     disk_gb: float
@@ -41,21 +40,21 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What run would do."""
+    """What a run would do."""
 
     cells: dict[str, int]
-    """Name of each cell of this share -> tiles, at most; windows without imagery are not run."""
+    """By cell of this shard: number of its tiles, at most; those without imagery are skipped."""
     todo: dict[str, str]
-    """Name of each cell that run would make -> why."""
+    """By cell that the run would process: why."""
     by_cause: str
-    """How many of these there are for which cause, in words."""
+    """Phrase that says how many of these there are for which cause."""
     failures: dict[str, str]
-    """Images that cannot be used, and cells that failed before and would be left alone."""
+    """By image that cannot be used, or cell that failed before and would be left alone: why."""
     shifted: dict[str, tuple[float, float]]
     diagnostics: tuple[DiagnosticGroup, ...]
     """What is unusual about images, those that cannot be used first."""
     size: tuple[int, int]
-    """Of the mosaic in pixels: width, height."""
+    """Width and height of the mosaic in pixels."""
     host_memory_gb: float
     costs: tuple[Cost, ...]
     tiles_per_second: float | None
@@ -63,7 +62,7 @@ class Plan:
 
     @property
     def tiles(self) -> int:
-        """Of the cells that run would make, at most."""
+        """Largest possible number of tiles that the run would process."""
         return sum(self.cells[name] for name in self.todo)
 
     @property
@@ -71,16 +70,14 @@ class Plan:
         """Wall time at the measured rate."""
         return self.tiles / self.tiles_per_second if self.tiles_per_second else None
 
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
+    def to_json(self) -> dict[str, object]:
+        """Return the plan as ``--json`` prints it."""
         tree = {**asdict(self), "tiles": self.tiles, "seconds": self.seconds}
-        del tree["by_cause"]  # counts of what is in ``todo``, for people
-        tree["unusual"] = [group.to_json() for group in self.diagnostics]
-        del tree["diagnostics"]
+        del tree["by_cause"]  # a summary of ``todo``, for people
         return tree
 
     def to_text(self) -> str:
-        """For people."""
+        """Return the plan as text."""
         lines = [
             f"mosaic    {self.size[0]} x {self.size[1]} px",
             f"cells     {len(self.cells)}, of which {len(self.todo)} are to be made"
@@ -89,7 +86,8 @@ class Plan:
             f"memory    about {self.host_memory_gb:.1f} GB beside the network",
         ]
         lines += [
-            f"product   {c.product:<18} about {_size(c.disk_gb)}, {c.cpu_seconds:.0f} CPU-seconds"
+            f"product   {c.product:<18} about {_disk_size(c.disk_gb)}, "
+            f"{c.cpu_seconds:.0f} CPU-seconds"
             for c in self.costs
         ]
         rate = self.tiles_per_second
@@ -103,8 +101,7 @@ class Plan:
         return "\n".join(lines).rstrip()
 
 
-def _size(gb: float) -> str:
-    """A size on disk; a part of a GB in MB."""
+def _disk_size(gb: float) -> str:
     return f"{gb:.1f} GB" if gb >= 1 else f"{1000 * gb:.0f} MB"
 
 
@@ -112,41 +109,42 @@ def make_plan(settings: Settings) -> Plan:
     """Read the headers, compare with what is done, and count.
 
     Raises:
-        UsageError: there is no usable image.
+        UsageError: no image can be used.
     """
     previous = read_run(settings.out) if settings.out else None
     city = city_of(settings, anchor(settings, previous))
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
-    verdicts = _verdicts(settings, city, cells, previous)
+    states = _states(settings, city, cells, previous)
     todo, failed = (
-        {cell.name: v.reason for cell, v in verdicts.items() if v.state == state}
-        for state in ("todo", "failed")
+        {cell.name: s.reason for cell, s in states.items() if s.state == kind}
+        for kind in ("todo", "failed")
     )
     window = city.mosaic.grid.window
-    rate = previous.tiles / previous.stages["cells"] if previous and previous.tiles else None
     return Plan(
-        {cell.name: city.interest.count(tiling, cell.core) for cell in cells},
-        todo,
-        by_cause(verdict.cause for verdict in verdicts.values()),
-        city.failures | failed,
-        {s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},
-        (
+        cells={cell.name: city.interest.count(tiling, cell.core) for cell in cells},
+        todo=todo,
+        by_cause=by_cause(state.cause for state in states.values()),
+        failures=city.failures | failed,
+        shifted={s.name: s.shift_px for s in city.mosaic.sources if any(s.shift_px)},
+        diagnostics=(
             *summarize_failures(city.failures),
             *summarize_failures(failed),
             *summarize_diagnostics(city, settings),
         ),
-        (window.width, window.height),
-        max((_memory_gb(cell, settings) for cell in cells), default=0.0),
-        _costs([cell for cell in cells if cell.name in todo], settings),
-        rate,
+        size=(window.width, window.height),
+        host_memory_gb=max((_memory_gb(cell, settings) for cell in cells), default=0.0),
+        costs=_costs([cell for cell in cells if cell.name in todo], settings),
+        tiles_per_second=(
+            previous.tiles / previous.stages["cells"] if previous and previous.tiles else None
+        ),
     )
 
 
-def _verdicts(
+def _states(
     settings: Settings, city: City, cells: Sequence[Cell], previous: RunRecord | None
 ) -> dict[Cell, CellState]:
-    """What run would find about each cell."""
+    """Return what a run would find about each cell."""
     if settings.out is None or previous is None:
         return dict.fromkeys(cells, CellState("todo", "new", NEW))
     inputs = _inputs(settings, city, previous)
@@ -154,11 +152,10 @@ def _verdicts(
 
 
 def _inputs(settings: Settings, city: City, previous: RunRecord) -> Inputs:
-    """What a run would find out, as far as it follows from the run before."""
-    calibration = previous.calibration
+    """Return what a run would find out, as far as it follows from the previous run."""
+    calibration, checkpoint = previous.calibration, previous.checkpoint.sha256
     if settings.explain.calibration:
         calibration = read_calibration(settings.explain.calibration)
-    checkpoint = previous.checkpoint.sha256
     if settings.checkpoint:
         checkpoint = checkpoint_sha256(settings.checkpoint)
     precision = settings.compute.precision
@@ -176,7 +173,7 @@ def _inputs(settings: Settings, city: City, previous: RunRecord) -> Inputs:
 
 
 def _memory_gb(cell: Cell, settings: Settings) -> float:
-    """Strips of one row of tiles, two rows of super-blocks of pixels, blocks being written."""
+    """Return the size of a row of tiles, of two rows of blocks of pixels, of blocks to write."""
     tiling, classes = settings.tiling.tiling, len(settings.model.classes)
     width = tiling.reach(cell.core).width
     strips = tiling.size * width * 4 * 2 * (classes + 1 + classes)
@@ -186,13 +183,13 @@ def _memory_gb(cell: Cell, settings: Settings) -> float:
 
 
 def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
-    """From the measured facts; heatmaps of blocks are a hundredth of a full band."""
+    """Return the cost of each product; heatmaps of blocks are a hundredth of a full band."""
     pixels = sum(cell.core.width * cell.core.height for cell in cells)
-    bands, block = len(settings.model.classes) - 1, settings.tiling.stride**2
+    bands, block_px = len(settings.model.classes) - 1, settings.tiling.stride**2
     amounts = {"classes": ("classes", pixels), "probability": ("noisy", pixels * bands)}
     for method in settings.explain.methods:
-        share = 1 if method in PIXEL_METHODS else block
-        amounts[method] = ("noisy", pixels * bands // share)
+        block = 1 if method in PIXEL_METHODS else block_px
+        amounts[method] = ("noisy", pixels * bands // block)
     return tuple(
         Cost(name, BYTES_PER_PX[kind] * n / 1e9, n / 1e6 / WRITE_MPX_S[kind])
         for name, (kind, n) in amounts.items()
@@ -200,13 +197,10 @@ def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
 
 
 def diagnostics_table(groups: Sequence[DiagnosticGroup]) -> str:
-    """For people."""
-    rows = list(_rows(groups))
-    return (
-        text_table(("unusual", "images", "what the run does"), rows) if rows else "nothing unusual"
-    )
-
-
-def _rows(groups: Sequence[DiagnosticGroup]) -> Iterator[tuple[str, str, str]]:
-    for group in groups:
-        yield group.diagnostic.finding, group.image_names, group.diagnostic.action
+    """Return a table of what is unusual about images."""
+    rows = [
+        (group.diagnostic.finding, group.image_names, group.diagnostic.action) for group in groups
+    ]
+    if not rows:
+        return "nothing unusual"
+    return text_table(("unusual", "images", "what the run does"), rows)

@@ -1,4 +1,4 @@
-"""What a run has decided and how it ended: ``run.json``."""
+"""How a run ended, and its record ``run.json``."""
 
 from __future__ import annotations
 
@@ -16,82 +16,92 @@ from capecam.grid import Cell
 from capecam.mosaic.city import City
 from capecam.mosaic.mosaic import Source
 from capecam.pipeline.preparation import RunConstants
-from capecam.run.city_products import Totals
 from capecam.settings import Settings
-from capecam.store.records import CheckpointRecord, GridRecord, ImageFacts, RunRecord
+from capecam.store.records import (
+    CheckpointRecord,
+    GridRecord,
+    ImageFacts,
+    RunRecord,
+    TotalsRecord,
+)
 from capecam.store.staleness import ImageHashes, Inputs
 
 
 @dataclass(slots=True)
 class RunOutcome:
-    """How a run ended."""
+    """Result of a run."""
 
     out: Path
     failures: dict[str, str] = field(default_factory=dict)
     """By image or cell: why it is missing."""
     started: datetime = field(default_factory=lambda: datetime.now().astimezone())
     done: int = 0
-    """Cells finished in this run."""
+    """Number of cells that were finished in this run."""
     failed: int = 0
-    """Cells that failed in this run; ``failures`` has those of before, too."""
+    """Number of cells that failed in this run; ``failures`` has those of earlier runs, too."""
     stopped: str | None = None
     """Why it ended before all cells were tried."""
     kept: int = 0
-    """Cells that were done before and are still right."""
+    """Number of cells that were done before and are up to date."""
     tiles: int = 0
-    """Tiles run in this run."""
+    """Number of tiles that were processed in this run."""
     workers: int = 1
     batch_size: int = sys.maxsize
-    """Tiles that went through the network at once, at the least."""
+    """Smallest number of tiles that went through the network at once."""
     seconds: float = 0.0
-    """Wall time, up to the end of the last stage that has ended."""
-    totals: Totals | None = None
-    """Of all finished cells; None if there is none."""
+    """Wall time up to the end of the last stage that has ended."""
+    city: RunRecord | None = None
+    """The record with totals and products of all finished cells; None if there is none."""
     stages: dict[str, float] = field(default_factory=dict)
     """Wall seconds, one after the other."""
     work: dict[str, float] = field(default_factory=dict)
-    """Seconds inside the cells, by stage: some of them at the same time (``cell.CellReport``)."""
+    """Seconds inside the cells by stage: some of them at the same time (``cell.CellReport``)."""
     _began: float = field(default_factory=time.perf_counter)
 
     def end(self, stage: str, **parts: float) -> None:
-        """A stage ends now; ``parts`` of it, which were timed, count on their own."""
+        """Note that a stage ends now; ``parts`` of it, which were timed, count on their own."""
         self.seconds = time.perf_counter() - self._began
         rest = self.seconds - sum(self.stages.values()) - sum(parts.values())
         self.stages.update({stage: rest} | parts)
 
     @property
-    def waited(self) -> float | None:
-        """The share of the cells' wall time in which the engine had nothing to do."""
-        if "engine" not in self.work:  # no cell was made, or none had a tile
+    def engine_waited(self) -> float | None:
+        """Share of the cells' wall time in which the engine was idle; None without a tile."""
+        if "engine" not in self.work:
             return None
         return max(0.0, 1 - self.work["engine"] / self.workers / self.stages["cells"])
 
     @property
+    def totals(self) -> TotalsRecord:
+        """Sums over all finished cells."""
+        return self.city.totals if self.city else TotalsRecord()
+
+    @property
     def found(self) -> int:
-        """Detections of all finished cells."""
-        return 0 if self.totals is None else sum(n for n, _ in self.totals.by_class.values())
+        """Number of detections of all finished cells."""
+        return sum(count for count, _ in self.totals.by_class.values())
 
     @property
     def exit_code(self) -> int:
-        """0 done; 3 some cells failed; 2 none could be made."""
+        """0 done; 3 some cells failed; 2 no cell could be processed."""
         if not self.failures:
             return 0
         return 3 if self.done + self.kept else 2
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecorder:
-    """What is decided when the first cell is made."""
+class PreparedRun:
+    """Everything that is decided before the first cell is processed."""
 
     settings: Settings
     city: City
     cells: tuple[Cell, ...]
-    prepared: RunConstants
+    constants: RunConstants
 
     @property
     def inputs(self) -> Inputs:
-        """What cells depend on."""
-        return self.prepared.inputs(self.settings, self.city)
+        """What all cells depend on."""
+        return self.constants.inputs(self.settings, self.city)
 
     def images_read(self, cell: Cell) -> list[Source]:
         """Return the images that a cell's tiles read."""
@@ -103,25 +113,25 @@ class RunRecorder:
 
     def record(self, outcome: RunOutcome) -> RunRecord:
         """Return ``run.json`` as far as the run has come."""
-        prepared, mosaic = self.prepared, self.city.mosaic
-        found = RunRecord(
+        constants, mosaic, waited = self.constants, self.city.mosaic, outcome.engine_waited
+        record = RunRecord(
             capecam=__version__,
             settings=self.settings.model_dump(mode="json"),
             versions={"python": platform.python_version(), "torch": torch.__version__},
-            device=prepared.device,
-            precision=prepared.precision,
-            batch_size=min(prepared.batch_size, outcome.batch_size),
+            device=constants.device,
+            precision=constants.precision,
+            batch_size=min(constants.batch_size, outcome.batch_size),
             checkpoint=CheckpointRecord(
-                sha256=prepared.checkpoint,
-                architecture=prepared.architecture,
-                target_layer=prepared.target_layer,
-                ignored=prepared.ignored,
+                sha256=constants.checkpoint,
+                architecture=constants.architecture,
+                target_layer=constants.target_layer,
+                ignored=constants.ignored,
             ),
             anchor=mosaic.grid.anchor,
             grid=GridRecord.of(mosaic.grid),
-            scale=prepared.scale,
-            calibration=prepared.calibration,
-            empty=self._empty(),
+            scale=constants.scale,
+            calibration=constants.calibration,
+            empty=self._empty_classes(),
             cells=tuple(cell.name for cell in self.cells),
             shifted={s.name: s.shift_px for s in mosaic.sources if any(s.shift_px)},
             warped=tuple(s.name for s in mosaic.sources if s.warped),
@@ -132,14 +142,14 @@ class RunRecorder:
             seconds=round(outcome.seconds, 3),
             stages={name: round(seconds, 3) for name, seconds in outcome.stages.items()},
             work={name: round(seconds, 3) for name, seconds in outcome.work.items()},
-            engine_waited=None if outcome.waited is None else round(outcome.waited, 4),
+            engine_waited=None if waited is None else round(waited, 4),
         )
-        return outcome.totals.add_to(found) if outcome.totals else found
+        return record if outcome.city is None else record.with_products_of(outcome.city)
 
-    def _empty(self) -> dict[str, tuple[str, ...]]:
+    def _empty_classes(self) -> dict[str, tuple[str, ...]]:
         """Return, by method, the classes whose heatmaps have no positive value."""
         names = [c.name for c in self.settings.model.classes[1:]]
         return {
             method: tuple(name for name, top in zip(names, scale_max, strict=True) if top is None)
-            for method, scale_max in self.prepared.calibration.scale_max.items()
+            for method, scale_max in self.constants.calibration.scale_max.items()
         }

@@ -1,6 +1,6 @@
-"""``cells.gpkg``: the state of every cell, to be looked at in QGIS while a run goes on.
+"""``cells.gpkg``: the state of every cell, to be watched in QGIS during a run.
 
-A view of the ledger, never the truth: it can be deleted at any time.
+It is a view of the ledger, never the truth, and can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import geopandas as gpd
+import pandas as pd
 import shapely
 
 from capecam.grid import Cell, Grid
 from capecam.runtime.files import atomic_write
 from capecam.store.ledger import Ledger
+from capecam.store.records import CellRecord, FailureRecord
 from capecam.views.styles.layers import cells_style
 from capecam.views.styles.qml import embed_style
 
 log = logging.getLogger(__name__)
 
 LAYER = "cells"
-EVERY_S = 2.0
-"""Between updates, so that thousands of small cells do not wait for it."""
+UPDATE_S = 2.0
+"""Between updates, so that thousands of small cells do not wait for the file."""
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-WAIT_S = 0.2
-"""For a file that something holds locked; then that update is skipped."""
+TIMEOUT_S = 0.2
+"""For a file that another program has locked; after it, the update is skipped."""
 
 
 class CellStatus(NamedTuple):
-    """Row of a cell: ``pending``, ``running``, ``done`` or ``failed``, and what came of it."""
+    """Columns of a cell: ``pending``, ``running``, ``done`` or ``failed``, and its result."""
 
     status: str
     tiles: int | None = None
@@ -44,31 +46,38 @@ class CellStatus(NamedTuple):
 
 
 class StatusLayer:
-    """Shows cells as ``pending``, ``running``, ``done`` or ``failed``.
+    """The layer, written at once and updated during a run.
 
     Args:
-        path: of the GeoPackage.
+        out: folder of the run.
         grid: of the mosaic.
-        cells: all of them, with their states so far.
-        unusable: images that have no cell, and why; they come without a shape.
+        cells: all of them.
+        unusable: images that have no cell, and why; their rows have no geometry.
     """
 
     def __init__(
-        self,
-        path: Path,
-        grid: Grid,
-        cells: Mapping[Cell, CellStatus],
-        unusable: Mapping[str, str],
+        self, out: Path, grid: Grid, cells: Sequence[Cell], unusable: Mapping[str, str]
     ) -> None:
-        self._path = path
+        self._ledger, self._path = Ledger.of(out), out / "cells.gpkg"
         self._pending: dict[str, CellStatus] = {}
         self._written = 0.0
-        self._lock = threading.Lock()  # cells are taken by threads
-        if not _is_free(path):
-            log.debug("%s is in use; it keeps the cells that it has", path)
+        self._lock = threading.Lock()  # threads take cells
+        if not _is_replaceable(self._path):
+            log.debug("%s is in use; it keeps the cells that it has", self._path)
             return
-        with atomic_write(path) as temporary:
-            _table(grid, cells, unusable).to_file(
+        rows = [(cell.name, *_status(self._ledger, cell)) for cell in cells]
+        rows += [(name, *CellStatus("failed", error=reason)) for name, reason in unusable.items()]
+        table = gpd.GeoDataFrame(
+            pd.DataFrame(rows, columns=["cell", *CellStatus._fields]),
+            geometry=[
+                *shapely.transform([cell.core.box for cell in cells], grid.to_map),
+                *(None for _ in unusable),
+            ],
+            crs=grid.crs,
+        )
+        table = table.astype({"tiles": "Int64", "detections": "Int64", "seconds": "Float64"})
+        with atomic_write(self._path) as temporary:
+            table.to_file(
                 temporary,
                 driver="GPKG",
                 layer=LAYER,
@@ -81,86 +90,62 @@ class StatusLayer:
             embed_style(temporary, LAYER, cells_style())
 
     def running(self, cells: Iterable[Cell]) -> Iterator[Cell]:
-        """The cells; each of them is shown as running when it is taken."""
+        """Yield the cells, and show each as running when it is taken."""
         for cell in cells:
-            self.show(cell.name, CellStatus("running"))
+            self._show(cell, CellStatus("running"))
             yield cell
 
-    def show(self, name: str, state: CellStatus) -> None:
-        """Change the state of a cell; it is written soon, with all that waits."""
-        with self._lock:
-            self._pending[name] = state
-            if time.monotonic() - self._written >= EVERY_S:
-                self._write()
+    def update(self, cell: Cell) -> None:
+        """Show what the ledger has of a cell."""
+        self._show(cell, _status(self._ledger, cell))
 
     def flush(self) -> None:
-        """Write what waits; if the file is locked, never."""
+        """Write the pending updates; they are lost if the file is locked."""
         with self._lock:
             self._write()
 
+    def _show(self, cell: Cell, status: CellStatus) -> None:
+        with self._lock:
+            self._pending[cell.name] = status
+            if time.monotonic() - self._written >= UPDATE_S:
+                self._write()
+
     def _write(self) -> None:
-        values = [(*state, name) for name, state in self._pending.items()]
+        values = [(*status, name) for name, status in self._pending.items()]
         columns = ", ".join(f"{field} = ?" for field in CellStatus._fields)
         try:
-            with closing(sqlite3.connect(self._path, timeout=WAIT_S)) as database, database:
+            with closing(sqlite3.connect(self._path, timeout=TIMEOUT_S)) as database, database:
                 database.executemany(f"UPDATE {LAYER} SET {columns} WHERE cell = ?", values)
         except sqlite3.Error as error:
-            level = (
-                logging.DEBUG
-                if getattr(error, "sqlite_errorcode", None) in LOCKED
-                else logging.WARNING
-            )
+            is_locked = getattr(error, "sqlite_errorcode", None) in LOCKED
+            level = logging.DEBUG if is_locked else logging.WARNING
             log.log(level, "%s is not updated: %s", self._path, error)
             return
         self._pending.clear()
         self._written = time.monotonic()
 
 
-def _table(
-    grid: Grid, cells: Mapping[Cell, CellStatus], unusable: Mapping[str, str]
-) -> gpd.GeoDataFrame:
-    """A row a cell, and one for each image that has none."""
-    rows = [{"cell": cell.name, **state._asdict()} for cell, state in cells.items()]
-    rows += [
-        {"cell": name, **CellStatus("failed", error=reason)._asdict()}
-        for name, reason in unusable.items()
-    ]
-    boxes = [cell.core.box for cell in cells]
-    shapes = [*shapely.transform(boxes, grid.to_map), *(None for _ in unusable)]
-    table = gpd.GeoDataFrame(rows, geometry=shapes, crs=grid.crs)
-    return table.astype({"tiles": "Int64", "detections": "Int64", "seconds": "Float64"})
+def _status(ledger: Ledger, cell: Cell) -> CellStatus:
+    match ledger.read_any(cell.name):
+        case CellRecord() as record:
+            return CellStatus("done", record.tiles, record.detections, record.seconds)
+        case FailureRecord() as record:
+            return CellStatus("failed", error=record.error)
+        case None:
+            return CellStatus("pending")
 
 
-def _is_free(path: Path) -> bool:
-    """Whether a GeoPackage can be replaced: SQLite would add a reader's journal to the new one."""
+def _is_replaceable(path: Path) -> bool:
+    """Return whether no other program has a GeoPackage open: SQLite would apply a reader's journal
+    to the new file."""
     if not path.exists():
         return True
     if path.with_name(f"{path.name}-wal").exists():
         return False
     try:
-        with closing(sqlite3.connect(path, timeout=WAIT_S)) as database:
+        with closing(sqlite3.connect(path, timeout=TIMEOUT_S)) as database:
             database.execute("BEGIN EXCLUSIVE")
             database.rollback()
-    except sqlite3.OperationalError:
-        return False
-    except sqlite3.DatabaseError:  # not a database: whatever it is, it can go
-        return True
+    except sqlite3.DatabaseError as error:  # if it is not a database, nothing is lost
+        return not isinstance(error, sqlite3.OperationalError)
     return True
-
-
-def status_of(ledger: Ledger, cell: Cell) -> CellStatus:
-    """Read the status of a cell from the ledger."""
-    if record := ledger.read(cell.name):
-        return CellStatus("done", record.tiles, record.detections, record.seconds)
-    if failure := ledger.read_failure(cell.name):
-        return CellStatus("failed", error=failure.error)
-    return CellStatus("pending")
-
-
-def open_status_layer(
-    out: Path, grid: Grid, cells: Sequence[Cell], unusable: Mapping[str, str]
-) -> StatusLayer:
-    """A board of all cells as the ledger has them."""
-    ledger = Ledger.of(out)
-    states = {cell: status_of(ledger, cell) for cell in cells}
-    return StatusLayer(out / "cells.gpkg", grid, states, unusable)

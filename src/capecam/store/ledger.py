@@ -87,6 +87,10 @@ class Ledger:
         """Return the record of a cell that failed, or None."""
         return _read_or_none(self.folder / name / FAILED_JSON, FailureRecord)
 
+    def read_any(self, name: str) -> CellRecord | FailureRecord | None:
+        """Return the record of a cell that is done or failed, or None."""
+        return self.read(name) or self.read_failure(name)
+
     def lost_products(self, name: str, record: CellRecord) -> list[str]:
         """Return the products of a cell that are gone, or not as large as they were written."""
         folder = self.folder / name
@@ -105,7 +109,7 @@ class Ledger:
         return {path.name.removeprefix(WORK) for path in self.folder.glob(f"{WORK}*/")}
 
     @contextmanager
-    def making(self, cell: Cell) -> Iterator[Path]:
+    def work_folder(self, cell: Cell) -> Iterator[Path]:
         """Create a folder to work in, which is removed if the work fails.
 
         Raises:

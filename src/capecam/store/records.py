@@ -108,7 +108,7 @@ class FailureRecord(Record):
 
 
 class CellRecord(Record):
-    """``cell.json``: what a finished cell was made from, and what was made."""
+    """``cell.json``: inputs and products of a finished cell."""
 
     cell: str = ""
     image: str = ""
@@ -172,11 +172,11 @@ class GridRecord(Record):
 
 
 class TotalsRecord(Record):
-    """Sums over a city."""
+    """Sums over a city; zero until its products are written."""
 
-    cells: int
-    tiles: int
-    by_class: dict[str, tuple[int, float]]
+    cells: int = 0
+    tiles: int = 0
+    by_class: dict[str, tuple[int, float]] = {}
     """Number of detections and their area in m²."""
 
 
@@ -218,14 +218,18 @@ class RunRecord(Record):
     """Seconds inside the cells by stage; some of them at the same time."""
     engine_waited: float | None = None
     """Share of the cells' wall time in which the engine was idle."""
-    totals: TotalsRecord | None = None
-    """None until the city products are written."""
+    totals: TotalsRecord = TotalsRecord()
     detections: dict[str, dict[str, int]] = {}
     """By step of filtering and class: number of objects that it left or removed."""
     products: dict[FileName, FileFacts] = {}
     """Files of the city."""
     audit: dict[str, object] | None = None
     """Result of ``capecam audit`` of the same detections."""
+
+    def with_products_of(self, other: RunRecord) -> RunRecord:
+        """Return the record with the city products of another."""
+        names = ("totals", "detections", "products")
+        return self.model_copy(update={name: getattr(other, name) for name in names})
 
     @property
     def pixel_grid(self) -> Grid:

@@ -47,7 +47,7 @@ def known_run(out: Path) -> RunRecord:
     """
     record = read_run(out)
     if record is None:
-        raise OutputError(f"{out}: holds no {RUN_JSON}; start with capecam run")
+        raise OutputError(f"{out}: holds no run.json; start with capecam run")
     return record
 
 
@@ -65,7 +65,7 @@ def product(out: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run, its finished cells, and the imagery that it was made from."""
+    """A run, its finished cells, and its imagery."""
 
     out: Path
     record: RunRecord
@@ -135,7 +135,7 @@ class RunFolder:
         Raises:
             UsageError: the file that defines it cannot be read.
         """
-        return read_aoi(self.settings.mosaic, self.grid)
+        return read_aoi(self.settings.mosaic, self.mosaic.grid)
 
     def core(self, cell: str) -> Window:
         """Return the pixels that a cell covers."""

@@ -1,4 +1,4 @@
-"""Which cells are out of date: what each was made from, compared with its inputs now."""
+"""Which cells are out of date: the inputs that each has recorded, compared with those of now."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -33,7 +33,7 @@ from capecam.store.records import (
 )
 
 FORMAT = 1
-"""To be increased when the same inputs give other pixels; then all cells are made again."""
+"""To be increased when the same inputs give other pixels; then all cells are processed again."""
 
 HASH_THREADS = 8
 """sha256 releases Python's lock, and waits for disks."""
@@ -62,15 +62,14 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
     """Return everything but the contents of images that a cell's pixels depend on.
 
     Args:
-        cell: to be made.
+        cell: to be processed.
         inputs: of all cells.
         images: that the cell reads.
     """
     settings = inputs.settings
     model = settings.model.model_dump(mode="json")
     model["classes"] = [entry.name for entry in settings.model.classes]  # colours are styling
-    # Keys that do not concern a cell are left out, so that cells that were made before there were
-    # such keys are kept.
+    # Keys that do not concern a cell are left out, so that cells of versions without them are kept.
     optional: dict[str, object] = {}
     if settings.imagery.collar != "none":
         optional["collar"] = settings.imagery.collar
@@ -185,24 +184,24 @@ NEW, IMAGE, NEIGHBOURS, SETTINGS, AGAIN, LOST = CAUSES = (
     "new", "with another image", "with other neighbours", "with other settings", "that failed",
     "whose products are gone or cut off",
 )  # fmt: skip
-"""Why a cell is to be made: of several reasons, the most specific."""
+"""Why a cell is to be processed: of several reasons, the most specific."""
 
 
 class CellState(NamedTuple):
-    """Whether a cell is to be made, and why."""
+    """Whether a cell is to be processed, and why."""
 
     state: str
     """``done``, ``failed`` (and to be left alone) or ``todo``."""
     reason: str
-    """Why it failed or is to be made."""
+    """Why it failed or is to be processed."""
     cause: str = ""
-    """One of ``CAUSES``, if it is to be made."""
+    """One of ``CAUSES``, if it is to be processed."""
     interrupted: bool = False
     """Whether it was in progress when a run ended, and starts again."""
 
 
 def describe_states(states: Collection[CellState]) -> str:
-    """Return a line about what earlier runs have done, and what is to be made."""
+    """Return a line about what earlier runs have done, and what is left to do."""
     counts = Counter(state.state for state in states)
     parts = [f"{counts[s]} {s} before" for s in ("done", "failed") if counts[s]]
     if counts["todo"]:
@@ -214,7 +213,7 @@ def describe_states(states: Collection[CellState]) -> str:
 
 
 def by_cause(causes: Iterable[str]) -> str:
-    """Return a phrase that says how many cells are to be made for which cause."""
+    """Return the number of cells to be processed for each cause, as a phrase."""
     counts = Counter(causes)
     return ", ".join(f"{counts[cause]} {cause}" for cause in CAUSES if counts[cause])
 
@@ -232,92 +231,60 @@ def check_cells(
         hashes: images that may have changed are hashed, several at a time.
     """
     tiling = inputs.settings.tiling.tiling
-    records: dict[Cell, CellRecord | FailureRecord | None] = {
-        cell: ledger.read(cell.name) or ledger.read_failure(cell.name) for cell in cells
-    }
-    images = {cell: mosaic.images_read(cell, tiling) for cell in cells if records[cell]}
+    records = {cell: record for cell in cells if (record := ledger.read_any(cell.name))}
+    images = {cell: mosaic.images_read(cell, tiling) for cell in records}
     for record in records.values():
-        if record is not None:
-            hashes.learn(record.images)
+        hashes.learn(record.images)
     with ThreadPoolExecutor(HASH_THREADS) as threads:
         distinct = {source.name: source for sources in images.values() for source in sources}
         list(threads.map(hashes.of_neighbour, distinct.values()))
     interrupted, states = ledger.interrupted(), {}
-    for cell, record in records.items():
-        state = CellState("todo", "new", NEW)
+    for cell in cells:
+        state, record = CellState("todo", "new", NEW), records.get(cell)
         if record is not None:
-            expected = cell_inputs(cell, inputs, images[cell])
-            differences = Differences.between(record, expected, images[cell], hashes)
-            state = _state_of(cell, record, differences, inputs.settings, ledger)
+            state = _compare(cell, record, inputs, images[cell], hashes)
+        lost = ledger.lost_products(cell.name, record) if isinstance(record, CellRecord) else []
+        if state.state == "done" and lost:
+            state = CellState("todo", f"gone or cut off: {', '.join(lost)}", LOST)
         is_interrupted = state.state == "todo" and cell.name in interrupted
         states[cell] = state._replace(interrupted=is_interrupted)
     return states
 
 
-def _state_of(
+def _compare(
     cell: Cell,
     record: CellRecord | FailureRecord,
-    differences: Differences,
-    settings: Settings,
-    ledger: Ledger,
+    inputs: Inputs,
+    images: Sequence[Source],
+    hashes: ImageHashes,
 ) -> CellState:
-    """Return the state of a cell that has a record."""
-    if differences:
-        return CellState("todo", str(differences), differences.cause(cell.image))
-    if isinstance(record, FailureRecord):
-        if settings.run.retry_failed:
-            return CellState("todo", record.error, AGAIN)
-        return CellState("failed", record.error)
-    if lost := ledger.lost_products(cell.name, record):
-        return CellState("todo", f"gone or cut off: {', '.join(lost)}", LOST)
-    return CellState("done", "")
+    """Compare the record of a cell with its inputs and images now."""
+    expected = cell_inputs(cell, inputs, images)
+    keys = _differing(record.inputs.to_json(), expected.to_json())
+    changes = _image_changes(record.images, images, hashes)
+    if keys or changes:
+        reasons = [f"changed: {', '.join(keys)}"] if keys else []
+        reasons += [f"{name} {change}" for name, change in changes.items()]
+        cause = IMAGE if cell.image in changes else SETTINGS if keys else NEIGHBOURS
+        return CellState("todo", "; ".join(sorted(reasons)), cause)
+    if isinstance(record, CellRecord):
+        return CellState("done", "")
+    if inputs.settings.run.retry_failed:
+        return CellState("todo", record.error, AGAIN)
+    return CellState("failed", record.error)
 
 
-@dataclass(frozen=True, slots=True)
-class Differences:
-    """Differences between a cell's record and its inputs now; false if there are none."""
-
-    keys: tuple[str, ...]
-    """Keys of its :func:`cell_inputs`, dotted."""
-    images: Mapping[str, str]
-    """By name: ``changed``, ``is new`` or ``is gone``."""
-
-    @classmethod
-    def between(
-        cls,
-        record: CellRecord | FailureRecord,
-        expected: CellInputs,
-        images: Sequence[Source],
-        hashes: ImageHashes,
-    ) -> Self:
-        """Compare a record with what would be made now.
-
-        Args:
-            record: of the cell.
-            expected: its :func:`cell_inputs` now.
-            images: that it would read now.
-            hashes: of images, in this run.
-        """
-        old, now = record.images, {source.name: source for source in images}
-        found = dict.fromkeys(now.keys() - old.keys(), "is new")
-        found |= dict.fromkeys(old.keys() - now.keys(), "is gone")
-        for name in now.keys() & old.keys():
-            if hashes.of_neighbour(now[name]).sha256 != old[name].sha256:
-                found[name] = "changed"
-        return cls(tuple(_differing(record.inputs.to_json(), expected.to_json())), found)
-
-    def __bool__(self) -> bool:
-        return bool(self.keys or self.images)
-
-    def __str__(self) -> str:
-        reasons = [f"changed: {', '.join(self.keys)}"] if self.keys else []
-        return "; ".join(sorted([*reasons, *(f"{n} {how}" for n, how in self.images.items())]))
-
-    def cause(self, image: str) -> str:
-        """Return one of ``CAUSES``, for a cell of this image."""
-        if image in self.images:
-            return IMAGE
-        return SETTINGS if self.keys else NEIGHBOURS
+def _image_changes(
+    old: Mapping[str, ImageFacts], images: Sequence[Source], hashes: ImageHashes
+) -> dict[str, str]:
+    """Return, by image, how what a cell reads differs from what it has read."""
+    now = {source.name: source for source in images}
+    changes = dict.fromkeys(now.keys() - old.keys(), "is new")
+    changes |= dict.fromkeys(old.keys() - now.keys(), "is gone")
+    for name in now.keys() & old.keys():
+        if hashes.of_neighbour(now[name]).sha256 != old[name].sha256:
+            changes[name] = "changed"
+    return changes
 
 
 def _differing(old: JsonValue, new: JsonValue, path: str = "") -> list[str]:

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from capecam.errors import OutputError
 from capecam.io.cog import why_not_cog
 from capecam.runtime.files import file_digest
 from capecam.store.ledger import Ledger
 from capecam.store.records import FileFacts, RunRecord
-from capecam.store.run_folder import read_run
+from capecam.store.run_folder import known_run
 
 UNFINISHED = (
     "; the city's layers were not compared, since the last run has not made them: the same run "
@@ -60,11 +59,7 @@ def verify(out: Path) -> Verification:
     Raises:
         OutputError: the folder holds no run.
     """
-    run = read_run(out)
-    if run is None:
-        raise OutputError(
-            f"{out}: holds no run.json, so there is nothing to verify; start with capecam run"
-        )
+    run = known_run(out)
     findings: list[BadProduct] = []
     count = 0
     for folder, files, remedy in _recorded_files(out, run):

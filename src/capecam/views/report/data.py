@@ -54,7 +54,7 @@ class ReportData:
             OutputError: the folder holds no run, no finished cell, or no city products.
         """
         run = RunFolder.open_finished(out)
-        if run.record.totals is None or not (out / DETECTIONS).exists():
+        if not run.record.products or not (out / DETECTIONS).exists():
             raise OutputError(
                 f"{out}: has no city products yet; a run makes them in the end, or capecam finish"
             )
@@ -69,8 +69,7 @@ class ReportData:
     @property
     def by_class(self) -> dict[str, tuple[int, float]]:
         """Return number and m² by class, as in summary.csv."""
-        totals = self.record.totals
-        return {} if totals is None else totals.by_class
+        return self.record.totals.by_class
 
     @property
     def failures(self) -> dict[str, str]:
