@@ -74,6 +74,8 @@ class Plan:
         """Return the plan as ``--json`` prints it."""
         tree = {**asdict(self), "tiles": self.tiles, "seconds": self.seconds}
         del tree["by_cause"]  # a summary of ``todo``, for people
+        del tree["diagnostics"]
+        tree["unusual"] = [group.to_json() for group in self.diagnostics]
         return tree
 
     def to_text(self) -> str:
