@@ -134,7 +134,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "a size that lies": (b"X\xff\xff\xff\x7fab", "damaged"),
     "a number of a million digits": (b"I" + b"9" * 1_000_000 + b"\n", "damaged"),
     "an empty stack": (b"s", "damaged"),
-    "too many numbers": (tensor(size=long(10**12)), "wants 1000000000000 numbers"),
+    "too many numbers": (tensor(size=long(10**12)), "needs 1000000000000 numbers"),
     "a shape beyond its storage": (tensor(shape=long(10**9) + b"\x85"), "more than the 4 numbers"),
     "one number a million times": (
         tensor(shape=long(10**6) + b"\x85", stride=b"K\x00\x85"), "more than the 4 numbers"),

@@ -1,1 +1,1 @@
-"""From a checkpoint file to a frozen network."""
+"""Load a checkpoint file as a frozen network."""

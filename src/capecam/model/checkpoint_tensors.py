@@ -101,7 +101,7 @@ def _map_tensor(
     storage, itemsize = storages.get(layout.storage), layout.dtype.itemsize
     if storage is None or layout.storage_size * itemsize > storage.size:
         raise CheckpointError(
-            f"is damaged: it wants {layout.storage_size} numbers, and the file holds "
+            f"is damaged: it needs {layout.storage_size} numbers, and the file holds "
             f"{storage.size if storage else 0} bytes for it"
         )
     if not layout.count:

@@ -215,17 +215,17 @@ def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
 def _check_fits(path: Path, key: str, offered: Tensor | None, expected: Tensor) -> None:
     if offered is None:
         raise CheckpointError(
-            f"{path}: {key} is missing, which the network wants with shape {tuple(expected.shape)}"
+            f"{path}: {key} is missing, which the network needs with shape {tuple(expected.shape)}"
             "; correct model.architecture, model.encoder or model.options"
         )
     if offered.shape != expected.shape:
         raise CheckpointError(
-            f"{path}: {key} has shape {tuple(offered.shape)}, but the network wants "
+            f"{path}: {key} has shape {tuple(offered.shape)}, but the network needs "
             f"{tuple(expected.shape)}; correct model.architecture, model.encoder or model.options"
         )
     if expected.is_floating_point() > offered.is_floating_point():
         raise CheckpointError(
-            f"{path}: {key} holds {offered.dtype}, but the network wants floats; save it as float32"
+            f"{path}: {key} holds {offered.dtype}, but the network needs floats; save it as float32"
         )
 
 

@@ -1,1 +1,1 @@
-"""One cell from pixels to products: tiles go up to the device, maps come down."""
+"""Process cells, from pixels to products."""

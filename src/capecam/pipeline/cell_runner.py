@@ -68,12 +68,11 @@ class CellRunner:
         """Set the city whose cells are to be processed.
 
         Args:
-            city: of the run.
+            city: of the run, at its value range.
             constants: of the run.
             hashes: of images that are known already.
         """
         self._hashes = hashes or ImageHashes()
-        city = city.with_value_range(constants.scale)
         engine = self._engine.at(constants.precision)
         self._job = Job(city, constants, self._settings, engine)
 

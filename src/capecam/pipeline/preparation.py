@@ -55,15 +55,8 @@ class RunConstants:
 
     def inputs(self, settings: Settings, city: City) -> Inputs:
         """Return what the pixels of all cells depend on."""
-        return Inputs(
-            city.mosaic.grid,
-            city.interest,
-            settings,
-            self.checkpoint,
-            self.precision,
-            self.calibration.scale_max,
-            self.scale,
-        )
+        scale_max = self.calibration.scale_max
+        return Inputs(city, settings, self.checkpoint, self.precision, scale_max)
 
 
 def prepare(
@@ -85,8 +78,7 @@ def prepare(
     Raises:
         UsageError: no image can be sampled, or the calibration that is named does not fit.
     """
-    reusable = None if settings.run.recalibrate else previous
-    value_range = _value_range(settings, city, reusable, on_reading)
+    value_range = _value_range(settings, city, previous, on_reading)
     city = city.with_value_range(value_range)
 
     def sampler(tiles: int) -> Iterator[Tile]:
@@ -96,7 +88,7 @@ def prepare(
     engine = engine.at(_precision(settings, engine, sampler, same_device))
     batch_size = _batch_size(settings, engine, same_device)
     started = time.perf_counter()
-    calibration = _calibration(settings, engine, sampler, batch_size, reusable)
+    calibration = _calibration(settings, engine, sampler, batch_size, previous)
     return RunConstants(
         engine.device.type,
         engine.precision,
@@ -115,7 +107,7 @@ def _value_range(
     settings: Settings, city: City, previous: RunRecord | None, on_reading: OnReading
 ) -> ValueRange | None:
     """Return the known value range; percentiles that are not known yet are computed."""
-    known = recorded_value_range(city.mosaic, settings.imagery, previous)
+    known = recorded_value_range(city.mosaic, settings, previous)
     if known is None or not known.percent:
         return known
     try:
@@ -159,6 +151,8 @@ def _calibration(
     explain = settings.explain
     if explain.calibration:
         return load_calibration(explain.calibration, engine)
+    if settings.run.recalibrate:
+        previous = None
     if previous is not None and why_not_usable(previous.calibration, engine) is None:
         return previous.calibration
     tiles = sampler(explain.calibration_tiles)

@@ -74,6 +74,8 @@ class Plan:
         """Return the plan as ``--json`` prints it."""
         tree = {**asdict(self), "tiles": self.tiles, "seconds": self.seconds}
         del tree["by_cause"]  # a summary of ``todo``, for people
+        del tree["diagnostics"]
+        tree["unusual"] = [group.to_json() for group in self.diagnostics]
         return tree
 
     def to_text(self) -> str:
@@ -147,8 +149,9 @@ def _states(
     """Return what a run would find about each cell."""
     if settings.out is None or previous is None:
         return dict.fromkeys(cells, CellState("todo", "new", NEW))
+    city = city.with_value_range(recorded_value_range(city.mosaic, settings, previous))
     inputs = _inputs(settings, city, previous)
-    return check_cells(cells, city.mosaic, inputs, Ledger.of(settings.out), ImageHashes())
+    return check_cells(cells, inputs, Ledger.of(settings.out), ImageHashes())
 
 
 def _inputs(settings: Settings, city: City, previous: RunRecord) -> Inputs:
@@ -160,15 +163,11 @@ def _inputs(settings: Settings, city: City, previous: RunRecord) -> Inputs:
         checkpoint = checkpoint_sha256(settings.checkpoint)
     precision = settings.compute.precision
     return Inputs(
-        city.mosaic.grid,
-        city.interest,
+        city,
         settings,
         checkpoint,
         previous.precision if precision == "auto" else precision,
         calibration.scale_max,
-        recorded_value_range(
-            city.mosaic, settings.imagery, None if settings.run.recalibrate else previous
-        ),
     )
 
 

@@ -138,7 +138,7 @@ def _check(
     """Return the cells to process; note those that are done, or failed and have not changed."""
     todo = []
     cells = share(prepared.cells, prepared.settings.run.shard)
-    states = check_cells(cells, prepared.city.mosaic, prepared.inputs, ledger, hashes)
+    states = check_cells(cells, prepared.inputs, ledger, hashes)
     log.info("%s", describe_states(states.values()))
     for cell, state in states.items():
         if state.state == "done":

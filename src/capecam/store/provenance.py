@@ -9,7 +9,7 @@ from pathlib import Path
 
 from capecam.mosaic.city import city_of
 from capecam.mosaic.mosaic import Mosaic
-from capecam.settings import VSI, ImagerySettings, MosaicSettings, Settings, ValueRange
+from capecam.settings import VSI, MosaicSettings, Settings, ValueRange
 from capecam.settings.loading import resolve_paths, validated
 from capecam.store.records import RunRecord
 
@@ -46,32 +46,30 @@ def imagery_of(record: RunRecord, settings: Settings) -> Mosaic:
 
 
 def recorded_value_range(
-    mosaic: Mosaic, imagery: ImagerySettings, previous: RunRecord | None
+    mosaic: Mosaic, settings: Settings, previous: RunRecord | None
 ) -> ValueRange | None:
     """Return the range of pixel values as far as it is known before pixels are read.
 
     Args:
         mosaic: the images that may need it.
-        imagery: settings of the run to come.
-        previous: record of an earlier run into the same folder.
+        settings: of the run to come.
+        previous: record of an earlier run into the same folder; ignored if the settings say so.
 
     Returns:
         The values that are set, or those that the earlier run has found for the percentiles that
         are set; percentiles where they are still to be looked up; None where no image needs a
         range, or none is set.
     """
+    imagery = settings.imagery
     if imagery.scale is None or not mosaic.scaled:
         return None
-    found = _previous_range(previous, imagery) if previous and imagery.scale.percent else None
-    return found or imagery.scale
-
-
-def _previous_range(previous: RunRecord, imagery: ImagerySettings) -> ValueRange | None:
-    """Return what an earlier run has found for the same percentiles of the same bands, with or
-    without collars."""
+    if previous is None or settings.run.recalibrate or not imagery.scale.percent:
+        return imagery.scale
+    # Only of the same percentiles of the same bands, with or without collars.
     old = previous.settings.get("imagery", {})
     keys = imagery.model_dump(mode="json", include={"scale", "bands", "collar"})
-    return previous.scale if isinstance(old, dict) and keys.items() <= old.items() else None
+    same = isinstance(old, dict) and keys.items() <= old.items()
+    return (previous.scale if same else None) or imagery.scale
 
 
 def _relocate(path: str, old_out: str, out: Path) -> str:

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from capecam.errors import ImageError
-from capecam.grid import Cell, Grid
+from capecam.grid import Cell
 from capecam.imagery.crs import crs_key
 from capecam.imagery.fingerprint import files_of, fingerprint
 from capecam.io.paths import VsiPath
-from capecam.mosaic.aoi import AreaOfInterest
-from capecam.mosaic.mosaic import Mosaic, Source
+from capecam.mosaic.city import City
+from capecam.mosaic.mosaic import Source
 from capecam.runtime.files import file_digest
 from capecam.settings import Settings, ValueRange
 from capecam.store.ledger import Ledger
@@ -44,18 +44,16 @@ GONE = ImageFacts(bytes=None, mtime_ns=None, sha256=None)
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the pixels of all cells depend on, except the imagery."""
+    """What the pixels of all cells depend on."""
 
-    grid: Grid
-    interest: AreaOfInterest
+    city: City
+    """The imagery, at the run's value range."""
     settings: Settings
     checkpoint: str
     """sha256."""
     precision: str
     scale_max: ScaleMax
     """The calibration."""
-    scale: ValueRange | None
-    """Values that become 0 and 255, in images that need it."""
 
 
 def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInputs:
@@ -66,21 +64,21 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
         inputs: of all cells.
         images: that the cell reads.
     """
-    settings = inputs.settings
+    settings, mosaic = inputs.settings, inputs.city.mosaic
     model = settings.model.model_dump(mode="json")
     model["classes"] = [entry.name for entry in settings.model.classes]  # colours are styling
     # Keys that do not concern a cell are left out, so that cells of versions without them are kept.
     optional: dict[str, object] = {}
     if settings.imagery.collar != "none":
         optional["collar"] = settings.imagery.collar
-    if reading := {s.name: how for s in images if (how := _reading(s, inputs.scale))}:
+    if reading := {s.name: how for s in images if (how := _reading(s, mosaic.value_range))}:
         optional["reading"] = reading
     return CellInputs(
         format=FORMAT,
         core=cell.core,
         taken=cell.taken,
-        windows=inputs.interest.key(settings.tiling.tiling, cell.core),
-        grid={"anchor": inputs.grid.anchor, "pixel": inputs.grid.pixel},
+        windows=inputs.city.interest.key(settings.tiling.tiling, cell.core),
+        grid={"anchor": mosaic.grid.anchor, "pixel": mosaic.grid.pixel},
         checkpoint=inputs.checkpoint,
         precision=inputs.precision,
         model=model,
@@ -94,12 +92,12 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
     )
 
 
-def _reading(source: Source, scale: ValueRange | None) -> JsonTree:
+def _reading(source: Source, value_range: ValueRange | None) -> JsonTree:
     """Return how an image is read, as far as that differs from the ordinary way."""
     header = source.header
     found: JsonTree = dict(header.pixels.nondefault)
     if header.pixels.scaled:
-        found["scale"] = str(scale)
+        found["scale"] = str(value_range)
     if header.placement.assigned:
         found["crs"] = crs_key(header.crs)
     return found
@@ -219,20 +217,19 @@ def by_cause(causes: Iterable[str]) -> str:
 
 
 def check_cells(
-    cells: Sequence[Cell], mosaic: Mosaic, inputs: Inputs, ledger: Ledger, hashes: ImageHashes
+    cells: Sequence[Cell], inputs: Inputs, ledger: Ledger, hashes: ImageHashes
 ) -> dict[Cell, CellState]:
     """Compare the records of cells with their inputs now.
 
     Args:
-        cells: of the mosaic.
-        mosaic: the imagery.
-        inputs: of all cells; its settings say whether cells that failed are tried again.
+        cells: of the city.
+        inputs: of all cells; their settings say whether cells that failed are tried again.
         ledger: of the output.
         hashes: images that may have changed are hashed, several at a time.
     """
     tiling = inputs.settings.tiling.tiling
     records = {cell: record for cell in cells if (record := ledger.read_any(cell.name))}
-    images = {cell: mosaic.images_read(cell, tiling) for cell in records}
+    images = {cell: inputs.city.mosaic.images_read(cell, tiling) for cell in records}
     for record in records.values():
         hashes.learn(record.images)
     with ThreadPoolExecutor(HASH_THREADS) as threads:
