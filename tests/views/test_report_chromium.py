@@ -167,17 +167,17 @@ def test_a_closer_look_by_click_and_keys(opened, report) -> None:
     page = opened(report)
     dialog, title = page.locator("#closer"), page.locator("#closer-title")
     page.locator(".open").nth(1).click()
-    assert title.inner_text().endswith("place 2")
+    assert title.inner_text().endswith("rank 2")
     assert dialog.locator(".panel img").count() == 1, "the panel of the second"
     assert page.get_by_role("button", name="Previous").is_enabled()
     page.keyboard.press("ArrowRight")
-    assert title.inner_text().endswith("place 3")
+    assert title.inner_text().endswith("rank 3")
     assert dialog.locator(".panel img").count() == 0
     assert "capecam panel" in dialog.inner_text()
     assert "Grad-CAM" in dialog.inner_text()
     page.get_by_role("button", name="Previous").click()
     page.keyboard.press("ArrowLeft")
-    assert title.inner_text().endswith("place 1")
+    assert title.inner_text().endswith("rank 1")
     assert page.get_by_role("button", name="Previous").is_disabled()
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
@@ -296,7 +296,7 @@ def test_the_map_tells_what_is_there(opened, report) -> None:
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert tip.inner_text().startswith("image 5 failed")
     page.locator(".ring").first.click(force=True)
-    assert page.locator("#closer-title").inner_text().endswith("place 1")
+    assert page.locator("#closer-title").inner_text().endswith("rank 1")
 
 
 def test_the_map_of_one_class_counts_that_class(opened, report) -> None:
@@ -310,7 +310,7 @@ def test_the_map_of_one_class_counts_that_class(opened, report) -> None:
     squares = data["levels"][0]["squares"]
     most = max(squares[n + 7] for n in range(0, len(squares), 8))
     number = f"{most:,.1f}".removesuffix(".0") if most < 10 else f"{most:,.0f}"
-    assert len(data["levels"]) > 1 or summary.inner_text().endswith(f"the fullest has {number}.")
+    assert len(data["levels"]) > 1 or summary.inner_text().endswith(f"maximum {number}.")
 
 
 def test_a_hundred_thousand_objects_open_at_once(opened, tmp_path) -> None:
