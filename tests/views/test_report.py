@@ -1,4 +1,4 @@
-"""The report says what the tables say, escapes what people name, and stays small."""
+"""The report has the numbers of the tables, escapes names, and stays small."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NASTY = '</script><img src=x onerror=alert(1)> "o\'k" ü {{ 7 * 7 }}'
 
 
 class Page(HTMLParser):
-    """What a page holds: its text, the addresses in it, and tables as rows of cells."""
+    """Contents of a page: its text, addresses, attributes and data."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -74,14 +74,14 @@ class Page(HTMLParser):
             self.data[self._script] = json.loads(data)
 
     def number(self, class_name: str, kind: str) -> float:
-        """From the row of a class in the table of classes."""
+        """Return a number from the row of a class in the table of classes."""
         row = re.search(rf'<tr data-class="{class_name}">.*?data-{kind}="([^"]+)"', self.html, re.S)
         return float(row[1])
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    """The output of a run over two images, and a third that is none."""
+    """Output of a run over two images and a file that is not an image."""
     folder = tmp_path_factory.mktemp("report")
     whole = blobs(320, 640, seed=3)
     write_tif(folder / "images" / "a.tif", whole[:, :, :330])
@@ -388,7 +388,7 @@ def test_it_needs_no_torch() -> None:
 
 
 def test_the_wheel_holds_its_templates() -> None:
-    """hatchling packs what git does not ignore; nothing here is."""
+    """hatchling packages all files that git does not ignore; none of these is ignored."""
     files = list((PACKAGE / "templates").iterdir())
     assert {path.suffix for path in files} == {".html", ".css", ".js"}
     ignored = subprocess.run(
