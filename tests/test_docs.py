@@ -23,8 +23,8 @@ from capecam.detections import export
 from capecam.errors import CapecamError
 from capecam.settings import METHODS, leaves
 from capecam.settings.loading import load
-from capecam.views.panels.delivery import PanelRequest
-from capecam.views.panels.tile_view import PanelStyle
+from capecam.views.panels.panel_data import PanelStyle
+from capecam.views.panels.writing import PanelSelection
 
 ROOT = Path(__file__).parents[1]
 TREES = [ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")]
@@ -160,7 +160,7 @@ def check_call(call: list[str]) -> None:
             keys["explain.methods"] = keys["explain.methods"].split(",")
         load(None, keys)
     elif name == "panel":
-        PanelRequest.parse(given["detection"] or [], given["at"] or [], given["top"])
+        PanelSelection.parse(given["detection"] or [], given["at"] or [], given["top"])
         PanelStyle(given["ramp"], given["all_classes"])
     elif name == "export":
         assert given["kind"] in export.FORMATS

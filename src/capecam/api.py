@@ -23,8 +23,8 @@ from capecam.settings import ModelSettings, Settings
 from capecam.settings.loading import load as load_settings
 from capecam.store.file_names import DETECTIONS
 from capecam.views.panels.panel import Panel
+from capecam.views.panels.panel_data import PanelStyle as Style
 from capecam.views.panels.panels import Panels
-from capecam.views.panels.tile_view import PanelStyle as Style
 
 __all__ = [
     "Engine",

@@ -374,16 +374,17 @@ def panel_command(
     and --top. The maps are computed again from the imagery, with the
     network and settings of the run, so imagery and checkpoint must still be where they were.
     """
-    from capecam.views.panels.delivery import Delivery, PanelRequest, deliver
-    from capecam.views.panels.tile_view import PanelStyle
+    from capecam.views.panels.panel_data import PanelStyle
+    from capecam.views.panels.writing import PanelDestination, PanelSelection, write_panels
 
-    wanted = PanelRequest.parse(detection or [], at or [], top)
-    delivery, style = Delivery.parse(out, to, kind), PanelStyle(ramp, all_classes)
-    say = (lambda _: None) if quiet() else print
-    done = deliver(out, wanted, delivery, style, device=device, say=say)
-    for name, reason in done.failures.items():
+    selection = PanelSelection.parse(detection or [], at or [], top)
+    destination = PanelDestination.parse(out, to, kind)
+    style = PanelStyle(ramp, all_classes)
+    on_written = (lambda _: None) if quiet() else print
+    written = write_panels(out, selection, destination, style, device=device, on_written=on_written)
+    for name, reason in written.failures.items():
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)
-    raise typer.Exit(done.exit_code)
+    raise typer.Exit(written.exit_code)
 
 
 @app.command("export")

@@ -1,4 +1,4 @@
-"""A panel shows what was stitched, says what its maps do not show, and fits its page."""
+"""Panels show the maps that were stitched, give their strength, and fit their page."""
 
 from __future__ import annotations
 
@@ -35,23 +35,21 @@ from capecam.store.run_folder import RunFolder
 from capecam.views.panels import captions
 from capecam.views.panels import figure as figure_module
 from capecam.views.panels import panel as panel_module
-from capecam.views.panels.colorize import RAMPS, stretched
-from capecam.views.panels.delivery import Delivery, PanelRequest, deliver
 from capecam.views.panels.detection_lookup import find
-from capecam.views.panels.overlays import round_below
 from capecam.views.panels.page_layout import TEXT, fitting, joined, width_cm, wrapped
 from capecam.views.panels.panel import Panel
-from capecam.views.panels.panels import Panels
-from capecam.views.panels.tile_lookup import tile_of
-from capecam.views.panels.tile_view import PanelStyle
+from capecam.views.panels.panel_data import PanelStyle
+from capecam.views.panels.panels import Panels, tile_of
+from capecam.views.panels.tile_drawing import COLORMAPS, round_down, stretched
+from capecam.views.panels.writing import PanelDestination, PanelSelection, write_panels
 
 SIZE = 160
 METHOD_LIST = ("gradcam", "gradcampp", "guided_gradcam")
 STYLE = PanelStyle()
 
 
-def make(folder: Path, **options) -> Path:
-    """The output of a run with the known network over what lies in ``folder/images``."""
+def run_images(folder: Path, **options) -> Path:
+    """Run a network of known weights on ``folder/images``; return the output folder."""
     out = folder / "out"
     settings = {
         "sources": [str(folder / "images")], "out": str(out), "compute.readers": 0,
@@ -63,39 +61,40 @@ def make(folder: Path, **options) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """Two images side by side, in overlapping tiles."""
+def city(tmp_path_factory) -> Path:
+    """Folder of a run on two images side by side, in overlapping tiles."""
     folder = tmp_path_factory.mktemp("panels")
     write_tif(folder / "images" / "a.tif", blobs(360, 420, seed=5))
     write_tif(folder / "images" / "b.tif", blobs(360, 200, seed=6), col=420)
-    make(folder)
+    run_images(folder)
     return folder
 
 
 @pytest.fixture
-def out(made, tmp_path) -> Path:
-    """Of that run, to be changed."""
-    return Path(shutil.copytree(made / "out", tmp_path / "out"))
+def out(city, tmp_path) -> Path:
+    """Copy of the output of that run, to be changed."""
+    return Path(shutil.copytree(city / "out", tmp_path / "out"))
 
 
 @pytest.fixture(scope="module")
-def panel(made) -> Panel:
-    """Of the first of the queue."""
-    with Panels.open(made / "out", model=colours_model()) as panels:
+def panel(city) -> Panel:
+    """Panel of the first detection of the review queue."""
+    with Panels.open(city / "out", model=colours_model()) as panels:
         return panels.of_detection(panels.top(1)[0])
 
 
-# --- The maps -------------------------------------------------------------------------------------
+# --- Maps -----------------------------------------------------------------------------------------
 
 
-def stored(out: Path, product: str, place: Window, unit: int = 1) -> np.ndarray:
+def stored(out: Path, product: str, window: Window, unit: int = 1) -> np.ndarray:
+    """Read a window from a product with pixels of ``unit`` px."""
     with rasterio.open(out / f"{product}.vrt") as dataset:
-        rows = (place.row // unit, place.bottom // unit)
-        return dataset.read(window=(rows, (place.col // unit, place.right // unit)))
+        rows = (window.row // unit, window.bottom // unit)
+        return dataset.read(window=(rows, (window.col // unit, window.right // unit)))
 
 
 def levels(panel: Panel, method: str, tiling: Tiling) -> np.ndarray:
-    """On the city's scale, as a run stores them."""
+    """Return the map of a method on the city's scale, as a run stores it."""
     heat = torch.from_numpy(panel.heat[method])[None]
     heat = heat if method == "guided_gradcam" else resample(heat, tiling.size // tiling.stride)
     tops = [top or torch.inf for top in panel.scale_max[method]]
@@ -103,34 +102,34 @@ def levels(panel: Panel, method: str, tiling: Tiling) -> np.ndarray:
 
 
 @pytest.mark.parametrize("score", ["mean", "predicted"])
-def test_a_lone_tile_is_exactly_what_was_stored(tmp_path: Path, score: str) -> None:
-    """With no overlap, every place has been seen in one window only."""
+def test_without_overlap_a_panel_equals_the_rasters(tmp_path: Path, score: str) -> None:
+    """Without overlap, each pixel is in one tile only."""
     pixels = blobs(2 * SIZE, 2 * SIZE, seed=7)
     write_tif(tmp_path / "images" / "a.tif", pixels)
-    out = make(tmp_path, **{"tiling.overlap": 0, "explain.score": score})
+    out = run_images(tmp_path, **{"tiling.overlap": 0, "explain.score": score})
     tiling = Tiling(SIZE, 0, 10)
     with Panels.open(out, model=colours_model()) as panels:
         shown = panels.at(CORNER[0] + 200 * GSD, CORNER[1] - 100 * GSD)
     window = shown.grid.window
     assert window == Window(0, SIZE, SIZE, SIZE)
     assert np.array_equal(shown.pixels.transpose(2, 0, 1), pixels[:, :SIZE, SIZE:])
-    assert np.array_equal(shown.decided, stored(out, "classes", window)[0])
+    assert np.array_equal(shown.predicted, stored(out, "classes", window)[0])
     probability = to_levels(torch.from_numpy(shown.probability[1:]), torch.ones(3)).numpy()
     assert np.array_equal(probability, stored(out, "probability", window))
     for method in METHOD_LIST:
         expected = stored(out, method, window, 1 if method == "guided_gradcam" else 10)
-        assert expected.max() > 50, "there is something to compare"
+        assert expected.max() > 50, "there are values to compare"
         assert np.array_equal(levels(shown, method, tiling), expected), method
 
 
-def test_maps_are_those_of_the_engine_on_the_runs_own_window(made, panel) -> None:
+def test_maps_are_those_of_the_engine_on_a_tile_of_the_run(city, panel) -> None:
     with (
-        rasterio.open(made / "images" / "a.tif") as a,
-        rasterio.open(made / "images" / "b.tif") as b,
+        rasterio.open(city / "images" / "a.tif") as a,
+        rasterio.open(city / "images" / "b.tif") as b,
     ):
         whole = np.concatenate([a.read(), b.read()], axis=2)
     window = panel.grid.window
-    assert window.row % 120 == window.col % 120 == 0, "on the lattice"
+    assert window.row % 120 == window.col % 120 == 0, "on the tile grid"
     pixels, valid = np.zeros((3, SIZE, SIZE), np.uint8), np.zeros((SIZE, SIZE), bool)
     part = whole[:, window.row : window.bottom, window.col : window.right]
     pixels[:, : part.shape[1], : part.shape[2]] = part
@@ -144,13 +143,13 @@ def test_maps_are_those_of_the_engine_on_the_runs_own_window(made, panel) -> Non
     assert np.array_equal(panel.probability, maps.probability[0].numpy())
 
 
-# --- The tile -------------------------------------------------------------------------------------
+# --- Tiles ----------------------------------------------------------------------------------------
 
 
-def test_the_tile_is_the_one_in_which_an_object_is_whole_and_central() -> None:
+def test_the_tile_holds_the_whole_object_near_its_centre() -> None:
     tiling = Tiling(320, 70)
     assert tile_of(shapely.box(400, 400, 420, 420), tiling, EVERYWHERE).row == 250
-    # In the overlap of two: whole in one of them, or nearer to the middle of one.
+    # In the overlap of two tiles: whole in one of them, or nearer to the centre of one.
     assert tile_of(shapely.box(240, 10, 300, 20), tiling, EVERYWHERE).col == 0
     assert tile_of(shapely.box(260, 10, 330, 20), tiling, EVERYWHERE).col == 250
     assert tile_of(shapely.box(255, 10, 275, 20), tiling, EVERYWHERE).col == 0
@@ -159,7 +158,7 @@ def test_the_tile_is_the_one_in_which_an_object_is_whole_and_central() -> None:
     assert tile_of(huge, tiling, EVERYWHERE).col in (250, 500)
 
 
-def test_the_tile_is_one_that_was_run() -> None:
+def test_the_tile_is_one_that_was_processed() -> None:
     tiling, shape = Tiling(320, 70), shapely.box(300, 10, 316, 20)
     only_first = AreaOfInterest((shapely.STRtree([shapely.box(0, 0, 200, 200)]),))
     assert tile_of(shape, tiling, only_first).col == 0
@@ -167,13 +166,13 @@ def test_the_tile_is_one_that_was_run() -> None:
     assert tile_of(shape, tiling, elsewhere).col == 250
 
 
-def test_a_place_is_in_its_tile(made) -> None:
-    with Panels.open(made / "out", model=colours_model()) as panels:
+def test_a_place_is_in_its_tile(city) -> None:
+    with Panels.open(city / "out", model=colours_model()) as panels:
         for col, row in ((0, 0), (619, 359), (419, 200), (420, 200)):
             x, y = CORNER[0] + (col + 0.5) * GSD, CORNER[1] - (row + 0.5) * GSD
             shown = panels.at(x, y)
             assert shown.grid.window.contains(Window(row, col, 1, 1))
-            assert shown.subject is None
+            assert shown.detection is None
             assert shown.lonlat == pytest.approx((18.45, -33.99), abs=0.02)
         for x, y in ((CORNER[0] - 1, CORNER[1] - 1), (CORNER[0] + 50, CORNER[1] - 1)):
             with pytest.raises(
@@ -189,15 +188,15 @@ def test_a_detection_is_found_in_any_row_group(out) -> None:
         found = find(path, row["id"], grid)
         assert (found.id, found.class_id) == (row["id"], row["class_id"])
         assert found.lonlat == (row["lon"], row["lat"])
-        assert shapely.transform(found.region, grid.to_map).equals_exact(row["geometry"], 1e-6)
+        assert shapely.transform(found.outline, grid.to_map).equals_exact(row["geometry"], 1e-6)
 
 
-# --- Words ----------------------------------------------------------------------------------------
+# --- Texts ----------------------------------------------------------------------------------------
 
 
 def test_a_weak_map_does_not_look_strong(panel) -> None:
-    """Its stretched picture is as bright as any; the number below it is not."""
-    method, class_id = "gradcam", panel.subject.class_id
+    """The stretched map is as bright as any; the number below it is small."""
+    method, class_id = "gradcam", panel.detection.class_id
     weak = replace(panel, heat={**panel.heat, method: panel.heat[method] / 1000})
     strong, faint = (
         stretched(each.heat[method][class_id - 1], np.ones(each.heat[method].shape[1:], bool))
@@ -222,47 +221,49 @@ def test_an_empty_map_says_so(panel) -> None:
     assert captions.strength(empty, "gradcam", 1) == "empty: 0 everywhere"
     assert not stretched(empty.heat["gradcam"][0], np.ones((5, 5), bool)).any()
     without = replace(panel, scale_max=dict.fromkeys(panel.heat, (None,) * 3))
-    assert captions.strength(without, "gradcam", panel.subject.class_id).startswith(
+    assert captions.strength(without, "gradcam", panel.detection.class_id).startswith(
         "the city has no"
     )
     assert texts(empty).count("empty") == len(METHOD_LIST) * len(empty.rows(STYLE))
 
 
-def test_title_and_facts_are_those_of_the_detection(made, panel) -> None:
-    table = gpd.read_parquet(made / "out" / "detections.parquet")
+def test_title_and_measures_are_those_of_the_detection(city, panel) -> None:
+    table = gpd.read_parquet(city / "out" / "detections.parquet")
     row = table.set_index("review").loc[1]
-    said = "\n".join(texts(panel))
+    text = "\n".join(texts(panel))
     for part in (
         row["class"], row["id"], row["evidence"], f"{row['area_m2']:.1f} m²",
         f"confidence {row['confidence']:.2f}", f"{-row['lat']:.6f}° S", f"{row['lon']:.6f}° E",
         "no. 1 in the review queue", f"{row['gradcam_in']:.2f} inside", "the class's mean logit",
     ):  # fmt: skip
-        assert part in said, part
-    assert "Grad-CAM++" in said
-    assert "Guided Grad-CAM" in said
+        assert part in text, part
+    assert "Grad-CAM++" in text
+    assert "Guided Grad-CAM" in text
 
 
 def test_every_method_has_a_title() -> None:
     assert set(captions.TITLES) == set(METHODS)
 
 
-def test_rows_begin_with_the_detections_class(panel) -> None:
-    own = panel.subject.class_id
+def test_the_first_row_is_the_class_of_the_detection(panel) -> None:
+    own = panel.detection.class_id
     others = [k for k in (1, 2, 3) if k != own]
-    decided = np.zeros_like(panel.decided)
-    nothing = replace(panel, decided=decided)
+    predicted = np.zeros_like(panel.predicted)
+    nothing = replace(panel, predicted=predicted)
     assert nothing.rows(STYLE) == [own]
     assert sorted(nothing.rows(PanelStyle(all_classes=True))) == [1, 2, 3]
-    assert sorted(replace(nothing, subject=None).rows(STYLE)) == [1, 2, 3]
-    decided = decided.copy()
-    decided[:4, :4], decided[0, :8] = others[0], others[1]
-    assert replace(panel, decided=decided).rows(STYLE) == [own, *others]
+    assert sorted(replace(nothing, detection=None).rows(STYLE)) == [1, 2, 3]
+    predicted = predicted.copy()
+    predicted[:4, :4], predicted[0, :8] = others[0], others[1]
+    assert replace(panel, predicted=predicted).rows(STYLE) == [own, *others]
     many = tuple(ClassSettings(name=str(k), color="#123456") for k in range(9))
-    crowd = replace(panel, classes=many, probability=np.full((9, SIZE, SIZE), 1 / 9), subject=None)
-    assert len(replace(crowd, decided=np.zeros_like(decided)).rows(STYLE)) == 4
+    crowd = replace(
+        panel, classes=many, probability=np.full((9, SIZE, SIZE), 1 / 9), detection=None
+    )
+    assert len(replace(crowd, predicted=np.zeros_like(predicted)).rows(STYLE)) == 4
 
 
-# --- The page -------------------------------------------------------------------------------------
+# --- Page -----------------------------------------------------------------------------------------
 
 
 def figure_of(panel: Panel, style: PanelStyle = STYLE) -> Figure:
@@ -283,18 +284,18 @@ LONG = (
 
 
 def stressed(panel: Panel, methods: int) -> Panel:
-    """Long names, several images, and so many methods."""
+    """Return a panel with long names, several images, and a number of methods."""
     classes = [panel.classes[0]]
     classes += [
         ClassSettings(name=n, color=c.color) for n, c in zip(LONG, panel.classes[1:], strict=True)
     ]
-    facts = {**panel.subject.facts, "class": LONG[0]}
+    row = {**panel.detection.row, "class": LONG[0]}
     chosen = METHODS[:methods] if methods < 8 else METHODS
     heat = {m: panel.heat["guided_gradcam" if "guided" in m else "gradcam"] for m in chosen}
     return replace(
         panel,
         classes=tuple(classes),
-        subject=replace(panel.subject, facts=facts),
+        detection=replace(panel.detection, row=row),
         images=tuple(f"2023_RGB_8cm_W57B_{n}_and_more" for n in range(5)),
         heat=heat,
         scale_max=dict.fromkeys(heat, panel.scale_max["gradcam"]),
@@ -315,7 +316,7 @@ def test_nothing_is_clipped_and_nothing_overlaps(panel, methods: int) -> None:
     for n, (name, box) in enumerate(boxes):
         assert page.covers(box), name
         for other in tree.query(box):
-            if other > n:  # letters' boxes may touch by a hair
+            if other > n:  # boxes of letters may touch
                 assert box.intersection(boxes[other][1]).area < 4, (name, boxes[other][0])
     assert 17.9 < figure.get_figwidth() * 2.54 < 24.1
     shown = {axes.bbox.width for axes in figure.axes}
@@ -323,7 +324,7 @@ def test_nothing_is_clipped_and_nothing_overlaps(panel, methods: int) -> None:
 
 
 def test_a_tile_has_the_shape_of_the_ground(panel) -> None:
-    """In degrees a pixel is narrower than it is high."""
+    """In degrees a pixel is narrower than high."""
     figure = figure_of(replace(panel, pixel_m=(0.06, 0.08)))
     box = figure.axes[1].get_window_extent()
     assert box.height / box.width == pytest.approx(8 / 6, rel=0.01)
@@ -335,12 +336,12 @@ def test_nodata_is_shown_as_such(panel) -> None:
     valid[:, :50] = False
     for axes in figure_of(replace(panel, valid=valid)).axes:
         if axes.images and axes.images[0].get_array().shape[:2] == valid.shape:
-            assert axes.patch.get_hatch(), "behind what is clear"
+            assert axes.patch.get_hatch(), "where the image is transparent"
             assert np.array_equal(axes.images[0].get_array()[..., 3] > 0, valid)
 
 
 def test_scale_bars_are_round() -> None:
-    assert [round_below(x) for x in (9, 5, 4.9, 1.99, 0.31, 250)] == pytest.approx(
+    assert [round_down(x) for x in (9, 5, 4.9, 1.99, 0.31, 250)] == pytest.approx(
         [5, 5, 2, 1, 0.2, 200]
     )
 
@@ -359,10 +360,10 @@ def test_text_is_measured_and_broken() -> None:
 
 def test_heat_hides_the_tile_and_no_heat_does_not() -> None:
     tile = np.full((1, 2, 3), 0.8)
-    cold, hot = RAMPS["inferno"].over(tile, np.array([[0.0, 1.0]]))[0]
+    cold, hot = COLORMAPS["inferno"].over(tile, np.array([[0.0, 1.0]]))[0]
     assert np.ptp(cold) < 1e-12, "grey"
     assert hot[0] > 0.8 > hot[2], "the bright end is yellow"
-    jet = RAMPS["jet"].over(tile, np.array([[0.0, 1.0]]))[0]
+    jet = COLORMAPS["jet"].over(tile, np.array([[0.0, 1.0]]))[0]
     assert jet[0].argmax() == 2, "blue over the tile, as in the original figures"
     assert jet[1].argmax() == 0
 
@@ -371,8 +372,10 @@ def test_heat_hides_the_tile_and_no_heat_does_not() -> None:
 
 
 def test_a_panel_is_written_for_print_and_for_the_screen(panel, tmp_path) -> None:
-    own = np.where(panel.decided == panel.subject.class_id, panel.decided, 0)
-    panel = replace(panel, decided=own, heat={"gradcam": panel.heat["gradcam"]})  # one row of three
+    own = np.where(panel.predicted == panel.detection.class_id, panel.predicted, 0)
+    panel = replace(
+        panel, predicted=own, heat={"gradcam": panel.heat["gradcam"]}
+    )  # one row of three
     png = panel.save(tmp_path / "p.png")
     with Image.open(png) as image:
         assert image.width == pytest.approx(18 / 2.54 * 300, abs=2)
@@ -392,56 +395,64 @@ def test_a_panel_is_written_for_print_and_for_the_screen(panel, tmp_path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {"p.png", "p.PDF"}
 
 
-# --- What is asked for ----------------------------------------------------------------------------
+# --- Selection and destination --------------------------------------------------------------------
 
 
-def test_exactly_one_kind_is_asked_for() -> None:
-    assert PanelRequest.parse(["a, b", "c"], [], None).detections == ("a", "b", "c")
-    assert PanelRequest.parse([], ["-1.5,2"], None).places == ((-1.5, 2.0),)
-    for asked in (([], [], None), (["a"], [], 1), (["a"], ["1,2"], None)):
+def test_exactly_one_option_selects() -> None:
+    assert PanelSelection.parse(["a, b", "c"], [], None).detections == ("a", "b", "c")
+    assert PanelSelection.parse([], ["-1.5,2"], None).points == ((-1.5, 2.0),)
+    for options in (([], [], None), (["a"], [], 1), (["a"], ["1,2"], None)):
         with pytest.raises(UsageError, match="one of --detection ID, --at X,Y and --top N"):
-            PanelRequest.parse(*asked)
-    for place in ("1", "1,x", "1,2,3", "nan,1"):
+            PanelSelection.parse(*options)
+    for point in ("1", "1,x", "1,2,3", "nan,1"):
         with pytest.raises(UsageError, match="must be X,Y"):
-            PanelRequest.parse([], [place], None)
+            PanelSelection.parse([], [point], None)
 
 
-def test_where_panels_go(tmp_path) -> None:
-    assert Delivery.parse(tmp_path, None, None) == Delivery(tmp_path / "panels", "png")
-    assert Delivery.parse(tmp_path, tmp_path / "a.pdf", None) == Delivery(tmp_path / "a.pdf", "pdf")
-    assert Delivery.parse(tmp_path, tmp_path / "a", "pdf") == Delivery(tmp_path / "a", "pdf")
+def test_the_destination_follows_from_the_options(tmp_path) -> None:
+    assert PanelDestination.parse(tmp_path, None, None) == PanelDestination(
+        tmp_path / "panels", "png"
+    )
+    assert PanelDestination.parse(tmp_path, tmp_path / "a.pdf", None) == PanelDestination(
+        tmp_path / "a.pdf", "pdf"
+    )
+    assert PanelDestination.parse(tmp_path, tmp_path / "a", "pdf") == PanelDestination(
+        tmp_path / "a", "pdf"
+    )
     with pytest.raises(UsageError, match="is no png; leave out --format"):
-        Delivery.parse(tmp_path, tmp_path / "a.pdf", "png")
+        PanelDestination.parse(tmp_path, tmp_path / "a.pdf", "png")
     with pytest.raises(UsageError, match="a panel is png or pdf"):
-        Delivery.parse(tmp_path, tmp_path / "a.jpg", None)
+        PanelDestination.parse(tmp_path, tmp_path / "a.jpg", None)
 
 
-def test_the_first_of_the_queue_are_delivered(out, made, monkeypatch) -> None:
+def test_the_first_of_the_queue_are_written(out, monkeypatch) -> None:
     model = colours_model()
     monkeypatch.setattr("capecam.views.panels.panels.load_run_model", lambda _run, _given: model)
     monkeypatch.setattr(panel_module, "DPI", 50)
-    told: list[Path] = []
-    delivery = Delivery.parse(out, None, None)
-    done = deliver(out, PanelRequest(top=2), delivery, PanelStyle(), say=told.append)
+    reported: list[Path] = []
+    destination = PanelDestination.parse(out, None, None)
+    written = write_panels(
+        out, PanelSelection(top=2), destination, PanelStyle(), on_written=reported.append
+    )
     table = pd.read_parquet(out / "detections.parquet").sort_values("review")
-    assert done.paths == told == [out / "panels" / f"{id_}.png" for id_ in table["id"][:2]]
-    assert all(path.exists() for path in told)
-    assert done.exit_code == 0
+    assert written.paths == reported == [out / "panels" / f"{id_}.png" for id_ in table["id"][:2]]
+    assert all(path.exists() for path in reported)
+    assert written.exit_code == 0
     with pytest.raises(UsageError, match="is one file for 2 panels"):
-        deliver(out, PanelRequest(top=2), Delivery(out / "a.png", "png"), STYLE)
+        write_panels(out, PanelSelection(top=2), PanelDestination(out / "a.png", "png"), STYLE)
 
 
-# --- What can be wrong ----------------------------------------------------------------------------
+# --- Errors ---------------------------------------------------------------------------------------
 
 
-def test_what_is_not_there_is_said(out, tmp_path) -> None:
+def test_messages_name_what_is_missing(out, tmp_path) -> None:
     model = colours_model()
     with pytest.raises(OutputError, match=r"holds no run\.json"), Panels.open(tmp_path / "x"):
         pass
-    known = pd.read_parquet(out / "detections.parquet")["id"].tolist()
+    ids = pd.read_parquet(out / "detections.parquet")["id"].tolist()
     with Panels.open(out, model=model) as panels:
-        class_id, col, row = known[0].split("_")
-        with pytest.raises(UsageError, match=f"the nearest are {known[0]}, "):
+        class_id, col, row = ids[0].split("_")
+        with pytest.raises(UsageError, match=f"the nearest are {ids[0]}, "):
             panels.of_detection(f"{class_id}_{int(col) + 1}_{row}")
         with pytest.raises(UsageError, match="an id is CLASS_COLUMN_ROW, such as"):
             panels.of_detection("panel")
@@ -449,20 +460,20 @@ def test_what_is_not_there_is_said(out, tmp_path) -> None:
         Panels.open(out, model=replace(model, sha256="1" * 64)) as panels,
         pytest.raises(CheckpointError, match=r"is not the checkpoint of the run.*1111.*0000"),
     ):
-        panels.of_detection(known[0])
+        panels.of_detection(ids[0])
     gpd.read_parquet(out / "detections.parquet")[:0].to_parquet(out / "detections.parquet")
     with Panels.open(out, model=model) as panels:
         with pytest.raises(UsageError, match="holds no detection"):
             panels.top(1)
         (out / "detections.parquet").unlink()
         with pytest.raises(UsageError, match="make it with capecam finish"):
-            panels.of_detection(known[0])
+            panels.of_detection(ids[0])
 
 
-def test_images_that_are_gone_or_have_changed_are_named(out, made) -> None:
+def test_images_that_are_gone_or_have_changed_are_named(out, city) -> None:
     table = gpd.read_parquet(out / "detections.parquet")
     id_ = str(table[table["images"] == "b"]["id"].iloc[0])
-    image, whole = made / "images" / "b.tif", (made / "images" / "b.tif").read_bytes()
+    image, whole = city / "images" / "b.tif", (city / "images" / "b.tif").read_bytes()
     try:
         write_tif(image, blobs(360, 200, seed=9), col=420)
         with (
@@ -484,9 +495,9 @@ def test_images_that_are_gone_or_have_changed_are_named(out, made) -> None:
         image.write_bytes(whole)
 
 
-def test_a_run_opens_from_anywhere(made, tmp_path, monkeypatch) -> None:
-    """Relative paths lead from its folder to what lay beside it, also after all was moved."""
-    moved = Path(shutil.copytree(made, tmp_path / "elsewhere"))
+def test_a_run_opens_from_any_directory(city, tmp_path, monkeypatch) -> None:
+    """Relative paths are resolved from the folder of the run, also after everything was moved."""
+    moved = Path(shutil.copytree(city, tmp_path / "elsewhere"))
     record = json.loads((moved / "out" / "run.json").read_text())
     record["settings"] |= {"sources": ["demo/images"], "out": "demo/out", "checkpoint": None}
     (moved / "out" / "run.json").write_text(json.dumps(record))
@@ -496,4 +507,4 @@ def test_a_run_opens_from_anywhere(made, tmp_path, monkeypatch) -> None:
         assert {source.header.path.resolve().parent for source in found} == {moved / "images"}
     record["settings"] |= {"sources": [f"../{moved.name}/images"], "out": "out"}
     (moved / "out" / "run.json").write_text(json.dumps(record))
-    assert RunFolder.open(moved / "out").mosaic.sources, "also where .. has no folder to go to"
+    assert RunFolder.open(moved / "out").mosaic.sources, "also from the root, which has no parent"

@@ -1,4 +1,4 @@
-"""What QGIS finds: the project, the style of every product, and, where it is installed, QGIS."""
+"""The QGIS project and the style of every product; opened in QGIS where it is installed."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from capecam.store.verify import verify
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path("/usr/bin/python3")
-"""That which QGIS belongs to."""
+"""The Python interpreter that has the modules of QGIS."""
 
 
 WHOLE = blobs(500, 600, seed=5)
 
 VALID = np.ones((500, 600), bool)
 VALID[100:200, 230:300] = False
-"""Of the western image, 350 px wide. The eastern one begins at 250 and fills most of the hole."""
+"""Hole in the western image, 350 px wide; the eastern one starts at 250 and fills most of it."""
 
 
 def make(folder: Path, crs: str = "ESRI:102562", brightest: int = 255, **options) -> Path:
-    """A run over two overlapping images, one with a hole; options by key, __ for the dot."""
+    """Run on two overlapping images, one with a hole; options by key, with __ for the dot."""
     images = folder / "images"
     pixels = np.minimum(WHOLE, np.array([255, 255, brightest], np.uint8)[:, None, None])
     west, valid = pixels[:, :, :350], VALID[:, :350]
@@ -58,7 +58,7 @@ def out(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory) -> Path:
-    """What can be different: raw heatmaps, an empty class, a CRS without a code, no imagery."""
+    """Output of a run with raw heatmaps, an empty class, a CRS without a code, and no imagery."""
     return make(
         tmp_path_factory.mktemp("other"), CUSTOM_WKT, brightest=60,
         explain__heatmap_dtype="float32",
@@ -128,7 +128,7 @@ def test_the_crs_is_that_of_the_imagery_without_a_code(out, other) -> None:
 
 
 def test_a_product_alone_looks_as_in_the_project(out) -> None:
-    """One way of saying a style: .qml, GeoPackage and project hold the same elements."""
+    """.qml, GeoPackage and project hold the same elements."""
 
     def drawn(element: ET.Element, name: str) -> str:
         found = element.find(name)
@@ -222,7 +222,7 @@ def test_imagery_is_the_images_where_they_are_valid(out, other) -> None:
 
 @pytest.fixture(scope="module")
 def check() -> Callable[..., subprocess.CompletedProcess]:
-    """``scripts/qgis_check.py``, by QGIS's own Python."""
+    """Run ``scripts/qgis_check.py`` with the Python of QGIS."""
     found = subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, check=False)
     if found.returncode:
         pytest.skip(f"{PYTHON} has no QGIS; apt-get install --no-install-recommends python3-qgis")

@@ -1,4 +1,4 @@
-"""The report says what the tables say, escapes what people name, and stays small."""
+"""The report has the numbers of the tables, escapes names, and stays small."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NASTY = '</script><img src=x onerror=alert(1)> "o\'k" ü {{ 7 * 7 }}'
 
 
 class Page(HTMLParser):
-    """What a page holds: its text, the addresses in it, and tables as rows of cells."""
+    """Contents of a page: its text, addresses, attributes and data."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -74,14 +74,14 @@ class Page(HTMLParser):
             self.data[self._script] = json.loads(data)
 
     def number(self, class_name: str, kind: str) -> float:
-        """From the row of a class in the table of classes."""
+        """Return a number from the row of a class in the table of classes."""
         row = re.search(rf'<tr data-class="{class_name}">.*?data-{kind}="([^"]+)"', self.html, re.S)
         return float(row[1])
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    """The output of a run over two images, and a third that is none."""
+    """Output of a run over two images and a file that is not an image."""
     folder = tmp_path_factory.mktemp("report")
     whole = blobs(320, 640, seed=3)
     write_tif(folder / "images" / "a.tif", whole[:, :, :330])
@@ -237,7 +237,7 @@ def test_names_cannot_break_out(tmp_path: Path) -> None:
 def test_a_run_that_found_nothing(tmp_path: Path) -> None:
     write_output(tmp_path, 0)
     page = Page(write_report(tmp_path))
-    assert "found nothing that the rules of this run keep" in page.text
+    assert "found no object that passes the filters of this run" in page.text
     assert "nothing to review" in page.text
     assert page.number("solar panel", "count") == 0
     assert page.data["queue-data"] == []
@@ -250,7 +250,7 @@ def test_failed_cells_are_on_the_map_with_their_reasons(tmp_path: Path) -> None:
     drawn = {name: reason for name, *_, reason in page.data["map-data"]["cells"] if reason != 80}
     assert drawn == {"image 2": "no space left"}
     assert "3 of 4" in page.text
-    assert "1 could not be done" in page.text
+    assert "1 failed" in page.text
 
 
 def test_degrees_are_drawn_in_metres(tmp_path: Path) -> None:
@@ -295,10 +295,10 @@ def test_scores_and_audit_are_shown_where_there_are_any(tmp_path: Path) -> None:
     assert "0.75 0.50 to 0.90" in page.text
     assert "F1 is highest, 0.60, at a minimum confidence of 0" in page.text
     assert page.html.count('<polyline class="line precision" points="28.0,37.0 100.5,12.0 "/>') == 1
-    assert "Other objects were scored" in page.text
+    assert "The scores are of other detections" in page.text
     assert "Changes as soon as the last layers are randomized" in page.text
     (tmp_path / "evaluation.json").write_text(json.dumps(scores(detections="1" * 64)))
-    assert "Other objects were scored" not in Page(write_report(tmp_path)).text
+    assert "The scores are of other detections" not in Page(write_report(tmp_path)).text
 
 
 def scores(detections: str) -> dict:
@@ -388,7 +388,7 @@ def test_it_needs_no_torch() -> None:
 
 
 def test_the_wheel_holds_its_templates() -> None:
-    """hatchling packs what git does not ignore; nothing here is."""
+    """hatchling packages all files that git does not ignore; none of these is ignored."""
     files = list((PACKAGE / "templates").iterdir())
     assert {path.suffix for path in files} == {".html", ".css", ".js"}
     ignored = subprocess.run(

@@ -22,7 +22,7 @@ ARGUMENTS = (
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 812}
 CONTEXT = {"viewport": DESKTOP, "offline": True, "reduced_motion": "reduce"}
 AA, AA_LARGE = 4.5, 3.0
-"""Least contrasts of text (WCAG 2.2, 1.4.3)."""
+"""Minimum contrast of text (WCAG 2.2, 1.4.3)."""
 
 pytestmark = pytest.mark.chromium
 
@@ -40,7 +40,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """Sixteen images, one of them failed; 300 objects; panels for the first two."""
+    """Report of sixteen images, one of which failed, and 300 objects; panels for the first two."""
     out = tmp_path_factory.mktemp("report")
     cells = [Window(2500 * r, 2500 * c, 2500, 2500) for r in range(4) for c in range(4)]
     write_output(out, 300, cells=cells, failed=[5], reason="x.tif: cannot be decoded")
@@ -51,35 +51,35 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def opened(browser) -> Iterator[Any]:
-    """Opens a page; in the end nothing has been asked of a network, and no error was printed."""
-    contexts, complaints, asked = [], [], []
+    """Open pages; finally check that no network request was made and no error was printed."""
+    contexts, errors, requests = [], [], []
 
-    def open_page(path: Path, **given: Any) -> Any:
-        context = browser.new_context(**{**CONTEXT, **given})
+    def open_page(path: Path, **options: Any) -> Any:
+        context = browser.new_context(**{**CONTEXT, **options})
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
-    outside = [url for url in asked if not url.startswith("data:")]
+    assert errors == []
+    outside = [url for url in requests if not url.startswith("data:")]
     assert all(url.startswith("file:///") and url.endswith("report.html") for url in outside)
     assert len(outside) == len(contexts)
 
 
 def view(page) -> list[float]:
-    """x, y, width and height of what the map shows, in metres."""
+    """Return x, y, width and height of the visible part of the map, in metres."""
     return [float(value) for value in page.get_attribute("#map-svg", "viewBox").split()]
 
 
 def shown(page) -> list[dict]:
-    """The rows of the queue that are there to see."""
+    """Return the visible rows of the queue."""
     return page.eval_on_selector_all(
         ".queue tbody tr",
         "rows => rows.filter(r => r.checkVisibility()).map(r => ({...r.dataset}))",
@@ -105,7 +105,7 @@ def test_it_fits_and_can_be_read(opened, report, tmp_path, size, scheme) -> None
     assert page.evaluate(FAINT, [AA, AA_LARGE]) == []
 
 
-FAINT = """([least, leastLarge]) => {
+FAINT = """([minimum, minimumLarge]) => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const rgba = (color) => {
     canvas.clearRect(0, 0, 1, 1);
@@ -135,11 +135,11 @@ FAINT = """([least, leastLarge]) => {
     const size = parseFloat(style.fontSize);
     const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
     const contrast = (a + 0.05) / (b + 0.05);
-    if (contrast < (large ? leastLarge : least)) faint.push(`${contrast} ${node.textContent}`);
+    if (contrast < (large ? minimumLarge : minimum)) faint.push(`${contrast} ${node.textContent}`);
   }
   return faint;
 }"""
-"""Texts whose contrast with what lies behind them is too low."""
+"""Script that returns the texts with too little contrast."""
 
 
 def test_the_queue_is_filtered_sorted_and_opened_up(opened, report) -> None:
@@ -167,21 +167,21 @@ def test_a_closer_look_by_click_and_keys(opened, report) -> None:
     page = opened(report)
     dialog, title = page.locator("#closer"), page.locator("#closer-title")
     page.locator(".open").nth(1).click()
-    assert title.inner_text().endswith("place 2")
+    assert title.inner_text().endswith("rank 2")
     assert dialog.locator(".panel img").count() == 1, "the panel of the second"
     assert page.get_by_role("button", name="Previous").is_enabled()
     page.keyboard.press("ArrowRight")
-    assert title.inner_text().endswith("place 3")
+    assert title.inner_text().endswith("rank 3")
     assert dialog.locator(".panel img").count() == 0
     assert "capecam panel" in dialog.inner_text()
     assert "Grad-CAM" in dialog.inner_text()
     page.get_by_role("button", name="Previous").click()
     page.keyboard.press("ArrowLeft")
-    assert title.inner_text().endswith("place 1")
+    assert title.inner_text().endswith("rank 1")
     assert page.get_by_role("button", name="Previous").is_disabled()
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
-    assert focused(page) == "1", "where the closer look has ended"
+    assert focused(page) == "1", "the focus returns to the row"
 
 
 def test_everything_is_reached_by_keyboard_alone(opened, report) -> None:
@@ -296,7 +296,7 @@ def test_the_map_tells_what_is_there(opened, report) -> None:
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert tip.inner_text().startswith("image 5 failed")
     page.locator(".ring").first.click(force=True)
-    assert page.locator("#closer-title").inner_text().endswith("place 1")
+    assert page.locator("#closer-title").inner_text().endswith("rank 1")
 
 
 def test_the_map_of_one_class_counts_that_class(opened, report) -> None:
@@ -310,7 +310,7 @@ def test_the_map_of_one_class_counts_that_class(opened, report) -> None:
     squares = data["levels"][0]["squares"]
     most = max(squares[n + 7] for n in range(0, len(squares), 8))
     number = f"{most:,.1f}".removesuffix(".0") if most < 10 else f"{most:,.0f}"
-    assert len(data["levels"]) > 1 or summary.inner_text().endswith(f"the fullest has {number}.")
+    assert len(data["levels"]) > 1 or summary.inner_text().endswith(f"maximum {number}.")
 
 
 def test_a_hundred_thousand_objects_open_at_once(opened, tmp_path) -> None:

@@ -1,1 +1,1 @@
-"""Panels: a tile as the network saw it, with its prediction and heatmaps."""
+"""Panels: figures of one tile with its prediction and heatmaps."""

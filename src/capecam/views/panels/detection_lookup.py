@@ -1,4 +1,4 @@
-"""The detections of a run that a panel can be about."""
+"""Lookup of detections by id or by their rank in the review queue."""
 
 from __future__ import annotations
 
@@ -13,103 +13,104 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
+from numpy.typing import NDArray
 
 from capecam.errors import UsageError
 from capecam.grid import Grid
 
-NEAREST = 3
-"""Ids that are offered for one that is not there."""
+SUGGESTIONS = 3
+"""Number of similar ids that are suggested for an unknown one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """A detection."""
+    """A detection of a run."""
 
-    facts: Mapping[str, Any]
+    row: Mapping[str, Any]
     """Its row of ``detections.parquet``, without the geometry (docs/outputs.md)."""
-    region: Any
-    """Shape in lattice pixels."""
+    outline: shapely.Geometry
+    """Shape in exact pixel coordinates of the grid."""
 
     @property
     def id(self) -> str:
-        """As in the column ``id``."""
-        return str(self.facts["id"])
+        """Return the id."""
+        return str(self.row["id"])
 
     @property
     def class_id(self) -> int:
-        """From 1 on."""
-        return int(self.facts["class_id"])
+        """Return the index of the class, from 1."""
+        return int(self.row["class_id"])
 
     @property
     def lonlat(self) -> tuple[float, float]:
-        """A point inside, in degrees, WGS 84."""
-        return float(self.facts["lon"]), float(self.facts["lat"])
+        """Return a point inside, in degrees, WGS 84."""
+        return float(self.row["lon"]), float(self.row["lat"])
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Names of those that it lies on."""
-        return tuple(str(self.facts["images"]).split(","))
+        """Return the names of the images that it is on."""
+        return tuple(str(self.row["images"]).split(","))
 
 
 def find(path: Path, id_: str, grid: Grid) -> Detection:
-    """The detection of an id.
+    """Return the detection with an id.
 
     Args:
         path: ``detections.parquet``.
-        id_: as in the column ``id``.
-        grid: of the lattice.
+        id_: id of the detection.
+        grid: pixel grid of the run.
 
     Raises:
-        UsageError: there is none; the message names the nearest.
+        UsageError: there is no such detection; the message names the nearest.
     """
-    row = _row(path, id_)
+    row = _read_row(path, id_)
     if row is None:
-        raise UsageError(f"{path}: there is no detection {id_!r}{_instead(path, id_)}")
-    region = shapely.transform(row.pop("geometry"), grid.to_lattice)
-    return Detection(row, region)
+        raise UsageError(f"{path}: there is no detection {id_!r}{_suggestion(path, id_)}")
+    outline = shapely.transform(row.pop("geometry"), grid.to_lattice)
+    return Detection(row, outline)
 
 
-def _row(path: Path, id_: str) -> dict[str, Any] | None:
-    """Of all rows only the ids are read, and then the row group with the one that is wanted."""
+def _read_row(path: Path, id_: str) -> dict[str, Any] | None:
+    """Return one row, or None; reads all ids, then only the row group that has it."""
     with pq.ParquetFile(path) as file:
-        place = pc.index(file.read(columns=["id"])["id"], id_).as_py()
-        for group in range(file.num_row_groups if place >= 0 else 0):
+        index = pc.index(file.read(columns=["id"])["id"], id_).as_py()
+        for group in range(file.num_row_groups if index >= 0 else 0):
             count = file.metadata.row_group(group).num_rows
-            if place < count:
-                rows = gpd.GeoDataFrame.from_arrow(file.read_row_group(group).slice(place, 1))
+            if index < count:
+                rows = gpd.GeoDataFrame.from_arrow(file.read_row_group(group).slice(index, 1))
                 row: dict[str, Any] = rows.iloc[0].to_dict()
                 return row
-            place -= count
+            index -= count
     return None
 
 
 def queue(path: Path, count: int) -> list[str]:
-    """The ids of the first ``count`` of the review queue.
+    """Return the ids of the first ``count`` detections of the review queue.
 
     Raises:
-        UsageError: there is no detection.
+        UsageError: there are no detections.
     """
     table = pd.read_parquet(path, columns=["id", "review"])
     if table.empty:
         raise UsageError(f"{path}: holds no detection, so there is nothing to show; try --at X,Y")
-    return [str(each) for each in table.nsmallest(count, "review")["id"]]
+    return [str(id_) for id_ in table.nsmallest(count, "review")["id"]]
 
 
-def _instead(path: Path, id_: str) -> str:
-    """The ids whose first pixels are nearest to that in the id: it is CLASS_COLUMN_ROW."""
-    known = pd.read_parquet(path, columns=["id"])["id"]
-    if known.empty:
+def _suggestion(path: Path, id_: str) -> str:
+    """Return the ids whose first pixels are nearest to that in the id, CLASS_COLUMN_ROW."""
+    ids = pd.read_parquet(path, columns=["id"])["id"]
+    if ids.empty:
         return ": it holds none"
-    place = _numbers([id_])
-    if not len(place):
-        return f"; an id is CLASS_COLUMN_ROW, such as {known.iloc[0]}"
-    off = np.abs(_numbers(known.tolist()) - place)
-    nearest = known.iloc[np.lexsort((off[:, 0], off[:, 1:].sum(axis=1)))[:NEAREST]]
-    return f"; the nearest are {', '.join(nearest)}"
+    numbers = _numbers([id_])
+    if not len(numbers):
+        return f"; an id is CLASS_COLUMN_ROW, such as {ids.iloc[0]}"
+    difference = np.abs(_numbers(ids.tolist()) - numbers)
+    order = np.lexsort((difference[:, 0], difference[:, 1:].sum(axis=1)))
+    return f"; the nearest are {', '.join(ids.iloc[order[:SUGGESTIONS]])}"
 
 
-def _numbers(ids: Sequence[str]) -> np.ndarray[Any, Any]:
-    """(N, 3) of ids; without those that are none."""
+def _numbers(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return class, column and row of ids, (N, 3); malformed ids are left out."""
     parts = [id_.split("_") for id_ in ids]
-    found = [p for p in parts if len(p) == 3 and all(n.lstrip("-").isdigit() for n in p)]
-    return np.array(found, np.int64).reshape(-1, 3)
+    valid = [p for p in parts if len(p) == 3 and all(n.lstrip("-").isdigit() for n in p)]
+    return np.array(valid, np.int64).reshape(-1, 3)

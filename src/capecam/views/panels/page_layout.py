@@ -1,11 +1,11 @@
-"""A page measured in centimetres from its top left corner, and text that is known to fit."""
+"""A page laid out in centimetres from its upper left corner, and text that fits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,42 +14,42 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 
 FONT = "DejaVu Sans"
-"""Comes with matplotlib, so it is always there."""
+"""Font that matplotlib brings with it."""
 
 INCH = 2.54
-"""cm."""
+"""Centimetres."""
 POINT = INCH / 72
 LEADING = 1.45
-"""From line to line, by the size of the text."""
+"""Line spacing relative to the text size."""
 
-FINELY = 32
-"""Letters are measured so much larger, where a pixel does not matter."""
+MEASURE_SCALE = 32
+"""Factor by which text is enlarged to be measured, so that rounding to pixels has no effect."""
 
 QUALITY = 85
-"""Of webp and jpeg, 0..100."""
+"""Quality of WebP and JPEG, 0..100."""
 
 TEXT: Any = {"pdf.fonttype": 42, "text.hinting": "none"}
-"""In a PDF, text that can be searched; on a screen, letters where they belong: hinting puts them on
-whole pixels, and lines come out up to 5 % wider or narrower, by the resolution."""
+"""Settings of matplotlib: searchable text in PDF, and no hinting, which puts letters on whole
+pixels and makes lines up to 5 % wider or narrower, depending on the resolution."""
 
-DOT = "  ·  "
+SEPARATOR = "  ·  "
 
 INK, FAINT = "#1a1a1a", "#5f5f5f"
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure, ready to be written."""
+    """A finished figure."""
 
     figure: Figure
 
     @property
     def width_in(self) -> float:
-        """In inches."""
+        """Return the width in inches."""
         return float(self.figure.get_figwidth())
 
     def write(self, file: Path | IO[bytes], kind: str, dpi: float) -> None:
-        """As png, pdf, webp or jpeg, the same bytes each time."""
+        """Write png, pdf, webp or jpeg; the same figure gives the same bytes."""
         options: dict[str, Any] = {}
         if kind == "pdf":
             options["metadata"] = {"CreationDate": None}
@@ -60,31 +60,43 @@ class Drawing:
 
 
 class Sheet:
-    """A white page that is filled from the top, and cut off when all is on it."""
+    """A white page of a known width, cut to its height when all is on it."""
 
     def __init__(self, width: float) -> None:
         self.width = width
-        # Figure, and not pyplot, which keeps state and may want a screen.
+        # Figure, and not pyplot, which keeps state and may need a display.
         self._figure = Figure(facecolor="white")
         self._axes: list[tuple[Axes, tuple[float, float, float, float]]] = []
         self._texts: list[tuple[Text, tuple[float, float]]] = []
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """For an image, with nothing around it."""
+        """Add axes for an image, without ticks or a frame."""
         axes = self._figure.add_axes((0, 0, 1, 1))
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         self._axes.append((axes, (x, y, width, height)))
         return axes
 
-    def text(self, x: float, y: float, text: str, size: float, **how: Any) -> None:
-        """One line with its top at y."""
-        how = {"color": INK, "va": "top", **how}
-        line = self._figure.text(0, 0, text, family=FONT, size=size, parse_math=False, **how)
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        *,
+        color: str = INK,
+        weight: str = "normal",
+        align: Literal["left", "right"] = "left",
+    ) -> None:
+        """Add one line of text with its top at y."""
+        line = self._figure.text(
+            0, 0, text, family=FONT, size=size, color=color, weight=weight, va="top", ha=align,
+            parse_math=False,
+        )  # fmt: skip
         self._texts.append((line, (x, y)))
 
     def cut(self, height: float) -> Drawing:
-        """Everything at its place."""
+        """Set the height of the page, and the positions of everything on it."""
         self._figure.set_size_inches(self.width / INCH, height / INCH)
         for axes, (x, y, w, h) in self._axes:
             box = x / self.width, 1 - (y + h) / height, w / self.width, h / height
@@ -95,20 +107,20 @@ class Sheet:
 
 
 def line_cm(size: float) -> float:
-    """Height of a line of text."""
+    """Return the height of a line of text."""
     return size * POINT * LEADING
 
 
 def width_cm(text: str, size: float, weight: str = "normal") -> float:
-    """Of a line of text."""
+    """Return the width of a line of text."""
     font = get_font(findfont(FontProperties(family=FONT, weight=weight)))
-    font.set_size(size * FINELY, dpi=72)  # then its units are points / 64
+    font.set_size(size * MEASURE_SCALE, dpi=72)  # at 72 dpi its units are points / 64
     font.set_text(text)
-    return float(font.get_width_height()[0]) / 64 / FINELY * POINT
+    return float(font.get_width_height()[0]) / 64 / MEASURE_SCALE * POINT
 
 
 def wrapped(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
-    """Lines of at most ``width`` cm, broken between words, and inside words that are too long."""
+    """Return lines of at most ``width`` cm, broken between words, and inside words if needed."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -125,19 +137,21 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> lis
 
 
 def joined(parts: Sequence[str], width: float, size: float) -> list[str]:
-    """Parts side by side with dots between them, in lines that break between parts."""
+    """Return lines of at most ``width`` cm of parts with dots between them, broken between parts.
+
+    Parts that are too long are wrapped.
+    """
     lines = [""]
     for part in parts:
-        longer = f"{lines[-1]}{DOT}{part}" if lines[-1] else part
+        longer = f"{lines[-1]}{SEPARATOR}{part}" if lines[-1] else part
         if width_cm(longer, size) <= width:
             lines[-1] = longer
         else:
-            *before, last = wrapped(part, width, size)
-            lines += [*before, last]
+            lines += wrapped(part, width, size)
     return [line for line in lines if line]
 
 
 def fitting(text: str, width: float, size: float, weight: str = "normal") -> float:
-    """The size at which a line is no wider than ``width`` cm; no larger than ``size``."""
+    """Return the largest size, at most ``size``, at which a line is at most ``width`` cm wide."""
     needed = width_cm(text, size, weight)
     return size if needed <= width else size * width / needed

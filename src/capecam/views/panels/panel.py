@@ -1,4 +1,4 @@
-"""A panel: a tile with all that is known of it, as a figure in a file or in memory."""
+"""A panel, which can be saved to a file or encoded in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from capecam.errors import OutputError
 from capecam.runtime.files import atomic_write
-from capecam.views.panels.tile_view import PanelStyle, View
+from capecam.views.panels.panel_data import PanelData, PanelStyle
 
 if TYPE_CHECKING:
     from capecam.views.panels.page_layout import Drawing
@@ -17,8 +17,8 @@ FORMATS = ("png", "pdf")
 DPI = 300
 
 
-class Panel(View):
-    """A tile of a run with all that the network says about it."""
+class Panel(PanelData):
+    """A tile of a run with its prediction and heatmaps, as a figure."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Panel(View):
         """Write the figure at print quality, as PNG (300 dpi) or PDF by the suffix.
 
         Raises:
-            OutputError: another suffix, no such folder, or it cannot be written.
+            OutputError: the suffix is neither, the folder does not exist, or writing failed.
         """
         path = Path(path)
         kind = path.suffix.lower().removeprefix(".")
@@ -36,26 +36,26 @@ class Panel(View):
             raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
         try:
             with atomic_write(path) as temporary:
-                self._drawn(style).write(temporary, kind, DPI)
+                self._draw(style).write(temporary, kind, DPI)
         except OSError as error:
             raise OutputError(
-                f"{path} cannot be written: {error.strerror}; name another place"
+                f"{path} cannot be written: {error.strerror}; choose another path"
             ) from error
         return path
 
     def encoded(self, kind: str, width_px: int, style: PanelStyle = PanelStyle()) -> bytes:  # noqa: B008 it is frozen
-        """The figure as an image in memory, to embed.
+        """Return the figure as an encoded image.
 
         Args:
             kind: webp, png or jpeg.
-            width_px: of the image.
-            style: how it looks.
+            width_px: width of the image.
+            style: options for drawing.
         """
-        figure, file = self._drawn(style), io.BytesIO()
-        figure.write(file, kind, width_px / figure.width_in)
+        drawing, file = self._draw(style), io.BytesIO()
+        drawing.write(file, kind, width_px / drawing.width_in)
         return file.getvalue()
 
-    def _drawn(self, style: PanelStyle) -> Drawing:
+    def _draw(self, style: PanelStyle) -> Drawing:
         from capecam.views.panels.figure import draw_panel  # noqa: PLC0415 matplotlib is slow to import
 
         return draw_panel(self, style)

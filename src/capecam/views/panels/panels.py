@@ -1,7 +1,7 @@
-"""Panels: a tile as the network saw it, for people to look at. ``capecam panel`` (docs/outputs.md).
+"""Panels of a run: tiles with their prediction and heatmaps, as figures (docs/outputs.md).
 
-The figure of the original work: the tile, the prediction in class colours, and a heatmap for each
-method and class; recomputed from the imagery with the run's own network and settings.
+As in the figures of the original work: the imagery, the prediction in class colours, and a heatmap
+per method and class. Maps are computed from the imagery with the run's own network and settings.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from math import floor
+from itertools import product
+from math import ceil, floor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyproj
@@ -23,9 +23,10 @@ from capecam.attribution.maps import Maps, check_finite
 from capecam.attribution.methods import decide
 from capecam.detections.measurement import lonlat, middle_pixel_m
 from capecam.errors import UsageError
-from capecam.grid import Window
+from capecam.grid import Tiling, Window
 from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
+from capecam.mosaic.aoi import AreaOfInterest
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.run_engine import build_run_engine, load_run_model
@@ -33,12 +34,11 @@ from capecam.pipeline.tiles import Tile, batches
 from capecam.store.run_folder import RunFolder
 from capecam.views.panels.detection_lookup import Detection, find, queue
 from capecam.views.panels.panel import Panel
-from capecam.views.panels.tile_lookup import tile_of
-from capecam.views.panels.tile_view import Provenance
+from capecam.views.panels.panel_data import Provenance
 
 
 class Panels:
-    """The panels of one run; to be used in a ``with``.
+    """Panels of one run; to be opened in a ``with`` statement.
 
     >>> with Panels.open("out") as panels:
     ...     panels.of_detection("1_680_154").save("panel.png")
@@ -52,12 +52,12 @@ class Panels:
     def open(
         cls, out: Path | str, *, device: str | None = None, model: Model | None = None
     ) -> Iterator[Panels]:
-        """Those of the run in a folder.
+        """Open the run in a folder.
 
         Args:
-            out: the folder.
-            device: else as the run's settings say.
-            model: the run's network, if it is loaded already.
+            out: folder of the run.
+            device: device to compute on; None: as in the settings of the run.
+            model: network of the run, if it is loaded already.
 
         Raises:
             OutputError: the folder holds no run.
@@ -65,24 +65,24 @@ class Panels:
         """
         with gdal_settings():
             run = RunFolder.open(Path(out))
-            _ = run.mosaic  # so that missing images are found here
+            _ = run.mosaic  # so that missing images raise here
             yield cls(run, device, model)
 
     @property
     def imagery(self) -> Mosaic:
-        """All of the run's that can be used now."""
+        """Return the images of the run that can be used now."""
         return self._run.mosaic
 
     def top(self, count: int) -> list[str]:
-        """The ids of the first detections of the review queue.
+        """Return the ids of the first detections of the review queue.
 
         Raises:
-            UsageError: there is no detection.
+            UsageError: there are no detections.
         """
         return queue(self._run.detections(), count)
 
     def of_detection(self, id_: str) -> Panel:
-        """The tile in which a detection is most whole, and of equals most in the middle.
+        """Return the panel of a detection, in the tile that holds most of it, nearest the centre.
 
         Raises:
             UsageError: there is no such detection; or its images are gone or have changed, or the
@@ -90,17 +90,18 @@ class Panels:
             ImageError: its image cannot be decoded there.
             NotFiniteError: the network's gradients overflowed.
         """
-        subject = find(self._run.detections(), id_, self._run.mosaic.grid)
-        self._run.check_images(subject.images)
-        (place,) = self._run.mosaic.grid.to_map(shapely.get_coordinates(subject.region.centroid))
-        return self._panel(subject.region, (float(place[0]), float(place[1])), subject)
+        detection = find(self._run.detections(), id_, self._run.mosaic.grid)
+        self._run.check_images(detection.images)
+        centroid = shapely.get_coordinates(detection.outline.centroid)
+        x, y = self._run.mosaic.grid.to_map(centroid)[0].tolist()
+        return self._panel(detection.outline, (x, y), detection)
 
     def at(self, x: float, y: float) -> Panel:
-        """The tile in which a place is nearest to the middle.
+        """Return the panel of a place, in the tile whose centre is nearest.
 
         Args:
-            x: in the CRS of the imagery.
-            y: likewise.
+            x: coordinate in the CRS of the imagery.
+            y: coordinate in the CRS of the imagery.
 
         Raises:
             UsageError: there is no imagery; otherwise as :meth:`of_detection`.
@@ -116,47 +117,58 @@ class Panels:
         col, row = map(floor, grid.to_lattice_exact(x, y))
         return self._panel(Window(row, col, 1, 1).box, (x, y), None)
 
-    def _panel(self, region: Any, place: tuple[float, float], subject: Detection | None) -> Panel:
+    def _panel(
+        self, outline: shapely.Geometry, point: tuple[float, float], detection: Detection | None
+    ) -> Panel:
         run = self._run
-        tiling, grid, model = run.settings.tiling.tiling, run.mosaic.grid, self._engine.model
-        window = tile_of(region, tiling, run.interest())
-        tile = self._read(window, region)
-        maps = self._explain(tile)
-        shown = grid.crop(window)
-        width_m, height_m = map(float, middle_pixel_m(shown))
-        probability = maps.probability[0]
+        window = tile_of(outline, run.settings.tiling.tiling, run.interest())
+        tile = self._read(window, outline)
+        engine, maps = self._engine, self._explain(tile)
+        model, probability = engine.model, maps.probability[0]
+        grid = run.mosaic.grid.crop(window)
+        width_m, height_m = middle_pixel_m(grid).tolist()
+        lon, lat = detection.lonlat if detection else lonlat(grid.crs, np.array([point]))[0]
         return Panel(
-            grid=shown,
+            grid=grid,
             pixels=tile.pixels.permute(1, 2, 0).numpy(),
             valid=tile.valid.numpy(),
             probability=probability.float().cpu().numpy(),
-            decided=decide(probability, sigmoid=model.sigmoid).cpu().numpy(),
+            predicted=decide(probability, sigmoid=model.sigmoid).cpu().numpy(),
             heat={name: heat[0].float().cpu().numpy() for name, heat in maps.heat.items()},
             scale_max=run.record.calibration.scale_max,
             classes=model.classes,
-            place=place,
-            lonlat=subject.lonlat if subject else _lonlat(grid.crs, place),
+            point=point,
+            lonlat=(float(lon), float(lat)),
             pixel_m=(width_m, height_m),
             images=tuple(source.name for source in run.mosaic.touching(window)),
-            footing=self._footing(),
-            decisive=run.settings.decisive_method,
-            subject=subject,
+            provenance=Provenance(
+                score=engine.score,
+                network=model.architecture,
+                target_layer=model.target_layer,
+                precision=engine.precision,
+                device=engine.device.type,
+            ),
+            evidence_method=run.settings.decisive_method,
+            detection=detection,
         )
 
-    def _read(self, window: Window, region: Any) -> Tile:
-        """As the run read it: what cannot be decoded of other images is nodata."""
+    def _read(self, window: Window, outline: shapely.Geometry) -> Tile:
+        """Read a tile as the run did: what cannot be decoded of other images is nodata."""
         run = self._run
-        seen = run.mosaic.touching(window)
-        own = [source.name for source in seen if source.window.box.intersects(region)]
-        with Reader(run.mosaic, own[0] if own else None) as reader:
+        sources = run.mosaic.touching(window)
+        own = next((s.name for s in sources if s.window.box.intersects(outline)), None)
+        with Reader(run.mosaic, own) as reader:
             pixels, valid = reader.read(window)
         if not valid.any():
             raise UsageError("there is no imagery at that place, only nodata; choose another")
-        run.check_unchanged(seen, whole=bool(valid.all()))
+        run.check_unchanged(sources, whole=bool(valid.all()))
         return Tile(window, torch.from_numpy(pixels), torch.from_numpy(valid))
 
     def _explain(self, tile: Tile) -> Maps:
-        """In a batch of the run's size on a GPU, where bits depend on it; alone on a CPU."""
+        """Compute the maps of a tile.
+
+        On a GPU in a batch of the run's size, on which the last bits depend; alone on a CPU.
+        """
         engine = self._engine
         size = 1 if engine.device.type == "cpu" else self._run.record.batch_size
         (batch,) = batches([tile], size)
@@ -166,18 +178,30 @@ class Panels:
 
     @cached_property
     def _engine(self) -> Engine:
-        """Loaded when the first tile is explained, so that a wrong id costs nothing."""
+        """Build the engine for the first tile, so that an unknown id fails without loading it."""
         return build_run_engine(self._run, load_run_model(self._run, self._model), self._device)
 
-    def _footing(self) -> Provenance:
-        engine = self._engine
-        model = engine.model
-        return Provenance(
-            engine.score, model.architecture, model.target_layer, engine.precision,
-            engine.device.type,
-        )  # fmt: skip
 
+def tile_of(outline: shapely.Geometry, tiling: Tiling, interest: AreaOfInterest) -> Window:
+    """Return the tile that holds most of a shape; if several do, the one centred best on it.
 
-def _lonlat(crs: str, place: tuple[float, float]) -> tuple[float, float]:
-    ((lon, lat),) = lonlat(crs, np.array([place]))
-    return float(lon), float(lat)
+    Only tiles that the run has processed, or any tile if it has processed none there.
+
+    Args:
+        outline: shape in pixels of the grid, with an area.
+        tiling: tiles of the run.
+        interest: area that the run has processed.
+    """
+    left, top, right, bottom = outline.bounds
+    pixels = Window.between(floor(top), floor(left), ceil(bottom), ceil(right))
+    processed = interest.selected_windows(tiling, pixels)
+    windows = [
+        tiling.window(i, j) for i, j in sorted(processed or product(*tiling.indices(pixels)))
+    ]
+    centre = pixels.box.centroid
+
+    def rank(window: Window) -> tuple[int, float]:
+        inside = shapely.intersection(outline, window.box).area
+        return -round(inside), shapely.distance(centre, window.box.centroid)
+
+    return min(windows, key=rank)

@@ -75,7 +75,7 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
     environment = _environment()
     classes = _classes(data)
     return environment.get_template("page.html").render(
-        facts=data,
+        data=data,
         record=data.record,
         classes=classes,
         objects=sum(entry.count for entry in classes),
@@ -97,7 +97,7 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         audit_picture=_audit_picture(data),
         stale_scores=_has_stale_scores(data),
         version=__version__,
-        made=datetime.now().astimezone().isoformat(timespec="seconds"),
+        written=datetime.now().astimezone().isoformat(timespec="seconds"),
         styles=[_file(environment, name) for name in STYLES],
         scripts=[_file(environment, name) for name in SCRIPTS],
     )
@@ -115,10 +115,10 @@ def _environment() -> Environment:
         extensions=["jinja2.ext.do"],
     )
     environment.filters |= {
-        "amount": captions.three_digits,
+        "three_digits": captions.three_digits,
         "data_url": data_url,
         "duration": captions.duration,
-        "moment": captions.date_and_time,
+        "date_and_time": captions.date_and_time,
         "rival": _rival,
         "share": captions.share,
         "whole": "{:,.0f}".format,
@@ -212,7 +212,7 @@ def _details(entry: Entry, data: ReportData) -> dict[str, Any]:
         "confidence": f"{row['confidence']:.2f}",
         "evidence": row["evidence"],
         "rival": _rival(row),
-        "place": f"{row['lat']:.6f}, {row['lon']:.6f}",
+        "latlon": f"{row['lat']:.6f}, {row['lon']:.6f}",
         "images": row["images"].split(","),
         "methods": [
             [TITLES[m], *(_shown(row[f"{m}_{measure}"]) for measure in MEASURES)] for m in methods

@@ -1,9 +1,9 @@
-/* A closer look at one object; its neighbours are those of the queue as it is sorted and filtered. */
+/* Enlarged view of one object; previous and next follow the queue as sorted and filtered. */
 class Closer {
   constructor(queue, data) {
     Object.assign(this, { queue, data, current: 0, dialog: $("closer") });
-    const said = [...document.querySelectorAll("[data-word]")];
-    this.words = Object.fromEntries(said.map((node) => [node.dataset.word, node.textContent]));
+    const texts = [...document.querySelectorAll("[data-word]")];
+    this.words = Object.fromEntries(texts.map((node) => [node.dataset.word, node.textContent]));
     $("closer-previous").addEventListener("click", () => this.step(-1));
     $("closer-next").addEventListener("click", () => this.step(1));
     $("closer-close").addEventListener("click", () => this.dialog.close());
@@ -43,7 +43,7 @@ class Closer {
   fill() {
     const item = this.data[this.current],
       page = $("closer-template").content.cloneNode(true);
-    $("closer-title").textContent = `${item.class}, place ${item.review}`;
+    $("closer-title").textContent = `${item.class}, rank ${item.review}`;
     this.pictures(item, page);
     this.facts(item, page.querySelector("dl"));
     Closer.measures(item, page.querySelector("tbody"));
@@ -75,20 +75,20 @@ class Closer {
   }
 
   facts(item, list) {
-    const say = (name, text) => {
+    const add = (name, text) => {
       const row = document.createElement("div");
       row.append(document.createElement("dt"), document.createElement("dd"));
       row.firstElementChild.textContent = name;
       row.lastElementChild.textContent = text;
       list.append(row);
     };
-    say("Id", item.id);
-    say("Size", item.area);
-    say("Confidence", item.confidence);
-    say("Evidence", `${item.evidence}: ${this.words[item.evidence]}`);
-    if (item.rival) say("Or rather", item.rival);
-    say("Lat, lon", item.place);
-    say("Image", item.images.join(", "));
+    add("Id", item.id);
+    add("Size", item.area);
+    add("Confidence", item.confidence);
+    add("Evidence", `${item.evidence}: ${this.words[item.evidence]}`);
+    if (item.rival) add("Rival class", item.rival);
+    add("Lat, lon", item.latlon);
+    add("Image", item.images.join(", "));
   }
 
   static measures(item, body) {

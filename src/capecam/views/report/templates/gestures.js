@@ -1,12 +1,12 @@
-/* What moves the map: mouse, fingers, wheel, keys, buttons. */
-const NEARER = 1.6;
+/* Navigation of the map by mouse, touch, wheel, keys and buttons. */
+const ZOOM = 1.6;
 
 function gestures(map) {
   pointers(map);
   wheel(map);
   keys(map);
-  $("map-in").addEventListener("click", () => map.zoom(NEARER));
-  $("map-out").addEventListener("click", () => map.zoom(1 / NEARER));
+  $("map-in").addEventListener("click", () => map.zoom(ZOOM));
+  $("map-out").addEventListener("click", () => map.zoom(1 / ZOOM));
   $("map-home").addEventListener("click", () => map.all());
   $("map-controls").addEventListener("change", () => map.draw());
   $("map-controls").addEventListener("submit", (event) => event.preventDefault());
@@ -14,7 +14,7 @@ function gestures(map) {
 }
 
 function pointers(map) {
-  const STILL_PX = 4; /* a click may tremble */
+  const CLICK_PX = 4; /* movement that still counts as a click */
   const { svg } = map,
     held = new Map();
   let apart = 0,
@@ -30,16 +30,16 @@ function pointers(map) {
     apart = held.size === 2 ? pinch().apart : 0;
   });
   svg.addEventListener("pointermove", (event) => {
-    const before = held.get(event.pointerId);
-    if (!before) return map.look(event);
-    const dx = event.clientX - before.clientX,
-      dy = event.clientY - before.clientY;
-    if (!moved && Math.hypot(dx, dy) < STILL_PX) return;
+    const previous = held.get(event.pointerId);
+    if (!previous) return map.inspect(event);
+    const dx = event.clientX - previous.clientX,
+      dy = event.clientY - previous.clientY;
+    if (!moved && Math.hypot(dx, dy) < CLICK_PX) return;
     if (!moved) svg.setPointerCapture(event.pointerId);
     moved = true;
     held.set(event.pointerId, event);
     svg.classList.add("dragged");
-    map.say([]);
+    map.showTip([]);
     map.pan(dx / held.size, dy / held.size);
     if (held.size === 2 && apart) {
       const now = pinch();
@@ -50,16 +50,16 @@ function pointers(map) {
   const release = (event) => {
     held.delete(event.pointerId);
     if (!held.size) svg.classList.remove("dragged");
-    if (event.type === "pointerup" && !moved && event.pointerType === "touch") map.look(event);
+    if (event.type === "pointerup" && !moved && event.pointerType === "touch") map.inspect(event);
   };
   svg.addEventListener("pointerup", release);
   svg.addEventListener("pointercancel", release);
-  svg.addEventListener("pointerleave", () => held.size || map.say([]));
+  svg.addEventListener("pointerleave", () => held.size || map.showTip([]));
   svg.addEventListener("click", (event) => moved && event.stopPropagation(), { capture: true });
   svg.addEventListener("dblclick", (event) => map.zoom(2, event));
 }
 
-/* The wheel scrolls the page until the map has been clicked. */
+/* The wheel zooms only after a click on the map; before, it scrolls the page. */
 function wheel(map) {
   const DOUBLE_PX = 240,
     HINT_MS = 1500;
@@ -86,9 +86,9 @@ function keys(map) {
     ArrowRight: () => map.pan(-STEP_PX, 0),
     ArrowUp: () => map.pan(0, STEP_PX),
     ArrowDown: () => map.pan(0, -STEP_PX),
-    "+": () => map.zoom(NEARER),
-    "=": () => map.zoom(NEARER),
-    "-": () => map.zoom(1 / NEARER),
+    "+": () => map.zoom(ZOOM),
+    "=": () => map.zoom(ZOOM),
+    "-": () => map.zoom(1 / ZOOM),
     0: () => map.all(),
   };
   map.svg.addEventListener("keydown", (event) => {

@@ -1,11 +1,11 @@
-/* The map: what is seen of the city, and from how near. Its units are metres from the corner. */
+/* The map, with its position and zoom factor. Coordinates are metres from the city's corner. */
 class CityMap {
-  static MARGIN = 1.06; /* around the whole city */
-  static MOST_PX = 160; /* of the smallest squares, when one can come no nearer */
-  static FRAME_PX = 14; /* of images on the screen; frames around smaller ones would hide the rest */
+  static MARGIN = 1.06; /* extent of the whole view relative to the city */
+  static MAX_SQUARE_PX = 160; /* size of the smallest squares at the largest zoom factor */
+  static FRAME_PX = 14; /* size on the screen below which frames of images are hidden */
   static RING_PX = 6;
-  static SCALE_PX = 130; /* the scale bar is a round length of at most that */
-  static TAB_STOPS = 50; /* failed images that are reached with the keyboard; the rest is in a table */
+  static SCALE_PX = 130; /* maximum length of the scale bar */
+  static TAB_STOPS = 50; /* failed images reachable by keyboard; a table lists all */
 
   constructor(data, rows, open) {
     const names = [...$("map-class").options].slice(1).map((option) => option.text);
@@ -29,9 +29,9 @@ class CityMap {
       const box = make("rect", { x, y, width, height, tabindex, role: "img", "aria-label": label });
       box.addEventListener("focus", () => {
         const at = box.getBoundingClientRect();
-        this.say([`${name} failed`, reason], at.left + at.width / 2, at.top + at.height / 2);
+        this.showTip([`${name} failed`, reason], at.left + at.width / 2, at.top + at.height / 2);
       });
-      box.addEventListener("blur", () => this.say([]));
+      box.addEventListener("blur", () => this.showTip([]));
       $("map-failed").append(box);
     });
   }
@@ -40,13 +40,13 @@ class CityMap {
     this.data.queue.forEach(([cx, cy], n) => {
       const ring = make("circle", { cx, cy, class: "ring" }),
         { review } = rows[n].dataset;
-      ring.append(make("title", {}, `${rows[n].dataset.class}, place ${review} in the queue`));
+      ring.append(make("title", {}, `${rows[n].dataset.class}, rank ${review} in the queue`));
       ring.addEventListener("click", () => open(n));
       $("map-queue").append(make("circle", { cx, cy, class: "casing" }), ring);
     });
   }
 
-  /* Metres a pixel that show the whole city. */
+  /* Metres per pixel that show the whole city. */
   get whole() {
     const { data, svg } = this;
     const both = [data.width / svg.clientWidth, data.height / svg.clientHeight];
@@ -95,20 +95,20 @@ class CityMap {
     this.draw();
   }
 
-  /* Nearer by a factor; what is at a point of the screen stays there. */
+  /* Zoom by a factor around a point of the screen. */
   zoom(factor, at = null) {
-    const before = at && this.place(at);
-    const most = Math.max(4, (this.whole * CityMap.MOST_PX) / this.squares.finest);
+    const before = at && this.toMap(at);
+    const most = Math.max(4, (this.whole * CityMap.MAX_SQUARE_PX) / this.squares.finest);
     this.near = Math.min(most, Math.max(1, this.near * factor));
     if (at) {
-      const after = this.place(at);
+      const after = this.toMap(at);
       this.x += before.x - after.x;
       this.y += before.y - after.y;
     }
     this.draw();
   }
 
-  place({ clientX, clientY }) {
+  toMap({ clientX, clientY }) {
     const box = this.svg.getBoundingClientRect();
     return {
       x: this.x + (clientX - box.left - box.width / 2) * this.scale,
@@ -116,18 +116,18 @@ class CityMap {
     };
   }
 
-  /* What is at a point of the screen. */
-  look(event) {
-    const { x, y } = this.place(event),
+  /* Show what is at a point of the screen. */
+  inspect(event) {
+    const { x, y } = this.toMap(event),
       lines = this.squares.at(x, y);
     const inside = ([, left, top, w, h]) => x >= left && x < left + w && y >= top && y < top + h;
     const [name, , , , , reason] = this.data.cells.find(inside) || [];
     if (reason) lines.unshift(`${name} failed`, reason);
     else if (name) lines.push(name);
-    this.say(lines, event.clientX, event.clientY);
+    this.showTip(lines, event.clientX, event.clientY);
   }
 
-  say([title, ...lines], clientX = 0, clientY = 0) {
+  showTip([title, ...lines], clientX = 0, clientY = 0) {
     const tip = $("map-tip"),
       box = this.svg.getBoundingClientRect();
     tip.hidden = !title;

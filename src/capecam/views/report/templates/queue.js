@@ -17,10 +17,10 @@ class Queue {
     this.filter();
   }
 
-  /* Numbers of the rows that are there to see, in their order. */
+  /* Indices of the visible rows, in order. */
   get shown() {
-    const seen = [...this.body.children].filter((row) => !row.hidden);
-    return seen.map((row) => Number(row.dataset.index));
+    const visible = [...this.body.children].filter((row) => !row.hidden);
+    return visible.map((row) => Number(row.dataset.index));
   }
 
   showAll() {
@@ -52,8 +52,8 @@ class Queue {
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
     const order = (a, b) => {
       const [x, y] = [a.dataset[key], b.dataset[key]];
-      const found = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
-      return (up ? found : -found) || a.dataset.review - b.dataset.review;
+      const difference = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+      return (up ? difference : -difference) || a.dataset.review - b.dataset.review;
     };
     this.body.append(...[...this.rows].sort(order));
     this.filter();

@@ -1,19 +1,19 @@
-/* Objects by square: one path a shade, a legend, and what lies in the square at a place. */
+/* Counts by square: one path per shade, a legend, and the texts of a square. */
 class Squares {
-  static LEAST_PX = 9; /* of a square on the screen; below that, the next larger ones are drawn */
+  static MIN_PX = 9; /* minimum size of a square on the screen; larger squares are drawn instead */
   static SHADES = 6; /* --s0 to --s5 */
-  static SHARES = [0.3, 0.55, 0.75, 0.9, 0.97]; /* of the different amounts, below each limit */
-  static GAP = 0.04; /* between squares, of their size */
+  static QUANTILES = [0.3, 0.55, 0.75, 0.9, 0.97]; /* of the distinct amounts; limits of the shades */
+  static GAP = 0.04; /* between squares, relative to their size */
 
   constructor(levels, corner, names) {
     Object.assign(this, { levels, corner, names, width: 2 + 2 * names.length });
     this.finest = levels.length ? levels[levels.length - 1].size : 50;
   }
 
-  /* The smallest squares that can be seen at so many metres a pixel. */
+  /* The level with the smallest visible squares, at a scale in metres per pixel. */
   fitting(scale) {
     return (
-      this.levels.filter((level) => level.size / scale >= Squares.LEAST_PX).at(-1) || this.levels[0]
+      this.levels.filter((level) => level.size / scale >= Squares.MIN_PX).at(-1) || this.levels[0]
     );
   }
 
@@ -21,9 +21,9 @@ class Squares {
     const level = this.fitting(scale),
       kind = $("map-class").value,
       measure = $("map-measure").value;
-    const wanted = `${level && level.size}|${kind}|${measure}`;
-    if (wanted === this.drawn) return;
-    this.drawn = wanted;
+    const state = `${level && level.size}|${kind}|${measure}`;
+    if (state === this.drawn) return;
+    this.drawn = state;
     this.level = level;
     this.index = new Map();
     const found = level ? this.amounts(Number(kind), Number(measure)) : [];
@@ -33,14 +33,14 @@ class Squares {
     else $("map-summary").textContent = "Nothing was found.";
   }
 
-  /* [column, row, amount] of every square that has some. */
+  /* [column, row, amount] of every square that is not empty. */
   amounts(kind, measure) {
     const { squares } = this.level,
       found = [];
     const kinds = kind < 0 ? this.names.keys() : [kind];
-    const places = [...kinds].map((c) => 2 + 2 * c + measure);
+    const columns = [...kinds].map((c) => 2 + 2 * c + measure);
     for (let at = 0; at < squares.length; at += this.width) {
-      const amount = places.reduce((sum, place) => sum + squares[at + place], 0);
+      const amount = columns.reduce((sum, column) => sum + squares[at + column], 0);
       if (!amount) continue;
       found.push([squares[at], squares[at + 1], amount]);
       this.index.set(`${squares[at]},${squares[at + 1]}`, at);
@@ -65,12 +65,12 @@ class Squares {
     });
     const unit = counted ? "objects" : "m²";
     $("map-summary").textContent =
-      `${unit} per square of ${metres(this.level.size)}; the fullest has ${number(top)}.`;
+      `${unit} per square of ${metres(this.level.size)}; maximum ${number(top)}.`;
   }
 
   static limits(amounts) {
     const sorted = [...new Set(amounts)].sort((a, b) => a - b);
-    const limits = Squares.SHARES.map((share) => sorted[Math.floor(share * (sorted.length - 1))]);
+    const limits = Squares.QUANTILES.map((share) => sorted[Math.floor(share * (sorted.length - 1))]);
     const rounded = new Set(limits.map((limit) => Number(limit.toPrecision(2))));
     return [...rounded].filter((limit) => limit < sorted.at(-1));
   }
@@ -92,7 +92,7 @@ class Squares {
     $("map-legend").append(entry);
   }
 
-  /* Lines about the square at a place, in metres from the city's corner. */
+  /* Texts of the square at a position in metres from the city's corner. */
   at(x, y) {
     if (!this.level) return [];
     const { size, squares } = this.level;

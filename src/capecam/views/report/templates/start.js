@@ -14,7 +14,7 @@ const closer = rows.length ? new Closer(new Queue(rows), read("queue-data")) : n
 gestures(new CityMap(read("map-data"), rows, (n) => closer.show(n)));
 printing();
 
-/* On paper everything that can be opened is open. */
+/* Open all details for printing. */
 function printing() {
   let opened = [];
   addEventListener("beforeprint", () => {

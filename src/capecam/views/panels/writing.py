@@ -1,4 +1,4 @@
-"""What ``capecam panel`` was asked for, and doing it."""
+"""``capecam panel``: panels written to files."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from typing import Self
 
 from capecam.errors import ImageError, OutputError, UsageError
 from capecam.views.panels.panel import FORMATS, Panel
+from capecam.views.panels.panel_data import PanelStyle
 from capecam.views.panels.panels import Panels
-from capecam.views.panels.tile_view import PanelStyle
 
 FOLDER = "panels"
-"""In OUT, for panels that are sent nowhere else."""
+"""Default folder, in OUT."""
 
 
 @dataclass(frozen=True, slots=True)
-class PanelRequest:
-    """Detections, or places, or the first of the review queue."""
+class PanelSelection:
+    """What to draw: detections, places, or the first of the review queue."""
 
     detections: tuple[str, ...] = ()
     """Ids."""
-    places: tuple[tuple[float, float], ...] = ()
+    points: tuple[tuple[float, float], ...] = ()
     """(x, y) in the CRS of the imagery."""
     top: int | None = None
+    """Number of detections of the review queue."""
 
     def __post_init__(self) -> None:
-        given = [bool(self.detections), bool(self.places), self.top is not None]
+        given = [bool(self.detections), bool(self.points), self.top is not None]
         if sum(given) != 1:
             raise UsageError(
                 "say what to show, with one of --detection ID, --at X,Y and --top N; got "
@@ -37,23 +38,23 @@ class PanelRequest:
             )
 
     @classmethod
-    def parse(cls, detections: list[str], places: list[str], top: int | None) -> Self:
-        """As typed: ids may be joined by commas.
+    def parse(cls, detections: list[str], points: list[str], top: int | None) -> Self:
+        """Parse the options of the command line; ids may be joined by commas.
 
         Raises:
-            UsageError: a place is not two numbers; or it is not one kind that is asked for.
+            UsageError: a point is not two numbers, or not exactly one option is given.
         """
-        ids = (id_.strip() for each in detections for id_ in each.split(","))
-        return cls(tuple(id_ for id_ in ids if id_), tuple(map(_place, places)), top)
+        ids = (id_.strip() for option in detections for id_ in option.split(","))
+        return cls(tuple(id_ for id_ in ids if id_), tuple(map(_parse_point, points)), top)
 
-    def makers(self, panels: Panels) -> Sequence[tuple[str, Callable[[], Panel]]]:
-        """What each is called, and what makes it."""
+    def tasks(self, panels: Panels) -> Sequence[tuple[str, Callable[[], Panel]]]:
+        """Return a name for each panel, and a function that computes it."""
         ids = panels.top(self.top) if self.top else self.detections
         of_ids = [(id_, partial(panels.of_detection, id_)) for id_ in ids]
-        return of_ids + [(f"{x:.10g},{y:.10g}", partial(panels.at, x, y)) for x, y in self.places]
+        return of_ids + [(f"{x:.10g},{y:.10g}", partial(panels.at, x, y)) for x, y in self.points]
 
 
-def _place(text: str) -> tuple[float, float]:
+def _parse_point(text: str) -> tuple[float, float]:
     try:
         x, y = map(float, text.split(","))
     except ValueError:
@@ -66,11 +67,11 @@ def _place(text: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where panels go."""
+class PanelDestination:
+    """Where to write panels, and in which format."""
 
     to: Path
-    """A file, or a folder that is made if it is not there."""
+    """A file, or a folder, which is created if needed."""
     kind: str
     """One of ``FORMATS``."""
 
@@ -80,10 +81,10 @@ class Delivery:
 
     @classmethod
     def parse(cls, out: Path, to: Path | None, kind: str | None) -> Self:
-        """As typed: the suffix of a file says the format.
+        """Parse the options of the command line; the suffix of a file gives the format.
 
         Raises:
-            UsageError: another format; or a file of another than is asked for.
+            UsageError: the format is unknown, or differs from the suffix.
         """
         to = out / FOLDER if to is None else to
         suffix = "" if to.is_dir() else to.suffix.removeprefix(".").lower()
@@ -95,14 +96,14 @@ class Delivery:
 
     @property
     def is_file(self) -> bool:
-        """Whether all goes to one file."""
+        """Return whether it is a file, which holds one panel."""
         return bool(self.to.suffix) and not self.to.is_dir()
 
     def path(self, panel: Panel) -> Path:
-        """Of a panel.
+        """Return the path of a panel.
 
         Raises:
-            OutputError: its folder cannot be made.
+            OutputError: its folder cannot be created.
         """
         if self.is_file:
             return self.to
@@ -116,54 +117,54 @@ class Delivery:
 
 
 @dataclass(slots=True)
-class Delivered:
-    """What came of it."""
+class WrittenPanels:
+    """Paths of the panels written, and failures."""
 
     paths: list[Path] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
-    """By id or place: why there is none."""
+    """Reasons by detection or place."""
 
     @property
     def exit_code(self) -> int:
-        """0 done; 3 some could not be made; 2 none could."""
+        """Return 0 if all were written, 3 if some were, 2 if none was."""
         return 0 if not self.failures else 3 if self.paths else 2
 
 
-def deliver(
+def write_panels(
     out: Path,
-    wanted: PanelRequest,
-    delivery: Delivery,
+    selection: PanelSelection,
+    destination: PanelDestination,
     style: PanelStyle,
     *,
     device: str | None = None,
-    say: Callable[[Path], object] = lambda _path: None,
-) -> Delivered:
-    """Make panels, and write them.
+    on_written: Callable[[Path], object] = lambda _path: None,
+) -> WrittenPanels:
+    """Compute panels and write them; an image that cannot be decoded fails its own panels only.
 
     Args:
-        out: the folder of a run.
-        wanted: which.
-        delivery: where to.
-        style: how they look.
-        device: else as in the run.
-        say: told each path when it is written.
+        out: folder of the run.
+        selection: what to draw.
+        destination: where to write it.
+        style: options for drawing.
+        device: device to compute on; None: as in the run.
+        on_written: called with the path of each panel.
 
     Raises:
-        UsageError: as ``Panels`` does; an image that cannot be decoded fails its own panels only.
+        UsageError: several panels for one file; otherwise as ``Panels`` does.
     """
-    done = Delivered()
+    written = WrittenPanels()
     with Panels.open(out, device=device) as panels:
-        asked = wanted.makers(panels)
-        if delivery.is_file and len(asked) > 1:
+        tasks = selection.tasks(panels)
+        if destination.is_file and len(tasks) > 1:
             raise UsageError(
-                f"--to {delivery.to} is one file for {len(asked)} panels; name a folder"
+                f"--to {destination.to} is one file for {len(tasks)} panels; name a folder"
             )
-        for name, make in asked:
+        for name, compute in tasks:
             try:
-                panel = make()
+                panel = compute()
             except ImageError as error:
-                done.failures[name] = str(error)
+                written.failures[name] = str(error)
                 continue
-            done.paths.append(panel.save(delivery.path(panel), style))
-            say(done.paths[-1])
-    return done
+            written.paths.append(panel.save(destination.path(panel), style))
+            on_written(written.paths[-1])
+    return written
