@@ -75,8 +75,8 @@ def test_overlapping_buildings_count_once() -> None:
     ("rules", "message"),
     [
         ({"min_area_m2": {"solar panels": 1}}, "did you mean solar panel"),
-        ({"min_confidence": "much"}, "must be a number from 0 on"),
-        ({"min_area_m2": -1}, "must be a number from 0 on"),
+        ({"min_confidence": "much"}, "must be a number of at least 0, .*got 'much'"),
+        ({"min_area_m2": -1}, "must be a number of at least 0, .*got -1"),
     ],
 )
 def test_invalid_rules_are_rejected(rules: dict, message: str) -> None:
