@@ -229,8 +229,8 @@ class Tiling:
         """Return the window of all tiles with these indices."""
         return self.window(rows[0], cols[0]).hull(self.window(rows[-1], cols[-1]))
 
-    def reach(self, core: Window) -> Window:
-        """Return the extent that is read for ``core``: all tiles that touch it."""
+    def window_read(self, core: Window) -> Window:
+        """Return the window that is read for ``core``: core and halo, all tiles that touch it."""
         return self.extent(*self.indices(core))
 
     def count(self, core: Window) -> int:

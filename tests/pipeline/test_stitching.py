@@ -21,7 +21,7 @@ SIZES = [1, 9, 49, 50, 51, 63, 64, 65, 113, 114, 115, 149, 150, 151]
 def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
     """Cut (3, H, W) levels to tiles as probabilities and guided maps; stitch; collect rows."""
     core = Window(*origin, *truth.shape[1:])
-    reach = tiling.reach(core)
+    reach = tiling.window_read(core)
     padded = np.zeros((3, *reach.shape), np.float32)
     valid = np.zeros(reach.shape, bool)
     slices = core.slices(reach)

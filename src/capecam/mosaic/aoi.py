@@ -56,7 +56,7 @@ class AreaOfInterest:
         """Return (rows, cols) of ``tiling.indices(core)``; True is selected."""
         indices = tiling.indices(core)
         shape = len(indices[0]), len(indices[1])
-        extent = tiling.reach(core).box
+        extent = tiling.window_read(core).box
         if not all(layer.query(extent, predicate="intersects").size for layer in self.layers):
             return np.zeros(shape, np.bool_)
         mask = np.ones(shape, np.bool_)

@@ -79,7 +79,7 @@ class Mosaic:
 
     def images_read(self, cell: Cell, tiling: Tiling) -> list[Source]:
         """Return the sources that the tiles of a cell read, row-major."""
-        return self.touching(tiling.reach(cell.core))
+        return self.touching(tiling.window_read(cell.core))
 
     def cells(self, tiling: Tiling, cell_size: int) -> tuple[Cell, ...]:
         """Return a cell per image, and parts cut at multiples of the step over ``cell_size``.

@@ -65,12 +65,12 @@ class Strip:
         weights: int,
         device: torch.device,
     ) -> None:
-        reach = tiling.reach(cell.core)
+        read = tiling.window_read(cell.core)
         self.unit = unit
         self._core = cell.core.blocks(unit)
         self._taken = tuple(filter(None, (part.blocks(unit) for part in cell.taken)))
-        self._left, self._top = reach.col // unit, reach.row // unit
-        shape = (tiling.size // unit, reach.width // unit)
+        self._left, self._top = read.col // unit, read.row // unit
+        shape = (tiling.size // unit, read.width // unit)
         self._sums = torch.zeros((bands, *shape), device=device)
         self._weights = torch.zeros((weights, *shape), device=device)
 
@@ -138,7 +138,7 @@ class Stitcher:
     def __init__(self, plan: StitchPlan, cell: Cell, device: torch.device) -> None:
         self._plan, self._core, self._device = plan, cell.core, device
         tiling, classes = plan.tiling, plan.classes
-        self._row = tiling.reach(cell.core).row
+        self._row = tiling.window_read(cell.core).row
         self._ramps = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
         self._one = torch.ones(classes, device=device)
         self._scale_max = _scale_max(plan, device)

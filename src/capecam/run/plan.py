@@ -174,7 +174,7 @@ def _inputs(settings: Settings, city: City, previous: RunRecord) -> Inputs:
 def _memory_gb(cell: Cell, settings: Settings) -> float:
     """Return the size of a row of tiles, of two rows of blocks of pixels, of blocks to write."""
     tiling, classes = settings.tiling.tiling, len(settings.model.classes)
-    width = tiling.reach(cell.core).width
+    width = tiling.window_read(cell.core).width
     strips = tiling.size * width * 4 * 2 * (classes + 1 + classes)
     pixels = 2 * width * (tiling.step * 10 + tiling.overlap) * 4
     writing = 512 * width * 2 * (classes - 1)
