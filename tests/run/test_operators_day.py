@@ -249,7 +249,7 @@ def next_run(day: Day) -> None:
     assert code == 3, f"the run ended with {code}, not 3:\n" + "\n".join(log)
     assert day.core or "exit 3: done, but for" in log[-1], f"the log ends with {log[-1]}"
     (said,) = [line for line in log if ": cells: " in line]
-    known = not day.interrupted or f"; {day.interrupted} cut off in the making" in said
+    known = not day.interrupted or f"; {day.interrupted} interrupted" in said
     assert known, said
     assert " done before, " in said, f"the run starts as if it were the first: {said}"
     named = [line for line in log if line.startswith(f"capecam: {day.broken} failed: ")]

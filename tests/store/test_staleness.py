@@ -294,7 +294,7 @@ def test_a_run_logs_what_earlier_runs_have_done(nine, caplog) -> None:
     assert (
         f"cells     10, of which 7 are to be made {causes}\n" in make_plan(settings(nine)).to_text()
     )
-    assert logged() == f"cells: 3 done before, 7 to be made {causes}; 1 cut off in the making"
+    assert logged() == f"cells: 3 done before, 7 to be made {causes}; 1 interrupted"
     assert logged() == "cells: 10 done before"
     assert make_plan(settings(nine, explain__score="predicted")).by_cause == (
         "10 with other settings"

@@ -1,1 +1,1 @@
-"""From class pixels to objects, their evidence, and their files."""
+"""Detections: objects made of class pixels, their evidence, and their files."""

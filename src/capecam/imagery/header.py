@@ -1,4 +1,4 @@
-"""Everything about an image file that is known without decoding pixels."""
+"""Header of an image file: all that is known without decoding pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from capecam.settings import ImagerySettings
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Everything about an image file that is known without decoding pixels."""
+    """Placement, pixels and metadata of an image file."""
 
     path: Location
     placement: Placement

@@ -35,7 +35,7 @@ OnTiles = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything that all cells of a run have in common."""
+    """Inputs that all cells of a run share."""
 
     city: City
     constants: RunConstants

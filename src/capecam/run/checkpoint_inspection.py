@@ -1,4 +1,4 @@
-"""What a checkpoint is, in words."""
+"""Description of a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where cells are processed: in this process, or in others that may die without harm to it."""
+"""Executors that process cells: in this process, or in worker processes that may crash."""
 
 from __future__ import annotations
 

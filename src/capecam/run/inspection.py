@@ -1,4 +1,4 @@
-"""What a checkpoint or an image is, in words. ``capecam inspect``."""
+"""``capecam inspect``: description of a checkpoint or an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run would do and cost, from headers alone. ``capecam plan``."""
+"""``capecam plan``: the cells, time, memory and disk space of a run, from headers alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do."""
+    """Plan of a run."""
 
     cells: dict[str, int]
     """By cell of this shard: number of its tiles, at most; those without imagery are skipped."""

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines in a log, a closing summary."""
+"""Progress of a run: a bar on a terminal, plain lines in a log, and a closing summary."""
 
 from __future__ import annotations
 

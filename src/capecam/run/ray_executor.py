@@ -40,7 +40,7 @@ ATTEMPTS = 3
 
 
 class Actor:
-    """What Ray runs on a node."""
+    """Worker that Ray runs on a node."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

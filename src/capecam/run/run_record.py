@@ -1,4 +1,4 @@
-"""How a run ended, and its record ``run.json``."""
+"""Outcome of a run, and its record ``run.json``."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class RunOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """Everything that is decided before the first cell is processed."""
+    """Decisions that are made before the first cell is processed."""
 
     settings: Settings
     city: City
@@ -100,7 +100,7 @@ class PreparedRun:
 
     @property
     def inputs(self) -> Inputs:
-        """What all cells depend on."""
+        """Return the inputs that all cells depend on."""
         return self.constants.inputs(self.settings, self.city)
 
     def images_read(self, cell: Cell) -> list[Source]:

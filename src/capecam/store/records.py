@@ -73,7 +73,7 @@ class ImageFacts(Record):
 
 
 class CellInputs(Record):
-    """Everything but the contents of images that a cell's pixels depend on."""
+    """Inputs that a cell's pixels depend on, except for the contents of images."""
 
     format: int = 0
     core: Window

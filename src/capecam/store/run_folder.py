@@ -116,7 +116,7 @@ class RunFolder:
 
     @property
     def raw(self) -> bool:
-        """Whether heatmaps are stored as raw values, and not as levels of the city's scale."""
+        """Return whether heatmaps are stored as raw values, not as levels of the scale."""
         return self.settings.explain.heatmap_dtype == "float32"
 
     @cached_property

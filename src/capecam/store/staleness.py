@@ -1,4 +1,4 @@
-"""Which cells are out of date: the inputs that each has recorded, compared with those of now."""
+"""Staleness of cells: their recorded inputs, compared with the present ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GONE = ImageFacts(bytes=None, mtime_ns=None, sha256=None)
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the pixels of all cells depend on."""
+    """Inputs that the pixels of all cells depend on."""
 
     city: City
     """The imagery, at the run's value range."""
@@ -186,7 +186,7 @@ NEW, IMAGE, NEIGHBOURS, SETTINGS, AGAIN, LOST = CAUSES = (
 
 
 class CellState(NamedTuple):
-    """Whether a cell is to be processed, and why."""
+    """Decision whether to process a cell, with the reason."""
 
     state: str
     """``done``, ``failed`` (and to be left alone) or ``todo``."""
@@ -206,7 +206,7 @@ def describe_states(states: Collection[CellState]) -> str:
         parts.append(f"{counts['todo']} to be made ({by_cause(s.cause for s in states)})")
     interrupted = sum(state.interrupted for state in states)
     return f"cells: {', '.join(parts)}" + (
-        f"; {interrupted} cut off in the making" if interrupted else ""
+        f"; {interrupted} interrupted" if interrupted else ""
     )
 
 

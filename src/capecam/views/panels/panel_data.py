@@ -35,7 +35,7 @@ class PanelStyle:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How the maps of a panel were computed."""
+    """Network, layer, score and device that computed the maps of a panel."""
 
     score: str
     network: str

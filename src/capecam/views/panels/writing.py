@@ -20,7 +20,7 @@ FOLDER = "panels"
 
 @dataclass(frozen=True, slots=True)
 class PanelSelection:
-    """What to draw: detections, places, or the first of the review queue."""
+    """Selection of panels: detections, points, or the first of the review queue."""
 
     detections: tuple[str, ...] = ()
     """Ids."""
@@ -68,7 +68,7 @@ def _parse_point(text: str) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class PanelDestination:
-    """Where to write panels, and in which format."""
+    """Folder or file that panels are written to, and their format."""
 
     to: Path
     """A file, or a folder, which is created if needed."""
