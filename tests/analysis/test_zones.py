@@ -131,7 +131,7 @@ def test_an_object_on_a_border_is_split_by_area_and_counted_once(tmp_path, scene
     assert found.table.iloc[-3:][["zone_km2", "valid_share", "per_km2"]].isna().all(axis=None)
     text = found.to_text()
     assert "A  solar panel" in text
-    assert "5 row(s) without an object are left out" in text  # B has a part of A's
+    assert "5 row(s) without objects are in" in text  # B has a part of A's
     assert not any(line.split()[:2] == ["B", "water"] for line in text.splitlines())
 
 
@@ -208,7 +208,9 @@ def test_a_place_in_two_zones_belongs_to_the_first(tmp_path, scene, caplog) -> N
     out = make_run(tmp_path / "out", scene)
     found = summarize(out, None, ZoneRules(zones))
     overlap = (25 * 60 + 30 * 30) * PIXEL_M2  # the last is a sliver of 0.24 m
-    assert f"2 pair(s) of zones overlap, by {overlap:.1f} m² ('A' and 'B' first)" in caplog.text
+    assert (
+        f"2 pair(s) of zones overlap, by {overlap:.1f} m² (first pair: 'A' and 'B')" in caplog.text
+    )
     assert rows(found, "count", "area_m2") == {
         ("A", 1): (1, pytest.approx(200 * PIXEL_M2)),
         ("B", 3): (1, pytest.approx(15 * PIXEL_M2)),
@@ -507,7 +509,7 @@ def test_nothing_found_is_a_row_of_zeros(tmp_path, halves) -> None:
     found = summarize(out, out, ZoneRules(halves))
     assert not rows(found, "count", "area_m2", "kept", "new", "gone", "unseen")
     assert (found.table["per_km2"].dropna() == 0).all()
-    assert found.to_text().startswith("9 row(s) without an object are left out")
+    assert found.to_text().startswith("9 row(s) without objects are in")
     assert len(gpd.read_file(out / "changes.gpkg", layer="changes")) == 0
 
 

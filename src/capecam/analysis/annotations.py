@@ -1,4 +1,4 @@
-"""Objects with a class, from a run or from anyone's vector file."""
+"""Annotated objects with a class, from a vector file."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 def read_objects(
     path: Path, names: Sequence[str], layout: TruthSettings, crs: pyproj.CRS | None = None
 ) -> gpd.GeoDataFrame:
-    """The polygons of a file, with ``class_id``; and ``confidence``, where the file has it.
+    """Read the polygons of a file, with ``class_id``, and ``confidence`` if the file has it.
 
     The class is read from the column ``layout.class_column`` (a name), else from ``class_id`` (a
     number), else from flags: columns that are 1 for one class (``layout.flags``). Rows with no
     flag, or with several, are left out with a warning.
 
     Args:
-        path: of a format of :mod:`vectorformats`.
-        names: of all classes, 0 first.
-        layout: which columns say the class.
-        crs: to bring them to; None leaves them in their own.
+        path: vector file (docs/inputs.md).
+        names: names of all classes, 0 first.
+        layout: columns that hold the class.
+        crs: target CRS; None keeps that of the file.
 
     Raises:
-        UsageError: the file cannot be used, or says no class, or a class that is not known.
+        UsageError: the file cannot be used, has no class, or an unknown class.
     """
     table = read_polygons(path, crs)
     class_id = _class_ids(table, names, layout, path)
@@ -50,7 +50,7 @@ def read_objects(
 def _class_ids(
     table: gpd.GeoDataFrame, names: Sequence[str], layout: TruthSettings, path: Path
 ) -> pd.Series:
-    """Of each row; 0 is none."""
+    """Return the class of each row; 0 is none."""
     if layout.class_column in table:
         return _named(table[layout.class_column], names, path)
     if "class_id" in table:

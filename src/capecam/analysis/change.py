@@ -1,4 +1,4 @@
-"""Two years of one city: which detections stayed, which are new, which are gone."""
+"""Change between two runs of one city: detections that are kept, new or gone."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from capecam.store.run_folder import RunFolder, product
 Integers = NDArray[np.int64]
 
 MIN_IOU = 0.1
-"""From which overlap two outlines are one object. Half, as for scores, is too much to ask of two
-years: images of 8 cm lie some decimetres apart, and roofs lean by where the aeroplane was. A water
-heater of 2.3 m² (1.5 x 1.5 m) that is shifted by 0.5 m both ways keeps an IoU of 0.29, by 1 m of
-0.06."""
+"""Minimum IoU of the same object in two runs. The 0.5 of scores is too strict for two years: images
+of 8 cm are off by some decimetres, and roofs lean with the position of the aircraft. A water heater
+of 2.3 m² (1.5 x 1.5 m) shifted by 0.5 m in both directions has an IoU of 0.29, by 1 m of 0.06."""
 
 READ = ("id", "class_id", "class", "area_m2", "confidence", "lon", "lat")
-"""Columns of detections that are used here."""
+"""Columns of detections that are read."""
 
 STATUSES = ("kept", "new", "gone", "unseen")
 
@@ -41,24 +40,24 @@ CHANGES = ("run", "status", "id", "other_id", "iou", *READ[1:])
 
 @dataclass(frozen=True, slots=True)
 class RunYear:
-    """What a run found, and where it looked."""
+    """Detections of a run, and its coverage by valid imagery."""
 
     out: Path
     classes: tuple[ClassSettings, ...]
-    """The foreground: class 1 first."""
+    """Foreground classes, class 1 first."""
     grid: Grid
-    """Over the mosaic."""
+    """Pixel grid of the mosaic."""
     detections: gpd.GeoDataFrame
-    """``READ`` and geometry, in the imagery's CRS."""
+    """Columns ``READ`` and geometry, in the imagery's CRS."""
     coverage: Coverage
-    """Of the layer ``classes``: imagery is valid where it has a value."""
+    """Coverage of the layer ``classes``: imagery is valid where it has a value."""
 
     @classmethod
     def open(cls, out: Path) -> RunYear:
-        """That of an output folder.
+        """Open the run in an output folder.
 
         Raises:
-            OutputError: it holds no run, or none whose city products are made.
+            OutputError: the folder holds no run with city products.
         """
         run = RunFolder.open_finished(out)
         path, overview = (product(out, name) for name in (DETECTIONS, "classes.overview.tif"))
@@ -68,22 +67,22 @@ class RunYear:
 
     @property
     def crs(self) -> pyproj.CRS:
-        """Of the imagery."""
+        """Return the CRS of the imagery."""
         return pyproj.CRS.from_wkt(self.grid.crs)
 
     @property
     def extent(self) -> shapely.Polygon:
-        """Of the mosaic, in the imagery's CRS; gaps and nodata are part of it."""
+        """Return the extent of the mosaic in the imagery's CRS, gaps and nodata included."""
         return shapely.transform(self.grid.window.box, self.grid.to_map)
 
-    def saw(self, places: gpd.GeoSeries) -> NDArray[np.bool_]:
-        """(N,) whether there is valid imagery at points, of any CRS."""
-        points = shapely.get_coordinates(places.to_crs(self.crs).to_numpy())
-        return self.coverage.at(self.grid.to_pixels(points))
+    def is_covered(self, points: gpd.GeoSeries) -> NDArray[np.bool_]:
+        """Return (N,) True where there is valid imagery at points in any CRS."""
+        xy = shapely.get_coordinates(points.to_crs(self.crs).to_numpy())
+        return self.coverage.at(self.grid.to_pixels(xy))
 
 
 def check_comparable(before: RunYear, after: RunYear) -> None:
-    """Raise UsageError where two runs have other classes."""
+    """Raise UsageError if two runs have different classes."""
     names = [[entry.name for entry in year.classes] for year in (before, after)]
     if names[0] != names[1]:
         raise UsageError(
@@ -93,17 +92,16 @@ def check_comparable(before: RunYear, after: RunYear) -> None:
 
 
 def compare_runs(before: RunYear, after: RunYear, min_iou: float = MIN_IOU) -> gpd.GeoDataFrame:
-    """Every detection of both runs, in the later's CRS: ``CHANGES`` and geometry.
+    """Return all detections of both runs in the CRS of the later one: ``CHANGES`` and geometry.
 
     Detections of one class are matched one to one (``matching.match``). ``kept`` has a
     partner in the other run; without one a detection is ``new`` (in the later run), ``gone`` (in
-    the earlier), or ``unseen``: its inside point has no valid imagery in the other run, so that
-    nobody can say.
+    the earlier), or ``unseen``: its inside point has no valid imagery in the other run.
 
     Args:
         before: the earlier run.
         after: the later.
-        min_iou: what overlaps less is not the same object.
+        min_iou: minimum overlap of the same object.
     """
     old, new = before.detections.to_crs(after.crs), after.detections
     i, j, iou = _pairs(old, new, min_iou)
@@ -120,17 +118,17 @@ def compare_runs(before: RunYear, after: RunYear, min_iou: float = MIN_IOU) -> g
 def _with_partners(
     table: gpd.GeoDataFrame, rows: Integers, ids: NDArray[Any], iou: NDArray[np.float64]
 ) -> gpd.GeoDataFrame:
-    """The table with ``other_id`` and ``iou``, which only these rows have."""
+    """Return the table with ``other_id`` and ``iou``, which are set in these rows only."""
     partner, overlap = np.full(len(table), None, object), np.full(len(table), np.nan)
     partner[rows], overlap[rows] = ids, iou
     return table.assign(other_id=pd.Series(partner, index=table.index, dtype="str"), iou=overlap)
 
 
 def _statuses(table: gpd.GeoDataFrame, alone: str, other: RunYear) -> pd.Series:
-    """``kept``, ``unseen``, or what a detection is that the other run would have seen."""
+    """Return the status of each detection: ``kept``, ``unseen``, or ``alone``."""
     status = np.where(table["other_id"].notna(), "kept", alone).astype(object)
     lone = np.flatnonzero(status == alone)
-    seen = other.saw(inside_points(table.iloc[lone], other.crs))
+    seen = other.is_covered(inside_points(table.iloc[lone], other.crs))
     status[lone[~seen]] = "unseen"
     return pd.Series(status, index=table.index, dtype="str")
 
@@ -138,15 +136,15 @@ def _statuses(table: gpd.GeoDataFrame, alone: str, other: RunYear) -> pd.Series:
 def _pairs(
     old: gpd.GeoDataFrame, new: gpd.GeoDataFrame, min_iou: float
 ) -> tuple[Integers, Integers, NDArray[np.float64]]:
-    """Rows of both tables that are the same object, and the IoU."""
-    found = []
+    """Return the rows of both tables that are the same object, and their IoU."""
+    pairs = []
     for class_id in np.intersect1d(old["class_id"], new["class_id"]):
         a, b = (np.flatnonzero(table["class_id"] == class_id) for table in (old, new))
         i, j, iou = match(
             old.geometry.to_numpy()[a], new.geometry.to_numpy()[b], min_iou, most_pairs=False
         )
-        found.append((a[i], b[j], iou))
-    if not found:
+        pairs.append((a[i], b[j], iou))
+    if not pairs:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
-    i, j, iou = (np.concatenate(column) for column in zip(*found, strict=True))
+    i, j, iou = (np.concatenate(column) for column in zip(*pairs, strict=True))
     return i, j, iou

@@ -1,4 +1,4 @@
-"""``capecam evaluate``: a run, or any vector file, against annotations."""
+"""``capecam evaluate``: scores of a run or a vector file against annotations."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-INSIDE = 0.5
-"""Share of an object that must lie in the area; the rest of it is cut off."""
+MIN_INSIDE = 0.5
+"""Minimum share of an object inside the area; the part outside is cut off."""
 
-ASTRAY = 0.2
-"""Share of the found objects far from all truth from which it looks as if an area was forgotten."""
+MAX_FAR = 0.2
+"""Share of found objects far from all truth above which an area was probably forgotten."""
 
 FAR_M = 100.0
 
@@ -39,47 +39,47 @@ NOTHING = "(nothing)"
 
 FLAT = "[-]"
 NO_INTERVAL = f"; {FLAT}: not known, since every resample of these objects is the same"
-"""Of a score, on the terminal."""
+"""Interval of a score without spread, on the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """What is compared with what."""
+    """Objects to compare, and rules of comparing them."""
 
     found: Path
-    """The folder of a run, or a vector file."""
+    """Folder of a run, or vector file."""
     truth: Path
     area: Path | None = None
-    """What was labelled; None is all that was mapped."""
+    """Vector file of the annotated area; None: all that was mapped."""
     by_step: bool = False
-    """Also after each step from pixels to detections; of a run."""
+    """Score a run also after each step from pixels to detections."""
     rules: Rules = field(default_factory=Rules)
     settings: Settings = field(default_factory=Settings)
-    """``truth`` says how classes are named; ``model.classes`` which there are, in a vector file."""
+    """``truth`` names the columns; ``model.classes`` the classes of a vector file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The answer."""
+    """Result of an evaluation."""
 
-    question: EvaluationRequest
+    request: EvaluationRequest
     names: tuple[str, ...]
     score: Score
     area_km2: float | None
-    """Of what was compared; None if it has no limits."""
+    """Area that was compared; None if it is not limited."""
     steps: tuple[tuple[str, Score], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json`` and evaluation.json; what is undefined is null."""
+        """Return the result of ``--json`` and evaluation.json; undefined values are None."""
         labels = [NOTHING, *self.names[1:]]
         rows = self.score.confusion.tolist()
         return {
-            "found": str(self.question.found),
-            "truth": str(self.question.truth),
-            "area": None if self.question.area is None else str(self.question.area),
+            "found": str(self.request.found),
+            "truth": str(self.request.truth),
+            "area": None if self.request.area is None else str(self.request.area),
             "area_km2": self.area_km2,
-            "iou": self.question.rules.min_iou,
-            "seed": self.question.rules.seed,
+            "iou": self.request.rules.min_iou,
+            "seed": self.request.rules.seed,
             "classes": [entry.to_json() for entry in self.score.classes],
             "confusion": {
                 label: dict(zip(labels, row, strict=True))
@@ -93,12 +93,12 @@ class Evaluation:
         }
 
     def to_text(self) -> str:
-        """For people."""
+        """Return the result as text."""
         scores = pd.DataFrame([_row(entry) for entry in self.score.classes]).to_string(index=False)
         labels = [NOTHING, *self.names[1:]]
         confusion = pd.DataFrame(self.score.confusion, labels, labels)
         lines = [
-            f"one to one, IoU at least {self.question.rules.min_iou:g}"
+            f"one to one, IoU at least {self.request.rules.min_iou:g}"
             + (f", in {self.area_km2:,.2f} km²" if self.area_km2 is not None else ""),
             scores,
             "",
@@ -140,7 +140,7 @@ def _row(entry: ClassScore) -> dict[str, Any]:
 
 
 def _around(interval: tuple[float, float] | None) -> str:
-    """Objects that are all alike stay so however they are drawn: that is no certainty."""
+    """Return an interval as text; an interval without spread is no certainty."""
     if interval is None:
         return ""
     low, high = interval
@@ -151,49 +151,49 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def evaluate(question: EvaluationRequest) -> Evaluation:
-    """Score objects against annotations; that of a run is also kept in its folder.
+def evaluate(request: EvaluationRequest) -> Evaluation:
+    """Score objects against annotations; the result of a run is also written into its folder.
 
-    An object counts if at least half of it lies in the area that was labelled and mapped; what
-    sticks out is cut off on both sides.
+    An object counts if at least half of it lies in the area that was annotated and mapped; the
+    parts outside are cut off on both sides.
 
     Raises:
-        UsageError: a file cannot be used, or says no class.
-        OutputError: the folder holds no run, or steps are asked of a file.
+        UsageError: a file cannot be used, or has no class.
+        OutputError: the folder holds no run, or steps are requested of a file.
     """
-    run = RunFolder.open_finished(question.found) if question.found.is_dir() else None
-    if question.by_step and run is None:
+    run = RunFolder.open_finished(request.found) if request.found.is_dir() else None
+    if request.by_step and run is None:
         raise OutputError(
-            f"{question.found}: --steps needs the folder of a run, not a file"
+            f"{request.found}: --steps needs the folder of a run, not a file"
             "; name that folder, or leave out --steps"
         )
-    names = run.names if run else tuple(e.name for e in question.settings.model.classes)
-    found = _read_run(run) if run else read_objects(question.found, names, question.settings.truth)
+    names = run.names if run else tuple(e.name for e in request.settings.model.classes)
+    found = _read_run(run) if run else read_objects(request.found, names, request.settings.truth)
     crs = metric(found)
     found, true = (
         found.to_crs(crs),
-        read_objects(question.truth, names, question.settings.truth, crs),
+        read_objects(request.truth, names, request.settings.truth, crs),
     )
-    area = _area(question, run, crs)
+    area = _area(request, run, crs)
     true, found = _within(true, area), _within(found, area)
-    _warn_if_astray(true, found, question)
+    _warn_if_far(true, found, request)
     after = (
-        objects_by_step(cell_pieces(run), assembly_rules(run)) if run and question.by_step else {}
+        objects_by_step(cell_pieces(run), assembly_rules(run)) if run and request.by_step else {}
     )
-    answer = Evaluation(
-        question,
+    evaluation = Evaluation(
+        request,
         names,
-        score(true, found, names, question.rules),
+        score(true, found, names, request.rules),
         None if area is None else float(area.area) / 1e6,
-        _by_step(after, true, area, names, question.rules),
+        _by_step(after, true, area, names, request.rules),
     )
     if run:
-        write_json(run.out / EVALUATION_JSON, {**answer.to_json(), "detections": _version(run)})
-    return answer
+        write_json(run.out / EVALUATION_JSON, {**evaluation.to_json(), "detections": _version(run)})
+    return evaluation
 
 
 def _version(run: RunFolder) -> str | None:
-    """sha256 of what was scored, by which a later run that finds other objects can be told."""
+    """Return the sha256 of the detections, by which outdated scores are recognised."""
     facts = run.record.products.get(DETECTIONS)
     return facts.sha256 if facts else None
 
@@ -204,7 +204,7 @@ def _read_run(run: RunFolder) -> gpd.GeoDataFrame:
 
 
 def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:
-    """The CRS of a table if it is in metres, else an equal-area one around it."""
+    """Return the CRS of a table if it is in metres, else an equal-area CRS around it."""
     crs = pyproj.CRS(table.crs)
     if crs.is_projected and crs.axis_info[0].unit_conversion_factor == 1:
         return crs
@@ -214,12 +214,12 @@ def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:
 
 
 def _area(
-    question: EvaluationRequest, run: RunFolder | None, crs: pyproj.CRS
+    request: EvaluationRequest, run: RunFolder | None, crs: pyproj.CRS
 ) -> shapely.Geometry | None:
-    """Where both sides can be compared: labelled, and mapped by the run."""
+    """Return the area that is annotated and was mapped by the run; None: not limited."""
     areas = []
-    if question.area is not None:
-        areas.append(shapely.union_all(read_polygons(question.area, crs).geometry.to_numpy()))
+    if request.area is not None:
+        areas.append(shapely.union_all(read_polygons(request.area, crs).geometry.to_numpy()))
     if run is not None:
         boxes = np.array([run.core(cell).box for cell in run.cells])
         placed = shapely.transform(shapely.union_all(boxes), run.grid.to_map)
@@ -228,7 +228,7 @@ def _area(
 
 
 def _within(table: gpd.GeoDataFrame, area: shapely.Geometry | None) -> gpd.GeoDataFrame:
-    """Objects of which at least half lies in an area, without what does not."""
+    """Return the objects with at least half inside an area, clipped to it."""
     if area is None or not len(table):
         return table
     shapely.prepare(area)
@@ -240,7 +240,7 @@ def _within(table: gpd.GeoDataFrame, area: shapely.Geometry | None) -> gpd.GeoDa
     left = np.asarray(shapes, object).copy()
     left[cut] = inside
     return table.set_geometry(gpd.GeoSeries(left, index=table.index, crs=table.crs))[
-        share >= INSIDE
+        share >= MIN_INSIDE
     ]
 
 
@@ -257,21 +257,21 @@ def _by_step(
     )
 
 
-def _warn_if_astray(
-    true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, question: EvaluationRequest
+def _warn_if_far(
+    true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, request: EvaluationRequest
 ) -> None:
-    """Where nobody labelled, everything that was found would count as wrong."""
+    """Warn about objects outside the annotated area, which would all count as wrong."""
     if not len(true):
-        log.warning("%s: no true object lies where objects were looked for", question.truth)
-    if question.area is not None or not len(true) or not len(found):
+        log.warning("%s: no true object lies in the area that was mapped", request.truth)
+    if request.area is not None or not len(true) or not len(found):
         return
     labelled = shapely.convex_hull(shapely.union_all(_points(true))).buffer(FAR_M)
     shapely.prepare(labelled)
     far = int(np.sum(~shapely.intersects(labelled, _points(found))))
-    if far > ASTRAY * len(found):
+    if far > MAX_FAR * len(found):
         log.warning(
             "%d of %d found objects lie more than %g m outside of all truth and count as wrong; if "
-            "nobody labelled there, name what was labelled with --area FILE",
+            "that area was not annotated, name the annotated area with --area FILE",
             far, len(found), FAR_M,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""One-to-one matching of polygons by overlap: as many pairs as there can be, then the best ones."""
+"""One-to-one matching of polygons by overlap."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite
 Indices = NDArray[np.intp]
 
 DENSE = 1_000_000
-"""Entries of a cost matrix (8 MB) up to which it is written out."""
+"""Maximum number of entries of a dense cost matrix (8 MB)."""
 
 
 def match(
     a: NDArray[Any], b: NDArray[Any], min_iou: float, *, most_pairs: bool = True
 ) -> tuple[Indices, Indices, NDArray[np.float64]]:
-    """The optimal assignment of two sets of polygons by intersection over union.
+    """Match two sets of polygons by intersection over union (IoU).
 
-    That with the largest sum of IoU, by default among those with as many pairs as there can be. A
-    greedy choice, best pair first, can end with fewer pairs and a smaller sum.
+    The assignment has the largest sum of IoU, by default among those with the most pairs. A greedy
+    choice, best pair first, can end with fewer pairs and a smaller sum.
 
     Args:
         a: (N,) valid polygons.
         b: (M,) valid polygons in the same CRS.
-        min_iou: pairs below it are none; above 0.
-        most_pairs: rather two poor pairs than a good one.
+        min_iou: minimum IoU of a pair; above 0.
+        most_pairs: maximize the number of pairs first.
 
     Returns:
         Indices into ``a``, indices into ``b``, and the IoU of each pair, by index into ``a``.
@@ -40,11 +40,11 @@ def match(
 
 
 def assign(i: Indices, j: Indices, iou: NDArray[np.float64], *, most_pairs: bool = True) -> Indices:
-    """Which of some pairs to take, so that nothing is taken twice: see :func:`match`."""
+    """Return the indices of pairs of an optimal one-to-one assignment: see :func:`match`."""
     if not len(i):
         return np.empty(0, np.intp)
     count = i.max() + 1
-    # A pair more outweighs any sum of IoUs.
+    # One more pair outweighs any sum of IoUs.
     worth = 1 + iou / (len(i) + 1) if most_pairs else iou
     size = count + j.max() + 1
     links = coo_array((np.ones(len(i), np.int8), (i, j + count)), shape=(size, size))
@@ -61,7 +61,7 @@ def assign(i: Indices, j: Indices, iou: NDArray[np.float64], *, most_pairs: bool
 def overlaps(
     a: NDArray[Any], b: NDArray[Any], min_iou: float
 ) -> tuple[Indices, Indices, NDArray[np.float64]]:
-    """All pairs that overlap by at least ``min_iou``, sorted by index: into ``a``, ``b``, IoU."""
+    """Return all pairs that overlap by at least ``min_iou``: indices into ``a`` and ``b``, IoU."""
     i, j = shapely.STRtree(b).query(a, predicate="intersects")
     common = shapely.area(shapely.intersection(a[i], b[j]))
     iou = common / (shapely.area(a[i]) + shapely.area(b[j]) - common)
@@ -71,7 +71,7 @@ def overlaps(
 
 
 def _best(i: Indices, j: Indices, worth: NDArray[np.float64]) -> Indices:
-    """The edges to take of a connected graph."""
+    """Return the edges of an optimal assignment in a connected graph."""
     rows, row = np.unique(i, return_inverse=True)
     cols, col = np.unique(j, return_inverse=True)
     if len(rows) * len(cols) <= DENSE:
@@ -86,7 +86,7 @@ def _best(i: Indices, j: Indices, worth: NDArray[np.float64]) -> Indices:
 def _best_sparse(
     row: Indices, col: Indices, worth: NDArray[np.float64], shape: tuple[int, int]
 ) -> Indices:
-    """The same where the matrix would be too large: each row may also take a column of its own."""
+    """Return the same with a sparse matrix, in which each row may also take a column of its own."""
     rows, cols = shape
     alone = np.arange(rows)
     nothing = 3.0  # more than any pair costs, and not 0, which would be no entry

@@ -1,6 +1,6 @@
-"""How well objects were found: one to one against annotations, by class, with its uncertainty.
+"""Scores of detected objects against annotations, by class, with confidence intervals.
 
-Objects in, numbers out; files and areas are the business of ``evaluate``.
+Objects are matched one to one. Files and areas are handled by ``evaluation``.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 BLOCK_M = 100.0
-"""Squares that the bootstrap draws: objects of a house, and of one street, are not independent."""
+"""Edge of the squares that the bootstrap resamples: objects of a house or street are dependent."""
 
 DRAWS = 1000
 INTERVAL = (2.5, 97.5)
-"""Percentiles: 95 %."""
+"""Percentiles of the 95 % interval."""
 
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(20))
-"""Least confidences of the curve."""
+"""Minimum confidences of the curve."""
 
 ALL = "all classes"
 
 Intervals = dict[str, tuple[float, float] | None]
-"""95 % of precision, recall and f1; None where they are undefined."""
+"""95 % intervals of precision, recall and f1; None where they are undefined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When two objects are one."""
+    """Rules of matching and scoring."""
 
     min_iou: float = 0.5
-    """Intersection over union."""
+    """Minimum intersection over union of a pair."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_iou <= 1:
@@ -51,13 +51,13 @@ class Rules:
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """None where there is nothing to divide by."""
+    """Return a quotient, or None if the divisor is 0."""
     return float(part / whole) if whole else None
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """True objects, found objects, and pairs of them."""
+    """Number of true objects, found objects, and matched pairs."""
 
     true: int
     found: int
@@ -65,21 +65,21 @@ class Counts:
 
     @property
     def precision(self) -> float | None:
-        """Share of what was found that is true."""
+        """Return the share of found objects that are true."""
         return ratio(self.matched, self.found)
 
     @property
     def recall(self) -> float | None:
-        """Share of what is true that was found."""
+        """Return the share of true objects that were found."""
         return ratio(self.matched, self.true)
 
     @property
     def f1(self) -> float | None:
-        """Harmonic mean of the two."""
+        """Return the harmonic mean of precision and recall."""
         return ratio(2 * self.matched, self.true + self.found)
 
     def to_json(self) -> dict[str, Any]:
-        """Counts and quotients."""
+        """Return the counts and quotients."""
         return {
             "true": self.true,
             "found": self.found,
@@ -92,23 +92,23 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """Of one class, or of all together."""
+    """Score of one class, or of all classes together."""
 
     name: str
     counts: Counts
     true_m2: float
     found_m2: float
     mean_iou: float | None
-    """Of the pairs."""
+    """Mean over the pairs."""
     intervals: Intervals
-    """95 % of precision, recall and f1; None where they are undefined."""
+    """95 % intervals of precision, recall and f1."""
     average_precision: float | None
     """Area under precision over recall as confidence falls; None without confidences."""
     curve: list[dict[str, Any]] = field(default_factory=list)
-    """Counts and quotients by least ``confidence``."""
+    """Counts and quotients by minimum ``confidence``."""
 
     def to_json(self) -> dict[str, Any]:
-        """As in evaluation.json."""
+        """Return the entry of evaluation.json."""
         c = self.counts
         return {
             "class": self.name,
@@ -128,43 +128,43 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Everything about two sets of objects."""
+    """Scores of two sets of objects, and their confusion matrix."""
 
     classes: tuple[ClassScore, ...]
-    """In their order; the last is all together."""
+    """By class, in order; the last is all classes together."""
     confusion: Integers
-    """(C + 1, C + 1) pairs regardless of class: true by found; row and column 0 are nothing."""
+    """(C + 1, C + 1) pairs regardless of class, true by found; row and column 0: no partner."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Which true object is, or could be, which found one."""
+    """Candidate or matched pairs of true and found objects."""
 
     true: Integers
     found: Integers
     iou: Floats
 
     def take(self, chosen: NDArray[Any]) -> _Pairs:
-        """Those of an index or mask."""
+        """Return the pairs of an index or mask."""
         return _Pairs(self.true[chosen], self.found[chosen], self.iou[chosen])
 
     def best(self) -> _Pairs:
-        """The optimal assignment."""
+        """Return the optimal one-to-one assignment."""
         return self.take(assign(self.true, self.found, self.iou))
 
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """One of the two sets."""
+    """One of the two sets of objects."""
 
     class_id: Integers
     shapes: NDArray[np.object_]
     confidence: Floats | None
-    """None where it is not known of all."""
+    """None unless it is known for all objects."""
 
     @classmethod
     def of(cls, table: gpd.GeoDataFrame) -> _Objects:
-        """From ``class_id``, the geometry, and ``confidence``."""
+        """Return the objects of a table with ``class_id``, geometry and ``confidence``."""
         known = "confidence" in table and bool(table["confidence"].notna().all())
         return cls(
             table["class_id"].to_numpy(np.int64),
@@ -173,34 +173,34 @@ class _Objects:
         )
 
     def are(self, class_id: int) -> NDArray[np.bool_]:
-        """(N,) whether they are of a class; 0 is any."""
+        """Return (N,) True for objects of a class; class 0 means any."""
         own: NDArray[np.bool_] = (self.class_id == class_id) | (class_id == 0)
         return own
 
     def squares(self) -> Integers:
-        """(N, 2) column and row of the square that each object's inside point lies in."""
+        """Return (N, 2) column and row of the square of each object's inside point."""
         points = shapely.get_coordinates(shapely.point_on_surface(self.shapes))
         return np.asarray(np.floor(points / BLOCK_M), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """Two sets, and their pairs within classes."""
+    """Two sets of objects, and their pairs within classes."""
 
     true: _Objects
     found: _Objects
     candidates: _Pairs
-    """All that overlap enough."""
+    """All pairs that overlap enough."""
     pairs: _Pairs
-    """One to one."""
+    """One-to-one pairs."""
 
     def counts(self, class_id: int) -> Counts:
-        """Of a class; 0 is all."""
+        """Return the counts of a class; class 0 means all."""
         theirs, ours = self.true.are(class_id), self.found.are(class_id)
         return Counts(int(theirs.sum()), int(ours.sum()), int(theirs[self.pairs.true].sum()))
 
     def class_score(self, class_id: int, name: str, intervals: Intervals) -> ClassScore:
-        """Of a class; 0 is all."""
+        """Return the score of a class; class 0 means all."""
         theirs, ours = self.true.are(class_id), self.found.are(class_id)
         iou = self.pairs.iou[theirs[self.pairs.true]]
         return ClassScore(
@@ -215,7 +215,7 @@ class _Comparison:
         )
 
     def _curve(self, class_id: int) -> list[dict[str, Any]]:
-        """Scores of what is at least so confident, matched anew each time."""
+        """Return scores by minimum confidence, with the objects matched again for each."""
         if self.found.confidence is None:
             return []
         theirs, ours, points = self.true.are(class_id), self.found.are(class_id), []
@@ -229,7 +229,7 @@ class _Comparison:
         return points
 
     def _average_precision(self, class_id: int) -> float | None:
-        """Mean precision at each true object that is found, as confidence falls; 0 at others."""
+        """Return the mean precision at matched objects by falling confidence; 0 at missed ones."""
         ours, true = self.found.are(class_id), int(self.true.are(class_id).sum())
         if self.found.confidence is None or not true:
             return None
@@ -241,9 +241,9 @@ class _Comparison:
         return float((np.diff(hits, prepend=0) * precision).sum() / true)
 
     def by_square(self, classes: int) -> Integers:
-        """(3, squares, classes) true, found and matched objects; class 0 is all.
+        """Return (3, squares, classes) true, found and matched objects; class 0 means all.
 
-        A pair counts in the square of its true object.
+        A pair is counted in the square of its true object.
         """
         places = np.concatenate([self.true.squares(), self.found.squares()])
         _, square = np.unique(places, axis=0, return_inverse=True)
@@ -261,13 +261,13 @@ class _Comparison:
 def score(
     true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, names: Sequence[str], rules: Rules
 ) -> Score:
-    """Match objects one to one and count.
+    """Match objects one to one and score them.
 
     Args:
         true: ``class_id`` and polygons, in a CRS in metres.
-        found: the same, and ``confidence`` if there is one.
-        names: of all classes, 0 first.
-        rules: when two objects are one.
+        found: the same, with ``confidence`` if it is known.
+        names: names of all classes, 0 first.
+        rules: rules of matching.
     """
     theirs, ours = _Objects.of(true), _Objects.of(found)
     candidates = _Pairs(*overlaps(theirs.shapes, ours.shapes, rules.min_iou))
@@ -293,7 +293,7 @@ def _confusion(true: _Objects, found: _Objects, pairs: _Pairs, classes: int) -> 
 
 
 def _intervals(counts: Integers, seed: int) -> Intervals:
-    """By bootstrap: squares of (3, squares) true, found and matched objects are drawn anew."""
+    """Return bootstrap intervals from (3, squares) true, found and matched objects."""
     squares = counts.shape[1]
     rng = np.random.default_rng(seed)
     drawn = np.zeros((DRAWS, 3))

@@ -1,7 +1,7 @@
-"""Counts and areas per zone and class; and what changed between two years.
+"""``capecam summarize``: counts and areas by zone and class, and changes between two runs.
 
-An object is counted in the zone that its inside point lies in; what lies in no zone is in the row
-``(outside)``, so that rows add up to the city.
+An object is counted in the zone of its inside point, or in the row ``(outside)``, so that rows add
+up to the city.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ Integers = NDArray[np.int64]
 DECIMALS = {
     "zone_km2": 12, "valid_share": 9, "valid_share_before": 9, "per_km2": 6, "per_building": 9,
 }  # fmt: skip
-"""In the files; areas in m² have 6 (:func:`_whole_mm2`)."""
+"""Decimals in the files; areas in m² have 6 (:func:`_whole_mm2`)."""
 
 FORMATS = {
     "area_m2": "{:,.1f}", "area_m2_before": "{:,.1f}", "area_m2_change": "{:+,.1f}",
     "count_change": "{:+,d}", "zone_km2": "{:,.3f}", "valid_share": "{:.1%}",
     "valid_share_before": "{:.1%}", "per_km2": "{:,.1f}", "per_building": "{:.4f}",
 }  # fmt: skip
-"""On the terminal."""
+"""Formats on the terminal."""
 
 SUMMED = (
     "count", "area_m2", "count_before", "area_m2_before", "count_change", "area_m2_change",
     "kept", "new", "gone", "unseen",
 )  # fmt: skip
-"""What adds up over zones."""
+"""Columns that add up over zones."""
 
-SHOWN = 60
-"""Rows that people see on the terminal."""
+MAX_ROWS = 60
+"""Maximum number of rows on the terminal."""
 
 NAME_WIDTH = 24
-"""Letters of a zone's name there."""
+"""Maximum length of a zone's name on the terminal."""
 
 ONE_RUN = (
     "zone", "class", "count", "area_m2", "zone_km2", "valid_share", "per_km2", "buildings",
@@ -64,35 +64,35 @@ TWO_RUNS = (
     "zone", "class", "count", "count_before", "count_change", "area_m2", "area_m2_change",
     "per_building", "new", "gone", "unseen",
 )  # fmt: skip
-"""Columns that people see there, in at most 120 characters; the files have all."""
+"""Columns on the terminal, in at most 120 characters; the files have all columns."""
 
 ZONES, CHANGES = "zones", "changes"
-"""Layers, and stems of files."""
+"""Names of layers, and stems of files."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneSummary:
-    """What was found in every zone."""
+    """Result of counting in zones."""
 
     table: gpd.GeoDataFrame
-    """As in zones.parquet: a row a zone and class; ``(outside)`` comes last."""
+    """Table of zones.parquet: one row per zone and class; ``(outside)`` is last."""
     coarse: int
-    """Zones of which at least a part was too large to look at every pixel for valid imagery."""
+    """Number of zones whose valid imagery was partly counted at reduced resolution."""
     files: tuple[Path, ...]
-    """What was written."""
+    """Files that were written."""
 
     @property
     def zones(self) -> int:
-        """How many there are."""
+        """Return the number of zones."""
         return int(self.table.loc[self.table["zone_id"] > 0, "zone_id"].nunique())
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The table without shapes and the zones' own attributes."""
+        """Return the table without shapes and the zones' own attributes."""
         return pd.DataFrame(self.table[[name for name in COLUMNS if name in self.table]])
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """Return the result of ``--json``."""
         rows = self.rows.astype(object)
         return {
             "zones": self.zones,
@@ -102,7 +102,7 @@ class ZoneSummary:
         }
 
     def to_text(self) -> str:
-        """For people: the rows that hold something, and the totals by class."""
+        """Return the rows with objects and the totals by class, as text."""
         rows = self.rows
         shown = TWO_RUNS if "count_before" in rows else ONE_RUN
         columns = [name for name in shown if name in rows]
@@ -111,7 +111,7 @@ class ZoneSummary:
         lines = [
             *self._row_lines(rows, columns),
             "",
-            f"{self.zones} zone(s) and what lies outside of them:",
+            f"{self.zones} zone(s) and the area outside of them:",
             _as_text(totals.reset_index()),
             "",
         ]
@@ -120,15 +120,15 @@ class ZoneSummary:
         return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
 
     def _row_lines(self, rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[str]:
-        """The first of those that hold something, and how many are not shown."""
-        something = (rows[[name for name in SUMMED if name in rows]] != 0).any(axis=1)
-        found = rows.loc[something, list(columns)]
-        if len(found):
-            yield _as_text(found.head(SHOWN))
-        if len(found) > SHOWN:
-            yield f"... and {len(found) - SHOWN} rows more in {self.files[0]}"
-        if empty := len(rows) - len(found):
-            yield f"{empty} row(s) without an object are left out; {self.files[0]} has them"
+        """Yield the first rows with objects, and the number of those not shown."""
+        filled = (rows[[name for name in SUMMED if name in rows]] != 0).any(axis=1)
+        table = rows.loc[filled, list(columns)]
+        if len(table):
+            yield _as_text(table.head(MAX_ROWS))
+        if len(table) > MAX_ROWS:
+            yield f"... and {len(table) - MAX_ROWS} more rows in {self.files[0]}"
+        if empty := len(rows) - len(table):
+            yield f"{empty} row(s) without objects are in {self.files[0]} only"
 
 
 def _short(name: str) -> str:
@@ -144,50 +144,50 @@ def _as_text(table: pd.DataFrame) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sheet:
-    """A row for every zone and class; the last rows are outside."""
+    """Rows of the table: one per zone and class; the last ones are outside."""
 
     zones: Zones
     classes: tuple[ClassSettings, ...]
 
-    def tally(self, zone: Integers, class_id: Any, weights: Floats | None = None) -> NDArray[Any]:
-        """(rows,) how many there are, or how much."""
+    def count(self, zone: Integers, class_id: Any, weights: Floats | None = None) -> NDArray[Any]:
+        """Return (rows,) the number of objects, or the sum of their weights."""
         shape = len(self.zones) + 1, len(self.classes)
         flat = np.ravel_multi_index((zone, np.asarray(class_id) - 1), shape)
         return np.bincount(flat, weights, shape[0] * shape[1])
 
     def spread(self, values: NDArray[Any], outside: Any = np.nan) -> NDArray[Any]:
-        """(zones,) to (rows,): the same for every class."""
+        """Repeat (zones,) values for every class: (rows,)."""
         return np.repeat(np.append(values, outside), len(self.classes))
 
-    def found(self, objects: gpd.GeoDataFrame) -> tuple[Integers, Floats]:
-        """(rows,) how many objects there are, and (rows,) their m²."""
+    def count_objects(self, objects: gpd.GeoDataFrame) -> tuple[Integers, Floats]:
+        """Return (rows,) the number of objects, and (rows,) their area in m²."""
         class_id = objects["class_id"].to_numpy()
-        count = self.tally(self.zones.holding(inside_points(objects, self.zones.crs)), class_id)
+        count = self.count(self.zones.holding(inside_points(objects, self.zones.crs)), class_id)
         shape, zone, share = self.zones.split(shapes_of(objects))
-        area = self.tally(zone, class_id[shape], objects["area_m2"].to_numpy()[shape] * share)
+        area = self.count(zone, class_id[shape], objects["area_m2"].to_numpy()[shape] * share)
         return count, _whole_mm2(area.reshape(-1, len(self.classes))).ravel()
 
 
 def _whole_mm2(area: Floats) -> Floats:
-    """(zones + 1, classes) m² rounded so that they add up to the rounded sum."""
+    """Round (zones + 1, classes) m² so that they add up to the rounded sum."""
     whole = np.diff(np.rint(np.cumsum(area, axis=0) * 1e6), axis=0, prepend=0)
     return np.asarray(whole / 1e6)
 
 
 def summarize(out: Path, later: Path | None, rules: ZoneRules) -> ZoneSummary:
-    """Count what a run found in each zone, or what two runs did, and write it down.
+    """Count the detections of one or two runs by zone, and write the tables.
 
-    ``zones.csv``, ``zones.parquet`` and ``zones.gpkg``, and with two runs ``changes.parquet`` and
-    ``changes.gpkg``, into the folder of the later.
+    The files ``zones.csv``, ``zones.parquet`` and ``zones.gpkg``, with two runs also
+    ``changes.parquet`` and ``changes.gpkg``, are written into the folder of the later run.
 
     Args:
-        out: folder of a run; with two, of the earlier.
-        later: of the later.
-        rules: which zones, and what is counted.
+        out: folder of a run; of two runs, the earlier one.
+        later: folder of the later run.
+        rules: zones, and rules of counting.
 
     Raises:
         OutputError: a folder holds no run.
-        UsageError: a file cannot be used, no zone lies near, or the runs have other classes.
+        UsageError: a file cannot be used, no zone is near, or the runs have different classes.
     """
     with gdal_settings():
         after = RunYear.open(later or out)
@@ -210,8 +210,8 @@ def summarize(out: Path, later: Path | None, rules: ZoneRules) -> ZoneSummary:
 
 
 def _counted(sheet: _Sheet, year: RunYear, shares: Floats) -> dict[str, NDArray[Any]]:
-    """Columns that there always are."""
-    count, area = sheet.found(year.detections)
+    """Return the columns of every summary."""
+    count, area = sheet.count_objects(year.detections)
     km2 = sheet.zones.km2()
     return {
         "count": count,
@@ -223,7 +223,7 @@ def _counted(sheet: _Sheet, year: RunYear, shares: Floats) -> dict[str, NDArray[
 
 
 def _ratio(count: Integers, of: NDArray[Any]) -> Floats:
-    """NaN where there is nothing to divide by."""
+    """Divide; NaN where the divisor is 0."""
     empty = np.full(len(count), np.nan)
     return np.asarray(np.divide(count, of, out=empty, where=of > 0))
 
@@ -231,26 +231,26 @@ def _ratio(count: Integers, of: NDArray[Any]) -> Floats:
 def _on_buildings(
     sheet: _Sheet, year: RunYear, path: Path, count: Integers
 ) -> dict[str, NDArray[Any]]:
-    """Columns that come with footprints. Only buildings on valid imagery are counted."""
-    houses = read_polygons(path, year.crs, near=year.extent, columns=[])
-    if houses.empty:
+    """Return the columns with footprints. Only buildings on valid imagery are counted."""
+    buildings = read_polygons(path, year.crs, near=year.extent, columns=[])
+    if buildings.empty:
         raise UsageError(f"{path}: no footprint lies on the imagery of {year.out}; check its CRS")
-    points = houses.geometry.representative_point()
-    zone = sheet.zones.holding(points[year.saw(points)])
+    points = buildings.geometry.representative_point()
+    zone = sheet.zones.holding(points[year.is_covered(points)])
     each = np.bincount(zone, minlength=len(sheet.zones) + 1)
-    buildings = sheet.spread(each[:-1], each[-1])
-    return {"buildings": buildings, "per_building": _ratio(count, buildings)}
+    number = sheet.spread(each[:-1], each[-1])
+    return {"buildings": number, "per_building": _ratio(count, number)}
 
 
 def _changed(
     sheet: _Sheet, changes: gpd.GeoDataFrame, columns: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Columns that come with a second run; names the zone of each of the changes."""
+    """Return the columns with a second run, and add the zone of each change."""
     zone = sheet.zones.holding(inside_points(changes, sheet.zones.crs))
     names = np.append(sheet.zones.table["zone"], OUTSIDE)
     changes.insert(2, "zone", pd.Series(names[zone], index=changes.index, dtype="str"))
     earlier = changes["run"] == "before"
-    count, area = sheet.found(changes[earlier])
+    count, area = sheet.count_objects(changes[earlier])
     changed = {
         "count_before": count,
         "area_m2_before": area,
@@ -261,12 +261,12 @@ def _changed(
         chosen = changes["status"] == status
         if status == "kept":
             chosen &= ~earlier  # a pair is counted where the later of the two lies
-        changed[status] = sheet.tally(zone[chosen], changes["class_id"][chosen])
+        changed[status] = sheet.count(zone[chosen], changes["class_id"][chosen])
     return changed
 
 
 def _table(sheet: _Sheet, columns: Mapping[str, NDArray[Any]]) -> gpd.GeoDataFrame:
-    """All columns, in their order."""
+    """Return the table with all columns in order."""
     zones, classes = sheet.zones.table, sheet.classes
     named = {
         "zone_id": sheet.spread(zones["zone_id"], 0),
@@ -284,7 +284,7 @@ def _table(sheet: _Sheet, columns: Mapping[str, NDArray[Any]]) -> gpd.GeoDataFra
 
 
 def _plain(attribute: pd.Series) -> pd.Series:
-    """With a type that every format has, and that can be missing in the last row."""
+    """Convert an attribute to a nullable type that every format has."""
     if attribute.dtype == object:
         return attribute.map(str, na_action="ignore").astype("str")
     kinds = {"i": "Int64", "u": "Int64", "b": "boolean"}
@@ -294,7 +294,7 @@ def _plain(attribute: pd.Series) -> pd.Series:
 def _write(
     year: RunYear, table: gpd.GeoDataFrame, changes: gpd.GeoDataFrame | None
 ) -> tuple[Path, ...]:
-    """The files, each whole or not at all."""
+    """Write the files, and return their paths."""
     csv = year.out / "zones.csv"
     with atomic_write(csv) as temporary:
         table.drop(columns="geometry").to_csv(temporary, index=False, lineterminator="\n")
@@ -317,6 +317,6 @@ def _write_layer(
 
 
 def _style(table: gpd.GeoDataFrame, classes: Sequence[ClassSettings]) -> LayerStyle:
-    """Of zones, by what this run found in them."""
+    """Return the style of zones, by detections per km²."""
     rows = table.groupby("class_id")["per_km2"]
     return zones_style(classes, [rows.get_group(k).to_numpy() for k in range(1, len(classes) + 1)])

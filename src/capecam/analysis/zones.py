@@ -1,7 +1,7 @@
-"""Places that people count in: suburbs, wards, parcels.
+"""Zones in which detections are counted: suburbs, wards, parcels.
 
-A place belongs to one zone at most, so that zones add up to the city: to the first in the file's
-order. An object's area goes to the zones that it lies on, by the shares of its outline.
+A location belongs to at most one zone, the first in the file's order, so that zones add up to the
+city. The area of an object is divided among the zones that its outline lies on.
 """
 
 from __future__ import annotations
@@ -31,64 +31,63 @@ Integers = NDArray[np.int64]
 Shapes = NDArray[np.object_]
 
 OUTSIDE = "(outside)"
-"""Name of the last row: what lies in no zone. Its ``zone_id`` is 0, and it has no shape."""
+"""Name of the last row, of objects outside all zones; its ``zone_id`` is 0, without a shape."""
 
 COLUMNS = (
     "zone_id", "zone", "class_id", "class", "count", "area_m2", "zone_km2", "valid_share",
     "per_km2", "buildings", "per_building", "count_before", "area_m2_before",
     "valid_share_before", "count_change", "area_m2_change", "kept", "new", "gone", "unseen",
 )  # fmt: skip
-"""Of zones.csv and the others, in this order; then the zones' own attributes and the geometry.
-``buildings`` and ``per_building`` come with footprints, what follows them with a second run."""
+"""Columns of the zone tables, in this order, before the zones' own attributes and the geometry.
+``buildings`` and ``per_building`` need footprints, the columns after them a second run."""
 
 RESERVED = (*COLUMNS, "geometry", "geom", "fid")
-"""An attribute of the zones that is called so, in small letters or large, gets ``zone_`` before its
-name."""
+"""Names that attributes of zones may not have, in any case; they get the prefix ``zone_``."""
 
 SLIVER_M = 1.0
-"""Overlaps narrower than this come from drawing one border twice."""
+"""Width below which overlaps are taken for one border drawn twice."""
 
 WHOLE = 1e-9
-"""Shares of an object that miss 1 by less are whole but for rounding."""
+"""Rounding error up to which the shares of an object add up to 1."""
 
 DENSE_DEGREES = 0.005
-"""For geodesic areas: lines that are straight in degrees get a point at least every 500 m."""
+"""Distance of points on lines for geodesic areas: at most 500 m."""
 
 METRES_A_DEGREE = 111_320.0
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneRules:
-    """Which zones, and what is counted in them."""
+    """Zones, and rules of counting in them."""
 
     zones: Path
-    """Polygons of a vector file, in any CRS."""
+    """Vector file of polygons, in any CRS."""
     name: str | None = None
-    """Column with their names; else the first with text, else their numbers."""
+    """Column with the names; None: the first column of text, else the numbers."""
     footprints: Path | None = None
-    """Buildings of a vector file, in any CRS."""
+    """Vector file of buildings, in any CRS."""
     min_iou: float = MIN_IOU
-    """What overlaps less is not the same object in two years."""
+    """Minimum overlap of the same object in two runs."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_iou <= 1:
-            raise UsageError(f"the smallest IoU must be above 0 and at most 1, got {self.min_iou}")
+            raise UsageError(f"the minimum IoU must be above 0 and at most 1, got {self.min_iou}")
 
 
 @dataclass(frozen=True, slots=True)
 class Zones:
-    """Places that do not overlap."""
+    """Zones that do not overlap."""
 
     table: gpd.GeoDataFrame
-    """``zone_id`` (the number of the feature in the file, from 1), ``zone`` (its name), the file's
-    own attributes, and as geometry what belongs to the zone; the index counts from 0."""
+    """``zone_id`` (number of the feature in the file, from 1), ``zone`` (its name), the file's own
+    attributes, and the geometry of the zone; the index counts from 0."""
 
     @classmethod
     def read(cls, rules: ZoneRules, years: Sequence[RunYear]) -> Zones:
-        """Those that touch the extent of a run, in the CRS of the first run.
+        """Read the zones that touch the extent of a run, in the CRS of the first run.
 
         Raises:
-            UsageError: there is none, or the file cannot be used.
+            UsageError: no zone does, or the file cannot be used.
         """
         crs, path = years[0].crs, rules.zones
         table = read_polygons(path, crs)
@@ -110,31 +109,31 @@ class Zones:
 
     @property
     def crs(self) -> pyproj.CRS:
-        """Of the shapes."""
+        """Return the CRS of the shapes."""
         return pyproj.CRS(self.table.crs)
 
     @property
     def shapes(self) -> Shapes:
-        """(N,) what belongs to each."""
+        """Return the (N,) shapes of the zones."""
         return shapes_of(self.table)
 
     def km2(self) -> Floats:
-        """(N,) their areas."""
+        """Return the (N,) areas of the zones."""
         return _area_m2(self.shapes, self.crs) / 1e6
 
     def holding(self, points: gpd.GeoSeries) -> Integers:
-        """(P,) index of the zone that each point lies in, N where in none.
+        """Return (P,) the index of the zone of each point, N if it is in none.
 
-        On a border it is the first.
+        A point on a border belongs to the first zone.
         """
         tree = shapely.STRtree(points.to_numpy())
         zone, point = tree.query(self.shapes, predicate="intersects")
-        found = np.full(len(points), len(self))
-        np.minimum.at(found, point, zone)
-        return found
+        index = np.full(len(points), len(self))
+        np.minimum.at(index, point, zone)
+        return index
 
     def split(self, shapes: Shapes) -> tuple[Integers, Integers, Floats]:
-        """Which shapes lie on which zones (N is none), and the share of the shape that does.
+        """Return indices of shapes, of the zones that they lie on (N: none), and their shares.
 
         The shares of a shape add up to 1.
         """
@@ -156,13 +155,13 @@ class Zones:
         )
 
     def valid(self, year: RunYear) -> tuple[Floats, Integers]:
-        """(N,) share of each that has valid imagery; (N,) edge of a sample, in pixels."""
-        placed = self.table.geometry.to_crs(year.crs).to_numpy()
-        return year.coverage.shares(shapely.transform(placed, year.grid.to_pixels))
+        """Return (N,) the share of each zone with valid imagery, and (N,) the sample size in px."""
+        shapes = self.table.geometry.to_crs(year.crs).to_numpy()
+        return year.coverage.shares(shapely.transform(shapes, year.grid.to_pixels))
 
 
 def _names(table: gpd.GeoDataFrame, column: str | None, path: Path) -> list[str]:
-    """Of the zones; where there is none, the number."""
+    """Return the names of zones, or their numbers where there is no name."""
     attributes = table.columns.drop("geometry")
     if column is not None and column not in attributes:
         near = difflib.get_close_matches(column, attributes, 1) or attributes
@@ -173,12 +172,12 @@ def _names(table: gpd.GeoDataFrame, column: str | None, path: Path) -> list[str]
     numbers = [str(index + 1) for index in table.index]
     if column is None:
         return numbers
-    named = zip(table[column].notna(), table[column], numbers, strict=True)
-    return [str(name) if known else number for known, name, number in named]
+    rows = zip(table[column].notna(), table[column], numbers, strict=True)
+    return [str(name) if has_name else number for has_name, name, number in rows]
 
 
 def _renamed(attributes: Iterable[str]) -> dict[str, str]:
-    """New names by old ones, for those that are ours; SQLite knows no capital letters."""
+    """Return new names of attributes that clash with ours; SQLite ignores case."""
     taken, renamed = set(RESERVED), {}
     for name in attributes:
         new = name
@@ -190,7 +189,7 @@ def _renamed(attributes: Iterable[str]) -> dict[str, str]:
 
 
 def _first_come(table: gpd.GeoDataFrame, path: Path) -> Shapes:
-    """The zones, each without what belongs to those before it."""
+    """Return the shapes of zones without the parts that belong to earlier zones."""
     shapes = shapes_of(table)
     b, a = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     a, b = a[a < b], b[a < b]
@@ -207,8 +206,8 @@ def _first_come(table: gpd.GeoDataFrame, path: Path) -> Shapes:
         area = _area_m2(common[width_m > SLIVER_M], table.crs).sum()
         first, second = table["zone"].iloc[[a[wide[0]], b[wide[0]]]]
         log.warning(
-            "%s: %d pair(s) of zones overlap, by %.1f m² (%r and %r first); what lies there "
-            "belongs to the one that comes first in the file",
+            "%s: %d pair(s) of zones overlap, by %.1f m² (first pair: %r and %r); overlaps are "
+            "counted in the zone that comes first in the file",
             path, len(wide), area, first, second,
         )  # fmt: skip
     return multipolygons(own)
@@ -219,12 +218,12 @@ def shapes_of(table: gpd.GeoDataFrame) -> Shapes:
 
 
 def _metres(crs: pyproj.CRS) -> float:
-    """In a unit of a CRS; in degrees, along a meridian."""
+    """Return the metres per unit of a CRS; in degrees, along a meridian."""
     return METRES_A_DEGREE if crs.is_geographic else crs.axis_info[0].unit_conversion_factor
 
 
 def _area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
-    """(N,) areas; geodesic for a CRS in degrees."""
+    """Return (N,) areas; geodesic for a CRS in degrees."""
     if not crs.is_geographic:
         return np.asarray(shapely.area(shapes) * _metres(crs) ** 2)
     geod = geodesic(crs)

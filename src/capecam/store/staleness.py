@@ -205,9 +205,7 @@ def describe_states(states: Collection[CellState]) -> str:
     if counts["todo"]:
         parts.append(f"{counts['todo']} to be made ({by_cause(s.cause for s in states)})")
     interrupted = sum(state.interrupted for state in states)
-    return f"cells: {', '.join(parts)}" + (
-        f"; {interrupted} interrupted" if interrupted else ""
-    )
+    return f"cells: {', '.join(parts)}" + (f"; {interrupted} interrupted" if interrupted else "")
 
 
 def by_cause(causes: Iterable[str]) -> str:
