@@ -1,12 +1,12 @@
-"""A whole city in its real layout, with small images: plan, run, run again, finish.
+"""Measure plan, run, second run and finish of a city in its real layout, with small images.
 
 Usage: city.py BOUNDS [--scale N] [--images N] [--csv FILE]
 
-BOUNDS has a line an image, ``name: left=.., bottom=.., right=.., top=..`` in metres, as cities
-list their deliveries. Each becomes an image of 1/N of its pixels on both axes at the same relative
-place; odd sizes, gaps and shifts of a part of a pixel stay. The network is one convolution that
-knows a class by its colour (``specks.py``): what is measured is everything around it. A detection
-an image has its evidence.
+BOUNDS has one line per image, ``name: left=.., bottom=.., right=.., top=..`` in metres, as cities
+list their deliveries. Each becomes an image with 1/N of its pixels on both axes at the same
+relative location; odd sizes, gaps and offsets of a fraction of a pixel are kept. The network is one
+convolution that recognises a class by its colour (``specks.py``): the subject is everything around
+the network. One detection per image has evidence.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from memory import append, facts
+from memory import append_rows, environment
 from rasterio.transform import from_origin
-from specks import bright
+from specks import colour_model
 
 from capecam.analysis.benchmark.measure import peak_resident_mb
 from capecam.api import load_settings, run
@@ -44,14 +44,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, *bounds in lines:
             draw(Path(folder) / "in" / f"{name}.tif", [*map(float, bounds)], arguments.scale)
-        rows = [row | facts() for row in measure(Path(folder), len(lines))]
+        rows = [row | environment() for row in measure(Path(folder), len(lines))]
     for row in rows:
         print(row, flush=True)
-    append(arguments.csv, rows)
+    append_rows(arguments.csv, rows)
 
 
 def draw(path: Path, bounds: list[float], scale: int) -> None:
-    """Noise with a bright rectangle; lossless."""
+    """Write noise with a bright rectangle, compressed without loss."""
     left, bottom, right, top = bounds
     path.parent.mkdir(exist_ok=True)
     size = GSD * scale
@@ -62,20 +62,20 @@ def draw(path: Path, bounds: list[float], scale: int) -> None:
     profile = {
         "driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8",
         "crs": "ESRI:102562", "compress": "deflate",
-        "transform": from_origin(place(left, scale), place(top, scale), size, size),
+        "transform": from_origin(scaled(left, scale), scaled(top, scale), size, size),
     }  # fmt: skip
     with rasterio.open(path, "w", **profile) as dataset:
         dataset.write(pixels)
 
 
-def place(coordinate: float, scale: int) -> float:
-    """At the smaller scale, as far off the grid as before, in pixels."""
+def scaled(coordinate: float, scale: int) -> float:
+    """Return a coordinate of the smaller scale with the same offset from the grid in pixels."""
     pixels = coordinate / GSD
     return (round(pixels / scale) + pixels - round(pixels)) * GSD * scale
 
 
 def measure(folder: Path, images: int) -> list[dict[str, object]]:
-    """Seconds and what came of each step."""
+    """Return time, peak memory and counts of each step."""
     settings = load_settings(
         None,
         {
@@ -88,22 +88,22 @@ def measure(folder: Path, images: int) -> list[dict[str, object]]:
 
     def step(name: str, call) -> None:
         started = time.perf_counter()
-        found = call()
+        result = call()
         seconds = round(time.perf_counter() - started, 1)
         cost = {"seconds": seconds, "peak_mb": peak_resident_mb()}
-        rows.append({"step": name, "images": images, **cost, **found})
+        rows.append({"step": name, "images": images, **cost, **result})
 
     def plan() -> dict[str, int | None]:
-        made = make_plan(settings)
-        return _found(len(made.todo), made.tiles, len(made.failures))
+        result = make_plan(settings)
+        return _counts(len(result.todo), result.tiles, len(result.failures))
 
     def process() -> dict[str, int | None]:
-        made = run(settings, model=bright())
-        return _found(made.done, made.tiles, len(made.failures), made.totals)
+        outcome = run(settings, model=colour_model())
+        return _counts(outcome.done, outcome.tiles, len(outcome.failures), outcome.totals)
 
     def city() -> dict[str, int | None]:
         totals = finish(folder / "out").totals
-        return _found(totals.cells, totals.tiles, 0, totals)
+        return _counts(totals.cells, totals.tiles, 0, totals)
 
     step("plan", plan)
     step("run", process)
@@ -112,7 +112,7 @@ def measure(folder: Path, images: int) -> list[dict[str, object]]:
     return rows
 
 
-def _found(
+def _counts(
     cells: int, tiles: int, failures: int, totals: TotalsRecord | None = None
 ) -> dict[str, int | None]:
     detections = sum(count for count, _ in totals.by_class.values()) if totals else None

@@ -1,11 +1,11 @@
-"""Finishing a whole city at its true size: virtual rasters, overviews, one detections layer.
+"""Measure ``capecam finish`` of a city at full size: virtual rasters, overviews, detections.
 
 Usage: finish.py BOUNDS --like OUT [--detections N] [--images N] [--csv FILE]
 
-BOUNDS is that of ``city.py``. OUT is a finished run, whose first cell's rasters are repeated over
-every image at its true size (``make demo`` leaves one in demo/out). Images of one size share their
-files by hard links; each has detections of its own. The photographs are black. Nothing is run but
-``capecam finish``, in a process of its own: once from nothing, then with one image changed.
+BOUNDS is the file that ``city.py`` reads. OUT is a finished run, whose first cell's rasters are
+repeated over every image at full size (``make demo`` leaves one in demo/out). Images of one size
+share their files by hard links; each has its own detections. The photographs are black. Only
+``capecam finish`` runs, in a child process: first from nothing, then with one image changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import rasterio
 import shapely
 from city import GSD, LINE
-from memory import append, facts
+from memory import append_rows, environment
 from rasterio.transform import from_origin
 
 from capecam.detections.measurement import write_pieces
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bounds", type=Path)
     parser.add_argument("--like", type=Path, required=True, help="a finished run")
-    parser.add_argument("--detections", type=int, default=30, help="pieces an image")
+    parser.add_argument("--detections", type=int, default=30, help="pieces per image")
     parser.add_argument("--images", type=int, default=None, help="only the first N")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/finish.csv"))
     arguments = parser.parse_args()
@@ -54,15 +54,15 @@ def main() -> None:
         out = Path(folder)
         build(out, draw(out / "in", lines), arguments.like, arguments.detections)
         rows = [measure(out, "finish, from nothing")]
-        change(out)
+        change_first_image(out)
         rows.append(measure(out, "finish, one image changed"))
     for row in rows:
         print(row, flush=True)
-    append(arguments.csv, rows)
+    append_rows(arguments.csv, rows)
 
 
 def draw(folder: Path, lines: list[tuple[str, ...]]) -> Path:
-    """The layout, in images without a block in them, which take no disk."""
+    """Write the layout as sparse images, which take no disk space."""
     folder.mkdir()
     for name, *bounds in lines:
         left, bottom, right, top = map(float, bounds)
@@ -78,36 +78,37 @@ def draw(folder: Path, lines: list[tuple[str, ...]]) -> Path:
 
 
 def build(out: Path, images: Path, like: Path, detections: int) -> None:
-    """An output folder as ``run`` leaves it, without the city products."""
+    """Write an output folder as ``run`` leaves it, without the city products."""
     run = known_run(like)
     mosaic = open_city([str(images)], (0.0, 0.0)).mosaic
     cells = mosaic.cells(TILING, 12_500)
-    own = {
+    changed = {
         "settings": {**run.settings, "sources": [str(images)], "out": str(out)},
         "anchor": mosaic.grid.anchor,
         "grid": GridRecord.of(mosaic.grid),
         "cells": tuple(cell.name for cell in cells),
     }
-    run.model_copy(update=own).write(out / RUN_JSON)
+    run.model_copy(update=changed).write(out / RUN_JSON)
     names = [entry.name for entry in settings_of(like, run).model.classes]
     template = min(path.parent for path in like.glob(f"cells/*/{CELL_JSON}"))
-    made: dict[tuple[int, int], Path] = {}
+    folders: dict[tuple[int, int], Path] = {}
     for cell in cells:
         folder = Ledger.of(out).folder / cell.name
         folder.mkdir(parents=True)
-        first = made.setdefault(cell.core.shape, folder)
+        first = folders.setdefault(cell.core.shape, folder)
         if first is folder:
-            rasters(folder, mosaic.grid.crop(cell.core), template)
+            write_rasters(folder, mosaic.grid.crop(cell.core), template)
         else:
             for path in first.glob("*.tif"):
                 (folder / path.name).hardlink_to(path)
-        write_pieces(pieces(cell, detections), mosaic.grid, names, folder / PIECES)
-        known = json.loads((first / CELL_JSON).read_text())["files"] if first != folder else {}
-        note(cell, folder, known, template)
+        write_pieces(draw_pieces(cell, detections), mosaic.grid, names, folder / PIECES)
+        linked = first != folder
+        files = json.loads((first / CELL_JSON).read_text())["files"] if linked else {}
+        write_record(cell, folder, files, template)
 
 
-def rasters(folder: Path, grid: Grid, template: Path) -> None:
-    """Those of the template, repeated to fill the grid."""
+def write_rasters(folder: Path, grid: Grid, template: Path) -> None:
+    """Write the rasters of the template, repeated to fill the grid."""
     patterns, products = {}, []
     for path in sorted(template.glob("*.tif")):
         with rasterio.open(path) as dataset:
@@ -132,8 +133,8 @@ def rasters(folder: Path, grid: Grid, template: Path) -> None:
         cogs.finish()
 
 
-def pieces(cell: Cell, count: int) -> Pieces:
-    """Seeded rectangles of about the annotated sizes; a tenth of them at the core's edges."""
+def draw_pieces(cell: Cell, count: int) -> Pieces:
+    """Draw rectangles of about the annotated sizes; a tenth of them touch the core's edges."""
     core, rng = cell.core, np.random.default_rng(abs(hash(cell.core)) % 2**32)
     count = max(1, count * core.width * core.height // 12_500**2)
     width, height = rng.integers(4, 60, (2, count))
@@ -147,31 +148,32 @@ def pieces(cell: Cell, count: int) -> Pieces:
     return Pieces(rng.integers(1, 4, count), shapes, levels, (frozenset([cell.image]),) * count)
 
 
-def note(cell: Cell, folder: Path, known: dict[str, object], template: Path) -> None:
-    """``cell.json``: that of the template, of this cell."""
+def write_record(cell: Cell, folder: Path, known: dict[str, object], template: Path) -> None:
+    """Write ``cell.json``: the template's, with the entries of this cell."""
     w = cell.core
     core = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
     files = {p.name: known.get(p.name) or FileFacts.of(p).to_json() for p in folder.glob("*.tif")}
-    own = {
+    changed = {
         "cell": cell.name, "image": cell.image, "tiles": TILING.count(w), "images": {},
         "basis": {"core": core}, "files": files,
     }  # fmt: skip
-    write_json(folder / CELL_JSON, json.loads((template / CELL_JSON).read_text()) | own)
+    write_json(folder / CELL_JSON, json.loads((template / CELL_JSON).read_text()) | changed)
 
 
-def change(out: Path) -> None:
-    """As if the first image had been made again."""
+def change_first_image(out: Path) -> None:
+    """Change the hashes of the first cell, as if its image had been processed again."""
     path = min(out.glob(f"cells/*/{CELL_JSON}"))
     write_json(path, json.loads(re.sub(r'"sha256": "\w{4}', '"sha256": "0000', path.read_text())))
 
 
 def measure(out: Path, step: str) -> dict[str, object]:
-    """Seconds and peak memory of ``capecam finish``."""
+    """Return time and peak memory of ``capecam finish``."""
     command = [sys.executable, "-c", PROGRAM, str(out)]
     started = time.perf_counter()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     row = json.loads(done.stdout.splitlines()[-1])
-    return {"step": step, "seconds": round(time.perf_counter() - started, 1), **row, **facts()}
+    seconds = round(time.perf_counter() - started, 1)
+    return {"step": step, "seconds": seconds, **row, **environment()}
 
 
 PROGRAM = """
@@ -180,8 +182,8 @@ from pathlib import Path
 from capecam.analysis.benchmark.measure import peak_resident_mb
 from capecam.run.city_products import finish
 totals = finish(Path(sys.argv[1])).totals
-found = sum(count for count, _ in totals.by_class.values())
-print(json.dumps({"cells": totals.cells, "detections": found, "peak_mb": peak_resident_mb()}))
+count = sum(count for count, _ in totals.by_class.values())
+print(json.dumps({"cells": totals.cells, "detections": count, "peak_mb": peak_resident_mb()}))
 """
 
 

@@ -1,9 +1,9 @@
-"""A whole image beside the engine alone: what reading, stitching, writing and tracing cost.
+"""Compare a whole run of an image with the engine alone: the cost of reading to tracing.
 
 Usage: image.py [--size PX] [--rounds N] [--device NAME] [--csv FILE]
 
-FPN resnext50_32x4d, untrained, on a drawn image; nine maps, all products. The engine alone takes
-the same tiles in the same batches, read before. Rounds alternate; seconds are medians.
+Untrained FPN resnext50_32x4d on a drawn image, nine maps, all products. The engine alone processes
+the same tiles in the same batches, read beforehand. Rounds alternate; seconds are medians.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from memory import append, draw, facts
+from memory import append_rows, draw, environment
 
 from capecam.analysis.benchmark.measure import seconds
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
@@ -65,10 +65,10 @@ def main() -> None:
         "run_s": round(statistics.median(whole), 1),
         "share": round(statistics.median(a / w for a, w in zip(alone, whole, strict=True)), 3),
         "engine_waited": round(last.engine_waited, 3),
-        **facts(arguments.device),
+        **environment(arguments.device),
     }
     print(row, flush=True)
-    append(arguments.csv, [row])
+    append_rows(arguments.csv, [row])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Peak memory and time of whole runs at full size: memory must not grow with a cell's height.
+"""Measure peak memory and time of whole runs: memory must not grow with the height of a cell.
 
-Usage: memory.py [--size WIDTHxHEIGHT ...] [--sample-model] [--csv FILE]
+Usage: memory.py [--size WIDTHxHEIGHT ...] [--sample-model] [--csv FILE] [--products FILE]
 
-Each run has a process of its own. The default network is a stand-in (one small convolution), since
-what is measured is reading, stitching, writing and tracing; --sample-model takes the shipped one.
+Each run has its own process. The default network is one small convolution, because the subject is
+reading, stitching, writing and tracing; --sample-model uses the trained sample model.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from capecam.settings import CAPE_TOWN_CLASSES
 SIZES = ("12500x12500", "12500x25000")
 STAGES = ("read", "engine", "stitch", "trace", "finish")
 SCENE = 2560
-"""Edge of what is drawn."""
+"""Edge of the drawn scene in pixels; larger images repeat it."""
 
 
-class StandIn(nn.Module):
-    """The shapes of a segmentation network, at nearly no cost."""
+class CheapNetwork(nn.Module):
+    """Network with the shapes of a segmentation network, at nearly no cost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,11 +50,12 @@ class StandIn(nn.Module):
         return self.head(self.encoder(x))
 
 
-def stand_in() -> Model:
+def cheap_model() -> Model:
+    """Return a seeded model of :class:`CheapNetwork`."""
     torch.manual_seed(0)
     scaling = Normalisation(1.0, (0.0,) * 3, (1.0,) * 3)
-    network = StandIn().eval().requires_grad_(False)
-    return Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "stand-in", "0" * 64, ())
+    network = CheapNetwork().eval().requires_grad_(False)
+    return Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "cheap", "0" * 64, ())
 
 
 def main() -> None:
@@ -68,18 +69,18 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(Path(arguments.measure), arguments.sample_model)))
         return
-    rows = [one(size, arguments.sample_model) for size in arguments.size or SIZES]
+    rows = [run_in_child(size, arguments.sample_model) for size in arguments.size or SIZES]
     products = [
         {"size": row["size"], "network": row["network"], **product, "commit": row["commit"]}
         for row in rows
         for product in row.pop("products")
     ]
-    append(arguments.csv, rows)
-    append(arguments.products, products)
+    append_rows(arguments.csv, rows)
+    append_rows(arguments.products, products)
 
 
-def append(path: Path, rows: list[dict[str, object]]) -> None:
-    """To a table, which begins with its heads."""
+def append_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    """Append rows to a CSV file, which gets a header if it is new."""
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as stream:
@@ -89,8 +90,8 @@ def append(path: Path, rows: list[dict[str, object]]) -> None:
         writer.writerows(rows)
 
 
-def one(size: str, sample_model: bool) -> dict[str, object]:
-    """Draw an image of this size, run it in a process of its own, print what came of it."""
+def run_in_child(size: str, sample_model: bool) -> dict[str, object]:
+    """Draw an image of this size, run it in a child process, and print the result."""
     width, height = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder) / "image.tif", width, height)
@@ -103,7 +104,7 @@ def one(size: str, sample_model: bool) -> dict[str, object]:
 
 
 def draw(path: Path, width: int, height: int) -> None:
-    """A drawn scene, repeated, as a tiled JPEG, strip by strip."""
+    """Write a drawn scene, repeated to the size, as a tiled JPEG."""
     scene = np.moveaxis(draw_scene(0, SCENE, SCENE).pixels, -1, 0)
     across = -(-width // SCENE)
     profile = {
@@ -121,14 +122,14 @@ def draw(path: Path, width: int, height: int) -> None:
 
 
 def measure(folder: Path, sample_model: bool) -> dict[str, object]:
-    """Run, in this process."""
+    """Run in this process and return the measurements."""
     options: dict[str, object] = {
         "sources": [str(folder / "image.tif")],
         "out": str(folder / "out"),
         "tiling.cell_size": 1_000_000,  # one cell, however large
     }
     config = None
-    model = stand_in()
+    model = cheap_model()
     if sample_model:
         data = files("capecam.demo") / "data"
         config = Path(str(data / "demo.yaml"))
@@ -156,12 +157,12 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
         **{f"{name}_s": round(outcome.work[name], 1) for name in STAGES},
         "products": products,
         "exit_code": outcome.exit_code,
-        **facts(),
+        **environment(),
     }
 
 
-def facts(device: str = "auto") -> dict[str, object]:
-    """Where and with what it was measured."""
+def environment(device: str = "auto") -> dict[str, object]:
+    """Return the machine, the version of PyTorch and the commit of a measurement."""
     return {
         "machine": machine(pick_device(device)),
         "torch": torch.__version__,

@@ -1,9 +1,8 @@
-"""100,000 specks on one image: what tracing, joining and their evidence take, and whether all are
-found, each once.
+"""Measure tracing, joining and evidence of 100,000 specks on one image; each must be found once.
 
-Usage: specks.py [--count N] [--csv FILE]
+Usage: specks.py [--count N] [--size PX] [--csv FILE]
 
-The network is one that knows its classes by their colours, in a process of its own.
+The network recognises classes by their colours. The run has its own process.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import torch
-from memory import append, facts
+from memory import append_rows, environment
 from rasterio.transform import from_origin
 from torch import nn
 
@@ -29,15 +28,14 @@ from capecam.api import Model, load_settings, run
 from capecam.model.model import Normalisation
 from capecam.settings import CAPE_TOWN_CLASSES
 
-SIZE = 12_500
 LARGEST = 9
-"""Pixels; the median annotated object has 29 x 29."""
+"""Maximum edge of a speck in pixels; the median annotated object has 29 x 29."""
 GAP = 4
-"""Pixels that are always between two, so that none are joined."""
+"""Minimum distance of two specks in pixels, so that none are joined."""
 
 
-class Bright(nn.Module):
-    """Class k where channel k - 1 is bright."""
+class ColourNetwork(nn.Module):
+    """Network that predicts class k where channel k - 1 is bright."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,16 +49,17 @@ class Bright(nn.Module):
         return torch.cat([torch.ones_like(found[:, :1]), found], dim=1)
 
 
-def bright() -> Model:
-    """A network that knows its classes by their colours."""
+def colour_model() -> Model:
+    """Return a model that recognises classes by their colours."""
     scaling = Normalisation(1.0, (0.0,) * 3, (1.0,) * 3)
-    network = Bright().eval().requires_grad_(False)
-    return Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "bright", "0" * 64, ())
+    network = ColourNetwork().eval().requires_grad_(False)
+    return Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "colour", "0" * 64, ())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--size", type=int, default=12_500, help="edge of the image in pixels")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/specks.csv"))
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -68,29 +67,29 @@ def main() -> None:
         print(json.dumps(measure(Path(arguments.measure))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder) / "image.tif", arguments.count)
+        draw(Path(folder) / "image.tif", arguments.count, arguments.size)
         command = [sys.executable, __file__, "--measure", folder]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     row = {"specks": arguments.count, **json.loads(done.stdout.splitlines()[-1])}
     print(row)
-    append(arguments.csv, [row])
+    append_rows(arguments.csv, [row])
 
 
-def draw(path: Path, count: int) -> None:
-    """Each in a square of its own, at a random place and of a random size."""
+def draw(path: Path, count: int, size: int) -> None:
+    """Draw each speck in its own square, with a random offset and size."""
     rng = np.random.default_rng(0)
     across = ceil(sqrt(count))
-    pitch = SIZE // across
-    most = min(LARGEST, pitch - GAP)
-    pixels = np.full((3, SIZE, SIZE), 40, np.uint8)
+    pitch = size // across
+    largest = min(LARGEST, pitch - GAP)
+    pixels = np.full((3, size, size), 40, np.uint8)
     for n in range(count):
-        height, width = rng.integers(1, most + 1, 2)
+        height, width = rng.integers(1, largest + 1, 2)
         row, col = divmod(n, across)
         top = row * pitch + rng.integers(0, pitch - GAP - height + 1)
         left = col * pitch + rng.integers(0, pitch - GAP - width + 1)
         pixels[n % 3, top : top + height, left : left + width] = 240
     profile = {
-        "driver": "GTiff", "width": SIZE, "height": SIZE, "count": 3, "dtype": "uint8",
+        "driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8",
         "crs": "ESRI:102562", "transform": from_origin(-51000, -3763000, 0.08, 0.08),
         "tiled": True, "compress": "ZSTD",
     }  # fmt: skip
@@ -99,22 +98,22 @@ def draw(path: Path, count: int) -> None:
 
 
 def measure(folder: Path) -> dict[str, object]:
-    """Run, in this process; the evidence is gathered in others."""
+    """Run in this process and return the measurements; child processes gather the evidence."""
     options = {
         "sources": [str(folder / "image.tif")],
         "out": str(folder / "out"),
         "detections.min_area_m2": 0.0,
     }
-    outcome = run(load_settings(None, options), model=bright())
-    own, helpers = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    outcome = run(load_settings(None, options), model=colour_model())
+    own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "traced": sum(outcome.city.detections["traced"].values()),
         "kept": sum(outcome.city.detections["kept"].values()),
         "seconds": round(outcome.seconds, 1),
         "cpu_s": round(own.ru_utime + own.ru_stime, 1),
-        "evidence_cpu_s": round(helpers.ru_utime + helpers.ru_stime, 1),
+        "evidence_cpu_s": round(children.ru_utime + children.ru_stime, 1),
         "peak_mb": peak_resident_mb(),
-        **facts(),
+        **environment(),
     }
 
 

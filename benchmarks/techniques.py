@@ -1,11 +1,11 @@
-"""What each technique of the engine brings and costs, a row each; and those that were not taken.
+"""Measure speed and accuracy of each technique of the engine, and of the rejected ones.
 
-Usage: techniques.py [--device NAME] [--rounds N] [--csv FILE]
+Usage: techniques.py [--device NAME] [--rounds N] [--size PX] [--csv FILE]
 
-Nine maps of FPN resnext50_32x4d, untrained. Rounds are interleaved, seconds are medians. In the
-waterfall every row has the techniques of the rows above it, too. Accuracy is that of the trained
-sample network against the notebook's way (Grad-CAM++ by the paper's formula), because an untrained
-one exaggerates every rounding.
+Nine maps of an untrained FPN resnext50_32x4d. Rounds are interleaved; seconds are medians. In the
+waterfall every row includes the techniques of the rows above it. Accuracy is measured with the
+trained sample model against the notebook's method (Grad-CAM++ by the paper's formula), because an
+untrained network exaggerates every rounding.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ DETECTED_TILES = 40
 
 
 def switch_only(network: nn.Module, switch: ReluSwitch, memory_format: torch.memory_format) -> None:
-    """In place of ``make_lean``: true and guided gradients from one graph, all else as it is."""
+    """Replace only the ReLUs: true and guided gradients from one graph."""
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.forward = partial(SwitchedReLU.apply, switch, memory_format, module.inplace)
 
 
 def lean(network: nn.Module, switch: ReluSwitch, _memory_format: torch.memory_format) -> None:
-    """``make_lean`` in PyTorch's default memory format."""
+    """Call ``replace_backward`` with PyTorch's default memory format."""
     replace_backward(network, switch, torch.contiguous_format)
 
 
 Explain = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Pixels and validity of a batch to heatmaps."""
+"""Function from pixels and validity of a batch to heatmaps by method."""
 
 
 @dataclass
 class Row:
-    """A technique, and what was measured of it."""
+    """Technique with its measurements."""
 
     name: str
     batch: int
@@ -66,36 +66,37 @@ class Row:
 
     @property
     def tile(self) -> float:
-        """Seconds a tile."""
+        """Median seconds per tile."""
         return statistics.median(self.times) / self.batch
 
 
 def engine(
     device: torch.device,
     prepare: Callable[..., None] | None = None,
-    most: int | None = None,
+    max_tiles: int | None = None,
     methods: Sequence[str] = METHODS,
     precision: str = "fp32",
 ) -> Callable[[Model], Explain]:
-    """Builds an engine, maybe with something in the place of ``make_lean``."""
+    """Return a builder of an engine, optionally with another ``replace_backward``."""
 
     def build(model: Model) -> Explain:
-        with patch("capecam.attribution.engine.make_lean", prepare) if prepare else nullcontext():
-            made = Engine(model, methods, device=device, precision=precision)
-        made.max_tiles = most or made.max_tiles
-        return lambda pixels, valid: made(pixels, valid).heat
+        target = "capecam.attribution.engine.replace_backward"
+        with patch(target, prepare) if prepare else nullcontext():
+            engine = Engine(model, methods, device=device, precision=precision)
+        engine.max_tiles = max_tiles or engine.max_tiles
+        return lambda pixels, valid: engine(pixels, valid).heat
 
     return build
 
 
 def notebook(device: torch.device, model: Model) -> Explain:
-    """The original way, as a row."""
-    way = Notebook(model, device, plusplus="gradcampp")
-    return lambda pixels, _: way(pixels.to(device), METHODS)
+    """Return the notebook's method as a builder's result."""
+    method = Notebook(model, device, plusplus="gradcampp")
+    return lambda pixels, _: method(pixels.to(device), METHODS)
 
 
 def rows(device: torch.device) -> tuple[list[Row], list[Row]]:
-    """The waterfall, and what was not taken or is a choice."""
+    """Return the rows of the waterfall, and those of rejected or optional techniques."""
     waterfall = [
         Row("the notebook's way", 1, partial(notebook, device)),
         Row("one forward, ReLUs with a switch, a gradient a class", 1, engine(device, switch_only)),
@@ -104,8 +105,8 @@ def rows(device: torch.device) -> tuple[list[Row], list[Row]]:
         Row("4 tiles together", 4, engine(device)),
     ]
     others = [
-        Row("8 tiles together", 8, engine(device, most=8)),
-        Row("32 tiles together", 32, engine(device, most=32)),
+        Row("8 tiles together", 8, engine(device, max_tiles=8)),
+        Row("32 tiles together", 32, engine(device, max_tiles=32)),
         Row("one guided backward for all classes", 4, engine(device, methods=METHODS_SHARED)),
         Row("--precision bf16", 4, engine(device, precision="bf16")),
         Row("--precision fp16", 4, engine(device, precision="fp16")),
@@ -116,7 +117,7 @@ def rows(device: torch.device) -> tuple[list[Row], list[Row]]:
 def accuracy(
     row: Row, model: Model, tiles: Tensor, reference: dict[str, Tensor]
 ) -> dict[str, object]:
-    """Of the row's maps; the shared guided ones are compared with those of each class."""
+    """Compare a row's maps with the reference; shared guided maps count for every class."""
     explain = row.build(model)
     valid = torch.ones_like(tiles[:, 0], dtype=torch.bool)
     batches = zip(tiles.split(row.batch), valid.split(row.batch), strict=True)
@@ -133,11 +134,11 @@ def accuracy(
     }
 
 
-def measure(device: torch.device, rounds: int) -> list[dict[str, object]]:
-    """Every row, interleaved."""
+def measure(device: torch.device, rounds: int, size: int) -> list[dict[str, object]]:
+    """Measure every row in interleaved rounds."""
     waterfall, others = rows(device)
     every = [*waterfall, *others]
-    tiles = sample_tiles(max(row.batch for row in every), 320)
+    tiles = sample_tiles(max(row.batch for row in every), size)
     valid = torch.ones_like(tiles[:, 0], dtype=torch.bool)
     model = untrained_model(tiles[:4])
     built = [row.build(model) for row in every]
@@ -148,38 +149,38 @@ def measure(device: torch.device, rounds: int) -> list[dict[str, object]]:
                 row.times.append(took)
     del built
     trained = sample_model()
-    seen = sample_tiles(ACCURACY_TILES, 320, seed=1)
-    way = notebook(device, trained)
-    reference = {name: heat.cpu() for name, heat in way(seen, valid).items()}
-    done = []
-    before = waterfall[0]
+    checked = sample_tiles(ACCURACY_TILES, size, seed=1)
+    explain = notebook(device, trained)
+    reference = {name: heat.cpu() for name, heat in explain(checked, valid).items()}
+    measured = []
+    previous = waterfall[0]
     for row in every:
-        # What is not in the waterfall is compared with its end.
-        against = before if row in waterfall else waterfall[-1]
-        done.append({
+        # A row outside the waterfall is compared with the end of the waterfall.
+        against = previous if row in waterfall else waterfall[-1]
+        measured.append({
             "technique": row.name,
             "batch": row.batch,
             "seconds_per_tile": f"{row.tile:.4f}",
             "times_the_row_before": f"{against.tile / row.tile:.2f}",
             "times_the_notebook": f"{waterfall[0].tile / row.tile:.2f}",
-            **accuracy(row, trained, seen, reference),
+            **accuracy(row, trained, checked, reference),
         })  # fmt: skip
-        before = row
-        print(done[-1], flush=True)
-    return done
+        previous = row
+        print(measured[-1], flush=True)
+    return measured
 
 
-def measure_detected(device: torch.device, rounds: int) -> list[dict[str, object]]:
-    """Seconds a tile with ``where="detected"``, by the share of tiles with one detected class."""
-    tiles = sample_tiles(DETECTED_TILES, 320)
+def measure_detected(device: torch.device, rounds: int, size: int) -> list[dict[str, object]]:
+    """Measure ``where="detected"`` by the share of tiles with one detected class."""
+    tiles = sample_tiles(DETECTED_TILES, size)
     model = untrained_model(tiles[:4])
-    made = {
+    engines = {
         where: Engine(model, METHODS, where=where, device=device) for where in ("all", "detected")
     }
-    winner = torch.cat([made["all"].logits(part).argmax(dim=1).cpu() for part in tiles.split(4)])
+    winner = torch.cat([engines["all"].logits(part).argmax(dim=1).cpu() for part in tiles.split(4)])
     masks = {"all": torch.ones_like(winner, dtype=torch.bool)}
     for share in (0.0, 0.05, 0.2, 1.0):
-        # Every 1/share-th tile keeps the pixels of one class, the others those of the background.
+        # Every 1/share-th tile keeps the pixels of one class, the others only the background.
         kept = torch.zeros(DETECTED_TILES, dtype=torch.long)
         chosen = torch.linspace(0, DETECTED_TILES - 1, round(share * DETECTED_TILES)).long()
         kept[chosen] = torch.tensor([1, 2, 3]).repeat(DETECTED_TILES)[: len(chosen)]
@@ -188,7 +189,7 @@ def measure_detected(device: torch.device, rounds: int) -> list[dict[str, object
     times: dict[str, list[float]] = {name: [] for name in masks}
     for n in range(rounds + 1):
         for name, valid in masks.items():
-            explain = made["all" if name == "all" else "detected"]
+            explain = engines["all" if name == "all" else "detected"]
             took = seconds(partial(run_through, explain, tiles, valid), device)
             if n:
                 times[name].append(took / DETECTED_TILES)
@@ -205,15 +206,15 @@ def measure_detected(device: torch.device, rounds: int) -> list[dict[str, object
 
 
 def run_through(explain: Engine, tiles: Tensor, valid: Tensor) -> None:
-    """All tiles, as a run with batches of 4 hands them over."""
+    """Explain all tiles in the batches of a run with a batch size of 4."""
     size = explain.tiles_per_call(4)
     for part in zip(tiles.split(size), valid.split(size), strict=True):
         explain(*part)
 
 
-def class_blindness(device: torch.device) -> str:
-    """Correlation of guided gradients between classes: the lowest of the tiles, by network."""
-    tiles = sample_tiles(4, 320)
+def class_blindness(device: torch.device, size: int) -> str:
+    """Describe by network the minimum correlation of guided gradients of two classes."""
+    tiles = sample_tiles(4, size)
     valid = torch.ones_like(tiles[:, 0], dtype=torch.bool)
     lines = []
     for model in (sample_model(), untrained_model(tiles)):
@@ -226,7 +227,7 @@ def class_blindness(device: torch.device) -> str:
 
 
 def sample_model() -> Model:
-    """The trained one that comes with the package."""
+    """Load the trained model that comes with the package."""
     data = Path(str(files("capecam.demo") / "data"))
     return load_model(data / "sample_model.safetensors", load_settings(data / "demo.yaml").model)
 
@@ -235,15 +236,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=320, help="edge of a tile in pixels")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/techniques.csv"))
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     synchronize(device)
-    print(class_blindness(device), flush=True)
-    measured = measure_detected(device, arguments.rounds)
+    print(class_blindness(device, arguments.size), flush=True)
+    measured = measure_detected(device, arguments.rounds, arguments.size)
     for row in measured:
         print(row, flush=True)
-    measured = measure(device, arguments.rounds) + measured
+    measured = measure(device, arguments.rounds, arguments.size) + measured
     where = {
         "machine": machine(device),
         "torch": torch.__version__,

@@ -1,10 +1,10 @@
-"""Two workers on the cores of this machine against one, in processes and on Ray, in turns.
+"""Compare two workers on this machine with one, in processes and on Ray, in alternation.
 
-Usage: workers.py CONFIG [--rounds N] [--csv FILE]
+Usage: workers.py CONFIG [--kind processes|Ray ...] [--rounds N] [--csv FILE]
 
-CONFIG names sources and checkpoint; ``make demo`` leaves demo/demo.yaml. Every run makes all cells,
-into a folder of its own, by the colour scale of the first: what is timed is the cells alone, the
-workers' start included.
+CONFIG names sources and checkpoint; ``make demo`` leaves demo/demo.yaml. Every run processes all
+cells into its own folder with the calibration of the first run. The time is that of the cells,
+including the start of the workers.
 """
 
 from __future__ import annotations
@@ -13,50 +13,55 @@ import argparse
 import os
 import statistics
 import tempfile
+from itertools import product
 from pathlib import Path
 
-from memory import append, facts
+from memory import append_rows, environment
 
 from capecam.api import load_settings, run
 
-WAYS = (("processes", 1), ("processes", 2), ("Ray", 1), ("Ray", 2))
+KINDS = ("processes", "Ray")
+COUNTS = (1, 2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
+    parser.add_argument("--kind", action="append", choices=KINDS, help="default: all")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/workers.csv"))
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this machine alone
-    seconds: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
+    setups = list(product(arguments.kind or KINDS, COUNTS))
+    seconds: dict[tuple[str, int], list[float]] = {setup: [] for setup in setups}
     tiles = 0
     with tempfile.TemporaryDirectory() as folder:
-        calibrated = once(arguments.config, Path(folder) / "first", ("processes", 1), None)
+        calibrated = run_once(arguments.config, Path(folder) / "first", ("processes", 1), None)
         for number in range(arguments.rounds):
-            for way in WAYS:
-                out = Path(folder) / f"{number}-{way[0]}-{way[1]}"
-                made = once(arguments.config, out, way, calibrated.out / "run.json")
-                tiles = made.tiles
-                seconds[way].append(made.stages["cells"])
-                print(way, round(seconds[way][-1], 1), flush=True)
-    alone = statistics.median(seconds["processes", 1])
+            for setup in setups:
+                out = Path(folder) / f"{number}-{setup[0]}-{setup[1]}"
+                outcome = run_once(arguments.config, out, setup, calibrated.out / "run.json")
+                tiles = outcome.tiles
+                seconds[setup].append(outcome.stages["cells"])
+                print(setup, round(seconds[setup][-1], 1), flush=True)
+    alone = statistics.median(seconds[setups[0]])
     rows = []
-    for (kind, count), found in seconds.items():
-        median = statistics.median(found)
+    for (kind, count), times in seconds.items():
+        median = statistics.median(times)
         rows.append(
             {
                 "workers": count, "kind": kind, "tiles": tiles, "seconds": round(median, 1),
-                "tiles_s": round(tiles / median, 2), "ratio": round(alone / median, 3), **facts(),
+                "tiles_s": round(tiles / median, 2), "ratio": round(alone / median, 3),
+                **environment(),
             }
         )  # fmt: skip
         print(rows[-1])
-    append(arguments.csv, rows)
+    append_rows(arguments.csv, rows)
 
 
-def once(config: Path, out: Path, way: tuple[str, int], calibration: Path | None):
-    """All cells of the city."""
-    kind, count = way
+def run_once(config: Path, out: Path, setup: tuple[str, int], calibration: Path | None):
+    """Process all cells of the city."""
+    kind, count = setup
     options = {
         "out": str(out), "explain.calibration": calibration and str(calibration),
         "compute.workers": count, "compute.cluster": "local-ray" if kind == "Ray" else None,

@@ -1,4 +1,4 @@
-"""The audit tells a map that shows what the network looks at from one that does not."""
+"""The audit distinguishes maps of what the network uses from maps that show something else."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from capecam.analysis.audit.deletion_insertion import (
     areas,
     blur,
     curves,
-    follow,
+    removal_curves,
+    removal_ranks,
     scaled,
-    turns,
 )
 from capecam.analysis.audit.measure import AuditEngines, AuditMeasurement, measure_detection
 from capecam.analysis.audit.randomization import cascade, spearman, stages
@@ -39,10 +39,10 @@ from capecam.analysis.audit.sampling import (
     SampledDetection,
     centred,
     sample_detections,
+    shift_px,
     shifted,
 )
-from capecam.analysis.audit.shift import shift_px
-from capecam.analysis.audit.summary import Estimate, Lead, summarise
+from capecam.analysis.audit.summary import Estimate, Margin, summarize_methods
 from capecam.attribution.engine import Engine
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
@@ -55,11 +55,11 @@ from capecam.settings.loading import load
 
 TILING = Tiling(64, 16, 8)
 AWAY = 3
-"""Cells (of 8 px) between an object and the cue by which the network below knows it."""
+"""Cells (of 8 px) between an object and the feature that :class:`KnownNetwork` detects."""
 
 
-class Knows(nn.Module):
-    """Class k is where channel k - 1 is bright ``away`` cells to the left; 0: the object itself."""
+class KnownNetwork(nn.Module):
+    """Network that predicts class k where channel k - 1 is bright ``away`` cells to the left."""
 
     def __init__(self, away: int) -> None:
         super().__init__()
@@ -85,7 +85,9 @@ def model_of(network: nn.Module, layer: str = "encoder.1", input_max: float = 1.
     return Model(network, CAPE_TOWN_CLASSES, scaling, layer, "for tests", "0" * 64, ())
 
 
-def bench(network: nn.Module, explain: Explain = block_heat, score: str = "mean") -> AuditEngines:
+def engines_of(
+    network: nn.Module, explain: Explain = block_heat, score: str = "mean"
+) -> AuditEngines:
     model = model_of(network)
 
     def engine(of: Model) -> Engine:
@@ -95,8 +97,8 @@ def bench(network: nn.Module, explain: Explain = block_heat, score: str = "mean"
     return AuditEngines(engine(model), randomised, TILING, 4, explain)
 
 
-def exhibit(away: int, seed: int = 0) -> DetectionTiles:
-    """A bright cue in the middle of dark noise, and the object that is ``away`` cells from it."""
+def detection_tiles(away: int, seed: int = 0) -> DetectionTiles:
+    """Return tiles of a bright feature in dark noise and an object ``away`` cells from it."""
     scene = np.random.default_rng(seed).integers(20, 60, (3, 128, 128)).astype(np.uint8)
     scene[1, 56:72, 56:72] = 240
     region = shapely.box(56 + 8 * away, 56, 72 + 8 * away, 72)
@@ -112,14 +114,17 @@ def exhibit(away: int, seed: int = 0) -> DetectionTiles:
     return DetectionTiles(SampledDetection("2_0_0", 2, region, ("a",)), tile(first), others, inside)
 
 
-def leads(findings: list[AuditMeasurement], measure: str) -> Lead:
-    """How much lower the curves of the only method lie than random."""
-    (method,) = summarise(findings, ["gradcam"], ["decoder", "encoder.1"])
+def margin(measurements: list[AuditMeasurement], measure: str) -> Margin:
+    """Return the margin of the only method below random order."""
+    (method,) = summarize_methods(measurements, ["gradcam"], ["decoder", "encoder.1"])
     return {"score": method.score, "confidence": method.confidence}[measure].below_random
 
 
-def examined(made: AuditEngines, away: int) -> list[AuditMeasurement]:
-    return [measure_detection(exhibit(away, n), made, np.random.default_rng(n)) for n in range(6)]
+def measured(engines: AuditEngines, away: int) -> list[AuditMeasurement]:
+    return [
+        measure_detection(detection_tiles(away, n), engines, np.random.default_rng(n))
+        for n in range(6)
+    ]
 
 
 # --- Deletion and insertion -----------------------------------------------------------------------
@@ -141,18 +146,18 @@ def shuffled(*arguments) -> np.ndarray:
 @pytest.mark.parametrize("score", ["mean", "predicted"])
 @pytest.mark.parametrize("away", [0, AWAY], ids=["looks at the object", "looks at its context"])
 def test_a_faithful_map_is_told_from_wrong_ones(away: int, score: str) -> None:
-    honest = examined(bench(Knows(away), score=score), away)
+    honest = measured(engines_of(KnownNetwork(away), score=score), away)
     for measure in MEASURES:
-        lead = leads(honest, measure)
-        assert lead.area.low > 0.15, (measure, lead)
-        assert lead.share == 1
+        found = margin(honest, measure)
+        assert found.area.low > 0.15, (measure, found)
+        assert found.share == 1
         k = MEASURES.index(measure)
         for finding in honest:
             highest, random, lowest = areas(finding.shares, finding.curves)[0, :, k]
             assert highest < random < lowest
         for wrong in (inverted, shuffled):  # a shuffled map is one more random order
-            lead = leads(examined(bench(Knows(away), wrong, score), away), measure)
-            assert lead.area.low < 0, (wrong.__name__, measure, lead)
+            found = margin(measured(engines_of(KnownNetwork(away), wrong, score), away), measure)
+            assert found.area.low < 0, (wrong.__name__, measure, found)
 
 
 def test_a_map_of_the_object_is_wrong_where_the_network_looks_at_the_context() -> None:
@@ -161,14 +166,14 @@ def test_a_map_of_the_object_is_wrong_where_the_network_looks_at_the_context() -
         heat[:, 0, 3:5, 3 + AWAY : 5 + AWAY] = 1
         return heat
 
-    honest = leads(examined(bench(Knows(AWAY)), AWAY), "confidence")
-    pleasing = leads(examined(bench(Knows(AWAY), object_itself), AWAY), "confidence")
+    honest = margin(measured(engines_of(KnownNetwork(AWAY)), AWAY), "confidence")
+    pleasing = margin(measured(engines_of(KnownNetwork(AWAY), object_itself), AWAY), "confidence")
     assert honest.area.low > pleasing.area.high
     assert pleasing.area.low < 0
 
 
 def by_hand() -> tuple[Engine, Target]:
-    """Four blocks of 8, 4, 2 and 2, and a network whose score is their mean."""
+    """Return four blocks of 8, 4, 2 and 2, and an engine whose score is their mean."""
 
     class Linear(nn.Module):
         def __init__(self) -> None:
@@ -192,7 +197,7 @@ def by_hand() -> tuple[Engine, Target]:
 def test_curves_and_areas_by_hand() -> None:
     engine, target = by_hand()
     orders = np.array([[[0, 1], [2, 3]], [[3, 2], [1, 0]]])
-    found = follow(engine, target, orders, [0, 1, 2, 3, 4], batch_size=3)
+    found = removal_curves(engine, target, orders, [0, 1, 2, 3, 4], batch_size=3)
     assert found[0, :, 0].tolist() == [4, 2, 1, 0.5, 0]  # 16/4, 8/4, 4/4, 2/4
     assert found[1, :, 0].tolist() == [4, 3.5, 3, 2, 0]
     sure, even = 1 / (1 + np.exp(-8)), 0.5
@@ -228,9 +233,10 @@ def test_a_score_that_never_moves_is_not_stretched() -> None:
 def test_blocks_go_by_rank_and_never_without_imagery() -> None:
     key = np.array([[3.0, 1.0], [2.0, 0.0]])
     seen = np.array([[True, True], [True, False]])
-    assert turns(key, seen, np.random.default_rng(0)).tolist() == [[2, 0], [1, 4]]
+    assert removal_ranks(key, seen, np.random.default_rng(0)).tolist() == [[2, 0], [1, 4]]
     drawn = {
-        tuple(turns(np.zeros((2, 2)), seen, np.random.default_rng(n)).ravel()) for n in range(40)
+        tuple(removal_ranks(np.zeros((2, 2)), seen, np.random.default_rng(n)).ravel())
+        for n in range(40)
     }
     assert len(drawn) == 6, "equal blocks go in every order"
 
@@ -247,7 +253,7 @@ def test_blur_removes_an_object_and_minds_nodata() -> None:
     assert 50 < blurred[0, 12, 12] < 70
 
 
-# --- Randomisation --------------------------------------------------------------------------------
+# --- Randomization --------------------------------------------------------------------------------
 
 
 def test_stages_go_from_the_head_to_the_encoders_last() -> None:
@@ -309,12 +315,12 @@ def test_an_edge_detector_survives_randomisation_and_a_map_of_the_network_does_n
         steps = nn.functional.avg_pool2d(grey.diff(dim=-1, append=grey[..., -1:]).abs(), 8)
         return steps.numpy()
 
-    def likeness(explain: Explain) -> np.ndarray:
-        findings = examined(bench(Knows(0), explain), 0)
-        return np.stack([finding.randomised for finding in findings])
+    def similarities(explain: Explain) -> np.ndarray:
+        findings = measured(engines_of(KnownNetwork(0), explain), 0)
+        return np.stack([finding.randomized for finding in findings])
 
-    assert likeness(edges) == pytest.approx(1)
-    found = likeness(block_heat)
+    assert similarities(edges) == pytest.approx(1)
+    found = similarities(block_heat)
     assert found.max() < 0.97, "there is little to randomise in three channels"
     assert (found.min(axis=1) < 0.75).all()
 
@@ -333,20 +339,20 @@ def test_rank_correlation_by_hand() -> None:
 
 
 def test_a_network_that_knows_no_position_is_stable() -> None:
-    for finding in examined(bench(Knows(0)), 0):
+    for finding in measured(engines_of(KnownNetwork(0)), 0):
         assert finding.shift_correlation == pytest.approx([1], abs=1e-6)
         assert finding.shift_ratio == pytest.approx([1], abs=1e-6)
 
 
 def test_a_network_that_minds_its_place_is_less_stable() -> None:
-    class Placed(Knows):
-        """What lies to the right is brighter to it."""
+    class Placed(KnownNetwork):
+        """Network that brightens its input towards the right."""
 
         def forward(self, x: Tensor) -> Tensor:
             ramp = torch.linspace(0, 4, x.shape[-1], dtype=x.dtype)
             return super().forward(x * ramp)
 
-    for finding in examined(bench(Placed(0)), 0):
+    for finding in measured(engines_of(Placed(0)), 0):
         assert finding.shift_correlation.max() < 0.99
         assert finding.shift_ratio.max() < 0.9
 
@@ -375,7 +381,7 @@ def test_estimates_say_what_they_rest_on() -> None:
     # t with one degree of freedom: 12.706; the error of the mean is sqrt(2) / sqrt(2).
     assert (found.count, found.mean) == (2, 2.0)
     assert (found.low, found.high) == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-3)
-    assert Lead.of(np.array([nan, 0.0, 0.5, 0.1, -1.0])).share == 0.5
+    assert Margin.of(np.array([nan, 0.0, 0.5, 0.1, -1.0])).share == 0.5
 
 
 # --- A run ----------------------------------------------------------------------------------------
@@ -383,7 +389,7 @@ def test_estimates_say_what_they_rest_on() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """The output of a run with the known network."""
+    """Return the folder of a run with a known network."""
     folder = tmp_path_factory.mktemp("audit")
     source = write_tif(folder / "images" / "a.tif", blobs(360, 420, seed=5))
     write_tif(folder / "images" / "b.tif", blobs(360, 200, seed=6), col=420)
@@ -398,7 +404,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def out(made, tmp_path) -> Path:
-    """Of that run, to be changed."""
+    """Return a copy of that run's output that a test may change."""
     return Path(shutil.copytree(made / "out", tmp_path / "out"))
 
 
@@ -406,11 +412,11 @@ RULES = AuditSettings(sample=4, seed=3)
 
 
 def test_an_audit_leaves_a_table_a_picture_and_numbers(out) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     found = audit(
-        out, RULES, device="cpu", model=colours_model(), progress=lambda *n: told.append(n)
+        out, RULES, device="cpu", model=colours_model(), progress=lambda *n: calls.append(n)
     )
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     run_json, own = (json.loads((out / name).read_text()) for name in ("run.json", "audit.json"))
     assert run_json["audit"] == json.loads(json.dumps(found.to_json()))
     assert {"calibration", "settings", "totals"} <= set(run_json), "the rest is still there"
@@ -436,7 +442,7 @@ def test_an_audit_leaves_a_table_a_picture_and_numbers(out) -> None:
 def test_evidence_and_audit_agree_on_where_a_network_looks(
     tmp_path: Path, away: int, word: str
 ) -> None:
-    """A known network, imagery with cues, and the objects that it takes them for."""
+    """A known network on imagery with the features that it detects."""
     pixels = np.zeros((3, 448, 448), np.uint8)
     for n, (row, col) in enumerate(product((64, 192, 320), repeat=2)):
         pixels[n % 3, row : row + 16, col : col + 16] = 240
@@ -446,7 +452,7 @@ def test_evidence_and_audit_agree_on_where_a_network_looks(
         "detections.min_area_m2": 0.0, "explain.methods": ("gradcam",),
         "tiling.size": 160, "tiling.overlap": 80, "tiling.stride": 8,
     }  # fmt: skip
-    model = model_of(Knows(away))
+    model = model_of(KnownNetwork(away))
     run(load(None, options), model=model)
     table = gpd.read_parquet(tmp_path / "out" / "detections.parquet")
     assert len(table) == 9
@@ -483,12 +489,12 @@ def test_a_sample_takes_from_every_class_in_turn(out) -> None:
     classes = table["class_id"].value_counts()
     assert (classes >= 2).all(), "else there is nothing to choose"
     chosen = sample_detections(path, LO19, 2 * len(classes), 0)
-    assert Counter(specimen.class_id for specimen in chosen) == dict.fromkeys(classes.index, 2)
-    assert all(specimen.region.area % 1 == 0 for specimen in chosen), "in whole pixels"
+    assert Counter(detection.class_id for detection in chosen) == dict.fromkeys(classes.index, 2)
+    assert all(detection.region.area % 1 == 0 for detection in chosen), "in whole pixels"
     other = sample_detections(path, LO19, 2 * len(classes), 1)
-    assert {specimen.id for specimen in chosen} != {specimen.id for specimen in other}
+    assert {detection.id for detection in chosen} != {detection.id for detection in other}
     everything = sample_detections(path, LO19, 10_000, 0)
-    assert [specimen.id for specimen in everything] == table["id"].tolist()
+    assert [detection.id for detection in everything] == table["id"].tolist()
 
 
 def test_what_is_not_there_is_said(out, made, tmp_path) -> None:

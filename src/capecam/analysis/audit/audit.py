@@ -1,8 +1,7 @@
-"""Are a run's explanations faithful? ``capecam audit`` (docs/method.md).
+"""Test the faithfulness of a run's explanations (``capecam audit``, docs/method.md).
 
-Three tests on a seeded sample of detections, with the run's own network and settings: deletion and
-insertion (``curves``), model randomisation (``randomise``), and a shift of the tiles
-(``stability``).
+Three tests on a seeded sample of detections, with the network and settings of the run: deletion and
+insertion, randomization of the model, and a shift of the tiles.
 """
 
 from __future__ import annotations
@@ -17,9 +16,13 @@ import pandas as pd
 from capecam.analysis.audit.figure import draw_figure
 from capecam.analysis.audit.measure import AuditEngines, AuditMeasurement, measure_detection
 from capecam.analysis.audit.randomization import cascade
-from capecam.analysis.audit.sampling import SampledDetection, read_tiles_of, sample_detections
-from capecam.analysis.audit.shift import shift_px
-from capecam.analysis.audit.summary import Audit, details, summarise
+from capecam.analysis.audit.sampling import (
+    SampledDetection,
+    read_tiles_of,
+    sample_detections,
+    shift_px,
+)
+from capecam.analysis.audit.summary import Audit, detection_results, summarize_methods
 from capecam.errors import ImageError, UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
@@ -32,9 +35,6 @@ from capecam.settings import AuditSettings
 from capecam.store.file_names import RUN_JSON
 from capecam.store.run_folder import RunFolder, known_run
 
-Progress = Callable[[int, int], object]
-"""Told, after each detection, how many are done, and of how many."""
-
 
 def audit(
     out: Path,
@@ -42,40 +42,42 @@ def audit(
     *,
     device: str | None = None,
     model: Model | None = None,
-    progress: Progress = lambda _done, _of: None,
+    progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> Audit:
-    """Test the explanations of a run: ``audit.json``, ``.csv`` and ``.png``, and in ``run.json``.
+    """Test the explanations of a run; write ``audit.json``, ``.csv``, ``.png`` and ``run.json``.
 
     Args:
-        out: the folder of a finished run, which no other run may be working in.
-        rules: how many detections, and the seed.
-        device: else as the run's settings say.
-        model: the run's network, if it is loaded already.
-        progress: told how far it is.
+        out: folder of a finished run that no other process is working in.
+        rules: size and seed of the sample.
+        device: device to run on; None uses the run's settings.
+        model: network of the run; None loads it.
+        progress: called after each detection with the number done and the total.
 
     Raises:
-        OutputError: the folder holds no run, or a run is at it.
-        UsageError: there is no detection; or the checkpoint is another, or images are gone.
+        OutputError: the folder holds no run, or is in use.
+        UsageError: the run has no detection, the checkpoint differs, or images are missing.
         NotFiniteError: the network's gradients overflowed.
     """
-    known_run(out)  # before a lock is left in a folder of something else
+    known_run(out)  # before a lock file is created in a folder that holds no run
     if rules.sample < 1:
         raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
     with output_lock(out), gdal_settings():
         run = RunFolder.open(out)
-        specimens = sample_detections(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
-        run.check_images(name for specimen in specimens for name in specimen.images)
-        bench = _bench(run, device, model, rules.seed)
-        findings, skipped = _examined(specimens, run.mosaic, bench, rules.seed, progress)
-        if not findings:
+        sample = sample_detections(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
+        run.check_images(name for detection in sample for name in detection.images)
+        engines = _build_engines(run, device, model, rules.seed)
+        measurements, skipped = _measure(sample, run.mosaic, engines, rules.seed, progress)
+        if not measurements:
             raise UsageError("no tile of the sample can be read: " + "; ".join(skipped.values()))
-        found = _conclude(findings, bench, rules.seed, skipped)
-        _write(out, found, findings)
-    return found
+        result = _summarize(measurements, engines, rules.seed, skipped)
+        _write(out, result, measurements)
+    return result
 
 
-def _bench(run: RunFolder, device: str | None, model: Model | None, seed: int) -> AuditEngines:
-    """The run's network, and what becomes of it without its weights."""
+def _build_engines(
+    run: RunFolder, device: str | None, model: Model | None, seed: int
+) -> AuditEngines:
+    """Build the engines of the run's network and of its randomized copies."""
     model = load_run_model(run, model)
     return AuditEngines(
         build_run_engine(run, model, device),
@@ -85,36 +87,41 @@ def _bench(run: RunFolder, device: str | None, model: Model | None, seed: int) -
     )
 
 
-def _examined(
-    specimens: Sequence[SampledDetection],
+def _measure(
+    sample: Sequence[SampledDetection],
     mosaic: Mosaic,
-    bench: AuditEngines,
+    engines: AuditEngines,
     seed: int,
-    progress: Progress,
+    progress: Callable[[int, int], object],
 ) -> tuple[list[AuditMeasurement], dict[str, str]]:
-    """What was found, one detection after the other, so that memory holds the tiles of one; and by
-    id why the tiles of some cannot be read."""
-    findings: list[AuditMeasurement] = []
+    """Measure one detection at a time, so that memory holds the tiles of one.
+
+    Returns:
+        Measurements, and by id the reason why a detection's tiles cannot be read.
+    """
+    measurements: list[AuditMeasurement] = []
     skipped: dict[str, str] = {}
     with Reader(mosaic) as reader:
-        for number, specimen in enumerate(specimens):
+        for number, detection in enumerate(sample):
             try:
-                exhibit = read_tiles_of(specimen, reader, bench.tiling, bench.engine.device)
+                tiles = read_tiles_of(detection, reader, engines.tiling, engines.engine.device)
             except ImageError as error:
-                skipped[specimen.id] = str(error)
+                skipped[detection.id] = str(error)
             else:
-                findings.append(
-                    measure_detection(exhibit, bench, np.random.default_rng([seed, number]))
-                )
-            progress(number + 1, len(specimens))
-    return findings, skipped
+                rng = np.random.default_rng([seed, number])
+                measurements.append(measure_detection(tiles, engines, rng))
+            progress(number + 1, len(sample))
+    return measurements, skipped
 
 
-def _conclude(
-    findings: Sequence[AuditMeasurement], bench: AuditEngines, seed: int, skipped: dict[str, str]
+def _summarize(
+    measurements: Sequence[AuditMeasurement],
+    engines: AuditEngines,
+    seed: int,
+    skipped: dict[str, str],
 ) -> Audit:
-    engine, tiling = bench.engine, bench.tiling
-    count = Counter(finding.class_id for finding in findings)
+    engine, tiling = engines.engine, engines.tiling
+    count = Counter(measurement.class_id for measurement in measurements)
     return Audit(
         {entry.name: count[k] for k, entry in enumerate(engine.model.classes) if k},
         skipped,
@@ -125,14 +132,15 @@ def _conclude(
         tiling.size,
         tiling.stride,
         shift_px(tiling),
-        summarise(findings, engine.methods, list(bench.randomised)),
+        summarize_methods(measurements, engine.methods, list(engines.randomized)),
     )
 
 
-def _write(out: Path, found: Audit, findings: Sequence[AuditMeasurement]) -> None:
+def _write(out: Path, result: Audit, measurements: Sequence[AuditMeasurement]) -> None:
     with atomic_write(out / "audit.csv") as csv, atomic_write(out / "audit.png") as png:
-        pd.DataFrame(found.rows()).to_csv(csv, index=False, lineterminator="\n")
-        draw_figure(png, found, findings)
-    write_json(out / "audit.json", {**found.to_json(), "detections": details(found, findings)})
-    record = known_run(out).model_copy(update={"audit": found.to_json()})
+        pd.DataFrame(result.rows()).to_csv(csv, index=False, lineterminator="\n")
+        draw_figure(png, result, measurements)
+    detections = detection_results(result, measurements)
+    write_json(out / "audit.json", {**result.to_json(), "detections": detections})
+    record = known_run(out).model_copy(update={"audit": result.to_json()})
     record.write(out / RUN_JSON)

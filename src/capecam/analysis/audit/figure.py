@@ -1,4 +1,4 @@
-"""The audit as a picture: a row a method."""
+"""Figure of an audit, with one row per method."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from capecam.analysis.audit.measure import AuditMeasurement
 from capecam.analysis.audit.summary import Audit, Effect, MethodAudit
 
 COLOURS = {"highest": "#d55e00", "random": "#777777", "lowest": "#0072b2"}
-"""Okabe and Ito 2008: told apart by everyone, and in grey."""
+"""Colours of Okabe and Ito 2008, distinguishable with colour blindness and in grey."""
 LINES = {"highest": "-", "random": ":", "lowest": "--"}
 LABELS = {
     "highest": "highest first (deletion)",
     "random": "random order",
-    "lowest": "lowest first (insertion, backwards)",
+    "lowest": "lowest first (insertion, reversed)",
 }
 AXES = {
-    "score": "explained score, of its range (0..1)",
-    "confidence": "probability in the object (0..1)",
+    "score": "explained score, scaled to its range (0..1)",
+    "confidence": "mean probability inside the object (0..1)",
 }
 DPI = 150
 QUARTILES = (25, 75)
 
 
-def draw_figure(path: Path, audit: Audit, findings: Sequence[AuditMeasurement]) -> None:
-    """Curves with their quartiles, and every detection's correlations as a dot."""
-    # Slow to import. Figure, and not pyplot, which keeps state and may want a screen.
+def draw_figure(path: Path, audit: Audit, measurements: Sequence[AuditMeasurement]) -> None:
+    """Draw curves with their quartiles, and the correlations of every detection as dots."""
+    # Slow to import. Figure instead of pyplot, which keeps state and may need a display.
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     rows = len(audit.methods)
@@ -41,16 +41,16 @@ def draw_figure(path: Path, audit: Audit, findings: Sequence[AuditMeasurement]) 
     axes = figure.subplots(rows, 4, squeeze=False, width_ratios=(1.15, 1.15, 1, 0.8))
     for m, method in enumerate(audit.methods):
         for k, measure in enumerate(MEASURES):
-            _curves(axes[m, k], findings, m, measure)
+            _curves(axes[m, k], measurements, m, measure)
             axes[m, k].set_title(_title(method, measure), fontsize=10)
-        _randomised(axes[m, 2], method, np.stack([f.randomised[:, m] for f in findings]))
-        _shifted(axes[m, 3], audit, m, findings)
+        _randomization(axes[m, 2], method, np.stack([f.randomized[:, m] for f in measurements]))
+        _shift(axes[m, 3], audit, m, measurements)
     lines, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower left", ncols=3, fontsize=9)
     total = sum(audit.by_class.values())
     figure.suptitle(
-        f"Are the maps faithful? {total} detections, score {audit.score}, tiles of "
-        f"{audit.tile_px} px; lines are means, bands quartiles over detections",
+        f"Faithfulness of the maps: {total} detections, score {audit.score}, tiles of "
+        f"{audit.tile_px} px; lines are means, bands are interquartile ranges over detections",
         fontsize=12,
     )
     figure.savefig(path, dpi=DPI)
@@ -61,9 +61,9 @@ def _title(method: MethodAudit, measure: str) -> str:
     return f"{method.method}: {measure}\nbelow random by {effect.below_random}"
 
 
-def _curves(axis: Any, findings: Sequence[AuditMeasurement], m: int, measure: str) -> None:
+def _curves(axis: Any, measurements: Sequence[AuditMeasurement], m: int, measure: str) -> None:
     k = MEASURES.index(measure)
-    defined = [f for f in findings if not np.isnan(f.curves[m, ..., k]).any()]
+    defined = [f for f in measurements if not np.isnan(f.curves[m, ..., k]).any()]
     for n, order in enumerate(ORDERS if defined else ()):
         shares = np.mean([f.shares for f in defined], axis=0) * 100
         heights = np.stack([f.curves[m, n, :, k] for f in defined])
@@ -73,33 +73,33 @@ def _curves(axis: Any, findings: Sequence[AuditMeasurement], m: int, measure: st
             shares, heights.mean(axis=0), LINES[order], color=COLOURS[order], label=LABELS[order]
         )
     axis.set(xlim=(0, 100), ylim=(-0.02, 1.02))
-    axis.set(xlabel="part of the tile removed (%)", ylabel=AXES[measure])
+    axis.set(xlabel="removed share of the tile (%)", ylabel=AXES[measure])
 
 
-def _randomised(axis: Any, method: MethodAudit, found: Heat) -> None:
-    """(D, stages) rank correlations."""
-    _dots(axis, found)
+def _randomization(axis: Any, method: MethodAudit, correlations: Heat) -> None:
+    """Draw (D, stages) rank correlations."""
+    _dots(axis, correlations)
     names = [fill(re.sub(r"[._]", " ", stage), width=12) for stage in method.randomised]
     axis.set_xticks(range(len(names)), names, fontsize=8)
     axis.set(ylim=(-1.05, 1.05), ylabel="rank correlation with the map")
     axis.axhline(0, color="black", linewidth=0.5)
-    axis.set_title("weights random from the top\ndown to ... (1: the map stays)", fontsize=10)
+    axis.set_title("random weights from the top\ndown to ... (1: unchanged map)", fontsize=10)
 
 
-def _shifted(axis: Any, audit: Audit, m: int, findings: Sequence[AuditMeasurement]) -> None:
-    _dots(axis, np.array([(f.shift_correlation[m], f.shift_ratio[m]) for f in findings]))
+def _shift(axis: Any, audit: Audit, m: int, measurements: Sequence[AuditMeasurement]) -> None:
+    _dots(axis, np.array([(f.shift_correlation[m], f.shift_ratio[m]) for f in measurements]))
     axis.set_xticks((0, 1), ("correlation", "ratio of means\ninside"), fontsize=8)
-    axis.set(ylim=(-1.05, 1.05), ylabel="agreement (1: the same map)")
+    axis.set(ylim=(-1.05, 1.05), ylabel="agreement (1: equal maps)")
     axis.axhline(0, color="black", linewidth=0.5)
-    axis.set_title(f"the tile shifted by {audit.shift_px} px\nto four sides", fontsize=10)
+    axis.set_title(f"tile shifted diagonally by\n{audit.shift_px} px", fontsize=10)
 
 
-def _dots(axis: Any, found: Heat) -> None:
-    """(D, N): a column of dots for each of N, spread so that they can be told apart, and a mean."""
-    count, columns = found.shape
+def _dots(axis: Any, points: Heat) -> None:
+    """Draw each column of (D, N) as dots, spread sideways, with their mean."""
+    count, columns = points.shape
     spread = np.linspace(-0.2, 0.2, count) if count > 1 else np.zeros(1)
     for k in range(columns):
-        values = found[:, k]
+        values = points[:, k]
         axis.plot(k + spread, values, "o", color="#777777", alpha=0.5, markersize=4)
         if not np.isnan(values).all():
             axis.hlines(np.nanmean(values), k - 0.3, k + 0.3, color="#d55e00", linewidth=2)

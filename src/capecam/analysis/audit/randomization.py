@@ -1,7 +1,7 @@
-"""Model randomisation: what becomes of maps when the network forgets what it has learnt.
+"""Cascading randomization of a model's weights.
 
-Adebayo et al. 2018 (Sanity checks for saliency maps): weights are replaced by random ones, layer
-after layer from the top; a map that stays as it was does not depend on what the network has learnt.
+Adebayo et al. 2018 (Sanity checks for saliency maps) replace weights by random ones, layer after
+layer from the top; a map that does not change is independent of what the network has learnt.
 """
 
 from __future__ import annotations
@@ -21,56 +21,57 @@ from capecam.model.model import Model
 
 
 def stages(network: nn.Module, target_layer: str) -> tuple[str, ...]:
-    """The parts of a network that are randomised one after the other, from the top.
+    """Return the names of the modules to randomize one after another, from the top.
 
-    What is defined after the target layer, last first, and then the part that holds it: the head,
-    the decoder and the encoder's last stage of a network of segmentation_models_pytorch. It goes
-    into ``encoder``, into lists, and into what is the only part with weights, and no deeper.
+    The modules defined after the target layer, last first, then the one that contains it: head,
+    decoder and last stage of the encoder in a network of segmentation_models_pytorch. Only
+    ``encoder``, lists, and a sole module with weights are divided further.
     """
-    found: list[str] = []
+    result: list[str] = []
     path, module = "", network
     for part in target_layer.split("."):
-        names = [name for name, child in module.named_children() if _weighs(child) or name == part]
-        found += [path + name for name in reversed(names[names.index(part) + 1 :])]
+        names = [
+            name for name, child in module.named_children() if _has_weights(child) or name == part
+        ]
+        result += [path + name for name in reversed(names[names.index(part) + 1 :])]
         module, path = module.get_submodule(part), f"{path}{part}."
         if len(names) > 1 and part != "encoder" and not isinstance(module, nn.ModuleList):
             break
-    return (*found, path[:-1]) if _weighs(module) else tuple(found)
+    return (*result, path[:-1]) if _has_weights(module) else tuple(result)
 
 
-def _weighs(module: nn.Module) -> bool:
+def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
 def cascade(model: Model, seed: int) -> Iterator[tuple[str, Model]]:
-    """Every stage, and a model of which all stages down to this one are random.
-
-    The given model is never touched: its weights are drawn anew in copies.
-    """
-    draw = torch.Generator().manual_seed(seed)
+    """Yield every stage with a copy of the model that is random from the top down to this stage."""
+    generator = torch.Generator().manual_seed(seed)
     network = model.network
     for stage in stages(model.network, model.target_layer):
         network = copy.deepcopy(network)
-        redraw(network.get_submodule(stage), draw)
+        randomize(network.get_submodule(stage), generator)
         yield stage, replace(model, network=network)
 
 
 @torch.no_grad()
-def redraw(module: nn.Module, draw: torch.Generator) -> None:
-    """Replace every weight by a normal draw with its tensor's own mean and deviation.
+def randomize(module: nn.Module, generator: torch.Generator) -> None:
+    """Replace every weight by a normal sample with the mean and deviation of its tensor.
 
-    So that the network stays in the range where its activations mean something; the running
-    statistics of batch norms are no weights, and stay.
+    This keeps activations in their usual range. The running statistics of batch norms are not
+    weights and are kept.
     """
     for weight in module.parameters():
         # On the CPU, so that the seed gives the same numbers on every device.
-        drawn = torch.randn(weight.shape, generator=draw, dtype=weight.dtype).to(weight.device)
-        weight.copy_(weight.mean() + drawn * weight.std(correction=0))
+        sample = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(
+            weight.device
+        )
+        weight.copy_(weight.mean() + sample * weight.std(correction=0))
 
 
-def spearman(a: Heat, b: Heat, seen: NDArray[np.bool_]) -> Heat:
-    """(M, n, n) twice -> (M,): rank correlation over the seen blocks, equal values sharing a rank.
+def spearman(a: Heat, b: Heat, valid: NDArray[np.bool_]) -> Heat:
+    """Return the rank correlation (M,) of maps (M, n, n) over valid blocks; NaN if one is constant.
 
-    NaN where one of the two maps is even: it has no ranks.
+    Equal values share their mean rank.
     """
-    return correlation(*(rankdata(x[:, seen], axis=1) for x in (a, b)))
+    return correlation(*(rankdata(x[:, valid], axis=1) for x in (a, b)))

@@ -1,4 +1,4 @@
-"""Which detections are audited, and the tiles in which they are looked at."""
+"""Sample of detections, and the tiles that show them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import shapely
 import torch
 from numpy.typing import NDArray
 
-from capecam.analysis.audit.shift import shift_px
 from capecam.detections.regions import mask
 from capecam.errors import UsageError
 from capecam.grid import Grid, Tiling, Window
@@ -26,47 +25,46 @@ from capecam.pipeline.tiles import Tile
 
 @dataclass(frozen=True, slots=True)
 class SampledDetection:
-    """A detection of the sample."""
+    """Detection of the sample."""
 
     id: str
     class_id: int
     region: Any
-    """Shape in lattice pixels."""
+    """Outline in pixels of the pixel grid."""
     images: tuple[str, ...]
-    """Names of those that it lies on."""
+    """Names of the images that it overlaps."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionTiles:
-    """A detection with the tiles that show it."""
+    """Detection with the tiles that show it."""
 
-    specimen: SampledDetection
+    detection: SampledDetection
     tile: Tile
-    """With the object in its middle."""
+    """Tile with the object in its centre."""
     shifted: tuple[Tile, ...]
-    """Others that hold as much of it."""
+    """Shifted tiles that contain the same part of the object."""
     inside: NDArray[np.bool_]
-    """(size, size) of ``tile``: the object's pixels."""
+    """(size, size) bool; True is a pixel of ``tile`` in the object."""
 
 
 def sample_detections(path: Path, grid: Grid, count: int, seed: int) -> list[SampledDetection]:
-    """A sample of detections, in the order of the file: from every class as many, as far as there
-    are any.
+    """Draw a sample of detections, equally many of every class if possible, in file order.
 
     Args:
         path: ``detections.parquet``.
-        grid: of the lattice.
-        count: how many, at most.
-        seed: of the choice.
+        grid: pixel grid.
+        count: maximum size of the sample.
+        seed: seed of the choice.
 
     Raises:
-        UsageError: there is no detection.
+        UsageError: the file holds no detection.
     """
     table = pd.read_parquet(path, columns=["id", "class_id"])
     if table.empty:
         raise UsageError(
-            f"{path}: holds no detection, so there is no explanation to audit"
-            "; run where something is found"
+            f"{path}: holds no detection, so no explanation can be audited"
+            "; run on imagery with detections"
         )
     chosen = [("id", "in", _stratified(table, count, seed))]
     columns = ["id", "class_id", "images", "geometry"]
@@ -79,7 +77,7 @@ def sample_detections(path: Path, grid: Grid, count: int, seed: int) -> list[Sam
 
 
 def _stratified(table: pd.DataFrame, count: int, seed: int) -> list[str]:
-    """Ids: one of every class in turn, each in a random order."""
+    """Return ids of all classes in turn, each class in a random order."""
     turns: list[tuple[int, int, str]] = []
     for class_id, ids in table.groupby("class_id")["id"]:
         shuffled = np.random.default_rng([seed, class_id]).permutation(ids.to_numpy(object))
@@ -88,41 +86,41 @@ def _stratified(table: pd.DataFrame, count: int, seed: int) -> list[str]:
 
 
 def read_tiles_of(
-    specimen: SampledDetection, reader: Reader, tiling: Tiling, device: torch.device
+    detection: SampledDetection, reader: Reader, tiling: Tiling, device: torch.device
 ) -> DetectionTiles:
     """Read the tiles of a detection.
 
     Raises:
-        ImageError: an image cannot be decoded there.
+        ImageError: an image cannot be decoded.
     """
     extent = reader.mosaic.grid.window
-    window = centred(specimen.region, tiling.size, extent)
+    window = centred(detection.region, tiling.size, extent)
 
-    def read(place: Window) -> Tile:
-        pixels, valid = (torch.from_numpy(x).to(device) for x in reader.read(place))
-        return Tile(place, pixels, valid)
+    def read(window: Window) -> Tile:
+        pixels, valid = (torch.from_numpy(x).to(device) for x in reader.read(window))
+        return Tile(window, pixels, valid)
 
-    others = tuple(read(place) for place in shifted(specimen.region, window, shift_px(tiling)))
-    return DetectionTiles(specimen, read(window), others, mask(specimen.region, window))
+    others = tuple(map(read, shifted(detection.region, window, shift_px(tiling))))
+    return DetectionTiles(detection, read(window), others, mask(detection.region, window))
 
 
 def centred(region: Any, size: int, extent: Window) -> Window:
-    """The tile with an object in its middle, moved as far as it has to be to lie on the mosaic."""
+    """Return the tile with an object in its centre, moved to lie on the mosaic where it can."""
     left, top, right, bottom = (int(edge) for edge in shapely.bounds(region))
-    row = _within((top + bottom - size) // 2, extent.row, extent.bottom - size)
-    col = _within((left + right - size) // 2, extent.col, extent.right - size)
+    row = max(extent.row, min((top + bottom - size) // 2, extent.bottom - size))
+    col = max(extent.col, min((left + right - size) // 2, extent.right - size))
     return Window(row, col, size, size)
 
 
-def _within(place: int, least: int, most: int) -> int:
-    """Clamped; ``least`` counts where the two contradict each other."""
-    return max(least, min(place, most))
+def shift_px(tiling: Tiling) -> int:
+    """Return a quarter of a tile in whole blocks, at least one: tiles are compared by block."""
+    return max(tiling.size // 4 // tiling.stride, 1) * tiling.stride
 
 
 def shifted(region: Any, window: Window, by_px: int) -> Iterator[Window]:
-    """Tiles so far off on both axes, to four sides, that hold all that the first one holds."""
-    held = shapely.intersection(region, window.box)
+    """Yield the diagonally shifted tiles that contain the object's part in the first tile."""
+    part = shapely.intersection(region, window.box)
     for down, right in product((-by_px, by_px), repeat=2):
         other = Window(window.row + down, window.col + right, window.height, window.width)
-        if other.box.covers(held):
+        if other.box.covers(part):
             yield other

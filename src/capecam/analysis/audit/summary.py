@@ -1,4 +1,4 @@
-"""What the findings amount to, by method: numbers, a table."""
+"""Summary of an audit by method: estimates, rows and tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from math import sqrt
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from scipy.stats import t as student
 
 from capecam.analysis.audit.block_maps import Heat
@@ -15,35 +16,34 @@ from capecam.analysis.audit.deletion_insertion import MEASURES, areas
 from capecam.analysis.audit.measure import AuditMeasurement
 
 CONFIDENCE = 0.95
-"""Of the intervals: Student's t over detections."""
+"""Confidence level of the intervals (Student's t over detections)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over detections, and how well it is known. None: not defined."""
+    """Mean over detections with its confidence interval; None is undefined."""
 
     count: int
-    """Detections at which it is defined."""
+    """Number of detections with a defined value."""
     mean: float | None
     low: float | None
     high: float | None
-    """The 95 % interval of the mean; None for fewer than two."""
+    """Upper end of the 95 % interval of the mean; None for fewer than two detections."""
 
     @classmethod
     def of(cls, values: Heat) -> Self:
-        """Of (D,) values; NaN is not defined."""
+        """Estimate the mean of (D,) values; NaN is undefined."""
         defined = values[~np.isnan(values)]
         if not len(defined):
             return cls(0, None, None, None)
-        middle = float(defined.mean())
+        mean = float(defined.mean())
         if len(defined) == 1:
-            return cls(1, middle, None, None)
+            return cls(1, mean, None, None)
         error = float(defined.std(ddof=1)) / sqrt(len(defined))
-        reach = float(student.ppf((1 + CONFIDENCE) / 2, len(defined) - 1)) * error
-        return cls(len(defined), middle, middle - reach, middle + reach)
+        half = float(student.ppf((1 + CONFIDENCE) / 2, len(defined) - 1)) * error
+        return cls(len(defined), mean, mean - half, mean + half)
 
     def __str__(self) -> str:
-        """As in the table."""
         if self.mean is None:
             return "-"
         if self.low is None or self.high is None:
@@ -52,78 +52,77 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
-    """By how much the curve lies lower when the map's top goes first."""
+class Margin:
+    """Amount by which a curve is lower when the highest ranks are removed first."""
 
     area: Estimate
-    """Of the differences between the two areas."""
+    """Mean difference between the two areas."""
     share: float | None
-    """Of the detections, those where it is lower at all."""
+    """Share of the detections where the curve is lower."""
 
     @classmethod
     def of(cls, differences: Heat) -> Self:
-        """Of (D,) differences; NaN is not defined."""
+        """Summarize (D,) differences; NaN is undefined."""
         defined = differences[~np.isnan(differences)]
         return cls(Estimate.of(differences), float((defined > 0).mean()) if len(defined) else None)
 
     def __str__(self) -> str:
-        """As in the table."""
         return str(self.area) if self.share is None else f"{self.area}, in {100 * self.share:.0f} %"
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What removing parts of tiles does to one measure."""
+    """Effect of removing parts of tiles on one measure."""
 
     highest: Estimate
-    """Area under the curve, the map's top removed first (deletion)."""
+    """Area under the curve with the highest ranks removed first (deletion)."""
     random: Estimate
     lowest: Estimate
-    """Its bottom first, which is insertion read from its end."""
-    below_random: Lead
-    below_lowest: Lead
+    """Area with the lowest ranks removed first (insertion read from its end)."""
+    below_random: Margin
+    below_lowest: Margin
 
     @classmethod
-    def of(cls, found: Heat) -> Self:
-        """Of (D, 3) areas by detection and ``curves.ORDERS``."""
-        highest, random, lowest = found.T
+    def of(cls, areas: Heat) -> Self:
+        """Summarize (D, 3) areas by detection and ``ORDERS``."""
+        highest, random, lowest = areas.T
         return cls(
             Estimate.of(highest),
             Estimate.of(random),
             Estimate.of(lowest),
-            Lead.of(random - highest),
-            Lead.of(lowest - highest),
+            Margin.of(random - highest),
+            Margin.of(lowest - highest),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class MethodAudit:
-    """The three tests of one method."""
+    """Results of one method in the three tests."""
 
     method: str
     empty: int
-    """Detections whose map is 0 everywhere: nothing can be tested there."""
+    """Number of detections whose map is 0 everywhere, which cannot be tested."""
     score: Effect
-    """In parts of the range that the score takes at a detection."""
+    """Effect on the score, scaled by its range at each detection."""
     confidence: Effect
-    """Mean probability of the class inside the object."""
+    """Effect on the mean probability of the class inside the object."""
     randomised: dict[str, Estimate]
-    """By stage: rank correlation of the maps before and after."""
+    """Rank correlation of the maps before and after randomization, by stage."""
     shift_correlation: Estimate
     shift_ratio: Estimate
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Whether a run's explanations can be believed."""
+    """Result of an audit."""
 
     by_class: dict[str, int]
-    """Detections that were examined."""
+    """Number of measured detections by name of the class."""
     skipped: dict[str, str]
-    """By id of a detection: why it could not be."""
+    """Reasons why detections were skipped, by id."""
     seed: int
     score: str
-    """What is explained: mean or predicted."""
+    """Explained score: mean or predicted."""
     device: str
     precision: str
     tile_px: int
@@ -132,77 +131,70 @@ class Audit:
     methods: tuple[MethodAudit, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As kept in run.json."""
+        """Return the entry of run.json."""
         return asdict(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row a method, as in audit.csv."""
+        """Return the rows of audit.csv, one per method."""
         total = sum(self.by_class.values())
         return [_flat({"detections": total, **asdict(method)}) for method in self.methods]
 
     def to_text(self) -> str:
-        """Tables for people."""
+        """Return tables for the terminal."""
         by_class = ", ".join(f"{count} {name}" for name, count in self.by_class.items() if count)
-        left_out = [f"{name} was left out: {why}" for name, why in self.skipped.items()]
-        head = f"{sum(self.by_class.values())} detections ({by_class}), score {self.score}"
-        key = "means [95 % intervals]; in how many of the detections the curve is lower at all"
-        return "\n".join([head, *left_out, key, *map(self._table, COLUMNS)])
-
-    def _table(self, title: str) -> str:
-        rows = [(m.method, COLUMNS[title](m)) for m in self.methods]
-        first = max(len(name) for name, _ in rows)
-        widths = {
-            column: max(len(column), *(len(cells[column]) for _, cells in rows))
-            for column in rows[0][1]
-        }
-        headed = [("", {column: column for column in widths}), *rows]
-        lines = (
-            f"{name:<{first}}" + "".join(f"  {cells[c]:<{w}}" for c, w in widths.items())
-            for name, cells in headed
-        )
-        return "\n".join(["", title, *map(str.rstrip, lines)])
+        lines = [
+            f"{sum(self.by_class.values())} detections ({by_class}), score {self.score}",
+            *(f"{name} was left out: {why}" for name, why in self.skipped.items()),
+            "means [95 % intervals]; share of the detections where the curve is lower",
+        ]
+        for title, row in TABLES.items():
+            rows = {method.method: row(method) for method in self.methods}
+            lines += ["", title, pd.DataFrame.from_dict(rows, orient="index").to_string()]
+        return "\n".join(lines)
 
 
-COLUMNS: dict[str, Callable[[MethodAudit], dict[str, str]]] = {
-    "what the map ranks highest goes first: how much lower the score (in parts of its range)": (
-        lambda method: _leads(method.score)
-    ),
-    "the same for the object's confidence": lambda method: _leads(method.confidence),
-    "rank correlation with the map of a network randomised from the top down to": (
-        lambda method: {stage: str(found) for stage, found in method.randomised.items()}
-    ),
-    "the same object in shifted tiles (1: the same map)": lambda method: {
-        "correlation": str(method.shift_correlation),
-        "ratio of means inside": str(method.shift_ratio),
-        "empty maps": str(method.empty),
-    },
-}
-"""By title of a table, what is in the row of a method."""
-
-
-def _leads(effect: Effect) -> dict[str, str]:
+def _margins(effect: Effect) -> dict[str, str]:
     return {
         "than in random order": str(effect.below_random),
         "than lowest first": str(effect.below_lowest),
     }
 
 
-def summarise(
-    findings: Sequence[AuditMeasurement], methods: Sequence[str], stages: Sequence[str]
+TABLES: dict[str, Callable[[MethodAudit], dict[str, str]]] = {
+    "highest ranks removed first: decrease of the score (in parts of its range)": (
+        lambda method: _margins(method.score)
+    ),
+    "highest ranks removed first: decrease of the object's confidence": (
+        lambda method: _margins(method.confidence)
+    ),
+    "rank correlation with the map of a network randomized from the top down to": (
+        lambda method: {stage: str(estimate) for stage, estimate in method.randomised.items()}
+    ),
+    "the same object in shifted tiles (1: equal maps)": lambda method: {
+        "correlation": str(method.shift_correlation),
+        "ratio of means inside": str(method.shift_ratio),
+        "empty maps": str(method.empty),
+    },
+}
+"""Rows of a method by title of the table."""
+
+
+def summarize_methods(
+    measurements: Sequence[AuditMeasurement], methods: Sequence[str], stages: Sequence[str]
 ) -> tuple[MethodAudit, ...]:
-    """The findings of at least one detection, by method."""
-    area = np.stack([areas(f.shares, f.curves) for f in findings])  # (D, M, 3, 2)
-    randomised = np.stack([f.randomised for f in findings])  # (D, stages, M)
-    correlation = np.stack([f.shift_correlation for f in findings])  # (D, M)
-    ratio = np.stack([f.shift_ratio for f in findings])
-    empty = np.stack([f.empty for f in findings]).sum(axis=0)
+    """Summarize the measurements of at least one detection by method."""
+    area = np.stack([areas(m.shares, m.curves) for m in measurements])  # (D, M, 3, 2)
+    randomized = np.stack([m.randomized for m in measurements])  # (D, stages, M)
+    correlation = np.stack([m.shift_correlation for m in measurements])  # (D, M)
+    ratio = np.stack([m.shift_ratio for m in measurements])
+    empty = np.stack([m.empty for m in measurements]).sum(axis=0)
     return tuple(
         MethodAudit(
             method,
             int(empty[m]),
             Effect.of(area[:, m, :, 0]),
             Effect.of(area[:, m, :, 1]),
-            {stage: Estimate.of(randomised[:, k, m]) for k, stage in enumerate(stages)},
+            {stage: Estimate.of(randomized[:, k, m]) for k, stage in enumerate(stages)},
             Estimate.of(correlation[:, m]),
             Estimate.of(ratio[:, m]),
         )
@@ -210,31 +202,38 @@ def summarise(
     )
 
 
-def details(audit: Audit, findings: Sequence[AuditMeasurement]) -> list[dict[str, Any]]:
-    """What was found at each detection, by method, as in audit.json."""
+def detection_results(
+    audit: Audit, measurements: Sequence[AuditMeasurement]
+) -> list[dict[str, object]]:
+    """Return the results of every detection by method, as in audit.json."""
     return [
-        {"id": finding.id, "class_id": finding.class_id}
-        | {method.method: _detail(finding, m, method) for m, method in enumerate(audit.methods)}
-        for finding in findings
+        {"id": measurement.id, "class_id": measurement.class_id}
+        | {
+            each.method: _method_result(measurement, m, each)
+            for m, each in enumerate(audit.methods)
+        }
+        for measurement in measurements
     ]
 
 
-def _detail(finding: AuditMeasurement, m: int, method: MethodAudit) -> dict[str, Any]:
-    highest, random, lowest = areas(finding.shares, finding.curves[m])
-    found: dict[str, float] = {}
+def _method_result(
+    measurement: AuditMeasurement, m: int, method: MethodAudit
+) -> dict[str, float | None]:
+    highest, random, lowest = areas(measurement.shares, measurement.curves[m])
+    values: dict[str, float] = {}
     for k, name in enumerate(MEASURES):
-        found[f"{name}_below_random"] = random[k] - highest[k]
-        found[f"{name}_below_lowest"] = lowest[k] - highest[k]
-    for stage, likeness in zip(method.randomised, finding.randomised[:, m], strict=True):
-        found[f"randomised_{stage}"] = likeness
-    found["shift_correlation"] = finding.shift_correlation[m]
-    found["shift_ratio"] = finding.shift_ratio[m]
-    return {key: None if np.isnan(value) else float(value) for key, value in found.items()}
+        values[f"{name}_below_random"] = random[k] - highest[k]
+        values[f"{name}_below_lowest"] = lowest[k] - highest[k]
+    for stage, similarity in zip(method.randomised, measurement.randomized[:, m], strict=True):
+        values[f"randomised_{stage}"] = similarity
+    values["shift_correlation"] = measurement.shift_correlation[m]
+    values["shift_ratio"] = measurement.shift_ratio[m]
+    return {key: None if np.isnan(value) else float(value) for key, value in values.items()}
 
 
-def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A tree as one row; names of columns are joined with _."""
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings in their order; keys are joined with _."""
     row: dict[str, Any] = {}
     for key, value in tree.items():
-        row |= _flat(value, f"{before}{key}_") if isinstance(value, dict) else {before + key: value}
+        row |= _flat(value, f"{prefix}{key}_") if isinstance(value, dict) else {prefix + key: value}
     return row

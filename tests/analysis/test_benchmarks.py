@@ -1,0 +1,103 @@
+"""The scripts in ``benchmarks/`` run, each on a tiny case."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+from support.cities import blobs, colours_model, write_tif
+
+from capecam.api import load_settings, run
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+DATA = Path(str(files("capecam.demo"))) / "data"
+BOUNDS = """\
+A: left=-51000.0, bottom=-3763076.8, right=-50923.2, top=-3763000.0
+B: left=-50923.2, bottom=-3763076.8, right=-50846.4, top=-3763000.0
+"""
+"""Two images of 960 x 960 pixels of 8 cm."""
+
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(300)]
+
+
+def benchmark(name: str, table: Path, *options: object) -> list[dict[str, str]]:
+    """Run a script and return the rows of its table."""
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *map(str, options), "--csv", table]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=table.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert all(row["machine"] and row["torch"] for row in rows)
+    return rows
+
+
+@pytest.fixture
+def bounds(tmp_path: Path) -> Path:
+    path = tmp_path / "bounds.txt"
+    path.write_text(BOUNDS)
+    return path
+
+
+def test_city(bounds: Path, tmp_path: Path) -> None:
+    rows = benchmark("city", tmp_path / "city.csv", bounds, "--scale", 10)
+    assert [row["step"] for row in rows] == ["plan", "run", "run again: nothing to do", "finish"]
+    assert [row["cells"] for row in rows] == ["2", "2", "0", "2"]
+    assert rows[1]["detections"] == rows[3]["detections"] == "2"
+
+
+def test_finish(bounds: Path, tmp_path: Path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(96, 96))
+    settings = {"sources": [str(tmp_path / "in")], "out": str(tmp_path / "out")}
+    run(load_settings(None, settings), model=colours_model())
+    rows = benchmark(
+        "finish", tmp_path / "finish.csv", bounds, "--like", tmp_path / "out", "--detections", 2000
+    )
+    assert [row["cells"] for row in rows] == ["2", "2"]
+    assert int(rows[0]["detections"]) > 0
+
+
+def test_image(tmp_path: Path) -> None:
+    (row,) = benchmark("image", tmp_path / "image.csv", "--size", 320, "--rounds", 1)
+    assert 0 < float(row["share"]) < 1
+
+
+def test_memory(tmp_path: Path) -> None:
+    products = tmp_path / "products.csv"
+    (row,) = benchmark(
+        "memory", tmp_path / "memory.csv", "--size", "400x320", "--products", products
+    )
+    assert (row["size"], row["exit_code"]) == ("400x320", "0")
+    assert int(row["peak_mb"]) > 0
+    assert "classes" in products.read_text()
+
+
+def test_specks(tmp_path: Path) -> None:
+    (row,) = benchmark("specks", tmp_path / "specks.csv", "--count", 50, "--size", 400)
+    assert row["traced"] == row["kept"] == "50"
+
+
+def test_techniques(tmp_path: Path) -> None:
+    rows = benchmark("techniques", tmp_path / "techniques.csv", "--rounds", 1, "--size", 64)
+    accurate = [row for row in rows if row["compared"] and not row["technique"].startswith("--")]
+    assert len(accurate) == 8
+    assert all(float(row["r_gradcam"]) > 0.999 for row in accurate)
+
+
+def test_workers(tmp_path: Path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(96, 96))
+    config = yaml.safe_load((DATA / "demo.yaml").read_text())
+    config |= {
+        "sources": [str(tmp_path / "in")],
+        "checkpoint": str(DATA / "sample_model.safetensors"),
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    rows = benchmark(
+        "workers", tmp_path / "workers.csv", path, "--kind", "processes", "--rounds", 1
+    )
+    assert [row["workers"] for row in rows] == ["1", "2"]
