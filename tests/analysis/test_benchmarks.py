@@ -63,7 +63,7 @@ def test_finish(bounds: Path, tmp_path: Path) -> None:
 
 def test_image(tmp_path: Path) -> None:
     (row,) = benchmark("image", tmp_path / "image.csv", "--size", 320, "--rounds", 1)
-    assert 0 < float(row["share"]) < 1
+    assert float(row["share"]) > 0
 
 
 def test_memory(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_specks(tmp_path: Path) -> None:
 
 
 def test_techniques(tmp_path: Path) -> None:
-    rows = benchmark("techniques", tmp_path / "techniques.csv", "--rounds", 1, "--size", 64)
+    rows = benchmark("techniques", tmp_path / "techniques.csv", "--rounds", 1, "--size", 160)
     accurate = [row for row in rows if row["compared"] and not row["technique"].startswith("--")]
     assert len(accurate) == 8
     assert all(float(row["r_gradcam"]) > 0.999 for row in accurate)

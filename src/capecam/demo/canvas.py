@@ -68,7 +68,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Sun:
-    """Where the light comes from; in Cape Town from the north, so shadows fall down the picture."""
+    """Direction of the light; in Cape Town from the north: shadows fall down the picture."""
 
     towards_col: float
     towards_row: float

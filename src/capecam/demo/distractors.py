@@ -18,7 +18,7 @@ from capecam.grid import Window
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where one thing is painted."""
+    """Location at which an object is painted."""
 
     canvas: Canvas
     rng: np.random.Generator

@@ -1,4 +1,4 @@
-"""How roofs of the sample city are painted, and what lies on them.
+"""Painting of roofs of the sample city, and of the objects on them.
 
 Colours were chosen by eye to resemble summer orthophotos of Cape Town; no pixel is copied.
 """
@@ -138,7 +138,7 @@ class Surface(NamedTuple):
 
 
 def see_roof(canvas: Canvas, wings: list[Wing], window: Window) -> Surface:
-    """Where wings meet, the higher one shows, which gives hips and valleys."""
+    """The higher wing shows where wings meet, which gives hips and valleys."""
     best = np.full(window.shape, -9.0, np.float32)
     face_of = np.full(window.shape, -1.0, np.float32)
     light, along, up, alpha = (np.zeros(window.shape, np.float32) for _ in range(4))

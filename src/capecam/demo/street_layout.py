@@ -1,4 +1,4 @@
-"""How the land of the sample city is laid out: streets, lots, houses, gardens and trees."""
+"""Layout of the sample city: streets, lots, houses, gardens and trees."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def build_home(rng: np.random.Generator, lot: Lot, kind: str) -> list[Wing]:
 
 
 def paint_lot(canvas: Canvas, rng: np.random.Generator, lot: Lot, house: House) -> None:
-    """What lies on the ground of a lot: yard, walls, drive, pool, and things in the garden."""
+    """Paint the ground of a lot: yard, walls, drive, pool, and things in the garden."""
     shape = lot.frame.box_px(lot.half_u_m, lot.half_v_m)
     if canvas.window(shape) is None:
         return

@@ -1,4 +1,4 @@
-"""The sample city as files: what a city delivers, and the truth that a city never has."""
+"""The sample city as files: images, model and settings, and the truth."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _quarters(size: int, whole: int) -> list[Window]:
 
 
 def _corner(whole: int) -> shapely.Polygon:
-    """What the survey did not fly: a triangle at the bottom right, in pixels."""
+    """Return the area without imagery: a triangle at the bottom right, in pixels."""
     cut = whole - whole // 8
     return shapely.Polygon([(whole, cut), (whole, whole), (cut, whole)])
 

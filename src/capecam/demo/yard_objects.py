@@ -1,4 +1,4 @@
-"""How what stands around the houses of the sample city is painted: pools, cars, trees.
+"""Painting of the objects around the houses of the sample city: pools, cars, trees.
 
 Colours were chosen by eye to resemble summer orthophotos of Cape Town; no pixel is copied.
 """

@@ -21,7 +21,7 @@ _MEMORY, _CPU = Path("/proc/meminfo"), Path("/proc/cpuinfo")
 
 
 def machine(device: torch.device) -> str:
-    """What a number was measured on, in words: the GPU, or the CPU with what PyTorch uses of it."""
+    """Return the name of the GPU, or of the CPU with the instruction set that PyTorch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     text = _CPU.read_text() if _CPU.exists() else ""
@@ -31,7 +31,7 @@ def machine(device: torch.device) -> str:
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Wall time until the device is done."""
+    """Return the wall time of a call, until the device is done."""
     synchronize(device)
     started = time.perf_counter()
     call()
@@ -40,7 +40,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def gflop(call: Callable[[], object]) -> float:
-    """Of the matrix products and convolutions that a call runs, in 1e9."""
+    """Return the GFLOP of the matrix products and convolutions of a call."""
     with _Counter() as counter:  # type: ignore[no-untyped-call]
         call()
     flop: int = counter.flop
@@ -65,14 +65,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _convolution_backward_flop(gradient: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
-    """PyTorch's own count forgets the groups in the gradient of the weight."""
+    """Count a backward convolution; PyTorch's own count ignores groups in the weight's gradient."""
     transposed, wanted = rest[4], rest[-1]  # wanted: of the input, of the weight, of the bias
     once = 2 * (x if transposed else gradient).numel() * weight[0].numel()
     return once * (bool(wanted[0]) + bool(wanted[1]))
 
 
 def peak_mb(call: Callable[[], object], device: torch.device) -> float | None:
-    """Peak memory of the device during a call, beyond what was held before; None: unknown."""
+    """Return the peak memory of the device during a call, beyond that before; None: unknown."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -89,12 +89,12 @@ def peak_mb(call: Callable[[], object], device: torch.device) -> float | None:
 
 
 def peak_resident_mb() -> int:
-    """Of this process so far; ``ru_maxrss`` would begin with that of the one that started it."""
+    """Return the peak resident memory of this process; ``ru_maxrss`` includes the parent's."""
     return round(_kb(_STATUS, "VmHWM") * 1024 / 1e6)
 
 
 def free_mb() -> float | None:
-    """What a CPU has left for a call, other processes counted; None: unknown."""
+    """Return the memory that a CPU has available; None: unknown."""
     try:
         return _kb(_MEMORY, "MemAvailable") * 1024 / 1e6
     except OSError:  # not Linux
@@ -102,7 +102,7 @@ def free_mb() -> float | None:
 
 
 def _trim() -> None:
-    """Give free memory back, or a call would be served from what an earlier one left."""
+    """Return free memory to the system, so that a call does not reuse that of an earlier one."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -112,7 +112,7 @@ def _kb(path: Path, key: str) -> int:
 
 
 def matrix_gflops(device: torch.device, size: int = 2048) -> float:
-    """The device's float32 matrix rate, measured: what a perfect kernel could reach."""
+    """Measure the device's float32 matrix rate, the upper bound of any kernel."""
     a, b = torch.randn(2, size, size, device=device)
     repeats = 10 if device.type == "cpu" else 100
 

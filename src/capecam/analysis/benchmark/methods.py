@@ -1,4 +1,4 @@
-"""What is compared: each way of explaining maps a batch of tiles to heatmaps."""
+"""Methods that are compared: each maps a batch of tiles to heatmaps."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ DECISION = "decision"
 
 
 class ExplanationMethod(Protocol):
-    """One way of explaining a batch."""
+    """Method of explaining a batch of tiles."""
 
     name: str
     methods: tuple[str, ...]
-    """Heatmaps that it can make."""
+    """Names of the heatmaps that it computes."""
     forwards: bool
-    """It can also do the forward alone."""
+    """Whether it can run the forward pass alone."""
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
         """(B, 3, S, S) uint8 on the device to the maps of ``methods``."""
 
 
 class Capecam:
-    """This engine: one for each list of methods, as a run has it."""
+    """capecam's engine, one for each list of methods."""
 
     methods: tuple[str, ...] = METHODS
     forwards = True
@@ -47,7 +47,7 @@ class Capecam:
         )
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
-        """Every pixel is valid; without methods, the forward alone."""
+        """Explain tiles without nodata; without methods, run the forward pass alone."""
         if not methods:
             return {DECISION: self._engine(("gradcam",)).logits(pixels)}
         maps = self._engine(methods)(pixels, torch.ones_like(pixels[:, 0], dtype=torch.bool))

@@ -1,6 +1,7 @@
-"""The original notebook's way (DESIGN section 3): per image, class and method a forward and a full
-backward, with hooks on the target layer; the guided gradient from a second network whose ReLUs are
-replaced. Twelve forwards and twelve backwards for the nine maps of a tile.
+"""Method of the original notebook: a forward and a full backward pass per image, class and method.
+
+Hooks on the target layer record activations and gradients; the guided gradient comes from a second
+network whose ReLUs are replaced. Nine maps take twelve forward and twelve backward passes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from capecam.model.model import Model
 
 
 class Notebook:
-    """See above.
+    """The notebook's method.
 
     Args:
-        model: is copied.
-        device: to run on.
-        plusplus: the formula of Grad-CAM++; the notebook's own is ``gradcampp_notebook``, and with
-            ``gradcampp`` this way is the reference that maps are compared with.
+        model: model, which is copied.
+        device: device to run on.
+        plusplus: formula of Grad-CAM++; the notebook's own is ``gradcampp_notebook``, and
+            ``gradcampp`` makes this the reference that maps are compared with.
     """
 
     name = "notebook's way"
@@ -42,7 +43,7 @@ class Notebook:
         layer.register_full_backward_hook(self._see_gradient)
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
-        """Every map on its own, nothing shared."""
+        """Compute every map on its own."""
         if not methods:
             with torch.no_grad():
                 return {DECISION: torch.cat([self._logits(image) for image in pixels])}
@@ -72,7 +73,7 @@ class Notebook:
 
 
 def _backward(scores: Scores, image: Tensor, c: int) -> Tensor:
-    """Forward and full backward of one image; (3, S, S), the gradient at its pixels."""
+    """Run a forward and full backward pass of one image; return its (3, S, S) gradient."""
     scores.zero_grad(set_to_none=True)
     x = image[None].float().requires_grad_()  # a new leaf: nothing is left of the class before
     scores(x)[0, c].backward()

@@ -1,6 +1,6 @@
-"""pytorch-grad-cam, captum and torch-cam, each as its documentation has it used.
+"""pytorch-grad-cam, captum and torch-cam, each used as in its documentation.
 
-They come with the extra ``bench``; one that is not installed is left out.
+The extra ``bench`` installs them; libraries that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from capecam.model.model import Model
 
 
 def peers(model: Model, device: torch.device) -> Iterator[ExplanationMethod]:
-    """Those that are installed."""
+    """Yield the libraries that are installed."""
     known: dict[str, Callable[[Any, Model, torch.device], ExplanationMethod]] = {
         "pytorch_grad_cam": PytorchGradCam,
         "captum.attr": Captum,
@@ -52,7 +52,7 @@ class PytorchGradCam:
         self._guided = library.GuidedBackpropReLUModel(Scores(model, device), device)
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
-        """Maps scaled by their own range, at the tile's size, as the library returns them."""
+        """Return maps scaled by their own range, at the tile's size."""
         x = pixels.float()
         return {
             method: torch.stack([self._map(x, c, method) for c in self._classes], dim=1)
@@ -85,7 +85,7 @@ class Captum:
         self._guided = library.GuidedGradCam(scores, layer)
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
-        """The product as it stands is signed and of three channels; its maximum is compared."""
+        """Return maps; of the signed guided product, the maximum over channels."""
         x = pixels.float().requires_grad_()
         heat: Heat = {}
         with warnings.catch_warnings():
@@ -115,7 +115,7 @@ class TorchCam:
         self._scores, self._layer = Scores(model, device), f"network.{model.target_layer}"
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
-        """Raw maps."""
+        """Return raw maps."""
         heat: Heat = {}
         for method in methods:
             with self._kinds[method](self._scores, self._layer) as cam:

@@ -55,14 +55,14 @@ class _Case:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured."""
+    """Extent of the measurement."""
 
     batches: tuple[int, ...] = (1, 8, 32)
-    """How many tiles go together."""
+    """Batch sizes."""
     rounds: int = 3
-    """Of which medians are taken; one more goes before, to warm up."""
+    """Number of rounds for the medians, after one round to warm up."""
     precisions: tuple[str, ...] = ("fp32",)
-    """Of this engine; the others run as they are."""
+    """Precisions of capecam's engine."""
     with_peers: bool = True
     """Measure the other libraries, too."""
 
@@ -142,7 +142,7 @@ def _measured(
 
 
 def _cases(way: ExplanationMethod, tiles: Tensor, batches: Sequence[int]) -> Iterator[_Case]:
-    """What the way can do of each task, unless that is what it does for the task before."""
+    """Yield the cases of a method, one per task and batch size, without duplicates."""
     seen: set[tuple[str, ...]] = set() if way.forwards else {()}
     for task, wanted in TASKS.items():
         methods = tuple(method for method in wanted if method in way.methods)
@@ -195,7 +195,7 @@ def _looked_over(
 
 
 def _why_not(case: _Case, before: Sequence[_Case], device: torch.device) -> str | None:
-    """Why a case would not fit a CPU, judged by a smaller one: it would be killed, not refused."""
+    """Return why a case would not fit into memory, judged by a smaller one; None if it fits."""
     free = measure.free_mb() if device.type == "cpu" and len(case.pixels) > 1 else None
     if free is None:
         return None

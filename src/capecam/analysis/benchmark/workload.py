@@ -1,4 +1,4 @@
-"""What is explained when nobody brings a network or tiles of their own."""
+"""Default network and tiles of the benchmark."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from capecam.model.model import Model, Normalisation
 from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD, ModelSettings
 
 ARCHITECTURE, ENCODER, LAYER = "FPN", "resnext50_32x4d", "encoder.layer4.2.conv3"
-"""Of the original checkpoint, which cannot be shipped (DESIGN section 2)."""
+"""Architecture of the original checkpoint, which cannot be distributed."""
 
 
 def sample_tiles(count: int, size: int, seed: int = 0) -> Tensor:
-    """(count, 3, size, size) uint8, cut from a drawn scene."""
+    """Cut tiles from a drawn scene: (count, 3, size, size) uint8."""
     edge = math.isqrt(count - 1) + 1
     image = torch.from_numpy(draw_scene(seed, edge * size, edge * size).pixels).movedim(-1, 0)
     tiles = image.unfold(1, size, size).unfold(2, size, size).reshape(3, -1, size, size)
@@ -25,10 +25,10 @@ def sample_tiles(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def untrained_model(tiles: Tensor) -> Model:
-    """The original architecture with seeded weights that see sane numbers on these tiles.
+    """Return the original architecture with seeded weights in a realistic range of activations.
 
-    Batch norms have the statistics of the tiles, every class wins pixels, and no map is empty by
-    construction; what the maps *show* means nothing.
+    Batch norms have the statistics of the tiles, every class is predicted somewhere, and no map is
+    empty by construction; the maps have no meaning.
     """
     settings = ModelSettings(architecture=ARCHITECTURE, encoder=ENCODER)
     scaling = Normalisation(255.0, IMAGENET_MEAN, IMAGENET_STD)
@@ -42,7 +42,7 @@ def untrained_model(tiles: Tensor) -> Model:
 
 
 def _settle(network: nn.Module, x: Tensor) -> None:
-    """Batch norms take the statistics of x; the head gives every class mean 0 and spread 1."""
+    """Set batch norms to the statistics of x, and the head to mean 0 and deviation 1 per class."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
