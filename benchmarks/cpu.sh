@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every table of docs/performance.md that needs no GPU, anew. The machine should do nothing else.
+# Every table of docs/performance.md that needs no GPU, measured again. The machine should do nothing else.
 # Usage: cpu.sh BOUNDS, the layout of a city (see city.py); `make demo` comes first.
 set -euo pipefail
 bounds=$(realpath "$1")

@@ -440,7 +440,7 @@ def _listen(reading: int, seconds: float) -> tuple[bytes, bool]:
 
 
 def warm_up(folder: Path) -> None:
-    """Import and open once what every child would otherwise import and open anew."""
+    """Import and open once what every child would otherwise import and open again."""
     for kind, makers in KINDS.items():
         for name in makers:
             good, _ = _good(kind, name, folder)
