@@ -27,7 +27,7 @@ from capecam.views.panels.panel_data import PanelStyle
 from capecam.views.panels.writing import PanelSelection
 
 ROOT = Path(__file__).parents[1]
-TREES = [ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")]
+TREES = {path: ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")}
 
 
 def script(name: str) -> ModuleType:
@@ -61,13 +61,36 @@ def texts(node: ast.AST) -> Iterator[str]:
 
 
 def test_messages_on_the_errors_page_are_those_of_the_code() -> None:
-    said = "\n".join(text for tree in TREES for text in texts(tree))
+    said = "\n".join(text for tree in TREES.values() for text in texts(tree))
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", (ROOT / "docs/errors.md").read_text(), re.M)
     messages = [row for row in rows if not re.fullmatch(r"message|exit code|-+|\d+", row.strip())]
     assert len(messages) > 20
     for message in messages:
         for part in re.split(r"\*[^*]+\*", message):
             assert part.strip(" :()") in said, message
+
+
+def errors_below(kind: type[Exception]) -> Iterator[str]:
+    for sub in kind.__subclasses__():
+        yield sub.__name__
+        yield from errors_below(sub)
+
+
+def test_every_message_says_what_to_do() -> None:
+    """After a semicolon, or because the rule that is broken, or a computed end, is the remedy."""
+    says_it = re.compile(r"; |must be|at least|\{\}$|first$|read: $|or name a folder")
+    kinds = {CapecamError.__name__, *errors_below(CapecamError)}
+    messages = [
+        text
+        for path, tree in TREES.items()
+        if not path.name.startswith("checkpoint")  # read_weights adds what to do
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in kinds
+        for text in list(texts(node))[:1]
+        if " " in text.strip("{}: ")
+    ]
+    assert len(messages) > 150
+    assert [text for text in messages if not says_it.search(text)] == []
 
 
 def test_method_names_are_the_formulas() -> None:

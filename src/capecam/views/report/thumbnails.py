@@ -130,7 +130,7 @@ class ThumbnailReader:
     def _imagery(self, window: Window, images: str) -> Pixels:
         """Return the pixels of a window, (height, width, 3)."""
         if self._reader is None:
-            raise ImageError(self._problem or "there is no imagery")
+            raise ImageError(self._problem or "there is no imagery; bring the images back")
         names = images.split(",")
         available = {source.name for source in self._reader.mosaic.touching(window)}
         if gone := [name for name in names if name not in available]:
