@@ -103,13 +103,13 @@ def is_in(module: str, places: set[str]) -> bool:
     return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down(module: str) -> None:
+def test_imports_point_down() -> None:
     level = levels(ORDER)
-    package = module.split(".", maxsplit=1)[0]
-    for other in needs(module):
-        if (theirs := other.split(".")[0]) != package:
-            assert level[theirs] < level[package], f"{module} imports {other}"
+    for module in MODULES:
+        package = module.split(".", maxsplit=1)[0]
+        for other in needs(module):
+            if (theirs := other.split(".")[0]) != package:
+                assert level[theirs] < level[package], f"{module} imports {other}"
 
 
 def test_every_package_has_its_place_in_the_order() -> None:
@@ -150,35 +150,32 @@ def test_no_package_needs_itself(depth: int) -> None:
     TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_private_names_stay_in_their_module(module: str) -> None:
+def test_private_names_stay_in_their_module() -> None:
     def is_private(name: str) -> bool:
         return name.startswith("_") and not name.startswith("__")
 
-    for full in used(tree(module)):
-        if full.startswith("capecam."):
-            assert not any(map(is_private, full.split("."))), full
+    for module in MODULES:
+        for full in used(tree(module)):
+            if full.startswith("capecam."):
+                assert not any(map(is_private, full.split("."))), f"{module} uses {full}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_rasterio_and_torch_meet_only_where_they_should(module: str) -> None:
-    roots = {full.split(".")[0] for full in used(tree(module))}
-    if "rasterio" in roots:
-        assert is_in(module, RASTERIO)
-    if roots & TORCH:
-        assert not is_in(module, NO_TORCH)
+def test_rasterio_and_torch_meet_only_where_they_should() -> None:
+    for module in MODULES:
+        roots = {full.split(".")[0] for full in used(tree(module))}
+        assert "rasterio" not in roots or is_in(module, RASTERIO), module
+        assert not roots & TORCH or not is_in(module, NO_TORCH), module
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_few_modules_open_rasters_and_one_calls_autograd(module: str) -> None:
-    names = set(used(tree(module)))
-    if "rasterio.open" in names:
-        assert is_in(module, OPENS_RASTERS)
-    if names & {"torch.autograd.grad", "torch.autograd.backward"}:
-        assert is_in(module, CALLS_AUTOGRAD)
-    calls = [node.func for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
-    if any(isinstance(call, ast.Attribute) and call.attr == "backward" for call in calls):
-        assert is_in(module, {MEASURES_OTHERS})
+def test_few_modules_open_rasters_and_one_calls_autograd() -> None:
+    for module in MODULES:
+        names = set(used(tree(module)))
+        assert "rasterio.open" not in names or is_in(module, OPENS_RASTERS), module
+        if names & {"torch.autograd.grad", "torch.autograd.backward"}:
+            assert is_in(module, CALLS_AUTOGRAD), module
+        calls = [node.func for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+        if any(isinstance(call, ast.Attribute) and call.attr == "backward" for call in calls):
+            assert is_in(module, {MEASURES_OTHERS}), module
 
 
 @pytest.mark.parametrize(
