@@ -82,7 +82,7 @@ def test_specks(tmp_path: Path) -> None:
 
 
 def test_techniques(tmp_path: Path) -> None:
-    rows = benchmark("techniques", tmp_path / "techniques.csv", "--rounds", 1, "--size", 160)
+    rows = benchmark("techniques", tmp_path / "techniques.csv", "--rounds", 1, "--size", 64)
     accurate = [row for row in rows if row["compared"] and not row["technique"].startswith("--")]
     assert len(accurate) == 8
     assert all(float(row["r_gradcam"]) > 0.999 for row in accurate)

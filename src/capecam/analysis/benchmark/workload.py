@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from capecam.demo.scene import draw_scene
+from capecam.demo.scene import MIN_SIDE_PX, draw_scene
 from capecam.model.architecture import build_network
 from capecam.model.model import Model, Normalisation
 from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD, ModelSettings
@@ -18,7 +18,7 @@ ARCHITECTURE, ENCODER, LAYER = "FPN", "resnext50_32x4d", "encoder.layer4.2.conv3
 
 def sample_tiles(count: int, size: int, seed: int = 0) -> Tensor:
     """Cut tiles from a drawn scene: (count, 3, size, size) uint8."""
-    edge = math.isqrt(count - 1) + 1
+    edge = max(math.isqrt(count - 1) + 1, math.ceil(MIN_SIDE_PX / size))
     image = torch.from_numpy(draw_scene(seed, edge * size, edge * size).pixels).movedim(-1, 0)
     tiles = image.unfold(1, size, size).unfold(2, size, size).reshape(3, -1, size, size)
     return tiles.movedim(1, 0)[:count].contiguous()
