@@ -22,7 +22,7 @@ B: left=-50923.2, bottom=-3763076.8, right=-50846.4, top=-3763000.0
 """
 """Two images of 960 x 960 pixels of 8 cm."""
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(600)]
 
 
 def benchmark(name: str, table: Path, *options: object) -> list[dict[str, str]]:
