@@ -131,7 +131,7 @@ class Score:
     """Scores of two sets of objects, and their confusion matrix."""
 
     classes: tuple[ClassScore, ...]
-    """By class, in order; the last is all classes together."""
+    """Scores by class, in order; the last is of all classes together."""
     confusion: Integers
     """(C + 1, C + 1) pairs regardless of class, true by found; row and column 0: no partner."""
 

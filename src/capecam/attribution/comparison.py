@@ -18,7 +18,7 @@ class MapError:
     maps: int
     """Number of maps compared."""
     correlation: dict[str, float]
-    """By method, the mean correlation over the tiles of the class where that is lowest."""
+    """Mean correlation by method, over the tiles of the class where it is lowest."""
     max_difference: float | None
     mean_difference: float | None
     """None without maps to compare."""

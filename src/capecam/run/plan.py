@@ -43,16 +43,16 @@ class Plan:
     """Plan of a run."""
 
     cells: dict[str, int]
-    """By cell of this shard: number of its tiles, at most; those without imagery are skipped."""
+    """Maximum number of tiles by cell of this shard; tiles without imagery are skipped."""
     todo: dict[str, str]
-    """By cell that the run would process: why."""
+    """Reasons by cell that the run would process."""
     by_cause: str
     """Phrase that says how many of these there are for which cause."""
     failures: dict[str, str]
-    """By image that cannot be used, or cell that failed before and would be left alone: why."""
+    """Reasons by image that cannot be used, or cell that failed and would be skipped."""
     shifted: dict[str, tuple[float, float]]
     diagnostics: tuple[DiagnosticGroup, ...]
-    """What is unusual about images, those that cannot be used first."""
+    """Diagnostics of the images, unusable images first."""
     size: tuple[int, int]
     """Width and height of the mosaic in pixels."""
     host_memory_gb: float

@@ -33,7 +33,7 @@ class RunOutcome:
 
     out: Path
     failures: dict[str, str] = field(default_factory=dict)
-    """By image or cell: why it is missing."""
+    """Reasons by image or cell that is missing."""
     started: datetime = field(default_factory=lambda: datetime.now().astimezone())
     done: int = 0
     """Number of cells that were finished in this run."""

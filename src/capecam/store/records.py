@@ -93,7 +93,7 @@ class CellInputs(Record):
     collar: str = "none"
     """Written only where it is another."""
     reading: dict[str, JsonTree] = {}
-    """By image: how it is read, where that is not the ordinary way."""
+    """Ways of reading images that differ from the default, by image."""
 
 
 class FailureRecord(Record):
@@ -128,7 +128,7 @@ class CellRecord(Record):
     seconds: float
     inputs: CellInputs = Field(alias="basis")
     images: dict[str, ImageFacts]
-    """By name, all that the cell's tiles read."""
+    """Images that the cell's tiles read, by name."""
     files: dict[FileName, FileFacts]
 
 
@@ -137,7 +137,7 @@ class CalibrationRecord(Record):
 
     scale_max: ScaleMax = Field(alias="tops")
     key: dict[str, str] = Field(alias="basis")
-    """What a run must have in common to use these numbers: checkpoint, layer, score."""
+    """Properties that a run needs in order to use these numbers: checkpoint, layer, score."""
     tiles: int
     """Number of tiles in the sample."""
 
@@ -198,13 +198,13 @@ class RunRecord(Record):
     """Values that become 0 and 255; None where no image needs it."""
     calibration: CalibrationRecord
     empty: dict[str, tuple[str, ...]] = {}
-    """By method: the classes whose heatmaps have no positive value."""
+    """Classes whose heatmaps have no positive value, by method."""
     cells: tuple[FileName, ...]
     shifted: dict[str, tuple[float, float]] = {}
-    """By image: columns and rows to the nearest whole pixel of the grid."""
+    """Columns and rows to the nearest whole pixel of the grid, by image."""
     warped: tuple[str, ...] = ()
     failures: dict[str, str]
-    """By image or cell."""
+    """Reasons by image or cell."""
     stopped: str | None = None
     """Why the run ended before all cells were tried."""
     started: str | None = None
@@ -220,7 +220,7 @@ class RunRecord(Record):
     """Share of the cells' wall time in which the engine was idle."""
     totals: TotalsRecord = TotalsRecord()
     detections: dict[str, dict[str, int]] = {}
-    """By step of filtering and class: number of objects that it left or removed."""
+    """Number of objects by filtering step and class, left or removed."""
     products: dict[FileName, FileFacts] = {}
     """Files of the city."""
     audit: dict[str, object] | None = None

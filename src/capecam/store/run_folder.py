@@ -72,7 +72,7 @@ class RunFolder:
     settings: Settings
     """The run's, with paths that lead to its files from here."""
     cells: Mapping[str, CellRecord]
-    """By name, all finished cells that belong to the run."""
+    """Finished cells that belong to the run, by name."""
 
     @classmethod
     def open(cls, out: Path) -> Self:

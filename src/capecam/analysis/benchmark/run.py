@@ -39,10 +39,10 @@ class _Case:
     way: ExplanationMethod
     task: str
     methods: tuple[str, ...]
-    """Those of the task that the way can make."""
+    """Methods of the task that are available."""
     pixels: Tensor
     found: Heat = field(default_factory=dict)
-    """Of the first tiles."""
+    """Maps of the first tiles."""
     peak_mb: float | None = None
     gflop: float = 0.0
     """Per tile."""
