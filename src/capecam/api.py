@@ -17,7 +17,7 @@ from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps
 from capecam.io.gdal import open_readonly
 from capecam.model.model import Model, load_model
-from capecam.run.run_record import RunOutcome as Outcome
+from capecam.run.outcome import RunOutcome as Outcome
 from capecam.run.supervisor import run
 from capecam.settings import ModelSettings, Settings
 from capecam.settings.loading import load as load_settings

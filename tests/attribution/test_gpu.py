@@ -21,7 +21,7 @@ from capecam.grid import Tiling
 from capecam.mosaic.city import open_city
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.tiles import read_tiles
-from capecam.run.run_record import RunOutcome
+from capecam.run.outcome import RunOutcome
 from capecam.run.supervisor import run
 from capecam.settings import METHODS, PRECISIONS
 from capecam.settings.loading import load

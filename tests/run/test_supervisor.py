@@ -24,8 +24,8 @@ from capecam.attribution.methods import resample
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.pipeline.calibration import PERCENTILE
+from capecam.run.outcome import RunOutcome
 from capecam.run.progress import Progress, summary
-from capecam.run.run_record import RunOutcome
 from capecam.run.supervisor import run
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.settings.loading import load

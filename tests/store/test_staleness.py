@@ -18,8 +18,8 @@ from support.commands import same_products
 from capecam.errors import OutputError, SettingsError, StoppedError
 from capecam.grid import Cell, Window
 from capecam.run.city_products import finish
+from capecam.run.outcome import RunOutcome
 from capecam.run.plan import make_plan
-from capecam.run.run_record import RunOutcome
 from capecam.run.supervisor import run
 from capecam.runtime.lock import output_lock
 from capecam.settings import Settings

@@ -1,6 +1,6 @@
 """Reading vector files of users: areas of interest, footprints, zones and annotations.
 
-Any CRS and the formats of ``vector_formats`` are read; invalid polygons are repaired, and other
+Any CRS and the formats of ``vector_file_type`` are read; invalid polygons are repaired, and other
 geometries are dropped.
 """
 
@@ -20,7 +20,7 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
-from capecam.io.vector_formats import DRIVERS, FORMATS, kind_of, member_of
+from capecam.io.vector_file_type import DRIVERS, FORMATS, kind_of, member_of
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def read_polygons(
     """Return the valid polygons of a vector file in one CRS, in the order of the file.
 
     Args:
-        path: a file of a format of ``vector_formats``.
+        path: a file of a format of ``vector_file_type``.
         crs: the CRS of the result; None keeps that of the file.
         near: geometry in ``crs``; only features that touch its bounding box are read, so that a
             file of a country costs no more than one of a city.

@@ -33,8 +33,8 @@ from capecam.store.file_names import (
 from capecam.store.ledger import Ledger
 from capecam.store.records import FileFacts, RunRecord, TotalsRecord
 from capecam.store.run_folder import RunFolder
-from capecam.views.qgis.layer_styles import write_styles
 from capecam.views.qgis.layer_tree import project_of
+from capecam.views.qgis.product_styles import write_styles
 from capecam.views.qgis.project import write_project
 from capecam.views.report.report import write_report
 from capecam.views.styles.layers import detections_style, rejected_style

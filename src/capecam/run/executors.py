@@ -17,7 +17,7 @@ from capecam.model.model import Model
 from capecam.mosaic.city import City
 from capecam.pipeline.cell_runner import CellResult, CellRunner
 from capecam.pipeline.preparation import RunConstants
-from capecam.run.run_record import PreparedRun
+from capecam.run.outcome import PreparedRun
 from capecam.run.worker_process import WorkerProcess
 from capecam.settings import Settings
 from capecam.store.records import RunRecord

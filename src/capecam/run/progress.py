@@ -8,7 +8,7 @@ from typing import Never
 from tqdm import tqdm
 
 from capecam.detections.filters import REASONS
-from capecam.run.run_record import RunOutcome
+from capecam.run.outcome import RunOutcome
 from capecam.store.records import RunRecord, TotalsRecord
 from capecam.store.run_folder import stage_seconds
 

@@ -23,7 +23,7 @@ from capecam.mosaic.city import City
 from capecam.pipeline.cell_runner import CellResult, CellRunner
 from capecam.pipeline.preparation import RunConstants
 from capecam.run.executors import CellQueue, Executor, OnTiles
-from capecam.run.run_record import PreparedRun
+from capecam.run.outcome import PreparedRun
 from capecam.settings import Settings
 from capecam.store.records import RunRecord
 from capecam.store.staleness import ImageHashes

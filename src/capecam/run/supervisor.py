@@ -15,9 +15,9 @@ from capecam.mosaic.diagnostics import summarize_diagnostics
 from capecam.pipeline.cell_runner import CellResult
 from capecam.run.city_products import write_city_products
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
+from capecam.run.outcome import PreparedRun, RunOutcome
 from capecam.run.progress import Progress
 from capecam.run.ray_executor import RayExecutor
-from capecam.run.run_record import PreparedRun, RunOutcome
 from capecam.run.status_layer import StatusLayer
 from capecam.runtime.lock import output_lock
 from capecam.settings import Settings
@@ -27,7 +27,7 @@ from capecam.store.ledger import Ledger
 from capecam.store.records import FailureRecord, RunRecord
 from capecam.store.run_folder import read_run
 from capecam.store.staleness import ImageHashes, cell_inputs, check_cells, describe_states
-from capecam.views.qgis.layer_styles import update_imagery_layer
+from capecam.views.qgis.product_styles import update_imagery_layer
 from capecam.views.report.report import write_report
 
 log = logging.getLogger(__name__)

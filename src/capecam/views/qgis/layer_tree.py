@@ -11,7 +11,7 @@ from capecam.settings import PIXEL_METHODS, TITLES
 from capecam.store.file_names import GEOPACKAGE, LAYER, REJECTED
 from capecam.store.run_folder import RunFolder
 from capecam.views.qgis import abstracts
-from capecam.views.qgis.layer_styles import CLASSES, IMAGERY, PROBABILITY, heat_styles
+from capecam.views.qgis.product_styles import CLASSES, IMAGERY, PROBABILITY, heat_styles
 from capecam.views.qgis.project import Bounds, Group, MapLayer, Project
 from capecam.views.styles.layers import (
     FAR,
