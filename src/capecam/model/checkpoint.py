@@ -5,7 +5,6 @@ The format is recognised by the file's content, never by its name.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import mmap
@@ -24,6 +23,7 @@ from capecam.errors import CheckpointError
 from capecam.model.checkpoint_pickle import LIMIT_BYTES, PickleContent, interpret_pickle
 from capecam.model.checkpoint_tensors import DTYPES, item_sizes, map_tensors
 from capecam.model.checkpoint_zip import MappedFile, ZipMember, check_crc32, zip_members
+from capecam.runtime.files import file_digest
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """Number with which PyTorch before 1.6 begins a file."""
@@ -90,8 +90,7 @@ def checkpoint_sha256(path: Path) -> str:
     """
     file, _ = _locate(path)
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_digest(file)
     except OSError as error:
         raise _unreadable(file, error) from error
 
