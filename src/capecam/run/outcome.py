@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -117,6 +118,7 @@ class PreparedRun:
         record = RunRecord(
             capecam=__version__,
             settings=self.settings.model_dump(mode="json"),
+            started_in=os.path.relpath(Path.cwd(), os.path.realpath(outcome.out)),
             versions={"python": platform.python_version(), "torch": torch.__version__},
             device=constants.device,
             precision=constants.precision,

@@ -187,6 +187,8 @@ class RunRecord(Record):
     """Version."""
     settings: JsonTree
     """As they were, with paths relative to where the run was started."""
+    started_in: str | None = None
+    """That folder, relative to the run's own; both without symbolic links."""
     versions: dict[str, str] = {}
     device: str
     precision: Precision
