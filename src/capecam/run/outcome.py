@@ -98,6 +98,8 @@ class PreparedRun:
     city: City
     cells: tuple[Cell, ...]
     constants: RunConstants
+    previous: RunRecord | None = None
+    """Record of the run before, into the same folder."""
 
     @property
     def inputs(self) -> Inputs:
@@ -146,6 +148,10 @@ class PreparedRun:
             work={name: round(seconds, 3) for name, seconds in outcome.work.items()},
             engine_waited=None if waited is None else round(waited, 4),
         )
+        if previous := self.previous:  # what it measured and made stays until there is newer
+            past = {"audit": previous.audit, "written": previous.last_written}
+            record = record.model_copy(update=past)
+            record = record if outcome.done else record.with_times_of(previous)
         return record if outcome.city is None else record.with_products_of(outcome.city)
 
     def _empty_classes(self) -> dict[str, tuple[str, ...]]:

@@ -22,7 +22,8 @@ from capecam.run.status_layer import StatusLayer
 from capecam.runtime.lock import output_lock
 from capecam.settings import Settings
 from capecam.settings.tree import required
-from capecam.store.file_names import DETECTIONS, RUN_JSON
+from capecam.store.edited import keep_edited
+from capecam.store.file_names import RUN_JSON
 from capecam.store.ledger import Ledger
 from capecam.store.records import FailureRecord, RunRecord
 from capecam.store.run_folder import read_run
@@ -57,7 +58,7 @@ def run(
             prepared = _prepare(settings, city, previous, executor, outcome)
             _process_cells(prepared, ledger, executor, outcome, progress or Progress())
             outcome.end("cells")
-        _finish(prepared, previous, outcome)
+        _finish(prepared, outcome)
     return outcome
 
 
@@ -90,9 +91,11 @@ def _prepare(
     outcome.workers = executor.count
     constants = executor.prepare(city, previous)
     city = city.with_value_range(constants.scale)
+    if previous is not None:
+        keep_edited(outcome.out, previous.last_written)
     update_imagery_layer(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
     outcome.end("prepare", calibrate=constants.calibrated_s)
-    prepared = PreparedRun(settings, city, cells, constants)
+    prepared = PreparedRun(settings, city, cells, constants, previous)
     prepared.record(outcome).write(outcome.out / RUN_JSON)
     return prepared
 
@@ -188,18 +191,13 @@ def _note(
     ledger.fail(cell, record)
 
 
-def _finish(prepared: PreparedRun, previous: RunRecord | None, outcome: RunOutcome) -> None:
+def _finish(prepared: PreparedRun, outcome: RunOutcome) -> None:
     """Write the city's products, if a cell is done; how the run ended; and the report on both."""
     out = outcome.out
     if outcome.done + outcome.kept and not prepared.settings.run.shard:
         outcome.city = write_city_products(out)
     outcome.end("finish")
-    record = prepared.record(outcome)
-    if previous is not None and previous.audit is not None and outcome.city is not None:
-        detections = record.products[DETECTIONS]
-        if previous.products.get(DETECTIONS) == detections:  # the audit is about the same objects
-            record = record.model_copy(update={"audit": previous.audit})
-    record.write(out / RUN_JSON)
+    prepared.record(outcome).write(out / RUN_JSON)
     if outcome.city is not None:
         write_report(out, imagery=prepared.city.mosaic)
 

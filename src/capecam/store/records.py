@@ -210,9 +210,11 @@ class RunRecord(Record):
     stopped: str | None = None
     """Why the run ended before all cells were tried."""
     started: str | None = None
-    """ISO time."""
+    """ISO time at which that run began."""
+    checked: str | None = None
+    """ISO time at which the last run began, if it had nothing to process."""
     tiles: int
-    """Number of tiles that this run has computed."""
+    """Number of tiles that the last run with anything to process has computed."""
     seconds: float = 0.0
     stages: dict[str, float]
     """Wall seconds, one after the other."""
@@ -225,13 +227,26 @@ class RunRecord(Record):
     """Number of objects by filtering step and class, left or removed."""
     products: dict[FileName, FileFacts] = {}
     """Files of the city."""
+    written: dict[FileName, FileFacts] = {}
+    """Files of the city as they were last written, also those that people may edit."""
     audit: dict[str, object] | None = None
     """Result of ``capecam audit`` of the same detections."""
 
     def with_products_of(self, other: RunRecord) -> RunRecord:
         """Return the record with the city products of another."""
-        names = ("totals", "detections", "products")
+        names = ("totals", "detections", "products", "written", "audit")
         return self.model_copy(update={name: getattr(other, name) for name in names})
+
+    def with_times_of(self, previous: RunRecord) -> RunRecord:
+        """Return the record of a run that had nothing to process, with the times of another."""
+        names = ("tiles", "seconds", "stages", "work", "engine_waited", "started")
+        times = {name: getattr(previous, name) for name in names}
+        return self.model_copy(update={**times, "checked": self.started})
+
+    @property
+    def last_written(self) -> dict[FileName, FileFacts]:
+        """Files of the city as they were last written; records of 0.1.0 have the products alone."""
+        return self.written or self.products
 
     @property
     def pixel_grid(self) -> Grid:
