@@ -163,10 +163,11 @@ def finish_command(
     """
     from capecam.run.city_products import finish
     from capecam.run.progress import totals_table
+    from capecam.run.unusual_images import pixel_warnings
 
-    table = totals_table(finish(out).totals)
+    record = finish(out)
     if not quiet():
-        print(table)
+        print("\n".join([totals_table(record.totals), *pixel_warnings(record)]))
 
 
 @app.command("verify")

@@ -19,6 +19,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
 from capecam.io.vrt import write_vrt
 from capecam.run.editable_products import EditableProducts
+from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
 from capecam.store.edited import keep_edited
@@ -97,6 +98,8 @@ def _write(run: RunFolder) -> RunRecord:
     )
     files = sorted(path for pattern in RECORDED for path in out.glob(pattern))
     products = {path.name: FileFacts.of(path) for path in files}
+    of_headers = [entry for entry in run.record.unusual if entry.seen_in == "headers"]
+    of_pixels = unusual_records(pixel_diagnostics(run.cells), "pixels")
     audit_holds = products[DETECTIONS] == written.get(DETECTIONS)
     record = run.record.model_copy(
         update={
@@ -104,6 +107,7 @@ def _write(run: RunFolder) -> RunRecord:
             "detections": found.steps,
             "products": products,
             "written": products | people_edit,
+            "unusual": (*of_headers, *of_pixels),
             "audit": run.record.audit if audit_holds else None,
         }
     )

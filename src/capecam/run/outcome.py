@@ -15,8 +15,10 @@ import torch
 from capecam import __version__
 from capecam.grid import Cell
 from capecam.mosaic.city import City
+from capecam.mosaic.diagnostics import DiagnosticGroup
 from capecam.mosaic.mosaic import Source
 from capecam.pipeline.preparation import RunConstants
+from capecam.run.unusual_images import unusual_records
 from capecam.settings import Settings
 from capecam.store.records import (
     CheckpointRecord,
@@ -98,6 +100,8 @@ class PreparedRun:
     city: City
     cells: tuple[Cell, ...]
     constants: RunConstants
+    diagnostics: tuple[DiagnosticGroup, ...] = ()
+    """Remarks on the headers of the images."""
     previous: RunRecord | None = None
     """Record of the run before, into the same folder."""
 
@@ -139,6 +143,7 @@ class PreparedRun:
             cells=tuple(cell.name for cell in self.cells),
             shifted={s.name: s.shift_px for s in mosaic.sources if any(s.shift_px)},
             warped=tuple(s.name for s in mosaic.sources if s.warped),
+            unusual=unusual_records(self.diagnostics, "headers"),
             failures=outcome.failures,
             stopped=outcome.stopped,
             started=outcome.started.isoformat(timespec="seconds"),

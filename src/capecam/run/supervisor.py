@@ -11,7 +11,7 @@ from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
 from capecam.mosaic.city import City, city_of, find_cells
-from capecam.mosaic.diagnostics import summarize_diagnostics
+from capecam.mosaic.diagnostics import DiagnosticGroup, summarize_diagnostics
 from capecam.pipeline.cell_runner import CellResult
 from capecam.run.city_products import write_city_products
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
@@ -52,7 +52,7 @@ def run(
     ledger = Ledger.open(outcome.out)
     with output_lock(outcome.out, settings.run.shard), gdal_settings():
         previous = read_run(outcome.out)
-        city = _open_city(settings, previous, apart=model is None)
+        city = city_of(settings, anchor(settings, previous), apart=model is None)
         outcome.failures.update(city.failures)
         with _executor(settings, model) as executor:
             prepared = _prepare(settings, city, previous, executor, outcome)
@@ -62,13 +62,12 @@ def run(
     return outcome
 
 
-def _open_city(settings: Settings, previous: RunRecord | None, *, apart: bool) -> City:
-    """Open the city, and warn of what is unusual about its images."""
-    city = city_of(settings, anchor(settings, previous), apart=apart)
-    for group in summarize_diagnostics(city, settings):
-        if group.diagnostic.warning:
-            log.warning("%s", group)
-    return city
+def _diagnostics(city: City, settings: Settings) -> tuple[DiagnosticGroup, ...]:
+    """Log what is unusual about the images, a line for each kind of remark."""
+    groups = summarize_diagnostics(city, settings)
+    for group in groups:
+        log.log(logging.WARNING if group.diagnostic.warning else logging.INFO, "%s", group)
+    return groups
 
 
 def _executor(settings: Settings, model: Model | None) -> Executor:
@@ -87,7 +86,7 @@ def _prepare(
     outcome: RunOutcome,
 ) -> PreparedRun:
     """Find out what all cells have in common, and record it before the first one is processed."""
-    cells = find_cells(city, settings.tiling)
+    diagnostics, cells = _diagnostics(city, settings), find_cells(city, settings.tiling)
     outcome.workers = executor.count
     constants = executor.prepare(city, previous)
     city = city.with_value_range(constants.scale)
@@ -95,7 +94,7 @@ def _prepare(
         keep_edited(outcome.out, previous.last_written)
     update_imagery_layer(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
     outcome.end("prepare", calibrate=constants.calibrated_s)
-    prepared = PreparedRun(settings, city, cells, constants, previous)
+    prepared = PreparedRun(settings, city, cells, constants, diagnostics, previous)
     prepared.record(outcome).write(outcome.out / RUN_JSON)
     return prepared
 

@@ -117,6 +117,8 @@ class CellRecord(Record):
     """Windows that were run."""
     valid_px: int = 0
     """Pixels of the core with imagery."""
+    border_share: float = 0.0
+    """Share of them in a nearly black or white border that is not marked as nodata."""
     detections: int
     """Unfiltered pieces."""
     singular: int = 0
@@ -180,6 +182,17 @@ class TotalsRecord(Record):
     """Number of detections and their area in m²."""
 
 
+class UnusualRecord(Record):
+    """A remark on images, as ``plan --json`` has it."""
+
+    what: str
+    images: tuple[str, ...]
+    does: str
+    """Action of the run, and remedies."""
+    warning: bool
+    seen_in: Literal["headers", "pixels"] = "headers"
+
+
 class RunRecord(Record):
     """``run.json``: what a run has decided, and how it ended."""
 
@@ -205,6 +218,7 @@ class RunRecord(Record):
     shifted: dict[str, tuple[float, float]] = {}
     """Columns and rows to the nearest whole pixel of the grid, by image."""
     warped: tuple[str, ...] = ()
+    unusual: tuple[UnusualRecord, ...] = ()
     failures: dict[str, str]
     """Reasons by image or cell."""
     stopped: str | None = None
@@ -234,7 +248,7 @@ class RunRecord(Record):
 
     def with_products_of(self, other: RunRecord) -> RunRecord:
         """Return the record with the city products of another."""
-        names = ("totals", "detections", "products", "written", "audit")
+        names = ("totals", "detections", "products", "written", "audit", "unusual")
         return self.model_copy(update={name: getattr(other, name) for name in names})
 
     def with_times_of(self, previous: RunRecord) -> RunRecord:
