@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ from capecam.errors import CheckpointError, SettingsError
 from capecam.grid import Tiling
 from capecam.model.architecture import BANDS, Budget, build_network
 from capecam.model.checkpoint import Weights, read_weights
-from capecam.model.introspection import PROBE_PX, executed_modules
+from capecam.model.introspection import PROBE_PX
+from capecam.model.target_layer import find_layer
 from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSettings, Triple
 
 HEAD = "segmentation_head.0.weight"
@@ -276,46 +275,3 @@ def describe(settings: ModelSettings, config: Mapping[str, object] | None) -> st
     if config:
         return f"{config.get('_model_class')} ({config.get('encoder_name')})"
     return "unknown"
-
-
-def find_layer(network: nn.Module, name: str | None) -> str:
-    """Return the full path of a layer: ``layer4.2.conv3``, ``layer4[-1].conv3``, None (default).
-
-    Raises:
-        SettingsError: the layer does not exist; the message names similar ones.
-    """
-    if name is None:
-        return _last_encoder_conv(network)
-    parts = re.sub(r"\[(-?\d+)\]", r".\1", name).split(".")
-    for start in ([], ["encoder"], ["encoder", "model"]):  # the last is how timm is wrapped
-        path = _walk(network, [*start, *parts])
-        if path is not None:
-            return path
-    layers = [path for path, _ in network.named_modules() if path]
-    near = difflib.get_close_matches(f"encoder.{name}", layers, 3, cutoff=0.4)
-    raise SettingsError(f"the network has no layer {name!r}; near it are: {', '.join(near)}")
-
-
-def _walk(module: nn.Module, parts: list[str]) -> str | None:
-    """Resolve a path, in which negative indices count from the end; None if a module is missing."""
-    path: list[str] = []
-    for part in parts:
-        children = dict(module.named_children())
-        if re.fullmatch(r"-\d+", part) and int(part) >= -len(children):
-            part = list(children)[int(part)]  # noqa: PLW2901
-        if part not in children:
-            return None
-        module = children[part]
-        path.append(part)
-    return ".".join(path)
-
-
-def _last_encoder_conv(network: nn.Module) -> str:
-    """Return the path of the last Conv2d that the encoder runs; definition order can differ."""
-    encoder = network.get_submodule("encoder") if hasattr(network, "encoder") else network
-    convolutions = {module for module in encoder.modules() if isinstance(module, nn.Conv2d)}
-    ran = executed_modules(network, convolutions.__contains__)
-    if not ran:
-        raise SettingsError("the encoder runs no Conv2d; set model.target_layer")
-    path: str = next(path for path, module in network.named_modules() if module is ran[-1])
-    return path
