@@ -98,6 +98,19 @@ def test_a_changed_setting_is_named(nine) -> None:
     assert not make_plan(settings(nine, model__classes=styled)).todo
 
 
+def test_another_datum_is_another_crs(tmp_path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(SIZE, SIZE), crs=None)
+    options = {"imagery__crs": "EPSG:28355", "tiling__anchor": None}
+    assert processed(tmp_path, **options) == {"a"}
+    record = tmp_path / "out" / "cells" / "a" / "cell.json"
+    assert '"datum": "EPSG:6283"' in record.read_text()
+    assert processed(tmp_path, **options | {"imagery__crs": "EPSG:7855"}) == {"a"}
+    cell = json.loads(record.read_text())
+    del cell["basis"]["reading"]["a"]["datum"]  # as version 0.1 wrote it
+    record.write_text(json.dumps(cell))
+    assert processed(tmp_path, **options | {"imagery__crs": "EPSG:7855"}) == set()
+
+
 def test_a_city_grows_to_the_north_west(nine) -> None:
     write_tif(nine / "in" / "west.tif", blobs(SIZE, SIZE, seed=3), -SIZE, 0)
     assert processed(nine) == {"west", "a", "d"}
