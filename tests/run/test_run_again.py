@@ -93,7 +93,9 @@ def test_times_are_those_of_the_run_that_worked(city, options) -> None:
     assert first.checked is None
     assert again.checked > again.started
     assert make_plan(settings(city)).tiles_per_second == rate
-    assert f"processed {first.tiles} tiles" in (city / "out" / "report.html").read_text("utf-8")
+    page = (city / "out" / "report.html").read_text("utf-8")
+    assert f"processed {first.tiles} tiles" in page
+    assert "had nothing to process" in page
     write_tif(city / "in" / "a.tif", blobs(330, 400, seed=6))
     assert explain(city).done == 1
     assert known_run(city / "out").started != first.started
