@@ -504,6 +504,66 @@ def test_years_in_different_crs_meet_in_the_later(tmp_path, scene, halves) -> No
     assert found.table["area_m2_before"].sum() == pytest.approx(128 * 0.01)
 
 
+def placed(crs: str, lon: float, lat: float, size: float) -> Grid:
+    """A grid whose pixel (30, 50) is at a location."""
+    known = pyproj.CRS(crs)
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", known, always_xy=True).transform(lon, lat)
+    corner = x - 50 * size, y + 30 * size
+    return Grid(known.to_wkt(), corner, (size, size), Window(0, 0, 1, 1))
+
+
+def write_degrees(path: Path, *boxes: tuple[float, float, float, float]) -> Path:
+    names = [chr(ord("A") + n) for n in range(len(boxes))]
+    shapes = [shapely.box(*box) for box in boxes]
+    gpd.GeoDataFrame({"name": names}, geometry=shapes, crs="EPSG:4326").to_file(path)
+    return path
+
+
+def test_a_border_in_degrees_is_a_curve_between_its_corners(tmp_path) -> None:
+    """The chord of the border of 1° passes about 80 m from it, and beside everything here."""
+    classes = np.zeros((60, 100), np.uint8)
+    classes[10:14, [10, 50]] = 1  # north of the parallel in row 30
+    classes[40:44, [10, 30, 50, 70]] = 1
+    out = make_run(tmp_path / "out", classes, placed("ESRI:102562", 18.5, -34, 0.08))
+    zones = write_degrees(tmp_path / "z.gpkg", (18, -34, 19, -33), (18, -35, 19, -34))
+    found = rows(summarize(out, None, ZoneRules(zones)), "count")
+    assert found == {("A", 1): (2,), ("B", 1): (4,)}
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3460", "EPSG:3832", "EPSG:32701", "EPSG:4326"])
+def test_zones_that_meet_at_180_degrees(tmp_path, crs: str) -> None:
+    classes = np.zeros((60, 100), np.uint8)
+    classes[10:14, [10, 20, 30, 60, 70, 80]] = 1
+    size = 1e-6 if crs == "EPSG:4326" else 0.1
+    out = make_run(tmp_path / "out", classes, placed(crs, 180, -17, size))
+    zones = write_degrees(tmp_path / "z.gpkg", (179, -18, 180, -16), (-180, -18, -179, -16))
+    found = summarize(out, None, ZoneRules(zones))
+    assert rows(found, "count") == {("A", 1): (3,), ("B", 1): (3,)}
+    assert found.table["zone_km2"][:6].tolist() == pytest.approx([23_568] * 6, rel=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("crs", "lon", "lat"),
+    [
+        ("EPSG:3857", 13.4, 52.5),  # lengths are off by 1.64
+        ("EPSG:32601", 18.4, 20.0),  # far outside of its zone
+        ("EPSG:4326", 18.4, -34.0),
+        ("EPSG:3031", 30.0, -75.0),
+    ],
+)
+def test_areas_of_zones_are_those_on_the_ground(tmp_path, scene, crs: str, lon, lat) -> None:
+    out = make_run(tmp_path / "out", scene, placed(crs, lon, lat, 1e-6 if lat == -34 else 0.1))
+    box = (lon - 0.5, lat - 0.5, lon + 0.5, lat + 0.5)
+    zones = write_degrees(tmp_path / "z.gpkg", box, (-180, -90, 180, 90))
+    found = summarize(out, None, ZoneRules(zones)).table
+    ring = shapely.segmentize(shapely.box(*box), 0.01)
+    true = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(ring)[0] / 1e6
+    assert found["zone_km2"][0] == pytest.approx(true, rel=1e-5)
+    assert found["per_km2"][0] > 0
+    pixel_m2 = found["area_m2"][0] / 200
+    assert found["per_km2"][0] == pytest.approx(1e6 / (6000 * pixel_m2), rel=1e-3)
+
+
 def test_nothing_found_is_a_row_of_zeros(tmp_path, halves) -> None:
     out = make_run(tmp_path / "out", np.zeros((60, 100), np.uint8))
     found = summarize(out, out, ZoneRules(halves))

@@ -193,7 +193,7 @@ def test_of_several_layers_the_first_with_geometry_is_read_and_the_others_are_na
         table.to_file(path, layer=name)
     assert read_polygons(path)["layer"].tolist() == ["first"]
     assert "has 2 layers (first, second); the first is read" in caplog.text
-    assert read_polygons(path, layer="second")["layer"].tolist() == ["second"]
+    assert read_polygons(Path(f"{path}|layername=second"))["layer"].tolist() == ["second"]
 
 
 def features(*geometries: str) -> str:

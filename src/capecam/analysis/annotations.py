@@ -11,6 +11,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyproj
+import shapely
 
 from capecam.errors import UsageError
 from capecam.io.vector_reader import read_polygons
@@ -20,7 +21,11 @@ log = logging.getLogger(__name__)
 
 
 def read_objects(
-    path: Path, names: Sequence[str], layout: TruthSettings, crs: pyproj.CRS | None = None
+    path: Path,
+    names: Sequence[str],
+    layout: TruthSettings,
+    crs: pyproj.CRS | None = None,
+    near: shapely.Geometry | None = None,
 ) -> gpd.GeoDataFrame:
     """Read the polygons of a file, with ``class_id``, and ``confidence`` if the file has it.
 
@@ -33,11 +38,12 @@ def read_objects(
         names: names of all classes, 0 first.
         layout: columns that hold the class.
         crs: target CRS; None keeps that of the file.
+        near: place in ``crs`` around which longitudes are counted; objects far from it count, too.
 
     Raises:
         UsageError: the file cannot be used, has no class, or an unknown class.
     """
-    table = read_polygons(path, crs)
+    table = read_polygons(path, crs, near=near, everywhere=True)
     class_id = _class_ids(table, names, layout, path)
     known = (class_id > 0).to_numpy()
     columns = {"class_id": class_id.to_numpy()}

@@ -18,6 +18,7 @@ from capecam.detections.measurement import inside_points
 from capecam.errors import UsageError
 from capecam.grid import Grid
 from capecam.io.coverage import Coverage
+from capecam.io.reprojection import reproject_table
 from capecam.settings import ClassSettings
 from capecam.store.file_names import DETECTIONS
 from capecam.store.run_folder import RunFolder, product
@@ -103,7 +104,8 @@ def compare_runs(before: RunYear, after: RunYear, min_iou: float = MIN_IOU) -> g
         after: the later.
         min_iou: minimum overlap of the same object.
     """
-    old, new = before.detections.to_crs(after.crs), after.detections
+    old = reproject_table(before.detections, after.crs, after.extent)
+    new = after.detections
     i, j, iou = _pairs(old, new, min_iou)
     changes = [
         _with_partners(old.assign(run="before"), i, new["id"].to_numpy()[j], iou),

@@ -20,6 +20,9 @@ from capecam.analysis.result_folder import result_folder
 from capecam.analysis.scoring import ClassScore, Rules, Score, score
 from capecam.detections.assembly import assembly_rules, cell_pieces, objects_by_step
 from capecam.errors import OutputError
+from capecam.imagery.crs import unit_m
+from capecam.io.longitudes import nearest_turn
+from capecam.io.reprojection import reproject, reproject_table
 from capecam.io.vector_reader import read_polygons
 from capecam.runtime.files import write_json
 from capecam.settings import Settings
@@ -173,11 +176,11 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     names = run.names if run else tuple(e.name for e in request.settings.model.classes)
     found = _read_run(run) if run else read_objects(request.found, names, request.settings.truth)
     crs = metric(found)
-    found, true = (
-        found.to_crs(crs),
-        read_objects(request.truth, names, request.settings.truth, crs),
-    )
-    area = _area(request, run, crs)
+    found = reproject_table(found, crs)
+    mapped = None if run is None else _mapped(run, crs)
+    near = mapped or shapely.box(*found.total_bounds)
+    true = read_objects(request.truth, names, request.settings.truth, crs, near)
+    area = _area(request.area, mapped, crs, near)
     true, found = _within(true, area), _within(found, area)
     _warn_if_far(true, found, request)
     after = (
@@ -216,26 +219,40 @@ def _read_run(run: RunFolder) -> gpd.GeoDataFrame:
 
 
 def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:
-    """Return the CRS of a table if it is in metres, else an equal-area CRS around it."""
+    """Return the CRS of a table if it is in true metres, else an equal-area CRS around it."""
     crs = pyproj.CRS(table.crs)
-    if crs.is_projected and crs.axis_info[0].unit_conversion_factor == 1:
+    if crs.is_projected and crs.axis_info[0].unit_conversion_factor == 1 and _is_true(table, crs):
         return crs
-    bounds = table.to_crs("EPSG:4326").total_bounds
-    lon, lat = (0.0, 0.0) if np.isnan(bounds).any() else (bounds[:2] + bounds[2:]) / 2
+    bounds, lon, lat = table.geometry.to_crs("EPSG:4326").bounds.to_numpy(), 0.0, 0.0
+    if len(bounds):  # on both sides of 180, the middle is not at 0
+        bounds[:, [0, 2]] = nearest_turn(bounds[:, [0, 2]], bounds[0, 0])
+        lon, lat = ((bounds[:, :2].min(axis=0) + bounds[:, 2:].max(axis=0)) / 2).tolist()
     return pyproj.CRS.from_dict({"proj": "laea", "lon_0": lon, "lat_0": lat, "units": "m"})
 
 
+def _is_true(table: gpd.GeoDataFrame, crs: pyproj.CRS) -> bool:
+    """Return whether a metre of a projection is one on the ground, in the middle of a table."""
+    left, bottom, right, top = table.total_bounds
+    middle = np.array([[(left + right) / 2, (bottom + top) / 2]])
+    return bool(np.isnan(middle).any() or (unit_m(crs.to_wkt(), middle) == 1).all())
+
+
+def _mapped(run: RunFolder, crs: pyproj.CRS) -> shapely.Geometry:
+    """Return the area that a run has mapped."""
+    boxes = np.array([run.core(cell).box for cell in run.cells])
+    placed = shapely.transform(shapely.union_all(boxes), run.grid.to_map)
+    (mapped,), _ = reproject(np.array([placed]), pyproj.CRS.from_wkt(run.grid.crs), crs)
+    return mapped
+
+
 def _area(
-    request: EvaluationRequest, run: RunFolder | None, crs: pyproj.CRS
+    path: Path | None, mapped: shapely.Geometry | None, crs: pyproj.CRS, near: shapely.Geometry
 ) -> shapely.Geometry | None:
-    """Return the area that is annotated and was mapped by the run; None: not limited."""
-    areas = []
-    if request.area is not None:
-        areas.append(shapely.union_all(read_polygons(request.area, crs).geometry.to_numpy()))
-    if run is not None:
-        boxes = np.array([run.core(cell).box for cell in run.cells])
-        placed = shapely.transform(shapely.union_all(boxes), run.grid.to_map)
-        areas.append(gpd.GeoSeries([placed], crs=run.grid.crs).to_crs(crs).iloc[0])
+    """Return the area that is annotated and was mapped; None: not limited."""
+    areas = [] if mapped is None else [mapped]
+    if path is not None:
+        annotated = read_polygons(path, crs, near=near, everywhere=True, columns=[])
+        areas.insert(0, shapely.union_all(annotated.geometry.to_numpy()))
     return shapely.intersection_all(areas) if areas else None
 
 
@@ -263,8 +280,9 @@ def _by_step(
     names: Sequence[str],
     rules: Rules,
 ) -> tuple[tuple[str, Score], ...]:
+    crs = pyproj.CRS(true.crs)
     return tuple(
-        (step, score(true, _within(table.to_crs(true.crs), area), names, rules))
+        (step, score(true, _within(reproject_table(table, crs), area), names, rules))
         for step, table in after.items()
     )
 

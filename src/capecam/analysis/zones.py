@@ -20,8 +20,10 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.analysis.change import MIN_IOU, RunYear
-from capecam.detections.measurement import geodesic, multipolygons
+from capecam.detections.measurement import geodesic_m2, multipolygons
 from capecam.errors import UsageError
+from capecam.imagery.crs import unit_m
+from capecam.io.reprojection import METRES_A_DEGREE, reproject
 from capecam.io.vector_reader import read_polygons
 
 log = logging.getLogger(__name__)
@@ -50,10 +52,8 @@ SLIVER_M = 1.0
 WHOLE = 1e-9
 """Rounding error up to which the shares of an object add up to 1."""
 
-DENSE_DEGREES = 0.005
-"""Distance of points on lines for geodesic areas: at most 500 m."""
-
-METRES_A_DEGREE = 111_320.0
+EVEN_DEGREES = 1.0
+"""Height of a shape in degrees up to which a degree of longitude is taken to have one length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ class Zones:
             UsageError: no zone does, or the file cannot be used.
         """
         crs, path = years[0].crs, rules.zones
-        table = read_polygons(path, crs)
+        extents = [_extent(year, crs, years[0].extent) for year in years]
+        around = shapely.union_all(extents)
+        table = read_polygons(path, crs, near=around, everywhere=True)
         names = _names(table, rules.name, path)
         table = table.rename(columns=_renamed(table.columns.drop("geometry")))
         table.insert(0, "zone_id", np.asarray(table.index) + 1)
         table.insert(1, "zone", names)
-        extents = pd.concat([gpd.GeoSeries([y.extent], crs=y.crs).to_crs(crs) for y in years])
-        on_earth = np.isfinite(table.bounds).all(axis=1)
-        table = table[on_earth & table.intersects(extents.union_all())].reset_index(drop=True)
+        table = table[table.intersects(around)].reset_index(drop=True)
         if table.empty:
             raise UsageError(
                 f"{path}: no zone touches the imagery of {years[0].out}; check its CRS"
@@ -156,8 +156,15 @@ class Zones:
 
     def valid(self, year: RunYear) -> tuple[Floats, Integers]:
         """Return (N,) the share of each zone with valid imagery, and (N,) the sample size in px."""
-        shapes = self.table.geometry.to_crs(year.crs).to_numpy()
-        return year.coverage.shares(shapely.transform(shapes, year.grid.to_pixels))
+        shapes, _ = reproject(self.shapes, self.crs, year.crs, year.extent)
+        shares, factor = year.coverage.shares(shapely.transform(shapes, year.grid.to_pixels))
+        uneven = np.flatnonzero(_is_uneven(shapes, year.crs) & ~shapely.is_empty(shapes))
+        if len(uneven):
+            shapes = shapes[uneven]
+            here = geodesic_m2(np.array([year.extent]), year.crs) / year.extent.area
+            ratio = shapely.area(shapes) * here / geodesic_m2(shapes, year.crs)
+            shares[uneven] = np.minimum(shares[uneven] * ratio, 1.0)
+        return shares, factor
 
 
 def _names(table: gpd.GeoDataFrame, column: str | None, path: Path) -> list[str]:
@@ -213,6 +220,11 @@ def _first_come(table: gpd.GeoDataFrame, path: Path) -> Shapes:
     return multipolygons(own)
 
 
+def _extent(year: RunYear, crs: pyproj.CRS, near: shapely.Geometry) -> shapely.Geometry:
+    (extent,), _ = reproject(np.array([year.extent]), year.crs, crs, near)
+    return extent
+
+
 def shapes_of(table: gpd.GeoDataFrame) -> Shapes:
     return np.asarray(table.geometry.to_numpy())
 
@@ -223,9 +235,18 @@ def _metres(crs: pyproj.CRS) -> float:
 
 
 def _area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
-    """Return (N,) areas; geodesic for a CRS in degrees."""
-    if not crs.is_geographic:
-        return np.asarray(shapely.area(shapes) * _metres(crs) ** 2)
-    geod = geodesic(crs)
-    dense = shapely.orient_polygons(shapely.segmentize(shapes, DENSE_DEGREES))
-    return np.array([geod.geometry_area_perimeter(shape)[0] for shape in dense])
+    """Return (N,) areas; geodesic where a unit of the CRS is no length on the ground."""
+    area = np.asarray(shapely.area(shapes) * _metres(crs) ** 2)
+    uneven = np.ones(len(shapes), np.bool_) if crs.is_geographic else _is_uneven(shapes, crs)
+    area[uneven] = geodesic_m2(shapes[uneven], crs)
+    return area
+
+
+def _is_uneven(shapes: Shapes, crs: pyproj.CRS) -> NDArray[np.bool_]:
+    """Return (N,) True where the scale of a CRS varies within a shape, or is not its unit."""
+    left, bottom, right, top = shapely.bounds(shapes).T
+    if crs.is_geographic:
+        return np.asarray(top - bottom > EVEN_DEGREES)
+    x, y = np.stack([left, right, left, right]), np.stack([bottom, bottom, top, top])
+    scale = unit_m(crs.to_wkt(), np.stack([x.ravel(), y.ravel()], axis=1))
+    return np.asarray((scale != _metres(crs)).any(axis=1).reshape(4, -1).any(axis=0))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import pyproj
 import shapely
 from numpy.typing import NDArray
@@ -16,11 +15,23 @@ from capecam.detections.regions import Pieces, Polygons, first_pixels
 from capecam.grid import Grid
 from capecam.imagery.crs import unit_m
 from capecam.io.cog import LEVELS
+from capecam.io.longitudes import nearest_turn
+from capecam.io.polygon_repair import polygonal
+from capecam.io.reprojection import METRES_A_DEGREE, WGS84
 
 Floats = NDArray[np.float64]
 
 COLUMNS = ("id", "class_id", "class", "area_m2", "confidence", "lon", "lat", "images")
 """Columns of every file of detections, in this order, before evidence and geometry."""
+
+DENSE_DEGREES = 0.005
+"""Distance of points on lines for geodesic areas: at most 557 m."""
+
+DENSE = 10_000
+"""Maximum number of points along a shape; in Web Mercator, the poles are 242,000 km away."""
+
+QUARTER_M = 1e7
+"""Width of the columns in which geodesic areas are measured: a quarter of the equator."""
 
 LEVEL_SUM = "level_sum"
 """Additional column of a cell's pieces: sum of the probability levels inside, an exact integer."""
@@ -77,6 +88,32 @@ def geodesic(crs: pyproj.CRS) -> pyproj.Geod:
     return crs.get_geod() or pyproj.Geod(ellps="WGS84")
 
 
+def geodesic_m2(shapes: Polygons, crs: pyproj.CRS) -> Floats:
+    """Return (N,) areas on the ellipsoid of polygons in any CRS."""
+    geod = geodesic(crs)
+    unit_m = METRES_A_DEGREE if crs.is_geographic else crs.axis_info[0].unit_conversion_factor
+    to_earth = pyproj.Transformer.from_crs(crs, crs.geodetic_crs or WGS84, always_xy=True)
+    areas = np.zeros(len(shapes))
+    for row, shape in enumerate(shapes):
+        left, bottom, right, top = shape.bounds
+        step = max(DENSE_DEGREES * METRES_A_DEGREE / unit_m, (right - left + top - bottom) / DENSE)
+        for piece in _columns(shape, QUARTER_M / unit_m):
+            dense = shapely.orient_polygons(shapely.segmentize(piece, step))
+            if not crs.is_geographic:
+                dense = shapely.transform(dense, to_earth.transform, interleaved=False)
+            areas[row] += abs(geod.geometry_area_perimeter(dense)[0])
+    return areas
+
+
+def _columns(shape: shapely.Geometry, width: float) -> list[shapely.Geometry]:
+    """Cut a shape that is wider; the whole Earth has no edge on the ellipsoid, and no area."""
+    left, bottom, right, top = shape.bounds
+    if not right - left > width:
+        return [shape]
+    columns = (shapely.box(x, bottom, x + width, top) for x in np.arange(left, right, width))
+    return [polygonal(shapely.intersection(shape, column)) for column in columns]
+
+
 def pixel_m(grid: Grid, points: Floats) -> Floats:
     """Return (N, 2) width and height in metres of the pixels at (N, 2) lattice points."""
     crs = pyproj.CRS.from_wkt(grid.crs)
@@ -111,10 +148,18 @@ def pixel_area_m2(grid: Grid, points: Floats) -> Floats:
     return np.array([abs(geod.geometry_area_perimeter(box)[0]) for box in boxes])
 
 
-def inside_points(detections: pd.DataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
-    """Return the points in which objects are counted, their ``lon`` and ``lat``, in a CRS."""
+def inside_points(detections: gpd.GeoDataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
+    """Return the points in which objects are counted, their ``lon`` and ``lat``, in a CRS.
+
+    Longitudes are counted as those of the shapes, which may go on beyond 180.
+    """
     points = gpd.points_from_xy(detections["lon"], detections["lat"], crs="EPSG:4326")
-    return gpd.GeoSeries(points, index=detections.index).to_crs(crs)
+    moved = gpd.GeoSeries(points, index=detections.index).to_crs(crs)
+    if not (crs.is_geographic and detections.crs.is_geographic):
+        return moved
+    middle = detections.geometry.bounds[["minx", "maxx"]].mean(axis=1).to_numpy()
+    x = nearest_turn(moved.x.to_numpy(), middle)
+    return gpd.GeoSeries(gpd.points_from_xy(x, moved.y), index=moved.index, crs=crs)
 
 
 def write_pieces(pieces: Pieces, grid: Grid, names: Sequence[str], path: Path) -> None:

@@ -1,7 +1,8 @@
 """Reading vector files of users: areas of interest, footprints, zones and annotations.
 
-Any CRS and the formats of ``vector_file_type`` are read; invalid polygons are repaired, and other
-geometries are dropped.
+Any CRS and the formats of ``vector_file_type`` are read; polygons become right and valid
+(``polygon_cleaning``), edges keep their place in another CRS (``reprojection``), and a layer can be
+named (``vector_layers``).
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
+from capecam.io.longitudes import TURN, counts_degrees
+from capecam.io.polygon_cleaning import Place, check_crs, clean_polygons, move_polygons
 from capecam.io.vector_file_type import DRIVERS, FORMATS, kind_of, member_of
+from capecam.io.vector_layers import LayerChoice, choose_layer
 
 log = logging.getLogger(__name__)
 
-POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+Floats = NDArray[np.float64]
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, shapely.errors.ShapelyError)
 """Errors of pyogrio, pyarrow, pyproj and GEOS about damaged files."""
@@ -35,8 +39,8 @@ MAX_FEATURES = 2_000_000
 MAX_PARQUET_BYTES = 1 << 30
 """Maximum size before compression; a million small polygons have 0.15 GB."""
 
-EDGE_POINTS = 20
-"""Points added along an edge, since straight lines of one CRS are curves in another."""
+NEAR_ANTIMERIDIAN = 170.0
+"""Longitude beyond which features may be written on either side of 180, or across it."""
 
 MAX_ROUND_TRIP_M = 1.0
 """Maximum error of a location that is projected to degrees and back."""
@@ -49,37 +53,38 @@ def read_polygons(
     *,
     near: shapely.Geometry | None = None,
     columns: Sequence[str] | None = None,
-    layer: str | None = None,
+    everywhere: bool = False,
 ) -> gpd.GeoDataFrame:
     """Return the valid polygons of a vector file in one CRS, in the order of the file.
 
     Args:
-        path: a file of a format of ``vector_file_type``.
+        path: a file of a format of ``vector_file_type``, perhaps with ``|layername=NAME``.
         crs: the CRS of the result; None keeps that of the file.
-        near: geometry in ``crs``; only features that touch its bounding box are read, so that a
-            file of a country costs no more than one of a city.
+        near: geometry in ``crs``, the imagery; only features that touch its bounding box are read,
+            so that a file of a country costs no more than one of a city.
         columns: attributes to read; None reads all; columns that the file does not have are left
             out.
-        layer: name of a layer; None reads the first.
+        everywhere: read all features; ``near`` says only on which side of the Earth they are.
 
     Raises:
-        UsageError: there is no such file, it is not a vector layer, or it has no CRS.
+        UsageError: there is no such file or layer, it holds no polygons, or it has no CRS.
     """
-    area = None if near is None else gpd.GeoSeries([_with_points(near)], crs=crs)
-    kind = kind_of(path)
+    choice = LayerChoice.parse(path)
+    kind = kind_of(choice.path)
+    place = None if near is None or crs is None else Place(near, crs)
+    query = VectorQuery(None if everywhere else place, columns)
     try:
         if kind == "parquet":
-            table = _read_parquet(path, area, columns)
+            table = _read_parquet(choice, query)
         else:
-            table = _read_gdal(path, kind, VectorQuery(area, columns, layer))
+            table = _read_gdal(choice, kind, query)
         if not isinstance(table, gpd.GeoDataFrame):
             raise UsageError(f"{path}: is a table without geometry; polygons are needed")
-        if table.crs is None:
-            raise UsageError(f"{path}: has no coordinate reference system; assign it with ogr2ogr")
+        check_crs(path, table.crs)
         if doubt := misplaced(table):
             log.warning("%s: %s", path, doubt)
-        polygons = _polygons(table, path)
-        return polygons if crs is None else _inside_crs(polygons.to_crs(crs), path)
+        polygons = clean_polygons(table, path, place)
+        return polygons if crs is None else move_polygons(polygons, path, crs, near)
     except UNREADABLE as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(
@@ -90,17 +95,26 @@ def read_polygons(
 
 @dataclass(frozen=True, slots=True)
 class VectorQuery:
-    """Selection of a layer, its features and its columns."""
+    """Selection of features and columns."""
 
-    near: gpd.GeoSeries | None
+    near: Place | None
     columns: Sequence[str] | None
-    layer: str | None
+
+    def box(self, crs: pyproj.CRS) -> Floats | None:
+        """Return (4,) the bounds of the features to read, in the CRS of a file; None: all."""
+        bounds = None if self.near is None else self.near.bounds(crs)
+        if bounds is None or not counts_degrees(crs):
+            return bounds
+        if max(-bounds[0], bounds[2]) > NEAR_ANTIMERIDIAN:
+            bounds[[0, 2]] = -1.5 * TURN, 1.5 * TURN
+        return bounds
 
 
-def _read_gdal(path: Path, kind: str, query: VectorQuery) -> gpd.GeoDataFrame:
+def _read_gdal(choice: LayerChoice, kind: str, query: VectorQuery) -> gpd.GeoDataFrame:
     """Read a layer with GDAL; by its absolute path, which is never taken for a connection."""
+    path = choice.path
     source = member_of(path) if kind == "zip" else str(path.resolve())
-    layer = query.layer or (_layer(path, source) if kind == "many" else None)
+    layer = choose_layer(choice, source) if kind == "many" or choice.is_made else None
     try:
         info = pyogrio.read_info(source, layer=layer)
     except IndexError as error:  # of pyogrio, if there is no layer
@@ -112,35 +126,45 @@ def _read_gdal(path: Path, kind: str, query: VectorQuery) -> gpd.GeoDataFrame:
         raise UsageError(f"{path}: GDAL takes it for {info['driver']}; give {FORMATS}")
     if info["geometry_type"] is None:
         raise UsageError(f"{path}: is a table without geometry; polygons are needed")
-    crs = info["crs"]
-    box = None if query.near is None or crs is None else query.near.to_crs(crs).total_bounds
-    table = pyogrio.read_dataframe(
-        source, layer=layer, columns=query.columns, bbox=None if box is None else tuple(box),
-        max_features=MAX_FEATURES + 1,
-    )  # fmt: skip
+    check_crs(path, info["crs"])
+    crs = pyproj.CRS(info["crs"])
+    box = query.box(crs)
+    table = _read_box(source, layer, query, box)
+    if box is not None and table.empty:
+        bounds = pyogrio.read_info(source, layer=layer, force_total_bounds=True)["total_bounds"]
+        box = _turned(box, bounds, crs)
+        if box is None:
+            _warn_if_misplaced(path, crs, bounds)
+        else:
+            table = _read_box(source, layer, query, box)
     _check_count(len(table), path)
-    if info["driver"] == "FlatGeobuf" and box is None and len(table) < info["features"]:
+    if info["driver"] == "FlatGeobuf" and query.near is None and len(table) < info["features"]:
         raise UsageError(  # GDAL stops at the end of the file without an error
             f"{path}: damaged: {len(table)} of {info['features']} features can be read; copy it "
             "again"
         )
-    if box is not None and table.empty:
-        info = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
-        _warn_if_misplaced(path, crs, info["total_bounds"])
     return table
 
 
-def _layer(path: Path, source: str) -> str | None:
-    """Return the first layer with geometry."""
-    layers = [name for name, geometry in pyogrio.list_layers(source).tolist() if geometry]
-    if len(layers) > 1:
-        shown = ", ".join(layers[:5])
-        log.warning("%s: has %d layers (%s); the first is read", path, len(layers), shown)
-    return layers[0] if layers else None
+def _read_box(
+    source: str, layer: str | None, query: VectorQuery, box: Floats | None
+) -> gpd.GeoDataFrame:
+    return pyogrio.read_dataframe(
+        source, layer=layer, columns=query.columns, bbox=None if box is None else tuple(box),
+        max_features=MAX_FEATURES + 1,
+    )  # fmt: skip
+
+
+def _turned(box: Floats, bounds: Sequence[float] | Floats | None, crs: pyproj.CRS) -> Floats | None:
+    """Return a box a turn farther, if a layer has longitudes beyond 180 that reach it."""
+    if bounds is None or not counts_degrees(crs):
+        return None
+    turned = (box + np.array([turn, 0.0, turn, 0.0]) for turn in (TURN, -TURN))
+    return next((b for b in turned if b[0] <= bounds[2] and b[2] >= bounds[0]), None)
 
 
 def _warn_if_misplaced(
-    path: Path, crs: pyproj.CRS | str | None, bounds: NDArray[np.float64] | None
+    path: Path, crs: pyproj.CRS | str | None, bounds: Floats | Sequence[float] | None
 ) -> None:
     """Warn if a layer without features near the imagery is outside of its CRS."""
     if bounds is None:
@@ -158,34 +182,35 @@ def _check_count(count: int, path: Path) -> None:
         )
 
 
-def _read_parquet(
-    path: Path, area: gpd.GeoSeries | None, columns: Sequence[str] | None
-) -> gpd.GeoDataFrame:
+def _read_parquet(choice: LayerChoice, query: VectorQuery) -> gpd.GeoDataFrame:
     """Read GeoParquet, which GDAL in the wheel of pyogrio does not."""
+    path = choice.path
+    if choice.is_made:
+        raise UsageError(f"{path}: GeoParquet has no layers; leave out the |layer...")
     info = pq.read_metadata(path)
     _check_count(info.num_rows, path)
     groups = (info.row_group(n) for n in range(info.num_row_groups))
     if sum(max(0, group.total_byte_size) for group in groups) > MAX_PARQUET_BYTES:
         raise UsageError(f"{path}: unpacks to more than {MAX_PARQUET_BYTES / 1e9:.1f} GB; cut it")
     table = gpd.read_parquet(path)
-    if columns is not None:
-        table = table[[*(name for name in columns if name in table), table.geometry.name]]
-    if area is None or table.crs is None:
+    if query.columns is not None:
+        table = table[[*(name for name in query.columns if name in table), table.geometry.name]]
+    box = None if table.crs is None else query.box(pyproj.CRS(table.crs))
+    if box is None:
         return table
-    near = table.cx[_slices(area.to_crs(table.crs).total_bounds)]
-    if near.empty:
-        _warn_if_misplaced(path, table.crs, table.total_bounds)
+    near = table.cx[_slices(box)]
+    if not near.empty:
+        return near
+    turned = _turned(box, table.total_bounds, pyproj.CRS(table.crs))
+    if turned is not None:
+        return table.cx[_slices(turned)]
+    _warn_if_misplaced(path, table.crs, table.total_bounds)
     return near
 
 
-def _slices(bounds: NDArray[np.float64]) -> tuple[slice, slice]:
+def _slices(bounds: Floats) -> tuple[slice, slice]:
     left, bottom, right, top = bounds
     return slice(left, right), slice(bottom, top)
-
-
-def _with_points(area: shapely.Geometry) -> shapely.Geometry:
-    left, bottom, right, top = area.bounds
-    return shapely.segmentize(area, max(right - left, top - bottom) / EDGE_POINTS)
 
 
 def misplaced(table: gpd.GeoDataFrame) -> str | None:
@@ -200,13 +225,12 @@ def misplaced(table: gpd.GeoDataFrame) -> str | None:
     crs = pyproj.CRS(table.crs)
     shown = ", ".join(f"{value:.6g}" for value in bounds)
     remedy = "; assign the right one with ogr2ogr -a_srs"
-    is_degrees = np.abs(bounds[[0, 2]]).max() <= 360 and np.abs(bounds[[1, 3]]).max() <= 90
+    most = np.abs(bounds).reshape(2, 2).max(axis=0)
     if crs.is_geographic:
         what = "is in degrees, but its coordinates cannot be"
+        is_degrees = (most <= (1.5 * TURN, 90)).all()
         return None if is_degrees else f"its CRS ({crs.name}) {what} ({shown}){remedy}"
-    if not crs.is_projected:
-        return None
-    if is_degrees:
+    if (most <= (TURN, 90)).all():
         what = "is projected, but its coordinates look like degrees"
         return f"its CRS ({crs.name}) {what} ({shown}){remedy}"
     to_earth = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
@@ -219,40 +243,3 @@ def misplaced(table: gpd.GeoDataFrame) -> str | None:
             f"its coordinates ({shown}) are not a location on Earth in its CRS ({crs.name}){remedy}"
         )
     return None
-
-
-def _polygons(table: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
-    """Return the rows that have an area, as polygons or multipolygons without heights."""
-    table = _finite(table, path)
-    geometry = shapely.make_valid(shapely.force_2d(table.geometry.to_numpy()))
-    for row in np.flatnonzero(~np.isin(shapely.get_type_id(geometry), POLYGONAL)):
-        geometry[row] = _polygonal(geometry[row])
-    flat = ~(shapely.area(geometry) > 0)
-    if flat.any():
-        log.warning("%s: %d feature(s) have no area, left out", path, np.sum(flat))
-    return table.set_geometry(gpd.GeoSeries(geometry, index=table.index, crs=table.crs))[~flat]
-
-
-def _finite(
-    table: gpd.GeoDataFrame, path: Path, where: str = "of NaN or infinity"
-) -> gpd.GeoDataFrame:
-    """Return the rows with finite coordinates."""
-    points, row = shapely.get_coordinates(table.geometry.to_numpy(), return_index=True)
-    infinite = np.unique(row[~np.isfinite(points).all(axis=1)])
-    if not len(infinite):
-        return table
-    log.warning("%s: %d feature(s) with coordinates %s, left out", path, len(infinite), where)
-    return table.iloc[np.setdiff1d(np.arange(len(table)), infinite)]
-
-
-def _inside_crs(table: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
-    return _finite(table, path, "outside of the CRS of the imagery")
-
-
-def _polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry:
-    """Return the part of a geometry with an area, without the lines that make_valid leaves."""
-    if shapely.get_type_id(geometry) in POLYGONAL:
-        return geometry
-    if shapely.get_type_id(geometry) != shapely.GeometryType.GEOMETRYCOLLECTION:
-        return shapely.Polygon()
-    return shapely.union_all([_polygonal(part) for part in shapely.get_parts(geometry)])
