@@ -223,7 +223,7 @@ def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:
     crs = pyproj.CRS(table.crs)
     if crs.is_projected and crs.axis_info[0].unit_conversion_factor == 1 and _is_true(table, crs):
         return crs
-    bounds, lon, lat = table.geometry.to_crs("EPSG:4326").bounds.to_numpy(), 0.0, 0.0
+    bounds, lon, lat = table.geometry.to_crs("EPSG:4326").bounds.to_numpy(copy=True), 0.0, 0.0
     if len(bounds):  # on both sides of 180, the middle is not at 0
         bounds[:, [0, 2]] = nearest_turn(bounds[:, [0, 2]], bounds[0, 0])
         lon, lat = ((bounds[:, :2].min(axis=0) + bounds[:, 2:].max(axis=0)) / 2).tolist()

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from capecam.analysis.change import STATUSES, RunYear, check_comparable, compare_runs
 from capecam.analysis.result_folder import result_folder
 from capecam.analysis.zones import COLUMNS, OUTSIDE, ZoneRules, Zones, shapes_of
-from capecam.detections.measurement import inside_points
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.io.geopackage import holds, remove_journals
@@ -165,7 +164,7 @@ class _Sheet:
     def count_objects(self, objects: gpd.GeoDataFrame) -> tuple[Integers, Floats]:
         """Return (rows,) the number of objects, and (rows,) their area in m²."""
         class_id = objects["class_id"].to_numpy()
-        count = self.count(self.zones.holding(inside_points(objects, self.zones.crs)), class_id)
+        count = self.count(self.zones.of_objects(objects), class_id)
         shape, zone, share = self.zones.split(shapes_of(objects))
         area = self.count(zone, class_id[shape], objects["area_m2"].to_numpy()[shape] * share)
         return count, _whole_mm2(area.reshape(-1, len(self.classes))).ravel()
@@ -256,7 +255,7 @@ def _changed(
     sheet: _Sheet, changes: gpd.GeoDataFrame, columns: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     """Return the columns with a second run, and add the zone of each change."""
-    zone = sheet.zones.holding(inside_points(changes, sheet.zones.crs))
+    zone = sheet.zones.of_objects(changes)
     names = np.append(sheet.zones.table["zone"], OUTSIDE)
     changes.insert(2, "zone", pd.Series(names[zone], index=changes.index, dtype="str"))
     earlier = changes["run"] == "before"
