@@ -16,6 +16,7 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.analysis.annotations import read_objects
+from capecam.analysis.duplicates import warn_of_dissolved, warn_of_repeated, without_repeated
 from capecam.analysis.result_folder import result_folder
 from capecam.analysis.scoring import ClassScore, Rules, Score, score
 from capecam.detections.assembly import assembly_rules, cell_pieces, objects_by_step
@@ -180,6 +181,11 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     mapped = None if run is None else _mapped(run, crs)
     near = mapped or shapely.box(*found.total_bounds)
     true = read_objects(request.truth, names, request.settings.truth, crs, near)
+    true = without_repeated(true, request.truth, "true objects")
+    warn_of_dissolved(true, request.truth, "true objects")
+    if run is None:
+        warn_of_repeated(found, request.found, "found objects")
+        warn_of_dissolved(found, request.found, "found objects")
     area = _area(request.area, mapped, crs, near)
     true, found = _within(true, area), _within(found, area)
     _warn_if_far(true, found, request)
