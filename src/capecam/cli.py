@@ -236,7 +236,10 @@ def summarize_command(
     ] = None,
     *,
     zones: Annotated[
-        Path, typer.Option("--zones", metavar="FILE", help="vector file of zones (docs/inputs.md)")
+        Path,
+        typer.Option(
+            "--zones", metavar="FILE", help="vector file of zones, or FILE|layername=NAME"
+        ),
     ],
     name: Annotated[
         str | None,

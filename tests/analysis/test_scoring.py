@@ -298,3 +298,60 @@ def test_a_run_is_scored_by_step(tmp_path: Path) -> None:
     detections = (tmp_path / "out" / "detections.parquet").read_bytes()
     assert kept.pop("detections") == hashlib.sha256(detections).hexdigest()
     assert kept == json.loads(json.dumps(answer))
+
+
+def test_a_truth_that_holds_objects_twice_says_so_and_counts_them_once(
+    tmp_path: Path, scene, caplog
+) -> None:
+    found, truth = scene
+    table = gpd.read_file(truth)
+    turned = table.geometry.reverse()
+    doubled = gpd.GeoDataFrame(
+        {"class": [*table["class"]] * 2}, geometry=[*table.geometry, *turned], crs=table.crs
+    )
+    doubled.to_file(tmp_path / "doubled.gpkg")
+    answer = asked(found, tmp_path / "doubled.gpkg")
+    assert by_class(answer) == by_class(asked(found, truth))
+    assert "4 of 8 true objects are exact copies of others, which count once" in caplog.text
+    assert "Delete duplicate geometries" in caplog.text
+
+
+def test_objects_that_are_nearly_the_same_are_counted_and_named(tmp_path: Path, caplog) -> None:
+    rows = [("solar panel", 0, 0, 4), ("solar panel", 0.04, 0, 4), ("water heater", 0, 0.02, 4)]
+    path = layer(tmp_path / "a.gpkg", *rows)
+    assert by_class(asked(path, path))["solar panel"]["true"] == 2
+    assert "1 of 3 true objects are nearly the same as others (IoU over 0.95)" in caplog.text
+    assert "1 of 3 found objects are nearly the same as others" in caplog.text
+
+
+def test_found_objects_that_are_there_twice_stay_wrong_and_are_named(
+    tmp_path: Path, scene, caplog
+) -> None:
+    _, truth = scene
+    table = gpd.read_file(truth)
+    twice = tmp_path / "twice.gpkg"
+    table.iloc[[0, 0, 1, 2, 3]].to_file(twice)
+    assert by_class(asked(twice, truth))["all classes"]["precision"] == pytest.approx(4 / 5)
+    assert "1 of 5 found objects are nearly the same" in caplog.text
+
+
+@pytest.mark.parametrize("crs", ["ESRI:102562", "EPSG:4326"])
+def test_a_dissolved_truth_says_so(tmp_path: Path, scene, caplog, crs: str) -> None:
+    found, truth = scene
+    table = gpd.read_file(truth).to_crs(crs).dissolve("class").reset_index()
+    table.to_file(tmp_path / "one.geojson")
+    panels = by_class(asked(found, tmp_path / "one.geojson"))["solar panel"]
+    assert panels["true"] == 1
+    expected = (
+        "1 of 2 true objects have parts more than 2 m apart, 3 groups of parts that count as 1"
+    )
+    assert expected in caplog.text
+    assert "ogr2ogr -explodecollections" in caplog.text
+
+
+def test_parts_of_one_roof_are_one_object(tmp_path: Path, caplog) -> None:
+    row = shapely.MultiPolygon([shapely.box(X, Y + y, X + 9, Y + y + 1) for y in (0, 2, 4, 6, 8)])
+    table = gpd.GeoDataFrame({"class": ["solar panel"]}, geometry=[row], crs="ESRI:102562")
+    table.to_file(tmp_path / "a.gpkg")
+    asked(tmp_path / "a.gpkg", tmp_path / "a.gpkg")
+    assert not caplog.text

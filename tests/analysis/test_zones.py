@@ -302,6 +302,27 @@ def test_buildings_are_those_on_valid_imagery(tmp_path, scene, halves) -> None:
     assert found["per_building"].tolist() == [0.5, 0, 0.5, 0, 0, 0, 0, 1, 0]
 
 
+@pytest.mark.parametrize("shift", [0, 0.05])
+def test_buildings_that_are_there_thrice(tmp_path, scene, halves, caplog, shift: float) -> None:
+    """Exact copies count once; others are the user's decision."""
+    places = (30, 10, 50, 20), (1, 1, 9, 9), (60, 40, 70, 45)
+    houses = [boxes(*((x + n * shift, *rest) for x, *rest in places)) for n in range(3)]
+    pd.concat(houses).to_file(tmp_path / "houses.gpkg")
+    rules = ZoneRules(halves, footprints=tmp_path / "houses.gpkg")
+    found = summarize(make_run(tmp_path / "out", scene), None, rules).table
+    assert found["buildings"][::3].tolist() == ([6, 3, 0] if shift else [2, 1, 0])
+    what = "nearly the same as others (IoU over 0.95), and all count" if shift else "exact copies"
+    assert f"6 of 9 buildings are {what}" in caplog.text
+
+
+def test_buildings_in_one_feature_are_doubted(tmp_path, scene, halves, caplog) -> None:
+    whole = gpd.GeoSeries([shapely.union_all(boxes((1, 1, 9, 9), (60, 40, 70, 45)))], crs=LO19.crs)
+    whole.to_file(tmp_path / "houses.gpkg")
+    rules = ZoneRules(halves, footprints=tmp_path / "houses.gpkg")
+    summarize(make_run(tmp_path / "out", scene), None, rules)
+    assert "1 of 1 buildings have parts more than 2 m apart, 2 groups of parts" in caplog.text
+
+
 def test_a_real_run_is_summarized(tmp_path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(200, 150))
     write_tif(tmp_path / "in" / "b.tif", blobs(200, 170, seed=1), 150)

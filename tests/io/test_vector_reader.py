@@ -7,6 +7,7 @@ import os
 import sqlite3
 import struct
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import geopandas as gpd
@@ -183,17 +184,136 @@ def test_a_zipped_shapefile_is_read_and_a_bomb_is_not(tmp_path: Path) -> None:
         read_polygons(tmp_path / "d.zip")
 
 
-def test_of_several_layers_the_first_with_geometry_is_read_and_the_others_are_named(
-    tmp_path: Path, caplog
-) -> None:
-    path = tmp_path / "a.gpkg"
-    pyogrio.write_dataframe(pd.DataFrame({"a": [1]}), path, layer="table")
-    for name in ("first", "second"):
-        table = gpd.GeoDataFrame({"layer": [name]}, geometry=[HERE], crs=LO19)
-        table.to_file(path, layer=name)
+def write_layers(path: Path, **layers: list) -> Path:
+    """Layers of a GeoPackage by name; of nothing: a table."""
+    for name, shapes in layers.items():
+        rows = {"layer": [name] * max(1, len(shapes or []))}
+        if shapes is None:
+            pyogrio.write_dataframe(pd.DataFrame(rows), path, layer=name)
+            continue
+        table = gpd.GeoDataFrame({"layer": [name] * len(shapes)}, geometry=shapes, crs=LO19)
+        kind = shapes[0].geom_type if shapes else "Polygon"
+        pyogrio.write_dataframe(table, path, layer=name, geometry_type=kind)
+    return path
+
+
+def test_a_layer_is_named_as_in_qgis(tmp_path: Path, caplog) -> None:
+    path = write_layers(tmp_path / "a.gpkg", table=None, first=[HERE], second=[HERE, HERE])
     assert read_polygons(path)["layer"].tolist() == ["first"]
-    assert "has 2 layers (first, second); the first is read" in caplog.text
-    assert read_polygons(Path(f"{path}|layername=second"))["layer"].tolist() == ["second"]
+    assert "has 2 layers (first, second); first is read; choose one with" in caplog.text
+    caplog.clear()
+    for text, name in (("layername=second", "second"), ("layerid=0", "first")):
+        assert read_polygons(Path(f"{path}|{text}"))["layer"].iloc[0] == name
+    assert not caplog.text
+    for text, message in (
+        ("layername=secund", "has no layer secund; did you mean second"),
+        ("layerid=3", "has no layer number 3; its layers are first, second, table"),
+        ("layername=table", "is a table without geometry"),
+        ("subset=a = 1", r"a layer is named as in .*a\.gpkg\|layername=NAME"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            read_polygons(Path(f"{path}|{text}"))
+    for suffix in ("geojson", "fgb", "shp"):
+        gpd.GeoDataFrame(geometry=[HERE], crs=LO19).to_file(tmp_path / f"b.{suffix}")
+        assert len(read_polygons(Path(f"{tmp_path}/b.{suffix}|layername=b"))) == 1
+        with pytest.raises(UsageError, match="has no layer c; "):
+            read_polygons(Path(f"{tmp_path}/b.{suffix}|layername=c"))
+    (tmp_path / "c|layername=x").write_bytes((tmp_path / "b.geojson").read_bytes())
+    assert len(read_polygons(tmp_path / "c|layername=x")) == 1
+
+
+def test_the_first_layer_is_read_that_holds_polygons(tmp_path: Path, caplog) -> None:
+    point, line = HERE.centroid, shapely.LineString(HERE.exterior)
+    path = write_layers(tmp_path / "a.gpkg", empty=[], points=[point], lines=[line], zones=[HERE])
+    assert read_polygons(path)["layer"].tolist() == ["zones"]
+    assert "has 4 layers (empty, points, lines, zones); zones is read" in caplog.text
+    path = write_layers(tmp_path / "b.gpkg", empty=[], points=[point])
+    with pytest.raises(
+        UsageError, match=r"layers holds polygons \(empty: Polygon, points: Point\)"
+    ):
+        read_polygons(path)
+    placemark = "<Placemark>{}</Placemark>"
+    shapes = (
+        "<Point><coordinates>18,-34</coordinates></Point>",
+        "<Polygon><outerBoundaryIs><LinearRing><coordinates>18,-34 19,-34 19,-33 18,-34"
+        "</coordinates></LinearRing></outerBoundaryIs></Polygon>",
+    )
+    folders = [
+        f"<Folder><name>{n}</name>{placemark.format(s)}</Folder>" for n, s in enumerate(shapes)
+    ]
+    kml = "<kml xmlns='http://www.opengis.net/kml/2.2'><Document>{}</Document></kml>"
+    (tmp_path / "c.kml").write_text(kml.format("".join(folders)))
+    assert len(read_polygons(tmp_path / "c.kml")) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "what"),
+    [
+        (HERE.centroid, "points"),
+        (shapely.LineString(HERE.exterior), r"lines and no polygons; .*'Lines to polygons'"),
+    ],
+)
+def test_points_and_lines_are_no_polygons(tmp_path: Path, shape, what: str) -> None:
+    for suffix in ("gpkg", "geojson", "shp", "parquet"):
+        path = tmp_path / f"a.{suffix}"
+        table = gpd.GeoDataFrame({"n": [1]}, geometry=[shape], crs=LO19)
+        table.to_parquet(path) if suffix == "parquet" else table.to_file(path)
+        with pytest.raises(UsageError, match=f"holds {what}"):
+            read_polygons(path)
+
+
+@pytest.mark.parametrize(("srs_id", "name"), [(-1, "Cartesian"), (0, "geographic")])
+def test_an_undefined_crs_is_none(tmp_path: Path, srs_id: int, name: str) -> None:
+    path = write_layers(tmp_path / "a.gpkg", a=[HERE])
+    with closing(sqlite3.connect(path)) as database:
+        for (trigger,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            database.execute(f'DROP TRIGGER "{trigger}"')
+        for table in ("gpkg_contents", "gpkg_geometry_columns"):
+            database.execute(f"UPDATE {table} SET srs_id = ?", (srs_id,))
+        database.commit()
+    for near in (None, HERE):
+        with pytest.raises(
+            UsageError, match=f"on Earth, only 'Undefined {name} SRS'; assign it with"
+        ):
+            read_polygons(path, LO19, near=near)
+
+
+UNIT = [(0, 0), (4, 0), (4, 4), (0, 4)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "area"),
+    [
+        (shapely.Polygon([*UNIT, *UNIT]), 16),  # winds twice
+        (shapely.Polygon([*UNIT, (0, 0), (2, 0), (2, 2), (0, 2)]), 16),  # and twice in a corner
+        (shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)]), 2),  # a bow tie
+        (shapely.Polygon([(0, 0), (4, 0), (4, 4), (4, 9), (4, 4), (0, 4)]), 16),  # a spike
+        (shapely.MultiPolygon([shapely.Polygon(UNIT), shapely.box(1, 1, 2, 2)]), 16),  # nested
+        (shapely.MultiPolygon([shapely.Polygon(UNIT), shapely.box(2, 2, 6, 6)]), 28),
+        (shapely.MultiPolygon([shapely.Polygon(UNIT)] * 3), 16),
+        (shapely.Polygon(UNIT, [[(3, 1), (5, 1), (5, 2), (3, 2)]]), 15),  # a hole that sticks out
+        (shapely.Polygon(UNIT, [UNIT]), 16),  # the ring, once more as a hole
+        (shapely.Polygon(UNIT, [[(1, 1), (3, 1), (3, 3), (1, 3)]] * 2), 12),
+    ],
+)
+def test_what_a_ring_encloses_counts_once(tmp_path: Path, caplog, shape, area: float) -> None:
+    table = gpd.GeoDataFrame({"n": [1, 2]}, geometry=[HERE, shape], crs=LO19)
+    table.to_file(tmp_path / "a.gpkg")
+    found = read_polygons(tmp_path / "a.gpkg").geometry
+    assert found.iloc[1].is_valid
+    assert found.iloc[1].area == area
+    assert "1 invalid outline(s) repaired (number 2; " in caplog.text
+    assert found.iloc[0].equals(HERE)
+
+
+def test_valid_shapes_are_not_touched(tmp_path: Path, caplog) -> None:
+    """Any direction, start, and repeated points."""
+    rings = [UNIT, UNIT[::-1], [UNIT[0], *UNIT], [*UNIT[2:], *UNIT[:2]]]
+    shapes = [shapely.Polygon(ring) for ring in rings]
+    gpd.GeoDataFrame(geometry=shapes, crs=LO19).to_parquet(tmp_path / "a.parquet")
+    found = read_polygons(tmp_path / "a.parquet").geometry.to_numpy()
+    assert shapely.to_wkb(found).tolist() == shapely.to_wkb(np.array(shapes)).tolist()
+    assert "repaired" not in caplog.text
 
 
 def features(*geometries: str) -> str:

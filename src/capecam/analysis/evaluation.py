@@ -16,6 +16,7 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.analysis.annotations import read_objects
+from capecam.analysis.duplicates import warn_of_dissolved, warn_of_repeated, without_repeated
 from capecam.analysis.scoring import ClassScore, Rules, Score, score
 from capecam.detections.assembly import assembly_rules, cell_pieces, objects_by_step
 from capecam.errors import OutputError
@@ -177,6 +178,11 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     mapped = None if run is None else _mapped(run, crs)
     near = mapped or shapely.box(*found.total_bounds)
     true = read_objects(request.truth, names, request.settings.truth, crs, near)
+    true = without_repeated(true, request.truth, "true objects")
+    warn_of_dissolved(true, request.truth, "true objects")
+    if run is None:
+        warn_of_repeated(found, request.found, "found objects")
+        warn_of_dissolved(found, request.found, "found objects")
     area = _area(request.area, mapped, crs, near)
     true, found = _within(true, area), _within(found, area)
     _warn_if_far(true, found, request)
@@ -211,7 +217,7 @@ def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:
     crs = pyproj.CRS(table.crs)
     if crs.is_projected and crs.axis_info[0].unit_conversion_factor == 1 and _is_true(table, crs):
         return crs
-    bounds, lon, lat = table.geometry.to_crs("EPSG:4326").bounds.to_numpy(), 0.0, 0.0
+    bounds, lon, lat = table.geometry.to_crs("EPSG:4326").bounds.to_numpy(copy=True), 0.0, 0.0
     if len(bounds):  # on both sides of 180, the middle is not at 0
         bounds[:, [0, 2]] = nearest_turn(bounds[:, [0, 2]], bounds[0, 0])
         lon, lat = ((bounds[:, :2].min(axis=0) + bounds[:, 2:].max(axis=0)) / 2).tolist()

@@ -23,7 +23,7 @@ from capecam.analysis.change import MIN_IOU, RunYear
 from capecam.detections.measurement import geodesic_m2, multipolygons
 from capecam.errors import UsageError
 from capecam.imagery.crs import unit_m
-from capecam.io.reprojection import METRES_A_DEGREE, reproject
+from capecam.io.reprojection import metres_per_unit, reproject
 from capecam.io.vector_reader import read_polygons
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def _first_come(table: gpd.GeoDataFrame, path: Path) -> Shapes:
     for later in np.unique(b[pair]):
         before = shapely.union_all(shapes[np.unique(a[pair][b[pair] == later])])
         own[later] = shapely.difference(shapes[later], before)
-    width_m = 2 * shapely.area(common) / shapely.length(common) * _metres(table.crs)
+    width_m = 2 * shapely.area(common) / shapely.length(common) * metres_per_unit(table.crs)
     wide = np.unique(pair[width_m > SLIVER_M])
     if len(wide):
         area = _area_m2(common[width_m > SLIVER_M], table.crs).sum()
@@ -229,14 +229,9 @@ def shapes_of(table: gpd.GeoDataFrame) -> Shapes:
     return np.asarray(table.geometry.to_numpy())
 
 
-def _metres(crs: pyproj.CRS) -> float:
-    """Return the metres per unit of a CRS; in degrees, along a meridian."""
-    return METRES_A_DEGREE if crs.is_geographic else crs.axis_info[0].unit_conversion_factor
-
-
 def _area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
     """Return (N,) areas; geodesic where a unit of the CRS is no length on the ground."""
-    area = np.asarray(shapely.area(shapes) * _metres(crs) ** 2)
+    area = np.asarray(shapely.area(shapes) * metres_per_unit(crs) ** 2)
     uneven = np.ones(len(shapes), np.bool_) if crs.is_geographic else _is_uneven(shapes, crs)
     area[uneven] = geodesic_m2(shapes[uneven], crs)
     return area
@@ -249,4 +244,4 @@ def _is_uneven(shapes: Shapes, crs: pyproj.CRS) -> NDArray[np.bool_]:
         return np.asarray(top - bottom > EVEN_DEGREES)
     x, y = np.stack([left, right, left, right]), np.stack([bottom, bottom, top, top])
     scale = unit_m(crs.to_wkt(), np.stack([x.ravel(), y.ravel()], axis=1))
-    return np.asarray((scale != _metres(crs)).any(axis=1).reshape(4, -1).any(axis=0))
+    return np.asarray((scale != metres_per_unit(crs)).any(axis=1).reshape(4, -1).any(axis=0))

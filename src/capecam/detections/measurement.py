@@ -17,7 +17,7 @@ from capecam.imagery.crs import unit_m
 from capecam.io.cog import LEVELS
 from capecam.io.longitudes import nearest_turn
 from capecam.io.polygon_repair import polygonal
-from capecam.io.reprojection import METRES_A_DEGREE, WGS84
+from capecam.io.reprojection import METRES_A_DEGREE, WGS84, metres_per_unit
 
 Floats = NDArray[np.float64]
 
@@ -91,13 +91,13 @@ def geodesic(crs: pyproj.CRS) -> pyproj.Geod:
 def geodesic_m2(shapes: Polygons, crs: pyproj.CRS) -> Floats:
     """Return (N,) areas on the ellipsoid of polygons in any CRS."""
     geod = geodesic(crs)
-    unit_m = METRES_A_DEGREE if crs.is_geographic else crs.axis_info[0].unit_conversion_factor
+    unit = metres_per_unit(crs)
     to_earth = pyproj.Transformer.from_crs(crs, crs.geodetic_crs or WGS84, always_xy=True)
     areas = np.zeros(len(shapes))
     for row, shape in enumerate(shapes):
         left, bottom, right, top = shape.bounds
-        step = max(DENSE_DEGREES * METRES_A_DEGREE / unit_m, (right - left + top - bottom) / DENSE)
-        for piece in _columns(shape, QUARTER_M / unit_m):
+        step = max(DENSE_DEGREES * METRES_A_DEGREE / unit, (right - left + top - bottom) / DENSE)
+        for piece in _columns(shape, QUARTER_M / unit):
             dense = shapely.orient_polygons(shapely.segmentize(piece, step))
             if not crs.is_geographic:
                 dense = shapely.transform(dense, to_earth.transform, interleaved=False)

@@ -164,8 +164,8 @@ class _Path:
     def between(cls, source: pyproj.CRS, target: pyproj.CRS, centre: float | None) -> _Path:
         return cls(
             pyproj.Transformer.from_crs(source, target, always_xy=True),
-            _unit_m(source),
-            _unit_m(target),
+            metres_per_unit(source),
+            metres_per_unit(target),
             counts_degrees(source),
             counts_degrees(target),
             centre,
@@ -262,6 +262,6 @@ def _sides(shapes: Shapes) -> Floats:
     return np.asarray(np.hypot(*np.diff(shapely.get_coordinates(shapes), axis=0).T))
 
 
-def _unit_m(crs: pyproj.CRS) -> float:
+def metres_per_unit(crs: pyproj.CRS) -> float:
     """Return the length of a unit of a CRS; of a degree, along a meridian."""
     return METRES_A_DEGREE if crs.is_geographic else crs.axis_info[0].unit_conversion_factor

@@ -89,6 +89,8 @@ def _kind(path: Path, head: bytes) -> str:
         return "many"
     if text.startswith(b"<") and b"<kml" in head:
         return "many"
+    if text.startswith(b"{") and b'"Topology"' in head:
+        return "many"
     if head.startswith((b"fgb\3fgb", b"\0\0\x27\x0a")) or text[:1] in (b"{", b"[", b"\x1e"):
         return "one"
     raise UsageError(f"{path}: {_describe_unknown(head, text)}")

@@ -86,7 +86,7 @@ def choose_layer(choice: LayerChoice, source: str) -> str | None:
         raise UsageError(
             f"{choice.path}: none of its layers holds polygons ({shown}); give a layer of polygons"
         )
-    _warn_of_others(choice.path, list(spatial), usable)
+    _warn_of_others(choice.path, list(spatial), usable[0])
     return usable[0]
 
 
@@ -118,11 +118,10 @@ def _has_polygons(source: str, layer: str, kind: str) -> bool:
     return bool(np.isin(shapely.get_type_id(parts), POLYGONAL).any())
 
 
-def _warn_of_others(path: Path, names: Sequence[str], usable: Sequence[str]) -> None:
+def _warn_of_others(path: Path, names: Sequence[str], chosen: str) -> None:
     """Name the layers that are not read."""
     shown = ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
-    which = "the first" if usable[0] == names[0] else "the first with polygons"
     log.warning(
-        "%s: has %d layers (%s); %s is read, %s; choose one with %s|layername=NAME",
-        path, len(names), shown, which, usable[0], path,
+        "%s: has %d layers (%s); %s is read; choose one with %s|layername=NAME",
+        path, len(names), shown, chosen, path,
     )  # fmt: skip

@@ -78,7 +78,8 @@ class MosaicSettings(Section):
     )
     aoi: Annotated[Path | None, Option("--aoi", "FILE")] = Field(
         None,
-        description="vector file of the area of interest: tiles that do not touch it are skipped",
+        description="vector file of the area of interest (FILE|layername=NAME for one of its "
+        "layers): tiles that do not touch it are skipped",
     )
     bbox: Annotated[
         tuple[float, float, float, float] | None,
