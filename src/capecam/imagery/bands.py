@@ -83,7 +83,9 @@ class Pixels:
         nodata: float | None = nan if self.dtype.startswith("float") else None
         if self.validity == "nodata":
             nodata = self.nodata[0]
-        alpha = {"src_alpha": self.alpha} if self.validity == "alpha" else {"add_alpha": True}
+        alpha: dict[str, object] = {"add_alpha": True}
+        if self.validity == "alpha":  # of 16 bits, 1 of 65,535 would be as good as nothing
+            alpha = {"src_alpha": self.alpha, "SRC_ALPHA_MAX": "1"}
         # Without UNIFIED_SRC_NODATA, a pixel that is black in one band only would be lost.
         return {"src_nodata": nodata, "nodata": None, "UNIFIED_SRC_NODATA": "YES", **alpha}
 

@@ -18,6 +18,7 @@ from capecam.imagery.datum_shift import datum_shift
 from capecam.imagery.header import Header, same_size
 from capecam.mosaic.collar_cache import CollarCache
 from capecam.mosaic.common_grid import GridRules, common_grid, frame_of, largest_group
+from capecam.mosaic.turning import Turn, turn_of
 from capecam.mosaic.warping import window_on_grid
 from capecam.settings import ValueRange
 
@@ -38,6 +39,8 @@ class Source:
     """Distance (right, down) from the whole pixel that it was assigned to its own corner."""
     warped: bool = False
     """It is of another CRS or resolution, or not north-up, and resampled when it is read."""
+    turn: Turn | None = None
+    """Its pixels are those of the grid in another order, so that it is turned instead."""
 
     @property
     def key(self) -> tuple[Window, str]:
@@ -191,6 +194,9 @@ def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) 
             f"{header.path}: its CRS or resolution is not that of the {count} images that make the "
             "mosaic; reproject it with gdalwarp to their grid, or use --align warp"
         )
+    if turned := turn_of(header, grid):
+        turn, window = turned
+        return Source(header, name, window, (0.0, 0.0), warped=True, turn=turn)
     return Source(header, name, window_on_grid(header, grid), (0.0, 0.0), warped=True)
 
 
