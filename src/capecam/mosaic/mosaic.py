@@ -15,6 +15,7 @@ from capecam.errors import ImageError
 from capecam.grid import Cell, Grid, Tiling, Window
 from capecam.imagery.datum import Frame, datum_of, grid_key, same_crs
 from capecam.imagery.datum_shift import datum_shift
+from capecam.imagery.georeferencing import not_north_up
 from capecam.imagery.header import Header, same_size
 from capecam.mosaic.collar_cache import CollarCache
 from capecam.mosaic.common_grid import GridRules, common_grid, frame_of, largest_group
@@ -127,7 +128,9 @@ def build_mosaic(
     """
     north_up = [h for h in headers.values() if h.placement.orientation == "north-up"]
     if not headers or not (north_up or rules.align == "warp"):
-        return None, {name: _not_north_up(header) for name, header in headers.items()}
+        return None, {
+            name: not_north_up(header.path, header.placement) for name, header in headers.items()
+        }
     group = largest_group(north_up or list(headers.values()), rules)
     grid, frame = common_grid(group, anchor, rules), frame_of(group)
     sources, misfits = [], {}
@@ -177,7 +180,7 @@ def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) 
     placement, on_crs = header.placement, same_crs(header.crs, grid.crs)
     north_up = placement.orientation == "north-up"
     if not north_up and rules.align != "warp":
-        raise ImageError(_not_north_up(header))
+        raise ImageError(not_north_up(header.path, header.placement))
     if north_up and on_crs and same_size(header.pixel, grid.pixel):
         col, row = grid.to_lattice_exact(*placement.corner)
         # Halves always go the same way, so that neighbours with the same shift keep abutting.
@@ -219,15 +222,3 @@ def _drop_distant(sources: Sequence[Source]) -> tuple[list[Source], dict[str, st
                 f"{MAX_DISTANCE_PX}; correct its georeference, or run it by itself"
             )
     return near, distant
-
-
-def _not_north_up(header: Header) -> str:
-    problem = {
-        "gcps": "is placed by ground control points alone",
-        "rotated": "is rotated or sheared",
-        "mirrored": "is mirrored",
-    }.get(header.placement.orientation, "is south-up (its first row is the southernmost)")
-    return (
-        f"{header.path}: {problem}, so not north-up; straighten it with --align warp, "
-        "or with gdalwarp"
-    )

@@ -18,7 +18,7 @@ from capecam.grid import Grid, Window
 from capecam.imagery.bands import COLORS
 from capecam.imagery.header import Header
 from capecam.imagery.opening import open_image
-from capecam.imagery.validation.file_type import describe_damage
+from capecam.imagery.validation.file_type import AGAIN, damage_remedy, describe_damage
 from capecam.mosaic.collar_cache import collar_file, collar_of
 from capecam.mosaic.collar_mask import Collar
 from capecam.mosaic.decoder import Decoder, to_bytes
@@ -121,7 +121,8 @@ class Reader:
             path = source.header.path
             raise ImageError(
                 f"{path}: cannot be decoded at rows {rows.start}-{rows.stop}, columns "
-                f"{cols.start}-{cols.stop} ({describe_damage(path, error)}); deliver it again"
+                f"{cols.start}-{cols.stop} ({describe_damage(path, error)}); "
+                f"{damage_remedy(error) or AGAIN}"
             ) from error
 
     def _image(self, source: Source) -> _OpenImage:
