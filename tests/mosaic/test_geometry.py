@@ -14,7 +14,7 @@ from rasterio.transform import Affine, from_origin
 from support.cities import CORNER, CRS, GSD, blobs, write_tif
 
 from capecam.detections.measurement import pixel_area_m2
-from capecam.errors import SettingsError, UsageError
+from capecam.errors import ImageError, SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.imagery.crs import crs_key
 from capecam.imagery.header_reader import read_header
@@ -202,6 +202,31 @@ def test_what_lies_nowhere_is_refused(tmp_path: Path, transform, crs, message: s
     for align in ("snap", "warp"):
         with pytest.raises(UsageError, match=message):
             open_city([str(tmp_path)], None, MosaicSettings(align=align), ImagerySettings(crs=CRS))
+
+
+BODIES = {
+    "IAU_2015:49910": "Mars, projected", "IAU_2015:49900": "Mars", "IAU_2015:30110": "Moon",
+    "IAU_2015:50200": "Europa", "ESRI:104905": "Mars, an ellipsoid", "IAU_2015:29900": "Venus",
+    "+proj=eqc +R=1737400": "no name", "+proj=stere +lat_0=90 +R=2440530": "Mercury",
+    "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=40 +lon_0=10 +R=3396190": "derived",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("crs", BODIES)
+def test_other_celestial_bodies_are_refused(tmp_path: Path, crs: str) -> None:
+    wkt = rasterio.CRS.from_user_input(crs).wkt
+    write_tif(tmp_path / "a.tif", blobs(30, 40), crs=wkt, transform=from_origin(5, 5, 1e-3, 1e-3))
+    with pytest.raises(ImageError, match=r"a\.tif: .* is of another celestial body"):
+        read_header(tmp_path / "a.tif")
+    write_tif(tmp_path / "b.tif", blobs(30, 40), crs=None)
+    with pytest.raises(SettingsError, match=r"--crs .* is of another celestial body"):
+        open_city([str(tmp_path / "b.tif")], None, imagery=ImagerySettings(crs=wkt))
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "+proj=eqc +R=6371000", "ESRI:53009"])
+def test_spheres_of_the_earths_size_are_read(tmp_path: Path, crs: str) -> None:
+    write_tif(tmp_path / "a.tif", blobs(30, 40), crs=crs)
+    assert read_header(tmp_path / "a.tif").crs
 
 
 @pytest.mark.parametrize("none", [None, 'LOCAL_CS["site",UNIT["metre",1]]'])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,12 @@ def count_to(parent: ParentConnection, number: int) -> None:
 def sleep(parent: ParentConnection) -> None:
     parent.send(os.getpid())
     time.sleep(1000)
+
+
+def warn(parent: ParentConnection) -> None:
+    warnings.warn("raw", RuntimeWarning, stacklevel=1)
+    logging.getLogger("rasterio._env").warning("raw")
+    parent.send(os.environ["CPL_LOG"])
 
 
 def exit_with(_: ParentConnection, code: int) -> None:
@@ -113,3 +121,12 @@ def test_a_pool_returns_results_in_order_and_raises_errors(monkeypatch) -> None:
         assert list(pool.map([6])) == [2]
         with pytest.raises(StoppedError, match=r"died \(killed by SIGKILL.*\); the same command"):
             list(pool.map([13]))
+
+
+def test_warnings_of_libraries_stay_in_the_child(capfd) -> None:
+    child = ChildProcess(warn, environment=IMPORTABLE)
+    try:
+        assert child.receive(TIMEOUT_S) == os.devnull
+    finally:
+        child.kill()
+    assert capfd.readouterr().err == ""

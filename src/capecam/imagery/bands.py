@@ -83,7 +83,9 @@ class Pixels:
         nodata: float | None = nan if self.dtype.startswith("float") else None
         if self.validity == "nodata":
             nodata = self.nodata[0]
-        alpha = {"src_alpha": self.alpha} if self.validity == "alpha" else {"add_alpha": True}
+        alpha: dict[str, object] = {"add_alpha": True}
+        if self.validity == "alpha":  # of 16 bits, 1 of 65,535 would be as good as nothing
+            alpha = {"src_alpha": self.alpha, "SRC_ALPHA_MAX": "1"}
         # Without UNIFIED_SRC_NODATA, a pixel that is black in one band only would be lost.
         return {"src_nodata": nodata, "nodata": None, "UNIFIED_SRC_NODATA": "YES", **alpha}
 
@@ -118,7 +120,6 @@ def pixels_of(path: Location, dataset: Any, settings: ImagerySettings) -> Pixels
     bands = _bands(path, kinds, settings)
     alpha = kinds.index("alpha") + 1 if "alpha" in kinds else None
     dtype = _dtype(path, dataset, bands)
-    bits = dataset.tags(bands[0], ns="IMAGE_STRUCTURE").get("NBITS", "")
     nodata = tuple(dataset.nodatavals[band - 1] for band in bands)
     validity: Validity = "all"
     if has_mask(dataset, bands[0]):
@@ -130,7 +131,7 @@ def pixels_of(path: Location, dataset: Any, settings: ImagerySettings) -> Pixels
     pixels = Pixels(
         bands,
         dtype,
-        int(bits) if bits.isdecimal() else np.dtype(dtype).itemsize * 8,
+        _bits(dataset, bands[0]),
         settings.bands == "palette",
         validity,
         alpha,
@@ -140,13 +141,35 @@ def pixels_of(path: Location, dataset: Any, settings: ImagerySettings) -> Pixels
         raise ImageError(
             f"{path}: its colour table is indexed by {dtype}; expected uint8 or uint16"
         )
-    if pixels.scaled and settings.scale is None:
-        kind = f"{pixels.bits}-bit" if dtype == "uint8" else dtype
-        raise ImageError(
-            f"{path}: pixels are {kind}, expected uint8; say which values become 0 and "
-            "255 with --scale LOW,HIGH, or --scale 2%,98% for percentiles of the whole mosaic"
-        )
+    if not pixels.palette:
+        check_scale(path, dataset, bands[0], settings)
     return pixels
+
+
+def check_scale(path: Location, dataset: Any, band: int, settings: ImagerySettings) -> None:
+    """Check that the settings say which values of a band become 0 and 255, if it is not uint8.
+
+    Raises:
+        ImageError: they do not.
+    """
+    dtype, bits = str(dataset.dtypes[band - 1]), _bits(dataset, band)
+    convertible = dtype.startswith("complex") or dataset.colorinterp[band - 1].name == "palette"
+    if settings.scale is not None or convertible or (dtype == "uint8" and bits >= 8):
+        return
+    kind = f"{bits}-bit" if dtype == "uint8" else dtype
+    raise ImageError(
+        f"{path}: pixels are {kind}, expected uint8; say which values become 0 and "
+        "255 with --scale LOW,HIGH, or --scale 2%,98% for percentiles of the whole mosaic"
+    )
+
+
+def _bits(dataset: Any, band: int) -> int:
+    """Return the bits per value in the file."""
+    bits = dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", "")
+    if bits.isdecimal():
+        return int(bits)
+    dtype = dataset.dtypes[band - 1]
+    return 8 * np.dtype("int32" if dtype == "complex_int16" else dtype).itemsize
 
 
 def _check_photometric(path: Location, dataset: Any) -> None:

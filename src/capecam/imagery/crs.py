@@ -25,10 +25,17 @@ TRUE_TO_SCALE = 0.01
 """Relative error up to which a projection is taken to be true to scale: those made for a city or
 a country mostly are to 0.1 %; Web Mercator is off by 21 % in Cape Town."""
 
+EARTH_M = 6_300_000.0, 6_450_000.0
+"""Equatorial radius of the Earth, 1 % more and less; that of Venus is 5 % smaller."""
+
 STEP_M = 10.0
 """Distance over which a projection's scale is measured."""
 
 STEP_DEGREES = 1e-4
+
+
+class _OtherBodyError(ValueError):
+    """A CRS is not of the Earth."""
 
 
 @cache
@@ -42,6 +49,8 @@ def crs_of_setting(text: str | None) -> str | None:
         return None
     try:
         return _horizontal(CRS.from_wkt(pyproj.CRS.from_user_input(text).to_wkt()).wkt)
+    except _OtherBodyError as error:
+        raise SettingsError(f"--crs (imagery.crs): {error}; give one of the Earth") from error
     except (CRSError, ProjError, ValueError) as error:
         raise SettingsError(
             f"--crs (imagery.crs): {text[:80]!r} is no projected or geographic coordinate "
@@ -59,6 +68,11 @@ def crs_of_file(path: Location, crs: Any) -> str | None:
         return None
     try:
         return _horizontal(crs.wkt)
+    except _OtherBodyError as error:
+        raise ImageError(
+            f"{path}: its coordinate reference system {error}, where there is no rooftop; if it "
+            "shows the Earth, assign the right one with gdal_edit.py -a_srs"
+        ) from error
     except (CRSError, ProjError, ValueError) as error:
         raise ImageError(
             f"{path}: its coordinate reference system {crs.wkt[:60]!r} is neither projected nor "
@@ -74,6 +88,12 @@ def _horizontal(wkt: str) -> str:
         return _horizontal(CRS.from_wkt(crs.sub_crs_list[0].to_wkt()).wkt)
     if not (crs.is_projected or crs.is_geographic):
         raise ValueError(wkt)
+    radius_m = crs.ellipsoid.semi_major_metre if crs.ellipsoid else EARTH_M[0]
+    if not EARTH_M[0] <= radius_m <= EARTH_M[1]:
+        raise _OtherBodyError(
+            f"{crs.name[:60]!r} is of another celestial body, with a radius of "
+            f"{radius_m / 1000:,.0f} km"
+        )
     crs_key(wkt)
     return wkt if len(crs.axis_info) < 3 else CRS.from_wkt(crs.to_2d().to_wkt()).wkt
 

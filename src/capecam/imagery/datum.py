@@ -16,6 +16,7 @@ import pyproj
 from pyproj.aoi import AreaOfInterest
 from pyproj.crs import Datum as Registered  # type: ignore[attr-defined]
 from pyproj.crs import Ellipsoid  # type: ignore[attr-defined]
+from pyproj.exceptions import CRSError
 from pyproj.transformer import TransformerGroup
 
 from capecam.imagery.crs import crs_parameters, parse_crs
@@ -108,7 +109,10 @@ def _code(datum: Registered, ellipsoid: Ellipsoid | None) -> str:
     code = _codes().get(letters, f"{named['authority']}:{named['code']}" if named else "")
     if not code:
         return ""
-    registered = Registered.from_authority(*code.split(":"))
+    try:
+        registered = Registered.from_authority(*code.split(":"))
+    except CRSError:  # an authority that PROJ does not know
+        return ""
     own = registered.ellipsoid or Ellipsoid.from_json_dict(  # None of an ensemble
         {"type": "Ellipsoid", **registered.to_json_dict()["ellipsoid"]}
     )

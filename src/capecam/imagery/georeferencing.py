@@ -18,6 +18,7 @@ from rasterio.shutil import copy
 
 from capecam.errors import ImageError
 from capecam.imagery.crs import crs_of_file, crs_of_setting, is_in_degrees, metres_a_unit, unit_m
+from capecam.imagery.problems import Problems
 from capecam.io.paths import Location
 
 MAX_RESIDUAL_PX = 2.0
@@ -120,21 +121,64 @@ def placement_of(path: Location, dataset: Any, assigned: str | None) -> Placemen
     Raises:
         ImageError: it has no usable georeference.
     """
-    transform: Affine = dataset.transform
-    points, points_crs = dataset.gcps
-    by_points = bool(points) and transform == Affine.identity()
-    if by_points:
-        transform = _fit(path, points)
-    elif transform == Affine.identity():
-        if dataset.rpcs:
-            raise ImageError(
-                f"{path}: has rational polynomials (RPCs) and is not a map yet; orthorectify it "
-                "with gdalwarp -rpc -to RPC_DEM=<elevation>"
-            )
+    problems = Problems(path)
+    with problems.noted():
+        transform, by_points = _transform(path, dataset)
+    with problems.noted():
+        crs, is_assigned = _crs(path, dataset, assigned)
+    problems.check()
+    size, epoch = (dataset.width, dataset.height), _epoch(dataset)
+    placement = Placement(crs, transform, *size, by_points, is_assigned, epoch)
+    _check(path, placement)
+    return placement
+
+
+def check_north_up(path: Location, dataset: Any) -> None:
+    """Check that the rows of a dataset run east and its columns south.
+
+    Raises:
+        ImageError: they do not.
+    """
+    if dataset.transform == Affine.identity() and not dataset.gcps[0]:
+        return  # it has no place at all, which is another problem
+    transform, by_points = _transform(path, dataset)
+    placement = Placement("", transform, dataset.width, dataset.height, by_points)
+    if placement.orientation != "north-up":
+        raise ImageError(not_north_up(path, placement))
+
+
+def not_north_up(path: Location, placement: Placement) -> str:
+    """Return the message on an image that is not north-up."""
+    problem = {
+        "gcps": "is placed by ground control points alone",
+        "rotated": "is rotated or sheared",
+        "mirrored": "is mirrored",
+    }.get(placement.orientation, "is south-up (its first row is the southernmost)")
+    return f"{path}: {problem}, so not north-up; straighten it with --align warp, or with gdalwarp"
+
+
+def _transform(path: Location, dataset: Any) -> tuple[Affine, bool]:
+    """Return the transform, and whether it is fitted to ground control points."""
+    points, _ = dataset.gcps
+    if dataset.transform != Affine.identity():
+        return dataset.transform, False
+    if points:
+        return _fit(path, points), True
+    if dataset.rpcs:
         raise ImageError(
-            f"{path}: has no georeference (transform or ground control points); "
-            "deliver its world file (.tfw) with it, or place it with gdal_edit.py -a_ullr"
+            f"{path}: has rational polynomials (RPCs) and is not a map yet; orthorectify it "
+            "with gdalwarp -rpc -to RPC_DEM=<elevation>"
         )
+    raise ImageError(
+        f"{path}: has no georeference (transform or ground control points); "
+        "deliver its world file (.tfw) with it, or place it with gdal_edit.py -a_ullr"
+    )
+
+
+def _crs(path: Location, dataset: Any, assigned: str | None) -> tuple[str, bool]:
+    """Return the CRS, and whether it is that of the settings."""
+    points, points_crs = dataset.gcps
+    by_points = points and dataset.transform == Affine.identity()
     own = crs_of_file(path, points_crs or dataset.crs if by_points else dataset.crs)
     crs = own or crs_of_setting(assigned)
     if crs is None:
@@ -142,10 +186,7 @@ def placement_of(path: Location, dataset: Any, assigned: str | None) -> Placemen
             f"{path}: has no coordinate reference system; say which it is with --crs, or write it "
             "into the file with gdal_edit.py -a_srs"
         )
-    size, epoch = (dataset.width, dataset.height), _epoch(dataset)
-    placement = Placement(crs, transform, *size, by_points, own is None, epoch)
-    _check(path, placement)
-    return placement
+    return crs, own is None
 
 
 def _epoch(dataset: Any) -> float | None:

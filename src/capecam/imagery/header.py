@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from capecam.errors import ImageError
-from capecam.imagery.bands import Pixels, pixels_of
+from capecam.imagery.bands import Pixels, check_scale, pixels_of
 from capecam.imagery.datum import Frame
-from capecam.imagery.georeferencing import Bounds, Placement, placement_of
+from capecam.imagery.georeferencing import Bounds, Placement, check_north_up, placement_of
 from capecam.imagery.metadata import ImageMetadata
+from capecam.imagery.problems import Problems
 from capecam.io.paths import Location
 from capecam.settings import ImagerySettings
 
@@ -47,19 +48,36 @@ class Header:
         return Frame(self.placement.crs, self.placement.epoch)
 
 
-def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header:
+def header_of(
+    path: Location, dataset: Any, settings: ImagerySettings, align: str = "snap"
+) -> Header:
     """Return the header of an open dataset.
 
     Raises:
-        ImageError: it cannot be used with these settings; says why and what to do.
+        ImageError: it cannot be used with these settings; says all reasons and what to do.
     """
-    metadata = ImageMetadata.of(path, dataset)
-    try:
+    metadata, problems = ImageMetadata.of(path, dataset), Problems(path)
+    with problems.noted():
         placement = placement_of(path, dataset, settings.crs)
-        return Header(path, placement, pixels_of(path, dataset, settings), metadata)
+    with problems.noted():
+        pixels = pixels_of(path, dataset, settings)
+    try:
+        if problems.messages:
+            _note_the_rest(problems, dataset, settings, align)
+        problems.check()
     except ImageError as error:
         error.facts = dict(metadata.to_rows())
         raise
+    return Header(path, placement, pixels, metadata)
+
+
+def _note_the_rest(problems: Problems, dataset: Any, settings: ImagerySettings, align: str) -> None:
+    """Note what would be the next problem when those noted are solved."""
+    with problems.noted():
+        check_scale(problems.path, dataset, 1, settings)
+    if align != "warp":
+        with problems.noted():
+            check_north_up(problems.path, dataset)
 
 
 def same_size(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -18,7 +18,7 @@ from capecam.errors import ImageError
 from capecam.imagery.crs import crs_of_setting
 from capecam.imagery.header import Header, header_of
 from capecam.imagery.opening import Trust, check_image, open_image
-from capecam.imagery.validation.file_type import describe_damage
+from capecam.imagery.validation.file_type import damage_remedy, describe_damage
 from capecam.io.gdal import gdal_settings
 from capecam.io.paths import Location
 from capecam.runtime import logs
@@ -56,6 +56,8 @@ class HeaderRules:
     """Real paths of the folders that the user has named."""
     apart: bool = False
     """Read in a child process, which a file may crash without harm to the rest."""
+    align: str = "snap"
+    """Treatment of images that are not on the grid, for the message on those that fail anyway."""
 
     @property
     def trust(self) -> Trust:
@@ -64,14 +66,18 @@ class HeaderRules:
 
 
 def read_header(
-    path: Location, settings: ImagerySettings = DEFAULTS, *, apart: bool = False
+    path: Location,
+    settings: ImagerySettings = DEFAULTS,
+    *,
+    apart: bool = False,
+    align: str = "snap",
 ) -> Header:
     """Check that a file can be used as it is, without decoding any pixel.
 
     Raises:
         ImageError: the file cannot be used; the message says why, and what to do.
     """
-    (answer,) = read_headers([path], HeaderRules(settings, apart=apart))
+    (answer,) = read_headers([path], HeaderRules(settings, apart=apart, align=align))
     if isinstance(answer, ImageError):
         raise answer
     return answer
@@ -124,11 +130,11 @@ def _answer(path: Location, rules: HeaderRules) -> Answer:
     try:
         check_image(path, rules.trust)
         with open_image(path) as dataset:
-            return header_of(path, dataset, rules.imagery)
+            return header_of(path, dataset, rules.imagery, rules.align)
     except DAMAGED as error:
+        remedy = damage_remedy(error) or "deliver it again, or check its path"
         return ImageError(
-            f"{path}: not a readable GeoTIFF ({describe_damage(path, error)}); deliver it again, "
-            "or check its path"
+            f"{path}: not a readable GeoTIFF ({describe_damage(path, error)}); {remedy}"
         )
     except ImageError as error:
         return error

@@ -12,7 +12,8 @@ from pyproj.exceptions import CRSError
 from rasterio.enums import MaskFlags
 
 from capecam.imagery.validation.file_type import cut_off
-from capecam.io.paths import Location
+from capecam.imagery.validation.sidecars import has_lossy_mask
+from capecam.io.paths import VRT, Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class ImageMetadata:
     """GDAL's name; empty if uncompressed."""
     lossy: bool
     """Pixels may have changed when the file was written."""
+    lossy_mask: bool
+    """The values of the mask may have changed, too."""
     stored: tuple[tuple[float, float], ...]
     """Scale and offset in the file, by band."""
     pages: int
@@ -50,13 +53,14 @@ class ImageMetadata:
         structure = dataset.tags(ns="IMAGE_STRUCTURE")
         compression = structure.get("COMPRESSION", "")
         rounded = structure.get("MAX_Z_ERROR", "0") != "0"
+        mask = has_mask(dataset, 1)
         return cls(
             int(dataset.width),
             int(dataset.height),
             tuple(kind.name for kind in dataset.colorinterp),
             tuple(map(str, dataset.dtypes)),
             tuple(dataset.nodatavals),
-            has_mask(dataset, 1),
+            mask,
             dataset.crs.wkt if dataset.crs else "",
             tuple(dataset.transform)[:6],
             tuple(dataset.block_shapes[0]),
@@ -64,10 +68,16 @@ class ImageMetadata:
             rounded
             or "JPEG" in compression
             or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY",
+            mask and path.suffix.lower() != VRT and has_lossy_mask(path),
             tuple(zip(dataset.scales, dataset.offsets, strict=True)),
             max(1, len(dataset.subdatasets)),
             cut_off(path) or "",
         )
+
+    @property
+    def lossy_alpha(self) -> bool:
+        """True if the values of an alpha band may have changed; WebP keeps them."""
+        return self.lossy and self.compression != "WEBP"
 
     @property
     def striped(self) -> bool:

@@ -78,7 +78,8 @@ def open_city(
         UsageError: no image can be used (names every reason), or the area of interest cannot.
     """
     discovered = find_images(sources, vrt=imagery.allow_vrt)
-    headers, failures = _read_headers(discovered, HeaderRules(imagery, discovered.folders, apart))
+    rules = HeaderRules(imagery, discovered.folders, apart, mosaic.align)
+    headers, failures = _read_headers(discovered, rules)
     if imagery.checksums:
         paths = {name: header.path for name, header in headers.items()}
         failures |= check_images(paths, imagery.checksums, cache_folder)

@@ -16,7 +16,7 @@ from rasterio.windows import Window as RasterWindow
 from capecam.errors import ImageError
 from capecam.grid import Window
 from capecam.imagery.header import Header
-from capecam.imagery.validation.file_type import describe_damage
+from capecam.imagery.validation.file_type import AGAIN, damage_remedy, describe_damage
 from capecam.mosaic.collar_mask import STRIP, Collar, find_collar, strips
 from capecam.mosaic.decoder import Decoder
 
@@ -88,7 +88,7 @@ def collar_of(file: Any, header: Header) -> Collar | None:
     except RasterioError as error:
         raise ImageError(
             f"{header.path}: cannot be decoded, so that its collar cannot be found "
-            f"({describe_damage(header.path, error)}); deliver it again"
+            f"({describe_damage(header.path, error)}); {damage_remedy(error) or AGAIN}"
         ) from error
 
 

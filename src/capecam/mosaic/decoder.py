@@ -26,6 +26,8 @@ class Decoder:
     """Bands whose masks are read; only one if all bands share a mask."""
     color_table: NDArray[np.uint8] | None = None
     """(N, 4) red, green, blue and alpha by value; None without a palette."""
+    nearest: Decoder | None = None
+    """Decoder of the same pixels without interpolation, which decides where they are finite."""
 
     @classmethod
     def of(cls, dataset: Any, pixels: Pixels, file: Any) -> Self:
@@ -46,6 +48,9 @@ class Decoder:
             values = values[[distinct.index(band) for band in bands]]
         valid = self._valid(window, values)
         if np.issubdtype(values.dtype, np.floating):
+            if self.nearest is not None:
+                exact, valid = self.nearest.read(window)
+                return np.where(np.isfinite(values), values, exact), valid
             valid = valid & np.isfinite(values).all(axis=0)
         if self.color_table is None:
             return values, valid

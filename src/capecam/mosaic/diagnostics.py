@@ -217,10 +217,14 @@ def _validity(header: Header) -> Iterator[Diagnostic]:
             f"has {' and '.join(others)} beside {VALIDITY[pixels.validity]}",
             f"{VALIDITY[pixels.validity]} alone says where there is imagery",
         )
-    if pixels.validity == "nodata" and header.metadata.lossy:
+    metadata = header.metadata
+    lossy = {"nodata": metadata.lossy, "alpha": metadata.lossy_alpha, "mask": metadata.lossy_mask}
+    if lossy.get(pixels.validity):
+        name = {"nodata": "nodata", "alpha": "an alpha band", "mask": "a mask"}[pixels.validity]
         yield Diagnostic(
-            "has nodata and a compression that changes values",
-            "values near nodata count as imagery; --collar auto finds a border of them",
+            f"has {name} and a compression that changes values",
+            f"values near {'nodata' if pixels.validity == 'nodata' else '0'} count as imagery; "
+            "--collar auto finds a border of them",
             warning=True,
         )
 

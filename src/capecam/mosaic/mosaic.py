@@ -15,9 +15,11 @@ from capecam.errors import ImageError
 from capecam.grid import Cell, Grid, Tiling, Window
 from capecam.imagery.datum import Frame, datum_of, grid_key, same_crs
 from capecam.imagery.datum_shift import datum_shift
+from capecam.imagery.georeferencing import not_north_up
 from capecam.imagery.header import Header, same_size
 from capecam.mosaic.collar_cache import CollarCache
 from capecam.mosaic.common_grid import GridRules, common_grid, frame_of, largest_group
+from capecam.mosaic.turning import Turn, turn_of
 from capecam.mosaic.warping import window_on_grid
 from capecam.settings import ValueRange
 
@@ -38,6 +40,8 @@ class Source:
     """Distance (right, down) from the whole pixel that it was assigned to its own corner."""
     warped: bool = False
     """It is of another CRS or resolution, or not north-up, and resampled when it is read."""
+    turn: Turn | None = None
+    """Its pixels are those of the grid in another order, so that it is turned instead."""
 
     @property
     def key(self) -> tuple[Window, str]:
@@ -124,7 +128,9 @@ def build_mosaic(
     """
     north_up = [h for h in headers.values() if h.placement.orientation == "north-up"]
     if not headers or not (north_up or rules.align == "warp"):
-        return None, {name: _not_north_up(header) for name, header in headers.items()}
+        return None, {
+            name: not_north_up(header.path, header.placement) for name, header in headers.items()
+        }
     group = largest_group(north_up or list(headers.values()), rules)
     grid, frame = common_grid(group, anchor, rules), frame_of(group)
     sources, misfits = [], {}
@@ -174,7 +180,7 @@ def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) 
     placement, on_crs = header.placement, same_crs(header.crs, grid.crs)
     north_up = placement.orientation == "north-up"
     if not north_up and rules.align != "warp":
-        raise ImageError(_not_north_up(header))
+        raise ImageError(not_north_up(header.path, header.placement))
     if north_up and on_crs and same_size(header.pixel, grid.pixel):
         col, row = grid.to_lattice_exact(*placement.corner)
         # Halves always go the same way, so that neighbours with the same shift keep abutting.
@@ -191,6 +197,9 @@ def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) 
             f"{header.path}: its CRS or resolution is not that of the {count} images that make the "
             "mosaic; reproject it with gdalwarp to their grid, or use --align warp"
         )
+    if turned := turn_of(header, grid):
+        turn, window = turned
+        return Source(header, name, window, (0.0, 0.0), warped=True, turn=turn)
     return Source(header, name, window_on_grid(header, grid), (0.0, 0.0), warped=True)
 
 
@@ -213,15 +222,3 @@ def _drop_distant(sources: Sequence[Source]) -> tuple[list[Source], dict[str, st
                 f"{MAX_DISTANCE_PX}; correct its georeference, or run it by itself"
             )
     return near, distant
-
-
-def _not_north_up(header: Header) -> str:
-    problem = {
-        "gcps": "is placed by ground control points alone",
-        "rotated": "is rotated or sheared",
-        "mirrored": "is mirrored",
-    }.get(header.placement.orientation, "is south-up (its first row is the southernmost)")
-    return (
-        f"{header.path}: {problem}, so not north-up; straighten it with --align warp, "
-        "or with gdalwarp"
-    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -17,11 +18,12 @@ from capecam.grid import Grid, Window
 from capecam.imagery.bands import COLORS
 from capecam.imagery.header import Header
 from capecam.imagery.opening import open_image
-from capecam.imagery.validation.file_type import describe_damage
+from capecam.imagery.validation.file_type import AGAIN, damage_remedy, describe_damage
 from capecam.mosaic.collar_cache import collar_file, collar_of
 from capecam.mosaic.collar_mask import Collar
 from capecam.mosaic.decoder import Decoder, to_bytes
 from capecam.mosaic.mosaic import Mosaic, Source
+from capecam.mosaic.turning import Turn
 from capecam.mosaic.warping import warp, warp_mask
 
 OPEN_FILES = 8
@@ -40,6 +42,8 @@ class _OpenImage(NamedTuple):
     decoder: Decoder
     collar: Mask | None
     """Reads (height, width) of a window: True where pixels come from the collar."""
+    turn: Turn
+    """Order of the dataset's pixels in the mosaic."""
 
 
 @dataclass(slots=True)
@@ -80,7 +84,7 @@ class Reader:
                 raise
             self.unreadable.setdefault(source.name, str(error))
             with suppress(RasterioError, ImageError):
-                for block in _blocks(self._image(source).decoder.dataset, source.window, part):
+                for block in _blocks(self._image(source), source.window, part):
                     with suppress(ImageError):
                         yield block, *self._to_bytes(source, block)
 
@@ -106,15 +110,19 @@ class Reader:
         """
         rows, cols = part.slices(source.window)
         try:
-            inside = RasterWindow.from_slices(rows, cols)
             image = self._image(source)
-            values, valid = image.decoder.read(inside)
-            return values, valid if image.collar is None else valid & ~image.collar(inside)
+            inside = image.turn.to_file(Window(rows.start, cols.start, *part.shape))
+            rows, cols = inside.slices(Window(0, 0, *image.turn.shape))
+            window = RasterWindow.from_slices(rows, cols)
+            values, valid = image.decoder.read(window)
+            valid = valid if image.collar is None else valid & ~image.collar(window)
+            return image.turn.apply(values), image.turn.apply(valid)
         except RasterioError as error:
             path = source.header.path
             raise ImageError(
                 f"{path}: cannot be decoded at rows {rows.start}-{rows.stop}, columns "
-                f"{cols.start}-{cols.stop} ({describe_damage(path, error)}); deliver it again"
+                f"{cols.start}-{cols.stop} ({describe_damage(path, error)}); "
+                f"{damage_remedy(error) or AGAIN}"
             ) from error
 
     def _image(self, source: Source) -> _OpenImage:
@@ -131,15 +139,15 @@ class Reader:
             file = _close_with(files, open_image(header.path))
             if self.mosaic.collars is not None:
                 collar = self.mosaic.collars.get(source.name, lambda: collar_of(file, header))
-            if not source.warped:
+            if not source.warped or source.turn:
                 decoder = Decoder.of(file, header.pixels, file)
                 mask = _collar_reader(collar) if collar else None
-                return _OpenImage(files.pop_all(), decoder, mask)
+                turn = source.turn or Turn(source.window.shape)
+                return _OpenImage(files.pop_all(), decoder, mask, turn)
             grid = self.mosaic.grid.crop(source.window)
-            warped = _close_with(files, warp(file, header, grid))
-            decoder = Decoder.of(warped, header.pixels.warped(file.count), file)
+            decoder = _warped_decoder(file, header, grid, files)
             mask = _warped_collar_reader(collar, header, grid, files) if collar else None
-            return _OpenImage(files.pop_all(), decoder, mask)
+            return _OpenImage(files.pop_all(), decoder, mask, Turn(source.window.shape))
 
     def close(self) -> None:
         """Close all files."""
@@ -170,6 +178,17 @@ def _collar_reader(collar: Collar) -> Mask:
     return read
 
 
+def _warped_decoder(file: Any, header: Header, grid: Grid, files: ExitStack) -> Decoder:
+    """Return the decoder of an image that is resampled; values that are not finite are those of the
+    nearest pixel, as in the file, and not spread to others."""
+    pixels, nearest = header.pixels.warped(file.count), None
+    warped = _close_with(files, warp(file, header, grid))
+    if header.pixels.dtype.startswith("float"):
+        exact = _close_with(files, warp(file, header, grid, Resampling.nearest))
+        nearest = Decoder.of(exact, pixels, file)
+    return replace(Decoder.of(warped, pixels, file), nearest=nearest)
+
+
 def _warped_collar_reader(collar: Collar, header: Header, grid: Grid, files: ExitStack) -> Mask:
     mask = _close_with(files, _close_with(files, collar_file(collar, header)).open())
     warped = _close_with(files, warp_mask(mask, header, grid))
@@ -180,12 +199,14 @@ def _warped_collar_reader(collar: Collar, header: Header, grid: Grid, files: Exi
     return read
 
 
-def _blocks(dataset: Any, image: Window, part: Window) -> Iterator[Window]:
-    """Yield the parts of a file's blocks in ``part`` of the window that the file covers."""
-    height, width = dataset.block_shapes[0]
-    first_row, first_col = (part.row - image.row) // height, (part.col - image.col) // width
-    for row in range(image.row + first_row * height, part.bottom, height):
-        for col in range(image.col + first_col * width, part.right, width):
-            block = Window(row, col, height, width).intersection(part)
+def _blocks(opened: _OpenImage, image: Window, part: Window) -> Iterator[Window]:
+    """Yield the parts of a dataset's blocks in ``part`` of the window that the image covers."""
+    height, width = opened.decoder.dataset.block_shapes[0]
+    rows, cols = part.slices(image)
+    inside = opened.turn.to_file(Window(rows.start, cols.start, *part.shape))
+    for row in range(inside.row // height * height, inside.bottom, height):
+        for col in range(inside.col // width * width, inside.right, width):
+            block = Window(row, col, height, width).intersection(inside)
             if block is not None:
-                yield block
+                w = opened.turn.to_image(block)
+                yield Window(image.row + w.row, image.col + w.col, w.height, w.width)

@@ -52,7 +52,14 @@ def find_value_range(
     Raises:
         UsageError: there are no valid pixels, or both percentiles are the same value.
     """
-    samples = list(_sample(mosaic, seed, on_reading, excluded))
+    errors: dict[str, str] = {}
+    samples = list(_sample(mosaic, seed, on_reading, excluded, errors))
+    if not samples and errors:
+        separator = " " if len(errors) == 1 else "\n  "
+        raise UsageError(
+            f"--scale {percentiles}: no image that can be decoded has a valid pixel:{separator}"
+            + "\n  ".join(errors.values())
+        )
     if not samples:
         raise UsageError(
             f"--scale {percentiles}: there is no valid pixel to take percentiles of"
@@ -71,9 +78,13 @@ def find_value_range(
 
 
 def _sample(
-    mosaic: Mosaic, seed: int, on_reading: OnReading, excluded: frozenset[str]
+    mosaic: Mosaic,
+    seed: int,
+    on_reading: OnReading,
+    excluded: frozenset[str],
+    errors: dict[str, str],
 ) -> Iterator[Values]:
-    """Yield (N,) values of each window of the sample."""
+    """Yield (N,) values of each window of the sample; note the first error of each image."""
     keys = _window_keys(mosaic)
     step = ceil(sqrt(min(len(keys), MAX_WINDOWS) / WHOLE_WINDOWS))
     count = 0
@@ -84,7 +95,7 @@ def _sample(
             if not excluded.isdisjoint(names):
                 continue
             on_reading(names)
-            values = _values(reader, window, step)
+            values = _values(reader, window, step, errors)
             on_reading(())
             if values.size:
                 yield values
@@ -106,7 +117,7 @@ def _window_keys(mosaic: Mosaic) -> NDArray[np.int64]:
     return np.unique(np.concatenate(parts))
 
 
-def _values(reader: Reader, window: Window, step: int) -> Values:
+def _values(reader: Reader, window: Window, step: int, errors: dict[str, str]) -> Values:
     """Return (N,) values of the valid pixels at every ``step``-th row and column of a window; where
     images overlap, those of the first.
     """
@@ -119,7 +130,8 @@ def _values(reader: Reader, window: Window, step: int) -> Values:
             continue
         try:
             values, valid = reader.stored(source, part)
-        except ImageError:
+        except ImageError as error:
+            errors.setdefault(source.name, str(error))
             continue  # its cell will fail with this error; the range comes from the others
         slices = part.slices(window)
         parts.append(values[:, valid & free[slices]].ravel().astype(np.float64))

@@ -129,24 +129,28 @@ def _transformer(source: str, target: str) -> pyproj.Transformer:
     )
 
 
-def warp(dataset: Any, header: Header, grid: Grid) -> WarpedVRT:
+def warp(
+    dataset: Any, header: Header, grid: Grid, resampling: Resampling = Resampling.bilinear
+) -> WarpedVRT:
     """Return a file as a dataset on the mosaic's grid, with an alpha band: 0 where the file has no
     pixel, or one that its mask, alpha or nodata excludes.
 
-    Resampling is bilinear, and where pixels become coarser, a weighted mean. ``grid`` is the part
-    of the mosaic's grid that the file covers.
+    Bilinear resampling is a weighted mean where pixels become coarser. ``grid`` is the part of the
+    mosaic's grid that the file covers.
     """
     by_points = {"src_transform": header.placement.transform} if header.placement.by_points else {}
-    return _warp(dataset, header, grid, **by_points, **header.pixels.warp_options)
+    return _warp(dataset, header, grid, resampling, **by_points, **header.pixels.warp_options)
 
 
 def warp_mask(dataset: Any, header: Header, grid: Grid) -> WarpedVRT:
     """Return a mask of an image's pixels, resampled as the image is: not 0 wherever a marked pixel
     contributes."""
-    return _warp(dataset, header, grid)
+    return _warp(dataset, header, grid, Resampling.bilinear)
 
 
-def _warp(dataset: Any, header: Header, grid: Grid, **options: object) -> WarpedVRT:
+def _warp(
+    dataset: Any, header: Header, grid: Grid, resampling: Resampling, **options: object
+) -> WarpedVRT:
     across, down = resampling_factors(header, grid)
     palette = header.pixels.palette  # its values cannot be interpolated
     own = grid.crs if same_crs(header.crs, grid.crs) else header.crs
@@ -157,7 +161,7 @@ def _warp(dataset: Any, header: Header, grid: Grid, **options: object) -> Warped
         transform=grid.transform,
         height=grid.window.height,
         width=grid.window.width,
-        resampling=Resampling.nearest if palette else Resampling.bilinear,
+        resampling=Resampling.nearest if palette else resampling,
         tolerance=TOLERANCE_PX,
         XSCALE=repr(across),
         YSCALE=repr(down),

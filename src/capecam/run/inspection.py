@@ -62,7 +62,7 @@ def inspect_path(name: str, settings: Settings) -> Inspection:
 
         return Inspection(inspect_checkpoint(path, settings.model))
     try:
-        header = read_header(path, settings.imagery, apart=True)
+        header = read_header(path, settings.imagery, apart=True, align=settings.mosaic.align)
     except ImageError as error:
         return Inspection({"raster": str(path), **error.facts}, refusal=str(error))
     width, height = header.placement.ground_m

@@ -24,6 +24,7 @@ from capecam.pipeline.cell_runner import CellResult, CellRunner
 from capecam.pipeline.preparation import RunConstants
 from capecam.run.executors import CellQueue, Executor, OnTiles
 from capecam.run.outcome import PreparedRun
+from capecam.runtime import logs
 from capecam.settings import Settings
 from capecam.store.records import RunRecord
 from capecam.store.staleness import ImageHashes
@@ -43,6 +44,7 @@ class Actor:
     """Worker that Ray runs on a node."""
 
     def __init__(self, settings: Settings) -> None:
+        logs.configure(logging.WARNING)
         self._settings = settings
         self._runner: CellRunner | None = None
 

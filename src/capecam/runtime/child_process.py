@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
+
+from capecam.runtime import logs
 
 
 class ChildDiedError(Exception):
@@ -130,6 +133,7 @@ def serve(descriptor: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    logs.configure(logging.WARNING)
     connection = Connection(descriptor)
     task, arguments = connection.recv()
     task(ParentConnection(connection), *arguments)

@@ -99,6 +99,10 @@ def _reading(source: Source, value_range: ValueRange | None) -> JsonTree:
     found: JsonTree = dict(header.pixels.nondefault)
     if header.pixels.scaled:
         found["scale"] = str(value_range)
+    pixels = header.pixels
+    wide_alpha = pixels.validity == "alpha" and pixels.dtype != "uint8"
+    if source.warped and (wide_alpha or pixels.dtype.startswith("float")):
+        found["validity"] = "exact"  # version 0.1 lost pixels of these
     if header.placement.assigned:
         datum = datum_of(header.crs)
         found |= {"crs": crs_key(header.crs), "datum": datum.code or datum.name}

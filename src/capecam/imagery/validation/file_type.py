@@ -16,6 +16,12 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 HEAD = 1024
 
+CODEC = re.compile(
+    r"missing codec|not configured|not implemented|(?i:unsupported (?!marker)|not supported)|OJPEG"
+    r"|arithmetic|data precision|SetupDecode|SetupState|Bits/sample must be|Wrong bitspersample"
+)
+"""Messages of GDAL, libtiff and libjpeg on a compression, or a variant of one, that they lack."""
+
 AGAIN = "deliver it again"
 
 KINDS: tuple[tuple[bytes, str], ...] = (
@@ -105,7 +111,33 @@ def cut_off(path: Location) -> str | None:
 
 def describe_damage(path: Location, error: BaseException) -> str:
     """Describe why GDAL could not read an image: its end is missing, else GDAL's message."""
-    return cut_off(path) or in_words(path, error.__cause__ or error)
+    missing = cut_off(path)
+    if missing or not _lacks_codec(error):
+        return missing or in_words(path, error.__cause__ or error)
+    return in_words(path, _causes(error)[-1])
+
+
+def damage_remedy(error: BaseException) -> str | None:
+    """Return the remedy for a file that this GDAL cannot decode, although it may be whole; None
+    for damage."""
+    if not _lacks_codec(error):
+        return None
+    return (
+        "rewrite it with another compression, by a GDAL that reads this one: gdal_translate -co "
+        "COMPRESS=DEFLATE"
+    )
+
+
+def _lacks_codec(error: BaseException) -> bool:
+    return any(CODEC.search(str(cause)) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and what it was raised from, down to the decoder's."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
+    return causes
 
 
 def _describe_missing(path: Path, error: OSError) -> str:

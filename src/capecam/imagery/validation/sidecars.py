@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from xml.parsers import expat
 
 from capecam.errors import ImageError
 from capecam.imagery.validation.file_type import check_kind, check_tiff
+from capecam.imagery.validation.tiff import StructureError, has_jpeg_mask
 from capecam.io.paths import Location, VsiPath
 
-RASTERS = (".msk", ".ovr")
+MASK = ".msk"
+RASTERS = (MASK, ".ovr")
 AUX = ".aux.xml"
 STEM_SUFFIXES = (".tfw", ".tifw", ".tiffw", ".wld", ".tab")
 
@@ -79,6 +82,18 @@ def check_sidecars(path: Path, folders: tuple[str, ...], depth: int = MAX_DEPTH)
 def raster_sidecars(path: Path) -> list[Path]:
     """Return the external masks and overviews."""
     return [sidecar for sidecar in sidecars(path) if sidecar.suffix.lower() in RASTERS]
+
+
+def has_lossy_mask(path: Location) -> bool:
+    """Return whether JPEG may have changed the values of an image's mask, internal or external."""
+    if not isinstance(path, Path):
+        return False
+    masks = [sidecar for sidecar in raster_sidecars(path) if sidecar.suffix.lower() == MASK]
+    for file, is_mask in [(path, False), *((mask, True) for mask in masks)]:
+        with file.open("rb") as stream, suppress(StructureError):
+            if has_jpeg_mask(stream, file.stat().st_size, is_mask=is_mask):
+                return True
+    return False
 
 
 def check_metadata(path: Location, dataset: Any) -> None:

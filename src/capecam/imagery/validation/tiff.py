@@ -60,11 +60,14 @@ OFFSETS = (324, 273)
 LENGTHS = (325, 279)
 """Tables of sizes of tiles or strips in bytes; 0 where one is missing."""
 TABLES = (*OFFSETS, *LENGTHS)
+SUBFILE = 254
+"""Kind of a page: its bit 4 is a mask."""
 OF_INTEREST = {
-    WIDTH, HEIGHT, BITS, COMPRESSION, BANDS_TAG, ROWS, PLANAR, TILE_WIDTH, TILE_HEIGHT,
+    SUBFILE,    WIDTH, HEIGHT, BITS, COMPRESSION, BANDS_TAG, ROWS, PLANAR, TILE_WIDTH, TILE_HEIGHT,
 }  # fmt: skip
 
 NO_COMPRESSION = 1
+JPEGS = {6, 7}
 BY_LINE = {1, 5, 7, 8, 32773, 32946, 50000, 34925}
 """None, LZW, JPEG, DEFLATE, PackBits, ZSTD, LZMA: decoded line by line."""
 
@@ -106,6 +109,16 @@ def missing_end(stream: BinaryIO, size: int) -> str | None:
     """
     first = next(_pages(stream, size), None)
     return _missing(first, size) if first else None
+
+
+def has_jpeg_mask(stream: BinaryIO, size: int, *, is_mask: bool) -> bool:
+    """Return whether a mask in a TIFF, or a TIFF that is one, is compressed by JPEG.
+
+    Raises:
+        StructureError: its pages cannot be read.
+    """
+    masks = (page.tags for page in _pages(stream, size) if is_mask or page.tags.get(SUBFILE, 0) & 4)
+    return any(tags.get(COMPRESSION) in JPEGS for tags in masks)
 
 
 def _missing(page: Page, size: int) -> str | None:
