@@ -18,6 +18,7 @@ from capecam.cli_options import (
     Config,
     Device,
     Out,
+    ResultFolder,
     quiet,
     with_common_options,
     with_settings,
@@ -162,10 +163,11 @@ def finish_command(
     """
     from capecam.run.city_products import finish
     from capecam.run.progress import totals_table
+    from capecam.run.unusual_images import pixel_warnings
 
-    table = totals_table(finish(out).totals)
+    record = finish(out)
     if not quiet():
-        print(table)
+        print("\n".join([totals_table(record.totals), *pixel_warnings(record)]))
 
 
 @app.command("verify")
@@ -212,6 +214,7 @@ def evaluate_command(
         ),
     ] = False,
     config: Config = None,
+    to: ResultFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare detections with annotations: precision, recall, F1.
@@ -221,7 +224,8 @@ def evaluate_command(
     from capecam.analysis.evaluation import EvaluationRequest, evaluate
     from capecam.analysis.scoring import Rules
 
-    answer = evaluate(EvaluationRequest(found, truth, area, steps, Rules(iou), load(config)))
+    request = EvaluationRequest(found, truth, area, steps, Rules(iou), load(config), to)
+    answer = evaluate(request)
     _show(answer, as_json=as_json)
 
 
@@ -255,13 +259,14 @@ def summarize_command(
             "--footprints", metavar="FILE", help="vector file of buildings, to count them too"
         ),
     ] = None,
+    to: ResultFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Count detections and m² by zone, and changes between two runs."""
     from capecam.analysis.zonal_summary import summarize
     from capecam.analysis.zones import ZoneRules
 
-    found = summarize(out, later, ZoneRules(zones, name, footprints))
+    found = summarize(out, later, ZoneRules(zones, name, footprints), to=to)
     _show(found, as_json=as_json)
 
 

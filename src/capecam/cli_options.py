@@ -30,6 +30,10 @@ Device = Annotated[
         "--device", metavar="NAME", help="auto, cpu, cuda or cuda:1  [default: as in the run]"
     ),
 ]
+ResultFolder = Annotated[
+    Path | None,
+    typer.Option("--to", metavar="FOLDER", help="folder to write  [default: OUT, if possible]"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
 log = logging.getLogger("capecam")

@@ -387,7 +387,6 @@ def test_the_users_network_stays_unchanged() -> None:
     assert any(before["hooks"].values())  # type: ignore[attr-defined]
 
     model = tiny_model(network)
-    # Finding the default target layer runs the network; only the engine is tested here.
     maps = Engine(model)(*tiles(2, 32))
     Engine(model, score="predicted", where="detected")(*tiles(2, 32))
 

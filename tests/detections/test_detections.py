@@ -18,7 +18,7 @@ from capecam.detections.assembly import CellPieces, join_across_cells, write_det
 from capecam.detections.measurement import write_pieces
 from capecam.detections.regions import Pieces, join
 from capecam.io import vector_writer
-from capecam.run.city_products import write_geopackage
+from capecam.run.editable_products import write_geopackage
 from capecam.store.file_names import REJECTED
 
 

@@ -15,7 +15,7 @@ from support.pieces import make_rules, pieces_of_cells
 from capecam.detections.assembly import write_detections
 from capecam.detections.export import FORMATS, export
 from capecam.errors import OutputError, UsageError
-from capecam.run.city_products import write_geopackage
+from capecam.run.editable_products import write_geopackage
 
 
 @pytest.fixture(scope="module")

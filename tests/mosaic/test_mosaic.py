@@ -20,8 +20,8 @@ from support.cities import CORNER, CRS, CUSTOM_WKT, GSD, blobs, write_tif
 
 from capecam.errors import ImageError, UsageError
 from capecam.grid import Grid, Tiling, Window
+from capecam.imagery.crs import crs_key
 from capecam.imagery.discovery import find_images, name_images
-from capecam.imagery.header import crs_key
 from capecam.imagery.header_reader import HeaderRules, read_header, read_headers
 from capecam.imagery.validation.file_type import cut_off
 from capecam.mosaic.city import open_city

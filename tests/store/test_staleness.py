@@ -91,11 +91,33 @@ def test_only_cells_that_read_a_change_are_processed_again(nine) -> None:
 def test_a_changed_setting_is_named(nine) -> None:
     plan = make_plan(settings(nine, explain__where="detected", tiling__overlap=32))
     assert plan.todo["e"] == "changed: tiling.overlap, explain.where"
+    assert make_plan(settings(nine, model__weights="ema")).todo["e"] == "changed: model.weights"
     styled = [
         {"name": name, "color": "#010203"}
         for name in ("background", "solar panel", "water heater", "pool heater")
     ]
     assert not make_plan(settings(nine, model__classes=styled)).todo
+
+
+def test_another_datum_is_another_crs(tmp_path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(SIZE, SIZE), crs=None)
+    options = {"imagery__crs": "EPSG:28355", "tiling__anchor": None}
+    assert processed(tmp_path, **options) == {"a"}
+    record = tmp_path / "out" / "cells" / "a" / "cell.json"
+    assert '"datum": "EPSG:6283"' in record.read_text()
+    assert processed(tmp_path, **options | {"imagery__crs": "EPSG:7855"}) == {"a"}
+    cell = json.loads(record.read_text())
+    del cell["basis"]["reading"]["a"]["datum"]  # as version 0.1 wrote it
+    record.write_text(json.dumps(cell))
+    assert processed(tmp_path, **options | {"imagery__crs": "EPSG:7855"}) == set()
+
+
+def test_cells_of_versions_that_knew_fewer_settings_are_kept(nine) -> None:
+    for path in (nine / "out" / "cells").glob("*/cell.json"):
+        tree = json.loads(path.read_text())
+        del tree["basis"]["model"]["weights"]
+        path.write_text(json.dumps(tree))
+    assert not make_plan(settings(nine)).todo
 
 
 def test_a_city_grows_to_the_north_west(nine) -> None:

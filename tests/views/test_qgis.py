@@ -21,6 +21,7 @@ from support.cities import CUSTOM_WKT, blobs, colours_model, write_tif
 from capecam.run.city_products import finish
 from capecam.run.supervisor import run
 from capecam.settings.loading import load
+from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +189,36 @@ def test_finishing_again_gives_the_same_and_leaves_cells_alone(out) -> None:
     assert removed.read_bytes() == expected
     assert (out / "capecam.qgz").read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_out_and_images_may_be_behind_links(tmp_path, monkeypatch, relative) -> None:
+    """The system follows a link before ``..``; a path is counted without it."""
+    here = tmp_path / "here"
+    for folder in ("disk/deep/out", "store/deep/images", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    (here / "out").symlink_to(tmp_path / "disk" / "deep" / "out")
+    (here / "images").symlink_to(tmp_path / "store" / "deep" / "images")
+    monkeypatch.chdir(here)
+    make(Path() if relative else here)
+    monkeypatch.chdir(tmp_path)
+    assert rasterio.open(here / "out" / "imagery.vrt").read().any()
+    assert not verify(here / "out").findings
+    assert RunFolder.open(here / "out").mosaic.sources, "images are found again from elsewhere"
+
+
+def test_verify_opens_what_products_name(tmp_path) -> None:
+    out = make(tmp_path)
+    assert not verify(out).findings
+    (tmp_path / "images" / "west.tif").unlink()
+    (out / "cells.gpkg").unlink()
+    named = {Path(f.path).name: (f.problem, f.remedy) for f in verify(out).findings}
+    assert list(named) == ["imagery.vrt", "capecam.qgz"]
+    assert re.fullmatch(r"names 1 file\(s\) that .* opened: .*/west.tif", named["imagery.vrt"][0])
+    assert named["capecam.qgz"][0] == "names ./cells.gpkg, which does not exist"
+    assert "capecam finish" in named["capecam.qgz"][1]
+    (out / "capecam.qgz").write_bytes(b"PK no more")
+    assert {Path(f.path).name for f in verify(out).findings} == set(named)
 
 
 def test_a_damaged_style_is_found_and_mended(out) -> None:

@@ -130,7 +130,7 @@ def _statuses(table: gpd.GeoDataFrame, alone: str, other: RunYear) -> pd.Series:
     """Return the status of each detection: ``kept``, ``unseen``, or ``alone``."""
     status = np.where(table["other_id"].notna(), "kept", alone).astype(object)
     lone = np.flatnonzero(status == alone)
-    seen = other.is_covered(inside_points(table.iloc[lone], other.crs))
+    seen = other.is_covered(inside_points(table.iloc[lone], other.crs, other.extent.centroid.x))
     status[lone[~seen]] = "unseen"
     return pd.Series(status, index=table.index, dtype="str")
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from capecam.analysis.annotations import read_objects
 from capecam.analysis.duplicates import warn_of_dissolved, warn_of_repeated, without_repeated
+from capecam.analysis.result_folder import result_folder
 from capecam.analysis.scoring import ClassScore, Rules, Score, score
 from capecam.detections.assembly import assembly_rules, cell_pieces, objects_by_step
 from capecam.errors import OutputError
@@ -60,6 +61,8 @@ class EvaluationRequest:
     rules: Rules = field(default_factory=Rules)
     settings: Settings = field(default_factory=Settings)
     """``truth`` names the columns; ``model.classes`` the classes of a vector file."""
+    to: Path | None = None
+    """Folder for ``evaluation.json``; None: that of the run, if it can be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ def _shown(value: float | None) -> str:
 
 
 def evaluate(request: EvaluationRequest) -> Evaluation:
-    """Score objects against annotations; the result of a run is also written into its folder.
+    """Score objects against annotations; the result of a run is also saved as a file.
 
     An object counts if at least half of it lies in the area that was annotated and mapped; the
     parts outside are cut off on both sides.
@@ -197,9 +200,18 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
         None if area is None else float(area.area) / 1e6,
         _by_step(after, true, area, names, request.rules),
     )
-    if run:
-        write_json(run.out / EVALUATION_JSON, {**evaluation.to_json(), "detections": _version(run)})
+    _save(evaluation, run)
     return evaluation
+
+
+def _save(evaluation: Evaluation, run: RunFolder | None) -> None:
+    tree, to = evaluation.to_json(), evaluation.request.to
+    out = run.out if run else to
+    if run is not None:
+        tree["detections"] = _version(run)
+    if out is not None:
+        with result_folder(out, to) as folder:
+            write_json(folder / EVALUATION_JSON, tree)
 
 
 def _version(run: RunFolder) -> str | None:

@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from capecam.analysis.change import STATUSES, RunYear, check_comparable, compare_runs
 from capecam.analysis.duplicates import warn_of_dissolved, without_repeated
+from capecam.analysis.result_folder import result_folder
 from capecam.analysis.zones import COLUMNS, OUTSIDE, ZoneRules, Zones, shapes_of
-from capecam.detections.measurement import inside_points
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
+from capecam.io.geopackage import holds, remove_journals
 from capecam.io.reprojection import metres_per_unit
 from capecam.io.vector_reader import read_polygons
 from capecam.io.vector_writer import write_geoparquet, write_gpkg
 from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
+from capecam.store.edited import set_aside
 from capecam.views.styles.layers import changes_style, zones_style
 from capecam.views.styles.qml import LayerStyle, embed_style
 
@@ -164,7 +166,7 @@ class _Sheet:
     def count_objects(self, objects: gpd.GeoDataFrame) -> tuple[Integers, Floats]:
         """Return (rows,) the number of objects, and (rows,) their area in m²."""
         class_id = objects["class_id"].to_numpy()
-        count = self.count(self.zones.holding(inside_points(objects, self.zones.crs)), class_id)
+        count = self.count(self.zones.of_objects(objects), class_id)
         shape, zone, share = self.zones.split(shapes_of(objects))
         area = self.count(zone, class_id[shape], objects["area_m2"].to_numpy()[shape] * share)
         return count, _whole_mm2(area.reshape(-1, len(self.classes))).ravel()
@@ -176,16 +178,20 @@ def _whole_mm2(area: Floats) -> Floats:
     return np.asarray(whole / 1e6)
 
 
-def summarize(out: Path, later: Path | None, rules: ZoneRules) -> ZoneSummary:
+def summarize(
+    out: Path, later: Path | None, rules: ZoneRules, *, to: Path | None = None
+) -> ZoneSummary:
     """Count the detections of one or two runs by zone, and write the tables.
 
     The files ``zones.csv``, ``zones.parquet`` and ``zones.gpkg``, with two runs also
-    ``changes.parquet`` and ``changes.gpkg``, are written into the folder of the later run.
+    ``changes.parquet`` and ``changes.gpkg``, are written into the folder of the later run, if that
+    can be written.
 
     Args:
         out: folder of a run; of two runs, the earlier one.
         later: folder of the later run.
         rules: zones, and rules of counting.
+        to: folder for the files, instead of the later run's.
 
     Raises:
         OutputError: a folder holds no run.
@@ -208,7 +214,10 @@ def summarize(out: Path, later: Path | None, rules: ZoneRules) -> ZoneSummary:
             columns |= _changed(sheet, changes, columns)
             columns["valid_share_before"] = sheet.spread(zones.valid(before)[0])
     table = _table(sheet, columns)
-    return ZoneSummary(table, int(np.sum(factor > 1)), _write(after, table, changes))
+    files: list[Path] = []
+    with result_folder(after.out, to) as folder:
+        files = _write(folder, table, changes, _style(table, after.classes))
+    return ZoneSummary(table, int(np.sum(factor > 1)), tuple(files))
 
 
 def _counted(sheet: _Sheet, year: RunYear, shares: Floats) -> dict[str, NDArray[Any]]:
@@ -250,7 +259,7 @@ def _changed(
     sheet: _Sheet, changes: gpd.GeoDataFrame, columns: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     """Return the columns with a second run, and add the zone of each change."""
-    zone = sheet.zones.holding(inside_points(changes, sheet.zones.crs))
+    zone = sheet.zones.of_objects(changes)
     names = np.append(sheet.zones.table["zone"], OUTSIDE)
     changes.insert(2, "zone", pd.Series(names[zone], index=changes.index, dtype="str"))
     earlier = changes["run"] == "before"
@@ -296,27 +305,30 @@ def _plain(attribute: pd.Series) -> pd.Series:
 
 
 def _write(
-    year: RunYear, table: gpd.GeoDataFrame, changes: gpd.GeoDataFrame | None
-) -> tuple[Path, ...]:
+    folder: Path, table: gpd.GeoDataFrame, changes: gpd.GeoDataFrame | None, style: LayerStyle
+) -> list[Path]:
     """Write the files, and return their paths."""
-    csv = year.out / "zones.csv"
+    csv = folder / "zones.csv"
     with atomic_write(csv) as temporary:
         table.drop(columns="geometry").to_csv(temporary, index=False, lineterminator="\n")
-    files = [csv, *_write_layer(year.out, ZONES, table, _style(table, year.classes))]
+    files = [csv, *_write_layer(folder, ZONES, table, style)]
     if changes is not None:
-        files += _write_layer(year.out, CHANGES, changes, changes_style())
-    return tuple(files)
+        files += _write_layer(folder, CHANGES, changes, changes_style())
+    return files
 
 
 def _write_layer(
-    out: Path, layer: str, table: gpd.GeoDataFrame, style: LayerStyle
+    folder: Path, layer: str, table: gpd.GeoDataFrame, style: LayerStyle
 ) -> tuple[Path, Path]:
-    parquet, gpkg = out / f"{layer}.parquet", out / f"{layer}.gpkg"
+    parquet, gpkg = folder / f"{layer}.parquet", folder / f"{layer}.gpkg"
+    if gpkg.exists() and not holds(gpkg, {layer: parquet}):
+        set_aside(gpkg)
     with atomic_write(parquet) as temporary:
         write_geoparquet(temporary, table)
     with atomic_write(gpkg) as temporary:
         write_gpkg(temporary, {layer: parquet}, pyproj.CRS(table.crs))
         embed_style(temporary, layer, style)
+        remove_journals(gpkg)
     return parquet, gpkg
 
 

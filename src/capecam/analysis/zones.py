@@ -20,7 +20,7 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.analysis.change import MIN_IOU, RunYear
-from capecam.detections.measurement import geodesic_m2, multipolygons
+from capecam.detections.measurement import geodesic_m2, inside_points, multipolygons
 from capecam.errors import UsageError
 from capecam.imagery.crs import unit_m
 from capecam.io.reprojection import metres_per_unit, reproject
@@ -120,6 +120,11 @@ class Zones:
     def km2(self) -> Floats:
         """Return the (N,) areas of the zones."""
         return _area_m2(self.shapes, self.crs) / 1e6
+
+    def of_objects(self, objects: pd.DataFrame) -> Integers:
+        """Return (O,) the index of the zone in which each object is counted, N if in none."""
+        left, _, right, _ = self.table.total_bounds
+        return self.holding(inside_points(objects, self.crs, (left + right) / 2))
 
     def holding(self, points: gpd.GeoSeries) -> Integers:
         """Return (P,) the index of the zone of each point, N if it is in none.

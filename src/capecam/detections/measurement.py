@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyproj
 import shapely
 from numpy.typing import NDArray
@@ -148,17 +149,20 @@ def pixel_area_m2(grid: Grid, points: Floats) -> Floats:
     return np.array([abs(geod.geometry_area_perimeter(box)[0]) for box in boxes])
 
 
-def inside_points(detections: gpd.GeoDataFrame, crs: pyproj.CRS) -> gpd.GeoSeries:
+def inside_points(detections: pd.DataFrame, crs: pyproj.CRS, near: float) -> gpd.GeoSeries:
     """Return the points in which objects are counted, their ``lon`` and ``lat``, in a CRS.
 
-    Longitudes are counted as those of the shapes, which may go on beyond 180.
+    Args:
+        detections: N objects.
+        crs: CRS of the result.
+        near: longitude around which others are counted if the CRS is in degrees: imagery may go on
+            beyond 180.
     """
     points = gpd.points_from_xy(detections["lon"], detections["lat"], crs="EPSG:4326")
     moved = gpd.GeoSeries(points, index=detections.index).to_crs(crs)
-    if not (crs.is_geographic and detections.crs.is_geographic):
+    if not crs.is_geographic:
         return moved
-    middle = detections.geometry.bounds[["minx", "maxx"]].mean(axis=1).to_numpy()
-    x = nearest_turn(moved.x.to_numpy(), middle)
+    x = nearest_turn(moved.x.to_numpy(), near)
     return gpd.GeoSeries(gpd.points_from_xy(x, moved.y), index=moved.index, crs=crs)
 
 

@@ -80,33 +80,36 @@ def _horizontal(wkt: str) -> str:
 
 @cache
 def crs_key(wkt: str) -> str:
-    """Return a CRS by its parameters, not by name or code: equal keys mean the same map grid.
+    """Return a CRS by its parameters, not by name or code, as records of cells contain it.
 
-    ESRI:102562 and the same grid as a custom WKT agree; EPSG:2048, the same with both axes
-    flipped, does not.
+    Most datums are not among them: ``imagery.datum`` says whether two CRSs are the same grid.
     """
+    parameters = crs_parameters(wkt)
+    return " ".join(f"+{key}={value}" for key, value in sorted(parameters.items())) or wkt
+
+
+def crs_parameters(wkt: str) -> dict[str, Any]:
+    """Return the parameters of a CRS in PROJ.4's terms; empty if it cannot be said in them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # information is lost on purpose
-        parameters = pyproj.CRS.from_wkt(wkt).to_dict()
-    if not parameters:
-        return wkt
+        parameters: dict[str, Any] = parse_crs(wkt).to_dict()
     if parameters.get("datum") == "WGS84":
         parameters["ellps"] = parameters.pop("datum")
     if not any(map(float, parameters.get("towgs84", [1]))):
         del parameters["towgs84"]
     for key in ("no_defs", "type", "wktext"):
         parameters.pop(key, None)
-    return " ".join(f"+{key}={value}" for key, value in sorted(parameters.items()))
+    return parameters
 
 
 def is_in_degrees(wkt: str) -> bool:
     """Return whether the coordinates of a CRS are longitude and latitude."""
-    return bool(_parsed(wkt).is_geographic)
+    return bool(parse_crs(wkt).is_geographic)
 
 
 def metres_a_unit(wkt: str) -> float:
     """Return the length of a projected CRS's unit: 1, or 0.3048 and 0.304800609601 for feet."""
-    return float(_parsed(wkt).axis_info[0].unit_conversion_factor)
+    return float(parse_crs(wkt).axis_info[0].unit_conversion_factor)
 
 
 def unit_m(crs: str, points: Floats) -> Floats:
@@ -148,12 +151,13 @@ def _measure(crs: str, points: Floats, step: float) -> Floats:
 
 @cache
 def _geodesy(crs: str) -> tuple[pyproj.Transformer, pyproj.Geod]:
-    parsed = _parsed(crs)
+    parsed = parse_crs(crs)
     geodetic = parsed.geodetic_crs or pyproj.CRS.from_epsg(4326)
     geod = parsed.get_geod() or pyproj.Geod(ellps="WGS84")
     return pyproj.Transformer.from_crs(parsed, geodetic, always_xy=True), geod
 
 
 @cache
-def _parsed(wkt: str) -> pyproj.CRS:
+def parse_crs(wkt: str) -> pyproj.CRS:
+    """Return a CRS of pyproj, which is read once."""
     return pyproj.CRS.from_wkt(wkt)

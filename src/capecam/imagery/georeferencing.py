@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import hypot, isfinite
 from typing import Any, Literal
@@ -10,6 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from affine import Affine
 from rasterio.control import GroundControlPoint
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy
 
 from capecam.errors import ImageError
 from capecam.imagery.crs import crs_of_file, crs_of_setting, is_in_degrees, metres_a_unit, unit_m
@@ -32,6 +37,9 @@ MAX_DEGREES = 540.0, 90.001
 """Largest longitude and latitude; over 180 where an image crosses the antimeridian, or counts
 from 0 to 360."""
 
+EPOCH = re.compile(rb'<(?:SRS|GCPList)[^>]* coordinateEpoch="([0-9.]+)"')
+"""Coordinate epoch in the XML of a VRT."""
+
 MIN_PIXEL_M = 1e-4
 """Smallest pixel; one of 5 cm is 4.5e-7 in degrees."""
 
@@ -53,6 +61,8 @@ class Placement:
     """The transform is not the file's own but fitted to its ground control points."""
     assigned: bool = False
     """The CRS is not the file's own but that of the settings."""
+    epoch: float | None = None
+    """Year to which coordinates on moving ground refer; None if the file does not say."""
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -132,9 +142,19 @@ def placement_of(path: Location, dataset: Any, assigned: str | None) -> Placemen
             f"{path}: has no coordinate reference system; say which it is with --crs, or write it "
             "into the file with gdal_edit.py -a_srs"
         )
-    placement = Placement(crs, transform, dataset.width, dataset.height, by_points, own is None)
+    size, epoch = (dataset.width, dataset.height), _epoch(dataset)
+    placement = Placement(crs, transform, *size, by_points, own is None, epoch)
     _check(path, placement)
     return placement
+
+
+def _epoch(dataset: Any) -> float | None:
+    """Return the epoch of a dataset's coordinates, which rasterio shows in a VRT only."""
+    with MemoryFile(ext=".vrt") as file, suppress(RasterioError):
+        copy(dataset, file.name, driver="VRT")
+        if found := EPOCH.search(file.read()):
+            return float(found[1])
+    return None
 
 
 def _fit(path: Location, points: Sequence[GroundControlPoint]) -> Affine:

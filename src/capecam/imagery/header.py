@@ -7,7 +7,7 @@ from typing import Any
 
 from capecam.errors import ImageError
 from capecam.imagery.bands import Pixels, pixels_of
-from capecam.imagery.crs import crs_key
+from capecam.imagery.datum import Frame
 from capecam.imagery.georeferencing import Bounds, Placement, placement_of
 from capecam.imagery.metadata import ImageMetadata
 from capecam.io.paths import Location
@@ -42,9 +42,9 @@ class Header:
         return self.placement.bounds
 
     @property
-    def group(self) -> tuple[str, str, str]:
-        """CRS parameters and resolution: equal for images that can share a grid."""
-        return crs_key(self.crs), *_digits(self.pixel)
+    def frame(self) -> Frame:
+        """CRS and epoch of its coordinates."""
+        return Frame(self.placement.crs, self.placement.epoch)
 
 
 def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header:
@@ -64,8 +64,9 @@ def header_of(path: Location, dataset: Any, settings: ImagerySettings) -> Header
 
 def same_size(one: tuple[float, float], other: tuple[float, float]) -> bool:
     """Return whether pixel sizes are equal to seven digits: a pixel in 10 million."""
-    return _digits(one) == _digits(other)
+    return size_digits(one) == size_digits(other)
 
 
-def _digits(pixel: tuple[float, float]) -> tuple[str, str]:
+def size_digits(pixel: tuple[float, float]) -> tuple[str, str]:
+    """Return a pixel size to seven digits."""
     return f"{pixel[0]:.7g}", f"{pixel[1]:.7g}"

@@ -75,6 +75,16 @@ def write_vrt(path: Path, layer: Layer, overview: Path) -> None:
     path.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
 
 
+def vrt_sources(path: Path) -> list[str]:
+    """Return the files that a VRT names, each once, with paths from here."""
+    names = dict.fromkeys(
+        str(path.parent / name) if element.get("relativeToVRT") == "1" else name
+        for element in ET.parse(path).iter("SourceFilename")
+        if (name := element.text)
+    )
+    return list(names)
+
+
 def vrt_over(grid: Grid) -> ET.Element:
     """Return a VRT without bands."""
     w, t = grid.window, grid.transform

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,6 +29,9 @@ MAX_OPTION = 65_536
 SCRATCH_NUMBERS = 1 << 24
 """Numbers that building may allocate beside the network's own, 64 MB: tables of positions."""
 
+VGG_NUMBERS = 1 << 27
+"""The same for VGG, 512 MB: its classifier of 124 million is built, and dropped at once."""
+
 
 def build_network(
     settings: ModelSettings, config: Mapping[str, object] | None, channels: int
@@ -44,11 +49,12 @@ def build_network(
     name, options = _description(settings, config, channels)
     architecture = _find_architecture(name)
     _check_options(options, architecture)
+    # Explanations need logits, not activations, and no auxiliary classifier.
+    fixed = {"encoder_weights": None, "activation": None, "aux_params": None}
     try:
-        # Explanations need logits, not activations, and no auxiliary classifier.
-        return architecture(
-            **{**options, "encoder_weights": None, "activation": None, "aux_params": None}
-        )
+        with warnings.catch_warnings():  # of timm, about names that are deprecated there
+            warnings.simplefilter("ignore")
+            return architecture(**{**options, **fixed})
     except (CapecamError, MemoryError):
         raise
     except Exception as error:  # options can fail in any way
@@ -130,15 +136,17 @@ class Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Numbers are counted before they are allocated: a small file may describe a network of terabytes.
     """
 
-    def __init__(self, numbers: int, path: Path) -> None:
+    def __init__(self, numbers: int, path: Path, architecture: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._held, self._path = numbers, path
-        self._left = 2 * numbers + SCRATCH_NUMBERS
+        beside = VGG_NUMBERS if "vgg" in architecture else SCRATCH_NUMBERS
+        self._left = 2 * numbers + beside
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if args and isinstance(args[0], (list, tuple)):
+        is_meta = bool(kwargs) and kwargs.get("device") == torch.device("meta")
+        if args and isinstance(args[0], (list, tuple)) and not is_meta:
             self._left -= math.prod(n for n in args[0] if isinstance(n, int))
         if self._left < 0:
             raise CheckpointError(

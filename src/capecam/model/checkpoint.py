@@ -10,7 +10,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from capecam.errors import CheckpointError
+from capecam.model.checkpoint_networks import state_dict_of, triples_in
 from capecam.model.checkpoint_pickle import LIMIT_BYTES, PickleContent, interpret_pickle
 from capecam.model.checkpoint_tensors import DTYPES, item_sizes, map_tensors
 from capecam.model.checkpoint_zip import MappedFile, ZipMember, check_crc32, zip_members
@@ -206,7 +207,7 @@ def _read_zip(data: MappedFile) -> dict[str, Tensor]:
     content = interpret_pickle(io.BytesIO(data[pickled.start : pickled.end]))
     prefix = f"{folder}/data/"
     storages = {n.removeprefix(prefix): m for n, m in members.items() if n.startswith(prefix)}
-    return map_tensors(data, _state_dict(content.value), storages)
+    return _map_networks(data, content.value, storages)
 
 
 def _pytorch_folder(members: dict[str, ZipMember]) -> str:
@@ -239,7 +240,7 @@ def _read_legacy(data: mmap.mmap) -> dict[str, Tensor]:
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
         raise CheckpointError("damaged: it does not list its storages")
     storages = dict(_storages(data, stream.tell(), content, keys))
-    return map_tensors(data, _state_dict(content.value), storages)
+    return _map_networks(data, content.value, storages)
 
 
 def _storages(
@@ -258,11 +259,13 @@ def _storages(
         start = storage.end
 
 
-def _state_dict(value: object) -> dict[str, object]:
-    """Find the state dict in the content of a file."""
+def _map_networks(
+    data: mmap.mmap, value: object, storages: Mapping[str, ZipMember]
+) -> dict[str, Tensor]:
+    """Map the tensors of the networks in the content of a file."""
     if not isinstance(value, dict):
         raise CheckpointError(
             f"holds a {type(value).__name__}, expected a state dict; save the state_dict alone"
         )
-    inner = value.get("state_dict")
-    return inner if isinstance(inner, dict) else value
+    entries = state_dict_of(value)
+    return map_tensors(data, entries, storages) | triples_in(entries)

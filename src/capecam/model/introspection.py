@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+
+from capecam.errors import SettingsError
 
 NOT_RELU = (
     "Celu", "Clamp", "ClampMin", "Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh",
@@ -27,21 +29,55 @@ Sigmoid and softmax are not listed: as gates (squeeze-and-excitation) they are n
 PROBE_PX = 128
 """Edge of the tile with which a network is inspected; the strides of all encoders divide it."""
 
+FIXED_PX = (224, 256, 320, 384, 512)
+"""Edges that are tried if a network refuses that one."""
 
-class _Call(NamedTuple):
+LAYER = re.compile(r"Convolution|Linear|[mM]mBackward")
+"""Autograd's nodes that mix channels, as convolutions and matrix products do."""
+
+
+REFUSALS = RuntimeError, ValueError, AssertionError
+"""Errors with which networks refuse a tile's size."""
+
+
+class Output(NamedTuple):
+    """A tensor that a module returned, without its values."""
+
+    node: Node | None
+    """Node that computed it; None if it does not depend on the pixels."""
+    shape: tuple[int, ...]
+
+
+class Call(NamedTuple):
     """One call of a module."""
 
     module: nn.Module
     source: Node | None
     """Node that computed its input."""
-    result: Node | None
-    """Node that computed its output."""
+    outputs: tuple[Output, ...]
+    """The tensor that it returned, or those in a list or tuple."""
+
+    @property
+    def result(self) -> Node | None:
+        """Node that computed its output, if that is one tensor."""
+        return self.outputs[0].node if len(self.outputs) == 1 else None
+
+
+class Trace(NamedTuple):
+    """One forward of a network."""
+
+    calls: list[Call]
+    """Calls of the modules that were watched, in the order in which they returned."""
+    root: Node | None
+    """Node that computed the logits."""
+    size: int
+    """Edge of the tile."""
 
 
 def why_not_guided(network: nn.Module) -> str | None:
     """Explain why a network has no guided gradient; None if every activation is an ``nn.ReLU``."""
-    calls, root = _watch(network, lambda module: isinstance(module, nn.ReLU))
-    names = [re.sub(r"Backward\d*$", "", node.name()) for node in _nodes(root)]
+    calls, root, _ = trace_forward(network, lambda module: isinstance(module, nn.ReLU))
+    names = [re.sub(r"Backward\d*$", "", node.name()) for node in ancestors(root)]
     others = sorted(set(names) & set(NOT_RELU))
     if others:
         return f"the network uses {', '.join(others)} where a ReLU is needed"
@@ -54,22 +90,15 @@ def why_not_guided(network: nn.Module) -> str | None:
     return None if calls else "the network has no ReLU"
 
 
-def executed_modules(
-    network: nn.Module, interesting: Callable[[nn.Module], bool]
-) -> list[nn.Module]:
-    """Return the interesting modules in the order of their calls in one forward."""
-    return [call.module for call in _watch(network, interesting)[0]]
-
-
 def normed_convolutions(network: nn.Module) -> dict[nn.Conv2d, nn.BatchNorm2d]:
     """Return each convolution whose output is read by one batch norm alone.
 
     A hooked target layer is none of them: its batch norm reads the copy that the hook returns.
     """
     # Subclasses may do more (standardise weights, activate), so exact types only.
-    calls, root = _watch(network, lambda module: type(module) in (nn.Conv2d, nn.BatchNorm2d))
+    calls, root, _ = trace_forward(network, lambda m: type(m) in (nn.Conv2d, nn.BatchNorm2d))
     times = Counter(call.module for call in calls)
-    readers = Counter(parent for node in _nodes(root) for parent in _parents(node))
+    readers = Counter(parent for node in ancestors(root) for parent in _parents(node))
     by_result = {
         call.result: call.module
         for call in calls
@@ -87,21 +116,67 @@ def normed_convolutions(network: nn.Module) -> dict[nn.Conv2d, nn.BatchNorm2d]:
     }
 
 
+def sizes(network: nn.Module, preferred: int = PROBE_PX) -> Iterator[int]:
+    """Yield edges of tiles that a network may take: transformers may be built for one alone."""
+    built_for = (getattr(module, "img_size", None) for module in network.modules())
+    yield from (preferred, *(size[0] for size in built_for if isinstance(size, tuple)), *FIXED_PX)
+
+
+def why_not_size(network: nn.Module, size: int) -> str | None:
+    """Explain why a network refuses tiles of a size; None if it takes them."""
+    try:
+        with torch.no_grad():
+            network(_pixels(network, size))
+    except REFUSALS as error:
+        return shortened(error)
+    return None
+
+
+def trace_forward(network: nn.Module, interesting: Callable[[nn.Module], bool]) -> Trace:
+    """Run one forward, and note the calls of interesting modules.
+
+    Raises:
+        SettingsError: the network takes tiles of none of the sizes that are tried.
+    """
+    reasons = []
+    for size in sizes(network):
+        try:
+            return _trace(network, interesting, size)
+        except REFUSALS as error:
+            reasons.append(shortened(error))
+    raise SettingsError(f"the network takes no tile: {reasons[0]}; correct model.options")
+
+
 @torch.enable_grad()
-def _watch(
-    network: nn.Module, interesting: Callable[[nn.Module], bool]
-) -> tuple[list[_Call], Node | None]:
-    """Run one forward; return the calls of interesting modules, and the root of its graph."""
-    calls: list[_Call] = []
+def _trace(network: nn.Module, interesting: Callable[[nn.Module], bool], size: int) -> Trace:
+    calls: list[Call] = []
+
+    def record(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        sources = [x.grad_fn for x in tensors_in(inputs)]
+        outputs = (Output(x.grad_fn, tuple(x.shape)) for x in tensors_in(output))
+        calls.append(Call(module, sources[0] if sources else None, tuple(outputs)))
+
+    with _evaluating(network), _hooked([*filter(interesting, network.modules())], record):
+        logits = network(_pixels(network, size).requires_grad_())
+    return Trace(calls, logits.grad_fn, size)
+
+
+def _pixels(network: nn.Module, size: int) -> Tensor:
     parameter = next(network.parameters())
-    pixels = torch.zeros(1, 3, PROBE_PX, PROBE_PX, dtype=parameter.dtype, device=parameter.device)
+    return torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device)
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(_Call(module, inputs[0].grad_fn, output.grad_fn))
 
-    with _hooked([m for m in network.modules() if interesting(m)], record):
-        logits = network(pixels.requires_grad_())
-    return calls, logits.grad_fn
+def shortened(error: Exception) -> str:
+    """Return the message of an error as one line."""
+    return " ".join(str(error).split())[:200]
+
+
+def tensors_in(value: object) -> list[Tensor]:
+    """Return the tensors in a module's inputs or output, however they are nested."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value if isinstance(value, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
 
 
 @contextmanager
@@ -115,17 +190,65 @@ def _hooked(modules: list[nn.Module], hook: Callable[..., None]) -> Iterator[Non
             handle.remove()
 
 
-def _nodes(root: Node | None) -> set[Node]:
-    """Return all nodes of a graph."""
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode inside the context, so that a forward changes no statistics."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def ancestors(root: Node | None) -> set[Node]:
+    """Return all nodes of a graph that ends in one."""
+    return set() if root is None else _reachable(root, _parents)
+
+
+def between(first: Node, last: Node) -> set[Node]:
+    """Return the nodes on all ways from one node to another, with these two."""
+    readers: dict[Node, list[Node]] = {}
+    for node in ancestors(last):
+        for parent in _parents(node):
+            readers.setdefault(parent, []).append(node)
+    return _reachable(first, lambda node: readers.get(node, []))
+
+
+def _reachable(first: Node, following: Callable[[Node], Iterable[Node]]) -> set[Node]:
     nodes: set[Node] = set()
-    stack = [root] if root is not None else []
+    stack = [first]
     while stack:
         node = stack.pop()
         if node not in nodes:
             nodes.add(node)
-            stack.extend(_parents(node))
+            stack.extend(following(node))
     return nodes
+
+
+def original(node: Node | None) -> Node | None:
+    """Return the node whose output a node copies (``contiguous``), or the node itself."""
+    while node is not None and node.name().startswith("Clone"):
+        node = next(_parents(node), None)
+    return node
 
 
 def _parents(node: Node) -> Iterator[Node]:
     return (parent for parent, _ in node.next_functions if parent is not None)
+
+
+def deepest_layers(root: Node) -> list[Node]:
+    """Return the convolutions and matrix products that have the most others before them."""
+    depth: dict[Node, int] = {}
+    stack = [root]
+    while stack:
+        missing = [parent for parent in _parents(stack[-1]) if parent not in depth]
+        if missing:
+            stack += missing
+            continue
+        node = stack.pop()
+        before = max((depth[parent] for parent in _parents(node)), default=0)
+        depth[node] = before + bool(LAYER.search(node.name()))
+    layers = [node for node in depth if LAYER.search(node.name())]
+    return [node for node in layers if depth[node] == depth[root]]

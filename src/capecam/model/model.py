@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import logging
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,46 +15,16 @@ from capecam.errors import CheckpointError, SettingsError
 from capecam.grid import Tiling
 from capecam.model.architecture import BANDS, Budget, build_network
 from capecam.model.checkpoint import Weights, read_weights
-from capecam.model.introspection import PROBE_PX, executed_modules
-from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ClassSettings, ModelSettings, Triple
-
-HEAD = "segmentation_head.0.weight"
-"""Last layer of every segmentation_models_pytorch network: (classes, channels, kh, kw)."""
+from capecam.model.checkpoint_networks import choose_network, head_key, network_prefixes
+from capecam.model.introspection import PROBE_PX, why_not_size
+from capecam.model.normalisation import Normalisation, find_normalisation, why_doubtful
+from capecam.model.target_layer import find_layer
+from capecam.settings import ClassSettings, ModelSettings
 
 OPTIONAL = "num_batches_tracked"
 """Counter of batch norms that inference never reads; older files lack it."""
 
-SCALING = ("mean", "std")
-"""Buffers of normalisation beside the network in a checkpoint, (1, 3, 1, 1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Normalisation:
-    """``(pixels * input_max / 255 - mean) / std`` on pixels of 0..255."""
-
-    input_max: float
-    mean: Triple
-    std: Triple
-
-    def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.input_max, *self.mean, *self.std))):
-            raise SettingsError(
-                f"mean and std must be finite numbers, got {self.mean} and {self.std}; set "
-                "model.mean and model.std"
-            )
-        if min(self.std) <= 0:
-            raise SettingsError(f"std must be above 0, got {self.std}; set model.std")
-
-    def on(
-        self, device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> Callable[[Tensor], Tensor]:
-        """Return it as a function of (..., 3, H, W) pixels on a device."""
-        scale = self.input_max / 255
-        mean, std = (
-            torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
-            for values in (self.mean, self.std)
-        )
-        return lambda pixels: (pixels * scale - mean) / std
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +45,10 @@ class Model:
     """Keys of the checkpoint that are not part of the network."""
     sigmoid: bool = False
     """True if the network has one channel: the logit of class 1, against 0 for the background."""
+    weights: str | None = None
+    """Network of the checkpoint that was chosen by its name."""
+    doubt: str | None = None
+    """Remark about the normalisation, if it hardly fits the range of the input."""
 
     @property
     def foreground(self) -> tuple[ClassSettings, ...]:
@@ -90,45 +63,55 @@ def load_model(path: Path, settings: ModelSettings) -> Model:
         CheckpointError: the checkpoint is unreadable, unsafe, or not of this network.
         SettingsError: architecture, encoder or layer is missing or unknown.
     """
-    return build_model(read_weights(path), settings)
+    model = build_model(read_weights(path), settings)
+    if model.doubt:
+        log.warning("%s", model.doubt)
+    return model
 
 
 def build_model(weights: Weights, settings: ModelSettings) -> Model:
     """Build the model of weights that have been read; raises as :func:`load_model`."""
-    path, channels = weights.path, channel_count(weights)
+    path, tensors = weights.path, weights.tensors
+    prefix = choose_network(path, tensors, settings.weights)
+    channels = channel_count(weights, prefix)
     sigmoid = _is_sigmoid(settings, weights, channels)
-    with Budget(sum(tensor.numel() for tensor in weights.tensors.values()), path):
+    architecture = describe(settings, weights.config)
+    with Budget(sum(tensor.numel() for tensor in tensors.values()), path, architecture):
         network = build_network(settings, weights.config, channels)
-    ignored = _fill(network, weights)
+    used = _fill(network, weights, prefix)
     _check_bands(network, path)
     _check_finite(network, path)
     _check_classes(len(settings.classes), path, channels)
     network.eval().requires_grad_(False)
     _check_output(network, path)
+    others = {key: tensor for key, tensor in tensors.items() if key not in used}
+    normalisation = find_normalisation(settings, path, others, prefix)
     return Model(
         network,
         settings.classes,
-        _normalisation(settings, weights),
+        normalisation,
         find_layer(network, settings.target_layer),
-        describe(settings, weights.config),
+        architecture,
         weights.sha256,
-        ignored,
+        _ignored(tensors, prefix, {*used, *normalisation.keys}),
         sigmoid,
+        settings.weights,
+        why_doubtful(normalisation, settings, path),
     )
 
 
-def channel_count(weights: Weights) -> int:
-    """Return the number of output channels, from the shape of the last layer.
+def _ignored(tensors: Mapping[str, Tensor], prefix: str, used: Set[str]) -> tuple[str, ...]:
+    """Return the keys that are not used; those of another network as one pattern."""
+    others = [other for other in network_prefixes(tensors) if other not in ("", prefix)]
+    patterns = {other: f"{other[:100]}*" for other in others if not prefix.startswith(other)}
+    unused = (key for key in tensors if key not in used)
+    found = (next((p for o, p in patterns.items() if key.startswith(o)), key) for key in unused)
+    return tuple(dict.fromkeys(found))
 
-    Raises:
-        CheckpointError: the checkpoint has no segmentation head.
-    """
-    for key, tensor in weights.tensors.items():
-        if key.endswith(HEAD):
-            return int(tensor.shape[0])
-    raise CheckpointError(
-        f"{weights.path}: has no {HEAD}; expected a network of segmentation_models_pytorch"
-    )
+
+def channel_count(weights: Weights, prefix: str) -> int:
+    """Return the number of output channels, from the shape of the last layer of a network."""
+    return int(weights.tensors[head_key(weights.tensors, prefix)].shape[0])
 
 
 def _is_sigmoid(settings: ModelSettings, weights: Weights, channels: int) -> bool:
@@ -194,11 +177,9 @@ def _check_output(network: nn.Module, path: Path) -> None:
         )
 
 
-def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
-    """Load the tensors into the network; return the keys that it does not have."""
+def _fill(network: nn.Module, weights: Weights, prefix: str) -> frozenset[str]:
+    """Load the tensors of a network; return their keys."""
     state = network.state_dict()
-    # Lightning puts ``model.`` before the network's own keys.
-    prefix = next(key.removesuffix(HEAD) for key in weights.tensors if key.endswith(HEAD))
     offered = {
         key.removeprefix(prefix): tensor
         for key, tensor in weights.tensors.items()
@@ -208,8 +189,7 @@ def _fill(network: nn.Module, weights: Weights) -> tuple[str, ...]:
         if not (key.endswith(OPTIONAL) and key not in offered):
             _check_fits(weights.path, f"{prefix}{key}", offered.get(key), tensor)
     network.load_state_dict({k: v for k, v in offered.items() if k in state}, strict=False)
-    used = {f"{prefix}{key}" for key in state} | {*SCALING}
-    return tuple(key for key in weights.tensors if key not in used)
+    return frozenset(f"{prefix}{key}" for key in state)
 
 
 def _check_fits(path: Path, key: str, offered: Tensor | None, expected: Tensor) -> None:
@@ -229,34 +209,17 @@ def _check_fits(path: Path, key: str, offered: Tensor | None, expected: Tensor) 
         )
 
 
-def _normalisation(settings: ModelSettings, weights: Weights) -> Normalisation:
-    """Take mean and std from the settings, else from the checkpoint's buffers, else ImageNet's."""
-
-    def triple(name: str, chosen: Triple | None, default: Triple) -> Triple:
-        own = weights.tensors.get(name)
-        if chosen is not None or own is None:
-            return chosen or default
-        if own.numel() != len(default):
-            raise CheckpointError(
-                f"{weights.path}: {name} has shape {tuple(own.shape)}, expected 3 values"
-                "; set model.mean and model.std in the configuration"
-            )
-        r, g, b = (round(value, 7) for value in own.flatten().tolist())
-        return r, g, b
-
-    return Normalisation(
-        settings.input_max,
-        triple("mean", settings.mean, IMAGENET_MEAN),
-        triple("std", settings.std, IMAGENET_STD),
-    )
-
-
 def check_tile(network: nn.Module, tiling: Tiling) -> None:
     """Check that a tile has whole heatmap blocks and whole samples of the deepest activations.
 
     Raises:
         SettingsError: it has not; the message names the nearest sizes that have.
     """
+    if why_not_size(network, PROBE_PX) and (reason := why_not_size(network, tiling.size)):
+        raise SettingsError(
+            f"the network takes no tiles of {tiling.size} px ({reason}); set tiling.size, or "
+            "model.options for tiles of any size, such as dynamic_img_size: true"
+        )
     divides = getattr(network, "requires_divisible_input_shape", True)
     divisor = getattr(getattr(network, "encoder", None), "output_stride", 1) if divides else 1
     unit = math.lcm(int(divisor), tiling.stride)
@@ -276,46 +239,3 @@ def describe(settings: ModelSettings, config: Mapping[str, object] | None) -> st
     if config:
         return f"{config.get('_model_class')} ({config.get('encoder_name')})"
     return "unknown"
-
-
-def find_layer(network: nn.Module, name: str | None) -> str:
-    """Return the full path of a layer: ``layer4.2.conv3``, ``layer4[-1].conv3``, None (default).
-
-    Raises:
-        SettingsError: the layer does not exist; the message names similar ones.
-    """
-    if name is None:
-        return _last_encoder_conv(network)
-    parts = re.sub(r"\[(-?\d+)\]", r".\1", name).split(".")
-    for start in ([], ["encoder"], ["encoder", "model"]):  # the last is how timm is wrapped
-        path = _walk(network, [*start, *parts])
-        if path is not None:
-            return path
-    layers = [path for path, _ in network.named_modules() if path]
-    near = difflib.get_close_matches(f"encoder.{name}", layers, 3, cutoff=0.4)
-    raise SettingsError(f"the network has no layer {name!r}; near it are: {', '.join(near)}")
-
-
-def _walk(module: nn.Module, parts: list[str]) -> str | None:
-    """Resolve a path, in which negative indices count from the end; None if a module is missing."""
-    path: list[str] = []
-    for part in parts:
-        children = dict(module.named_children())
-        if re.fullmatch(r"-\d+", part) and int(part) >= -len(children):
-            part = list(children)[int(part)]  # noqa: PLW2901
-        if part not in children:
-            return None
-        module = children[part]
-        path.append(part)
-    return ".".join(path)
-
-
-def _last_encoder_conv(network: nn.Module) -> str:
-    """Return the path of the last Conv2d that the encoder runs; definition order can differ."""
-    encoder = network.get_submodule("encoder") if hasattr(network, "encoder") else network
-    convolutions = {module for module in encoder.modules() if isinstance(module, nn.Conv2d)}
-    ran = executed_modules(network, convolutions.__contains__)
-    if not ran:
-        raise SettingsError("the encoder runs no Conv2d; set model.target_layer")
-    path: str = next(path for path, module in network.named_modules() if module is ran[-1])
-    return path

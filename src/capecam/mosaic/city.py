@@ -14,7 +14,8 @@ from capecam.imagery.header import Header
 from capecam.imagery.header_reader import HeaderRules, read_headers
 from capecam.mosaic.aoi import AreaOfInterest, read_aoi
 from capecam.mosaic.collar_cache import CollarCache
-from capecam.mosaic.mosaic import GridRules, Mosaic, build_mosaic
+from capecam.mosaic.common_grid import GridRules
+from capecam.mosaic.mosaic import Mosaic, build_mosaic
 from capecam.settings import ImagerySettings, MosaicSettings, Settings, TilingSettings, ValueRange
 
 

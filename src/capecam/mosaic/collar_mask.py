@@ -103,8 +103,14 @@ def strips(height: int, width: int) -> Iterator[Window]:
         yield Window(row, 0, min(STRIP, height - row), width)
 
 
-def _is_near(pixels: NDArray[Any], white: bool, levels: int) -> Booleans:
-    """Return (height, width): True where all bands are within some levels of black or white."""
+def is_near(pixels: NDArray[Any], white: bool, levels: int) -> Booleans:
+    """Return (height, width): True where all bands are within some levels of black or white.
+
+    Args:
+        pixels: (bands, height, width).
+        white: near white, not black.
+        levels: of 8-bit values; others have to be exact.
+    """
     if pixels.dtype.kind != "u":  # white is undefined without a largest value
         return np.asarray((pixels == 0).all(axis=0) & (not white))
     off = np.iinfo(pixels.dtype).max - pixels.min(axis=0) if white else pixels.max(axis=0)
@@ -133,7 +139,7 @@ class _Seeds:
 
     def add(self, window: Window, pixels: NDArray[Any]) -> None:
         """Add a strip of the image."""
-        exact, loose = (_is_near(pixels, self.white, levels) for levels in (EXACT, LOOSE))
+        exact, loose = (is_near(pixels, self.white, levels) for levels in (EXACT, LOOSE))
         top = window.row // BLOCK
         blocks = _whole_blocks(exact)
         self._core[top : top + len(blocks)] = blocks
@@ -144,7 +150,7 @@ class _Seeds:
 
     def select(self) -> bool:
         """Drop regions that are not a collar; return whether any is left."""
-        self._core = _reaching_edge(self._core)
+        self._core = reaching_edge(self._core)
         for edge, values in self._edges.items():
             labels, count = ndimage.label(values)
             exact = values == 2
@@ -180,7 +186,7 @@ def _whole_blocks(exact: Booleans) -> Booleans:
     return np.asarray(tiles.all(axis=(1, 3)))
 
 
-def _reaching_edge(core: Booleans) -> Booleans:
+def reaching_edge(core: Booleans) -> Booleans:
     """Return the regions that hold a corner, or run along a good part of a side."""
     labels, count = ndimage.label(core)
     kept = np.zeros(count + 1, np.bool_)
@@ -230,7 +236,7 @@ def _grow(read: Read, part: Window, image: Window, seeds: list[_Seeds]) -> Boole
         mask |= sure
         if rim := _around_rim(sure, around):
             inside = rim.slices(around)
-            mask[inside] |= _spread(sure[inside], _is_near(read(rim), seed.white, LOOSE))
+            mask[inside] |= _spread(sure[inside], is_near(read(rim), seed.white, LOOSE))
     return mask[part.slices(around)]
 
 

@@ -11,6 +11,7 @@ from capecam.imagery.crs import is_in_degrees, metres_a_unit
 from capecam.imagery.header import Header
 from capecam.imagery.metadata import crs_name, join_names
 from capecam.mosaic.city import City
+from capecam.mosaic.datum_remarks import datum_remarks
 from capecam.mosaic.mosaic import Source
 from capecam.settings import Settings
 
@@ -82,6 +83,7 @@ def summarize_diagnostics(city: City, settings: Settings) -> tuple[DiagnosticGro
         for diagnostic in (
             *image_diagnostics(source.header, settings, resampled=source.warped),
             *_placement(source, settings),
+            *(Diagnostic(*remark) for remark in datum_remarks(source.header, city.mosaic)),
         ):
             images.setdefault(diagnostic, []).append(source.name)
     groups = [DiagnosticGroup(entry, tuple(names)) for entry, names in images.items()]

@@ -77,5 +77,7 @@ def _file_name(source: Source, vrt: Path) -> str | None:
     path = source.header.path
     if isinstance(path, VsiPath):
         return None if path.secret else path.gdal
-    name = Path(os.path.relpath(path, vrt.parent)).as_posix()
+    # The system follows links before ``..``: folders are compared as they really are.
+    folder = os.path.relpath(os.path.realpath(path.parent), os.path.realpath(vrt.parent))
+    name = Path(folder, path.name).as_posix()
     return None if NOT_IN_XML.search(name) else name

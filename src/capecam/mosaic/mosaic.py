@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import reduce
 from math import floor
 from statistics import median_low
-from typing import TypeVar
 
 import shapely
 
 from capecam.errors import ImageError
-from capecam.grid import Cell, Grid, Tiling, Window, decimal
-from capecam.imagery.crs import crs_key, pixel_of
+from capecam.grid import Cell, Grid, Tiling, Window
+from capecam.imagery.datum import Frame, datum_of, grid_key, same_crs
+from capecam.imagery.datum_shift import datum_shift
 from capecam.imagery.header import Header, same_size
 from capecam.mosaic.collar_cache import CollarCache
+from capecam.mosaic.common_grid import GridRules, common_grid, frame_of, largest_group
 from capecam.mosaic.warping import window_on_grid
 from capecam.settings import ValueRange
-
-T = TypeVar("T")
 
 MAX_DISTANCE_PX = 5_000_000
 """Distance of an image from the middle of the mosaic (400 km at 8 cm) from which it is taken to be
@@ -105,17 +103,6 @@ class Mosaic:
                 yield part
 
 
-@dataclass(frozen=True, slots=True)
-class GridRules:
-    """Rules for placing images on one grid."""
-
-    align: str = "snap"
-    """``snap``, ``warp`` or ``error``: treatment of images that are not on the grid."""
-    gsd_m: float | None = None
-    """Edge of the grid's pixels on the ground, to which all images are resampled; None: the
-    resolution of most images."""
-
-
 def build_mosaic(
     headers: Mapping[str, Header], anchor: tuple[float, float] | None, rules: GridRules
 ) -> tuple[Mosaic | None, dict[str, str]]:
@@ -138,11 +125,12 @@ def build_mosaic(
     north_up = [h for h in headers.values() if h.placement.orientation == "north-up"]
     if not headers or not (north_up or rules.align == "warp"):
         return None, {name: _not_north_up(header) for name, header in headers.items()}
-    group = _largest_group(north_up or list(headers.values()), rules)
-    grid = _common_grid(group, anchor, rules)
+    group = largest_group(north_up or list(headers.values()), rules)
+    grid, frame = common_grid(group, anchor, rules), frame_of(group)
     sources, misfits = [], {}
     for name, header in headers.items():
         try:
+            _check_frame(header, frame, rules, len(group))
             sources.append(_place(name, header, grid, rules, len(group)))
         except ImageError as error:
             misfits[name] = str(error)
@@ -154,11 +142,27 @@ def build_mosaic(
     return Mosaic(grid.crop(hull), tuple(sorted(sources, key=lambda s: s.key))), misfits
 
 
-def _largest_group(headers: Sequence[Header], rules: GridRules) -> list[Header]:
-    """Return the largest group that can share a grid; one CRS suffices if all are resampled."""
-    keys = [h.group if rules.gsd_m is None else (crs_key(h.crs),) for h in headers]
-    largest = _most_common(keys)
-    return [header for header, key in zip(headers, keys, strict=True) if key == largest]
+def _check_frame(header: Header, frame: Frame, rules: GridRules, count: int) -> None:
+    """Check that the numbers of an image are on the datum and at the epoch of the mosaic.
+
+    Raises:
+        ImageError: they are not, and nothing is to be done about it here.
+    """
+    if None not in (header.frame.epoch, frame.epoch) and header.frame.epoch != frame.epoch:
+        raise ImageError(
+            f"{header.path}: its coordinates are those of {header.frame.epoch:g}, and of "
+            f"{frame.epoch:g} in the {count} images that make the mosaic: the ground has moved; "
+            "bring it to that year with gdalwarp -s_coord_epoch -t_coord_epoch, or run it by itself"
+        )
+    is_other = grid_key(header.crs) == grid_key(frame.crs) and not same_crs(header.crs, frame.crs)
+    if is_other and rules.align != "warp":
+        own, common = (datum_of(crs).name for crs in (header.crs, frame.crs))
+        shift = datum_shift(header.placement, frame.crs)
+        raise ImageError(
+            f"{header.path}: its datum is {own}, that of the {count} images that make the mosaic "
+            f"is {common}: {shift.apart}; reproject it with gdalwarp to their CRS, or use "
+            "--align warp"
+        )
 
 
 def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) -> Source:
@@ -167,11 +171,11 @@ def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) 
     Raises:
         ImageError: the rules do not allow it.
     """
-    placement, same_crs = header.placement, crs_key(header.crs) == crs_key(grid.crs)
+    placement, on_crs = header.placement, same_crs(header.crs, grid.crs)
     north_up = placement.orientation == "north-up"
     if not north_up and rules.align != "warp":
         raise ImageError(_not_north_up(header))
-    if north_up and same_crs and same_size(header.pixel, grid.pixel):
+    if north_up and on_crs and same_size(header.pixel, grid.pixel):
         col, row = grid.to_lattice_exact(*placement.corner)
         # Halves always go the same way, so that neighbours with the same shift keep abutting.
         left, top = floor(col + Fraction(1, 2)), floor(row + Fraction(1, 2))
@@ -182,7 +186,7 @@ def _place(name: str, header: Header, grid: Grid, rules: GridRules, count: int) 
                 "mosaic; use --align snap, or shift it with gdal_translate -a_ullr"
             )
         return Source(header, name, Window(top, left, placement.height, placement.width), shift)
-    if rules.align != "warp" and not (same_crs and rules.gsd_m):
+    if rules.align != "warp" and not (on_crs and rules.gsd_m):
         raise ImageError(
             f"{header.path}: its CRS or resolution is not that of the {count} images that make the "
             "mosaic; reproject it with gdalwarp to their grid, or use --align warp"
@@ -221,40 +225,3 @@ def _not_north_up(header: Header) -> str:
         f"{header.path}: {problem}, so not north-up; straighten it with --align warp, "
         "or with gdalwarp"
     )
-
-
-def _common_grid(
-    headers: Sequence[Header], anchor: tuple[float, float] | None, rules: GridRules
-) -> Grid:
-    """Return the grid of a group, whatever the order of its members."""
-    crs = _most_common(header.crs for header in headers)
-    lefts, bottoms, rights, tops = zip(*(header.bounds for header in headers), strict=True)
-    left, bottom, right, top = min(lefts), min(bottoms), max(rights), max(tops)
-    x, y = anchor or (left, top)
-    pixel = _most_common(header.pixel for header in headers)
-    if rules.gsd_m is not None:
-        pixel = pixel_of(rules.gsd_m, crs, ((left + right) / 2, (bottom + top) / 2))
-    corners = [header.placement.corner for header in headers if same_size(header.pixel, pixel)]
-    xs, ys = zip(*(corners or [(x, y)]), strict=True)
-    origin = _align_phase(x, xs, pixel[0]), _align_phase(y, ys, pixel[1])
-    return Grid(crs, origin, pixel, Window(0, 0, 1, 1))
-
-
-def _most_common(values: Iterable[T]) -> T:
-    """Return the most common value; the smallest of equally common ones."""
-    counts = Counter(values)
-    return min(counts, key=lambda value: (-counts[value], value))
-
-
-def _align_phase(point: float, corners: Sequence[float], size: float) -> float:
-    """Return the coordinate nearest to ``point`` that is whole pixels away from most corners."""
-
-    def offset(corner: float) -> Fraction:
-        exact = (decimal(corner) - decimal(point)) / decimal(size)
-        return exact - floor(exact + Fraction(1, 2))
-
-    common = _most_common(round(float(offset(corner)), 3) for corner in corners)
-    if common == 0:
-        return point
-    member = min(c for c in corners if round(float(offset(c)), 3) == common)
-    return float(decimal(point) + offset(member) * decimal(size))

@@ -16,7 +16,7 @@ from rasterio.warp import transform_bounds
 
 from capecam.errors import ImageError
 from capecam.grid import Grid, Window
-from capecam.imagery.crs import crs_key
+from capecam.imagery.datum import same_crs
 from capecam.imagery.georeferencing import Bounds
 from capecam.imagery.header import Header
 
@@ -78,7 +78,7 @@ def _validity_problem(header: Header) -> str | None:
 
 
 def _bounds(header: Header, grid: Grid) -> Bounds:
-    if crs_key(header.crs) == crs_key(grid.crs):
+    if same_crs(header.crs, grid.crs):
         return header.bounds
     reason = "no part of it is inside that CRS"
     try:
@@ -108,7 +108,7 @@ def resampling_factors(header: Header, grid: Grid) -> tuple[float, float]:
     (dx, dy), (left, bottom, right, top) = header.pixel, header.bounds
     x, y = (left + right) / 2, (bottom + top) / 2
     across, down = (dx, 0.0), (0.0, dy)
-    if crs_key(header.crs) != crs_key(grid.crs):
+    if not same_crs(header.crs, grid.crs):
         xs, ys = _transformer(header.crs, grid.crs).transform(
             [x - dx / 2, x + dx / 2, x, x], [y, y, y - dy / 2, y + dy / 2]
         )
@@ -149,9 +149,10 @@ def warp_mask(dataset: Any, header: Header, grid: Grid) -> WarpedVRT:
 def _warp(dataset: Any, header: Header, grid: Grid, **options: object) -> WarpedVRT:
     across, down = resampling_factors(header, grid)
     palette = header.pixels.palette  # its values cannot be interpolated
+    own = grid.crs if same_crs(header.crs, grid.crs) else header.crs
     return WarpedVRT(
         dataset,
-        src_crs=CRS.from_wkt(header.crs),
+        src_crs=CRS.from_wkt(own),
         crs=CRS.from_wkt(grid.crs),
         transform=grid.transform,
         height=grid.window.height,

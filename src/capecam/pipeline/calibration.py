@@ -29,12 +29,16 @@ OnReading = Callable[[tuple[str, ...]], object]
 
 def calibration_key(engine: Engine) -> dict[str, str]:
     """Return what raw values depend on, beside the imagery."""
-    return {
-        "checkpoint": engine.model.sha256,
-        "target_layer": engine.model.target_layer,
+    model = engine.model
+    key = {
+        "checkpoint": model.sha256,
+        "target_layer": model.target_layer,
         "score": engine.score,
         "where": engine.where,
     }
+    # Left out where they are no choice, so that calibrations of versions without them are kept.
+    optional = {"weights": model.weights, "normalisation": model.normalisation.prefix}
+    return key | {name: value for name, value in optional.items() if value}
 
 
 def read_calibration(run_json: Path) -> CalibrationRecord:
@@ -70,9 +74,11 @@ def load_calibration(run_json: Path, engine: Engine) -> CalibrationRecord:
 
 def why_not_usable(calibration: CalibrationRecord, engine: Engine) -> str | None:
     """Explain how a calibration differs from an engine's; None if it fits."""
-    for key, value in calibration_key(engine).items():
-        if calibration.key.get(key) != value:
-            return f"{key} is {calibration.key.get(key)}, this run has {value}"
+    expected = calibration_key(engine)
+    for key in dict.fromkeys((*expected, *calibration.key)):
+        old, new = calibration.key.get(key), expected.get(key)
+        if old != new:
+            return f"{key} is {old}, this run has {new}"
     classes = len(engine.model.foreground)
     for method in set(engine.methods) & calibration.scale_max.keys():
         if len(calibration.scale_max[method]) != classes:

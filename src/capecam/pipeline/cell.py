@@ -19,6 +19,7 @@ from capecam.detections.measurement import write_pieces
 from capecam.detections.tracing import Tracer
 from capecam.grid import Cell
 from capecam.io.cog import LEVELS, NODATA, CogSet, Product
+from capecam.mosaic.border_probe import BorderProbe
 from capecam.mosaic.city import City
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.preparation import RunConstants
@@ -51,6 +52,8 @@ class CellReport:
     """Number of windows that were run, including those shared with neighbours."""
     valid_px: int
     """Number of pixels of the core with imagery."""
+    border_share: float
+    """Share of them in a nearly black or white border that is not marked as nodata."""
     detections: int
     """Number of unfiltered pieces."""
     singular: int
@@ -79,13 +82,13 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
     """
     engine, tiling = job.engine, job.settings.tiling.tiling
     grid, batch_size = job.city.mosaic.grid.crop(cell.core), job.constants.batch_size
-    timer, unreadable = StageTimer(), dict[str, str]()
+    timer, unreadable, border = StageTimer(), dict[str, str](), BorderProbe(cell)
     stitcher = Stitcher(_stitch_plan(job), cell, engine.device)
     tracer = Tracer(cell.core.col, cell.image)
     count, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
 
     with (
-        closing(_read(cell, job, unreadable)) as tiles,
+        closing(_read(cell, job, unreadable, border)) as tiles,
         CogSet(folder, grid, grid.coarsen(tiling.stride), _products(job)) as cogs,
     ):
         with _consumers(cogs, tracer, timer) as consume:
@@ -109,6 +112,7 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
     return CellReport(
         count,
         int(stitcher.valid_px),
+        round(border.share(), 4),
         len(pieces),
         int(singular),
         min(batch_size, engine.max_tiles),
@@ -117,7 +121,9 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
     )
 
 
-def _read(cell: Cell, job: Job, unreadable: dict[str, str]) -> Generator[Tile, None, None]:
+def _read(
+    cell: Cell, job: Job, unreadable: dict[str, str], border: BorderProbe
+) -> Generator[Tile, None, None]:
     """Read the tiles of a cell.
 
     The generator has to be closed if it is not exhausted: its threads would continue to read, and
@@ -130,6 +136,7 @@ def _read(cell: Cell, job: Job, unreadable: dict[str, str]) -> Generator[Tile, N
         interest=job.city.interest,
         readers=job.settings.compute.readers,
         device=job.engine.device,
+        on_read=border.add,
     )
 
 

@@ -13,7 +13,8 @@ from capecam.attribution.device import pick_device
 from capecam.attribution.engine import Engine
 from capecam.errors import CapecamError, DeviceError, StoppedError
 from capecam.grid import Cell
-from capecam.model.model import Model, check_tile, load_model
+from capecam.model.checkpoint import read_weights
+from capecam.model.model import Model, build_model, check_tile
 from capecam.mosaic.city import City
 from capecam.pipeline.calibration import OnReading
 from capecam.pipeline.cell import CellReport, Job, OnTiles, process
@@ -139,7 +140,7 @@ def _is_device_error(error: Exception) -> bool:
 
 def _load(settings: Settings) -> Model:
     checkpoint = required(settings.checkpoint, "checkpoint", "--checkpoint FILE")
-    return load_model(checkpoint, settings.model)
+    return build_model(read_weights(checkpoint), settings.model)
 
 
 def _build_engine(settings: Settings, model: Model) -> Engine:

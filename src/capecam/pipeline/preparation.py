@@ -78,6 +78,8 @@ def prepare(
     Raises:
         UsageError: no image can be sampled, or the calibration that is named does not fit.
     """
+    if engine.model.doubt:  # here and not where it is loaded, which every worker does
+        log.warning("%s", engine.model.doubt)
     value_range = _value_range(settings, city, previous, on_reading)
     city = city.with_value_range(value_range)
 

@@ -20,6 +20,9 @@ from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest, TileIndices
 from capecam.mosaic.reader import Reader
 
 CPU = torch.device("cpu")
+OnRead = Callable[[Window, NDArray[np.uint8], NDArray[np.bool_]], object]
+"""Takes a window, its pixels (3, height, width) and its validity (height, width)."""
+
 SUPER_BLOCK = 10
 """Number of windows along the edge of a super-block, 2,570 px at 320/70. Reading window by window
 decodes most blocks twice and costs 5 to 30 times more."""
@@ -78,6 +81,7 @@ def read_tiles(
     interest: AreaOfInterest = EVERYWHERE,
     readers: int = 0,
     device: torch.device = CPU,
+    on_read: OnRead = lambda _window, _pixels, _valid: None,
 ) -> Generator[Tile, None, None]:
     """Yield the windows of a core that are of interest and have a valid pixel, row-major.
 
@@ -91,13 +95,15 @@ def read_tiles(
         interest: limits the windows.
         readers: number of threads; 0 reads in the calling thread, with the same result.
         device: of the tiles.
+        on_read: called in the reading threads with every window that is read, its pixels and its
+            validity.
 
     Raises:
         ImageError: an image that is needed cannot be decoded.
     """
     selected = interest.selected_windows(tiling, core)
     rows = list(_super_rows(tiling, core, selected))
-    with _reading(open_reader, readers, device) as submit:
+    with _reading(open_reader, readers, device, on_read) as submit:
         ahead = [submit(block.extent) for row in rows[:1] for block in row]
         for row, following in zip(rows, [*rows[1:], []], strict=True):
             loaded = [result() for result in ahead]
@@ -163,7 +169,7 @@ def _cut(
 
 @contextmanager
 def _reading(
-    open_reader: Callable[[], Reader], readers: int, device: torch.device
+    open_reader: Callable[[], Reader], readers: int, device: torch.device, on_read: OnRead
 ) -> Iterator[Callable[[Window], Callable[[], Loaded]]]:
     """Return a function that starts to read a window and returns a function for the result."""
     local = threading.local()
@@ -174,6 +180,7 @@ def _reading(
                 local.reader = opened.enter_context(open_reader())
             reader: Reader = local.reader
             pixels, valid = reader.read(window)
+            on_read(window, pixels, valid)
             return Loaded(_upload(pixels, device), _upload(valid, device), valid)
 
         if readers == 0:

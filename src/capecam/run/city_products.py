@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyproj
 from pyarrow import ArrowInvalid
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from capecam.detections.assembly import AssemblyRules, assembly_rules, cell_pieces, write_detections
+from capecam.detections.assembly import assembly_rules, cell_pieces, write_detections
 from capecam.detections.evidence import Evidence
 from capecam.detections.heatmap_stats import EvidenceRasters
 from capecam.errors import StoppedError
 from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
-from capecam.io.vector_writer import index_column, write_gpkg
 from capecam.io.vrt import write_vrt
+from capecam.run.editable_products import EditableProducts
+from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
+from capecam.store.edited import keep_edited
 from capecam.store.file_names import (
     DETECTIONS,
-    GEOPACKAGE,
-    LAYER,
-    PROJECT,
     REJECTED,
     RUN_JSON,
     SUMMARY,
@@ -33,21 +32,16 @@ from capecam.store.file_names import (
 from capecam.store.ledger import Ledger
 from capecam.store.records import FileFacts, RunRecord, TotalsRecord
 from capecam.store.run_folder import RunFolder
-from capecam.views.qgis.layer_tree import project_of
 from capecam.views.qgis.product_styles import write_styles
-from capecam.views.qgis.project import write_project
 from capecam.views.report.report import write_report
-from capecam.views.styles.layers import detections_style, rejected_style
-from capecam.views.styles.qml import embed_style
 
 EVIDENCE_CACHE = ".evidence.npy"
 """Numbers of the last time; without it they are measured again."""
 
 RECORDED = ("*.vrt", "*.tif", "*.qml", DETECTIONS, f"{REJECTED}.parquet", SUMMARY)
-"""Products that ``capecam verify`` compares byte for byte; not those that QGIS writes into when it
-opens them: GeoPackage and project."""
+"""Products that ``capecam verify`` compares byte for byte."""
 
-UNREADABLE = (OSError, *DAMAGED, DataSourceError, DataLayerError, ArrowInvalid)
+UNREADABLE = (OSError, *DAMAGED, DataSourceError, DataLayerError, ArrowInvalid, sqlite3.Error)
 """Errors of reading and writing products, where files or the disk are damaged."""
 
 
@@ -82,7 +76,9 @@ def write_city_products(out: Path) -> RunRecord:
 
 
 def _write(run: RunFolder) -> RunRecord:
-    out, rules = run.out, assembly_rules(run)
+    out, rules, written = run.out, assembly_rules(run), run.record.last_written
+    keep_edited(out, written)
+    editable = EditableProducts.before(out, rules, written)
     _write_layers(run)
     write_styles(run)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
@@ -92,39 +88,31 @@ def _write(run: RunFolder) -> RunRecord:
         rasters, run.grid, run.settings.evidence, processes, out / EVIDENCE_CACHE
     ) as evidence:
         found = write_detections(out, cell_pieces(run), rules, evidence)
-    write_geopackage(out, rules)
     summary = found.summary.to_dict("records")
     counts = {row["class"]: row["count"] for row in summary}
-    with atomic_write(out / PROJECT) as qgz:
-        write_project(qgz, project_of(run, counts))
+    people_edit = editable.write(run, counts)
     totals = TotalsRecord(
         cells=len(run.cells),
         tiles=sum(cell.tiles for cell in run.cells.values()),
         by_class={row["class"]: (row["count"], row["area_m2"]) for row in summary},
     )
     files = sorted(path for pattern in RECORDED for path in out.glob(pattern))
+    products = {path.name: FileFacts.of(path) for path in files}
+    of_headers = [entry for entry in run.record.unusual if entry.seen_in == "headers"]
+    of_pixels = unusual_records(pixel_diagnostics(run.cells), "pixels")
+    audit_holds = products[DETECTIONS] == written.get(DETECTIONS)
     record = run.record.model_copy(
         update={
             "totals": totals,
             "detections": found.steps,
-            "products": {path.name: FileFacts.of(path) for path in files},
+            "products": products,
+            "written": products | people_edit,
+            "unusual": (*of_headers, *of_pixels),
+            "audit": run.record.audit if audit_holds else None,
         }
     )
     record.write(out / RUN_JSON)
     return record
-
-
-def write_geopackage(out: Path, rules: AssemblyRules) -> None:
-    """Write the finished tables of detections once more, as styled layers of a GeoPackage."""
-    layers = {LAYER: out / DETECTIONS}
-    if rules.settings.keep_rejected:
-        layers[REJECTED] = out / f"{REJECTED}.parquet"
-    with atomic_write(out / GEOPACKAGE) as gpkg:
-        write_gpkg(gpkg, layers, pyproj.CRS.from_wkt(rules.grid.crs))
-        embed_style(gpkg, LAYER, detections_style(rules.classes))
-        index_column(gpkg, LAYER, "review")  # the queue is a few of many
-        if rules.settings.keep_rejected:
-            embed_style(gpkg, REJECTED, rejected_style())
 
 
 def _write_layers(run: RunFolder) -> None:

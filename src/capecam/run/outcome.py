@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -14,8 +15,10 @@ import torch
 from capecam import __version__
 from capecam.grid import Cell
 from capecam.mosaic.city import City
+from capecam.mosaic.diagnostics import DiagnosticGroup
 from capecam.mosaic.mosaic import Source
 from capecam.pipeline.preparation import RunConstants
+from capecam.run.unusual_images import unusual_records
 from capecam.settings import Settings
 from capecam.store.records import (
     CheckpointRecord,
@@ -97,6 +100,10 @@ class PreparedRun:
     city: City
     cells: tuple[Cell, ...]
     constants: RunConstants
+    diagnostics: tuple[DiagnosticGroup, ...] = ()
+    """Remarks on the headers of the images."""
+    previous: RunRecord | None = None
+    """Record of the run before, into the same folder."""
 
     @property
     def inputs(self) -> Inputs:
@@ -117,6 +124,7 @@ class PreparedRun:
         record = RunRecord(
             capecam=__version__,
             settings=self.settings.model_dump(mode="json"),
+            started_in=os.path.relpath(Path.cwd(), os.path.realpath(outcome.out)),
             versions={"python": platform.python_version(), "torch": torch.__version__},
             device=constants.device,
             precision=constants.precision,
@@ -135,6 +143,7 @@ class PreparedRun:
             cells=tuple(cell.name for cell in self.cells),
             shifted={s.name: s.shift_px for s in mosaic.sources if any(s.shift_px)},
             warped=tuple(s.name for s in mosaic.sources if s.warped),
+            unusual=unusual_records(self.diagnostics, "headers"),
             failures=outcome.failures,
             stopped=outcome.stopped,
             started=outcome.started.isoformat(timespec="seconds"),
@@ -144,6 +153,10 @@ class PreparedRun:
             work={name: round(seconds, 3) for name, seconds in outcome.work.items()},
             engine_waited=None if waited is None else round(waited, 4),
         )
+        if previous := self.previous:  # what it measured and made stays until there is newer
+            past = {"audit": previous.audit, "written": previous.last_written}
+            record = record.model_copy(update=past)
+            record = record if outcome.done else record.with_times_of(previous)
         return record if outcome.city is None else record.with_products_of(outcome.city)
 
     def _empty_classes(self) -> dict[str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from capecam.detections.filters import REASONS
 from capecam.run.outcome import RunOutcome
+from capecam.run.unusual_images import pixel_warnings
 from capecam.store.records import RunRecord, TotalsRecord
 from capecam.store.run_folder import stage_seconds
 
@@ -89,6 +90,7 @@ def summary(outcome: RunOutcome) -> str:
         lines += [
             totals_table(outcome.totals),
             _dropped(outcome.city),
+            *pixel_warnings(outcome.city),
             f"open {outcome.out}/capecam.qgz in QGIS, {outcome.out}/report.html in a browser",
         ]
     return "\n".join(lines)

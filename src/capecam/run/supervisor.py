@@ -11,7 +11,7 @@ from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
 from capecam.mosaic.city import City, city_of, find_cells
-from capecam.mosaic.diagnostics import summarize_diagnostics
+from capecam.mosaic.diagnostics import DiagnosticGroup, summarize_diagnostics
 from capecam.pipeline.cell_runner import CellResult
 from capecam.run.city_products import write_city_products
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
@@ -22,7 +22,8 @@ from capecam.run.status_layer import StatusLayer
 from capecam.runtime.lock import output_lock
 from capecam.settings import Settings
 from capecam.settings.tree import required
-from capecam.store.file_names import DETECTIONS, RUN_JSON
+from capecam.store.edited import keep_edited
+from capecam.store.file_names import RUN_JSON
 from capecam.store.ledger import Ledger
 from capecam.store.records import FailureRecord, RunRecord
 from capecam.store.run_folder import read_run
@@ -51,23 +52,22 @@ def run(
     ledger = Ledger.open(outcome.out)
     with output_lock(outcome.out, settings.run.shard), gdal_settings():
         previous = read_run(outcome.out)
-        city = _open_city(settings, previous, apart=model is None)
+        city = city_of(settings, anchor(settings, previous), apart=model is None)
         outcome.failures.update(city.failures)
         with _executor(settings, model) as executor:
             prepared = _prepare(settings, city, previous, executor, outcome)
             _process_cells(prepared, ledger, executor, outcome, progress or Progress())
             outcome.end("cells")
-        _finish(prepared, previous, outcome)
+        _finish(prepared, outcome)
     return outcome
 
 
-def _open_city(settings: Settings, previous: RunRecord | None, *, apart: bool) -> City:
-    """Open the city, and warn of what is unusual about its images."""
-    city = city_of(settings, anchor(settings, previous), apart=apart)
-    for group in summarize_diagnostics(city, settings):
-        if group.diagnostic.warning:
-            log.warning("%s", group)
-    return city
+def _diagnostics(city: City, settings: Settings) -> tuple[DiagnosticGroup, ...]:
+    """Log what is unusual about the images, a line for each kind of remark."""
+    groups = summarize_diagnostics(city, settings)
+    for group in groups:
+        log.log(logging.WARNING if group.diagnostic.warning else logging.INFO, "%s", group)
+    return groups
 
 
 def _executor(settings: Settings, model: Model | None) -> Executor:
@@ -86,13 +86,15 @@ def _prepare(
     outcome: RunOutcome,
 ) -> PreparedRun:
     """Find out what all cells have in common, and record it before the first one is processed."""
-    cells = find_cells(city, settings.tiling)
+    diagnostics, cells = _diagnostics(city, settings), find_cells(city, settings.tiling)
     outcome.workers = executor.count
     constants = executor.prepare(city, previous)
     city = city.with_value_range(constants.scale)
+    if previous is not None:
+        keep_edited(outcome.out, previous.last_written)
     update_imagery_layer(outcome.out, city.mosaic, wanted=settings.qgis.imagery)
     outcome.end("prepare", calibrate=constants.calibrated_s)
-    prepared = PreparedRun(settings, city, cells, constants)
+    prepared = PreparedRun(settings, city, cells, constants, diagnostics, previous)
     prepared.record(outcome).write(outcome.out / RUN_JSON)
     return prepared
 
@@ -188,18 +190,13 @@ def _note(
     ledger.fail(cell, record)
 
 
-def _finish(prepared: PreparedRun, previous: RunRecord | None, outcome: RunOutcome) -> None:
+def _finish(prepared: PreparedRun, outcome: RunOutcome) -> None:
     """Write the city's products, if a cell is done; how the run ended; and the report on both."""
     out = outcome.out
     if outcome.done + outcome.kept and not prepared.settings.run.shard:
         outcome.city = write_city_products(out)
     outcome.end("finish")
-    record = prepared.record(outcome)
-    if previous is not None and previous.audit is not None and outcome.city is not None:
-        detections = record.products[DETECTIONS]
-        if previous.products.get(DETECTIONS) == detections:  # the audit is about the same objects
-            record = record.model_copy(update={"audit": previous.audit})
-    record.write(out / RUN_JSON)
+    prepared.record(outcome).write(out / RUN_JSON)
     if outcome.city is not None:
         write_report(out, imagery=prepared.city.mosaic)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from capecam.settings.base import Section
+from capecam.settings.base import Option, Section
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,6 +47,11 @@ class ModelSettings(Section):
     options: dict[str, object] = Field(
         default_factory=dict, description="other arguments of the architecture"
     )
+    weights: Annotated[str | None, Option("--weights", "NAME")] = Field(
+        None,
+        description="network of the checkpoint, where it holds several: the beginning of its keys, "
+        "such as ema_model",
+    )
     classes: tuple[ClassSettings, ...] = Field(
         CAPE_TOWN_CLASSES,
         min_length=2,
@@ -75,5 +80,6 @@ class ModelSettings(Section):
     target_layer: str | None = Field(
         None,
         description="layer whose activations the CAMs use: layer4.2.conv3 or layer4[-1].conv3; "
-        "default is the last Conv2d that the encoder runs",
+        "default is the last convolution before the encoder's last feature map, or else the layer "
+        "whose output that map is",
     )

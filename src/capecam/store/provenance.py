@@ -28,9 +28,8 @@ def settings_of(out: Path, record: RunRecord) -> Settings:
         SettingsError: they are not valid in this version.
     """
     tree = copy.deepcopy(record.settings)
-    old_out = tree.get("out")
-    if isinstance(old_out, str):
-        resolve_paths(tree, lambda path: _relocate(path, old_out, out))
+    if isinstance(tree.get("out"), str):
+        resolve_paths(tree, lambda path: _relocate(path, record, out))
     return validated(tree, f"{out}: the settings in its run.json: ")
 
 
@@ -72,21 +71,26 @@ def recorded_value_range(
     return (previous.scale if same else None) or imagery.scale
 
 
-def _relocate(path: str, old_out: str, out: Path) -> str:
+def _relocate(path: str, record: RunRecord, out: Path) -> str:
     """Return where a path in a run's settings leads now.
 
-    It may be relative to where the run was started. Files that were beside the run's folder are
-    looked for beside it, so that a run can be opened from anywhere, also after all of it has moved;
-    any other path is returned as it is.
+    It may be relative to where the run was started. It is looked for from there, and, if all has
+    moved, from where it was beside the run's folder; one that is not found is returned as it is.
 
     Args:
         path: as in the settings.
-        old_out: the run's folder, likewise.
-        out: that folder as it is called now.
+        record: of the run.
+        out: the run's folder as it is called now.
     """
-    if path.startswith(VSI) or Path(old_out).is_absolute() or Path(path).is_absolute():
+    if path.startswith(VSI) or Path(path).is_absolute():
         return path
-    # Not from the present working directory, of which ``..`` would reach the root.
-    between = os.path.relpath(f"{DEEP}/{path}", f"{DEEP}/{old_out}")
-    relocated = os.path.normpath(out.resolve() / between)
-    return relocated if glob(relocated, recursive=True) else path
+    ways = [] if record.started_in is None else [os.path.join(record.started_in, path)]
+    old_out = str(record.settings["out"])
+    if not Path(old_out).is_absolute():
+        # Not from the present working directory, of which ``..`` would reach the root.
+        ways.append(os.path.relpath(f"{DEEP}/{path}", f"{DEEP}/{old_out}"))
+    for way in ways:
+        relocated = os.path.normpath(out.resolve() / way)
+        if os.path.exists(relocated) or glob(relocated, recursive=True):
+            return relocated
+    return path

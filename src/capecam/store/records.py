@@ -117,6 +117,8 @@ class CellRecord(Record):
     """Windows that were run."""
     valid_px: int = 0
     """Pixels of the core with imagery."""
+    border_share: float = 0.0
+    """Share of them in a nearly black or white border that is not marked as nodata."""
     detections: int
     """Unfiltered pieces."""
     singular: int = 0
@@ -180,6 +182,17 @@ class TotalsRecord(Record):
     """Number of detections and their area in m²."""
 
 
+class UnusualRecord(Record):
+    """A remark on images, as ``plan --json`` has it."""
+
+    what: str
+    images: tuple[str, ...]
+    does: str
+    """Action of the run, and remedies."""
+    warning: bool
+    seen_in: Literal["headers", "pixels"] = "headers"
+
+
 class RunRecord(Record):
     """``run.json``: what a run has decided, and how it ended."""
 
@@ -187,6 +200,8 @@ class RunRecord(Record):
     """Version."""
     settings: JsonTree
     """As they were, with paths relative to where the run was started."""
+    started_in: str | None = None
+    """That folder, relative to the run's own; both without symbolic links."""
     versions: dict[str, str] = {}
     device: str
     precision: Precision
@@ -203,14 +218,17 @@ class RunRecord(Record):
     shifted: dict[str, tuple[float, float]] = {}
     """Columns and rows to the nearest whole pixel of the grid, by image."""
     warped: tuple[str, ...] = ()
+    unusual: tuple[UnusualRecord, ...] = ()
     failures: dict[str, str]
     """Reasons by image or cell."""
     stopped: str | None = None
     """Why the run ended before all cells were tried."""
     started: str | None = None
-    """ISO time."""
+    """ISO time at which that run began."""
+    checked: str | None = None
+    """ISO time at which the last run began, if it had nothing to process."""
     tiles: int
-    """Number of tiles that this run has computed."""
+    """Number of tiles that the last run with anything to process has computed."""
     seconds: float = 0.0
     stages: dict[str, float]
     """Wall seconds, one after the other."""
@@ -223,13 +241,26 @@ class RunRecord(Record):
     """Number of objects by filtering step and class, left or removed."""
     products: dict[FileName, FileFacts] = {}
     """Files of the city."""
+    written: dict[FileName, FileFacts] = {}
+    """Files of the city as they were last written, also those that people may edit."""
     audit: dict[str, object] | None = None
     """Result of ``capecam audit`` of the same detections."""
 
     def with_products_of(self, other: RunRecord) -> RunRecord:
         """Return the record with the city products of another."""
-        names = ("totals", "detections", "products")
+        names = ("totals", "detections", "products", "written", "audit", "unusual")
         return self.model_copy(update={name: getattr(other, name) for name in names})
+
+    def with_times_of(self, previous: RunRecord) -> RunRecord:
+        """Return the record of a run that had nothing to process, with the times of another."""
+        names = ("tiles", "seconds", "stages", "work", "engine_waited", "started")
+        times = {name: getattr(previous, name) for name in names}
+        return self.model_copy(update={**times, "checked": self.started})
+
+    @property
+    def last_written(self) -> dict[FileName, FileFacts]:
+        """Files of the city as they were last written; records of 0.1.0 have the products alone."""
+        return self.written or self.products
 
     @property
     def pixel_grid(self) -> Grid:

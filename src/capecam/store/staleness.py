@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from capecam.errors import ImageError
 from capecam.grid import Cell
 from capecam.imagery.crs import crs_key
+from capecam.imagery.datum import datum_of
 from capecam.imagery.fingerprint import files_of, fingerprint
 from capecam.io.paths import VsiPath
 from capecam.mosaic.city import City
@@ -99,7 +100,8 @@ def _reading(source: Source, value_range: ValueRange | None) -> JsonTree:
     if header.pixels.scaled:
         found["scale"] = str(value_range)
     if header.placement.assigned:
-        found["crs"] = crs_key(header.crs)
+        datum = datum_of(header.crs)
+        found |= {"crs": crs_key(header.crs), "datum": datum.code or datum.name}
     return found
 
 
@@ -255,7 +257,7 @@ def _compare(
 ) -> CellState:
     """Compare the record of a cell with its inputs and images now."""
     expected = cell_inputs(cell, inputs, images)
-    keys = _differing(record.inputs.to_json(), expected.to_json())
+    keys = _differing(_with_datums(record.inputs, expected).to_json(), expected.to_json())
     changes = _image_changes(record.images, images, hashes)
     if keys or changes:
         reasons = [f"changed: {', '.join(keys)}"] if keys else []
@@ -267,6 +269,15 @@ def _compare(
     if inputs.settings.run.retry_failed:
         return CellState("todo", record.error, AGAIN)
     return CellState("failed", record.error)
+
+
+def _with_datums(recorded: CellInputs, expected: CellInputs) -> CellInputs:
+    """Return recorded inputs with the datums of assigned CRSs, which version 0.1 did not record."""
+    reading = {name: dict(way) for name, way in recorded.reading.items()}
+    for name, now in expected.reading.items():
+        if "datum" in now and "crs" in reading.get(name, {}):
+            reading[name].setdefault("datum", now["datum"])
+    return recorded.model_copy(update={"reading": reading} if reading else {})
 
 
 def _image_changes(

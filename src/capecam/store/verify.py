@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
+from capecam.errors import ImageError
+from capecam.imagery.header_reader import DAMAGED
+from capecam.imagery.opening import open_image
 from capecam.io.cog import why_not_cog
+from capecam.io.gdal import gdal_settings
+from capecam.io.paths import location
+from capecam.io.vrt import vrt_sources
 from capecam.runtime.files import file_digest
+from capecam.store.file_names import PROJECT
 from capecam.store.ledger import Ledger
 from capecam.store.records import FileFacts, RunRecord
 from capecam.store.run_folder import known_run
@@ -16,6 +26,10 @@ UNFINISHED = (
     "; the city's layers were not compared, since the last run has not made them: the same run "
     "again, or capecam finish, does"
 )
+
+
+NAMED = 3
+"""Number of images that are named where some cannot be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +68,62 @@ class Verification:
 
 
 def verify(out: Path) -> Verification:
-    """Compare every product with its recorded size and sha256, and rasters with the rules of COGs.
+    """Compare every product with its recorded size and sha256, and rasters with the rules of COGs;
+    open the files that virtual rasters and the project name.
 
     Raises:
         OutputError: the folder holds no run.
     """
     run = known_run(out)
     findings: list[BadProduct] = []
-    count = 0
+    compared: set[str] = set()
     for folder, files, remedy in _recorded_files(out, run):
         for name, facts in files.items():
-            count += 1
+            compared.add(str(folder / name))
             if problem := _problem(folder / name, facts):
                 findings.append(BadProduct(str(folder / name), problem, remedy))
-    return Verification(count, tuple(findings), bool(run.products))
+    bad = {finding.path for finding in findings}
+    with gdal_settings():
+        for path in sorted(out.glob("*.vrt")):
+            if str(path) in compared - bad:
+                findings += _unopenable(path, set(vrt_sources(path)) - compared)
+    findings += _project_problems(out / PROJECT)
+    return Verification(len(compared), tuple(findings), bool(run.products))
+
+
+def _unopenable(vrt: Path, names: set[str]) -> Iterator[BadProduct]:
+    """Yield a problem if images that a virtual raster names cannot be opened."""
+    gone = sorted(name for name in names if not _opens(name))
+    if gone:
+        shown = ", ".join(gone[:NAMED]) + (", ..." if len(gone) > NAMED else "")
+        problem = f"names {len(gone)} file(s) that cannot be opened: {shown}"
+        yield BadProduct(str(vrt), problem, "bring them back to where they were, or run again")
+
+
+def _opens(name: str) -> bool:
+    try:
+        open_image(location(name)).close()
+    except (ImageError, *DAMAGED):
+        return False
+    return True
+
+
+def _project_problems(path: Path) -> Iterator[BadProduct]:
+    """Yield a problem if the QGIS project, which people may edit, names missing files beside it."""
+    if not path.exists():
+        return
+    remedy = f"make it again with capecam finish {path.parent}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (inside,) = (name for name in archive.namelist() if name.endswith(".qgs"))
+            root = ET.fromstring(archive.read(inside))
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, ET.ParseError) as error:
+        yield BadProduct(str(path), f"cannot be read ({error})", remedy)
+        return
+    sources = {element.text or "" for element in root.iter("datasource")}
+    files = {name.partition("|")[0] for name in sources if name.startswith("./")}
+    for name in sorted(file for file in files if not (path.parent / file).exists()):
+        yield BadProduct(str(path), f"names {name}, which does not exist", remedy)
 
 
 def _recorded_files(

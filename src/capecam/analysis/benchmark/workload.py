@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from capecam.demo.scene import MIN_SIDE_PX, draw_scene
 from capecam.model.architecture import build_network
-from capecam.model.model import Model, Normalisation
+from capecam.model.model import Model
+from capecam.model.normalisation import Normalisation
 from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD, ModelSettings
 
 ARCHITECTURE, ENCODER, LAYER = "FPN", "resnext50_32x4d", "encoder.layer4.2.conv3"

@@ -66,6 +66,8 @@ def write_styles(run: RunFolder) -> None:
         text = style_of(run, product.stem).to_qml()
         for path in _qml_paths(run, product):
             _write_text(path, text)
+    if (run.out / IMAGERY).exists():
+        _write_text((run.out / IMAGERY).with_suffix(".qml"), imagery_style().to_qml())
 
 
 def _write_text(path: Path, text: str) -> None:

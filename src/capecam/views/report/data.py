@@ -113,7 +113,8 @@ class ReportData:
     def points_m(self, table: pd.DataFrame) -> NDArray[np.float64]:
         """Return the positions of objects, (N, 2) metres right of and below the anchor."""
         grid = self.run.grid
-        points = inside_points(table, pyproj.CRS.from_wkt(grid.crs))
+        left, _, right, _ = grid.bounds
+        points = inside_points(table, pyproj.CRS.from_wkt(grid.crs), (left + right) / 2)
         pixels = grid.to_pixels(shapely.get_coordinates(points.to_numpy()))
         metres: NDArray[np.float64] = pixels * self.pixel_m
         return metres

@@ -34,6 +34,9 @@ SCRIPTS = ("squares.js", "map.js", "gestures.js", "queue.js", "closer.js", "star
 FAILURES = 100
 """Number of failures that are listed; a run without its disk has thousands."""
 
+IMAGES = 10
+"""Images that are named in a remark; a city may have it on each of 2,800."""
+
 MIN_RIVAL = 0.01
 """Probability from which the rival class is named."""
 
@@ -87,6 +90,7 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         evidence_words=EVIDENCE_WORDS,
         measures=MEASURES,
         failures_shown=FAILURES,
+        images_shown=IMAGES,
         work=_work(data),
         map_data=_map(data, entries),
         queue_data=[_details(entry, data) for entry in entries],

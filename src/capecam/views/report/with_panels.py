@@ -32,7 +32,7 @@ def write_report_with_panels(
 ) -> Path:
     """Write ``report.html`` into the folder of a run.
 
-    Without the imagery or the checkpoint the page has no panels, and says so.
+    Without the imagery or the checkpoint the page has the panels of the last report at most.
 
     Args:
         out: folder of the run.
@@ -46,7 +46,7 @@ def write_report_with_panels(
         OutputError: the folder holds no run, no finished cell, or no city products.
     """
     if not panels:
-        return write_report(out, queue=queue)
+        return write_report(out, queue=queue, panels=0)
     drawn = count(1)
     try:
         with Panels.open(out, device=device, model=model) as opened:
@@ -61,5 +61,5 @@ def write_report_with_panels(
                 out, queue=queue, imagery=imagery, panels=panels, draw_panel=draw_panel
             )
     except UsageError as error:
-        log.warning("no panels: %s", error)
+        log.warning("no new panels: %s", error)
         return write_report(out, queue=queue)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from capecam.io.geopackage import OWN_STYLE
+
 VERSION = "3.22"
 """Version of QGIS that writes this format; later versions read it."""
 
@@ -82,18 +84,23 @@ CREATE TABLE IF NOT EXISTS layer_styles (
 
 
 def embed_style(path: Path, layer: str, style: LayerStyle) -> None:
-    """Make a style the default of a layer in a GeoPackage."""
+    """Make a style the default of a layer in a GeoPackage, unless somebody has chosen another."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(LAYER_STYLES)
         database.execute(
             "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) "
             "VALUES ('layer_styles', 'attributes', 'layer_styles')"
         )
-        database.execute("DELETE FROM layer_styles WHERE f_table_name = ?", [layer])
+        own = "FROM layer_styles WHERE f_table_name = ? AND styleName = ?"
+        text = style.to_qml()
+        if database.execute(f"SELECT styleQML {own}", [layer, OWN_STYLE]).fetchall() == [(text,)]:
+            return
+        database.execute(f"DELETE {own}", [layer, OWN_STYLE])
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
-            "SELECT '', '', table_name, column_name, 'capecam', ?, '', 1, '', '' "
+            "SELECT '', '', table_name, column_name, ?, ?, '', NOT EXISTS (SELECT * FROM "
+            "layer_styles WHERE f_table_name = ? AND useAsDefault), '', '' "
             "FROM gpkg_geometry_columns WHERE table_name = ?",
-            [style.to_qml(), layer],
+            [OWN_STYLE, text, layer, layer],
         )

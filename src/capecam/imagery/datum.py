@@ -1,0 +1,207 @@
+"""Geodetic datums: whether the same numbers are the same place in two coordinate systems."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyproj
+from pyproj.aoi import AreaOfInterest
+from pyproj.crs import Datum as Registered  # type: ignore[attr-defined]
+from pyproj.crs import Ellipsoid  # type: ignore[attr-defined]
+from pyproj.transformer import TransformerGroup
+
+from capecam.imagery.crs import crs_parameters, parse_crs
+
+WGS84 = "EPSG:6326"
+"""The ensemble of all realisations of WGS 84."""
+
+EQUAL_TO_WGS84_M = 1.0
+"""Accuracy up to which PROJ's null transformation makes a datum equal to a bare WGS 84: 1 m for
+Hartebeesthoek94. Between WGS 84 and its own realisations it is 2 m, which tells them apart."""
+
+NULL_DEGREES = 1e-9
+"""A shift by less, 0.1 mm, is none."""
+
+UNSAID = re.compile("unknown|notspecified|unspecified|undefined|unnamed|userdefined|$")
+"""Beginnings of names that name no datum, by their letters alone."""
+
+MIN_CONFIDENCE = 70
+"""Confidence (%) from which PROJ has found a CRS in its registries by parameters and datum."""
+
+NAMES = """
+SELECT deprecated, auth_name != 'EPSG', 0, name, auth_name, code FROM geodetic_datum
+UNION SELECT deprecated, auth_name != 'EPSG', 1, name, datum_auth_name, datum_code
+FROM geodetic_crs WHERE datum_code IS NOT NULL
+UNION SELECT 0, auth_name != 'EPSG', 2, alt_name, auth_name, code
+FROM alias_name WHERE table_name = 'geodetic_datum' ORDER BY 1, 2, 3, 5, 6
+"""
+"""Names of datums in PROJ's database, the best first: of a datum, of a CRS on it, an alias. PROJ
+compares names only when it reads a CRS, and takes the first that begins alike."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Datum:
+    """Datum of a CRS."""
+
+    code: str
+    """Authority and code, for example EPSG:6283; empty if no registry has it."""
+    name: str
+    """Name in the CRS, for messages."""
+    is_bare_wgs84: bool = False
+    """It is WGS 84 in a CRS that no registry has: often just its ellipsoid is meant."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of what is known about it: 0 is a datum, 2 nothing."""
+        return 1 if self.is_bare_wgs84 else 0 if self.code else 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Frame:
+    """Coordinate system in which an image says its position."""
+
+    crs: str
+    """WKT."""
+    epoch: float | None = None
+    """Year to which coordinates on moving ground refer; None if the image does not say."""
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """Rank of what is known about it: the lowest is all."""
+        return datum_of(self.crs).rank, self.epoch is None
+
+    def agrees(self, other: Frame) -> bool:
+        """Return whether the same numbers are the same place, as far as both say."""
+        one_epoch = None in (self.epoch, other.epoch) or self.epoch == other.epoch
+        return one_epoch and same_crs(self.crs, other.crs)
+
+
+@cache
+def datum_of(wkt: str) -> Datum:
+    """Return the datum of a projected or geographic CRS."""
+    crs = parse_crs(wkt)
+    geodetic = crs.geodetic_crs
+    datum = geodetic.datum if geodetic else None
+    if datum is None:
+        return Datum("", "unknown")
+    code = _code(datum, crs.ellipsoid)
+    # Identifying takes a second, so the CRS's own code is enough, and others are not asked for.
+    is_bare = code == WGS84 and "id" not in crs.to_json_dict()
+    is_bare = is_bare and crs.to_authority(min_confidence=MIN_CONFIDENCE) is None
+    return Datum(code, datum.name, is_bare)
+
+
+def _code(datum: Registered, ellipsoid: Ellipsoid | None) -> str:
+    """Return the code of a datum by its name, else by its own code; empty if its name says none, or
+    one of another ellipsoid."""
+    letters, named = _letters(datum.name), datum.to_json_dict().get("id")
+    if UNSAID.match(letters):
+        return ""
+    code = _codes().get(letters, f"{named['authority']}:{named['code']}" if named else "")
+    if not code:
+        return ""
+    registered = Registered.from_authority(*code.split(":"))
+    own = registered.ellipsoid or Ellipsoid.from_json_dict(  # None of an ensemble
+        {"type": "Ellipsoid", **registered.to_json_dict()["ellipsoid"]}
+    )
+    return code if _size(own) == _size(ellipsoid) else ""
+
+
+@cache
+def grid_key(wkt: str) -> str:
+    """Return a CRS by its ellipsoid and parameters, without its datum."""
+    parameters = crs_parameters(wkt)
+    if not parameters:
+        return wkt
+    for key in ("datum", "ellps", "a", "b", "rf", "f", "R"):
+        parameters.pop(key, None)
+    if datum_of(wkt).code:
+        parameters.pop("towgs84", None)  # it leads from the datum to WGS 84, and changes nothing
+    shape = ",".join(_size(parse_crs(wkt).ellipsoid))
+    return " ".join(f"+{key}={_digits(value)}" for key, value in sorted(parameters.items())) + shape
+
+
+@cache
+def same_crs(one: str, other: str) -> bool:
+    """Return whether two CRSs are the same map grid, as far as both say.
+
+    ESRI:102562 and the same grid as a custom WKT agree, whatever they are called. EPSG:2048, the
+    same with both axes flipped, is another, and so is a grid on another datum.
+    """
+    if one == other:
+        return True
+    if grid_key(one) != grid_key(other):
+        return False
+    first, second = sorted((datum_of(one), datum_of(other)), key=lambda datum: datum.rank)
+    if first.code == second.code or second.rank == 2:
+        return True
+    return first.rank == 0 and second.is_bare_wgs84 and _is_equal_to_wgs84(one, other)
+
+
+def is_assumed(one: str, other: str) -> bool:
+    """Return whether two CRSs are the same grid only if a datum is what it is taken for."""
+    first, second = datum_of(one), datum_of(other)
+    if first.code or second.code:
+        return first.code != second.code
+    return _letters(first.name) != _letters(second.name)
+
+
+def transformations(
+    one: pyproj.CRS | None, other: pyproj.CRS | None, area: AreaOfInterest | None = None
+) -> TransformerGroup:
+    """Return PROJ's transformations between two CRSs, the best that can be had first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # grids are missing: the result names them
+        return TransformerGroup(one, other, always_xy=True, area_of_interest=area)  # type: ignore[arg-type]
+
+
+def _is_equal_to_wgs84(one: str, other: str) -> bool:
+    first, second = (parse_crs(wkt).geodetic_crs for wkt in (one, other))
+    shift = transformations(first, second).transformers[0]
+    lons, lats = (0.0, 90.0, 45.0), (0.0, 0.0, 45.0)
+    is_null = np.allclose(shift.transform(lons, lats), (lons, lats), rtol=0, atol=NULL_DEGREES)
+    return is_null and 0 <= shift.accuracy <= EQUAL_TO_WGS84_M
+
+
+@cache
+def _codes() -> dict[str, str]:
+    """Return the codes of datums by the letters of their names; empty without PROJ's database."""
+    codes: dict[str, str] = {}
+    for *_, name, authority, code in _names():
+        codes.setdefault(_letters(name), f"{authority}:{code}")
+    return codes
+
+
+def _names() -> Iterator[tuple[object, ...]]:
+    path = Path(pyproj.datadir.get_data_dir()) / "proj.db"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            yield from database.execute(NAMES)
+    except sqlite3.Error:
+        return
+
+
+def _size(ellipsoid: Ellipsoid | None) -> tuple[str, str]:
+    """Return the semi-major axis in metres and the inverse flattening of an ellipsoid."""
+    if ellipsoid is None:
+        return "", ""
+    return _digits(ellipsoid.semi_major_metre), _digits(ellipsoid.inverse_flattening)
+
+
+def _letters(name: object) -> str:
+    """Return the letters and digits of a name: spelling differs between writers."""
+    text = str(name).lower().removeprefix("d_").removesuffix("ensemble")
+    return re.sub("[^a-z0-9]", "", text)
+
+
+def _digits(value: object) -> str:
+    """Return a parameter to ten digits: a millimetre, or what writers round it to."""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,169 @@
+"""Find the layer whose activations are explained, and refuse one that cannot be.
+
+By default it is the last convolution before the deepest feature map that the decoder reads, as in
+the original work, if nothing but norms, activations and a sum lie between the two; else the layer
+whose output is that map. The last convolution that an encoder *runs* is often neither: it may be a
+gate of 1 x 1 pixel (squeeze-and-excitation), a shortcut, or one of several branches.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from functools import partial
+
+from torch import Tensor, nn
+
+from capecam.errors import SettingsError
+from capecam.model.introspection import (
+    Call,
+    Output,
+    Trace,
+    ancestors,
+    between,
+    deepest_layers,
+    original,
+    tensors_in,
+    trace_forward,
+)
+
+FEATURE_MAP = "feature_map"
+"""Name of the module that passes on a feature map that is no module's output."""
+
+
+def find_layer(network: nn.Module, name: str | None) -> str:
+    """Return the full path of a layer: ``layer4.2.conv3``, ``layer4[-1].conv3``, None (default).
+
+    Where the default is the output of no module (transformers reshape theirs), the encoder gets a
+    module ``feature_map`` that passes it on.
+
+    Raises:
+        SettingsError: the layer does not exist, or is no map of the tile that determines the
+            logits; the message names similar ones.
+    """
+    trace = trace_forward(network, lambda _module: True)
+    if name is None:
+        return _default_layer(network, trace)
+    path = _resolve(network, name)
+    if path is None:
+        problem = f"the network has no layer {name!r}"
+    elif reason := _why_not(network.get_submodule(path), trace):
+        problem = f"the network's layer {path} cannot be explained: it {reason}"
+    else:
+        return path
+    near = _near(network, (path or name).removeprefix("encoder."), trace)
+    raise SettingsError(f"{problem}; near it are: {near}")
+
+
+def _resolve(network: nn.Module, name: str) -> str | None:
+    parts = re.sub(r"\[(-?\d+)\]", r".\1", name).split(".")
+    starts: list[list[str]] = [[], ["encoder"], ["encoder", "model"]]  # the last is timm's
+    paths = (_walk(network, [*start, *parts]) for start in starts)
+    return next(filter(None, paths), None)
+
+
+def _walk(module: nn.Module, parts: list[str]) -> str | None:
+    """Resolve a path, in which negative indices count from the end; None if a module is missing."""
+    path: list[str] = []
+    for part in parts:
+        children = dict(module.named_children())
+        if re.fullmatch(r"-\d+", part) and int(part) >= -len(children):
+            part = list(children)[int(part)]  # noqa: PLW2901
+        if part not in children:
+            return None
+        module = children[part]
+        path.append(part)
+    return ".".join(path)
+
+
+def _why_not(module: nn.Module, trace: Trace) -> str | None:
+    """Explain why a layer cannot be explained; None if it can."""
+    outputs = next((call.outputs for call in reversed(trace.calls) if call.module is module), None)
+    if outputs is None:
+        return "is not run"
+    shapes = ", ".join(str(output.shape) for output in outputs)
+    if len(outputs) != 1 or not _is_map(outputs[0]):
+        return f"has no output (B, channels, h, w), but {shapes or 'no tensor'}"
+    if outputs[0].shape[-1] == 1:
+        return "has an output of 1 x 1 pixel, the same for a whole tile"
+    return None if outputs[0].node in ancestors(trace.root) else "does not determine the logits"
+
+
+def _is_map(output: Output) -> bool:
+    """Return True for (B, K, h, w) of a square tile, unlike tokens (B, N, K) or (B, h, w, K)."""
+    return len(output.shape) == 4 and output.shape[2] == output.shape[3]
+
+
+def _near(network: nn.Module, name: str, trace: Trace) -> str:
+    """Return layers that can be explained: the one around a layer, and those named like it."""
+    layers = [path for path, m in network.named_modules() if path and _why_not(m, trace) is None]
+    around = [path for path in layers if f"encoder.{name}".startswith(f"{path}.")]
+    near = difflib.get_close_matches(f"encoder.{name}", layers, 3, cutoff=0.3)
+    return ", ".join(dict.fromkeys([*around[-1:], *near]))
+
+
+def _default_layer(network: nn.Module, trace: Trace) -> str:
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise SettingsError("the network has no encoder; set model.target_layer")
+    features = next(call.outputs for call in reversed(trace.calls) if call.module is encoder)
+    index = _deepest(features, trace)
+    inside = set(encoder.modules()) - {encoder}
+    calls = [call for call in trace.calls if call.module in inside]
+    module = _last_convolution(calls, features[index]) or _source(calls, features[index])
+    if module is None:
+        encoder.add_module(FEATURE_MAP, module := nn.Identity())
+        encoder.register_forward_hook(partial(_pass_on, index))
+    path: str = next(path for path, found in network.named_modules() if found is module)
+    return path
+
+
+def _deepest(features: tuple[Output, ...], trace: Trace) -> int:
+    """Return the index of the last feature map that the logits depend on."""
+    used = ancestors(trace.root)
+    indices = [i for i, feature in enumerate(features) if _is_map(feature) and feature.node in used]
+    if not indices:
+        raise SettingsError("the decoder uses no feature map; set model.target_layer")
+    return indices[-1]
+
+
+def _last_convolution(calls: list[Call], feature: Output) -> nn.Module | None:
+    """Return the last convolution before a feature map, if it is no branch and has all of it."""
+    before = ancestors(feature.node)
+    convolutions = [c for c in calls if isinstance(c.module, nn.Conv2d) and c.result in before]
+    if feature.node is None or not convolutions:
+        return None
+    last = convolutions[-1]
+    is_whole = last.outputs[0].shape == feature.shape
+    is_main = [last.result] == deepest_layers(feature.node)
+    return last.module if is_whole and is_main and not _is_scaled(last, feature) else None
+
+
+def _is_scaled(call: Call, feature: Output) -> bool:
+    """Return True if a gate or a factor lies between a layer and a feature map."""
+    if call.result is None or feature.node is None:
+        return True
+    return any(node.name().startswith("Mul") for node in between(call.result, feature.node))
+
+
+def _source(calls: list[Call], feature: Output) -> nn.Module | None:
+    """Return the outermost module whose output is a feature map, if it is called once."""
+    times = Counter(call.module for call in calls)
+    nodes = {feature.node, original(feature.node)}
+    maps = [c for c in calls if c.result in nodes and c.outputs[0].shape == feature.shape]
+    found = [c.module for c in maps if times[c.module] == 1]
+    return found[-1] if found else None
+
+
+def _pass_on(index: int, encoder: nn.Module, _inputs: object, output: object) -> object:
+    """Pass one of an encoder's feature maps through its module ``feature_map``."""
+    chosen = tensors_in(output)[index]
+    passed = encoder.get_submodule(FEATURE_MAP)(chosen)
+
+    def replaced(value: object) -> object:
+        if isinstance(value, Tensor):
+            return passed if value is chosen else value
+        return type(value)(map(replaced, value)) if isinstance(value, (list, tuple)) else value
+
+    return replaced(output)
