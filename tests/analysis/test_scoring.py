@@ -238,6 +238,17 @@ def test_nothing_found_and_nothing_true(tmp_path: Path, scene) -> None:
     json.dumps(answer, allow_nan=False)
 
 
+def test_layers_of_one_file_are_compared(tmp_path: Path, scene) -> None:
+    found, truth = scene
+    for suffix, driver in (("gpkg", "GPKG"), ("gdb", "OpenFileGDB")):
+        both = tmp_path / f"both.{suffix}"
+        for name, path in (("found", found), ("truth", truth)):
+            gpd.read_file(path).to_file(both, layer=name, driver=driver)
+        layers = (Path(f"{both}|layername={name}") for name in ("found", "truth"))
+        assert by_class(asked(*layers)) == by_class(asked(found, truth))
+        assert by_class(asked(both, truth)) == by_class(asked(found, truth))
+
+
 def test_layers_without_a_class_are_refused(tmp_path: Path, scene) -> None:
     found, truth = scene
     gpd.read_file(found)[["confidence", "geometry"]].to_file(tmp_path / "bare.gpkg")

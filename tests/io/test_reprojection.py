@@ -112,6 +112,23 @@ def test_what_is_larger_than_a_projection_is_cut_to_its_area_of_use(
     assert found.symmetric_difference(expected).area < 1e-6 * expected.area
 
 
+@pytest.mark.parametrize(
+    ("code", "lon", "lat"),
+    [("ESRI:102562", 18.4, -34), ("EPSG:3460", 179.9, -17), ("EPSG:3460", -179.9, -17),
+     ("EPSG:2193", 175, -40), ("EPSG:3793", -176.5, -44)],
+)  # fmt: skip
+def test_the_world_in_web_mercator_is_cut_on_both_sides_of_its_seam(
+    code: str, lon: float, lat: float
+) -> None:
+    """In these projections, a ring along 180° and two parallels lies around the poles alone."""
+    crs, half = pyproj.CRS(code), 20_037_508.0
+    here = at(crs, lon, lat).buffer(100)
+    world = np.array([shapely.box(-half, -half, half, half)])
+    (found,), (cut,) = reproject(world, pyproj.CRS("EPSG:3857"), crs, here)
+    assert cut
+    assert found.covers(here)
+
+
 def test_a_crs_without_an_area_of_use_keeps_what_is_around_the_imagery() -> None:
     custom = pyproj.CRS("+proj=tmerc +lat_0=0 +lon_0=19 +k=1 +ellps=WGS84 +units=m")
     here = at(custom, 18.4, -34)

@@ -358,13 +358,15 @@ def test_curves_become_polygons(tmp_path: Path) -> None:
     assert read_polygons(path).geometry.area.tolist() == pytest.approx([4 * np.pi], rel=1e-2)
 
 
-def test_a_layer_of_nothing_is_an_empty_table(tmp_path: Path) -> None:
+def test_a_layer_of_nothing_is_an_empty_table(tmp_path: Path, caplog) -> None:
     for suffix in ("gpkg", "geojson", "fgb", "parquet"):
         path = tmp_path / f"a.{suffix}"
         empty = gpd.GeoDataFrame({"n": []}, geometry=[], crs="EPSG:4326")
         empty.to_parquet(path) if suffix == "parquet" else empty.to_file(path)
+        caplog.clear()
         assert read_polygons(path, LO19, near=HERE).empty
         assert read_polygons(path).empty
+        assert caplog.text.count("holds no features") == 2 - (suffix == "fgb")
 
 
 def test_a_layer_that_lies_nowhere_near_says_what_is_odd_about_its_crs(

@@ -168,7 +168,8 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
         UsageError: a file cannot be used, or has no class.
         OutputError: the folder holds no run, or steps are requested of a file.
     """
-    run = RunFolder.open_finished(request.found) if request.found.is_dir() else None
+    is_run = request.found.is_dir() and request.found.suffix.lower() != ".gdb"
+    run = RunFolder.open_finished(request.found) if is_run else None
     if request.by_step and run is None:
         raise OutputError(
             f"{request.found}: --steps needs the folder of a run, not a file"

@@ -244,9 +244,23 @@ def _area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
 
 def _is_uneven(shapes: Shapes, crs: pyproj.CRS) -> NDArray[np.bool_]:
     """Return (N,) True where the scale of a CRS varies within a shape, or is not its unit."""
-    left, bottom, right, top = shapely.bounds(shapes).T
+    bounds = shapely.bounds(shapes)
     if crs.is_geographic:
-        return np.asarray(top - bottom > EVEN_DEGREES)
-    x, y = np.stack([left, right, left, right]), np.stack([bottom, bottom, top, top])
+        return np.asarray(bounds[:, 3] - bounds[:, 1] > EVEN_DEGREES)
+    if not _has_other_scale(shapely.total_bounds(shapes)[None], crs).any():
+        return np.zeros(len(shapes), np.bool_)
+    return _has_other_scale(bounds, crs)
+
+
+def _has_other_scale(bounds: Floats, crs: pyproj.CRS) -> NDArray[np.bool_]:
+    """Return (N,) True where a unit of a projection is another length on the ground.
+
+    Args:
+        bounds: (N, 4) left, bottom, right, top; their corners and middles are looked at.
+        crs: the projection.
+    """
+    (left, bottom, right, top), unit = bounds.T, metres_per_unit(crs)
+    x = np.stack([left, right, left, right, (left + right) / 2], axis=1)
+    y = np.stack([bottom, bottom, top, top, (bottom + top) / 2], axis=1)
     scale = unit_m(crs.to_wkt(), np.stack([x.ravel(), y.ravel()], axis=1))
-    return np.asarray((scale != metres_per_unit(crs)).any(axis=1).reshape(4, -1).any(axis=0))
+    return np.asarray((scale != unit).any(axis=1).reshape(-1, 5).any(axis=1))

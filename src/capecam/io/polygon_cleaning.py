@@ -92,8 +92,7 @@ def move_polygons(
     ):
         if which.any():
             log.warning(
-                "%s: %d feature(s) %s (%s; CRS %s)",
-                path, which.sum(), what, _numbers(table, which), crs.name,
+                "%s: %d feature(s) %s (%s)", path, which.sum(), what, _numbers(table, which)
             )  # fmt: skip
     return _with_shapes(table, shapes, crs)[~shapely.is_empty(shapes)]
 

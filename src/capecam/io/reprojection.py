@@ -138,11 +138,12 @@ def _area_of_use(
         boxes.append(shapely.box(*(around + np.array([-wide, -wide, wide, wide]))))
     if not boxes:
         return None
-    centre = _centre(source, target, near)
+    is_earth = counts_degrees(source)
+    centre = _centre(source, target, near) if is_earth else central_meridian(source)
     area = np.array(boxes, object) if centre is None else in_one_turn(np.array(boxes), centre)
-    if not counts_degrees(source):
+    if not is_earth:
         area, _ = _Path.between(WGS84, source, None).move(area)
-    return shapely.union_all(area)
+    return shapely.union_all(repaired(area)[0])
 
 
 class _LostError(Exception):
@@ -202,12 +203,21 @@ class _Path:
         return np.unique(owner[part[ring[1:][edge]]])
 
     def _move_along_curves(self, shape: shapely.Geometry) -> shapely.Geometry:
-        parts = shapely.get_parts(shape)
-        curved = [
-            shapely.Polygon(self._curve(part.exterior), [self._curve(r) for r in part.interiors])
-            for part in parts
-        ]
+        curved = [self._move_polygon(part) for part in shapely.get_parts(shape)]
         return curved[0] if shape.geom_type == "Polygon" else shapely.MultiPolygon(curved)
+
+    def _move_polygon(self, part: shapely.Polygon) -> shapely.Polygon:
+        """Return a polygon in the target.
+
+        Raises:
+            _LostError: its inside is outside there, as of a ring around most of the world.
+        """
+        holes = [self._curve(ring) for ring in part.interiors]
+        moved = shapely.Polygon(self._curve(part.exterior), holes)
+        (inside,) = self(shapely.get_coordinates(shapely.point_on_surface(part)))
+        if not shapely.intersects_xy(moved, *inside):
+            raise _LostError
+        return moved
 
     def _curve(self, ring: shapely.LinearRing) -> Floats:
         """Return the points of a ring in the target, with others along its edges."""

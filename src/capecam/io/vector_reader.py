@@ -33,6 +33,8 @@ Floats = NDArray[np.float64]
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, shapely.errors.ShapelyError)
 """Errors of pyogrio, pyarrow, pyproj and GEOS about damaged files."""
 
+EMPTY = "%s: holds no features; check that it is the right layer"
+
 MAX_FEATURES = 2_000_000
 """A million small polygons take up to 1.7 GB of memory (docs/inputs.md)."""
 
@@ -138,6 +140,8 @@ def _read_gdal(choice: LayerChoice, kind: str, query: VectorQuery) -> gpd.GeoDat
         else:
             table = _read_box(source, layer, query, box)
     _check_count(len(table), path)
+    if table.empty and (query.near is None or info["features"] == 0):
+        log.warning(EMPTY, path)
     if info["driver"] == "FlatGeobuf" and query.near is None and len(table) < info["features"]:
         raise UsageError(  # GDAL stops at the end of the file without an error
             f"{path}: damaged: {len(table)} of {info['features']} features can be read; copy it "
@@ -189,6 +193,8 @@ def _read_parquet(choice: LayerChoice, query: VectorQuery) -> gpd.GeoDataFrame:
         raise UsageError(f"{path}: GeoParquet has no layers; leave out the |layer...")
     info = pq.read_metadata(path)
     _check_count(info.num_rows, path)
+    if not info.num_rows:
+        log.warning(EMPTY, path)
     groups = (info.row_group(n) for n in range(info.num_row_groups))
     if sum(max(0, group.total_byte_size) for group in groups) > MAX_PARQUET_BYTES:
         raise UsageError(f"{path}: unpacks to more than {MAX_PARQUET_BYTES / 1e9:.1f} GB; cut it")
