@@ -198,6 +198,17 @@ def test_a_map_that_no_module_returns_gets_one() -> None:
     assert not network.get_submodule(path)._forward_hooks
 
 
+@pytest.mark.parametrize("name", ["feature_map", "encoder.feature_map"])
+def test_the_deepest_map_can_be_named(name: str) -> None:
+    network = network_of("FPN tu-lcnet_035", 1e9)
+    assert find_layer(network, name) == "encoder.feature_map"
+    assert find_layer(network, name) == "encoder.feature_map", (
+        "the same when it is looked for again"
+    )
+    trace = trace_forward(network, lambda module: module is network.encoder.feature_map)
+    assert [call.outputs[0].shape for call in trace.calls] == [(1, 176, 4, 4)]
+
+
 def test_the_deepest_map_is_the_last_one_that_the_decoder_reads() -> None:
     network = tiny_network()
     shallow, decoder = nn.Conv2d(3, 6, 5, stride=4, padding=2).double(), network.decoder.forward
