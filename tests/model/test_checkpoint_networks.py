@@ -16,6 +16,7 @@ from torch import Tensor
 from capecam.attribution.engine import Engine
 from capecam.errors import CheckpointError, SettingsError
 from capecam.grid import Tiling
+from capecam.model.architecture import Budget
 from capecam.model.model import Model, check_tile, load_model
 from capecam.model.normalisation import Normalisation
 from capecam.pipeline.calibration import calibration_key, why_not_usable
@@ -266,16 +267,15 @@ def test_the_original_network_is_not_doubted(config: str, tmp_path: Path) -> Non
 
 
 def test_vgg_is_loaded_although_its_classifier_is_built(tmp_path: Path) -> None:
-    network = smp.FPN("vgg11", encoder_weights=None, classes=4)
-    model = loaded(
-        network.state_dict(), tmp_path, ModelSettings(architecture="FPN", encoder="vgg11")
-    )
-    assert model.target_layer == "encoder.features.20"
-    wide = {"decoder_pyramid_channels": 20_000}
-    with pytest.raises(CheckpointError, match="far larger than"):
-        load_model(
-            tmp_path / "a.pt", ModelSettings(architecture="FPN", encoder="vgg11", options=wide)
-        )
+    with torch.device("meta"):
+        network = smp.FPN("vgg11", encoder_weights=None, classes=4)
+    tensors = {key: torch.zeros(tensor.shape) for key, tensor in network.state_dict().items()}
+    settings = ModelSettings(architecture="FPN", encoder="vgg11")
+    assert loaded(tensors, tmp_path, settings).target_layer == "encoder.features.20"
+    with pytest.raises(CheckpointError, match="far larger than"), Budget(10, tmp_path, "FPN (vgg)"):
+        torch.empty(1 << 20, 1 << 20)
+    with Budget(10, tmp_path, "FPN (vgg11)"), torch.device("meta"):
+        torch.empty(1 << 20, 1 << 20)  # describes numbers, and allocates none
 
 
 def test_a_vision_transformer_takes_tiles_of_its_own_size_or_of_any(tmp_path: Path) -> None:

@@ -9,11 +9,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from support.networks import (
-    CAPE_TOWN_LAYER,
-    cape_town_network,
     frozen,
     images,
-    smp_network,
     tiny_network,
     warm_up,
 )
@@ -28,6 +25,7 @@ from capecam.settings import CAPE_TOWN_CLASSES
 NETWORKS = {
     # The convolution stays: only norms, activations and a sum follow.
     "FPN resnet18": "layer4.1.conv2",
+    "FPN tu-resnet18d": "model.layer4.1.conv2",
     "DeepLabV3Plus resnet18": "layer4.1.conv2",
     "PSPNet resnet18": "layer2.1.conv2",
     "FPN tu-mobilenetv3_small_050": "model.blocks.5.0.conv",
@@ -135,12 +133,7 @@ def test_the_default_layer_is_the_deepest_map_or_the_convolution_before_it(kind:
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", SWEEP)
 def test_the_default_layer_of_every_encoder(kind: str) -> None:
-    check_default(network_of(kind, 1.5e7))
-
-
-def test_ordinary_networks_keep_their_layer() -> None:
-    assert find_layer(cape_town_network(), None) == CAPE_TOWN_LAYER
-    assert find_layer(smp_network("FPN", "tu-resnet18d"), None) == "encoder.model.layer4.1.conv2"
+    check_default(network_of(kind, 8e6))
 
 
 REFUSED: dict[str, tuple[str, str]] = {
@@ -203,6 +196,17 @@ def test_a_map_that_no_module_returns_gets_one() -> None:
     pixels, valid = images(2, 64), torch.ones(2, 64, 64, dtype=torch.bool)
     assert engine(pixels, valid).heat["gradcam"].shape == (2, 3, 2, 2)
     assert not network.get_submodule(path)._forward_hooks
+
+
+@pytest.mark.parametrize("name", ["feature_map", "encoder.feature_map"])
+def test_the_deepest_map_can_be_named(name: str) -> None:
+    network = network_of("FPN tu-lcnet_035", 1e9)
+    assert find_layer(network, name) == "encoder.feature_map"
+    assert find_layer(network, name) == "encoder.feature_map", (
+        "the same when it is looked for again"
+    )
+    trace = trace_forward(network, lambda module: module is network.encoder.feature_map)
+    assert [call.outputs[0].shape for call in trace.calls] == [(1, 176, 4, 4)]
 
 
 def test_the_deepest_map_is_the_last_one_that_the_decoder_reads() -> None:

@@ -116,7 +116,7 @@ def choose_network(path: Path, tensors: Mapping[str, Tensor], name: str | None) 
         f"{path}: holds {'the network' if len(prefixes) == 1 else f'{len(prefixes)} networks:'} "
         f"{_shown(prefixes)}"
         + (f", and {'several' if found else 'none'} of the name {name!r}" if name else "")
-        + "; choose one with --weights (model.weights)"
+        + "; choose one with --weights, or model.weights in a --config"
     )
 
 

@@ -36,7 +36,7 @@ def find_layer(network: nn.Module, name: str | None) -> str:
     """Return the full path of a layer: ``layer4.2.conv3``, ``layer4[-1].conv3``, None (default).
 
     Where the default is the output of no module (transformers reshape theirs), the encoder gets a
-    module ``feature_map`` that passes it on.
+    module ``feature_map`` that passes it on; the same if a layer of that name is asked for.
 
     Raises:
         SettingsError: the layer does not exist, or is no map of the tile that determines the
@@ -46,6 +46,8 @@ def find_layer(network: nn.Module, name: str | None) -> str:
     if name is None:
         return _default_layer(network, trace)
     path = _resolve(network, name)
+    if path is None and name.removeprefix("encoder.") == FEATURE_MAP:
+        return _default_layer(network, trace, itself=True)
     if path is None:
         problem = f"the network has no layer {name!r}"
     elif reason := _why_not(network.get_submodule(path), trace):
@@ -103,16 +105,17 @@ def _near(network: nn.Module, name: str, trace: Trace) -> str:
     return ", ".join(dict.fromkeys([*around[-1:], *near]))
 
 
-def _default_layer(network: nn.Module, trace: Trace) -> str:
+def _default_layer(network: nn.Module, trace: Trace, *, itself: bool = False) -> str:
+    """Return the path of the layer that stands for the deepest feature map, or that is the map."""
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise SettingsError("the network has no encoder; set model.target_layer")
-    features = next(call.outputs for call in reversed(trace.calls) if call.module is encoder)
+    features = next((c.outputs for c in reversed(trace.calls) if c.module is encoder), ())
     index = _deepest(features, trace)
     inside = set(encoder.modules()) - {encoder}
     calls = [call for call in trace.calls if call.module in inside]
     module = _last_convolution(calls, features[index]) or _source(calls, features[index])
-    if module is None:
+    if itself or module is None:
         encoder.add_module(FEATURE_MAP, module := nn.Identity())
         encoder.register_forward_hook(partial(_pass_on, index))
     path: str = next(path for path, found in network.named_modules() if found is module)
