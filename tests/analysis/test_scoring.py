@@ -359,6 +359,12 @@ def test_found_objects_that_are_there_twice_stay_wrong_and_are_named(
     assert "1 of 5 found objects are nearly the same" in caplog.text
 
 
+def test_one_outline_of_two_classes_is_named(tmp_path: Path, scene, caplog) -> None:
+    rows = [("solar panel", 0, 0, 4), ("water heater", 0, 0, 4)]
+    asked(scene[0], layer(tmp_path / "both.gpkg", *rows))
+    assert "1 of 2 true objects have the outline of one of another class" in caplog.text
+
+
 @pytest.mark.parametrize("crs", ["ESRI:102562", "EPSG:4326"])
 def test_a_dissolved_truth_says_so(tmp_path: Path, scene, caplog, crs: str) -> None:
     found, truth = scene
