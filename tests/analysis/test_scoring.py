@@ -10,6 +10,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyproj
 import pytest
 import shapely
 from hypothesis import given, settings
@@ -169,6 +170,18 @@ def test_only_what_was_labelled_counts(tmp_path: Path, scene) -> None:
     assert (panels["true"], panels["found"], panels["matched"]) == (2, 2, 2)
     assert panels["true_m2"] == pytest.approx(16 + 12)
     assert panels["mean_iou"] == pytest.approx((1 + 8 / 12) / 2)  # cut at 13, on both sides
+
+
+def test_the_border_of_a_labelled_area_in_degrees_is_a_curve(tmp_path: Path) -> None:
+    rows = [
+        ("solar panel", 0, y, 4) for y in (-20, -10, 10)
+    ]  # the border is 0.5° long to each side
+    same = layer(tmp_path / "a.gpkg", *rows)
+    lon, lat = pyproj.Transformer.from_crs("ESRI:102562", 4326, always_xy=True).transform(X, Y)
+    border = shapely.box(lon - 0.5, lat, lon + 0.5, lat + 1)
+    gpd.GeoSeries([border], crs=4326).to_file(tmp_path / "area.gpkg")
+    panels = by_class(asked(same, same, area=tmp_path / "area.gpkg"))["solar panel"]
+    assert (panels["true"], panels["found"], panels["matched"]) == (2, 2, 2)
 
 
 def annotations(
@@ -344,6 +357,12 @@ def test_found_objects_that_are_there_twice_stay_wrong_and_are_named(
     table.iloc[[0, 0, 1, 2, 3]].to_file(twice)
     assert by_class(asked(twice, truth))["all classes"]["precision"] == pytest.approx(4 / 5)
     assert "1 of 5 found objects are nearly the same" in caplog.text
+
+
+def test_one_outline_of_two_classes_is_named(tmp_path: Path, scene, caplog) -> None:
+    rows = [("solar panel", 0, 0, 4), ("water heater", 0, 0, 4)]
+    asked(scene[0], layer(tmp_path / "both.gpkg", *rows))
+    assert "1 of 2 true objects have the outline of one of another class" in caplog.text
 
 
 @pytest.mark.parametrize("crs", ["ESRI:102562", "EPSG:4326"])

@@ -24,6 +24,7 @@ from capecam.imagery.crs import crs_key
 from capecam.imagery.discovery import find_images, name_images
 from capecam.imagery.header_reader import HeaderRules, read_header, read_headers
 from capecam.imagery.validation.file_type import cut_off
+from capecam.mosaic.aoi import read_shapes
 from capecam.mosaic.city import open_city
 from capecam.mosaic.diagnostics import image_diagnostics
 from capecam.mosaic.mosaic import Mosaic, Source
@@ -373,6 +374,17 @@ def test_what_is_not_of_interest_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "bad.gpkg").write_text("no layer")
     with pytest.raises(UsageError, match="cannot be read as a vector layer"):
         chosen(aoi=tmp_path / "bad.gpkg")
+
+
+def test_an_area_in_degrees_has_the_borders_that_it_has_on_the_ground(tmp_path: Path) -> None:
+    """The chord of the southern border passes 80 m from this place, in its middle."""
+    crs = pyproj.CRS("ESRI:102562")
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(18.5, -34)
+    grid = Grid(crs.to_wkt(), (x - 4, y + 4), (0.08, 0.08), Window(0, 0, 100, 100))
+    area = gpd.GeoSeries([shapely.box(18, -34, 19, -33)], crs="EPSG:4326")
+    area.to_file(tmp_path / "area.geojson")
+    (shape,) = read_shapes(tmp_path / "area.geojson", grid)
+    assert shapely.intersects_xy(shape, [50, 50], [49, 51]).tolist() == [True, False]
 
 
 def test_the_pixel_size_is_that_of_the_files(tmp_path: Path) -> None:

@@ -31,37 +31,43 @@ DEDUPLICATE = "take them out with 'Delete duplicate geometries' of QGIS"
 SPLIT = "split them with 'Multipart to singleparts' of QGIS or ogr2ogr -explodecollections"
 
 
-def without_repeated(table: gpd.GeoDataFrame, path: Path, what: str) -> gpd.GeoDataFrame:
-    """Return a table without the exact copies of earlier objects; warn of them, and of near ones.
+def without_repeated(
+    table: gpd.GeoDataFrame, path: Path, what: str, unit_m: float = 1.0
+) -> gpd.GeoDataFrame:
+    """Return a table without the exact copies of earlier objects; warn of them, and of others.
 
     Args:
-        table: objects in metres, with a unique index; with ``class_id``, copies have the same.
+        table: objects in a projection; with ``class_id``, copies have the same.
         path: file, for messages.
         what: plural of the objects.
+        unit_m: length of a unit of the projection.
     """
-    copies = _exact_copies(table)
+    copies = _repeats(table, ["shape", "class"])
     if copies.any():
         log.warning(
             "%s: %d of %d %s are exact copies of others, which count once; %s",
             path, copies.sum(), len(table), what, DEDUPLICATE,
         )  # fmt: skip
     once = table[~copies]
-    warn_of_repeated(once, path, what)
+    disputed = _repeats(once, ["shape"])
+    if disputed.any():
+        log.warning(
+            "%s: %d of %d %s have the outline of one of another class, and both count; correct "
+            "their class",
+            path, disputed.sum(), len(table), what,
+        )  # fmt: skip
+    warn_of_repeated(once, path, what, unit_m)
     return once
 
 
-def warn_of_repeated(table: gpd.GeoDataFrame, path: Path, what: str) -> None:
-    """Warn of objects that are the same as others by ``SAME_IOU``, and count nonetheless."""
+def warn_of_repeated(table: gpd.GeoDataFrame, path: Path, what: str, unit_m: float = 1.0) -> None:
+    """Warn of objects that are there twice, or several in one: see :func:`without_repeated`."""
     repeated = _near_copies(table)
     if repeated:
         log.warning(
             "%s: %d of %d %s are nearly the same as others (IoU over %g), and all count; %s",
             path, repeated, len(table), what, SAME_IOU, DEDUPLICATE,
         )  # fmt: skip
-
-
-def warn_of_dissolved(table: gpd.GeoDataFrame, path: Path, what: str, unit_m: float = 1.0) -> None:
-    """Warn of features whose parts are several objects; each feature counts as one."""
     groups = _groups(np.asarray(table.geometry.to_numpy()), APART_M / unit_m)
     several = groups > 1
     if several.any():
@@ -73,11 +79,11 @@ def warn_of_dissolved(table: gpd.GeoDataFrame, path: Path, what: str, unit_m: fl
         )  # fmt: skip
 
 
-def _exact_copies(table: gpd.GeoDataFrame) -> NDArray[np.bool_]:
-    """Return (N,) True for rows with the outline, and class, of an earlier one."""
+def _repeats(table: gpd.GeoDataFrame, keys: list[str]) -> NDArray[np.bool_]:
+    """Return (N,) True for rows with the shape, or shape and class, of an earlier one."""
     shapes = shapely.to_wkb(shapely.normalize(table.geometry.to_numpy()))
-    keys = pd.DataFrame({"shape": shapes, "class": _classes(table)})
-    return np.asarray(keys.duplicated())
+    rows = pd.DataFrame({"shape": shapes, "class": _classes(table)})
+    return np.asarray(rows.duplicated(keys))
 
 
 def _near_copies(table: gpd.GeoDataFrame) -> int:

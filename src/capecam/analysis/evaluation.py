@@ -16,13 +16,12 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.analysis.annotations import read_objects
-from capecam.analysis.duplicates import warn_of_dissolved, warn_of_repeated, without_repeated
+from capecam.analysis.duplicates import warn_of_repeated, without_repeated
 from capecam.analysis.result_folder import result_folder
 from capecam.analysis.scoring import ClassScore, Rules, Score, score
 from capecam.detections.assembly import assembly_rules, cell_pieces, objects_by_step
+from capecam.detections.measurement import metric_crs
 from capecam.errors import OutputError
-from capecam.imagery.crs import unit_m
-from capecam.io.longitudes import nearest_turn
 from capecam.io.reprojection import reproject, reproject_table
 from capecam.io.vector_reader import read_polygons
 from capecam.runtime.files import write_json
@@ -177,16 +176,14 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
         )
     names = run.names if run else tuple(e.name for e in request.settings.model.classes)
     found = _read_run(run) if run else read_objects(request.found, names, request.settings.truth)
-    crs = metric(found)
+    crs = metric_crs(found)
     found = reproject_table(found, crs)
     mapped = None if run is None else _mapped(run, crs)
     near = mapped or shapely.box(*found.total_bounds)
     true = read_objects(request.truth, names, request.settings.truth, crs, near)
     true = without_repeated(true, request.truth, "true objects")
-    warn_of_dissolved(true, request.truth, "true objects")
     if run is None:
         warn_of_repeated(found, request.found, "found objects")
-        warn_of_dissolved(found, request.found, "found objects")
     area = _area(request.area, mapped, crs, near)
     true, found = _within(true, area), _within(found, area)
     _warn_if_far(true, found, request)
@@ -223,25 +220,6 @@ def _version(run: RunFolder) -> str | None:
 def _read_run(run: RunFolder) -> gpd.GeoDataFrame:
     columns = ["class_id", "confidence", "geometry"]
     return gpd.read_parquet(run.detections(), columns=columns)
-
-
-def metric(table: gpd.GeoDataFrame) -> pyproj.CRS:
-    """Return the CRS of a table if it is in true metres, else an equal-area CRS around it."""
-    crs = pyproj.CRS(table.crs)
-    if crs.is_projected and crs.axis_info[0].unit_conversion_factor == 1 and _is_true(table, crs):
-        return crs
-    bounds, lon, lat = table.geometry.to_crs("EPSG:4326").bounds.to_numpy(copy=True), 0.0, 0.0
-    if len(bounds):  # on both sides of 180, the middle is not at 0
-        bounds[:, [0, 2]] = nearest_turn(bounds[:, [0, 2]], bounds[0, 0])
-        lon, lat = ((bounds[:, :2].min(axis=0) + bounds[:, 2:].max(axis=0)) / 2).tolist()
-    return pyproj.CRS.from_dict({"proj": "laea", "lon_0": lon, "lat_0": lat, "units": "m"})
-
-
-def _is_true(table: gpd.GeoDataFrame, crs: pyproj.CRS) -> bool:
-    """Return whether a metre of a projection is one on the ground, in the middle of a table."""
-    left, bottom, right, top = table.total_bounds
-    middle = np.array([[(left + right) / 2, (bottom + top) / 2]])
-    return bool(np.isnan(middle).any() or (unit_m(crs.to_wkt(), middle) == 1).all())
 
 
 def _mapped(run: RunFolder, crs: pyproj.CRS) -> shapely.Geometry:

@@ -18,7 +18,7 @@ import pyproj
 from numpy.typing import NDArray
 
 from capecam.analysis.change import STATUSES, RunYear, check_comparable, compare_runs
-from capecam.analysis.duplicates import warn_of_dissolved, without_repeated
+from capecam.analysis.duplicates import without_repeated
 from capecam.analysis.result_folder import result_folder
 from capecam.analysis.zones import COLUMNS, OUTSIDE, ZoneRules, Zones, shapes_of
 from capecam.errors import UsageError
@@ -246,8 +246,7 @@ def _on_buildings(
     buildings = read_polygons(path, year.crs, near=year.extent, columns=[])
     if buildings.empty:
         raise UsageError(f"{path}: no footprint lies on the imagery of {year.out}; check its CRS")
-    buildings = without_repeated(buildings, path, "buildings")
-    warn_of_dissolved(buildings, path, "buildings", metres_per_unit(year.crs))
+    buildings = without_repeated(buildings, path, "buildings", metres_per_unit(year.crs))
     points = buildings.geometry.representative_point()
     zone = sheet.zones.holding(points[year.is_covered(points)])
     each = np.bincount(zone, minlength=len(sheet.zones) + 1)

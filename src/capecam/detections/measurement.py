@@ -115,6 +115,25 @@ def _columns(shape: shapely.Geometry, width: float) -> list[shapely.Geometry]:
     return [polygonal(shapely.intersection(shape, column)) for column in columns]
 
 
+def metric_crs(table: gpd.GeoDataFrame) -> pyproj.CRS:
+    """Return the CRS of a table if it is in true metres, else an equal-area CRS around it."""
+    crs = pyproj.CRS(table.crs)
+    if crs.is_projected and crs.axis_info[0].unit_conversion_factor == 1 and _is_true(table, crs):
+        return crs
+    bounds, lon, lat = table.geometry.to_crs("EPSG:4326").bounds.to_numpy(copy=True), 0.0, 0.0
+    if len(bounds):  # on both sides of 180, the middle is not at 0
+        bounds[:, [0, 2]] = nearest_turn(bounds[:, [0, 2]], bounds[0, 0])
+        lon, lat = ((bounds[:, :2].min(axis=0) + bounds[:, 2:].max(axis=0)) / 2).tolist()
+    return pyproj.CRS.from_dict({"proj": "laea", "lon_0": lon, "lat_0": lat, "units": "m"})
+
+
+def _is_true(table: gpd.GeoDataFrame, crs: pyproj.CRS) -> bool:
+    """Return whether a metre of a projection is one on the ground, in the middle of a table."""
+    left, bottom, right, top = table.total_bounds
+    middle = np.array([[(left + right) / 2, (bottom + top) / 2]])
+    return bool(np.isnan(middle).any() or (unit_m(crs.to_wkt(), middle) == 1).all())
+
+
 def pixel_m(grid: Grid, points: Floats) -> Floats:
     """Return (N, 2) width and height in metres of the pixels at (N, 2) lattice points."""
     crs = pyproj.CRS.from_wkt(grid.crs)
