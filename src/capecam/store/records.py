@@ -246,6 +246,11 @@ class RunRecord(Record):
     audit: dict[str, object] | None = None
     """Result of ``capecam audit`` of the same detections."""
 
+    def to_json(self) -> JsonTree:
+        """Return the keys that were read or given, and ``audit`` only if there is one."""
+        tree = super().to_json()
+        return {name: value for name, value in tree.items() if name != "audit" or value is not None}
+
     def with_products_of(self, other: RunRecord) -> RunRecord:
         """Return the record with the city products of another."""
         names = ("totals", "detections", "products", "written", "audit", "unusual")
