@@ -16,6 +16,7 @@ from support.cities import blobs, colours_model, write_tif
 from capecam.analysis.audit.audit import audit
 from capecam.analysis.zonal_summary import summarize
 from capecam.analysis.zones import ZoneRules
+from capecam.io.geopackage import holds
 from capecam.run.city_products import finish
 from capecam.run.outcome import RunOutcome
 from capecam.run.plan import make_plan
@@ -152,9 +153,18 @@ EDITS = {
 
 
 @pytest.mark.parametrize("statements", EDITS.values(), ids=EDITS)
-def test_an_edited_geopackage_is_never_lost(city, caplog, statements) -> None:
-    gpkg, copy = city / "out" / "detections.gpkg", city / "out" / "edited" / "detections-1.gpkg"
+def test_every_edit_is_noticed(finished, tmp_path, statements) -> None:
+    out, gpkg = finished / "out", tmp_path / "detections.gpkg"
+    shutil.copy(out / gpkg.name, gpkg)
+    tables = {"detections": out / "detections.parquet"}
+    assert holds(gpkg, tables)
     edit(gpkg, *statements)
+    assert not holds(gpkg, tables)
+
+
+def test_an_edited_geopackage_is_never_lost(city, caplog) -> None:
+    gpkg, copy = city / "out" / "detections.gpkg", city / "out" / "edited" / "detections-1.gpkg"
+    edit(gpkg, *(statement for statements in EDITS.values() for statement in statements))
     dump = contents(gpkg)
     for command in (lambda: explain(city), lambda: finish(city / "out")):
         command()
