@@ -256,7 +256,8 @@ def test_where_images_overlap_every_pixel_has_one_cell(tmp_path: Path) -> None:
 
 
 def test_images_wholly_under_others_are_named(tmp_path: Path) -> None:
-    for name, col, width in (("left", 0, 60), ("right", 60, 60), ("under", 20, 80), ("copy", 0, 60)):
+    images = ("left", 0, 60), ("right", 60, 60), ("under", 20, 80), ("copy", 0, 60)
+    for name, col, width in images:
         write_tif(tmp_path / f"{name}.tif", blobs(50, width), col)
     city = open_city([str(tmp_path)], None)
     assert [cell.name for cell in city.mosaic.cells(Tiling(), 12_500)] == ["copy", "under", "right"]
