@@ -363,7 +363,8 @@ def test_percentiles_of_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="both are 700 in these images; give values"):
         find_value_range(mosaic, ValueRange(2, 98, percent=True), 0)
     mosaic = write_mosaic(tmp_path / "none", [], same, nodata=700)
-    with pytest.raises(UsageError, match="no valid pixel"):
+    named = r"no image has a valid pixel .*: .*none.*\.tif; correct their mask"
+    with pytest.raises(UsageError, match=named):
         find_value_range(mosaic, ValueRange(2, 98, percent=True), 0)
 
 
@@ -610,11 +611,12 @@ def test_plan_says_what_is_unusual_kind_by_kind(tmp_path: Path) -> None:
     for n in range(2):
         plain(tmp_path / "in" / f"deep{n}.tif", scene("uint16"))
     plan = make_plan(load(None, {"sources": [str(tmp_path / "in")]}))
-    refused, order = plan.diagnostics
+    refused, order, under = plan.diagnostics
     assert (refused.images, order.images) == (
         ("deep0", "deep1"),
         tuple(f"bgra{n}" for n in range(5)),
     )
+    assert under.images == order.images, "all of them are where 0.tif is"
     assert refused.diagnostic.finding == "pixels are uint16, expected uint8"
     assert refused.diagnostic.action.startswith("leaves it out; say which values")
     assert "5: bgra0, bgra1, bgra2, ..." in plan.to_text()

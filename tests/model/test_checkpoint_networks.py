@@ -242,6 +242,42 @@ DOUBTS: dict[str, tuple[State, dict[str, object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize(("name", "missing"), [("mean", "std"), ("std", "mean")])
+def test_half_a_normalisation_is_not_completed_by_imagenets(
+    name: str, missing: str, prefix: str, tmp_path: Path
+) -> None:
+    saved = behind("model.", state()) | {f"{prefix}{name}": PAIR[name]}
+    said = rf"a\.pt: holds {prefix}{name}, and no {prefix}{missing}; set model\.mean and model\.std"
+    with pytest.raises(CheckpointError, match=said):
+        loaded(saved, tmp_path)
+    other = {missing: (0.2,) * 3}
+    model = loaded(saved, tmp_path, SETTINGS.model_copy(update=other))
+    assert getattr(model.normalisation, missing) == (0.2,) * 3
+    assert getattr(model.normalisation, name) == pytest.approx(PAIR[name].flatten().tolist())
+
+
+def test_a_normalisation_that_cannot_be_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a\.pt: std must be above 0"):
+        loaded(state() | {"mean": MEAN, "std": STD * 0}, tmp_path)
+
+
+AVERAGES: dict[str, tuple[Callable[[State], object], bool]] = {
+    "torch_ema": (lambda net: {
+        "state_dict": net, "ema": {"decay": 0.9, "shadow_params": [torch.tensor(1.0)] * 2}}, True),
+    "names without dots": (lambda net: net | {"model_ema.encoderconv1weight": STD}, True),
+    "counters": (lambda net: net | {"n_averaged": STD[0, 0], "ema.step": torch.ones(1)}, False),
+    "another word": (lambda net: net | {"schema.weight": STD, "average_pool": STD}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", AVERAGES)
+def test_averaged_weights_without_names_are_said_not_to_be_read(kind: str, tmp_path: Path) -> None:
+    save, said = AVERAGES[kind]
+    model = loaded(save(behind("model.", state())), tmp_path)
+    assert ("averaged weights" in (model.doubt or "")) == said
+
+
 @pytest.mark.parametrize("kind", DOUBTS)
 def test_a_normalisation_that_does_not_fit_the_input_is_doubted(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

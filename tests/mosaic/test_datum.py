@@ -65,8 +65,9 @@ SAME = [
     *(("EPSG:28355", mga55(name)) for name in (
         "Geocentric_Datum_of_Australia_1994", "GDA94", "D_GDA_1994", "GDA 94")),
     ("EPSG:7855", mga55("GDA2020")),
+    ("EPSG:3006", "EPSG:25833"), ("EPSG:25832", "EPSG:7791"), ("EPSG:8255", "EPSG:6318"),
 ]  # fmt: skip
-"""One datum in several spellings."""
+"""One datum in several spellings, or datums that a registry makes equal: SWEREF99 is ETRS89."""
 
 ASSUMED = [
     (LO19, CUSTOM_WKT),
@@ -85,7 +86,8 @@ OTHER = [
     ("EPSG:3157", "EPSG:6339"), ("EPSG:25832", "EPSG:32632"), ("EPSG:3037", "EPSG:32737"),
     ("EPSG:4326", "EPSG:9755"), (LO19, lo19("World Geodetic System 1984 (G1762)")),
     (LO19, lo19("Moznet (ITRF94)")), (CUSTOM_WKT, lo19("Cyprus Geodetic Reference System 1993")),
-    ("EPSG:26718", "EPSG:26918"), ("EPSG:2048", LO19), ("EPSG:2263", "EPSG:32118"),
+    ("EPSG:9000", "EPSG:9069"), ("EPSG:26718", "EPSG:26918"), ("EPSG:2048", LO19),
+    ("EPSG:2263", "EPSG:32118"),
 ]  # fmt: skip
 
 

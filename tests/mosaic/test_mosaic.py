@@ -26,7 +26,7 @@ from capecam.imagery.header_reader import HeaderRules, read_header, read_headers
 from capecam.imagery.validation.file_type import cut_off
 from capecam.mosaic.aoi import read_shapes
 from capecam.mosaic.city import open_city
-from capecam.mosaic.diagnostics import image_diagnostics
+from capecam.mosaic.diagnostics import image_diagnostics, summarize_diagnostics
 from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.tiles import batches, read_tiles
@@ -253,6 +253,17 @@ def test_where_images_overlap_every_pixel_has_one_cell(tmp_path: Path) -> None:
             own[part.slices(cell.core)] = False
         owners[cell.core.slices(mosaic.grid.window)] += own
     assert (owners == 1).all()
+
+
+def test_images_wholly_under_others_are_named(tmp_path: Path) -> None:
+    images = ("left", 0, 60), ("right", 60, 60), ("under", 20, 80), ("copy", 0, 60)
+    for name, col, width in images:
+        write_tif(tmp_path / f"{name}.tif", blobs(50, width), col)
+    city = open_city([str(tmp_path)], None)
+    assert [cell.name for cell in city.mosaic.cells(Tiling(), 12_500)] == ["copy", "under", "right"]
+    (group,) = summarize_diagnostics(city, Settings())
+    assert group.diagnostic.warning
+    assert str(group).startswith("lies wholly under other images (1: left): fills their pixels")
 
 
 boxes = st.builds(

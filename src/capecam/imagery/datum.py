@@ -28,8 +28,15 @@ EQUAL_TO_WGS84_M = 1.0
 """Accuracy up to which PROJ's null transformation makes a datum equal to a bare WGS 84: 1 m for
 Hartebeesthoek94. Between WGS 84 and its own realisations it is 2 m, which tells them apart."""
 
+EQUAL_M = 0.0
+"""The same for two other datums: only those that a registry makes equal, as ETRS89 and the national
+datums that realise it (SWEREF99, RDN2008, HTRS96 ...)."""
+
 NULL_DEGREES = 1e-9
 """A shift by less, 0.1 mm, is none."""
+
+PROBES = (0.0, 90.0, 45.0), (0.0, 0.0, 45.0), (0.0, 0.0, 0.0), (1980.0, 2010.0, 2040.0)
+"""Longitudes, latitudes, heights and years at which a shift is looked for: some datums drift."""
 
 UNSAID = re.compile("unknown|notspecified|unspecified|undefined|unnamed|userdefined|$")
 """Beginnings of names that name no datum, by their letters alone."""
@@ -147,14 +154,17 @@ def same_crs(one: str, other: str) -> bool:
     first, second = sorted((datum_of(one), datum_of(other)), key=lambda datum: datum.rank)
     if first.code == second.code or second.rank == 2:
         return True
-    return first.rank == 0 and second.is_bare_wgs84 and _is_equal_to_wgs84(one, other)
+    is_assumable = first.rank == 0 and second.is_bare_wgs84
+    return _is_null(one, other, EQUAL_TO_WGS84_M if is_assumable else EQUAL_M)
 
 
 def is_assumed(one: str, other: str) -> bool:
     """Return whether two CRSs are the same grid only if a datum is what it is taken for."""
     first, second = datum_of(one), datum_of(other)
+    if first.code and second.code:
+        return first.code != second.code and not _is_null(one, other, EQUAL_M)
     if first.code or second.code:
-        return first.code != second.code
+        return True
     return _letters(first.name) != _letters(second.name)
 
 
@@ -167,12 +177,13 @@ def transformations(
         return TransformerGroup(one, other, always_xy=True, area_of_interest=area)  # type: ignore[arg-type]
 
 
-def _is_equal_to_wgs84(one: str, other: str) -> bool:
+@cache
+def _is_null(one: str, other: str, accuracy_m: float) -> bool:
+    """Return whether PROJ's best transformation moves nothing, and is known to be this good."""
     first, second = (parse_crs(wkt).geodetic_crs for wkt in (one, other))
     shift = transformations(first, second).transformers[0]
-    lons, lats = (0.0, 90.0, 45.0), (0.0, 0.0, 45.0)
-    is_null = np.allclose(shift.transform(lons, lats), (lons, lats), rtol=0, atol=NULL_DEGREES)
-    return is_null and 0 <= shift.accuracy <= EQUAL_TO_WGS84_M
+    is_null = np.allclose(shift.transform(*PROBES)[:2], PROBES[:2], rtol=0, atol=NULL_DEGREES)
+    return is_null and 0 <= shift.accuracy <= accuracy_m
 
 
 @cache

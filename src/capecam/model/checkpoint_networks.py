@@ -22,6 +22,12 @@ PARTS = ("encoder.", "decoder.", "segmentation_head.")
 NORMALISATION = re.compile(r"(?P<prefix>(?:.*[._])?)(?<!running_)(?P<name>mean|std)", re.DOTALL)
 """Key of the mean or the deviation of the input: ``mean``, ``module.std``, ``net.pixel_mean``."""
 
+SHADOW = "shadow_params"
+"""Key of a list of averaged weights, which have no names (torch_ema)."""
+
+AVERAGED = re.compile(r"(?:.*[._])?(?:ema|swa|averaged|shadow)(?:[._].*)?", re.DOTALL)
+"""Key of a weight that may be averaged over the training: ``model_ema.encoderconv1weight``."""
+
 MAX_VALUE = 1e6
 MAX_NETWORKS = 16
 MAX_BESIDE = 256
@@ -59,6 +65,9 @@ class _Content:
         elif len(self.beside) < MAX_BESIDE:
             names = (key for key in entries if len(key) <= MAX_KEY and NORMALISATION.fullmatch(key))
             self.beside.update((f"{path}{key}", entries[key]) for key in names)
+            match entries.get(SHADOW):
+                case [first, *_]:  # enough to know of them
+                    self.beside[f"{path}{SHADOW}.0"] = first
 
 
 def state_dict_of(value: Mapping[str, object]) -> dict[str, object]:
@@ -117,6 +126,25 @@ def choose_network(path: Path, tensors: Mapping[str, Tensor], name: str | None) 
         f"{_shown(prefixes)}"
         + (f", and {'several' if found else 'none'} of the name {name!r}" if name else "")
         + "; choose one with --weights, or model.weights in a --config"
+    )
+
+
+def why_incomplete(path: Path, unused: Mapping[str, Tensor]) -> str | None:
+    """Explain which averaged weights are not read, for want of names; None if there are none.
+
+    Args:
+        path: of the checkpoint.
+        unused: tensors that are of no network.
+    """
+    # Single numbers are counters and factors beside averaged weights.
+    averaged = {key: x for key, x in unused.items() if AVERAGED.fullmatch(key)}
+    keys = [key for key, x in averaged.items() if x.numel() > 1 or f"{SHADOW}." in key]
+    if not keys:
+        return None
+    return (
+        f"{path}: holds averaged weights without the names of the network's layers "
+        f"({keys[0][:MAX_KEY]} ...), which are not read; if they are meant, copy them into the "
+        "network and save its state_dict"
     )
 
 

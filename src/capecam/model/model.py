@@ -15,7 +15,12 @@ from capecam.errors import CheckpointError, SettingsError
 from capecam.grid import Tiling
 from capecam.model.architecture import BANDS, Budget, build_network
 from capecam.model.checkpoint import Weights, read_weights
-from capecam.model.checkpoint_networks import choose_network, head_key, network_prefixes
+from capecam.model.checkpoint_networks import (
+    choose_network,
+    head_key,
+    network_prefixes,
+    why_incomplete,
+)
 from capecam.model.introspection import PROBE_PX, why_not_size
 from capecam.model.normalisation import Normalisation, find_normalisation, why_doubtful
 from capecam.model.target_layer import find_layer
@@ -48,7 +53,8 @@ class Model:
     weights: str | None = None
     """Network of the checkpoint that was chosen by its name."""
     doubt: str | None = None
-    """Remark about the normalisation, if it hardly fits the range of the input."""
+    """Remark about a normalisation that hardly fits the range of the input, and about averaged
+    weights that are not read."""
 
     @property
     def foreground(self) -> tuple[ClassSettings, ...]:
@@ -86,6 +92,11 @@ def build_model(weights: Weights, settings: ModelSettings) -> Model:
     _check_output(network, path)
     others = {key: tensor for key, tensor in tensors.items() if key not in used}
     normalisation = find_normalisation(settings, path, others, prefix)
+    ignored = _ignored(tensors, prefix, {*used, *normalisation.keys})
+    doubts = (
+        why_doubtful(normalisation, settings, path),
+        why_incomplete(path, {key: tensors[key] for key in ignored if key in tensors}),
+    )
     return Model(
         network,
         settings.classes,
@@ -93,10 +104,10 @@ def build_model(weights: Weights, settings: ModelSettings) -> Model:
         find_layer(network, settings.target_layer),
         architecture,
         weights.sha256,
-        _ignored(tensors, prefix, {*used, *normalisation.keys}),
+        ignored,
         sigmoid,
         settings.weights,
-        why_doubtful(normalisation, settings, path),
+        "; ".join(filter(None, doubts)) or None,
     )
 
 

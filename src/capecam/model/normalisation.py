@@ -85,15 +85,33 @@ def find_normalisation(
         network: prefix of the network's keys.
 
     Raises:
-        CheckpointError: the checkpoint has none of three values, or several.
+        CheckpointError: the checkpoint has none of three values, only one of the two, or several.
     """
     chosen = {"mean": settings.mean, "std": settings.std}
     prefix, own = "", dict[str, Triple]()
     if None in chosen.values():
         prefix, own = _beside(path, tensors, network)
+    _check_pair(path, prefix, own, chosen)
     defaults = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     mean, std = (chosen[name] or own.get(name) or defaults[name] for name in chosen)
-    return Normalisation(settings.input_max, mean, std, prefix)
+    try:
+        return Normalisation(settings.input_max, mean, std, prefix)
+    except SettingsError as error:
+        raise CheckpointError(f"{path}: {error}") if own else error from error
+
+
+def _check_pair(
+    path: Path, prefix: str, own: Mapping[str, Triple], chosen: Mapping[str, Triple | None]
+) -> None:
+    """Check that a mean or a std of the checkpoint is not completed by ImageNet's."""
+    needed = [name for name, value in chosen.items() if value is None]
+    missing = [name for name in needed if name not in own]
+    if len(missing) == 1 and len(needed) == 2:
+        (found,) = own
+        raise CheckpointError(
+            f"{path}: holds {prefix}{found}, and no {prefix}{missing[0]}; set model.mean and "
+            "model.std in the configuration"
+        )
 
 
 def _beside(

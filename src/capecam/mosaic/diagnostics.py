@@ -83,6 +83,7 @@ def summarize_diagnostics(city: City, settings: Settings) -> tuple[DiagnosticGro
         for diagnostic in (
             *image_diagnostics(source.header, settings, resampled=source.warped),
             *_placement(source, settings),
+            *_cover(source, city),
             *(Diagnostic(*remark) for remark in datum_remarks(source.header, city.mosaic)),
         ):
             images.setdefault(diagnostic, []).append(source.name)
@@ -134,6 +135,16 @@ def _placement(source: Source, settings: Settings) -> Iterator[Diagnostic]:
         yield Diagnostic(
             "has another CRS or resolution than the mosaic",
             "is resampled onto its grid, bilinearly (--align warp)",
+        )
+
+
+def _cover(source: Source, city: City) -> Iterator[Diagnostic]:
+    if city.mosaic.is_covered(source):
+        yield Diagnostic(
+            "lies wholly under other images",
+            "fills their pixels that are no imagery, and has no cell of its own; leave the others "
+            "out of the sources to see it",
+            warning=True,
         )
 
 

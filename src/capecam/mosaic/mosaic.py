@@ -95,9 +95,13 @@ class Mosaic:
             for i, j, core in parts:
                 suffix = f"_r{i}c{j}" if len(parts) > 1 else ""
                 taken = tuple(self._taken(core, source))
-                if not shapely.union_all([part.box for part in taken]).covers(core.box):
+                if not _cover(taken, core):
                     cells.append(Cell(source.name + suffix, source.name, core, taken))
         return tuple(cells)
+
+    def is_covered(self, source: Source) -> bool:
+        """Return True for a source that is wholly under earlier ones, and has no cell."""
+        return _cover(tuple(self._taken(source.window, source)), source.window)
 
     def _taken(self, core: Window, source: Source) -> Iterator[Window]:
         """Yield the parts of a source's core that earlier sources cover."""
@@ -105,6 +109,10 @@ class Mosaic:
             part = other.window.intersection(core)
             if part is not None and other.key < source.key:
                 yield part
+
+
+def _cover(parts: Sequence[Window], core: Window) -> bool:
+    return bool(shapely.union_all([part.box for part in parts]).covers(core.box))
 
 
 def build_mosaic(

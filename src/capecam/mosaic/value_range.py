@@ -25,6 +25,9 @@ WHOLE_WINDOWS = 32
 """Number of windows up to which every pixel counts (8 Mpx); in more, every second or third in both
 directions, so that as many values are in memory, which takes 200 MB."""
 
+MAX_NAMES = 3
+"""Images named in a message."""
+
 Values = NDArray[np.float64]
 OnReading = Callable[[tuple[str, ...]], object]
 
@@ -61,9 +64,11 @@ def find_value_range(
             + "\n  ".join(errors.values())
         )
     if not samples:
+        paths = [str(source.header.path) for source in mosaic.scaled if source.name not in excluded]
         raise UsageError(
-            f"--scale {percentiles}: there is no valid pixel to take percentiles of"
-            "; give values, --scale LOW,HIGH"
+            f"--scale {percentiles}: no image has a valid pixel to take percentiles of: "
+            f"{', '.join(paths[:MAX_NAMES])}{', ...' if len(paths) > MAX_NAMES else ''}"
+            "; correct their mask, alpha band or nodata value (gdalinfo -stats shows them)"
         )
     values = np.concatenate(samples)
     low, high = np.percentile(
