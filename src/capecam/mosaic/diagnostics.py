@@ -275,7 +275,7 @@ def _georeference(header: Header, settings: Settings) -> Iterator[Diagnostic]:
             "is placed by ground control points"
             if by_points
             else f"is {header.placement.orientation}",
-            "is straightened, bilinearly (--align warp)"
+            "is straightened (--align warp): bilinearly, unless its pixels are those of the grid"
             if settings.mosaic.align == "warp"
             else "fails; --align warp straightens it",
         )
