@@ -24,8 +24,8 @@ compares them."""
 
 
 def is_edited(path: Path, written: Mapping[str, FileFacts]) -> bool:
-    """Return whether a file exists, and is not as capecam last wrote it."""
-    return path.exists() and written.get(path.name) != FileFacts.of(path)
+    """Return whether there is a file, and not as capecam last wrote it; a folder is none."""
+    return path.is_file() and written.get(path.name) != FileFacts.of(path)
 
 
 def keep_edited(out: Path, written: Mapping[str, FileFacts]) -> None:
