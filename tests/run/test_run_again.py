@@ -16,7 +16,7 @@ from support.cities import blobs, colours_model, write_tif
 from capecam.analysis.audit.audit import audit
 from capecam.analysis.zonal_summary import summarize
 from capecam.analysis.zones import ZoneRules
-from capecam.errors import StoppedError
+from capecam.errors import OutputError, StoppedError
 from capecam.run.city_products import finish
 from capecam.run.outcome import RunOutcome
 from capecam.run.plan import make_plan
@@ -195,6 +195,14 @@ def test_a_folder_in_place_of_a_product_is_named(city, name) -> None:
     path.mkdir()
     with pytest.raises(StoppedError, match=f"{name}: is a folder.*move it elsewhere"):
         explain(city)
+
+
+def test_a_file_in_place_of_the_folder_of_edited_files_is_named(city) -> None:
+    (city / "out" / "edited").touch()
+    (city / "out" / "summary.csv").write_text("mine")
+    with pytest.raises(OutputError, match=r"edited: is no folder, so that summary\.csv"):
+        explain(city)
+    assert (city / "out" / "summary.csv").read_text() == "mine"
 
 
 def test_a_style_of_an_earlier_version_is_no_edit(city) -> None:
