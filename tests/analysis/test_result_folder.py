@@ -16,6 +16,7 @@ from support.cities import blobs, colours_model, write_tif
 from typer.testing import CliRunner
 
 from capecam.cli import app
+from capecam.errors import OutputError
 from capecam.run.supervisor import run
 from capecam.settings.loading import load
 
@@ -75,6 +76,32 @@ def test_a_read_only_run_is_counted_and_scored(city, command, monkeypatch, caplo
     assert answer.pop("files", []) == []
     before.pop("files", None)
     assert answer == before
+
+
+def test_zones_without_objects_are_counted_in_the_text_of_a_read_only_run(
+    city, monkeypatch, caplog
+) -> None:
+    monkeypatch.chdir(city)
+    with read_only(city / "out"):
+        found = CliRunner().invoke(app, ["summarize", "out", "--zones", "truth.gpkg"])
+    assert found.exit_code == 0, found.exception
+    assert "row(s) without objects are not shown\n" in found.stdout
+    assert "written:" not in found.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("to", "reason"),
+    [("a file", "File exists"), ("a file/a", "Not a directory"), ("link", "File exists")],
+)
+def test_a_result_needs_a_folder(city, command, to, reason, tmp_path) -> None:
+    (tmp_path / "a file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    (option, file), _ = COMMANDS[command]
+    call = [command, str(city / "out"), option, str(city / file), "--to", str(tmp_path / to)]
+    error = CliRunner().invoke(app, call).exception
+    assert isinstance(error, OutputError)
+    assert f"{to} cannot be made or written: {reason}; name another" in str(error)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

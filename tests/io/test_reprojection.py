@@ -182,6 +182,38 @@ def test_a_zone_across_the_antimeridian_is_one_place(
         assert found.geometry.iloc[0].area == pytest.approx(47.147e9, rel=1e-3)
 
 
+@pytest.mark.parametrize("city", ["EPSG:3460", "EPSG:32701", "EPSG:32760", "EPSG:4326"])
+@pytest.mark.parametrize(
+    ("code", "turns"),
+    [
+        ("EPSG:3857", (0, 0)),
+        ("EPSG:3857", (0, 1)),
+        ("EPSG:6933", (-1, 0)),
+        ("ESRI:54002", (-1, -1)),
+    ],
+)
+def test_eastings_of_cylindrical_projections_may_go_beyond_180(
+    city: str, code: str, turns: tuple[int, int], tmp_path: Path, caplog
+) -> None:
+    """Zones west and east of 180, each on either side of the map."""
+    crs, world = pyproj.CRS(city), to(pyproj.CRS(code)).transform
+    (edge, south), (_, north), (end, _) = (world(*p) for p in ((180, -18), (180, -16), (179, -17)))
+    width = edge - end
+    lefts = (edge - width, -edge)
+    zones = [
+        shapely.box(x + turn * 2 * edge, south, x + turn * 2 * edge + width, north)
+        for x, turn in zip(lefts, turns, strict=True)
+    ]
+    gpd.GeoDataFrame(geometry=zones, crs=code).to_file(tmp_path / "zones.gpkg")
+    near = at(crs, 180, -17).buffer(100 if crs.is_projected else 0.001)
+    table = read_polygons(tmp_path / "zones.gpkg", crs, near=near)
+    for zone, lon in zip(table.geometry, (179.9, 180.1), strict=True):
+        (place,), _ = reproject(np.array([shapely.box(lon, -17.1, lon + 1e-4, -17)]), DEGREES,
+                                crs, near)  # fmt: skip
+        assert zone.contains(place)
+    assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
+
+
 @pytest.mark.parametrize("lon", [-74.0, 286.0])
 def test_files_that_count_from_0_to_360_are_read_near_the_imagery(
     tmp_path: Path, lon: float

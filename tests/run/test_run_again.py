@@ -16,6 +16,7 @@ from support.cities import blobs, colours_model, write_tif
 from capecam.analysis.audit.audit import audit
 from capecam.analysis.zonal_summary import summarize
 from capecam.analysis.zones import ZoneRules
+from capecam.errors import OutputError, StoppedError
 from capecam.io.geopackage import holds
 from capecam.run.city_products import finish
 from capecam.run.outcome import RunOutcome
@@ -149,6 +150,13 @@ EDITS = {
               "INSERT INTO gpkg_contents (table_name, data_type) VALUES ('notes', 'attributes')"],
     "style": ["INSERT INTO layer_styles (f_table_name, styleName, useAsDefault, styleQML) "
               "VALUES ('detections', 'mine', 0, '<qgis/>')"],
+    "own style": ["UPDATE layer_styles SET styleQML = '<qgis/>'"],
+    "own style, saved by QGIS": ["UPDATE layer_styles SET styleSLD = '<sld/>', description = ''"],
+    "view": ["CREATE VIEW large AS SELECT * FROM detections WHERE area_m2 > 5"],
+    "project": ["CREATE TABLE qgis_projects (name TEXT PRIMARY KEY, metadata BLOB, content BLOB)",
+                "INSERT INTO qgis_projects VALUES ('mine', '', '00')"],
+    "description": ["UPDATE gpkg_contents SET description = 'checked' "
+                    "WHERE table_name = 'detections'"],
 }  # fmt: skip
 
 
@@ -180,9 +188,43 @@ def test_an_edited_geopackage_is_never_lost(city, caplog) -> None:
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
+@pytest.mark.parametrize("rest", [b"my notes", b"SQLite format 3\0" + b"x" * 5000, None])
+def test_a_damaged_geopackage_is_kept_and_written_again(city, rest) -> None:
+    gpkg, copy = city / "out" / "detections.gpkg", city / "out" / "edited" / "detections-1.gpkg"
+    rest = gpkg.read_bytes()[:60_000] if rest is None else rest  # a copy that was cut off
+    gpkg.write_bytes(rest)
+    explain(city)
+    assert copy.read_bytes() == rest
+    assert len(gpd.read_file(gpkg, layer="detections"))
+
+
+@pytest.mark.parametrize("name", ["detections.gpkg", "capecam.qgz", "summary.csv", "classes.qml"])
+def test_a_folder_in_place_of_a_product_is_named(city, name) -> None:
+    path = city / "out" / name
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoppedError, match=f"{name}: is a folder.*move it elsewhere"):
+        explain(city)
+
+
+def test_a_file_in_place_of_the_folder_of_edited_files_is_named(city) -> None:
+    (city / "out" / "edited").touch()
+    (city / "out" / "summary.csv").write_text("mine")
+    with pytest.raises(OutputError, match=r"edited: is no folder, so that summary\.csv"):
+        explain(city)
+    assert (city / "out" / "summary.csv").read_text() == "mine"
+
+
+def test_a_style_of_an_earlier_version_is_no_edit(city) -> None:
+    gpkg = city / "out" / "detections.gpkg"
+    edit(gpkg, "UPDATE layer_styles SET description = '', styleQML = '<qgis/>'")
+    explain(city, detections__min_area_m2=9.0)
+    assert not (city / "out" / "edited").exists()
+
+
 def contents(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as database:
-        return [line for line in database.iterdump() if "capecam" not in line]
+        return list(database.iterdump())
 
 
 def test_edited_zones_are_never_lost(city) -> None:

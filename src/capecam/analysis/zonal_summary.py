@@ -121,18 +121,21 @@ class ZoneSummary:
         ]
         if self.coarse:
             lines.append(f"valid imagery of {self.coarse} large zone(s) was counted at 1/16")
-        return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
+        if self.files:
+            lines.append(f"written: {', '.join(map(str, self.files))}")
+        return "\n".join(lines)
 
     def _row_lines(self, rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[str]:
         """Yield the first rows with objects, and the number of those not shown."""
         filled = (rows[[name for name in SUMMED if name in rows]] != 0).any(axis=1)
         table = rows.loc[filled, list(columns)]
+        where = f"in {self.files[0]}" if self.files else "not shown"
         if len(table):
             yield _as_text(table.head(MAX_ROWS))
         if len(table) > MAX_ROWS:
-            yield f"... and {len(table) - MAX_ROWS} more rows in {self.files[0]}"
+            yield f"... and {len(table) - MAX_ROWS} more rows {where}"
         if empty := len(rows) - len(table):
-            yield f"{empty} row(s) without objects are in {self.files[0]} only"
+            yield f"{empty} row(s) without objects are {where}{' only' * bool(self.files)}"
 
 
 def _short(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
 from collections.abc import Mapping
@@ -19,6 +20,9 @@ STYLES = "layer_styles"
 OWN_STYLE = "capecam"
 """Name of the styles that capecam writes into it."""
 
+PEOPLES = ("gpkg_data_columns", "gpkg_metadata")
+"""Tables of the format that only people fill: aliases of columns, and descriptions."""
+
 JOURNALS = ("-wal", "-shm")
 """Suffixes of the files beside a database that another program has open."""
 
@@ -31,22 +35,57 @@ def holds(path: Path, tables: Mapping[str, Path]) -> bool:
         tables: by layer, the file that the layer was made of.
     """
     try:
-        layers = {name for name, _ in pyogrio.list_layers(path).tolist()}
-        return (
-            layers == {*tables, STYLES}
-            and not _other_styles(path)
-            and all(_is_equal(path, layer, source) for layer, source in tables.items())
-        )
+        with closing(sqlite3.connect(path)) as database:
+            own = _own_tables(database) == {*tables, STYLES} and not _is_annotated(database)
+        return own and all(_is_equal(path, layer, source) for layer, source in tables.items())
     except (OSError, DataSourceError, DataLayerError, sqlite3.Error, pa.ArrowException):
         return False
 
 
-def _other_styles(path: Path) -> int:
-    """Return the number of styles that somebody has saved in a GeoPackage."""
-    with closing(sqlite3.connect(path)) as database:
-        query = f"SELECT count(*) FROM {STYLES} WHERE styleName != ?"
-        (count,) = database.execute(query, [OWN_STYLE]).fetchone()
-    return int(count)
+def _own_tables(database: sqlite3.Connection) -> set[str]:
+    """Return the names of tables and views, without those of the format.
+
+    GDAL does not list views, and tables such as ``qgis_projects``, that are not registered.
+    """
+    query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
+    names = {name for (name,) in database.execute(query)}
+    return {
+        name for name in names
+        if name in PEOPLES or not name.startswith(("gpkg_", "rtree_", "sqlite_"))
+    }  # fmt: skip
+
+
+def _is_annotated(database: sqlite3.Connection) -> bool:
+    """Return whether somebody has described a layer, or saved a style."""
+    described = "SELECT count(*) FROM gpkg_contents WHERE coalesce(description, '') != ''"
+    ((count,),) = database.execute(described)
+    return bool(count) or not all(is_own for _, is_own in styles_of(database))
+
+
+def styles_of(database: sqlite3.Connection, layer: str | None = None) -> list[tuple[str, bool]]:
+    """Return the texts of styles, and whether capecam wrote them, of one layer or all."""
+    query = f"SELECT styleName, styleQML, styleSLD, description, f_table_name FROM {STYLES}"
+    return [
+        (text, name == OWN_STYLE and (note == style_note(text) or not (note or sld)))
+        for name, text, sld, note, table in database.execute(query)
+        if layer is None or (table, name) == (layer, OWN_STYLE)
+    ]
+
+
+def style_note(text: str | None) -> str:
+    """Return the description of a style that capecam writes, which tells it from an edited one."""
+    digest = hashlib.sha256((text or "").encode()).hexdigest()
+    return f"written by capecam ({digest[:16]})"
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a file is a GeoPackage that can be read from end to end."""
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("SELECT count(*) FROM gpkg_contents").fetchall()
+            return database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+    except sqlite3.Error:
+        return False
 
 
 def _is_equal(path: Path, layer: str, source: Path) -> bool:

@@ -43,6 +43,31 @@ def central_meridian(crs: pyproj.CRS) -> float | None:
     return None
 
 
+def length_of_turn(crs: pyproj.CRS) -> float | None:
+    """Return the distance to the east after which a CRS begins again; None: there is no such one.
+
+    It is 360 in degrees, and the width of the world in a cylindrical projection (Web Mercator).
+    """
+    if counts_degrees(crs):
+        return TURN
+    centre = central_meridian(crs)
+    if centre is None or not crs.is_projected:
+        return None
+    to_crs = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True)
+    lon, lat = np.meshgrid([-TURN / 4, TURN / 8, TURN / 4], [0.0, 60.0])
+    x, _ = to_crs.transform((centre + lon).ravel(), lat.ravel())
+    if not np.isfinite(x).all():
+        return None
+    west, middle, east = np.reshape(x, lon.shape).T
+    turns = np.concatenate([2 * (east - west), 8 * (east - middle)])
+    return float(turns[0]) if np.allclose(turns, turns[0], rtol=WHOLE_TURN) else None
+
+
+def without_turns(difference: Floats, turn: float | None) -> Floats:
+    """Return differences of longitudes or eastings without whole turns around the Earth."""
+    return difference if turn is None else difference - turn * np.round(difference / turn)
+
+
 def in_one_turn(shapes: Shapes, centre: float) -> Shapes:
     """Return shapes with longitudes of at most 180 from a centre; others are not touched."""
     west = centre - TURN / 2

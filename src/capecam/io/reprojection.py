@@ -19,7 +19,9 @@ from capecam.io.longitudes import (
     central_meridian,
     counts_degrees,
     in_one_turn,
+    length_of_turn,
     nearest_turn,
+    without_turns,
 )
 from capecam.io.polygon_repair import repaired
 
@@ -160,6 +162,7 @@ class _Path:
     is_source_degrees: bool
     is_target_degrees: bool
     centre: float | None
+    source_turn: float | None
 
     @classmethod
     def between(cls, source: pyproj.CRS, target: pyproj.CRS, centre: float | None) -> _Path:
@@ -170,6 +173,7 @@ class _Path:
             counts_degrees(source),
             counts_degrees(target),
             centre,
+            length_of_turn(source),
         )
 
     def __call__(self, points: Floats) -> Floats:
@@ -259,9 +263,9 @@ class _Path:
         """
         moved = self(points)
         x, y = self.transformer.transform(moved[:, 0], moved[:, 1], direction="INVERSE")
-        dx, dy = x - points[:, 0], y - points[:, 1]
+        dx, dy = without_turns(x - points[:, 0], self.source_turn), y - points[:, 1]
         if self.is_source_degrees:
-            dx = (dx - nearest_turn(np.zeros_like(dx), dx)) * np.cos(np.radians(points[:, 1]))
+            dx = dx * np.cos(np.radians(points[:, 1]))
         if not (np.hypot(dx, dy) < LOST_M / self.source_unit_m).all():
             raise _LostError
         return moved

@@ -21,7 +21,7 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
-from capecam.io.longitudes import TURN, counts_degrees
+from capecam.io.longitudes import TURN, length_of_turn, without_turns
 from capecam.io.polygon_cleaning import Place, check_crs, clean_polygons, move_polygons
 from capecam.io.vector_file_type import DRIVERS, FORMATS, kind_of, member_of
 from capecam.io.vector_layers import LayerChoice, choose_layer
@@ -105,10 +105,11 @@ class VectorQuery:
     def box(self, crs: pyproj.CRS) -> Floats | None:
         """Return (4,) the bounds of the features to read, in the CRS of a file; None: all."""
         bounds = None if self.near is None else self.near.bounds(crs)
-        if bounds is None or not counts_degrees(crs):
+        turn = length_of_turn(crs)
+        if bounds is None or turn is None:
             return bounds
-        if max(-bounds[0], bounds[2]) > NEAR_ANTIMERIDIAN:
-            bounds[[0, 2]] = -1.5 * TURN, 1.5 * TURN
+        if max(-bounds[0], bounds[2]) > NEAR_ANTIMERIDIAN / TURN * turn:
+            bounds[[0, 2]] = -1.5 * turn, 1.5 * turn
         return bounds
 
 
@@ -161,9 +162,10 @@ def _read_box(
 
 def _turned(box: Floats, bounds: Sequence[float] | Floats | None, crs: pyproj.CRS) -> Floats | None:
     """Return a box a turn farther, if a layer has longitudes beyond 180 that reach it."""
-    if bounds is None or not counts_degrees(crs):
+    turn = length_of_turn(crs)
+    if bounds is None or turn is None:
         return None
-    turned = (box + np.array([turn, 0.0, turn, 0.0]) for turn in (TURN, -TURN))
+    turned = (box + np.array([east, 0.0, east, 0.0]) for east in (turn, -turn))
     return next((b for b in turned if b[0] <= bounds[2] and b[2] >= bounds[0]), None)
 
 
@@ -243,7 +245,10 @@ def misplaced(table: gpd.GeoDataFrame) -> str | None:
     x, y = bounds[[0, 2]], bounds[[1, 3]]
     lon, lat = to_earth.transform(x, y)
     back_x, back_y = to_earth.transform(lon, lat, direction="INVERSE")
-    error = np.hypot(back_x - x, back_y - y)  # infinite if there is no such location
+    turn = length_of_turn(crs)
+    if turn is not None and most[0] > 1.5 * turn:
+        turn = None
+    error = np.hypot(without_turns(back_x - x, turn), back_y - y)  # infinite: no such location
     if not (error < MAX_ROUND_TRIP_M).all():
         return (
             f"its coordinates ({shown}) are not a location on Earth in its CRS ({crs.name}){remedy}"

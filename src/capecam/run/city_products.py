@@ -66,6 +66,11 @@ def write_city_products(out: Path) -> RunRecord:
     """
     try:
         return _write(RunFolder.open_finished(out))
+    except IsADirectoryError as error:
+        raise StoppedError(
+            f"{error.filename2 or error.filename}: is a folder, where a file of the run belongs; "
+            "move it elsewhere, and give the same command again"
+        ) from error
     except UNREADABLE as error:
         Ledger.of(out).check_writable()
         reason = str(error).splitlines()[0]

@@ -13,7 +13,7 @@ from typing import Self
 import pyproj
 
 from capecam.detections.assembly import AssemblyRules
-from capecam.io.geopackage import holds, remove_journals
+from capecam.io.geopackage import holds, is_intact, remove_journals
 from capecam.io.vector_writer import index_column, write_gpkg
 from capecam.runtime.files import atomic_write, file_digest
 from capecam.store.edited import is_edited, set_aside
@@ -68,7 +68,8 @@ class EditableProducts:
         path = self.out / GEOPACKAGE
         tables = _tables(self.out, self.rules).values()
         if self.geopackage_edited:
-            if not any(is_edited(table, self.written) for table in tables):
+            is_new = any(is_edited(table, self.written) for table in tables)
+            if not is_new and is_intact(path):
                 log.info(STAYS, path)
                 _embed_styles(path, self.rules)
                 return self.written.get(GEOPACKAGE)

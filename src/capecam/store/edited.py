@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
+from capecam.errors import OutputError
 from capecam.io.geopackage import copy_geopackage
 from capecam.runtime.files import atomic_write, file_digest
 from capecam.store.file_names import SUMMARY
@@ -24,8 +25,8 @@ compares them."""
 
 
 def is_edited(path: Path, written: Mapping[str, FileFacts]) -> bool:
-    """Return whether a file exists, and is not as capecam last wrote it."""
-    return path.exists() and written.get(path.name) != FileFacts.of(path)
+    """Return whether there is a file, and not as capecam last wrote it; a folder is none."""
+    return path.is_file() and written.get(path.name) != FileFacts.of(path)
 
 
 def keep_edited(out: Path, written: Mapping[str, FileFacts]) -> None:
@@ -36,9 +37,19 @@ def keep_edited(out: Path, written: Mapping[str, FileFacts]) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Copy a file into the folder for edited ones, unless it is there already, and say so."""
+    """Copy a file into the folder for edited ones, unless it is there already, and say so.
+
+    Raises:
+        OutputError: there is something else in place of the folder.
+    """
     folder = path.parent / FOLDER
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{folder}: is no folder, so that {path.name}, which is not as capecam wrote it, "
+            "cannot be kept there; move it elsewhere"
+        ) from error
     if file_digest(path) in map(file_digest, folder.glob(f"{path.stem}-*{path.suffix}")):
         return
     names = (folder / f"{path.stem}-{n}{path.suffix}" for n in count(1))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from capecam.io.geopackage import OWN_STYLE
+from capecam.io.geopackage import OWN_STYLE, STYLES, style_note, styles_of
 
 VERSION = "3.22"
 """Version of QGIS that writes this format; later versions read it."""
@@ -84,23 +84,34 @@ CREATE TABLE IF NOT EXISTS layer_styles (
 
 
 def embed_style(path: Path, layer: str, style: LayerStyle) -> None:
-    """Make a style the default of a layer in a GeoPackage, unless somebody has chosen another."""
+    """Make a style the default of a layer in a GeoPackage, unless somebody has chosen another.
+
+    A style of capecam that somebody has edited stays.
+    """
+    text = style.to_qml()
     with closing(sqlite3.connect(path)) as database, database:
+        if _has_table(database):
+            written = styles_of(database, layer)
+            if written == [(text, True)] or not all(is_own for _, is_own in written):
+                return  # without writing: the file may be read-only
         database.execute(LAYER_STYLES)
         database.execute(
             "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) "
             "VALUES ('layer_styles', 'attributes', 'layer_styles')"
         )
-        own = "FROM layer_styles WHERE f_table_name = ? AND styleName = ?"
-        text = style.to_qml()
-        if database.execute(f"SELECT styleQML {own}", [layer, OWN_STYLE]).fetchall() == [(text,)]:
-            return
-        database.execute(f"DELETE {own}", [layer, OWN_STYLE])
+        database.execute(
+            "DELETE FROM layer_styles WHERE f_table_name = ? AND styleName = ?", [layer, OWN_STYLE]
+        )
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
             "SELECT '', '', table_name, column_name, ?, ?, '', NOT EXISTS (SELECT * FROM "
-            "layer_styles WHERE f_table_name = ? AND useAsDefault), '', '' "
+            "layer_styles WHERE f_table_name = ? AND useAsDefault), ?, '' "
             "FROM gpkg_geometry_columns WHERE table_name = ?",
-            [OWN_STYLE, text, layer, layer],
+            [OWN_STYLE, text, layer, style_note(text), layer],
         )
+
+
+def _has_table(database: sqlite3.Connection) -> bool:
+    query = "SELECT name FROM sqlite_master WHERE name = ?"
+    return bool(database.execute(query, [STYLES]).fetchall())
