@@ -345,6 +345,7 @@ def test_objects_that_are_nearly_the_same_are_counted_and_named(tmp_path: Path, 
     path = layer(tmp_path / "a.gpkg", *rows)
     assert by_class(asked(path, path))["solar panel"]["true"] == 2
     assert "1 of 3 true objects are nearly the same as others (IoU over 0.95)" in caplog.text
+    assert "must not overlap" in caplog.text, "'Delete duplicate geometries' leaves these"
     assert "1 of 3 found objects are nearly the same as others" in caplog.text
 
 

@@ -28,6 +28,7 @@ APART_M = 2.0
 detection are at most some pixels apart."""
 
 DEDUPLICATE = "take them out with 'Delete duplicate geometries' of QGIS"
+FIND = "find them with the rule 'must not overlap' of the Topology Checker of QGIS"
 SPLIT = "split them with 'Multipart to singleparts' of QGIS or ogr2ogr -explodecollections"
 
 
@@ -66,7 +67,7 @@ def warn_of_repeated(table: gpd.GeoDataFrame, path: Path, what: str, unit_m: flo
     if repeated:
         log.warning(
             "%s: %d of %d %s are nearly the same as others (IoU over %g), and all count; %s",
-            path, repeated, len(table), what, SAME_IOU, DEDUPLICATE,
+            path, repeated, len(table), what, SAME_IOU, FIND,
         )  # fmt: skip
     groups = _groups(np.asarray(table.geometry.to_numpy()), APART_M / unit_m)
     several = groups > 1
