@@ -18,6 +18,7 @@ import pytest
 import rasterio
 from support.cities import CUSTOM_WKT, blobs, colours_model, write_tif
 
+from capecam.errors import OutputError
 from capecam.run.city_products import finish
 from capecam.run.supervisor import run
 from capecam.settings.loading import load
@@ -205,6 +206,12 @@ def test_out_and_images_may_be_behind_links(tmp_path, monkeypatch, relative) -> 
     assert rasterio.open(here / "out" / "imagery.vrt").read().any()
     assert not verify(here / "out").findings
     assert RunFolder.open(here / "out").mosaic.sources, "images are found again from elsewhere"
+
+
+def test_out_behind_a_dangling_link_is_refused(tmp_path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(OutputError, match="out: it is a link that leads nowhere"):
+        make(tmp_path)
 
 
 def test_verify_opens_what_products_name(tmp_path) -> None:

@@ -52,8 +52,10 @@ class Ledger:
             ledger.folder.mkdir(parents=True, exist_ok=True)
             ledger._probe()
         except OSError as error:
+            is_dangling = out.is_symlink() and not out.exists()
+            reason = "it is a link that leads nowhere" if is_dangling else error.strerror
             raise OutputError(
-                f"cannot write to the output folder {out}: {error.strerror}"
+                f"cannot write to the output folder {out}: {reason}"
                 "; choose another --out, or fix its disk or permissions"
             ) from error
         return ledger
