@@ -380,7 +380,7 @@ def test_weights_that_are_not_finite_are_named(
 def test_an_impossible_normalisation_is_refused(
     folder: Path, tmp_path: Path, name: str, value: list[float], message: str
 ) -> None:
-    state = read_weights(folder).tensors
+    state = read_weights(folder).tensors | {"mean": torch.zeros(3), "std": torch.ones(3)}
     path = saved({**state, name: torch.tensor(value)}, tmp_path / "a.pt")
     with pytest.raises((CheckpointError, SettingsError), match=message):
         load_model(path, UNET)
