@@ -474,6 +474,7 @@ def test_an_audit_outlives_a_run_that_changes_nothing(out, made) -> None:
     assert "audit" not in json.loads((out / "run.json").read_text())
 
 
+@pytest.mark.thorough
 def test_the_seed_decides(out) -> None:
     found, again, other = (
         audit(out, rules, model=colours_model())

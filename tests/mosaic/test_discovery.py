@@ -36,6 +36,7 @@ def names_of(*sources: object, **options: bool) -> dict[str, str]:
     return {name: str(path) for name, path in name_images(found.paths).items()}
 
 
+@pytest.mark.thorough
 def test_odd_names_end_in_whole_products(tmp_path: Path, monkeypatch) -> None:
     for n, name in enumerate(ODD):
         write_tif(tmp_path / "in" / f"{name}.tif", blobs(SIZE, SIZE, seed=n), n * SIZE)

@@ -64,6 +64,7 @@ def test_an_interrupted_run_ends_cleanly_within_seconds(city, tmp_path, number, 
     assert "continues where it stopped" in out.with_suffix(".log").read_text()
 
 
+@pytest.mark.thorough
 def test_workers_end_with_their_supervisor(city, tmp_path) -> None:
     out = tmp_path / "out"
     with started(city, out) as run:

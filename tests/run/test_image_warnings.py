@@ -31,7 +31,8 @@ def settings(city: Path, **options: object) -> Settings:
     given = {key.replace("__", "."): value for key, value in options.items()}
     return load(None, {
         "sources": [str(city / "in")], "out": str(city / "out"), "compute.readers": 0,
-        "explain.calibration_tiles": 4, "detections.min_area_m2": 0.0,
+        "explain.calibration_tiles": 1, "explain.methods": ["gradcam"], "tiling.overlap": 0,
+        "detections.min_area_m2": 0.0,
     } | given)  # fmt: skip
 
 

@@ -37,7 +37,7 @@ TIMES = ("tiles", "seconds", "stages", "work", "engine_waited", "started")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    write_tif(folder / "in" / "a.tif", blobs(330, 400, seed=5))
+    write_tif(folder / "in" / "a.tif", blobs(320, 320, seed=5))
     explain(folder)
     return folder
 
@@ -52,7 +52,8 @@ def settings(city: Path, **options: object) -> Settings:
     given = {key.replace("__", "."): value for key, value in options.items()}
     return load(None, {
         "sources": [str(city / "in")], "out": str(city / "out"), "compute.readers": 0,
-        "explain.calibration_tiles": 4, "detections.min_area_m2": 0.0,
+        "explain.calibration_tiles": 1, "explain.methods": ["gradcam"], "tiling.overlap": 0,
+        "detections.min_area_m2": 0.0,
     } | given)  # fmt: skip
 
 
@@ -85,10 +86,9 @@ class Cut(Progress):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("options", [{}, {"qgis__imagery": True}])
-def test_times_are_those_of_the_run_that_worked(city, options) -> None:
+def test_times_are_those_of_the_run_that_worked(city) -> None:
     first, rate = known_run(city / "out"), make_plan(settings(city)).tiles_per_second
-    outcome = explain(city, **options)
+    outcome = explain(city, qgis__imagery=True)
     assert (outcome.done, outcome.kept, outcome.tiles) == (0, 1, 0)
     again = known_run(city / "out")
     assert times(again) == times(first)
@@ -98,11 +98,12 @@ def test_times_are_those_of_the_run_that_worked(city, options) -> None:
     page = (city / "out" / "report.html").read_text("utf-8")
     assert f"processed {first.tiles} tiles" in page
     assert "had nothing to process" in page
-    write_tif(city / "in" / "a.tif", blobs(330, 400, seed=6))
+    write_tif(city / "in" / "a.tif", blobs(320, 320, seed=6))
     assert explain(city).done == 1
     assert known_run(city / "out").started != first.started
 
 
+@pytest.mark.thorough
 def test_an_audit_outlives_an_interruption_but_not_its_detections(city) -> None:
     out = city / "out"
     audit(out, AuditSettings(sample=1), model=colours_model())
@@ -290,7 +291,7 @@ def test_an_edited_project_is_never_lost(city, caplog) -> None:
     assert b"mine.qgs" not in project.read_bytes()
 
 
-@pytest.mark.parametrize("command", ["run", "finish"])
+@pytest.mark.parametrize("command", ["finish", pytest.param("run", marks=pytest.mark.thorough)])
 def test_edited_styles_are_kept_and_the_products_mended(city, command) -> None:
     explain(city, qgis__imagery=True)
     out, names = city / "out", ("classes.qml", "imagery.qml", "summary.csv")

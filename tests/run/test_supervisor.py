@@ -103,6 +103,7 @@ def test_four_abutting_images_are_one(reference, four, tmp_path, readers) -> Non
     assert "ne,nw,se,sw" in set(read_detections(tmp_path)["images"])
 
 
+@pytest.mark.thorough
 def test_nine_images_in_a_shuffled_list_are_one(reference, pixels, tmp_path) -> None:
     rows, cols = (0, 101, 355, HEIGHT), (0, 263, 488, WIDTH)
     paths = []

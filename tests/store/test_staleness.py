@@ -289,6 +289,7 @@ def test_verify_finds_changed_products(nine) -> None:
     assert verify(nine / "out").exit_code == 0
 
 
+@pytest.mark.thorough
 def test_an_updated_overview_equals_a_new_one(nine, tmp_path) -> None:
     write_tif(nine / "in" / "a.tif", blobs(SIZE, SIZE, seed=9))
     explain(nine)
