@@ -92,6 +92,13 @@ def test_a_border_that_is_left_out_needs_no_warning(tmp_path, collar, expected) 
     assert [entry.what for entry in outcome.city.unusual] == expected
 
 
+def test_an_empty_image_over_another_is_named(tmp_path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", with_alpha(0), photometric="RGB", alpha="yes")
+    write_tif(tmp_path / "in" / "b.tif", np.tile(PIXELS, (1, 1, 2)))
+    outcome = run(settings(tmp_path), model=colours_model())
+    assert [(entry.what, entry.images) for entry in outcome.city.unusual] == [(EMPTY, ("a",))]
+
+
 def test_an_image_outside_of_the_area_of_interest_needs_no_warning(tmp_path) -> None:
     IMAGES["plain"](tmp_path / "in" / "plain.tif", 0)
     IMAGES["empty"](tmp_path / "in" / "empty.tif", SIZE)

@@ -55,6 +55,8 @@ class Reader:
     """Image whose errors are raised; None: those of every image."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Errors of other images by name; their blocks that cannot be decoded are nodata."""
+    with_pixels: set[str] = field(default_factory=set)
+    """Images of which a valid pixel has been read."""
     _images: dict[str, _OpenImage] = field(default_factory=dict)
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -71,6 +73,8 @@ class Reader:
                 continue
             for block, values, usable in self._decode(source, part):
                 slices = block.slices(window)
+                if usable.any():
+                    self.with_pixels.add(source.name)
                 pixels[:, *slices] = np.where(usable & ~valid[slices], values, pixels[:, *slices])
                 valid[slices] |= usable
         return pixels, valid

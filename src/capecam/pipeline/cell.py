@@ -54,6 +54,8 @@ class CellReport:
     """Number of pixels of the core with imagery."""
     border_share: float
     """Share of them in a nearly black or white border that is not marked as nodata."""
+    blank: bool
+    """None of them, nor of the tiles' other pixels, is of the cell's own image."""
     detections: int
     """Number of unfiltered pieces."""
     singular: int
@@ -82,13 +84,15 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
     """
     engine, tiling = job.engine, job.settings.tiling.tiling
     grid, batch_size = job.city.mosaic.grid.crop(cell.core), job.constants.batch_size
-    timer, unreadable, border = StageTimer(), dict[str, str](), BorderProbe(cell)
+    timer, border = StageTimer(), BorderProbe(cell)
+    unreadable, with_pixels = dict[str, str](), set[str]()
+    open_reader = partial(Reader, job.city.mosaic, cell.image, unreadable, with_pixels)
     stitcher = Stitcher(_stitch_plan(job), cell, engine.device)
     tracer = Tracer(cell.core.col, cell.image)
     count, (singular, broken) = 0, torch.zeros(2, dtype=torch.int64, device=engine.device)
 
     with (
-        closing(_read(cell, job, unreadable, border)) as tiles,
+        closing(_read(cell, job, open_reader, border)) as tiles,
         CogSet(folder, grid, grid.coarsen(tiling.stride), _products(job)) as cogs,
     ):
         with _consumers(cogs, tracer, timer) as consume:
@@ -113,6 +117,7 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
         count,
         int(stitcher.valid_px),
         round(border.share(), 4),
+        cell.image not in with_pixels,
         len(pieces),
         int(singular),
         min(batch_size, engine.max_tiles),
@@ -122,7 +127,7 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
 
 
 def _read(
-    cell: Cell, job: Job, unreadable: dict[str, str], border: BorderProbe
+    cell: Cell, job: Job, open_reader: Callable[[], Reader], border: BorderProbe
 ) -> Generator[Tile, None, None]:
     """Read the tiles of a cell.
 
@@ -130,7 +135,7 @@ def _read(
     the garbage collector, which may run in one of them, would close files that others use.
     """
     return read_tiles(
-        partial(Reader, job.city.mosaic, cell.image, unreadable),
+        open_reader,
         job.settings.tiling.tiling,
         cell.core,
         interest=job.city.interest,

@@ -18,7 +18,7 @@ def pixel_diagnostics(cells: Mapping[str, CellRecord]) -> tuple[DiagnosticGroup,
     valid: dict[str, int] = defaultdict(int)
     border: dict[str, float] = defaultdict(float)
     for cell in cells.values():
-        valid[cell.image] += cell.valid_px
+        valid[cell.image] += 0 if cell.blank else cell.valid_px
         border[cell.image] += cell.valid_px * cell.border_share
     empty = tuple(name for name, px in valid.items() if not px)
     shares = {name: border[name] / px for name, px in valid.items() if px}

@@ -119,6 +119,8 @@ class CellRecord(Record):
     """Pixels of the core with imagery."""
     border_share: float = 0.0
     """Share of them in a nearly black or white border that is not marked as nodata."""
+    blank: bool = False
+    """None of them, nor of the tiles' other pixels, is of the cell's own image."""
     detections: int
     """Unfiltered pieces."""
     singular: int = 0
