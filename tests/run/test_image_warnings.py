@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.cities import CORNER, blobs, colours_model, write_tif
+from support.cities import CORNER, blobs, colours_model, quick_settings, write_tif
 
 from capecam.grid import Cell, Window
 from capecam.mosaic.border_probe import BorderProbe
@@ -17,23 +17,12 @@ from capecam.run.plan import make_plan
 from capecam.run.progress import summary
 from capecam.run.supervisor import run
 from capecam.run.unusual_images import pixel_warnings
-from capecam.settings import Settings
-from capecam.settings.loading import load
 from capecam.store.run_folder import known_run
 
 SIZE = 320
 PIXELS = blobs(SIZE, SIZE, seed=5)
 EMPTY = "has no valid pixel in the part that was processed"
 BORDER = "has a nearly black or white border that is not marked as nodata"
-
-
-def settings(city: Path, **options: object) -> Settings:
-    given = {key.replace("__", "."): value for key, value in options.items()}
-    return load(None, {
-        "sources": [str(city / "in")], "out": str(city / "out"), "compute.readers": 0,
-        "explain.calibration_tiles": 1, "explain.methods": ["gradcam"], "tiling.overlap": 0,
-        "detections.min_area_m2": 0.0,
-    } | given)  # fmt: skip
 
 
 def with_alpha(value: int) -> np.ndarray:
@@ -65,8 +54,8 @@ def city(tmp_path_factory) -> Path:
 
 def test_all_that_is_unusual_is_said_everywhere(city, caplog) -> None:
     caplog.set_level(logging.INFO, "capecam")
-    plan = make_plan(settings(city))
-    outcome = run(settings(city), model=colours_model())
+    plan = make_plan(quick_settings(city))
+    outcome = run(quick_settings(city), model=colours_model())
     assert outcome.exit_code == 0
     unusual = known_run(city / "out").unusual
     of_plan = [(g.diagnostic.finding, g.images) for g in plan.diagnostics]
@@ -88,14 +77,14 @@ def test_all_that_is_unusual_is_said_everywhere(city, caplog) -> None:
 @pytest.mark.parametrize(("collar", "expected"), [("none", [BORDER]), ("auto", [])])
 def test_a_border_that_is_left_out_needs_no_warning(tmp_path, collar, expected) -> None:
     write_tif(tmp_path / "in" / "a.tif", with_border(1))
-    outcome = run(settings(tmp_path, imagery__collar=collar), model=colours_model())
+    outcome = run(quick_settings(tmp_path, imagery__collar=collar), model=colours_model())
     assert [entry.what for entry in outcome.city.unusual] == expected
 
 
 def test_an_empty_image_over_another_is_named(tmp_path) -> None:
     write_tif(tmp_path / "in" / "a.tif", with_alpha(0), photometric="RGB", alpha="yes")
     write_tif(tmp_path / "in" / "b.tif", np.tile(PIXELS, (1, 1, 2)))
-    outcome = run(settings(tmp_path), model=colours_model())
+    outcome = run(quick_settings(tmp_path), model=colours_model())
     assert [(entry.what, entry.images) for entry in outcome.city.unusual] == [(EMPTY, ("a",))]
 
 
@@ -103,7 +92,7 @@ def test_an_image_outside_of_the_area_of_interest_needs_no_warning(tmp_path) -> 
     IMAGES["plain"](tmp_path / "in" / "plain.tif", 0)
     IMAGES["empty"](tmp_path / "in" / "empty.tif", SIZE)
     box = (CORNER[0], CORNER[1] - 9, CORNER[0] + 5, CORNER[1])
-    outcome = run(settings(tmp_path, mosaic__bbox=box), model=colours_model())
+    outcome = run(quick_settings(tmp_path, mosaic__bbox=box), model=colours_model())
     assert outcome.city.unusual == ()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import pytest
-from support.cities import blobs, colours_model, write_tif
+from support.cities import blobs, colours_model, quick_settings, write_tif
 
 from capecam.analysis.audit.audit import audit
 from capecam.analysis.zonal_summary import summarize
@@ -23,8 +23,7 @@ from capecam.run.outcome import RunOutcome
 from capecam.run.plan import make_plan
 from capecam.run.progress import Progress
 from capecam.run.supervisor import run
-from capecam.settings import AuditSettings, Settings
-from capecam.settings.loading import load
+from capecam.settings import AuditSettings
 from capecam.store.records import RunRecord
 from capecam.store.run_folder import known_run
 from capecam.store.verify import verify
@@ -48,17 +47,8 @@ def city(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "city"))
 
 
-def settings(city: Path, **options: object) -> Settings:
-    given = {key.replace("__", "."): value for key, value in options.items()}
-    return load(None, {
-        "sources": [str(city / "in")], "out": str(city / "out"), "compute.readers": 0,
-        "explain.calibration_tiles": 1, "explain.methods": ["gradcam"], "tiling.overlap": 0,
-        "detections.min_area_m2": 0.0,
-    } | given)  # fmt: skip
-
-
 def explain(city: Path, progress: Progress | None = None, **options: object) -> RunOutcome:
-    return run(settings(city, **options), model=colours_model(), progress=progress)
+    return run(quick_settings(city, **options), model=colours_model(), progress=progress)
 
 
 def edit(path: Path, *statements: str) -> None:
@@ -87,14 +77,14 @@ class Cut(Progress):
 
 
 def test_times_are_those_of_the_run_that_worked(city) -> None:
-    first, rate = known_run(city / "out"), make_plan(settings(city)).tiles_per_second
+    first, rate = known_run(city / "out"), make_plan(quick_settings(city)).tiles_per_second
     outcome = explain(city, qgis__imagery=True)
     assert (outcome.done, outcome.kept, outcome.tiles) == (0, 1, 0)
     again = known_run(city / "out")
     assert times(again) == times(first)
     assert first.checked is None
     assert again.checked > again.started
-    assert make_plan(settings(city)).tiles_per_second == rate
+    assert make_plan(quick_settings(city)).tiles_per_second == rate
     page = (city / "out" / "report.html").read_text("utf-8")
     assert f"processed {first.tiles} tiles" in page
     assert "had nothing to process" in page

@@ -11,7 +11,8 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from capecam.model.model import Model, Normalisation
-from capecam.settings import CAPE_TOWN_CLASSES
+from capecam.settings import CAPE_TOWN_CLASSES, Settings
+from capecam.settings.loading import load
 
 CRS = "ESRI:102562"
 CORNER = (-51_000.0, -3_763_000.0)
@@ -86,6 +87,16 @@ class Colours(nn.Module):
         fine = self.at_pixels(x - 0.5)
         foreground = 8 * fine + 1e-3 * coarse
         return torch.cat([torch.full_like(foreground[:, :1], 1.0), foreground], dim=1)
+
+
+def quick_settings(city: Path, **options: object) -> Settings:
+    """Settings of a quick run on the folder ``in`` of a city; options by key, __ for the dot."""
+    given = {key.replace("__", "."): value for key, value in options.items()}
+    return load(None, {
+        "sources": [str(city / "in")], "out": str(city / "out"), "compute.readers": 0,
+        "explain.calibration_tiles": 1, "explain.methods": ["gradcam"], "tiling.overlap": 0,
+        "detections.min_area_m2": 0.0,
+    } | given)  # fmt: skip
 
 
 def colours_model() -> Model:

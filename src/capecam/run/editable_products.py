@@ -42,7 +42,7 @@ class EditableProducts:
     written: Mapping[str, FileFacts]
     """Files of the city as they were last written."""
     geopackage_edited: bool
-    """Whether somebody has changed objects, columns, layers or styles."""
+    """True if somebody has changed objects, columns, layers or styles."""
 
     @classmethod
     def before(cls, out: Path, rules: AssemblyRules, written: Mapping[str, FileFacts]) -> Self:
