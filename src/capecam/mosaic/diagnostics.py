@@ -59,8 +59,7 @@ class DiagnosticGroup:
     @property
     def image_names(self) -> str:
         """Number of images and the first names."""
-        more = ", ..." if len(self.images) > MAX_NAMES else ""
-        return f"{len(self.images):,}: {', '.join(self.images[:MAX_NAMES])}{more}"
+        return f"{len(self.images):,}: {join_names(self.images, MAX_NAMES)}"
 
     def to_json(self) -> dict[str, object]:
         """Return the entry of ``plan --json``."""

@@ -73,7 +73,7 @@ class Reader:
                 continue
             for block, values, usable in self._decode(source, part):
                 slices = block.slices(window)
-                if usable.any():
+                if source.name not in self.with_pixels and usable.any():
                     self.with_pixels.add(source.name)
                 pixels[:, *slices] = np.where(usable & ~valid[slices], values, pixels[:, *slices])
                 valid[slices] |= usable

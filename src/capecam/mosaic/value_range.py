@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from capecam.errors import ImageError, UsageError
 from capecam.grid import Window
+from capecam.imagery.metadata import join_names
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
 from capecam.mosaic.sampling import hash_order, index_key
@@ -67,8 +68,8 @@ def find_value_range(
         paths = [str(source.header.path) for source in mosaic.scaled if source.name not in excluded]
         raise UsageError(
             f"--scale {percentiles}: no image has a valid pixel to take percentiles of: "
-            f"{', '.join(paths[:MAX_NAMES])}{', ...' if len(paths) > MAX_NAMES else ''}"
-            "; correct their mask, alpha band or nodata value (gdalinfo -stats shows them)"
+            f"{join_names(paths, MAX_NAMES)}; correct their mask, alpha band or nodata value "
+            "(gdalinfo -stats shows them)"
         )
     values = np.concatenate(samples)
     low, high = np.percentile(

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 from capecam.errors import ImageError
 from capecam.imagery.header_reader import DAMAGED
+from capecam.imagery.metadata import join_names
 from capecam.imagery.opening import open_image
 from capecam.io.cog import why_not_cog
 from capecam.io.gdal import gdal_settings
@@ -95,8 +96,7 @@ def _unopenable(vrt: Path, names: set[str]) -> Iterator[BadProduct]:
     """Yield a problem if images that a virtual raster names cannot be opened."""
     gone = sorted(name for name in names if not _opens(name))
     if gone:
-        shown = ", ".join(gone[:NAMED]) + (", ..." if len(gone) > NAMED else "")
-        problem = f"names {len(gone)} file(s) that cannot be opened: {shown}"
+        problem = f"names {len(gone)} file(s) that cannot be opened: {join_names(gone, NAMED)}"
         yield BadProduct(str(vrt), problem, "bring them back to where they were, or run again")
 
 

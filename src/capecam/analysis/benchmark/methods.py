@@ -28,7 +28,7 @@ class ExplanationMethod(Protocol):
     methods: tuple[str, ...]
     """Names of the heatmaps that it computes."""
     forwards: bool
-    """Whether it can run the forward pass alone."""
+    """True if it can run the forward pass alone."""
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
         """(B, 3, S, S) uint8 on the device to the maps of ``methods``."""
