@@ -44,7 +44,7 @@ HELD_OUT = 500
 class Training:
     """Length and size of a training."""
 
-    steps: int = 1200
+    steps: int = 1000
     scenes: int = 40
     side_px: int = 768
     batch: int = 8
