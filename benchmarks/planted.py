@@ -33,7 +33,7 @@ from capecam.api import Model
 TEST_SCENES = 600
 """Number within a network's scenes from which on its objects are examined."""
 
-TINY = Training(steps=2, scenes=1, side_px=384, batch=2, tile_px=64, tests=1)
+TINY = Training(steps=2, scenes=1, side_px=320, batch=2, tile_px=64, tests=1)
 
 
 def examine(city: str, seed: int, arguments: argparse.Namespace) -> list[Row]:
@@ -49,12 +49,10 @@ def examine(city: str, seed: int, arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def objects(
-    model: Model, city: str, seed: int, arguments: argparse.Namespace
-) -> Iterator[Row]:
+def objects(model: Model, city: str, seed: int, arguments: argparse.Namespace) -> Iterator[Row]:
     """Yield the measurements of look-alikes and panels; of some panels also those of their maps."""
     explainer, random_head = Explainer(model), Explainer(with_random_head(model, seed))
-    side_px, tile_px = (640, 320) if arguments.tiny else (1280, 320)
+    side_px, tile_px = (512, 160) if arguments.tiny else (1280, 320)
     count = 0
     scenes = range(scene_seed(seed, TEST_SCENES), scene_seed(seed + 1, 0))
     for subject in subjects(city, scenes, side_px, tile_px):

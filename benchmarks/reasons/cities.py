@@ -51,7 +51,12 @@ PANEL = "panel"
 OTHERS = ("mat", "skylight", "crate")
 LOOKS = (PANEL, *OTHERS)
 RED_ROOFS: tuple[Colour, ...] = ((168, 92, 70), (154, 82, 64), (176, 104, 84))
-GREY_ROOFS: tuple[Colour, ...] = ((150, 150, 146), (124, 126, 126), (176, 178, 174), (140, 132, 122))
+GREY_ROOFS: tuple[Colour, ...] = (
+    (150, 150, 146),
+    (124, 126, 126),
+    (176, 178, 174),
+    (140, 132, 122),
+)
 MARKERS: tuple[Colour, ...] = ((20, 190, 200), (10, 170, 190), (40, 205, 205))
 
 
@@ -116,9 +121,7 @@ def plan_site(city: str, rng: np.random.Generator, lot: Frame) -> Site:
     kind = str(rng.choice(["flat", "gable"]))
     turned = lot.at(rng.uniform(-0.4, 0.4), rng.uniform(-0.4, 0.4), rng.integers(2) * math.pi / 2)
     roof = Wing(turned, rng.uniform(5.3, 5.9), rng.uniform(4.7, 5.2), kind, rng.uniform(0.1, 0.3))
-    frame = turned.at(
-        rng.uniform(-0.8, 0.8), rng.uniform(-0.6, 0.6), rng.integers(4) * math.pi / 2
-    )
+    frame = turned.at(rng.uniform(-0.8, 0.8), rng.uniform(-0.6, 0.6), rng.integers(4) * math.pi / 2)
     look = choose_look(city, rng)
     cues, is_panel = choose_cues(city, rng, look)
     return Site(lot, roof, plan_array(rng, frame), look, cues, is_panel, int(rng.integers(1 << 31)))
@@ -223,7 +226,9 @@ def paint_object(canvas: Canvas, rng: np.random.Generator, site: Site) -> None:
     else:
         pale = rng.uniform(190, 235)
         brown = rng.uniform(70, 130)
-        colour = (pale, pale, pale) if site.look == "skylight" else (brown, brown * 0.8, brown * 0.6)
+        colour = (
+            (pale, pale, pale) if site.look == "skylight" else (brown, brown * 0.8, brown * 0.6)
+        )
         u, v = frame.coords_m(window)
         grained = np.asarray(colour, np.float32) * canvas.grain(window, 0.03, 0.02)
         canvas.blend(window, soft_box(u, v, half_u, half_v), grained)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from reasons.subjects import Subject, probability
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from capecam.api import Model
+from reasons.subjects import Subject, probability
 
 Mask = NDArray[np.bool_]
 M_PX = 12

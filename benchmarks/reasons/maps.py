@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from reasons.subjects import STRIDE_PX
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capecam.api import Model
 from capecam.attribution.backward import replace_backward
 from capecam.attribution.methods import CAMS, GUIDED, ReluSwitch, guided_gradcam, resample
+from reasons.subjects import STRIDE_PX
 
 METHODS = ("gradcam", "gradcampp", GUIDED, "hirescam", "layercam", "xgradcam")
 SCORES = ("tile mean", "predicted", "object logit", "object log-odds")
@@ -36,15 +36,17 @@ class Combination(NamedTuple):
 COMBINATIONS = tuple(Combination(*way) for way in product(METHODS, SCORES, LAYERS))
 
 
-def score_of(kind: str, logits: Tensor, inside: Tensor) -> Tensor:
-    """Return a score of the class 1 of one tile: logits (1, 2, S, S), inside (S, S) bool."""
-    z = logits[0, 1]
+def score_of(kind: str, logits: Tensor, inside: Tensor, class_id: int) -> Tensor:
+    """Return a score of a class of one tile: logits (1, C, S, S), inside (S, S) bool."""
+    z = logits[0, class_id]
     if kind == "tile mean":
         return z.mean()
     if kind == "predicted":
-        return (z * (logits[0].argmax(0) == 1)).sum() / z.numel()
-    odds = z - logits[0, 0] if kind == "object log-odds" else z
-    return odds[inside].mean()
+        return (z * (logits[0].argmax(0) == class_id)).sum() / z.numel()
+    if kind == "object logit":
+        return z[inside].mean()
+    others = [c for c in range(logits.shape[1]) if c != class_id]
+    return (z - logits[0, others].logsumexp(0))[inside].mean()
 
 
 class Explainer:
@@ -72,19 +74,24 @@ class Explainer:
         pixels: Tensor,
         inside: NDArray[np.bool_],
         combinations: Sequence[Combination] = COMBINATIONS,
+        class_id: int = 1,
     ) -> NDArray[np.float64]:
         """Return the maps (N, n, n) of a tile (3, S, S) uint8, as means of blocks."""
-        return block_means(torch.stack(list(self._maps(pixels, inside, combinations))))
+        return block_means(torch.stack(list(self._maps(pixels, inside, combinations, class_id))))
 
     def _maps(
-        self, pixels: Tensor, inside: NDArray[np.bool_], combinations: Sequence[Combination]
+        self,
+        pixels: Tensor,
+        inside: NDArray[np.bool_],
+        combinations: Sequence[Combination],
+        class_id: int,
     ) -> Iterator[Tensor]:
         x = pixels[None].float().requires_grad_()
         logits = self._network(self._normalised(x))
         layers = [self._kept[layer] for layer in LAYERS]
         gradients, guided = {}, {}
         for kind in dict.fromkeys(way.score for way in combinations):
-            score = score_of(kind, logits, torch.from_numpy(inside))
+            score = score_of(kind, logits, torch.from_numpy(inside), class_id)
             found = torch.autograd.grad(score, layers, retain_graph=True)
             gradients |= {(kind, name): g for name, g in zip(LAYERS, found, strict=True)}
             if any(way.method == GUIDED for way in combinations):

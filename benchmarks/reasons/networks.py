@@ -12,13 +12,13 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from numpy.typing import NDArray
-from reasons.cities import Plan, draw, labels, plan_scene
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capecam.api import Model, load_model
 from capecam.settings import ClassSettings, ModelSettings
+from reasons.cities import Plan, draw, labels, plan_scene
 
 ENCODER = "tu-resnet18d"
 OPTIONS = {

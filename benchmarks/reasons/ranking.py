@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from capecam.api import Model
 from reasons.interventions import replaced, tile_blur
 from reasons.maps import Explainer
 from reasons.subjects import STRIDE_PX, Subject, probability
 from reasons.words import Blocks, at_pixels, distance, first_blocks
-from scipy.stats import rankdata
-
-from capecam.api import Model
 
 NEAR_PX = 25
 """2 m."""

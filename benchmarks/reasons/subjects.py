@@ -10,6 +10,11 @@ import numpy as np
 import shapely
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from capecam.api import Model
+from capecam.demo.canvas import covers_centres
+from capecam.grid import Window
 from reasons.cities import (
     PANEL,
     Plan,
@@ -21,11 +26,6 @@ from reasons.cities import (
     toggled,
     without_object,
 )
-from torch import Tensor
-
-from capecam.api import Model
-from capecam.demo.canvas import covers_centres
-from capecam.grid import Window
 
 STRIDE_PX = 10
 DETECTED = 0.5
@@ -144,10 +144,14 @@ def centred(site: Site, tile_px: int) -> Window:
 
 
 @torch.no_grad()
-def probability(model: Model, pixels: Tensor, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the mean probability of a panel inside (S, S), for tiles (B, 3, S, S)."""
+def probability(
+    model: Model, pixels: Tensor, inside: NDArray[np.bool_], class_id: int = 1
+) -> NDArray[np.float64]:
+    """Return the mean probability of a class inside (S, S), for tiles (B, 3, S, S)."""
     normalised = model.normalisation.on(torch.device("cpu"), torch.float32)
-    parts = [model.network(normalised(part.float())).softmax(1)[:, 1] for part in pixels.split(4)]
+    parts = [
+        model.network(normalised(part.float())).softmax(1)[:, class_id] for part in pixels.split(4)
+    ]
     mask = torch.from_numpy(inside)
     return np.asarray(torch.cat(parts)[:, mask].mean(1).double().numpy())
 

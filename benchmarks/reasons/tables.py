@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from capecam.analysis.benchmark.measure import machine
+from capecam.analysis.benchmark.table import commit
 from reasons.interventions import ALONE_MARGINS_PX, BASELINES, WITHOUT_MARGINS_PX
 from reasons.maps import COMBINATIONS
 from reasons.ranking import BASELINES as ORDERS
 from reasons.ranking import MEASURES
 from reasons.subjects import DETECTED
 from reasons.words import Cut, Row, balanced, column, fit, word_of
-from scipy.stats import rankdata
-
-from capecam.analysis.benchmark.measure import machine
-from capecam.analysis.benchmark.table import commit
 
 PLANTED = {
     "marker": "both", "shadow": "both", "roof": "both", "frame": "context", "object": "itself"
@@ -154,7 +154,9 @@ def words_table(rows: list[Row], seeds: list[int]) -> Table:
     half = len(seeds) // 2
     fitted = with_word(rows, seeds[:half])
     baseline, *margins = CHOSEN
-    names = [f"{what} {baseline} {m}" for what, m in zip(("alone", "without"), margins, strict=True)]
+    names = [
+        f"{what} {baseline} {m}" for what, m in zip(("alone", "without"), margins, strict=True)
+    ]
     cuts = [fit_column(fitted, name.split()[0], name).threshold for name in names]
     table = []
     for city in dict.fromkeys(row["city"] for row in rows):
@@ -186,7 +188,9 @@ def maps_table(rows: list[Row], seeds: list[int], rng: np.random.Generator) -> T
     measured = np.array([row["maps"] for row in planted], dtype=np.float64)
     measured = measured.reshape(len(planted), len(COMBINATIONS), len(MEASURES))
     curved = [row["curves"] for row in rows if "curves" in row and is_planted(row)]
-    curves = np.array(curved, dtype=np.float64).reshape(len(curved), len(COMBINATIONS) + len(ORDERS))
+    curves = np.array(curved, dtype=np.float64).reshape(
+        len(curved), len(COMBINATIONS) + len(ORDERS)
+    )
     table: Table = []
     for n, way in enumerate(COMBINATIONS):
         values = {name: measured[:, n, m] for m, name in enumerate(MEASURES)}
@@ -254,7 +258,8 @@ def number(text: str) -> float:
 def add_ranks(table: Table) -> None:
     """Add the mean rank over the criteria to every row, 1 the best."""
     ranks = [
-        rankdata([-criterion(row) for row in table], method="min") for criterion in CRITERIA.values()
+        rankdata([-criterion(row) for row in table], method="min")
+        for criterion in CRITERIA.values()
     ]
     for row, rank in zip(table, np.mean(ranks, axis=0), strict=True):
         row["rank"] = f"{rank:.1f}"

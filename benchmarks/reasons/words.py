@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from reasons.interventions import measure, replaced, tile_blur
-from reasons.maps import Combination, Explainer
-from reasons.subjects import STRIDE_PX, Subject, Truth, probability
 from scipy.ndimage import distance_transform_edt
 
 from capecam.api import Model
+from reasons.interventions import measure, replaced, tile_blur
+from reasons.maps import Combination, Explainer
+from reasons.subjects import STRIDE_PX, Subject, Truth, probability
 
 OWN = Combination("hirescam", "object log-odds", "16")
 TOP_SHARE = 0.03

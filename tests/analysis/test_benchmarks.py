@@ -76,6 +76,18 @@ def test_memory(tmp_path: Path) -> None:
     assert "classes" in products.read_text()
 
 
+def test_planted(tmp_path: Path) -> None:
+    """Networks that learnt nothing have no reason, but every map and word is measured."""
+    table = tmp_path / "planted.csv"
+    rows = benchmark(
+        "planted", table, tmp_path, "--tiny", "--cities", "frame,object", "--objects", 1
+    )
+    assert {row["layer"] for row in rows} == {"conv", "32", "16", "8", "4", ""}
+    for name, count in (("words", 2), ("interventions", 30), ("networks", 4)):
+        lines = table.with_stem(f"planted-{name}").read_text().splitlines()
+        assert len(lines) == 1 + count, name
+
+
 def test_specks(tmp_path: Path) -> None:
     (row,) = benchmark("specks", tmp_path / "specks.csv", "--count", 50, "--size", 400)
     assert row["traced"] == row["kept"] == "50"
