@@ -47,25 +47,33 @@ def metre_around(pixels: Tensor, inside: Mask) -> Tensor:
     return blurred(pixels, ~grown(inside, 4), M_PX)
 
 
-def half_metre_around(pixels: Tensor, inside: Mask) -> Tensor:
-    """A blur by half a metre without the object."""
-    return blurred(pixels, ~grown(inside, 4), M_PX / 2)
+def grey_around(pixels: Tensor, inside: Mask) -> Tensor:
+    """A blur by an eighth of the tile without the object, and without colours.
+
+    A blur alone keeps the colour of the roof, which may be what a network goes by.
+    """
+    return grey(wide_around(pixels, inside))
 
 
-def tile_mean(pixels: Tensor, inside: Mask) -> Tensor:
-    """The mean colour of the tile without the object."""
-    return blurred(pixels, ~grown(inside, 4), 1e6)
+def flat_grey(pixels: Tensor, _inside: Mask) -> Tensor:
+    """The same grey everywhere."""
+    return torch.full_like(pixels, 128)
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """Replace colours by the mean of the channels."""
+    return pixels.float().mean(0, keepdim=True).round().to(torch.uint8).expand_as(pixels)
 
 
 BASELINES: dict[str, Callable[[Tensor, Mask], Tensor]] = {
     "tile": tile_blur,
     "around": wide_around,
     "around 1 m": metre_around,
-    "around .5 m": half_metre_around,
-    "mean": tile_mean,
+    "grey": grey_around,
+    "flat grey": flat_grey,
 }
 ALONE_MARGINS_PX = (0, 6, 12)
-WITHOUT_MARGINS_PX = (0, 2, 4)
+WITHOUT_MARGINS_PX = (0, 4)
 
 
 def replaced(pixels: Tensor, baseline: Tensor, mask: Mask) -> Tensor:

@@ -44,7 +44,7 @@ HELD_OUT = 500
 class Training:
     """Length and size of a training."""
 
-    steps: int = 1000
+    steps: int = 700
     scenes: int = 40
     side_px: int = 768
     batch: int = 8

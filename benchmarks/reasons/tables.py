@@ -28,8 +28,8 @@ PLANTED = {
 """Word of the reason that is planted in a city; in ``either`` a network chooses."""
 
 SHORTCUTS = ("marker", "shadow", "roof", "frame")
-CHOSEN = ("around 1 m", 12, 4)
-"""Baseline of the words, and margins of ``alone`` and ``without`` in pixels."""
+CHOSEN = ("alone grey 12", "without around 4")
+"""Interventions of the words: replacement, and margin in pixels."""
 
 DRAWS = 1000
 Table = list[dict[str, Any]]
@@ -153,15 +153,11 @@ def words_table(rows: list[Row], seeds: list[int]) -> Table:
     """Count words by city on the seeds that judge, with the thresholds of those that fit."""
     half = len(seeds) // 2
     fitted = with_word(rows, seeds[:half])
-    baseline, *margins = CHOSEN
-    names = [
-        f"{what} {baseline} {m}" for what, m in zip(("alone", "without"), margins, strict=True)
-    ]
-    cuts = [fit_column(fitted, name.split()[0], name).threshold for name in names]
+    cuts = [fit_column(fitted, name.split()[0], name).threshold for name in CHOSEN]
     table = []
     for city in dict.fromkeys(row["city"] for row in rows):
         judged = [row for row in with_word(rows, seeds[half:]) if row["city"] == city]
-        words = [word_of(row[names[0]], row[names[1]], (cuts[0], cuts[1])) for row in judged]
+        words = [word_of(row[CHOSEN[0]], row[CHOSEN[1]], (cuts[0], cuts[1])) for row in judged]
         said = np.array(words)
         table.append({
             "city": city,
