@@ -11,89 +11,69 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from capecam.api import Model
+from capecam.attribution.interventions import blurred, replaced
 from reasons.subjects import Subject, probability
 
 Mask = NDArray[np.bool_]
-M_PX = 12
-"""Pixels of 8 cm in about a metre."""
-
-
-def blurred(pixels: Tensor, kept: Mask, std_px: float) -> Tensor:
-    """Blur (3, S, S) with a Gaussian that sees only the pixels (S, S) that are kept."""
-    place = torch.arange(pixels.shape[-1], dtype=torch.float64)
-    gauss = torch.exp(-(((place - place[:, None]) / std_px) ** 2) / 2)
-    weight = torch.from_numpy(kept).double()
-    colour = gauss @ (pixels * weight) @ gauss / (gauss @ weight @ gauss).clamp(min=1e-12)
-    return colour.round().to(torch.uint8)
+ALONE_MARGINS_PX = (0, 6, 12)
+"""Up to about a metre of 8 cm."""
+WITHOUT_MARGINS_PX = (0, 4)
+EDGE_PX = 4
+"""Width of the margin that shares an object's colour: the lens blurs, and panels cast shadows."""
 
 
 def grown(mask: Mask, by_px: float) -> Mask:
     """Return a mask with all pixels at most so far away."""
-    return np.asarray(distance_transform_edt(~mask) <= by_px) if by_px else mask
+    return np.asarray(distance_transform_edt(~mask) <= by_px)
 
 
 def tile_blur(pixels: Tensor, inside: Mask) -> Tensor:
-    """The audit's baseline: all pixels, a standard deviation of an eighth of the tile."""
-    return blurred(pixels, np.ones_like(inside), pixels.shape[-1] / 8)
+    """Blur all pixels."""
+    return blurred(pixels, torch.ones(inside.shape, dtype=torch.bool))
 
 
-def wide_around(pixels: Tensor, inside: Mask) -> Tensor:
-    """The same without the object, so that its colour is not in its own replacement."""
-    return blurred(pixels, ~grown(inside, 4), pixels.shape[-1] / 8)
-
-
-def metre_around(pixels: Tensor, inside: Mask) -> Tensor:
-    """A blur by 1 m without the object: the colour of the roof that it lies on."""
-    return blurred(pixels, ~grown(inside, 4), M_PX)
+def blur_around(pixels: Tensor, inside: Mask) -> Tensor:
+    """Blur without the object, so that its colour is not in its own replacement."""
+    return blurred(pixels, torch.from_numpy(~grown(inside, EDGE_PX)))
 
 
 def grey_around(pixels: Tensor, inside: Mask) -> Tensor:
-    """A blur by an eighth of the tile without the object, and without colours.
+    """Blur without the object, and without colours.
 
     A blur alone keeps the colour of the roof, which may be what a network goes by.
     """
-    return grey(wide_around(pixels, inside))
+    grey = blur_around(pixels, inside).float().mean(0, keepdim=True)
+    return grey.round().to(torch.uint8).expand_as(pixels)
 
 
 def flat_grey(pixels: Tensor, _inside: Mask) -> Tensor:
-    """The same grey everywhere."""
+    """Return the same grey everywhere."""
     return torch.full_like(pixels, 128)
 
 
-def grey(pixels: Tensor) -> Tensor:
-    """Replace colours by the mean of the channels."""
-    return pixels.float().mean(0, keepdim=True).round().to(torch.uint8).expand_as(pixels)
-
-
-BASELINES: dict[str, Callable[[Tensor, Mask], Tensor]] = {
-    "tile": tile_blur,
-    "around": wide_around,
-    "around 1 m": metre_around,
-    "grey": grey_around,
+REPLACEMENTS: dict[str, Callable[[Tensor, Mask], Tensor]] = {
+    "blur": tile_blur,
+    "blur around": blur_around,
+    "grey blur": grey_around,
     "flat grey": flat_grey,
 }
-ALONE_MARGINS_PX = (0, 6, 12)
-WITHOUT_MARGINS_PX = (0, 4)
 
 
-def replaced(pixels: Tensor, baseline: Tensor, mask: Mask) -> Tensor:
-    """Return the tile with the baseline where the mask is True."""
-    return torch.where(torch.from_numpy(mask), baseline, pixels)
-
-
-def tiles(subject: Subject) -> Iterator[tuple[str, Tensor]]:
-    """Yield every intervention's name and tile."""
+def interventions(subject: Subject) -> Iterator[tuple[str, Tensor]]:
+    """Yield every intervention's name and tile (3, S, S)."""
     inside, pixels = subject.inside, subject.pixels
-    for name, make in BASELINES.items():
+    for name, make in REPLACEMENTS.items():
         baseline = make(pixels, inside)
         for margin in ALONE_MARGINS_PX:
-            yield f"alone {name} {margin}", replaced(pixels, baseline, ~grown(inside, margin))
+            removed = torch.from_numpy(~grown(inside, margin))
+            yield f"alone {name} {margin}", replaced(pixels, baseline, removed)
         for margin in WITHOUT_MARGINS_PX:
-            yield f"without {name} {margin}", replaced(pixels, baseline, grown(inside, margin))
+            removed = torch.from_numpy(grown(inside, margin))
+            yield f"without {name} {margin}", replaced(pixels, baseline, removed)
 
 
-def measure(model: Model, subject: Subject, p0: float) -> dict[str, float]:
+def measure_interventions(model: Model, subject: Subject, p0: float) -> dict[str, float]:
     """Return what is left of an object's probability, by intervention."""
-    named = dict(tiles(subject))
+    named = dict(interventions(subject))
     values = probability(model, torch.stack(list(named.values())), subject.inside) / p0
     return dict(zip(named, values.tolist(), strict=True))

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from capecam.api import Model
-from reasons.interventions import replaced, tile_blur
+from capecam.pipeline.object_explainer import block_mean
+from reasons.interventions import tile_blur
 from reasons.maps import Explainer
 from reasons.subjects import STRIDE_PX, Subject, probability
-from reasons.words import Blocks, at_pixels, distance, first_blocks
+from reasons.words import Blocks, distance, remove_first
 
 NEAR_PX = 25
 """2 m."""
@@ -42,18 +43,14 @@ def measure_maps(
     ], axis=1)  # fmt: skip
 
 
-def shares_of(mask: NDArray[np.bool_]) -> Blocks:
-    """Return the share of each block in a mask (S, S)."""
-    n = len(mask) // STRIDE_PX
-    return mask.reshape(n, STRIDE_PX, n, STRIDE_PX).mean(axis=(1, 3))
-
-
 def energy(maps: Blocks, mask: NDArray[np.bool_]) -> Blocks:
     """Return the share (N,) of the sum of each map that lies in a mask; NaN if there is none."""
     if not mask.any():
         return np.full(len(maps), np.nan)
     total = maps.sum(axis=(1, 2))
-    return (maps * shares_of(mask)).sum(axis=(1, 2)) / np.where(total > 0, total, np.nan)
+    return (maps * block_mean(mask, STRIDE_PX)).sum(axis=(1, 2)) / np.where(
+        total > 0, total, np.nan
+    )
 
 
 def density(maps: Blocks, mask: NDArray[np.bool_]) -> Blocks:
@@ -88,21 +85,15 @@ def insertion_minus_deletion(
 
     The audit's curves: insertion of the best blocks is removal of the worst, read from its end.
     """
-    baseline = tile_blur(subject.pixels, subject.inside)
-    ends = probability(model, torch.stack([subject.pixels, baseline]), subject.inside)
-    rng = np.random.default_rng(0)
-    shares = np.array([0, *SHARES, 1])
+    pixels, baseline = subject.pixels, tile_blur(subject.pixels, subject.inside)
+    ends = probability(model, torch.stack([pixels, baseline]), subject.inside)
     areas = []
     for heat in maps:
-        noise = 1e-9 * np.ptp(heat) * rng.random(heat.shape)  # equal blocks in random order
         both = []
-        for order in (heat + noise, noise - heat):
-            removed = torch.stack([
-                replaced(subject.pixels, baseline, at_pixels(first_blocks(order, share)))
-                for share in SHARES
-            ])  # fmt: skip
+        for key in (heat, -heat):
+            removed = torch.stack([remove_first(pixels, baseline, key, share) for share in SHARES])
             values = probability(model, removed, subject.inside)
-            both.append(np.trapezoid([ends[0], *values, ends[1]], shares))
+            both.append(np.trapezoid([ends[0], *values, ends[1]], [0, *SHARES, 1]))
         areas.append(both[0] - both[1])
     return np.array(areas)
 

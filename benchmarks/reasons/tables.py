@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from capecam.analysis.benchmark.measure import machine
 from capecam.analysis.benchmark.table import commit
-from reasons.interventions import ALONE_MARGINS_PX, BASELINES, WITHOUT_MARGINS_PX
+from reasons.interventions import ALONE_MARGINS_PX, REPLACEMENTS, WITHOUT_MARGINS_PX
 from reasons.maps import COMBINATIONS
 from reasons.ranking import BASELINES as ORDERS
 from reasons.ranking import MEASURES
@@ -28,7 +28,7 @@ PLANTED = {
 """Word of the reason that is planted in a city; in ``either`` a network chooses."""
 
 SHORTCUTS = ("marker", "shadow", "roof", "frame")
-CHOSEN = ("alone grey 12", "without around 4")
+CHOSEN = ("alone grey blur 12", "without blur around 4")
 """Interventions of the words: replacement, and margin in pixels."""
 
 DRAWS = 1000
@@ -110,7 +110,7 @@ def with_word(rows: Sequence[Row], seeds: Sequence[int]) -> list[Row]:
 def needs(rows: Sequence[Row], what: str) -> NDArray[np.bool_]:
     """Return by object whether it needs its cue (``alone``), or itself (``without``)."""
     words = ("context", "both") if what == "alone" else ("itself", "both")
-    return np.array([row["word"] in words for row in rows])
+    return np.array([row["word"] in words for row in rows], np.bool_)
 
 
 def interventions_table(rows: list[Row], seeds: list[int]) -> Table:
@@ -119,14 +119,14 @@ def interventions_table(rows: list[Row], seeds: list[int]) -> Table:
     fitted, judged = with_word(rows, seeds[:half]), with_word(rows, seeds[half:])
     table = []
     margins = {"alone": ALONE_MARGINS_PX, "without": WITHOUT_MARGINS_PX}
-    for what, baseline in product(margins, BASELINES):
+    for what, replacement in product(margins, REPLACEMENTS):
         for margin in margins[what]:
-            name = f"{what} {baseline} {margin}"
+            name = f"{what} {replacement} {margin}"
             cut = fit_column(fitted, what, name)
             judgement = judge(judged, what, name, cut)
             table.append({
                 "number": what,
-                "replacement": baseline,
+                "replacement": replacement,
                 "margin_px": margin,
                 "threshold": f"{cut.threshold:.3f}",
                 "fitted": f"{cut.balanced:.3f}",
@@ -210,10 +210,12 @@ def shortcuts(
 ) -> dict[str, str]:
     """Judge the decision "the map is high on the cue" by a threshold of its density there."""
     known = ~np.isnan(density)
-    is_shortcut = np.array([row["city"] in SHORTCUTS for row in rows])
-    is_chance = np.array([row["city"] == "object" and row["has_cue"] for row in rows])
+    is_shortcut = np.array([row["city"] in SHORTCUTS for row in rows], np.bool_)
+    chance = [row["city"] == "object" and row["has_cue"] for row in rows]
+    is_chance = np.array(chance, np.bool_)
     first, second = (
-        known & np.array([row["seed"] in group for row in rows]) for group in (fits, judges)
+        known & np.array([row["seed"] in group for row in rows], np.bool_)
+        for group in (fits, judges)
     )
     used = first & (is_shortcut | is_chance)
     if not (used & is_shortcut).any() or not (used & is_chance).any():

@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
+from torch import Tensor
 
 from capecam.api import Model
-from reasons.interventions import measure, replaced, tile_blur
+from capecam.attribution.interventions import replaced, to_pixels
+from capecam.pipeline.object_explainer import TOP_SHARE, block_mean, first_blocks
+from reasons.interventions import measure_interventions, tile_blur
 from reasons.maps import Combination, Explainer
 from reasons.subjects import STRIDE_PX, Subject, Truth, probability
 
 OWN = Combination("hirescam", "object log-odds", "16")
-TOP_SHARE = 0.03
-"""Share of the blocks that are blurred for the drops."""
 
 Row = dict[str, Any]
 Blocks = NDArray[np.float64]
@@ -26,38 +27,29 @@ Blocks = NDArray[np.float64]
 def measure_words(model: Model, explainer: Explainer, subject: Subject, truth: Truth) -> Row:
     """Measure what words are made of, for a detected object."""
     (heat,) = explainer.maps(subject.pixels, subject.inside, [OWN])
-    rng = np.random.default_rng(0)
     orders = {
         "own_drop": -heat,
-        "random_drop": rng.random(heat.shape),
+        "random_drop": np.zeros(heat.shape),
         "distance_drop": distance(subject),
     }
     baseline = tile_blur(subject.pixels, subject.inside)
-    changed = [
-        replaced(subject.pixels, baseline, at_pixels(first_blocks(order, TOP_SHARE)))
-        for order in orders.values()
-    ]
-    kept = probability(model, torch.stack(changed), subject.inside) / truth.p0
+    removed = [remove_first(subject.pixels, baseline, key, TOP_SHARE) for key in orders.values()]
+    kept = probability(model, torch.stack(removed), subject.inside) / truth.p0
     drops = dict(zip(orders, (1 - kept).tolist(), strict=True))
-    return drops | measure(model, subject, truth.p0)
+    return drops | measure_interventions(model, subject, truth.p0)
 
 
 def distance(subject: Subject) -> Blocks:
     """Return the signed distance of each block to the object, in pixels; negative inside."""
     outside, inside = (distance_transform_edt(x) for x in (~subject.inside, subject.inside))
-    n = len(subject.inside) // STRIDE_PX
-    return (outside - inside).reshape(n, STRIDE_PX, n, STRIDE_PX).mean(axis=(1, 3))
+    return block_mean(outside - inside, STRIDE_PX)
 
 
-def first_blocks(order: Blocks, share: float) -> NDArray[np.bool_]:
-    """Return the blocks (n, n) that come first in a rising order."""
-    ranks = np.argsort(np.argsort(order.ravel(), kind="stable"), kind="stable")
-    return (ranks < round(share * order.size)).reshape(order.shape)
-
-
-def at_pixels(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Repeat (n, n) to (S, S)."""
-    return blocks.repeat(STRIDE_PX, 0).repeat(STRIDE_PX, 1)
+def remove_first(pixels: Tensor, baseline: Tensor, key: Blocks, share: float) -> Tensor:
+    """Return the tile (3, S, S) with a share of its blocks replaced, those with the lowest key."""
+    valid, rng = np.ones(key.shape, np.bool_), np.random.default_rng(0)
+    blocks = torch.from_numpy(first_blocks(key, valid, share, rng))
+    return replaced(pixels, baseline, to_pixels(blocks, STRIDE_PX))
 
 
 class Cut(NamedTuple):
