@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from reasons.networks import Training, pixel_iou, scene_seed, trained_model
 from reasons.ranking import baseline_maps, insertion_minus_deletion, measure_maps
 from reasons.subjects import DETECTED, Subject, find_truth, looks_alike, subjects
 from reasons.tables import write_tables
-from reasons.words import Row, measure_words
+from reasons.words import Row, is_planted, measure_words
 
 from capecam.analysis.audit.randomization import randomize
 from capecam.api import Model
@@ -37,25 +38,45 @@ TINY = Training(steps=2, scenes=1, side_px=320, batch=2, tile_px=64, tests=1)
 
 
 def examine(city: str, seed: int, arguments: argparse.Namespace) -> list[Row]:
-    """Return the rows of the objects of a city, measured unless they lie in the folder already."""
-    path = arguments.folder / f"{city}-{seed}.json"
-    if not path.exists():
-        training = TINY if arguments.tiny else Training()
-        model = trained_model(city, seed, arguments.folder, training)
+    """Measure words and maps of the objects of a city, unless they lie in the folder already."""
+    training = TINY if arguments.tiny else Training()
+    model = trained_model(city, seed, arguments.folder, training)
+    side_px, tile_px = (512, 160) if arguments.tiny else (1280, 320)
+    scenes = range(scene_seed(seed, TEST_SCENES), scene_seed(seed + 1, 0))
+
+    def candidates() -> Iterator[Subject]:
+        return subjects(city, scenes, side_px, tile_px)
+
+    def words() -> list[Row]:
         network = {"city": city, "seed": seed, "iou": pixel_iou(model, city, seed, training)}
-        rows = [network | row for row in objects(model, city, seed, arguments)]
-        path.write_text(json.dumps(rows))
+        return [network | row for row in measure_objects(model, candidates(), arguments)]
+
+    rows = kept(arguments.folder / f"{city}-{seed}-words.json", words)
+    if arguments.maps:
+        wanted = [n for n, row in enumerate(rows) if is_planted(row)][: arguments.maps]
+        maps = kept(
+            arguments.folder / f"{city}-{seed}-maps.json",
+            lambda: list(measure_some_maps(model, seed, candidates(), wanted, arguments.curves)),
+        )
+        for n, row in zip(wanted, maps, strict=True):
+            rows[n] |= row
+    return rows
+
+
+def kept(path: Path, measure: Callable[[], list[Row]]) -> list[Row]:
+    """Return rows that were measured earlier, or measure and keep them."""
+    if not path.exists():
+        path.write_text(json.dumps(measure()))
     rows: list[Row] = json.loads(path.read_text())
     return rows
 
 
-def objects(model: Model, city: str, seed: int, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Yield the measurements of look-alikes and panels; of some panels also those of their maps."""
-    explainer, random_head = Explainer(model), Explainer(with_random_head(model, seed))
-    side_px, tile_px = (512, 160) if arguments.tiny else (1280, 320)
-    count = 0
-    scenes = range(scene_seed(seed, TEST_SCENES), scene_seed(seed + 1, 0))
-    for subject in subjects(city, scenes, side_px, tile_px):
+def measure_objects(
+    model: Model, candidates: Iterator[Subject], arguments: argparse.Namespace
+) -> Iterator[Row]:
+    """Yield truth and interventions of things on roofs, up to a number of detected panels."""
+    explainer, count = Explainer(model), 0
+    for subject in candidates:
         truth = find_truth(model, subject)
         row: Row = {
             "is_panel": subject.site.is_panel,
@@ -67,15 +88,24 @@ def objects(model: Model, city: str, seed: int, arguments: argparse.Namespace) -
             "has_cue": bool(subject.cue.any()),
         }
         if subject.site.is_panel and (truth.p0 >= DETECTED or arguments.tiny):
-            count += 1
             row |= measure_words(model, explainer, subject, truth)
-            if count <= arguments.maps:
-                row["maps"] = measure_maps(explainer, random_head, subject).tolist()
-            if count <= arguments.curves:
-                row["curves"] = curve_areas(model, explainer, subject)
+            count += 1
         yield row
         if count == arguments.objects:
             return
+
+
+def measure_some_maps(
+    model: Model, seed: int, candidates: Iterator[Subject], wanted: list[int], curves: int
+) -> Iterator[Row]:
+    """Yield the measures of the maps of the wanted objects, for the first ones also the curves."""
+    explainer, random_head = Explainer(model), Explainer(with_random_head(model, seed))
+    every = list(islice(candidates, max(wanted, default=-1) + 1))
+    for n, subject in enumerate(every[number] for number in wanted):
+        row: Row = {"maps": measure_maps(explainer, random_head, subject).tolist()}
+        if n < curves:
+            row["curves"] = curve_areas(model, explainer, subject)
+        yield row
 
 
 def curve_areas(model: Model, explainer: Explainer, subject: Subject) -> list[float]:
@@ -99,7 +129,7 @@ def main() -> None:
     parser.add_argument("--cities", default=",".join(CITIES))
     parser.add_argument("--seeds", default="1,2")
     parser.add_argument("--objects", type=int, default=40, help="panels of a network")
-    parser.add_argument("--maps", type=int, default=24, help="panels whose maps are compared")
+    parser.add_argument("--maps", type=int, default=20, help="panels whose maps are compared")
     parser.add_argument("--curves", type=int, default=3, help="panels with deletion and insertion")
     parser.add_argument("--tiny", action="store_true", help="untrained networks, for a test")
     parser.add_argument("--only-measure", action="store_true", help="leave the tables for later")

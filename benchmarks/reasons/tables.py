@@ -20,12 +20,7 @@ from reasons.maps import COMBINATIONS
 from reasons.ranking import BASELINES as ORDERS
 from reasons.ranking import MEASURES
 from reasons.subjects import DETECTED
-from reasons.words import Cut, Row, balanced, column, fit, word_of
-
-PLANTED = {
-    "marker": "both", "shadow": "both", "roof": "both", "frame": "context", "object": "itself"
-}  # fmt: skip
-"""Word of the reason that is planted in a city; in ``either`` a network chooses."""
+from reasons.words import Cut, Row, balanced, column, fit, is_planted, word_of
 
 SHORTCUTS = ("marker", "shadow", "roof", "frame")
 CHOSEN = ("alone grey blur 12", "without blur around 4")
@@ -92,11 +87,6 @@ def mean(values: Numbers) -> str:
     """Return a mean as text; empty if there is none."""
     values = values[~np.isnan(values)]
     return f"{values.mean():.3f}" if len(values) else ""
-
-
-def is_planted(row: Row) -> bool:
-    """Return True if an object is detected for the reason that was planted."""
-    return row["word"] is not None and row["word"] == PLANTED.get(row["city"], row["word"])
 
 
 # ------------------------------------------------------------------------------------- words

@@ -20,6 +20,11 @@ from reasons.subjects import STRIDE_PX, Subject, Truth, probability
 
 OWN = Combination("hirescam", "object log-odds", "16")
 
+PLANTED = {
+    "marker": "both", "shadow": "both", "roof": "both", "frame": "context", "object": "itself"
+}  # fmt: skip
+"""Word of the reason that is planted in a city; in ``either`` a network chooses."""
+
 Row = dict[str, Any]
 Blocks = NDArray[np.float64]
 
@@ -50,6 +55,11 @@ def remove_first(pixels: Tensor, baseline: Tensor, key: Blocks, share: float) ->
     valid, rng = np.ones(key.shape, np.bool_), np.random.default_rng(0)
     blocks = torch.from_numpy(first_blocks(key, valid, share, rng))
     return replaced(pixels, baseline, to_pixels(blocks, STRIDE_PX))
+
+
+def is_planted(row: Row) -> bool:
+    """Return True if an object is detected for the reason that was planted."""
+    return row["word"] is not None and row["word"] == PLANTED.get(row["city"], row["word"])
 
 
 class Cut(NamedTuple):
