@@ -40,6 +40,11 @@ HELD_OUT = 500
 """Number within a network's scenes from which on it is never trained on them."""
 
 
+CYCLES = {"marker": 2, "shadow": 2}
+"""Cycles of training: after one, networks have learnt what panels look like, but hardly that some
+need a cue."""
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     """Length and size of a training."""
@@ -67,7 +72,10 @@ def trained_model(city: str, seed: int, folder: Path, training: Training) -> Mod
     """Return the network of a city, trained unless it lies in the folder already."""
     path = folder / f"{city}-{seed}.safetensors"
     if not path.exists():
-        network = train(city, seed, training)
+        torch.manual_seed(seed)
+        network = make_network()
+        for cycle in range(CYCLES.get(city, 1)):
+            train(network, city, (seed, cycle), training)
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state | {"mean": MEAN.clone(), "std": STD.clone()}, path)
@@ -85,16 +93,15 @@ def model_settings() -> ModelSettings:
     )
 
 
-def train(city: str, seed: int, training: Training) -> nn.Module:
-    """Train a network on scenes of its own."""
-    torch.manual_seed(seed)
-    network = make_network().train().to(memory_format=torch.channels_last)
+def train(network: nn.Module, city: str, seeds: tuple[int, int], training: Training) -> None:
+    """Train a network for one cycle of the learning rate, on the scenes of its first seed."""
+    network.train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.peak_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, training.peak_rate, total_steps=training.steps, pct_start=0.15
     )
     began, running = time.perf_counter(), math.nan
-    for step, (images, truth) in enumerate(batches(city, seed, training)):
+    for step, (images, truth) in enumerate(batches(city, seeds, training)):
         logits = network(images.contiguous(memory_format=torch.channels_last))
         loss = loss_of(logits, truth)
         optimiser.zero_grad()
@@ -105,8 +112,8 @@ def train(city: str, seed: int, training: Training) -> nn.Module:
         running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
         if step % 100 == 99:
             spent = time.perf_counter() - began
-            print(f"{city} {seed}: step {step + 1}, loss {running:.4f}, {spent:.0f} s", flush=True)
-    return network.eval()
+            print(f"{city} {seeds}: step {step + 1}, loss {running:.4f}, {spent:.0f} s", flush=True)
+    network.eval()
 
 
 def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
@@ -117,11 +124,13 @@ def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
     return entropy + 0.5 * (1 - dice)
 
 
-def batches(city: str, seed: int, training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    city: str, seeds: tuple[int, int], training: Training
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield normalised (B, 3, S, S) and (B, S, S) int64 for every step of a training."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeds)
     plans = [
-        plan_scene(city, scene_seed(seed, n), training.side_px) for n in range(training.scenes)
+        plan_scene(city, scene_seed(seeds[0], n), training.side_px) for n in range(training.scenes)
     ]
     scenes = [(draw(plan), labels(plan), centres(plan, training.tile_px)) for plan in plans]
     for _ in range(training.steps):
