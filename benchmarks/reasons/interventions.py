@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from capecam.api import Model
-from capecam.attribution.interventions import blurred, replaced
+from capecam.attribution.interventions import blurred, grey, replaced
 from reasons.subjects import Subject, probability
 
 Mask = NDArray[np.bool_]
@@ -37,13 +37,12 @@ def blur_around(pixels: Tensor, inside: Mask) -> Tensor:
     return blurred(pixels, torch.from_numpy(~grown(inside, EDGE_PX)))
 
 
-def grey_around(pixels: Tensor, inside: Mask) -> Tensor:
-    """Blur without the object, and without colours.
+def grey_blur(pixels: Tensor, inside: Mask) -> Tensor:
+    """Blur all pixels, and take the colours away.
 
     A blur alone keeps the colour of the roof, which may be what a network goes by.
     """
-    grey = blur_around(pixels, inside).float().mean(0, keepdim=True)
-    return grey.round().to(torch.uint8).expand_as(pixels)
+    return grey(tile_blur(pixels, inside))
 
 
 def flat_grey(pixels: Tensor, _inside: Mask) -> Tensor:
@@ -54,22 +53,31 @@ def flat_grey(pixels: Tensor, _inside: Mask) -> Tensor:
 REPLACEMENTS: dict[str, Callable[[Tensor, Mask], Tensor]] = {
     "blur": tile_blur,
     "blur around": blur_around,
-    "grey blur": grey_around,
+    "grey blur": grey_blur,
     "flat grey": flat_grey,
 }
+
+
+OBJECT_FILLS = ("blur", "blur around")
+WAYS = tuple(
+    [("alone", name, margin) for name in REPLACEMENTS for margin in ALONE_MARGINS_PX]
+    + [
+        ("without", name, margin)
+        for name in ("blur", "blur around")
+        for margin in WITHOUT_MARGINS_PX
+    ]
+)
+"""What is kept or removed, the replacement, and the margin in pixels."""
 
 
 def interventions(subject: Subject) -> Iterator[tuple[str, Tensor]]:
     """Yield every intervention's name and tile (3, S, S)."""
     inside, pixels = subject.inside, subject.pixels
-    for name, make in REPLACEMENTS.items():
-        baseline = make(pixels, inside)
-        for margin in ALONE_MARGINS_PX:
-            removed = torch.from_numpy(~grown(inside, margin))
-            yield f"alone {name} {margin}", replaced(pixels, baseline, removed)
-        for margin in WITHOUT_MARGINS_PX:
-            removed = torch.from_numpy(grown(inside, margin))
-            yield f"without {name} {margin}", replaced(pixels, baseline, removed)
+    baselines = {name: make(pixels, inside) for name, make in REPLACEMENTS.items()}
+    for what, name, margin in WAYS:
+        object_px = grown(inside, margin)
+        removed = torch.from_numpy(object_px if what == "without" else ~object_px)
+        yield f"{what} {name} {margin}", replaced(pixels, baselines[name], removed)
 
 
 def measure_interventions(model: Model, subject: Subject, p0: float) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,16 @@ from scipy.stats import rankdata
 
 from capecam.analysis.benchmark.measure import machine
 from capecam.analysis.benchmark.table import commit
-from reasons.interventions import ALONE_MARGINS_PX, REPLACEMENTS, WITHOUT_MARGINS_PX
+from capecam.detections.object_columns import EVIDENCE_WORDS
+from reasons.interventions import WAYS
 from reasons.maps import COMBINATIONS
 from reasons.ranking import BASELINES as ORDERS
 from reasons.ranking import MEASURES
 from reasons.subjects import DETECTED
-from reasons.words import Cut, Row, balanced, column, fit, is_planted, word_of
+from reasons.words import USED, Cut, Row, balanced, column, fit, is_planted, words_of
 
 SHORTCUTS = ("marker", "shadow", "roof", "frame")
-CHOSEN = ("alone grey blur 12", "without blur around 4")
-"""Interventions of the words: replacement, and margin in pixels."""
-
+NUMBERS = ("own_drop", "distance_drop", "random_drop")
 DRAWS = 1000
 Table = list[dict[str, Any]]
 Numbers = NDArray[np.float64]
@@ -89,6 +87,11 @@ def mean(values: Numbers) -> str:
     return f"{values.mean():.3f}" if len(values) else ""
 
 
+def median(values: Numbers) -> str:
+    """Return a median as text; empty if there is none."""
+    return f"{np.median(values):.3f}" if len(values) else ""
+
+
 # ------------------------------------------------------------------------------------- words
 
 
@@ -108,20 +111,17 @@ def interventions_table(rows: list[Row], seeds: list[int]) -> Table:
     half = len(seeds) // 2
     fitted, judged = with_word(rows, seeds[:half]), with_word(rows, seeds[half:])
     table = []
-    margins = {"alone": ALONE_MARGINS_PX, "without": WITHOUT_MARGINS_PX}
-    for what, replacement in product(margins, REPLACEMENTS):
-        for margin in margins[what]:
-            name = f"{what} {replacement} {margin}"
-            cut = fit_column(fitted, what, name)
-            judgement = judge(judged, what, name, cut)
-            table.append({
-                "number": what,
-                "replacement": replacement,
-                "margin_px": margin,
-                "threshold": f"{cut.threshold:.3f}",
-                "fitted": f"{cut.balanced:.3f}",
-                "judged": f"{judgement:.3f}",
-            })  # fmt: skip
+    for what, replacement, margin in WAYS:
+        name = f"{what} {replacement} {margin}"
+        cut = fit_column(fitted, what, name)
+        table.append({
+            "number": what,
+            "replacement": replacement,
+            "margin_px": margin,
+            "threshold": f"{cut.threshold:.3f}",
+            "fitted": f"{cut.balanced:.3f}",
+            "judged": f"{judge(judged, what, name, cut):.3f}",
+        })  # fmt: skip
     return table
 
 
@@ -140,26 +140,20 @@ def judge(rows: Sequence[Row], what: str, name: str, cut: Cut) -> float:
 
 
 def words_table(rows: list[Row], seeds: list[int]) -> Table:
-    """Count words by city on the seeds that judge, with the thresholds of those that fit."""
-    half = len(seeds) // 2
-    fitted = with_word(rows, seeds[:half])
-    cuts = [fit_column(fitted, name.split()[0], name).threshold for name in CHOSEN]
+    """Count capecam's words by city on the seeds that judge."""
+    judges = seeds[len(seeds) // 2 :]
     table = []
     for city in dict.fromkeys(row["city"] for row in rows):
-        judged = [row for row in with_word(rows, seeds[half:]) if row["city"] == city]
-        words = [word_of(row[CHOSEN[0]], row[CHOSEN[1]], (cuts[0], cuts[1])) for row in judged]
-        said = np.array(words)
+        judged = [row for row in with_word(rows, judges) if row["city"] == city]
+        said = words_of(judged)
         table.append({
             "city": city,
             "objects": len(judged),
-            **{word: int((said == word).sum()) for word in ("itself", "context", "both", "either")},
+            **{word: int((said == word).sum()) for word in EVIDENCE_WORDS},
             "right": mean(said == np.array([row["word"] for row in judged])),
             "shortcut_said": mean(np.isin(said, ("context", "both"))),
-            "own_drop": mean(column(judged, "own_drop")),
-            "distance_drop": mean(column(judged, "distance_drop")),
-            "random_drop": mean(column(judged, "random_drop")),
-            "alone_below": f"{cuts[0]:.3f}",
-            "without_below": f"{cuts[1]:.3f}",
+            **{name: median(column(judged, name)) for name in NUMBERS},
+            **{name: median(column(judged, key)) for name, key in USED.items()},
         })  # fmt: skip
     return table
 

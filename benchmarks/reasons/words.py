@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
@@ -13,17 +14,22 @@ from torch import Tensor
 
 from capecam.api import Model
 from capecam.attribution.interventions import replaced, to_pixels
+from capecam.detections.object_columns import evidence_words
 from capecam.pipeline.object_explainer import TOP_SHARE, block_mean, first_blocks
 from reasons.interventions import measure_interventions, tile_blur
 from reasons.maps import Combination, Explainer
 from reasons.subjects import STRIDE_PX, Subject, Truth, probability
 
-OWN = Combination("hirescam", "object log-odds", "16")
+OWN = Combination("hirescam", "object logit", "16")
+"""The default of objects."""
 
 PLANTED = {
     "marker": "both", "shadow": "both", "roof": "both", "frame": "context", "object": "itself"
 }  # fmt: skip
 """Word of the reason that is planted in a city; in ``either`` a network chooses."""
+
+USED = {"alone": "alone grey blur 12", "without": "without blur around 0"}
+"""Interventions behind capecam's words."""
 
 Row = dict[str, Any]
 Blocks = NDArray[np.float64]
@@ -84,11 +90,10 @@ def balanced(said: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
     return float((said[true].mean() + (~said[~true]).mean()) / 2)
 
 
-def word_of(alone: float, without: float, cuts: tuple[float, float]) -> str:
-    """Return the word of an object by the thresholds of ``alone`` and ``without``."""
-    if alone >= cuts[0]:
-        return "either" if without >= cuts[1] else "itself"
-    return "context" if without >= cuts[1] else "both"
+def words_of(rows: Sequence[Row]) -> NDArray[np.object_]:
+    """Return the words that capecam gives to objects."""
+    numbers = pd.DataFrame(rows, columns=["own_drop", "random_drop", *USED.values()])
+    return evidence_words(numbers.rename(columns={name: key for key, name in USED.items()}))
 
 
 def column(rows: Sequence[Row], name: str) -> Blocks:

@@ -83,7 +83,7 @@ def test_planted(tmp_path: Path) -> None:
         "planted", table, tmp_path, "--tiny", "--cities", "frame,object", "--objects", 1
     )
     assert {row["layer"] for row in rows} == {"conv", "32", "16", "8", "4", ""}
-    for name, count in (("words", 2), ("interventions", 20), ("networks", 4)):
+    for name, count in (("words", 2), ("interventions", 16), ("networks", 4)):
         lines = table.with_stem(f"planted-{name}").read_text().splitlines()
         assert len(lines) == 1 + count, name
 
