@@ -19,7 +19,7 @@ from reasons.words import Blocks, distance, remove_first
 NEAR_PX = 25
 """2 m."""
 SHIFT_BLOCKS = 8
-SHARES = (0.01, 0.03, 0.1, 0.3, 0.7, 0.9, 0.97)
+SHARES = (0.01, 0.03, 0.1, 0.5, 0.9, 0.97)
 """Shares of blocks at which the curves of deletion and insertion are measured, beside 0 and 1."""
 
 MEASURES = ("inside", "peak near", "leak", "cue", "shift", "random head")

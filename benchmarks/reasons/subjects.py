@@ -149,9 +149,8 @@ def probability(
 ) -> NDArray[np.float64]:
     """Return the mean probability of a class inside (S, S), for tiles (B, 3, S, S)."""
     normalised = model.normalisation.on(torch.device("cpu"), torch.float32)
-    parts = [
-        model.network(normalised(part.float())).softmax(1)[:, class_id] for part in pixels.split(4)
-    ]
+    inputs = normalised(pixels.float()).contiguous(memory_format=torch.channels_last)
+    parts = [model.network(part).softmax(1)[:, class_id] for part in inputs.split(4)]
     mask = torch.from_numpy(inside)
     return np.asarray(torch.cat(parts)[:, mask].mean(1).double().numpy())
 
