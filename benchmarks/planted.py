@@ -110,8 +110,9 @@ def measure_some_maps(
 
 def curve_areas(model: Model, explainer: Explainer, subject: Subject) -> list[float]:
     """Return insertion minus deletion by every map, then by the baselines."""
-    maps = [*explainer.maps(subject.pixels, subject.inside), *baseline_maps(subject)]
-    areas: list[float] = insertion_minus_deletion(model, subject, maps).tolist()
+    pixels, inside = subject.pixels, subject.inside
+    maps = [*explainer.maps(pixels, inside), *baseline_maps(inside)]
+    areas: list[float] = insertion_minus_deletion(model, pixels, inside, maps).tolist()
     return areas
 
 

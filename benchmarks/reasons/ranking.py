@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from torch import Tensor
 
 from capecam.api import Model
 from capecam.pipeline.object_explainer import block_mean
@@ -35,7 +36,7 @@ def measure_maps(
     other = random_head.maps(subject.pixels, subject.inside)
     return np.stack([
         energy(maps, subject.inside),
-        peak_near(maps, distance(subject)),
+        peak_near(maps, distance(subject.inside)),
         energy(maps, subject.others),
         density(maps, subject.cue),
         correlation(maps[:, :, SHIFT_BLOCKS:], shifted[:, :, :-SHIFT_BLOCKS]),
@@ -79,29 +80,33 @@ def correlation(a: Blocks, b: Blocks) -> Blocks:
 
 
 def insertion_minus_deletion(
-    model: Model, subject: Subject, maps: Sequence[Blocks]
+    model: Model,
+    pixels: Tensor,
+    inside: NDArray[np.bool_],
+    maps: Sequence[Blocks],
+    class_id: int = 1,
 ) -> NDArray[np.float64]:
     """Return by map the area under insertion minus that under deletion of the probability.
 
     The audit's curves: insertion of the best blocks is removal of the worst, read from its end.
     """
-    pixels, baseline = subject.pixels, tile_blur(subject.pixels, subject.inside)
-    ends = probability(model, torch.stack([pixels, baseline]), subject.inside)
+    baseline = tile_blur(pixels, inside)
+    ends = probability(model, torch.stack([pixels, baseline]), inside, class_id)
     areas = []
     for heat in maps:
         both = []
         for key in (heat, -heat):
             removed = torch.stack([remove_first(pixels, baseline, key, share) for share in SHARES])
-            values = probability(model, removed, subject.inside)
+            values = probability(model, removed, inside, class_id)
             both.append(np.trapezoid([ends[0], *values, ends[1]], [0, *SHARES, 1]))
         areas.append(both[0] - both[1])
     return np.array(areas)
 
 
-def baseline_maps(subject: Subject) -> list[Blocks]:
+def baseline_maps(inside: NDArray[np.bool_]) -> list[Blocks]:
     """Return maps that know nothing of the network: nearness to the object, and noise."""
-    noise = np.random.default_rng(1).random(distance(subject).shape)
-    return [-distance(subject), noise]
+    near = -distance(inside)
+    return [near, np.random.default_rng(1).random(near.shape)]
 
 
 BASELINES = ("distance", "random")

@@ -41,7 +41,7 @@ def measure_words(model: Model, explainer: Explainer, subject: Subject, truth: T
     orders = {
         "own_drop": -heat,
         "random_drop": np.zeros(heat.shape),
-        "distance_drop": distance(subject),
+        "distance_drop": distance(subject.inside),
     }
     baseline = tile_blur(subject.pixels, subject.inside)
     removed = [remove_first(subject.pixels, baseline, key, TOP_SHARE) for key in orders.values()]
@@ -50,10 +50,10 @@ def measure_words(model: Model, explainer: Explainer, subject: Subject, truth: T
     return drops | measure_interventions(model, subject, truth.p0)
 
 
-def distance(subject: Subject) -> Blocks:
+def distance(inside: NDArray[np.bool_]) -> Blocks:
     """Return the signed distance of each block to the object, in pixels; negative inside."""
-    outside, inside = (distance_transform_edt(x) for x in (~subject.inside, subject.inside))
-    return block_mean(outside - inside, STRIDE_PX)
+    away, depth = (distance_transform_edt(x) for x in (~inside, inside))
+    return block_mean(away - depth, STRIDE_PX)
 
 
 def remove_first(pixels: Tensor, baseline: Tensor, key: Blocks, share: float) -> Tensor:
