@@ -407,7 +407,13 @@ def stressed(panel: Panel, methods: int) -> Panel:
 
 
 @pytest.mark.parametrize(
-    "own", [None, own_map("unproven", own_peak_m=11.5), own_map(size=(160, 480))]
+    "own",
+    [
+        None,
+        own_map("unproven", own_peak_m=11.5),
+        own_map(size=(160, 480)),
+        own_map(size=(480, 160)),
+    ],
 )
 @pytest.mark.parametrize("methods", [1, 3, 4, 5, 8])
 @matplotlib.rc_context(TEXT)

@@ -14,7 +14,7 @@ from capecam.views.panels.panel_data import NEGLIGIBLE, ObjectMap, PanelData
 MIN_RIVAL = 0.005
 """Mean probability below which a rival class is not mentioned: it would be printed as 0.00."""
 
-OWN_MAP, TILE = "Object's own map", "Tile of the run"
+IMAGERY, PREDICTION, OWN_MAP, TILE = "Imagery", "Prediction", "Object's own map", "Tile of the run"
 
 MEASURES = {
     "Share of the map's energy": {
@@ -78,11 +78,6 @@ def own_scale(own: ObjectMap) -> tuple[str, str, str]:
     """Return the lowest and the highest value of an own map, and their unit."""
     high = 1 if own.extent[1] else 0
     return "0", f"{high}", "x its maximum"
-
-
-def second(panel: PanelData) -> str:
-    """Return the name of the picture beside the imagery."""
-    return OWN_MAP if panel.own else "Prediction"
 
 
 def word(panel: PanelData) -> str:

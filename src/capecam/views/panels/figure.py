@@ -56,6 +56,9 @@ MIN_COLUMNS = 3
 """Minimum number of columns: two pictures of the object, and its numbers."""
 OBJECT_COLUMNS = 3
 """Maximum number of columns that the two pictures of the object are as wide as together."""
+WIDE, TALL = 0.6, 1.5
+"""Height relative to the width below which the two pictures of the object are put one below the
+other, and above which they are made narrower."""
 MAX_METHODS = 4
 """Maximum number of methods in one line; more continue in further lines of the same class."""
 
@@ -134,27 +137,41 @@ class _Page:
         """
         panel, own = self.panel, self.panel.own
         window = own.window if own else panel.grid.window
-        top = self.y + line_cm(PLAIN)
-        height = self.wide * self.aspect * window.height / window.width
-        left = Box(MARGIN, top, self.wide, height)
-        right = left.moved(self.wide + GAP)
-        self.sheet.text(left.x, self.y, "Imagery", PLAIN, weight="bold")
+        first, second = self._frames(window)
+        self._name(first, captions.IMAGERY)
         pixels, valid = (own.pixels / 255, own.valid) if own else (self.tile, panel.valid)
         caption = captions.ground(window.shape, panel.pixel_m) if own else captions.tile(panel)
-        axes = self._picture(left, pixels, valid, caption)
+        axes = self._picture(first, pixels, valid, caption)
         draw_scale_bar(axes, panel.pixel_m[0], window.width)
         self._mark(axes, window)
-        self.sheet.text(right.x, self.y, captions.second(panel), PLAIN, weight="bold")
-        beside = right.x + self.wide + GAP + SPACE / 2
+        beside = MARGIN + 2 * (self.wide + GAP) + SPACE / 2
         if own:
-            self._draw_own(right, own, pixels)
+            self._name(second, captions.OWN_MAP)
+            self._draw_own(second, own, pixels)
             bottom = self._write_numbers(own, beside)
         else:
-            self._draw_prediction(right, None)
+            self._name(second, captions.PREDICTION)
+            self._draw_prediction(second, None)
             bottom = self._write_legend(beside)
-        self.y = max(left.bottom + UNDER, bottom) + SPACE
+        self.y = max(second.bottom + UNDER, bottom) + SPACE
         if own:
             self._head_tile()
+
+    def _frames(self, window: Window) -> tuple[Box, Box]:
+        """Return the places of two pictures of a window: side by side, or a wide one below."""
+        ratio = self.aspect * window.height / window.width
+        head = line_cm(PLAIN)
+        if ratio < WIDE:
+            width = 2 * self.wide + GAP
+            first = Box(MARGIN, self.y + head, width, ratio * width)
+            return first, first._replace(y=first.bottom + UNDER + SPACE / 2 + head)
+        width = self.wide * min(1.0, TALL / ratio)
+        first = Box(MARGIN, self.y + head, width, ratio * width)
+        return first, first.moved(width + GAP)
+
+    def _name(self, box: Box, name: str) -> None:
+        """Write the name of a picture above it."""
+        self.sheet.text(box.x, box.y - line_cm(PLAIN), name, PLAIN, weight="bold")
 
     def _head_tile(self) -> None:
         """Write which tile the maps below are of, since it is not that of the object's own map."""

@@ -186,10 +186,10 @@ def draw_cross(axes: Axes, point: NDArray[np.float64], window: Window) -> None:
 
 
 def draw_note(axes: Axes, text: str) -> None:
-    """Write a word in the middle, if there is one."""
+    """Write a word at the upper left, if there is one."""
     axes.text(
-        0.5, 0.5, text, transform=axes.transAxes, color="white", size=8, family=FONT, ha="center",
-        va="center", path_effects=_cased(),
+        0.04, 0.95, text, transform=axes.transAxes, color="white", size=8, family=FONT, ha="left",
+        va="top", path_effects=_cased(),
     )  # fmt: skip
 
 
