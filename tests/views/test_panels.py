@@ -243,6 +243,8 @@ def test_a_picture_is_as_bright_as_its_bar_says(panel) -> None:
     half = replace(panel, valid=valid, heat={**panel.heat, "gradcam": heat})
     assert half.extent("gradcam", 1) == (0, 3)
     assert replace(half, valid=panel.valid).extent("gradcam", 1) == (0, 9)
+    nowhere = replace(half, heat={"gradcam": np.where(heat == 9, heat, 0)})
+    assert texts(nowhere).count("empty") == len(nowhere.rows(STYLE)), "there is heat in nodata only"
 
 
 def test_an_empty_map_says_so(panel) -> None:

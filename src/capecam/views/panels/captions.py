@@ -16,6 +16,9 @@ MIN_RIVAL = 0.005
 
 IMAGERY, PREDICTION, OWN_MAP, TILE = "Imagery", "Prediction", "Object's own map", "Tile of the run"
 
+EMPTY = "empty"
+"""Note on a map that is 0 everywhere."""
+
 MEASURES = {
     "Share of the map's energy": {
         "own_share": "on the object",
@@ -84,7 +87,8 @@ def word(panel: PanelData) -> str:
     """Return the evidence of the object; empty for a place, and where none was computed."""
     if panel.own:
         return panel.own.word
-    return str(panel.detection.row["evidence"] or "") if panel.detection else ""
+    found = panel.detection.row["evidence"] if panel.detection else None
+    return str(found) if pd.notna(found) else ""
 
 
 def title(panel: PanelData) -> str:
@@ -153,6 +157,13 @@ def predicted(panel: PanelData, class_id: int) -> str:
         return "not predicted in this tile"
     area = pixels * panel.pixel_m2
     return f"{area:{'.1f' if area >= 1 else '.2g'}} m² predicted in this tile"
+
+
+def note(panel: PanelData, method: str, class_id: int) -> str:
+    """Return a word on a map that shows nothing, or next to nothing."""
+    if panel.extent(method, class_id)[1] == 0:
+        return EMPTY
+    return "negligible" if panel.is_negligible(method, class_id) else ""
 
 
 def scale(panel: PanelData, method: str, class_id: int) -> tuple[str, str, str]:

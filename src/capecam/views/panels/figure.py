@@ -251,16 +251,15 @@ class _Page:
         else:
             image = self._warm(heat, extent, self.tile, factor)
         axes = self._picture(box, image, panel.valid, smooth=not pixelwise)
-        note = "empty" if not heat.any() else "negligible" if factor < 1 else ""
-        draw_note(axes, note)
+        draw_note(axes, captions.note(panel, method, class_id))
         self._mark(axes, panel.grid.window)
-        if heat.any():
+        if extent[1] > 0:
             numbers = captions.scale(panel, method, class_id)
             self._draw_bar(box, numbers, factor, pixelwise=pixelwise)
 
     def _draw_own(self, box: Box, own: ObjectMap, pixels: Image) -> None:
         axes = self._picture(box, self._warm(own.heat, own.extent, pixels), own.valid)
-        draw_note(axes, "" if own.heat.any() else "empty")
+        draw_note(axes, "" if own.extent[1] else captions.EMPTY)
         self._mark(axes, own.window)
         self._draw_bar(box, captions.own_scale(own))
 
