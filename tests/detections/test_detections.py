@@ -14,7 +14,7 @@ from support.pieces import make_rules, pieces_of_cells
 from support.tracing import LO19, NAMES, rasters, trace
 
 from capecam.detections import assembly
-from capecam.detections.assembly import CellPieces, join_across_cells, write_detections
+from capecam.detections.assembly import CellPieces, assemble, join_across_cells, write_detections
 from capecam.detections.measurement import write_pieces
 from capecam.detections.regions import Pieces, join
 from capecam.io import vector_writer
@@ -55,21 +55,22 @@ def test_files_do_not_depend_on_the_cells(tmp_path, monkeypatch, batch: int) -> 
         out = tmp_path / name
         out.mkdir()
         monkeypatch.setattr(assembly, "BATCH", batch)
-        written = write_detections(out, pieces_of_cells(out, *size), rules)
+        found = assemble(pieces_of_cells(out, *size), rules)
+        summary = write_detections(out, found, rules)
         kept = gpd.read_parquet(out / "detections.parquet")
-        assert written.summary["count"].sum() == len(kept) > 20
+        assert summary["count"].sum() == len(kept) > 20
         assert len(gpd.read_parquet(out / "rejected.parquet")) > 20
         outs.append(out)
-        counts.append(written.steps)
+        counts.append(found.steps)
     assert counts[0] == counts[1]
     for file in ("detections.parquet", "rejected.parquet", "summary.csv"):
         assert (outs[0] / file).read_bytes() == (outs[1] / file).read_bytes()
 
 
 def test_geopackage_and_geoparquet_have_the_same_rows(tmp_path) -> None:
-    cells = pieces_of_cells(tmp_path, 10, 20)
-    write_detections(tmp_path, cells, make_rules(min_area_m2=0.0))
-    write_geopackage(tmp_path, make_rules(min_area_m2=0.0))
+    cells, rules = pieces_of_cells(tmp_path, 10, 20), make_rules(min_area_m2=0.0)
+    write_detections(tmp_path, assemble(cells, rules), rules)
+    write_geopackage(tmp_path, rules)
     table = gpd.read_parquet(tmp_path / "detections.parquet")
     package = gpd.read_file(tmp_path / "detections.gpkg", layer="detections")
     assert package.drop(columns="geometry").equals(table.drop(columns="geometry"))
@@ -81,8 +82,9 @@ def test_geopackage_and_geoparquet_have_the_same_rows(tmp_path) -> None:
 def test_without_objects_the_files_are_empty(tmp_path) -> None:
     write_pieces(trace(np.zeros((5, 5), np.uint8)), LO19, NAMES, tmp_path / "p.parquet")
     cells = [CellPieces(0, tmp_path / "p.parquet")]
-    summary = write_detections(tmp_path, cells, make_rules()).summary
-    write_geopackage(tmp_path, make_rules())
+    rules = make_rules()
+    summary = write_detections(tmp_path, assemble(cells, rules), rules)
+    write_geopackage(tmp_path, rules)
     assert summary["count"].tolist() == [0, 0, 0]
     assert len(gpd.read_parquet(tmp_path / "detections.parquet")) == 0
     assert len(gpd.read_file(tmp_path / "detections.gpkg", layer="detections")) == 0
@@ -90,13 +92,11 @@ def test_without_objects_the_files_are_empty(tmp_path) -> None:
 
 def test_rejected_objects_are_counted_and_kept_in_their_own_layer(tmp_path) -> None:
     cells = pieces_of_cells(tmp_path, 40, 60)
-    written = write_detections(
-        tmp_path, cells, make_rules(join_distance_px=1.0, min_area_m2=0.05, keep_rejected=True)
-    )
-    write_geopackage(
-        tmp_path, make_rules(join_distance_px=1.0, min_area_m2=0.05, keep_rejected=True)
-    )
-    counts = written.steps
+    rules = make_rules(join_distance_px=1.0, min_area_m2=0.05, keep_rejected=True)
+    found = assemble(cells, rules)
+    write_detections(tmp_path, found, rules)
+    write_geopackage(tmp_path, rules)
+    counts = found.steps
     dropped = gpd.read_file(tmp_path / "detections.gpkg", layer=REJECTED)
     assert set(dropped["reason"]) == {"small"}
     assert (dropped["area_m2"] <= 0.05).all()
@@ -107,5 +107,6 @@ def test_rejected_objects_are_counted_and_kept_in_their_own_layer(tmp_path) -> N
     assert dropped.drop(columns="geometry").equals(
         gpd.read_parquet(tmp_path / "rejected.parquet").drop(columns="geometry")
     )
-    write_detections(tmp_path, cells, make_rules(join_distance_px=1.0, min_area_m2=0.05))
+    rules = make_rules(join_distance_px=1.0, min_area_m2=0.05)
+    write_detections(tmp_path, assemble(cells, rules), rules)
     assert not (tmp_path / "rejected.parquet").exists()

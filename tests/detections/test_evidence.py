@@ -17,14 +17,15 @@ from scipy.ndimage import distance_transform_edt
 from support.cities import blobs, colours_model, write_tif
 
 from capecam.detections import neighbourhood
-from capecam.detections.evidence import Evidence, evidence_words, review_priority, review_ranks
+from capecam.detections.assembly import review_ranks
+from capecam.detections.evidence import Evidence
 from capecam.detections.heatmap_stats import MEASURES
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M, neighbourhood_strips, within
+from capecam.detections.object_columns import evidence_words
 from capecam.detections.regions import mask
 from capecam.grid import Window
 from capecam.run.city_products import EVIDENCE_CACHE, finish
 from capecam.run.supervisor import run
-from capecam.settings import EvidenceSettings
 from capecam.settings.loading import load
 from capecam.store.ledger import Ledger
 from capecam.store.run_folder import known_run
@@ -198,7 +199,6 @@ def test_a_heatmap_without_a_single_block_has_no_measures(tmp_path: Path) -> Non
     table = gpd.read_parquet(out / "detections.parquet")
     assert len(table)
     assert table[[f"gradcam_{measure}" for measure in MEASURES]].isna().all(axis=None)
-    assert set(table["evidence"]) == {"weak"}
 
 
 @pytest.mark.thorough
@@ -249,47 +249,23 @@ def test_a_tall_object_is_divided_into_strips() -> None:
     )
 
 
-def word(confidence: float, inside: float, ring: float, peak: float, peak_m: float) -> str:
-    row = {
-        "confidence": confidence,
-        "m_in": inside,
-        "m_ring": ring,
-        "m_peak": peak,
-        "m_peak_m": peak_m,
-    }
-    return evidence_words(pd.DataFrame([row]), "m", EvidenceSettings())[0]
-
-
 @pytest.mark.parametrize(
-    ("row", "expected"),
+    ("alone", "without", "own_drop", "expected"),
     [
-        ((0.9, 0.6, 0.3, 1.0, 0.0), "focused"),
-        ((0.9, 0.3, 0.2, 1.0, 9.0), "focused"),  # the peak of a neighbour does not count
-        ((0.9, 0.3, 0.5, 0.9, 1.0), "context"),  # the ring outweighs the inside
-        ((0.9, 0.1, 0.1, 0.8, 9.0), "context"),  # a strong peak elsewhere
-        ((0.95, 0.1, 0.1, 0.2, 9.0), "saturated"),
-        ((0.95, 0.0, 0.0, 0.0, np.nan), "saturated"),
-        ((0.6, 0.1, 0.1, 0.2, 9.0), "weak"),
-        ((0.95, np.nan, np.nan, np.nan, np.nan), "weak"),  # no tile was explained
+        (0.9, 0.1, 0.9, "itself"),
+        (0.1, 0.9, 0.9, "context"),
+        (0.1, 0.1, 0.9, "both"),
+        (0.9, 0.9, 0.9, "either"),
+        (0.9, 0.1, 0.05, "unproven"),  # no better than the random blocks
+        (0.9, 0.1, np.nan, "unproven"),
+        (np.nan, np.nan, np.nan, ""),
     ],
 )
-def test_words(row: tuple[float, ...], expected: str) -> None:
-    assert word(*row) == expected
+def test_words(alone: float, without: float, own_drop: float, expected: str) -> None:
+    numbers = {"alone": alone, "without": without, "own_drop": own_drop, "random_drop": 0.02}
+    assert evidence_words(pd.DataFrame([numbers])).tolist() == [expected]
 
 
-def test_the_queue_starts_with_confident_context_and_split_classes() -> None:
-    table = pd.DataFrame(
-        {
-            "confidence": [0.9, 0.9, 0.9, 0.6, 0.5],
-            "m_in": [0.8, 0.1, 0.1, 0.1, 0.8],
-            "m_ring": [0.5, 0.1, 0.1, 0.1, 0.5],
-            "m_peak": [1.0, 1.0, 0.2, 1.0, 1.0],
-            "m_peak_m": [0.0, 9.0, 9.0, 9.0, 0.0],
-            "rival_in": [0.0, 0.0, 0.0, 0.0, 0.45],
-        }
-    )
-    table["evidence"] = evidence_words(table, "m", EvidenceSettings())
-    assert table["evidence"].tolist() == ["focused", "context", "saturated", "context", "focused"]
-    priority = review_priority(table, "m").to_numpy()
-    assert priority == pytest.approx([0.0, 0.9 * 0.8, 0.0, 0.6 * 0.8, 0.9])
-    assert review_ranks(priority).tolist() == [4, 2, 5, 3, 1]
+def test_the_queue_starts_with_the_least_confident() -> None:
+    table = pd.DataFrame({"confidence": [0.9, 0.5, 0.7, 0.5], "area_m2": [2.0, 9.0, 2.0, 3.0]})
+    assert review_ranks(table).tolist() == [4, 2, 3, 1]

@@ -12,7 +12,7 @@ import pytest
 import shapely
 from support.pieces import make_rules, pieces_of_cells
 
-from capecam.detections.assembly import write_detections
+from capecam.detections.assembly import assemble, write_detections
 from capecam.detections.export import FORMATS, export
 from capecam.errors import OutputError, UsageError
 from capecam.run.editable_products import write_geopackage
@@ -22,7 +22,7 @@ from capecam.run.editable_products import write_geopackage
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     rules = make_rules(join_distance_px=1.0, min_area_m2=0.01)
-    write_detections(folder, pieces_of_cells(folder, 20, 30), rules)
+    write_detections(folder, assemble(pieces_of_cells(folder, 20, 30), rules), rules)
     write_geopackage(folder, rules)
     return folder
 

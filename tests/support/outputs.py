@@ -13,7 +13,7 @@ import pandas as pd
 import pyproj
 import shapely
 
-from capecam.detections.evidence import EVIDENCE_WORDS
+from capecam.detections.object_columns import EVIDENCE_WORDS, OBJECT_COLUMNS
 from capecam.grid import Grid, Window
 from capecam.settings import ClassSettings, Settings
 from capecam.store.records import GridRecord
@@ -108,7 +108,8 @@ def _objects(
         "gradcam_peak": np.ones(count), "gradcam_peak_m": np.full(count, 3.5),
         "rival": np.array(names, object)[1 + class_id % (len(names) - 1)],
         "rival_in": rng.random(count).round(3) / 2,
-        "evidence": rng.choice(EVIDENCE_WORDS, count, p=(0.5, 0.3, 0.1, 0.1)),
+        **dict(zip(OBJECT_COLUMNS, rng.random((len(OBJECT_COLUMNS), count)).round(3), strict=True)),
+        "evidence": rng.choice(EVIDENCE_WORDS, count, p=(0.5, 0.2, 0.1, 0.1, 0.1)),
         "review": rng.permutation(count) + 1,
     }  # fmt: skip
     return gpd.GeoDataFrame(columns, geometry=shapes, crs=grid.crs)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from capecam.attribution.backward import DeterministicUpsampling, replace_backward
 from capecam.attribution.device import half_precision, repeatable, score_factor
-from capecam.attribution.maps import Maps, Signals, group_by_classes, join_maps
+from capecam.attribution.maps import (
+    LayerSignals,
+    Maps,
+    Signals,
+    group_by_classes,
+    join_maps,
+)
 from capecam.attribution.methods import (
     CAMS,
     GUIDED,
@@ -24,6 +30,7 @@ from capecam.attribution.methods import (
     precise,
     predicted,
 )
+from capecam.attribution.target import FeatureMap, ModuleOutput
 from capecam.errors import SettingsError
 from capecam.model.introspection import why_not_guided
 from capecam.model.model import Model
@@ -43,6 +50,9 @@ by one, which costs 9 % a tile and pads nothing (docs/performance.md)."""
 READ_AHEAD = 8
 """Number of batches among which a GPU looks for tiles to explain."""
 
+OBJECT_PX = 256
+"""Number of pixels of a small object, over which a score of an object is a mean: 1.6 m² at 8 cm."""
+
 
 class Engine:
     """Computes the maps of batches of tiles.
@@ -58,6 +68,7 @@ class Engine:
         precision: of the network, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; with ``fp32`` a float64
             network stays float64.
         device: of torch.
+        target: whose activations are explained; the model's target layer if None.
 
     Raises:
         SettingsError: an unknown method, score, where or precision; or the network cannot have the
@@ -73,6 +84,7 @@ class Engine:
         where: str = "all",
         precision: str = "fp32",
         device: str | torch.device = "cpu",
+        target: ModuleOutput | FeatureMap | None = None,
     ) -> None:
         _check("method", METHODS, *methods)
         _check("score", SCORES, score)
@@ -87,15 +99,21 @@ class Engine:
         guided = [name for name in self.methods if name in PIXEL_METHODS]
         if guided and (reason := why_not_guided(self._network)):
             raise SettingsError(f"{guided[0]} is not possible: {reason}; choose other --methods")
-        self._target = _TargetLayer()
-        self._network.get_submodule(model.target_layer).register_forward_hook(self._target)
+        self._target = target or ModuleOutput(model.target_layer)
+        self._target.attach(self._network)
         on_cpu = self.device.type == "cpu"  # on a GPU it is not measured yet
         layout = torch.channels_last if on_cpu else torch.contiguous_format
         replace_backward(self._network, self._switch, layout)
+        self._layout = torch.preserve_format
         self.max_tiles = CPU_BATCH if on_cpu else sys.maxsize
         """Maximum number of tiles in one pass; lowered if the device runs out of memory."""
         self.detected_batch = 1 if on_cpu else DETECTED_BATCH
         """Number of tiles in one pass if only those with a detection are explained."""
+
+    def use_channels_last(self) -> None:
+        """Lay out the network's weights and pixels channels-last, which rounds differently."""
+        self._network.to(memory_format=torch.channels_last)
+        self._layout = torch.channels_last
 
     def at(self, precision: str, methods: Sequence[str] | None = None) -> Engine:
         """Return an engine at another precision that shares this one's network.
@@ -233,18 +251,40 @@ class Engine:
                 gradients([scores.sum() * factor], x) if shared else None,
             )
 
+    @torch.enable_grad()
+    def signals_of(
+        self, pixels: Tensor, score: Callable[[Tensor], Tensor], at: str = "target"
+    ) -> LayerSignals:
+        """Run a forward, and one backward of a score of each tile.
+
+        Args:
+            pixels: (B, 3, H, W) of 0..255.
+            score: takes logits (B, 1 + C, H, W), returns (B,), each of its own tile alone.
+            at: ``target``; or ``pixels`` for the gradient of the input, and ``guided`` for its
+                guided gradient.
+        """
+        x = pixels.to(self.device, non_blocking=True).to(self._dtype)
+        x.requires_grad_(at != "target" or self._target.needs_graph)
+        with repeatable(self.precision):
+            logits, A = self._forward(x)
+            inputs = A if at == "target" else x
+            factor = score_factor(self.precision, OBJECT_PX)
+            with self._switch.on() if at == "guided" else nullcontext():
+                gradient = _gradient(score(logits).sum() * factor, inputs, keep=False)
+        return LayerSignals(logits.detach(), inputs.detach(), precise(gradient) / factor)
+
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
         upsampling = DeterministicUpsampling() if self.device.type == "cuda" else nullcontext()
         with half_precision(self.precision, self.device), upsampling:
+            pixels = pixels.to(memory_format=self._layout)
             logits = precise(self._network(self._normalised(pixels)))
         if self.model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         A = self._target.pop_output()
         if A is None:
             raise SettingsError(
-                f"the network does not run its layer {self.model.target_layer}"
-                "; set model.target_layer to one that it runs"
+                f"the network does not run its layer {self._target}; choose one that it runs"
             )
         return logits, A
 
@@ -264,27 +304,6 @@ class Engine:
         return ["gradcam", *cams] if pixels and "gradcam" not in cams else cams
 
 
-class _TargetLayer:
-    """Forward hook that keeps the target layer's output."""
-
-    def __init__(self) -> None:
-        self._output: Tensor | None = None
-        self.size: tuple[int, ...] = (0, 0)
-        """(h, w) of the last output."""
-
-    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        """Keep the output, and return a copy, which the next layer may change in place."""
-        if not output.requires_grad:
-            output = output.detach().requires_grad_()
-        self._output, self.size = output, output.shape[-2:]
-        return output.clone()
-
-    def pop_output(self) -> Tensor | None:
-        """Return the output of the last forward, and drop it; None if the layer did not run."""
-        output, self._output = self._output, None
-        return output
-
-
 def _check(name: str, choices: Sequence[str], *chosen: str) -> None:
     """Raise if there is no choice, or one that does not exist."""
     for choice in chosen or ("",):
@@ -297,7 +316,7 @@ def _pad(x: Tensor, size: int) -> Tensor:
     return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
 
 
-def _gradient(score: Tensor, inputs: Tensor) -> Tensor:
-    """Compute d score / d inputs, keeping the graph for the next class."""
-    gradient: Tensor = torch.autograd.grad(score, inputs, retain_graph=True)[0]
+def _gradient(score: Tensor, inputs: Tensor, *, keep: bool = True) -> Tensor:
+    """Compute d score / d inputs, and keep the graph for the next class."""
+    gradient: Tensor = torch.autograd.grad(score, inputs, retain_graph=keep)[0]
     return gradient

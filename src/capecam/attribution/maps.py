@@ -28,6 +28,18 @@ class Signals:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerSignals:
+    """Results of one forward and the backward of one score of each tile."""
+
+    logits: Tensor
+    """(B, 1 + C, H, W)."""
+    activations: Tensor
+    """(B, K, h, w), A; or the pixels, (B, 3, H, W)."""
+    gradients: Tensor
+    """dS/dA, of the same shape."""
+
+
+@dataclass(frozen=True, slots=True)
 class Maps:
     """Unscaled maps of a batch of tiles. C: foreground classes, in the order of the model."""
 

@@ -1,8 +1,8 @@
 """Detections of a city from the pieces of its cells: joined, filtered, measured, written.
 
-``pieces -> objects -> outlines -> filter -> evidence -> review queue -> files``. Cells come from
-top to bottom, and an object is finished as soon as no later piece can touch it: memory holds the
-pieces of two rows of cells, and the table of all detections.
+``pieces -> objects -> outlines -> filter -> evidence -> explanations -> review queue -> files``.
+Cells come from top to bottom, and an object is finished as soon as no later piece can touch it:
+memory holds the pieces of two rows of cells, and the table of all detections.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from numpy.typing import NDArray
 
-from capecam.detections.evidence import Evidence, review_ranks
+from capecam.detections.evidence import Evidence
 from capecam.detections.filters import REASONS, rejection_reasons
 from capecam.detections.measurement import COLUMNS, middle_pixel_m, read_pieces, to_table
+from capecam.detections.object_columns import OBJECT_COLUMNS, evidence_words
 from capecam.detections.regions import Pieces, first_pixels, join
 from capecam.detections.simplification import simplify_outlines
 from capecam.grid import Grid
@@ -62,48 +64,90 @@ class AssemblyRules:
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenDetections:
-    """Totals of the detections that were written."""
+class Detections:
+    """All detections of a city."""
 
-    summary: pd.DataFrame
-    """A row for each foreground class, also without detections."""
+    objects: Pieces
+    """(N,) in lattice pixels, exact."""
+    table: gpd.GeoDataFrame
+    """N rows: ``COLUMNS``, evidence from the heatmaps, and geometry."""
+    rejected: gpd.GeoDataFrame | None
+    """Objects that a filter removed, with the reason; None if they are not kept."""
     steps: dict[str, dict[str, int]]
     """Step -> class -> objects after tracing and joining, rejected for each reason, and kept."""
 
 
-def write_detections(
-    out: Path, cells: Iterable[CellPieces], rules: AssemblyRules, evidence: Evidence | None = None
-) -> WrittenDetections:
-    """Write ``DETECTIONS``, ``SUMMARY`` and, if they are kept, the rejected objects.
+def assemble(
+    cells: Iterable[CellPieces], rules: AssemblyRules, evidence: Evidence | None = None
+) -> Detections:
+    """Make detections of the pieces of all cells.
 
     Args:
-        out: the folder to write to.
-        cells: the pieces of all cells.
+        cells: the pieces.
         rules: how to make detections of pieces.
-        evidence: computes the evidence of each; None leaves these columns out.
+        evidence: reads the heatmaps at each; None leaves these columns out.
     """
-    tables, rejected, counted = [], [], []
+    kept_objects, tables, rejected, counted = [], [], [], []
     for objects, table in _objects(cells, rules):
         counted.append(pd.DataFrame(table[["class", "reason", "parts"]]))
         kept = (table["reason"] == "").to_numpy()
         if rules.settings.keep_rejected:
             rejected.append(table.loc[~kept, [*COLUMNS, "reason", "geometry"]])
         rows = pd.DataFrame(table.loc[kept, [*COLUMNS]])
+        kept_objects.append(objects.take(kept))
         if evidence is not None:
-            rows = rows.join(evidence.columns(objects.take(kept), rows))
+            rows = rows.join(evidence.columns(kept_objects[-1], rows))
         tables.append(gpd.GeoDataFrame(rows, geometry=table.geometry[kept]))
-    detections = pd.concat(tables, ignore_index=True)
-    review = None if evidence is None else review_ranks(detections.pop("priority").to_numpy())
+    return Detections(
+        Pieces.concatenate(kept_objects),
+        pd.concat(tables, ignore_index=True),
+        pd.concat(rejected, ignore_index=True) if rejected else None,
+        _count_steps(pd.concat(counted), rules.names),
+    )
+
+
+def write_detections(
+    out: Path, found: Detections, rules: AssemblyRules, explained: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Write ``DETECTIONS``, ``SUMMARY`` and, if they are kept, the rejected objects.
+
+    Args:
+        out: the folder to write to.
+        found: N detections.
+        rules: by which they were made.
+        explained: N rows of ``OBJECT_COLUMNS``, NaN for those without an explanation; None leaves
+            these columns and the review queue out.
+
+    Returns:
+        A row for each foreground class, also without detections.
+    """
+    table, review = found.table, None
+    if explained is not None:
+        geometry = table.geometry
+        table = table.drop(columns="geometry").join(explained[[*OBJECT_COLUMNS]])
+        table["evidence"] = pd.Series(evidence_words(explained), table.index, "str")
+        table = gpd.GeoDataFrame(table, geometry=geometry)
+        review = review_ranks(table)
+    summary = _summary(table, rules.names)
     with atomic_write(out / DETECTIONS) as parquet, atomic_write(out / SUMMARY) as csv:
-        write_geoparquet(parquet, detections, review)
-        summary = _summary(detections, rules.names)
+        write_geoparquet(parquet, table, review)
         summary.to_csv(csv, index=False, lineterminator="\n")
-    if rules.settings.keep_rejected:
-        with atomic_write(out / f"{REJECTED}.parquet") as parquet:
-            write_geoparquet(parquet, pd.concat(rejected, ignore_index=True))
-    else:
+    if found.rejected is None:
         (out / f"{REJECTED}.parquet").unlink(missing_ok=True)
-    return WrittenDetections(summary, _count_steps(pd.concat(counted), rules.names))
+    else:
+        with atomic_write(out / f"{REJECTED}.parquet") as parquet:
+            write_geoparquet(parquet, found.rejected)
+    return summary
+
+
+def review_ranks(table: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the rank of each detection in the review queue, from 1: the least confident first.
+
+    Among equal ones the smaller comes first.
+    """
+    ranks = np.empty(len(table), np.int64)
+    ranks[np.lexsort((table["area_m2"], table["confidence"]))] = np.arange(1, len(table) + 1)
+    return ranks
 
 
 def _objects(

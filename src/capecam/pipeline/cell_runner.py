@@ -11,17 +11,23 @@ import torch
 
 from capecam.attribution.device import pick_device
 from capecam.attribution.engine import Engine
+from capecam.attribution.object_engine import ObjectEngine
 from capecam.errors import CapecamError, DeviceError, StoppedError
 from capecam.grid import Cell
 from capecam.model.checkpoint import read_weights
 from capecam.model.model import Model, build_model, check_tile
 from capecam.mosaic.city import City
+from capecam.mosaic.reader import Reader
 from capecam.pipeline.calibration import OnReading
 from capecam.pipeline.cell import CellReport, Job, OnTiles, process
+from capecam.pipeline.object_explainer import ObjectExplainer
+from capecam.pipeline.object_group import GroupResult, ObjectGroup
 from capecam.pipeline.preparation import RunConstants, prepare
+from capecam.pipeline.run_engine import build_object_engine
 from capecam.settings import Settings
 from capecam.settings.tree import required
 from capecam.store.ledger import Ledger, products_in
+from capecam.store.object_store import StoredObject
 from capecam.store.records import CellRecord, RunRecord
 from capecam.store.staleness import ImageHashes, cell_inputs
 
@@ -37,6 +43,24 @@ class CellResult:
     """None if it failed."""
     reason: str = ""
     """Reason why it failed."""
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles that were run."""
+        return self.report.tiles if self.report else 0
+
+
+Work = Cell | ObjectGroup
+"""Something that a worker does at once."""
+
+Result = CellResult | GroupResult
+
+
+def failed(work: Work, reason: str) -> Result:
+    """Return the result of work that has failed."""
+    if isinstance(work, ObjectGroup):
+        return GroupResult(work, None, reason)
+    return CellResult(work, None, reason)
 
 
 class CellRunner:
@@ -56,6 +80,7 @@ class CellRunner:
         self._engine = _build_engine(settings, model or _load(settings))
         self._hashes = ImageHashes()
         self._job: Job | None = None
+        self._object_engine: ObjectEngine | None = None
 
     def prepare(
         self, city: City, previous: RunRecord | None, on_reading: OnReading = lambda _names: None
@@ -77,29 +102,61 @@ class CellRunner:
         engine = self._engine.at(constants.precision)
         self._job = Job(city, constants, self._settings, engine)
 
-    def attempt(self, cell: Cell, on_tiles: OnTiles) -> CellResult:
-        """Process a cell; any error of its images is the reason why it failed.
+    def attempt(self, work: Work, on_tiles: OnTiles) -> Result:
+        """Process a cell or explain objects; an error of its images is the reason why it failed.
 
         Args:
-            cell: of the city that is loaded.
+            work: in the city that is loaded.
             on_tiles: called with the number of tiles of each finished batch.
 
         Raises:
             StoppedError: the disk is full; or, as DeviceError, the GPU failed.
         """
         try:
-            return CellResult(cell, self.make(cell, on_tiles))
+            if isinstance(work, ObjectGroup):
+                return GroupResult(work, self.explain(work, on_tiles))
+            return CellResult(work, self.make(work, on_tiles))
         except StoppedError:
             raise
         except Exception as error:  # recorded as the cell's failure: exit code 3
-            log.debug("cell %s failed", cell.name, exc_info=True)
+            log.debug("%s failed", work.name, exc_info=True)
             reason = str(error) if isinstance(error, CapecamError) else repr(error)
             if _is_device_error(error):
                 raise DeviceError(
-                    f"the GPU failed at {cell.name}: {reason}; run the same command again: it "
+                    f"the GPU failed at {work.name}: {reason}; run the same command again: it "
                     "continues where it stopped"
                 ) from error
-            return CellResult(cell, None, reason)
+            return failed(work, reason)
+
+    def explain(self, group: ObjectGroup, on_tiles: OnTiles) -> tuple[StoredObject, ...]:
+        """Explain the objects of a cell.
+
+        Raises:
+            ImageError: their image cannot be used.
+            SettingsError: the network has no such layer.
+        """
+        job = self._loaded()
+        if self._object_engine is None:
+            self._object_engine = build_object_engine(
+                job.engine.model, self._settings.objects, job.engine.precision, job.engine.device
+            )
+        stored = []
+        with Reader(job.city.mosaic, group.image) as reader:
+            explainer = ObjectExplainer(
+                self._object_engine,
+                reader,
+                self._settings.tiling.tiling,
+                job.constants.batch_size,
+            )
+            for explanation in explainer.explain(group.objects):
+                stored.append(explanation.stored())
+                on_tiles(len(explanation.parts))
+        return tuple(stored)
+
+    def _loaded(self) -> Job:
+        if self._job is None:
+            raise ValueError("load_city comes before the first cell")
+        return self._job
 
     def make(self, cell: Cell, on_tiles: OnTiles) -> CellReport:
         """Process a cell, and move its products to their place.
@@ -108,9 +165,7 @@ class CellRunner:
             ImageError: its image cannot be used.
             StoppedError: the disk is full.
         """
-        job = self._job
-        if job is None:
-            raise ValueError("load_city must be called before a cell is processed")
+        job = self._loaded()
         started = time.perf_counter()
         images = job.city.mosaic.images_read(cell, self._settings.tiling.tiling)
         with self._ledger.work_folder(cell) as work, ThreadPoolExecutor(1) as thread:

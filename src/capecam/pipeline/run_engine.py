@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from capecam.attribution.device import pick_device
 from capecam.attribution.engine import Engine
+from capecam.attribution.object_engine import ObjectEngine
 from capecam.errors import CheckpointError
 from capecam.model.model import Model, load_model
+from capecam.settings import ObjectSettings
 from capecam.settings.tree import required
 from capecam.store.run_folder import RunFolder
 
@@ -49,4 +53,18 @@ def build_run_engine(run: RunFolder, model: Model, device: str | None = None) ->
         score=explain.score,
         precision=record.precision if chosen.type == record.device else "fp32",
         device=chosen,
+    )
+
+
+def build_object_engine(
+    model: Model, settings: ObjectSettings, precision: str, device: torch.device
+) -> ObjectEngine:
+    """Build the engine of a run that explains objects."""
+    return ObjectEngine(
+        model,
+        method=settings.method,
+        stride=settings.stride,
+        layer=settings.layer,
+        precision=precision,
+        device=device,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from pyarrow import ArrowInvalid
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from capecam.detections.assembly import assembly_rules, cell_pieces, write_detections
+from capecam.detections.assembly import assemble, assembly_rules, cell_pieces, write_detections
 from capecam.detections.evidence import Evidence
 from capecam.detections.heatmap_stats import EvidenceRasters
 from capecam.errors import StoppedError
@@ -19,6 +19,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
 from capecam.io.vrt import write_vrt
 from capecam.run.editable_products import EditableProducts
+from capecam.run.object_stage import Explain, explain_detections, object_table
 from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
@@ -58,14 +59,18 @@ def finish(out: Path) -> RunRecord:
     return record
 
 
-def write_city_products(out: Path) -> RunRecord:
+def write_city_products(out: Path, explain: Explain | None = None) -> RunRecord:
     """Write the city products from the cells that are done, and their totals into ``run.json``.
+
+    Args:
+        out: folder of a run.
+        explain: explains the objects that are not explained yet.
 
     Raises:
         StoppedError: a product of a cell is damaged or gone, or the disk is full.
     """
     try:
-        return _write(RunFolder.open_finished(out))
+        return _write(RunFolder.open_finished(out), explain)
     except IsADirectoryError as error:
         raise StoppedError(
             f"{error.filename2 or error.filename}: is a folder, where a file of the run belongs; "
@@ -80,7 +85,7 @@ def write_city_products(out: Path) -> RunRecord:
         ) from error
 
 
-def _write(run: RunFolder) -> RunRecord:
+def _write(run: RunFolder, explain: Explain | None) -> RunRecord:
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
@@ -89,11 +94,10 @@ def _write(run: RunFolder) -> RunRecord:
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
     heats = tuple(map(run.heat, run.settings.explain.methods))
     rasters = EvidenceRasters(heats, run.layer("probability.tif"), run.names[1:])
-    with Evidence(
-        rasters, run.grid, run.settings.evidence, processes, out / EVIDENCE_CACHE
-    ) as evidence:
-        found = write_detections(out, cell_pieces(run), rules, evidence)
-    summary = found.summary.to_dict("records")
+    with Evidence(rasters, run.grid, processes, out / EVIDENCE_CACHE) as evidence:
+        found = assemble(cell_pieces(run), rules, evidence)
+    explained = explain_detections(run, found, explain)
+    summary = write_detections(out, found, rules, object_table(explained)).to_dict("records")
     counts = {row["class"]: row["count"] for row in summary}
     people_edit = editable.write(run, counts)
     totals = TotalsRecord(

@@ -1,4 +1,5 @@
-"""Executors that process cells: in this process, or in worker processes that may crash."""
+"""Executors that process cells and explain objects: in this process, or in worker processes that
+may crash."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from typing import Protocol, Self, TypeAlias
 import torch
 
 from capecam.errors import WorkerError
-from capecam.grid import Cell
 from capecam.model.model import Model
 from capecam.mosaic.city import City
-from capecam.pipeline.cell_runner import CellResult, CellRunner
+from capecam.pipeline.cell_runner import CellResult, CellRunner, Result, Work
+from capecam.pipeline.object_group import GroupResult
 from capecam.pipeline.preparation import RunConstants
 from capecam.run.outcome import PreparedRun
 from capecam.run.worker_process import WorkerProcess
@@ -30,7 +31,7 @@ OnTiles: TypeAlias = Callable[[int], object]
 
 
 class Executor(Protocol):
-    """Processes the cells of one run; a context manager."""
+    """Processes the cells of one run, and explains their objects; a context manager."""
 
     count: int
     """Number of cells that are processed at the same time."""
@@ -39,13 +40,14 @@ class Executor(Protocol):
         """Find out what all cells have in common; once, before any cell."""
 
     def process(
-        self, run: PreparedRun, cells: Iterable[Cell], hashes: ImageHashes, on_tiles: OnTiles
-    ) -> Generator[CellResult, None, None]:
-        """Process all cells, and yield their results in the order in which they end.
+        self, run: PreparedRun, work: Iterable[Work], hashes: ImageHashes, on_tiles: OnTiles
+    ) -> Generator[Result, None, None]:
+        """Do all work, and yield the results in the order in which they end.
 
         Args:
             run: with the constants that :meth:`prepare` has returned.
-            cells: of the run, taken one by one, when there is a worker for the next.
+            work: cells and objects of the run, taken one by one, when there is a worker for the
+                next.
             hashes: of images that are known already.
             on_tiles: hears of finished tiles.
 
@@ -75,38 +77,38 @@ class SerialExecutor(Executor):
         return self._runner.prepare(city, previous)
 
     def process(
-        self, run: PreparedRun, cells: Iterable[Cell], hashes: ImageHashes, on_tiles: OnTiles
-    ) -> Generator[CellResult, None, None]:
+        self, run: PreparedRun, work: Iterable[Work], hashes: ImageHashes, on_tiles: OnTiles
+    ) -> Generator[Result, None, None]:
         """See :class:`Executor`."""
         self._runner.load_city(run.city, run.constants, hashes)
-        for cell in cells:
-            yield self._runner.attempt(cell, on_tiles)
+        for each in work:
+            yield self._runner.attempt(each, on_tiles)
 
     def __exit__(self, *_: object) -> None:
         """Do nothing: no cell is processed after the caller has stopped."""
 
 
-class CellQueue:
-    """Cells for several workers to take, each once; a worker that is lost returns its cell."""
+class WorkQueue:
+    """Work for several workers to take, each once; a worker that is lost returns its own."""
 
-    def __init__(self, cells: Iterable[Cell]) -> None:
-        self.returned: list[Cell] = []
-        self._cells = iter(cells)
+    def __init__(self, work: Iterable[Work]) -> None:
+        self.returned: list[Work] = []
+        self._work = iter(work)
         self._lock = threading.Lock()
 
-    def take(self) -> Cell | None:
-        """Return the next cell, or None if there is none left."""
+    def take(self) -> Work | None:
+        """Return the next work, or None if there is none left."""
         with self._lock:
-            return self.returned.pop(0) if self.returned else next(self._cells, None)
+            return self.returned.pop(0) if self.returned else next(self._work, None)
 
-    def put_back(self, cell: Cell) -> None:
-        """Return a cell that has not been processed."""
+    def put_back(self, work: Work) -> None:
+        """Return work that has not been done."""
         with self._lock:
-            self.returned.append(cell)
+            self.returned.append(work)
 
 
-Event: TypeAlias = CellResult | int | BaseException | None
-"""From a worker: a result; a number of finished tiles; its error; None: it has no more cells."""
+Event: TypeAlias = Result | int | BaseException | None
+"""From a worker: a result; a number of finished tiles; its error; None: it has no more work."""
 
 
 class ProcessExecutor(Executor):
@@ -140,28 +142,28 @@ class ProcessExecutor(Executor):
                 city = replace(city, excluded=city.excluded.union(worker.reading))
 
     def process(
-        self, run: PreparedRun, cells: Iterable[Cell], hashes: ImageHashes, on_tiles: OnTiles
-    ) -> Generator[CellResult, None, None]:
+        self, run: PreparedRun, work: Iterable[Work], hashes: ImageHashes, on_tiles: OnTiles
+    ) -> Generator[Result, None, None]:
         """See :class:`Executor`."""
-        pending = CellQueue(cells)
+        pending = WorkQueue(work)
         events: queue.Queue[Event] = queue.Queue()
 
-        def work(worker: WorkerProcess) -> None:
+        def serve(worker: WorkerProcess) -> None:
             try:
-                while not self._closing and (cell := pending.take()) is not None:
+                while not self._closing and (next_one := pending.take()) is not None:
                     try:
                         worker.get_ready(run.city, run.constants, hashes)
                     except WorkerError:
-                        pending.put_back(cell)
+                        pending.put_back(next_one)
                         raise
-                    events.put(worker.make(cell, events.put))
+                    events.put(worker.make(next_one, events.put))
             except BaseException as error:  # to be raised in the main thread
                 events.put(error)
             else:
                 events.put(None)
 
         for worker in self._workers:
-            threading.Thread(target=work, args=(worker,), daemon=True).start()
+            threading.Thread(target=serve, args=(worker,), daemon=True).start()
         lost = yield from _results(events, self.count, on_tiles)
         if lost is not None and pending.returned:
             raise lost
@@ -175,12 +177,12 @@ class ProcessExecutor(Executor):
 
 def _results(
     events: queue.Queue[Event], working: int, on_tiles: OnTiles
-) -> Generator[CellResult, None, WorkerError | None]:
+) -> Generator[Result, None, WorkerError | None]:
     """Yield results until no worker is left; return the error of the last one that was lost."""
     lost: WorkerError | None = None
     while working:
         event = events.get()
-        if isinstance(event, CellResult):
+        if isinstance(event, (CellResult, GroupResult)):
             yield event
         elif isinstance(event, int):
             on_tiles(event)

@@ -17,12 +17,11 @@ from importlib import import_module
 from typing import Any
 
 from capecam.errors import CapecamError, DeviceError, StoppedError, UsageError, WorkerError
-from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.mosaic.city import City
-from capecam.pipeline.cell_runner import CellResult, CellRunner
+from capecam.pipeline.cell_runner import CellRunner, Result, Work, failed
 from capecam.pipeline.preparation import RunConstants
-from capecam.run.executors import CellQueue, Executor, OnTiles
+from capecam.run.executors import Executor, OnTiles, WorkQueue
 from capecam.run.outcome import PreparedRun
 from capecam.runtime import logs
 from capecam.settings import Settings
@@ -60,11 +59,11 @@ class Actor:
         """Get ready for the cells of a city."""
         self._load().load_city(city, constants, hashes)
 
-    def process(self, cell: Cell) -> CellResult | StoppedError:
-        """Process a cell."""
+    def process(self, work: Work) -> Result | StoppedError:
+        """Process a cell, or explain objects."""
         with gdal_settings():
             try:
-                return self._load().attempt(cell, lambda _: None)
+                return self._load().attempt(work, lambda _: None)
             except DeviceError:
                 os._exit(1)
             except StoppedError as error:  # returned, as above
@@ -110,40 +109,40 @@ class RayExecutor(Executor):
         return answer
 
     def process(
-        self, run: PreparedRun, cells: Iterable[Cell], hashes: ImageHashes, on_tiles: OnTiles
-    ) -> Generator[CellResult, None, None]:
-        """See :class:`capecam.run.executors.Executor`; cells of a lost worker run again."""
+        self, run: PreparedRun, work: Iterable[Work], hashes: ImageHashes, on_tiles: OnTiles
+    ) -> Generator[Result, None, None]:
+        """See :class:`capecam.run.executors.Executor`; work of a lost worker is done again."""
         values = _absolute_city(run.city), run.constants, hashes
         shared = [self._ray.put(value) for value in values]
 
-        def load_city(actor: Any) -> tuple[Any, tuple[Any, Cell | None]]:
-            """Return the request, and its actor, which has no cell yet."""
+        def load_city(actor: Any) -> tuple[Any, tuple[Any, Work | None]]:
+            """Return the request, and its actor, which has no work yet."""
             return actor.load_city.remote(*shared), (actor, None)
 
-        todo, losses = CellQueue(cells), Counter[str]()
+        todo, losses = WorkQueue(work), Counter[str]()
         pending = dict(map(load_city, self._actors))
         idle: list[Any] = []
         while pending:
             (ended, *_), _ = self._ray.wait(list(pending), num_returns=1)
-            actor, cell = pending.pop(ended)
-            result: CellResult | StoppedError | None = None
+            actor, lost = pending.pop(ended)
+            result: Result | StoppedError | None = None
             try:
                 result = self._ray.get(ended)
                 idle.append(actor)
             except self._ray.exceptions.RayActorError as error:
                 log.warning("a Ray worker is gone: %s", str(error).splitlines()[0])
                 pending.update([load_city(self._start())])
-                result = None if cell is None else _retry(cell, losses, todo)
+                result = None if lost is None else _retry(lost, losses, todo)
             if isinstance(result, StoppedError):
                 raise result
             if result is not None:
-                on_tiles(result.report.tiles if result.report else 0)
+                on_tiles(result.tiles)
                 yield result
-            while idle and (cell := todo.take()) is not None:
+            while idle and (following := todo.take()) is not None:
                 actor = idle.pop()
-                pending[actor.process.remote(cell)] = actor, cell
+                pending[actor.process.remote(following)] = actor, following
             if idle and all(in_flight is None for _, in_flight in pending.values()):
-                return  # only replacements are still starting, and no cell is left for them
+                return  # only replacements are still starting, and no work is left for them
 
     def __exit__(self, *_: object) -> None:
         """Stop the workers, and a cluster that was started for this run."""
@@ -184,12 +183,12 @@ def _check_listening(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _retry(cell: Cell, losses: Counter[str], todo: CellQueue) -> CellResult | None:
-    """Queue the cell of a lost worker again, or fail it if it has taken too many along."""
-    losses[cell.name] += 1
-    if losses[cell.name] == ATTEMPTS:
-        return CellResult(cell, None, f"{ATTEMPTS} workers ended at it")
-    todo.put_back(cell)
+def _retry(work: Work, losses: Counter[str], todo: WorkQueue) -> Result | None:
+    """Queue the work of a lost worker again, or fail it if it has taken too many along."""
+    losses[work.name] += 1
+    if losses[work.name] == ATTEMPTS:
+        return failed(work, f"{ATTEMPTS} workers ended at it")
+    todo.put_back(work)
     return None
 
 

@@ -4,7 +4,8 @@ products."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from capecam.grid import Cell
@@ -13,6 +14,7 @@ from capecam.model.model import Model
 from capecam.mosaic.city import City, city_of, find_cells
 from capecam.mosaic.diagnostics import DiagnosticGroup, summarize_diagnostics
 from capecam.pipeline.cell_runner import CellResult
+from capecam.pipeline.object_group import GroupResult, ObjectGroup
 from capecam.run.city_products import write_city_products
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
 from capecam.run.outcome import PreparedRun, RunOutcome
@@ -56,8 +58,12 @@ def run(
         outcome.failures.update(city.failures)
         with _executor(settings, model) as executor:
             prepared = _prepare(settings, city, previous, executor, outcome)
-            _process_cells(prepared, ledger, executor, outcome, progress or Progress())
+            hashes = ImageHashes()
+            _process_cells(
+                prepared, ledger, executor, outcome, hashes, progress=progress or Progress()
+            )
             outcome.end("cells")
+            _write_city(prepared, executor, outcome, hashes)
         _finish(prepared, outcome)
     return outcome
 
@@ -104,6 +110,8 @@ def _process_cells(
     ledger: Ledger,
     executor: Executor,
     outcome: RunOutcome,
+    hashes: ImageHashes,
+    *,
     progress: Progress,
 ) -> None:
     """Process every cell of this shard that is out of date; note those that fail, and continue."""
@@ -111,7 +119,6 @@ def _process_cells(
     if settings.prune:
         for name in ledger.names() - {cell.name for cell in prepared.cells}:
             ledger.remove(name)
-    hashes = ImageHashes()
     todo = _check(prepared, ledger, hashes, outcome)
     limit = len(todo) if settings.max_failures is None else settings.max_failures
     tiling = prepared.settings.tiling.tiling
@@ -121,6 +128,8 @@ def _process_cells(
     try:
         with closing(processing) as results:
             for result in results:
+                if not isinstance(result, CellResult):
+                    raise TypeError(f"{result} is no result of a cell")
                 _note(result, prepared, ledger, hashes, outcome)
                 layer.update(result.cell)
                 ending = f"failed: {result.reason}" if result.reason else "done"
@@ -190,12 +199,33 @@ def _note(
     ledger.fail(cell, record)
 
 
+def _write_city(
+    prepared: PreparedRun, executor: Executor, outcome: RunOutcome, hashes: ImageHashes
+) -> None:
+    """Write the city's products, if a cell is done; the workers explain its objects."""
+    if not outcome.done + outcome.kept or prepared.settings.run.shard:
+        return
+    seconds = 0.0
+
+    def explain(groups: Sequence[ObjectGroup]) -> Iterator[GroupResult]:
+        nonlocal seconds
+        started = time.perf_counter()
+        work = executor.process(prepared, groups, hashes, lambda _count: None)
+        with closing(work) as results:
+            for result in results:
+                if isinstance(result, GroupResult):
+                    if result.objects is None:
+                        outcome.failures[result.group.name] = result.reason
+                    yield result
+        seconds = time.perf_counter() - started
+
+    outcome.city = write_city_products(outcome.out, explain)
+    outcome.end("finish", objects=seconds)
+
+
 def _finish(prepared: PreparedRun, outcome: RunOutcome) -> None:
-    """Write the city's products, if a cell is done; how the run ended; and the report on both."""
+    """Record how the run ended, and write the report."""
     out = outcome.out
-    if outcome.done + outcome.kept and not prepared.settings.run.shard:
-        outcome.city = write_city_products(out)
-    outcome.end("finish")
     prepared.record(outcome).write(out / RUN_JSON)
     if outcome.city is not None:
         write_report(out, imagery=prepared.city.mosaic)

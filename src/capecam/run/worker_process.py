@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from capecam.errors import CapecamError, DeviceError, WorkerError
-from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.mosaic.city import City
-from capecam.pipeline.cell_runner import CellResult, CellRunner
+from capecam.pipeline.cell_runner import CellRunner, Result, Work, failed
 from capecam.pipeline.preparation import RunConstants
 from capecam.runtime import logs
 from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
@@ -76,25 +75,25 @@ class WorkerProcess:
             self._request(_load_city, city, constants, known)
             self._has_city = True
 
-    def make(self, cell: Cell, on_progress: Callable[[int], object]) -> CellResult:
-        """Compute a cell; if the worker dies, the cell has failed.
+    def make(self, work: Work, on_progress: Callable[[int], object]) -> Result:
+        """Process a cell or explain objects; if the worker dies, that has failed.
 
         Args:
-            cell: the cell.
+            work: the cell or the objects.
             on_progress: called with the number of tiles that have been finished since.
 
         Raises:
             StoppedError: the disk is full.
         """
         try:
-            self._running.send((_make, cell))
+            self._running.send((_make, work))
             while isinstance(answer := self._running.receive(), int):
                 on_progress(answer)
         except ChildDiedError as error:
-            return CellResult(cell, None, f"its worker ended: {error}")
+            return failed(work, f"its worker ended: {error}")
         if isinstance(answer, BaseException):
             raise answer
-        result: CellResult = answer
+        result: Result = answer
         return result
 
     def stop(self) -> None:
@@ -149,9 +148,9 @@ def _load_city(
     runner.load_city(city, constants, known)
 
 
-def _make(parent: ParentConnection, runner: CellRunner, cell: Cell) -> CellResult:
+def _make(parent: ParentConnection, runner: CellRunner, work: Work) -> Result:
     try:
-        return runner.attempt(cell, parent.send)
+        return runner.attempt(work, parent.send)
     except DeviceError as error:
         log.error("%s", error)  # noqa: TRY400 -v shows the traceback already
         os._exit(1)

@@ -4,11 +4,12 @@ The options of the command line and docs/configuration.md are made from this tre
 the fields that have an option.
 """
 
-from capecam.settings.attribution import ExplainSettings
+from capecam.settings.attribution import ExplainSettings, ObjectSettings
 from capecam.settings.base import Option
 from capecam.settings.choices import (
     DEFAULT_METHODS,
     METHODS,
+    OBJECT_METHODS,
     PIXEL_METHODS,
     PRECISIONS,
     SCORE_TITLES,
@@ -44,6 +45,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "METHODS",
+    "OBJECT_METHODS",
     "PIXEL_METHODS",
     "PRECISIONS",
     "SCORES",
@@ -61,6 +63,7 @@ __all__ = [
     "ImagerySettings",
     "ModelSettings",
     "MosaicSettings",
+    "ObjectSettings",
     "Option",
     "QgisSettings",
     "RunSettings",

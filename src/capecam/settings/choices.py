@@ -26,6 +26,10 @@ TITLES = {
 PIXEL_METHODS = ("guided_gradcam", "guided_gradcam_shared")
 """Methods at full resolution; the others come in blocks."""
 
+ObjectMethod = Literal["hirescam", "guided"]
+OBJECT_METHODS: tuple[str, ...] = get_args(ObjectMethod)
+"""Methods of the objects' own maps."""
+
 DEFAULT_METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 
 Score = Literal["mean", "predicted"]

@@ -74,22 +74,12 @@ class DetectionSettings(Section):
 
 
 class EvidenceSettings(Section):
-    """Thresholds of the evidence at an object (docs/method.md)."""
+    """Numbers of the heatmaps at an object (docs/method.md)."""
 
     method: str | None = Field(
-        None, description="heatmap that decides; default is the first of explain.methods"
-    )
-    high: float = Field(
-        0.25, ge=0, le=1, description="minimum mean inside an object for the evidence focused, 0..1"
-    )
-    certain: float = Field(
-        0.9,
-        ge=0,
-        le=1,
-        description="minimum confidence for the evidence saturated, where the mean inside is low",
-    )
-    outweighs: float = Field(
-        1.5, gt=0, description="minimum ratio of surroundings to inside for the evidence context"
+        None,
+        description="heatmap that the report and panels quote; default is the first of "
+        "explain.methods",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import reprlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -24,6 +25,11 @@ MAX_BITS = 62
 
 MAX_ERRORS = 5
 """Number of errors in a message."""
+
+RETIRED = ("evidence.high", "evidence.certain", "evidence.outweighs")
+"""Settings of version 0.1, of words that are not in use any more."""
+
+log = logging.getLogger(__name__)
 
 
 def load(
@@ -60,7 +66,7 @@ def validated(tree: Mapping[str, object], where: str, options: Collection[str] =
     if problem := _oversized(tree, ""):
         raise SettingsError(where + problem)
     try:
-        return Settings.model_validate(tree)
+        return Settings.model_validate(_without_retired(tree))
     except ValidationError as error:
         keys = {".".join(map(str, found["loc"])) for found in error.errors()}
         raise SettingsError((where if keys - set(options) else "") + _message(error)) from None
@@ -70,6 +76,18 @@ def validated(tree: Mapping[str, object], where: str, options: Collection[str] =
         raise SettingsError(
             f"{where}settings are nested too deeply; see docs/configuration.md"
         ) from None
+
+
+def _without_retired(tree: Mapping[str, object]) -> dict[str, object]:
+    """Return a tree without settings of earlier versions that have no effect any more."""
+    rest = dict(tree)
+    for key in RETIRED:
+        name, _, leaf = key.rpartition(".")
+        section = rest.get(name)
+        if isinstance(section, dict) and leaf in section:
+            log.info("%s is a setting of earlier versions, and has no effect", key)
+            rest[name] = {other: value for other, value in section.items() if other != leaf}
+    return rest
 
 
 def _read_yaml(path: Path) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import Annotated, Self, get_args
 from pydantic import BaseModel, Field, model_validator
 
 from capecam.errors import SettingsError, UsageError
-from capecam.settings.attribution import ExplainSettings
+from capecam.settings.attribution import ExplainSettings, ObjectSettings
 from capecam.settings.base import Option, Section, check_name
 from capecam.settings.compute import ComputeSettings, RunSettings
 from capecam.settings.detections import (
@@ -46,6 +46,7 @@ class Settings(Section):
     explain: ExplainSettings = ExplainSettings()
     compute: ComputeSettings = ComputeSettings()
     detections: DetectionSettings = DetectionSettings()
+    objects: ObjectSettings = ObjectSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     qgis: QgisSettings = QgisSettings()
     audit: AuditSettings = AuditSettings()
@@ -70,7 +71,7 @@ class Settings(Section):
 
     @property
     def decisive_method(self) -> str:
-        """Method of the heatmap that decides about evidence."""
+        """Method of the heatmap whose numbers the report and panels quote."""
         return self.evidence.method or self.explain.methods[0]
 
     @model_validator(mode="after")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 DETECTIONS = (
     "All detected objects, in the colour of their class. Zoomed in: class, confidence (mean "
-    "probability inside, 0..1) and evidence. focused: the heatmap is strong on the object. "
-    "context: strong beside it. saturated: the network is certain, but the heatmap is weak on the "
-    "object. weak: none of these. Evidence is about the score, not about the truth."
+    "probability inside, 0..1) and evidence, from blurring parts of its tile. itself: found from "
+    "its own pixels. context: from its surroundings. both: needs both. either: each is enough. "
+    "unproven: its map is no better than random. Evidence is about the network's reasons, not "
+    "about the truth."
 )
 
 DENSITY = (
@@ -20,10 +21,9 @@ REJECTED = (
 )
 
 QUEUE = (
-    "The first {count} detections of the review queue, 1 first: confident detections whose heatmap "
-    "is strong beside them (context), and detections split between two classes. The attribute "
-    "table has this order. The layer's filter (Ctrl+F) sets how many are shown; "
-    "\"evidence\" = 'context' selects these only."
+    "The first {count} detections of the review queue, 1 first: the least confident, among equal "
+    "ones the smallest. The attribute table has this order. The layer's filter (Ctrl+F) sets how "
+    "many are shown; \"evidence\" = 'context' selects these only."
 )
 
 CELLS = (

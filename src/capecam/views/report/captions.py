@@ -11,10 +11,11 @@ from capecam.settings import SCORE_TITLES, TITLES, ByClass, Settings
 from capecam.views.report.data import ReportData
 
 EVIDENCE = {
-    "focused": "the heatmap is strong inside the object: the network looked at it",
-    "saturated": "certain, but the heatmap is weak inside: the score does not change there",
-    "context": "the surroundings outweigh the object: a shadow, a skylight, an edge beside it",
-    "weak": "neither certain nor explained",
+    "itself": "found from its own pixels: it stays with all else blurred, and goes when it is",
+    "context": "found from its surroundings: it stays when its own pixels are blurred",
+    "both": "needs its own pixels and its surroundings",
+    "either": "its own pixels are enough, and so are its surroundings",
+    "unproven": "blurring where its map is strongest does no more than blurring at random",
 }
 """Meaning of the evidence words (docs/method.md)."""
 

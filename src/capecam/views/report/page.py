@@ -17,8 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from capecam import __version__
-from capecam.detections.evidence import EVIDENCE_WORDS
 from capecam.detections.heatmap_stats import MEASURES
+from capecam.detections.object_columns import EVIDENCE_WORDS
 from capecam.settings import TITLES, ClassSettings
 from capecam.store.file_names import DETECTIONS
 from capecam.store.run_folder import stage_seconds

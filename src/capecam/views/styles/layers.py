@@ -43,7 +43,8 @@ IMAGERY_SCALE = 2_500
 without overviews, so that all of these pixels are decoded."""
 
 EVIDENCE_COLORS = {
-    "context": "#FF9F1C", "saturated": "#B86BFF", "weak": "#C9CCD1", "focused": "#00C2C7",
+    "context": "#FF9F1C", "both": "#B86BFF", "either": "#3D6FB4", "unproven": "#C9CCD1",
+    "itself": "#00C2C7",
 }  # fmt: skip
 """Different from the colours of the classes; in the order of urgency."""
 

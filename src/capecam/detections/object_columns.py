@@ -1,0 +1,45 @@
+"""Columns of an object's own explanation, and a word for them (docs/method.md#objects)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+OBJECT_COLUMNS = (
+    "own_share",
+    "own_near",
+    "own_peak_m",
+    "leak",
+    "own_drop",
+    "random_drop",
+    "distance_drop",
+    "alone",
+    "without",
+)
+
+EVIDENCE_WORDS = ("itself", "context", "both", "either", "unproven")
+
+STANDS = 0.5
+"""Share of its probability from which on an object stands where a part of the tile is blurred."""
+
+PROVEN = 0.1
+"""Difference of the drops from which on a map is better than random order."""
+
+
+def evidence_words(numbers: pd.DataFrame) -> NDArray[np.object_]:
+    """Return one of ``EVIDENCE_WORDS`` for each object, "" where it is not explained.
+
+    Args:
+        numbers: with ``OBJECT_COLUMNS``.
+    """
+    alone, without = numbers["alone"] >= STANDS, numbers["without"] >= STANDS
+    conditions = [
+        numbers["alone"].isna(),
+        ~(numbers["own_drop"] - numbers["random_drop"] >= PROVEN),
+        alone & without,
+        alone,
+        without,
+    ]
+    words = np.select(conditions, ["", "unproven", "either", "itself", "context"], "both")
+    return np.asarray(words, object)

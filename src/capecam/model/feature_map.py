@@ -1,0 +1,31 @@
+"""Find the feature map of an encoder that has a stride, by what the encoder returns."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from capecam.model.introspection import ancestors, trace_forward
+
+
+def find_feature_map(network: nn.Module, stride: int) -> int | None:
+    """Return the index of a feature map in the list that the network's encoder returns.
+
+    Args:
+        network: with an ``encoder``.
+        stride: the map is the deepest of at most this stride that determines the logits.
+
+    Returns:
+        The index; None if there is no encoder, or no such map.
+    """
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        return None
+    trace = trace_forward(network, lambda module: module is encoder)
+    used, found = ancestors(trace.root), []
+    for index, feature in enumerate(trace.calls[-1].outputs):
+        if len(feature.shape) != 4 or feature.shape[2] != feature.shape[3]:
+            continue  # tokens
+        is_fine = 1 < trace.size / feature.shape[-1] <= stride
+        if is_fine and feature.node in used:
+            found.append(index)
+    return found[-1] if found else None
