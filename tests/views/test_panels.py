@@ -26,9 +26,12 @@ from support.cities import CORNER, GSD, blobs, colours_model, write_tif
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.methods import resample
+from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest
+from capecam.pipeline.object_tiles import ExplainedObject
+from capecam.pipeline.run_explainer import RunExplainer
 from capecam.pipeline.stitching import to_levels
 from capecam.run.supervisor import run
 from capecam.settings import METHODS, ClassSettings
@@ -38,9 +41,10 @@ from capecam.views.panels import captions
 from capecam.views.panels import figure as figure_module
 from capecam.views.panels import panel as panel_module
 from capecam.views.panels.detection_lookup import find
+from capecam.views.panels.object_map import MapPart, ObjectMap
 from capecam.views.panels.page_layout import TEXT, fitting, joined, width_cm, wrapped
 from capecam.views.panels.panel import Panel
-from capecam.views.panels.panel_data import ObjectMap, PanelStyle
+from capecam.views.panels.panel_data import PanelStyle
 from capecam.views.panels.panels import Panels, tile_of
 from capecam.views.panels.tile_drawing import COLORMAPS, round_down, smooth, stretched
 from capecam.views.panels.writing import PanelDestination, PanelSelection, write_panels
@@ -305,11 +309,13 @@ def own_map(word: str = "itself", size: tuple[int, int] = (SIZE, SIZE), **number
     """Return an own map with a peak in its upper left."""
     heat = np.zeros((size[0] // 16, size[1] // 16), np.float32)
     heat[2, 3] = 0.02
+    window = Window(20, 30, *size)
     return ObjectMap(
-        window=Window(20, 30, *size),
+        window=window,
         pixels=np.full((*size, 3), 90, np.uint8),
         valid=np.ones(size, bool),
-        heat=heat,
+        parts=(MapPart(window, heat),),
+        method="hirescam",
         numbers=NUMBERS | numbers,
         word=word,
     )
@@ -317,7 +323,8 @@ def own_map(word: str = "itself", size: tuple[int, int] = (SIZE, SIZE), **number
 
 def test_the_own_map_comes_with_its_numbers(panel) -> None:
     shown = texts(replace(panel, own=own_map()))
-    assert shown.index("Imagery") < shown.index("Object's own map") < shown.index("Grad-CAM")
+    own = shown.index("Object's own map: HiResCAM")
+    assert shown.index("Imagery") < own < shown.index("Grad-CAM")
     for number, meaning in (
         ("0.44", "on the object"), ("0.82", "on it or within 2 m"), ("–", "on others of its class"),
         ("0.93", "the map's top 3 %"), ("0.62", "the 3 % nearest the object"),
@@ -331,17 +338,58 @@ def test_the_own_map_comes_with_its_numbers(panel) -> None:
     assert captions.verdict(own_map("", own_peak_m=np.nan)) == ""
 
 
-def test_an_object_that_was_not_explained_has_no_word(panel) -> None:
-    row = {**panel.detection.row, "evidence": ""}
-    unexplained = replace(panel, detection=replace(panel.detection, row=row))
-    assert "evidence:" not in texts(unexplained)
-    place = replace(panel, detection=None)
+def test_a_place_has_the_prediction_in_place_of_an_own_map(panel) -> None:
+    place = replace(panel, detection=None, own=None)
     assert "evidence:" not in texts(place)
     assert texts(place).count("Prediction") == 1
+    assert "Prediction" not in texts(panel)
+
+
+def test_the_own_map_is_that_of_the_run(city, panel) -> None:
+    """The numbers are those of the table; and computing them again gives the same."""
+    run = RunFolder.open(city / "out")
+    target = ExplainedObject(panel.detection.id, panel.detection.class_id, panel.detection.outline)
+    explanation = RunExplainer(run, model=colours_model()).explain(target)
+    (part,), (shown,) = explanation.parts, panel.own.parts
+    assert shown.window == panel.own.window == part.window
+    assert np.array_equal(shown.heat, part.heat)
+    assert np.array_equal(panel.own.pixels.transpose(2, 0, 1), part.pixels)
+    assert np.array_equal(panel.own.valid, part.valid)
+    row = panel.detection.row
+    assert dict(panel.own.numbers) == {name: row[name] for name in OBJECT_COLUMNS}
+    assert panel.own.word == row["evidence"] != ""
+    never = replace(panel.detection, row={**row, **dict.fromkeys(OBJECT_COLUMNS, np.nan)})
+    again = ObjectMap.of(explanation, never, "hirescam")
+    assert again.word == panel.own.word
+    assert np.isnan(again.numbers["leak"]), "it depends on the others"
+    for name in set(OBJECT_COLUMNS) - {"leak"}:
+        assert again.numbers[name] == pytest.approx(row[name], nan_ok=True)
+
+
+def test_an_object_wider_than_a_tile_is_shown_whole(city, panel) -> None:
+    """Its imagery is that of all parts, beside which nothing was explained."""
+    run = RunFolder.open(city / "out")
+    shape = shapely.unary_union([shapely.box(20, 20, 420, 60), shapely.box(20, 20, 60, 300)])
+    explanation = RunExplainer(run, model=colours_model()).explain(ExplainedObject("x", 1, shape))
+    own = ObjectMap.of(explanation, panel.detection, "hirescam")
+    assert len(own.parts) == len(explanation.parts) > 2
+    assert own.window.box.covers(shape)
+    assert not own.valid.all()
+    for part in explanation.parts:
+        at = part.window.slices(own.window)
+        assert np.array_equal(own.pixels[at].transpose(2, 0, 1), part.pixels)
+        assert own.valid[at].all()
+    assert own.extent == (0, max(part.heat.max() for part in explanation.parts))
+    drawn = figure_of(replace(panel, own=own))
+    whole = [
+        a for a in drawn.axes if a.images and a.images[0].get_array().shape[:2] == own.valid.shape
+    ]
+    assert len(whole) == 2, "imagery and map"
 
 
 def test_an_own_map_without_energy_is_empty(panel) -> None:
-    own = replace(own_map(), heat=np.zeros((10, 10), np.float32))
+    own = own_map()
+    own.parts[0].heat[:] = 0
     shown = texts(replace(panel, own=own))
     assert shown.count("empty") == texts(panel).count("empty") + 1
     assert captions.own_scale(own) == ("0", "0", "x its maximum")
@@ -452,7 +500,7 @@ def test_a_tile_has_the_shape_of_the_ground(panel) -> None:
 def test_nodata_is_shown_as_such(panel) -> None:
     valid = panel.valid.copy()
     valid[:, :50] = False
-    for axes in figure_of(replace(panel, valid=valid)).axes:
+    for axes in figure_of(replace(panel, valid=valid, own=None)).axes:
         if axes.images and axes.images[0].get_array().shape[:2] == valid.shape:
             assert axes.patch.get_hatch(), "where the image is transparent"
             assert np.array_equal(axes.images[0].get_array()[..., 3] > 0, valid)
@@ -478,10 +526,10 @@ def test_text_is_measured_and_broken() -> None:
 
 def test_heat_hides_the_tile_and_no_heat_does_not() -> None:
     tile = np.full((1, 2, 3), 0.8)
-    cold, hot = COLORMAPS["inferno"].over(tile, np.array([[0.0, 1.0]]))[0]
+    cold, hot = COLORMAPS["inferno"].picture(np.array([[0.0, 1.0]]), tile)[0]
     assert np.ptp(cold) < 1e-12, "grey"
     assert hot[0] > 0.8 > hot[2], "the bright end is yellow"
-    jet = COLORMAPS["jet"].over(tile, np.array([[0.0, 1.0]]))[0]
+    jet = COLORMAPS["jet"].picture(np.array([[0.0, 1.0]]), tile)[0]
     assert jet[0].argmax() == 2, "blue over the tile, as in the original figures"
     assert jet[1].argmax() == 0
 

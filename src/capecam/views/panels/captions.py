@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M
+from capecam.pipeline.object_explainer import MARGIN_M, NEAR_M, TOP_SHARE
 from capecam.settings import SCORE_TITLES, TITLES
 from capecam.views.panels.detection_lookup import Detection
-from capecam.views.panels.panel_data import NEGLIGIBLE, ObjectMap, PanelData
+from capecam.views.panels.object_map import ObjectMap
+from capecam.views.panels.panel_data import NEGLIGIBLE, PanelData
 
 MIN_RIVAL = 0.005
 """Mean probability below which a rival class is not mentioned: it would be printed as 0.00."""
@@ -19,27 +21,32 @@ IMAGERY, PREDICTION, OWN_MAP, TILE = "Imagery", "Prediction", "Object's own map"
 EMPTY = "empty"
 """Note on a map that is 0 everywhere."""
 
+TOP = f"{100 * TOP_SHARE:g} %"
+
 MEASURES = {
     "Share of the map's energy": {
         "own_share": "on the object",
-        "own_near": "on it or within 2 m",
+        "own_near": f"on it or within {NEAR_M:g} m",
         "leak": "on others of its class",
     },
     "Probability lost by blurring": {
-        "own_drop": "the map's top 3 %",
-        "distance_drop": "the 3 % nearest the object",
-        "random_drop": "3 % at random",
+        "own_drop": f"the map's top {TOP}",
+        "distance_drop": f"the {TOP} nearest the object",
+        "random_drop": f"{TOP} at random",
     },
     "Probability left, keeping only": {
-        "alone": "the object and 1 m around",
+        "alone": f"the object and {MARGIN_M:g} m around",
         "without": "its surroundings",
     },
 }
 """Numbers of an own map, all of them shares, by heading and column (docs/outputs.md)."""
 
+OBJECT_TITLES = {"hirescam": "HiResCAM", "guided": "guided gradient"}
+"""Titles of the methods of own maps."""
+
 MEANINGS = {
     "itself": "The object alone is enough, and its surroundings are not.",
-    "context": "Its surroundings are enough without the object.",
+    "context": "Its surroundings are enough without the object, and it is not enough alone.",
     "both": "Neither the object nor its surroundings are enough alone.",
     "either": "The object is enough alone, and so are its surroundings.",
     "unproven": "Where the map is highest matters no more than anywhere else.",
@@ -75,6 +82,11 @@ def verdict(own: ObjectMap) -> str:
     where = f"{metres:.1f} m from the object" if metres else "on the object"
     peak = f" The map is highest {where}." if pd.notna(metres) else ""
     return f"{MEANINGS.get(own.word, '')}{peak}".strip()
+
+
+def own_name(own: ObjectMap) -> str:
+    """Return the name of an own map."""
+    return f"{OWN_MAP}: {OBJECT_TITLES[own.method]}"
 
 
 def own_scale(own: ObjectMap) -> tuple[str, str, str]:
@@ -174,7 +186,8 @@ def scale(panel: PanelData, method: str, class_id: int) -> tuple[str, str, str]:
     low, high = panel.extent(method, class_id)
     top = panel.city_top(method, class_id)
     unit = "x the city's scale" if top else "x its maximum"
-    return _short(low / (top or high)), _short(high / (top or high)), unit
+    one = top or high or 1.0
+    return _short(low / one), _short(high / one), unit
 
 
 def _short(number: float) -> str:

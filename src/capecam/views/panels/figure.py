@@ -6,6 +6,7 @@ are computed, and long names move nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from capecam.grid import Window
 from capecam.settings import PIXEL_METHODS, TITLES
 from capecam.views.panels import captions
+from capecam.views.panels.object_map import Extent, ObjectMap
 from capecam.views.panels.page_layout import (
     FAINT,
     INK,
@@ -28,11 +30,10 @@ from capecam.views.panels.page_layout import (
     width_cm,
     wrapped,
 )
-from capecam.views.panels.panel_data import ObjectMap, PanelData, PanelStyle
+from capecam.views.panels.panel_data import PanelData, PanelStyle
 from capecam.views.panels.tile_drawing import (
     COLORMAPS,
     FAINT_OPACITY,
-    GAMMA,
     HeatColormap,
     Image,
     Mask,
@@ -79,6 +80,20 @@ NUMBER = 0.85
 """Width in cm of a number with two decimals and the space after it."""
 GROUND = 0.5
 """Grey of 0..1 under the colour bar of heat over a tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Heat:
+    """A map to draw."""
+
+    values: NDArray[np.floating]
+    """(height, width) raw values at pixels."""
+    extent: Extent
+    """Raw values of the two ends of the colours."""
+    tile: Image | None
+    """Imagery under it; None for a map at full resolution, which hides it."""
+    factor: float = 1.0
+    """Factor of its opacity."""
 
 
 def draw_panel(panel: PanelData, style: PanelStyle) -> Drawing:
@@ -146,7 +161,7 @@ class _Page:
         self._mark(axes, window)
         beside = MARGIN + 2 * (self.wide + GAP) + SPACE / 2
         if own:
-            self._name(second, captions.OWN_MAP)
+            self._name(second, captions.own_name(own))
             self._draw_own(second, own, pixels)
             bottom = self._write_numbers(own, beside)
         else:
@@ -243,36 +258,50 @@ class _Page:
         self._mark(axes, panel.grid.window)
 
     def _draw_map(self, box: Box, method: str, class_id: int) -> None:
+        """Draw a map of the tile."""
         panel, pixelwise = self.panel, method in PIXEL_METHODS
-        heat, extent = panel.heat[method][class_id - 1], panel.extent(method, class_id)
-        factor = FAINT_OPACITY if panel.is_negligible(method, class_id) else 1.0
-        if pixelwise:
-            image = self.ramp.alone(stretched(heat, *extent) ** GAMMA, factor)
-        else:
-            image = self._warm(heat, extent, self.tile, factor)
-        axes = self._picture(box, image, panel.valid, smooth=not pixelwise)
+        samples = panel.heat[method][class_id - 1]
+        heat = _Heat(
+            samples if pixelwise else smooth(samples, panel.valid.shape),
+            panel.extent(method, class_id),
+            None if pixelwise else self.tile,
+            FAINT_OPACITY if panel.is_negligible(method, class_id) else 1.0,
+        )
+        axes = self._draw_heat(box, heat, panel.valid, captions.scale(panel, method, class_id))
         draw_note(axes, captions.note(panel, method, class_id))
         self._mark(axes, panel.grid.window)
-        if extent[1] > 0:
-            numbers = captions.scale(panel, method, class_id)
-            self._draw_bar(box, numbers, factor, pixelwise=pixelwise)
 
     def _draw_own(self, box: Box, own: ObjectMap, pixels: Image) -> None:
-        axes = self._picture(box, self._warm(own.heat, own.extent, pixels), own.valid)
+        """Draw the object's own map; where parts meet, the highest."""
+        values = np.zeros(own.valid.shape)
+        for part in own.parts:
+            at = part.window.slices(own.window)
+            np.maximum(values[at], smooth(part.heat, part.window.shape), out=values[at])
+        heat = _Heat(values, own.extent, None if own.is_pixelwise else pixels)
+        axes = self._draw_heat(box, heat, own.valid, captions.own_scale(own))
         draw_note(axes, "" if own.extent[1] else captions.EMPTY)
         self._mark(axes, own.window)
-        self._draw_bar(box, captions.own_scale(own))
 
-    def _warm(
-        self,
-        heat: NDArray[np.float32],
-        extent: tuple[float, float],
-        tile: Image,
-        factor: float = 1.0,
-    ) -> Image:
-        """Return a map in blocks over a tile."""
-        height, width = tile.shape[:2]
-        return self.ramp.over(tile, stretched(smooth(heat, (height, width)), *extent), factor)
+    def _draw_heat(self, box: Box, heat: _Heat, valid: Mask, numbers: tuple[str, str, str]) -> Axes:
+        """Draw a map, and under it its colours from the lowest to the highest value."""
+        image = self.ramp.picture(stretched(heat.values, *heat.extent), heat.tile, heat.factor)
+        axes = self._picture(box, image, valid, smooth=heat.tile is not None)
+        if heat.extent[1] == 0:
+            return axes
+        shades, ground = np.linspace(0, 1, 256)[None], np.full((1, 256, 3), GROUND)
+        colours = self.ramp.picture(shades, None if heat.tile is None else ground, heat.factor)
+        y = box.bottom + 0.08
+        self.sheet.axes(box.x, y, box.width, BAR).imshow(colours, aspect="auto")
+        self._write_scale(box, y + BAR + 0.03, *numbers)
+        return axes
+
+    def _write_scale(self, box: Box, y: float, low: str, high: str, unit: str) -> None:
+        """Write the ends and the unit of a colour bar under it."""
+        self.sheet.text(box.x, y, low, SMALL, color=FAINT)
+        self.sheet.text(box.x + box.width, y, high, SMALL, align="right")
+        ends = 2 * max(width_cm(low, SMALL), width_cm(high, SMALL)) + GAP
+        size = fitting(unit, box.width - ends, SMALL)
+        self.sheet.text(box.x + box.width / 2, y, unit, size, color=FAINT, align="center")
 
     def _mark(self, axes: Axes, window: Window) -> None:
         """Mark the detection or the place that the panel is about."""
@@ -281,30 +310,6 @@ class _Page:
             draw_outline(axes, panel.detection.outline, window)
         else:
             draw_cross(axes, panel.grid.to_pixels(np.array([panel.point]))[0], window)
-
-    def _draw_bar(
-        self,
-        box: Box,
-        numbers: tuple[str, str, str],
-        factor: float = 1.0,
-        *,
-        pixelwise: bool = False,
-    ) -> None:
-        """Draw the colours under a map from its lowest to its highest value, with these numbers."""
-        heat, (low, high, unit) = np.linspace(0, 1, 256)[None], numbers
-        colours = (
-            self.ramp.alone(heat**GAMMA, factor)
-            if pixelwise
-            else self.ramp.over(np.full((1, 256, 3), GROUND), heat, factor)
-        )
-        y = box.bottom + 0.08
-        self.sheet.axes(box.x, y, box.width, BAR).imshow(colours, aspect="auto")
-        y += BAR + 0.03
-        self.sheet.text(box.x, y, low, SMALL, color=FAINT)
-        self.sheet.text(box.x + box.width, y, high, SMALL, align="right")
-        ends = 2 * max(width_cm(low, SMALL), width_cm(high, SMALL)) + GAP
-        size = fitting(unit, box.width - ends, SMALL)
-        self.sheet.text(box.x + box.width / 2, y, unit, size, color=FAINT, align="center")
 
     def _write_numbers(self, own: ObjectMap, x: float) -> float:
         """Write the numbers of the own map beside it, each with a bar; return the lower end."""

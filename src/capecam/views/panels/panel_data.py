@@ -10,9 +10,10 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
-from capecam.grid import Grid, Window
+from capecam.grid import Grid
 from capecam.settings import ClassSettings
 from capecam.views.panels.detection_lookup import Detection
+from capecam.views.panels.object_map import Extent, ObjectMap, extent
 
 RAMPS = ("inferno", "jet")
 
@@ -47,29 +48,6 @@ class Provenance:
     target_layer: str
     precision: str
     device: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ObjectMap:
-    """The own map of an object, with the numbers that prove it."""
-
-    window: Window
-    """Pixels of the grid that were explained: around the object, and not a tile of the run."""
-    pixels: NDArray[np.uint8]
-    """(height, width, 3); 0 where invalid."""
-    valid: NDArray[np.bool_]
-    """(height, width); True is imagery, False is nodata."""
-    heat: NDArray[np.float32]
-    """(h, w) raw map over the window, at any resolution; not negative."""
-    numbers: Mapping[str, float]
-    """Measures by column of ``detections.parquet``, such as ``own_share``."""
-    word: str
-    """Evidence, as in ``detections.parquet``."""
-
-    @property
-    def extent(self) -> tuple[float, float]:
-        """Return 0, from which it is drawn, and its highest value where there is imagery."""
-        return 0.0, _extent(self.heat, self.valid)[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,9 +114,9 @@ class PanelData:
         shown = [k for k in ranked if counts[k] or k == own]
         return (ranked if style.all_classes or not shown else shown)[:MAX_ROWS]
 
-    def extent(self, method: str, class_id: int) -> tuple[float, float]:
+    def extent(self, method: str, class_id: int) -> Extent:
         """Return the lowest and the highest raw value of a map where there is imagery."""
-        return _extent(self.heat[method][class_id - 1], self.valid)
+        return extent(self.heat[method][class_id - 1], self.valid)
 
     def city_top(self, method: str, class_id: int) -> float | None:
         """Return the top of the city's scale of a map; None for an empty class."""
@@ -158,12 +136,3 @@ class PanelData:
         if tile.covers(outline):
             return 1.0
         return float(shapely.intersection(outline, tile).area / outline.area)
-
-
-def _extent(samples: NDArray[np.float32], valid: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the lowest and the highest of (h, w) samples that have a valid pixel of (H, W)."""
-    rows, cols = np.nonzero(valid)
-    (height, width), (h, w) = valid.shape, samples.shape
-    seen = np.zeros((h, w), bool)
-    seen[rows * h // height, cols * w // width] = True
-    return float(samples[seen].min()), float(samples[seen].max())

@@ -1,7 +1,8 @@
 """Panels of a run: tiles with their prediction and heatmaps, as figures (docs/outputs.md).
 
-As in the figures of the original work: the imagery, the prediction in class colours, and a heatmap
-per method and class. Maps are computed from the imagery with the run's own network and settings.
+The imagery and the object's own map; and as in the figures of the original work, the prediction in
+class colours, and a heatmap per method and class. Maps are computed from the imagery with the run's
+own network and settings.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ from capecam.model.model import Model
 from capecam.mosaic.aoi import AreaOfInterest
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
+from capecam.pipeline.object_tiles import ExplainedObject
 from capecam.pipeline.run_engine import build_run_engine, load_run_model
+from capecam.pipeline.run_explainer import RunExplainer
 from capecam.pipeline.tiles import Tile, batches
 from capecam.store.run_folder import RunFolder
 from capecam.views.panels.detection_lookup import Detection, find, queue
+from capecam.views.panels.object_map import ObjectMap
 from capecam.views.panels.panel import Panel
 from capecam.views.panels.panel_data import Provenance
 
@@ -150,6 +154,7 @@ class Panels:
             ),
             evidence_method=run.settings.decisive_method,
             detection=detection,
+            own=self._own(detection) if detection else None,
         )
 
     def _read(self, window: Window, outline: shapely.Geometry) -> Tile:
@@ -176,10 +181,26 @@ class Panels:
         check_finite(maps.broken, engine.precision)
         return maps
 
+    def _own(self, detection: Detection) -> ObjectMap:
+        """Compute the own map of a detection."""
+        target = ExplainedObject(detection.id, detection.class_id, detection.outline)
+        explanation = self._explainer.explain(target)
+        return ObjectMap.of(explanation, detection, self._run.settings.objects.method)
+
+    @cached_property
+    def _loaded(self) -> Model:
+        """Load the network for the first tile, so that an unknown id fails without loading it."""
+        return load_run_model(self._run, self._model)
+
     @cached_property
     def _engine(self) -> Engine:
-        """Build the engine for the first tile, so that an unknown id fails without loading it."""
-        return build_run_engine(self._run, load_run_model(self._run, self._model), self._device)
+        """Build the engine of the tile's maps."""
+        return build_run_engine(self._run, self._loaded, self._device)
+
+    @cached_property
+    def _explainer(self) -> RunExplainer:
+        """Build the engine of the objects' own maps."""
+        return RunExplainer(self._run, self._device, self._loaded)
 
 
 def tile_of(outline: shapely.Geometry, tiling: Tiling, interest: AreaOfInterest) -> Window:

@@ -68,15 +68,21 @@ class HeatColormap:
     opacity: Callable[[Image], Image]
     """Function from stretched heat to opacity, both 0..1."""
 
-    def over(self, tile: Image, heat: Image, factor: float = 1.0) -> Image:
-        """Return heat (...) over a tile (..., 3), its opacity multiplied by a factor."""
-        background = (tile @ LUMA * GREY)[..., None] if self.grey else tile
-        opacity = factor * self.opacity(heat)[..., None]
-        return (1 - opacity) * background + opacity * self.colours(heat)
+    def picture(self, heat: Image, tile: Image | None, factor: float = 1.0) -> Image:
+        """Return the colours of stretched heat.
 
-    def alone(self, heat: Image, factor: float = 1.0) -> Image:
-        """Return the colours of heat (...) without a tile; a factor below 1 makes them darker."""
-        return (1 - factor) * self.colours(np.zeros(heat.shape)) + factor * self.colours(heat)
+        Args:
+            heat: (...) of 0..1.
+            tile: (..., 3) under it; without one, the square root of the heat is drawn.
+            factor: factor of the opacity.
+        """
+        if tile is None:
+            background, opacity = self.colours(np.zeros(heat.shape)), np.ones((*heat.shape, 1))
+            heat = heat**GAMMA
+        else:
+            background = (tile @ LUMA * GREY)[..., None] if self.grey else tile
+            opacity = self.opacity(heat)[..., None]
+        return (1 - factor * opacity) * background + factor * opacity * self.colours(heat)
 
     def colours(self, heat: Image) -> Image:
         """Return the colours of heat, (...) to (..., 3)."""
