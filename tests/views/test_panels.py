@@ -52,6 +52,8 @@ from capecam.views.panels.writing import PanelDestination, PanelSelection, write
 SIZE = 160
 METHOD_LIST = ("gradcam", "gradcampp", "guided_gradcam")
 STYLE = PanelStyle()
+LAND = shapely.box(-9999, -9999, 9999, 9999)
+"""Imagery everywhere."""
 
 
 def run_images(folder: Path, **options) -> Path:
@@ -154,14 +156,24 @@ def test_maps_are_those_of_the_engine_on_a_tile_of_the_run(city, panel) -> None:
 
 def test_the_tile_holds_the_whole_object_near_its_centre() -> None:
     tiling = Tiling(320, 70)
-    assert tile_of(shapely.box(400, 400, 420, 420), tiling, EVERYWHERE).row == 250
+    assert tile_of(shapely.box(400, 400, 420, 420), tiling, EVERYWHERE, LAND).row == 250
     # In the overlap of two tiles: whole in one of them, or nearer to the centre of one.
-    assert tile_of(shapely.box(240, 10, 300, 20), tiling, EVERYWHERE).col == 0
-    assert tile_of(shapely.box(260, 10, 330, 20), tiling, EVERYWHERE).col == 250
-    assert tile_of(shapely.box(255, 10, 275, 20), tiling, EVERYWHERE).col == 0
-    assert tile_of(shapely.box(300, 10, 316, 20), tiling, EVERYWHERE).col == 250
+    assert tile_of(shapely.box(240, 10, 300, 20), tiling, EVERYWHERE, LAND).col == 0
+    assert tile_of(shapely.box(260, 10, 330, 20), tiling, EVERYWHERE, LAND).col == 250
+    assert tile_of(shapely.box(255, 10, 275, 20), tiling, EVERYWHERE, LAND).col == 0
+    assert tile_of(shapely.box(300, 10, 316, 20), tiling, EVERYWHERE, LAND).col == 250
     huge = shapely.box(0, 0, 1000, 30)
-    assert tile_of(huge, tiling, EVERYWHERE).col in (250, 500)
+    assert tile_of(huge, tiling, EVERYWHERE, LAND).col in (250, 500)
+
+
+def test_the_tile_is_the_one_with_most_imagery() -> None:
+    """At the edge of the city, the tile centred best on an object is nearly empty."""
+    tiling, shape = Tiling(320, 70), shapely.box(10, 2, 60, 50)
+    assert tile_of(shape, tiling, EVERYWHERE, LAND) == Window(-250, -250, 320, 320)
+    corner = shapely.box(0, 0, 5000, 5000)
+    assert tile_of(shape, tiling, EVERYWHERE, corner) == Window(0, 0, 320, 320)
+    cut = shapely.box(10, 2, 80, 50)
+    assert tile_of(cut, tiling, EVERYWHERE, corner).col == 0
 
 
 @given(
@@ -172,7 +184,7 @@ def test_an_object_is_whole_in_its_tile_if_it_is_in_any(col, row, width, height)
     """An object wider than the overlap may be in none, although it is narrower than a tile."""
     tiling, shape = Tiling(320, 70), shapely.box(col, row, col + width, row + height)
     tiles = [tiling.window(i, j).box for i in range(-2, 4) for j in range(-2, 4)]
-    chosen = tile_of(shape, tiling, EVERYWHERE).box
+    chosen = tile_of(shape, tiling, EVERYWHERE, LAND).box
     assert chosen.covers(shape) == any(tile.covers(shape) for tile in tiles)
     most = max(shapely.intersection(shape, tile).area for tile in tiles)
     assert shapely.intersection(shape, chosen).area == most
@@ -181,9 +193,9 @@ def test_an_object_is_whole_in_its_tile_if_it_is_in_any(col, row, width, height)
 def test_the_tile_is_one_that_was_processed() -> None:
     tiling, shape = Tiling(320, 70), shapely.box(300, 10, 316, 20)
     only_first = AreaOfInterest((shapely.STRtree([shapely.box(0, 0, 200, 200)]),))
-    assert tile_of(shape, tiling, only_first).col == 0
+    assert tile_of(shape, tiling, only_first, LAND).col == 0
     elsewhere = AreaOfInterest((shapely.STRtree([shapely.box(5000, 5000, 5001, 5001)]),))
-    assert tile_of(shape, tiling, elsewhere).col == 250
+    assert tile_of(shape, tiling, elsewhere, LAND).col == 250
 
 
 def test_a_place_is_in_its_tile(city) -> None:

@@ -49,7 +49,7 @@ MEANINGS = {
     "context": "Its surroundings are enough without the object, and it is not enough alone.",
     "both": "Neither the object nor its surroundings are enough alone.",
     "either": "The object is enough alone, and so are its surroundings.",
-    "unproven": "Where the map is highest matters no more than anywhere else.",
+    "unproven": "Blurring where the map is highest changes hardly more than anywhere.",
 }
 """Evidence words in a sentence."""
 

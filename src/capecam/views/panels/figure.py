@@ -77,7 +77,7 @@ RULE = 0.02
 TRACK, EMPTY, FILLED = 0.1, "#e3e3e3", "#3d3d3d"
 """Height in cm of the bar beside a number, its colour where empty, and where filled."""
 NUMBER = 0.85
-"""Width in cm of a number with two decimals and the space after it."""
+"""Minimum width in cm of a number with the space after it."""
 GROUND = 0.5
 """Grey of 0..1 under the colour bar of heat over a tile."""
 
@@ -319,7 +319,8 @@ class _Page:
             y += line_cm(PLAIN)
             for measure in measures:
                 self.sheet.text(x, y, measure.number, PLAIN, weight="bold")
-                self._write_fitted(x + NUMBER, y, width - NUMBER, measure.text, PLAIN, color=FAINT)
+                left = max(NUMBER, width_cm(measure.number, PLAIN, "bold") + GAP)
+                self._write_fitted(x + left, y, width - left, measure.text, PLAIN, color=FAINT)
                 y += line_cm(PLAIN) - TRACK
                 self._draw_track(x, y, width, measure.value)
                 y += 2.5 * TRACK

@@ -86,7 +86,7 @@ class Panels:
         return queue(self._run.detections(), count)
 
     def of_detection(self, id_: str) -> Panel:
-        """Return the panel of a detection, in the tile that holds most of it, nearest the centre.
+        """Return the panel of a detection, with its own map, in the tile that holds most of it.
 
         Raises:
             UsageError: there is no such detection; or its images are gone or have changed, or the
@@ -101,7 +101,7 @@ class Panels:
         return self._panel(detection.outline, (x, y), detection)
 
     def at(self, x: float, y: float) -> Panel:
-        """Return the panel of a place, in the tile whose centre is nearest.
+        """Return the panel of a place, in the tile with most imagery whose centre is nearest.
 
         Args:
             x: coordinate in the CRS of the imagery.
@@ -125,7 +125,10 @@ class Panels:
         self, outline: shapely.Geometry, point: tuple[float, float], detection: Detection | None
     ) -> Panel:
         run = self._run
-        window = tile_of(outline, run.settings.tiling.tiling, run.interest())
+        tiling = run.settings.tiling.tiling
+        near = run.mosaic.touching(tiling.window_read(_bounding(outline)))
+        imagery = shapely.union_all([source.window.box for source in near])
+        window = tile_of(outline, tiling, run.interest(), imagery)
         tile = self._read(window, outline)
         engine, maps = self._engine, self._explain(tile)
         model, probability = engine.model, maps.probability[0]
@@ -203,26 +206,41 @@ class Panels:
         return RunExplainer(self._run, self._device, self._loaded)
 
 
-def tile_of(outline: shapely.Geometry, tiling: Tiling, interest: AreaOfInterest) -> Window:
-    """Return the tile that holds most of a shape; if several do, the one centred best on it.
+def tile_of(
+    outline: shapely.Geometry,
+    tiling: Tiling,
+    interest: AreaOfInterest,
+    imagery: shapely.Geometry,
+) -> Window:
+    """Return the tile that holds most of a shape.
 
-    Only tiles that the run has processed, or any tile if it has processed none there.
+    If several do, the one with most imagery, and of these the one centred best on it. Only tiles
+    that the run has processed, or any tile if it has processed none there. A shape wider than the
+    overlap may be whole in no tile, although it is narrower than a tile.
 
     Args:
         outline: shape in pixels of the grid, with an area.
         tiling: tiles of the run.
         interest: area that the run has processed.
+        imagery: rectangles of the images nearby, in pixels of the grid.
     """
-    left, top, right, bottom = outline.bounds
-    pixels = Window.between(floor(top), floor(left), ceil(bottom), ceil(right))
+    pixels = _bounding(outline)
     processed = interest.selected_windows(tiling, pixels)
     windows = [
         tiling.window(i, j) for i, j in sorted(processed or product(*tiling.indices(pixels)))
     ]
     centre = pixels.box.centroid
 
-    def rank(window: Window) -> tuple[int, float]:
-        inside = shapely.intersection(outline, window.box).area
-        return -round(inside), shapely.distance(centre, window.box.centroid)
+    def rank(window: Window) -> tuple[int, int, float]:
+        inside, seen = (
+            round(shapely.intersection(shape, window.box).area) for shape in (outline, imagery)
+        )
+        return -inside, -seen, shapely.distance(centre, window.box.centroid)
 
     return min(windows, key=rank)
+
+
+def _bounding(outline: shapely.Geometry) -> Window:
+    """Return the smallest window that holds a shape."""
+    left, top, right, bottom = outline.bounds
+    return Window.between(floor(top), floor(left), ceil(bottom), ceil(right))
