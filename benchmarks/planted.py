@@ -53,7 +53,8 @@ def examine(city: str, seed: int, arguments: argparse.Namespace) -> list[Row]:
 
     rows = kept(arguments.folder / f"{city}-{seed}-words.json", words)
     if arguments.maps:
-        wanted = [n for n, row in enumerate(rows) if is_planted(row)][: arguments.maps]
+        usable = [n for n, row in enumerate(rows) if is_planted(row) or arguments.tiny]
+        wanted = usable[: arguments.maps]
         maps = kept(
             arguments.folder / f"{city}-{seed}-maps.json",
             lambda: list(measure_some_maps(model, seed, candidates(), wanted, arguments.curves)),

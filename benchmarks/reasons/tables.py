@@ -68,8 +68,8 @@ def networks_table(rows: list[Row]) -> Table:
             "detected": len(found),
             "as_planted": sum(is_planted(row) for row in found),
             "unclear": sum(row["word"] is None for row in found),
-            "without_cue": share(found, "other_cues") if city != "object" else "",
-            "without_object": share(found, "no_object"),
+            "cues_toggled": share(found, "other_cues"),
+            "object_removed": share(found, "no_object"),
             "lookalike": mean(column(alike, "p0")),
             "lookalike_with_cue": mean(column(alike, "other_cues")),
         })  # fmt: skip
