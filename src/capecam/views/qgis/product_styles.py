@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from capecam.io.heat_layer import OBJECT_SHARE_MAX
 from capecam.mosaic.imagery_vrt import write_imagery
 from capecam.mosaic.mosaic import Mosaic
 from capecam.runtime.files import atomic_write
+from capecam.store.file_names import OBJECTS
 from capecam.store.run_folder import RunFolder
 from capecam.views.styles.layers import (
     classes_style,
@@ -36,6 +38,8 @@ def style_of(run: RunFolder, product: str) -> LayerStyle:
         return classes_style(classes)
     if product == PROBABILITY:
         return probability_style(1, classes[1].color)
+    if product == OBJECTS:
+        return heat_style(1, OBJECT_SHARE_MAX)
     bands = (band for band, top in enumerate(run.scale_max(product), start=1) if top is not None)
     return heat_styles(run, product, next(bands, 1))["inferno"]
 
@@ -80,6 +84,6 @@ def _write_text(path: Path, text: str) -> None:
 def _qml_paths(run: RunFolder, product: Path) -> Iterator[Path]:
     yield run.out / product.with_suffix(".qml")
     yield run.out / product.with_suffix(".overview.qml")
-    for name, cell in run.cells.items():
-        if product.name in cell.files:
+    for name in run.cells:
+        if product.name in run.files(name):
             yield run.path(name, product.name).with_suffix(".qml")
