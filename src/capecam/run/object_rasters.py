@@ -144,7 +144,7 @@ def _update(
 def _product(run: RunFolder) -> Product:
     """Return the description of the rasters."""
     settings = run.settings.objects
-    tags = {"CAPECAM_METHOD": settings.method}
+    tags: dict[str, str] = {"CAPECAM_METHOD": settings.method}
     if settings.method == "hirescam":
         tags |= {"CAPECAM_TARGET_LAYER": settings.layer or f"stride {settings.stride}"}
     names = run.names[1:]
