@@ -7,8 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from capecam.detections.object_columns import OBJECT_COLUMNS
+from capecam.pipeline.object_explainer import NEAR_M, TOP_SHARE
 from capecam.settings import SCORE_TITLES, TITLES, ByClass, Settings
-from capecam.views.report.data import ReportData
+from capecam.views.report.data import ReportData, is_explained
 
 EVIDENCE = {
     "itself": "found from its own pixels: it stays with all else blurred, and goes when it is",
@@ -143,6 +147,35 @@ def suggested_commands(data: ReportData) -> Iterator[tuple[str, str]]:
         )
     if data.record.audit is None:
         yield "whether the heatmaps are faithful", f"capecam audit {out}"
+
+
+def own_explanation(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Describe an object's own explanation: subjects and texts; nothing if it has none."""
+    if not is_explained(row):
+        return
+    value = {name: share(row[name]) for name in OBJECT_COLUMNS}
+    yield (
+        "Explanation",
+        f"{value['own_share']} of it on the object, {value['own_near']} on it or within "
+        f"{NEAR_M:g} m; highest {row['own_peak_m']:.1f} m away; {value['leak']} on others of its "
+        "class"
+        if pd.notna(row["own_share"])
+        else "0 everywhere",
+    )
+    yield (
+        f"{share(TOP_SHARE)} blurred",
+        f"its probability falls by {value['own_drop']} where the map is highest, "
+        f"{value['distance_drop']} nearest to the object, {value['random_drop']} at random",
+    )
+    yield "Alone", f"keeps {value['alone']} of its probability without its surroundings"
+    yield "Without", f"its surroundings keep {value['without']} without it"
+
+
+def own_summary(row: Mapping[str, Any]) -> str:
+    """Return the most important numbers of an object's own explanation, "" if it has none."""
+    if not is_explained(row):
+        return ""
+    return f"alone {share(row['alone'])}, without {share(row['without'])}"
 
 
 def best_f1(curve: Sequence[Mapping[str, Any]]) -> str:
