@@ -61,7 +61,7 @@ SAMPLE = 200
 """Detections that are looked for on the map."""
 PALE = 24
 """Levels by which a pixel must differ from the empty map."""
-OBJECTS, OBJECTS_TOP = "objects", 0.05
+OBJECTS, OBJECTS_TOP = "objects", 0.1
 HEAT = "singlebandpseudocolor"
 QML = {"classes": "paletted"}
 

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from capecam.detections.object_columns import OBJECT_COLUMNS
-from capecam.pipeline.object_explainer import NEAR_M, TOP_SHARE
 from capecam.settings import SCORE_TITLES, TITLES, ByClass, Settings
 from capecam.views.report.data import ReportData, is_explained
 
@@ -154,20 +153,17 @@ def own_explanation(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not is_explained(row):
         return
     value = {name: share(row[name]) for name in OBJECT_COLUMNS}
-    yield (
-        "Explanation",
-        f"{value['own_share']} of it on the object, {value['own_near']} on it or within "
-        f"{NEAR_M:g} m; highest {row['own_peak_m']:.1f} m away; {value['leak']} on others of its "
-        "class"
-        if pd.notna(row["own_share"])
-        else "0 everywhere",
+    where = (
+        f"{value['own_share']} of it on the object, {value['own_near']} on or near it; highest "
+        f"{row['own_peak_m']:.1f} m away; {value['leak']} on others of its class"
     )
+    yield "Explanation", where if pd.notna(row["own_share"]) else "0 everywhere"
     yield (
-        f"{share(TOP_SHARE)} blurred",
-        f"its probability falls by {value['own_drop']} where the map is highest, "
-        f"{value['distance_drop']} nearest to the object, {value['random_drop']} at random",
+        "Blurred",
+        f"its probability falls by {value['own_drop']} where the map is highest, by "
+        f"{value['distance_drop']} nearest to the object, by {value['random_drop']} at random",
     )
-    yield "Alone", f"keeps {value['alone']} of its probability without its surroundings"
+    yield "Alone", f"it keeps {value['alone']} of its probability without its surroundings"
     yield "Without", f"its surroundings keep {value['without']} without it"
 
 

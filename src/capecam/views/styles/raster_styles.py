@@ -55,10 +55,10 @@ JET = ColorRamp.of_colormap("jet", lambda value: 0.6 if value else 0.0)
 """The colours of the first published figures, half transparent over the photograph."""
 
 SHARES = ColorRamp.of_colormap(
-    "inferno", lambda root: 0.8 * min(1.0, max(0.0, (root - 0.14) / 0.3)), start=0.15
+    "inferno", lambda root: 0.8 * min(1.0, max(0.0, (root - 0.1) / 0.3)), start=0.15
 ).by_root()
 """Colours of the shares of an object's explanation. The blocks of a large object have a hundredth
-each, which are visible by the square root only. Transparent up to .1 % (the square of .14, of 5 %),
+each, which are visible by the square root only. Transparent up to .1 % (the square of .1, of 10 %),
 the share of each of a tile's 1,024 blocks if none had more than another."""
 
 
