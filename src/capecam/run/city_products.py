@@ -19,6 +19,7 @@ from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
 from capecam.io.vrt import write_vrt
+from capecam.pipeline.run_explainer import RunExplainer
 from capecam.run.editable_products import EditableProducts
 from capecam.run.object_rasters import write_object_rasters
 from capecam.run.object_stage import Explain, explain_detections, object_table
@@ -56,7 +57,8 @@ def finish(out: Path) -> RunRecord:
     """
     RunFolder.open_finished(out)  # before a lock is left in a folder of something else
     with output_lock(out), gdal_settings():
-        record = write_city_products(out)
+        explainer = RunExplainer(RunFolder.open(out))
+        record = write_city_products(out, explainer.explain_groups)
         write_report(out)
     return record
 
