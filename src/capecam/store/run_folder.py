@@ -168,12 +168,11 @@ class RunFolder:
         return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
 
     def heat(self, method: str) -> HeatLayer:
-        """Return the rasters of a heatmap, or of the objects' own explanations."""
+        """Return the rasters of a heatmap."""
         product = f"{method}.tif"
         layer = self.layer(product) if product in self.products else None
-        raw = self.raw and method != OBJECTS
         return HeatLayer(
-            method, layer, self.stride(method), self.scale_max(method) if raw else None
+            method, layer, self.stride(method), self.scale_max(method) if self.raw else None
         )
 
     def scale_max(self, method: str) -> tuple[float | None, ...]:

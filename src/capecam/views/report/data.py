@@ -127,11 +127,6 @@ class ReportData:
         return list(zip(rows, table.geometry, strict=True))
 
 
-def is_explained(row: Mapping[str, Any]) -> bool:
-    """Return whether a row of the detections has the numbers of its own explanation."""
-    return bool(pd.notna(row.get("alone")))
-
-
 def _cells_on_map(run: RunFolder) -> tuple[CellOnMap, ...]:
     ledger, cells = Ledger.of(run.out), []
     for name in run.record.cells:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,13 +19,13 @@ from capecam.detections.neighbourhood import NEIGHBOURHOOD_M
 from capecam.errors import CapecamError, ImageError
 from capecam.grid import Window
 from capecam.io.gdal import gdal_settings
-from capecam.io.heat_layer import HeatLayer
 from capecam.io.layer_reader import LayerReader
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
 from capecam.settings import TITLES
-from capecam.store.file_names import OBJECTS
-from capecam.views.report.data import ReportData, is_explained
+from capecam.store.object_store import StoredObject
+from capecam.views.report.data import ReportData
+from capecam.views.report.object_maps import ObjectMaps, brightness
 
 SIZE_PX = 288
 """Edge of a thumbnail: sharp in the table on a high-density screen, large enough to be enlarged."""
@@ -44,6 +44,9 @@ QUALITY = 74
 
 FIGURE_QUALITY = 85
 """Quality of figures with curves and letters, which show artefacts."""
+
+OWN = "its own explanation"
+"""Title of an object's own map."""
 
 GREY = 0.6
 """Brightness of the imagery under a heatmap."""
@@ -67,16 +70,6 @@ class Thumbnail:
     """Reason why pictures are missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Heat:
-    """A heatmap that thumbnails show."""
-
-    layer: HeatLayer
-    title: str
-    brightness: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    """Takes and returns values of 0..1."""
-
-
 class ThumbnailReader:
     """Draws thumbnails of a run's detections, in one thread.
 
@@ -89,28 +82,23 @@ class ThumbnailReader:
 
     def __init__(self, data: ReportData, imagery: Mosaic | None) -> None:
         self._run, self._pixel_m = data.run, float(data.pixel_m[0])
-        run = data.run
-        self._own = _Heat(run.heat(OBJECTS), "Its own explanation", np.sqrt)
-        self._tile = _Heat(
-            run.heat(data.method), f"{TITLES[data.method]} on the city's scale", np.positive
-        )
+        self._heat = heat = data.run.heat(data.method)
+        self._maps = ObjectMaps(data.run)
         self._reader: Reader | None = None
         self._problem: str | None = None
-        self._layers: dict[str, LayerReader] = {}
+        self._layer: LayerReader | None = None
         try:
             self._reader = Reader(imagery or data.run.mosaic)
         except CapecamError as error:
             self._problem = str(error)
         try:
-            for each in (self._own.layer, self._tile.layer):
-                if each.layer is not None:
-                    self._layers[each.method] = LayerReader(each.layer)
+            self._layer = LayerReader(heat.layer) if heat.layer else None
         except OSError as error:
             self._problem = self._problem or str(error)
 
     def close(self) -> None:
         """Close all files."""
-        for reader in (self._reader, *self._layers.values()):
+        for reader in (self._reader, self._layer):
             if reader is not None:
                 reader.close()
 
@@ -125,20 +113,23 @@ class ThumbnailReader:
         color = self._run.settings.model.classes[class_id].color
         outline = shapely.transform(shape, self._run.grid.to_lattice)
         near, far = self._window(outline, MARGIN_M), self._window(outline, NEIGHBOURHOOD_M)
-        heat = self._own if is_explained(row) and OBJECTS in self._layers else self._tile
+        explained = self._maps.find(row)
+        title = f"{TITLES[self._heat.method]} on the city's scale" if explained is None else OWN
         widths_m = near.width * self._pixel_m, far.width * self._pixel_m
         try:
             pixels = self._imagery(far, row["images"])
             imagery = _with_outline(pixels[near.slices(far)], outline, near, color)
-            values = self._heat_in(heat, far, class_id)
-            drawn = (
+            values = (
+                self._heat_in(far, class_id) if explained is None else self._own(explained, far)
+            )
+            heat = (
                 None
                 if values is None
                 else _with_outline(_overlay(pixels, values), outline, far, None)
             )
         except (ImageError, OSError) as error:
-            return Thumbnail(None, None, heat.title, *widths_m, str(error))
-        return Thumbnail(imagery, drawn, heat.title, *widths_m, None)
+            return Thumbnail(None, None, title, *widths_m, str(error))
+        return Thumbnail(imagery, heat, title, *widths_m, None)
 
     def _window(self, outline: shapely.Geometry, around_m: float) -> Window:
         """Return a square window around an object."""
@@ -161,22 +152,26 @@ class ThumbnailReader:
         self._reader.needed = names[0]  # of damaged neighbours, what can be decoded
         return self._reader.read(window)[0].transpose(1, 2, 0)
 
-    def _heat_in(self, heat: _Heat, window: Window, class_id: int) -> NDArray[np.float64] | None:
+    def _own(self, explained: StoredObject, window: Window) -> NDArray[np.float64]:
+        """Return an object's own map in a window, (height, width) of 0..1."""
+        tiling = self._run.settings.tiling
+        return brightness(explained, tiling.size, tiling.stride, window)
+
+    def _heat_in(self, window: Window, class_id: int) -> NDArray[np.float64] | None:
         """Return the heatmap of a window, (height, width) of 0..1, NaN where not explained."""
-        reader = self._layers.get(heat.layer.method)
-        if reader is None:
+        if self._layer is None:
             return None
-        stride = heat.layer.stride
+        stride = self._heat.stride
         blocks = Window.between(
             window.row // stride,
             window.col // stride,
             -(-window.bottom // stride),
             -(-window.right // stride),
         )
-        values = heat.layer.scaled(reader.read(class_id, blocks), class_id)
-        pixels = heat.brightness(values).repeat(stride, axis=0).repeat(stride, axis=1)
-        inside: NDArray[np.float64] = pixels[window.slices(blocks.scaled(stride))]
-        return None if np.isnan(inside).all() else inside
+        values = self._heat.scaled(self._layer.read(class_id, blocks), class_id)
+        pixels = values.repeat(stride, axis=0).repeat(stride, axis=1)
+        heat: NDArray[np.float64] = pixels[window.slices(blocks.scaled(stride))]
+        return None if np.isnan(heat).all() else heat
 
 
 @contextmanager
