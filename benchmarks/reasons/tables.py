@@ -185,7 +185,9 @@ def maps_table(rows: list[Row], seeds: list[int], rng: np.random.Generator) -> T
     add_ranks(table)
     table.sort(key=lambda row: float(row["rank"]))
     for n, order in enumerate(ORDERS):
-        table.append({"method": order, **interval(curves[:, len(COMBINATIONS) + n], rng)})
+        table.append(
+            {"method": order, "score": "none", **interval(curves[:, len(COMBINATIONS) + n], rng)}
+        )
     return [{**dict.fromkeys(table[0], ""), **row} for row in table]
 
 
