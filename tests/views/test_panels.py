@@ -26,7 +26,7 @@ from support.cities import CORNER, GSD, blobs, colours_model, write_tif
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.methods import resample
-from capecam.detections.object_columns import OBJECT_COLUMNS
+from capecam.detections.object_columns import EVIDENCE_WORDS, OBJECT_COLUMNS
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest
@@ -34,7 +34,7 @@ from capecam.pipeline.object_tiles import ExplainedObject
 from capecam.pipeline.run_explainer import RunExplainer
 from capecam.pipeline.stitching import to_levels
 from capecam.run.supervisor import run
-from capecam.settings import METHODS, ClassSettings
+from capecam.settings import METHODS, OBJECT_METHODS, ClassSettings
 from capecam.settings.loading import load
 from capecam.store.run_folder import RunFolder
 from capecam.views.panels import captions
@@ -287,8 +287,12 @@ def test_title_and_measures_are_those_of_the_detection(city, panel) -> None:
     assert "Guided Grad-CAM" in text
 
 
-def test_every_method_has_a_title() -> None:
+def test_every_name_has_a_text() -> None:
     assert set(captions.TITLES) == set(METHODS)
+    assert set(captions.OBJECT_TITLES) == set(OBJECT_METHODS)
+    assert set(captions.MEANINGS) == set(EVIDENCE_WORDS)
+    columns = [column for texts in captions.MEASURES.values() for column in texts]
+    assert sorted([*columns, "own_peak_m"]) == sorted(OBJECT_COLUMNS)
 
 
 def test_the_first_row_is_the_class_of_the_detection(panel) -> None:
@@ -397,6 +401,19 @@ def test_an_object_wider_than_a_tile_is_shown_whole(city, panel) -> None:
         a for a in drawn.axes if a.images and a.images[0].get_array().shape[:2] == own.valid.shape
     ]
     assert len(whole) == 2, "imagery and map"
+
+
+def test_a_guided_own_map_hides_the_imagery(panel) -> None:
+    """It is drawn as the guided maps of the tile are."""
+    coarse, heat = own_map(), np.zeros((SIZE, SIZE), np.float32)
+    heat[40, 50] = 0.02
+    fine = replace(coarse, method="guided", parts=(MapPart(coarse.window, heat),))
+    assert fine.is_pixelwise
+    assert not coarse.is_pixelwise
+    colours = figure_of(replace(panel, own=fine)).axes[1].images[0].get_array()[..., :3]
+    dark = COLORMAPS["inferno"].colours(np.zeros(()))
+    assert (np.abs(colours - dark) > 0.01).any(axis=2).sum() == 1, "a single pixel"
+    assert "Object's own map: guided gradient" in texts(replace(panel, own=fine))
 
 
 def test_an_own_map_without_energy_is_empty(panel) -> None:

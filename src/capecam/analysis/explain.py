@@ -198,7 +198,7 @@ def _targets(
     if selection.class_name is not None:
         if selection.class_name not in run.names[1:]:
             known = ", ".join(run.names[1:])
-            raise UsageError(f"--class {selection.class_name!r}: the classes are {known}")
+            raise UsageError(f"--class must be one of {known}; got {selection.class_name!r}")
         class_id = run.names.index(selection.class_name)
     for target in _shapes(run, selection):
         asked = class_id or target.class_id or explainer.likeliest_class(target.shape)
@@ -214,7 +214,7 @@ def _shapes(run: RunFolder, selection: Selection) -> Iterator[ExplainedObject]:
         shapes = read_shapes(selection.geometry, grid)
         inside = [shape for shape in shapes if shapely.intersects(shape, grid.window.box)]
         if not inside:
-            raise UsageError(f"{selection.geometry}: holds no polygon on the images")
+            raise UsageError(f"{selection.geometry}: no polygon is on the images; check its CRS")
         for number, shape in enumerate(inside, start=1):
             yield ExplainedObject(f"{selection.geometry.stem}_{number}", 0, shape)
     else:
@@ -231,7 +231,9 @@ def _at(run: RunFolder, lon: float, lat: float) -> ExplainedObject:
     point = np.array([to_crs.transform(lon, lat)])
     here = shapely.Point(run.grid.to_pixels(point)[0])
     if not shapely.intersects(run.grid.window.box, here):
-        raise UsageError(f"--at {lon:.10g},{lat:.10g}: lies outside of the imagery")
+        raise UsageError(
+            f"--at {lon:.10g},{lat:.10g} is outside of the imagery; give longitude, then latitude"
+        )
     table = gpd.read_parquet(run.detections(), columns=["id", "class_id", "geometry"])
     for row in table[table.intersects(shapely.Point(point[0]))].itertuples():
         outline = shapely.transform(row.geometry, run.grid.to_lattice)

@@ -56,8 +56,10 @@ class ObjectMap:
         is NaN.
         """
         numbers = {name: float(detection.row.get(name, np.nan)) for name in OBJECT_COLUMNS}
+        word = str(detection.row["evidence"])
         if np.isnan(numbers["alone"]):
             numbers = explanation.numbers() | {"leak": np.nan}
+            word = str(evidence_words(pd.DataFrame([numbers]))[0])
         window = reduce(Window.hull, (part.window for part in explanation.parts))
         pixels, valid = np.zeros((*window.shape, 3), np.uint8), np.zeros(window.shape, bool)
         for part in explanation.parts:
@@ -67,7 +69,6 @@ class ObjectMap:
         parts = tuple(
             MapPart(part.window, part.heat.astype(np.float32)) for part in explanation.parts
         )
-        word = str(evidence_words(pd.DataFrame([numbers]))[0])
         return cls(window, pixels, valid, parts, method, numbers, word)
 
     @property
