@@ -8,7 +8,7 @@ import pandas as pd
 
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M
 from capecam.pipeline.object_explainer import MARGIN_M, NEAR_M, TOP_SHARE
-from capecam.settings import SCORE_TITLES, TITLES
+from capecam.settings import OBJECT_TITLES, SCORE_TITLES, TITLES
 from capecam.views.panels.detection_lookup import Detection
 from capecam.views.panels.object_map import ObjectMap
 from capecam.views.panels.panel_data import NEGLIGIBLE, PanelData
@@ -40,9 +40,6 @@ MEASURES = {
     },
 }
 """Numbers of an own map, all of them shares, by heading and column (docs/outputs.md)."""
-
-OBJECT_TITLES = {"hirescam": "HiResCAM", "guided": "guided gradient"}
-"""Titles of the methods of own maps."""
 
 MEANINGS = {
     "itself": "The object alone is enough, and its surroundings are not.",
