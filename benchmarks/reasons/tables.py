@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scipy.stats import rankdata
 
 from capecam.analysis.benchmark.measure import machine
 from capecam.analysis.benchmark.table import commit
+from capecam.attribution.methods import GUIDED
 from capecam.detections.object_columns import EVIDENCE_WORDS
 from reasons.interventions import WAYS
 from reasons.maps import COMBINATIONS
@@ -31,8 +33,10 @@ Numbers = NDArray[np.float64]
 
 def write_tables(rows: list[Row], seeds: list[int], path: Path, rng: np.random.Generator) -> None:
     """Write the tables of maps, words and networks beside each other."""
+    maps = maps_table(rows, seeds, rng)
     tables = {
-        "": maps_table(rows, seeds, rng),
+        "": maps,
+        "-layers": layers_table(maps),
         "-words": words_table(rows, seeds),
         "-interventions": interventions_table(rows, seeds),
         "-networks": networks_table(rows),
@@ -189,6 +193,13 @@ def maps_table(rows: list[Row], seeds: list[int], rng: np.random.Generator) -> T
             {"method": order, "score": "none", **interval(curves[:, len(COMBINATIONS) + n], rng)}
         )
     return [{**dict.fromkeys(table[0], ""), **row} for row in table]
+
+
+def layers_table(maps: Table) -> Table:
+    """Select the tile's own maps at the two target layers that a tile's CAM may have."""
+    rows = {(row["method"], row["score"], row.get("layer")): row for row in maps}
+    ways = product(("gradcam", "gradcampp", GUIDED), ("tile mean", "predicted"), ("conv", "32"))
+    return [rows[way] for way in ways]
 
 
 def shortcuts(
