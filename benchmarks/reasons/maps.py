@@ -15,7 +15,15 @@ from torch.nn import functional as F
 
 from capecam.api import Model
 from capecam.attribution.backward import replace_backward
-from capecam.attribution.methods import CAMS, GUIDED, ReluSwitch, guided_gradcam, resample
+from capecam.attribution.methods import (
+    CAMS,
+    GUIDED,
+    ReluSwitch,
+    class_scores,
+    guided_gradcam,
+    resample,
+)
+from capecam.attribution.object_engine import Targets, log_odds, mean_logit
 from reasons.subjects import STRIDE_PX
 
 METHODS = ("gradcam", "gradcampp", GUIDED, "hirescam", "layercam", "xgradcam")
@@ -38,15 +46,11 @@ COMBINATIONS = tuple(Combination(*way) for way in product(METHODS, SCORES, LAYER
 
 def score_of(kind: str, logits: Tensor, inside: Tensor, class_id: int) -> Tensor:
     """Return a score of a class of one tile: logits (1, C, S, S), inside (S, S) bool."""
-    z = logits[0, class_id]
-    if kind == "tile mean":
-        return z.mean()
-    if kind == "predicted":
-        return (z * (logits[0].argmax(0) == class_id)).sum() / z.numel()
-    if kind == "object logit":
-        return z[inside].mean()
-    others = [c for c in range(logits.shape[1]) if c != class_id]
-    return (z - logits[0, others].logsumexp(0))[inside].mean()
+    targets = Targets(torch.tensor([class_id]), inside[None])
+    if kind.startswith("object"):
+        return (log_odds if kind == "object log-odds" else mean_logit)(logits, targets)[0]
+    everywhere = torch.ones_like(targets.inside)
+    return class_scores(logits, everywhere, kind.removeprefix("tile "))[0, class_id]
 
 
 class Explainer:
