@@ -23,7 +23,12 @@ import torch
 from reasons.cities import CITIES
 from reasons.maps import Explainer
 from reasons.networks import Training, pixel_iou, scene_seed, trained_model
-from reasons.ranking import baseline_maps, insertion_minus_deletion, measure_maps
+from reasons.ranking import (
+    baseline_maps,
+    insertion_minus_deletion,
+    measure_drops,
+    measure_maps,
+)
 from reasons.subjects import DETECTED, Subject, find_truth, looks_alike, subjects
 from reasons.tables import write_tables
 from reasons.words import Row, is_planted, measure_words
@@ -59,8 +64,12 @@ def examine(city: str, seed: int, arguments: argparse.Namespace) -> list[Row]:
             arguments.folder / f"{city}-{seed}-maps.json",
             lambda: list(measure_some_maps(model, seed, candidates(), wanted, arguments.curves)),
         )
-        for n, row in zip(wanted, maps, strict=True):
-            rows[n] |= row
+        drops = kept(
+            arguments.folder / f"{city}-{seed}-drops.json",
+            lambda: list(measure_some_drops(model, candidates(), wanted)),
+        )
+        for n, row, drop in zip(wanted, maps, drops, strict=True):
+            rows[n] |= row | drop
     return rows
 
 
@@ -101,12 +110,26 @@ def measure_some_maps(
 ) -> Iterator[Row]:
     """Yield the measures of the maps of the wanted objects, for the first ones also the curves."""
     explainer, random_head = Explainer(model), Explainer(with_random_head(model, seed))
-    every = list(islice(candidates, max(wanted, default=-1) + 1))
-    for n, subject in enumerate(every[number] for number in wanted):
+    for n, subject in enumerate(numbered(candidates, wanted)):
         row: Row = {"maps": measure_maps(explainer, random_head, subject).tolist()}
         if n < curves:
             row["curves"] = curve_areas(model, explainer, subject)
         yield row
+
+
+def measure_some_drops(
+    model: Model, candidates: Iterator[Subject], wanted: list[int]
+) -> Iterator[Row]:
+    """Yield what blurring the highest blocks of some maps costs the wanted objects."""
+    explainer = Explainer(model)
+    for subject in numbered(candidates, wanted):
+        yield {"drops": measure_drops(model, explainer, subject)}
+
+
+def numbered(candidates: Iterator[Subject], wanted: list[int]) -> list[Subject]:
+    """Return the subjects of these numbers."""
+    every = list(islice(candidates, max(wanted, default=-1) + 1))
+    return [every[number] for number in wanted]
 
 
 def curve_areas(model: Model, explainer: Explainer, subject: Subject) -> list[float]:

@@ -11,9 +11,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from capecam.api import Model
-from capecam.pipeline.object_explainer import block_mean
+from capecam.pipeline.object_explainer import TOP_SHARE, block_mean
 from reasons.interventions import tile_blur
-from reasons.maps import Explainer
+from reasons.maps import Combination, Explainer
 from reasons.subjects import STRIDE_PX, Subject, probability
 from reasons.words import Blocks, distance, remove_first
 
@@ -22,6 +22,13 @@ NEAR_PX = 25
 SHIFT_BLOCKS = 8
 SHARES = (0.01, 0.03, 0.1, 0.5, 0.9, 0.97)
 """Shares of blocks at which the curves of deletion and insertion are measured, beside 0 and 1."""
+
+DROPPED = tuple(
+    Combination("hirescam", score, layer)
+    for layer in ("32", "16", "8", "4")
+    for score in ("object logit", "object log-odds")
+)
+"""Ways whose top blocks are blurred, as for the column ``own_drop``."""
 
 MEASURES = ("inside", "peak near", "leak", "cue", "shift", "random head")
 
@@ -42,6 +49,17 @@ def measure_maps(
         correlation(maps[:, :, SHIFT_BLOCKS:], shifted[:, :, :-SHIFT_BLOCKS]),
         correlation(ranks(maps), ranks(other)),
     ], axis=1)  # fmt: skip
+
+
+def measure_drops(model: Model, explainer: Explainer, subject: Subject) -> list[float]:
+    """Return 1 - p/p0 after the top blocks by each way of ``DROPPED``, and the nearest, go."""
+    pixels, inside = subject.pixels, subject.inside
+    baseline = tile_blur(pixels, inside)
+    keys = [*-explainer.maps(pixels, inside, DROPPED), distance(inside)]
+    removed = [remove_first(pixels, baseline, key, TOP_SHARE) for key in keys]
+    p = probability(model, torch.stack([pixels, *removed]), inside)
+    drops: list[float] = (1 - p[1:] / p[0]).tolist()
+    return drops
 
 
 def energy(maps: Blocks, mask: NDArray[np.bool_]) -> Blocks:

@@ -20,7 +20,7 @@ from capecam.detections.object_columns import EVIDENCE_WORDS
 from reasons.interventions import WAYS
 from reasons.maps import COMBINATIONS
 from reasons.ranking import BASELINES as ORDERS
-from reasons.ranking import MEASURES
+from reasons.ranking import DROPPED, MEASURES
 from reasons.subjects import DETECTED
 from reasons.words import USED, Cut, Row, balanced, column, fit, is_planted, words_of
 
@@ -37,6 +37,7 @@ def write_tables(rows: list[Row], seeds: list[int], path: Path, rng: np.random.G
     tables = {
         "": maps,
         "-layers": layers_table(maps),
+        "-drops": drops_table(rows),
         "-words": words_table(rows, seeds),
         "-interventions": interventions_table(rows, seeds),
         "-networks": networks_table(rows),
@@ -87,7 +88,7 @@ def share(rows: Sequence[Row], name: str) -> str:
 
 def mean(values: Numbers) -> str:
     """Return a mean as text; empty if there is none."""
-    values = values[~np.isnan(values)]
+    values = values[~np.isnan(values)] if len(values) else values
     return f"{values.mean():.3f}" if len(values) else ""
 
 
@@ -200,6 +201,19 @@ def layers_table(maps: Table) -> Table:
     rows = {(row["method"], row["score"], row.get("layer")): row for row in maps}
     ways = product(("gradcam", "gradcampp", GUIDED), ("tile mean", "predicted"), ("conv", "32"))
     return [rows[way] for way in ways]
+
+
+def drops_table(rows: list[Row]) -> Table:
+    """Return the share of objects, by city, that lose 80 % with the top blocks of their map."""
+    table: Table = []
+    ways = [way._asdict() for way in DROPPED] + [{"method": "distance", "score": "", "layer": ""}]
+    for n, way in enumerate(ways):
+        by_city = {
+            city: [r["drops"][n] >= 0.8 for r in rows if r["city"] == city and "drops" in r]
+            for city in dict.fromkeys(row["city"] for row in rows)
+        }
+        table.append(way | {city: mean(np.array(lost)) for city, lost in by_city.items()})
+    return table
 
 
 def shortcuts(

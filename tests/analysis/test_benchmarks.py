@@ -83,7 +83,13 @@ def test_planted(tmp_path: Path) -> None:
         "planted", table, tmp_path, "--tiny", "--cities", "frame", "--objects", 1, "--maps", 1
     )
     assert {row["layer"] for row in rows} == {"conv", "32", "16", "8", "4", ""}
-    for name, count in (("words", 1), ("interventions", 16), ("networks", 2), ("layers", 12)):
+    for name, count in (
+        ("words", 1),
+        ("interventions", 16),
+        ("networks", 2),
+        ("layers", 12),
+        ("drops", 9),
+    ):
         lines = table.with_stem(f"planted-{name}").read_text().splitlines()
         assert len(lines) == 1 + count, name
 
