@@ -87,14 +87,15 @@ def conclude(verdicts: Mapping[str, Verdict], detections: int) -> str:
         [title for title, verdict in verdicts.items() if verdict.believed is believed]
         for believed in (True, False, None)
     )
-    parts = []
+    judged = []
     if yes:
-        parts.append(f"{_listed(yes)} can be believed about objects")
+        judged.append(f"{_listed(yes)} can be believed about objects")
     if no:
-        parts.append(f"{_listed(no)} cannot" + ("" if yes else " be believed about objects"))
+        judged.append(f"{_listed(no)} cannot" + ("" if yes else " be believed about objects"))
+    parts = [f"With this network, {', but '.join(judged)}"] if judged else []
     if unknown:
-        parts.append(f"{detections} detections are too few to say this of {_listed(unknown)}")
-    return f"With this network, {', '.join(parts[:-1])}{' but ' if parts[1:] else ''}{parts[-1]}."
+        parts.append(f"{detections} detections are too few to judge {_listed(unknown)}")
+    return f"{'; '.join(parts)}."
 
 
 def _listed(names: Sequence[str]) -> str:

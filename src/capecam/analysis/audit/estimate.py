@@ -39,7 +39,7 @@ class Estimate:
         if count == 1:
             return cls(1, mean, None, None)
         rng = np.random.default_rng(SEED)
-        means = [defined[rng.integers(0, count, count)].mean() for _ in range(DRAWS)]
+        means = defined[rng.integers(0, count, (DRAWS, count))].mean(axis=1)
         low, high = np.percentile(means, INTERVAL).tolist()
         return cls(count, mean, low, high)
 
