@@ -33,6 +33,11 @@ def blurred(pixels: Tensor, weight: Tensor) -> Tensor:
     return colour.round().to(torch.uint8)
 
 
+def grey(pixels: Tensor) -> Tensor:
+    """Replace each pixel of (..., 3, S, S) uint8 by the mean of its bands."""
+    return pixels.float().mean(dim=-3, keepdim=True).round().to(torch.uint8).expand_as(pixels)
+
+
 def replaced(pixels: Tensor, baseline: Tensor, removed: Tensor) -> Tensor:
     """Return tiles (..., 3, S, S) with the baseline where ``removed`` (..., S, S) is True."""
     return torch.where(removed[..., None, :, :], baseline, pixels)

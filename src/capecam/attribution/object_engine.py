@@ -1,7 +1,7 @@
 """Maps of objects: what in its tile the network's decision for one object rests on.
 
-The score of an object is the log-odds of its class, averaged over its own pixels; the map is
-HiResCAM at a feature map of the encoder (docs/method.md#objects).
+The score of an object is the logit of its class, averaged over its own pixels; the map is HiResCAM
+at a feature map of the encoder (docs/method.md#objects).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ObjectEngine:
         method: str = "hirescam",
         stride: int = 16,
         layer: str | None = None,
-        score: Score = log_odds,
+        score: Score = mean_logit,
         precision: str = "fp32",
         device: str | torch.device = "cpu",
     ) -> None:

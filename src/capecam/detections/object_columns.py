@@ -20,8 +20,12 @@ OBJECT_COLUMNS = (
 
 EVIDENCE_WORDS = ("itself", "context", "both", "either", "unproven")
 
-STANDS = 0.5
-"""Share of its probability from which on an object stands where a part of the tile is blurred."""
+ALONE = 0.7
+"""Share of its probability from which on an object stands without its surroundings. Fitted on
+cities with planted reasons (docs/method.md#words), as the next one."""
+
+WITHOUT = 0.5
+"""Share of its probability from which on an object stands without its own pixels."""
 
 PROVEN = 0.1
 """Difference of the drops from which on a map is better than random order."""
@@ -33,7 +37,7 @@ def evidence_words(numbers: pd.DataFrame) -> NDArray[np.object_]:
     Args:
         numbers: with ``OBJECT_COLUMNS``.
     """
-    alone, without = numbers["alone"] >= STANDS, numbers["without"] >= STANDS
+    alone, without = numbers["alone"] >= ALONE, numbers["without"] >= WITHOUT
     conditions = [
         numbers["alone"].isna(),
         ~(numbers["own_drop"] - numbers["random_drop"] >= PROVEN),

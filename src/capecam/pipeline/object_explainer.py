@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capecam.attribution.interventions import blurred, replaced, to_pixels
+from capecam.attribution.interventions import blurred, grey, replaced, to_pixels
 from capecam.attribution.object_engine import ObjectEngine, Targets, at_pixels
 from capecam.detections.measurement import pixel_m
 from capecam.detections.object_columns import OBJECT_COLUMNS
@@ -151,7 +151,7 @@ class ObjectExplainer:
         detailed = at_pixels(heat, valid)
         removed = torch.stack([self._removed(t, detailed[n]) for n, t in enumerate(padded)])
         # (count, changes, ...): all changes of a tile follow each other.
-        changed = replaced(pixels[:, None], blurred(pixels, valid)[:, None], removed)
+        changed = replaced(pixels[:, None], _replacements(pixels, valid, targets.inside), removed)
         again = Targets(*(x.repeat_interleave(len(CHANGES), 0) for x in (targets.class_id, part)))
         after = self._engine.probability(changed.flatten(0, 1), again)
         probability = torch.cat([before[:, None], after.reshape(count, -1)], dim=1)
@@ -185,6 +185,17 @@ class ObjectExplainer:
         by_pixel = np.stack([~tile.within(MARGIN_M), tile.inside])
         both = torch.cat([by_block, torch.from_numpy(by_pixel)]) & torch.from_numpy(read.valid)
         return both.to(self._engine.device)
+
+
+def _replacements(pixels: Tensor, valid: Tensor, inside: Tensor) -> Tensor:
+    """Return what each of ``CHANGES`` puts in place of removed pixels: (B, changes, 3, S, S).
+
+    The surroundings become grey, since a blur keeps the colour of a roof; the object becomes like
+    its surroundings, without its own colour.
+    """
+    blur = blurred(pixels, valid)
+    by_change = {"alone": grey(blur), "without": blurred(pixels, valid & ~inside)}
+    return torch.stack([by_change.get(change, blur) for change in CHANGES], dim=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
