@@ -138,9 +138,10 @@ class ObjectEngine:
     def integrated_gradients(
         self, pixels: Tensor, baseline: Tensor, targets: Targets, steps: int = IG_STEPS
     ) -> Tensor:
-        """Integrate the gradient of each object's score from a baseline to its tile.
+        """Integrate the gradient of each object's log-odds from a baseline to its tile.
 
-        Sundararajan et al. 2017, eq. 2, by the midpoint rule. It refers to no layer.
+        Sundararajan et al. 2017, eq. 1, by the midpoint rule. It refers to no layer, and the
+        log-odds are what the probability depends on.
 
         Args:
             pixels: (B, 3, H, W) uint8.
@@ -149,7 +150,7 @@ class ObjectEngine:
             steps: number of gradients.
 
         Returns:
-            (B, H, W) sum over channels; its sum is the difference of the two scores, nearly.
+            (B, H, W) sum over channels; its sum is the difference of the two log-odds, nearly.
 
         Raises:
             NotFiniteError: the network's gradients overflowed.
@@ -158,7 +159,7 @@ class ObjectEngine:
         way = precise(pixels.to(self.device)) - start
         gradients = [
             self._engine.signals_of(
-                start + way * ((step + 0.5) / steps), lambda z: self._score(z, targets), "pixels"
+                start + way * ((step + 0.5) / steps), lambda z: log_odds(z, targets), "pixels"
             ).gradients
             for step in range(steps)
         ]

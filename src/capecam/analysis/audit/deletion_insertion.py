@@ -18,7 +18,7 @@ from torch import Tensor
 from capecam.analysis.audit.block_maps import Heat
 from capecam.analysis.audit.sampling import DetectionTiles
 from capecam.attribution.engine import CPU_BATCH
-from capecam.attribution.interventions import blurred, replaced, to_pixels
+from capecam.attribution.interventions import blurred, grey, replaced, to_pixels
 from capecam.attribution.object_engine import ObjectEngine, Targets
 
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1)
@@ -29,7 +29,7 @@ nothing. Over all shares it would score 0, since the two curves are one, read fr
 most of the area would be of shares at which every good order has long removed the object."""
 
 MARGINS_M = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Margins with which an object is kept, when everything else is blurred."""
+"""Margins with which an object is kept, when everything else is blurred and grey."""
 
 Ranks = NDArray[np.int64]
 """(n, n) rank of each block, from 0, the most important."""
@@ -67,18 +67,22 @@ def measure_curves(
     stride = tile.valid.shape[-1] // ranks.shape[-1]
     rank = torch.from_numpy(ranks)
     first = torch.stack([rank < count for count in counts])  # (T - 1, K, n, n)
-    kept = torch.from_numpy(np.stack([tiles.own.within(margin) for margin in MARGINS_M]))
     nothing = torch.zeros(1, *tile.valid.shape, dtype=torch.bool)
-    removed = torch.cat(
-        [nothing, ~nothing, ~kept, to_pixels(torch.stack([first, ~first]).flatten(0, 2), stride)]
+    kept = torch.from_numpy(np.stack([tiles.own.within(margin) for margin in MARGINS_M]))
+    inner = to_pixels(torch.stack([first, ~first]).flatten(0, 2), stride)
+    blur = blurred(tile.pixels, tile.valid)
+    left = np.concatenate(
+        [
+            probabilities(engine, tiles, torch.cat([nothing, ~nothing, inner]), blur, batch_size),
+            probabilities(engine, tiles, ~kept, grey(blur), batch_size),
+        ]
     )
-    p = probabilities(engine, tiles, removed, batch_size)
-    left = p / p[0] if p[0] > 0 else np.full_like(p, np.nan)
-    ends, kept_left, inner = np.split(left, (2, 2 + len(MARGINS_M)))
+    left /= left[0] if left[0] > 0 else np.nan
+    ends, inner_left, kept_left = np.split(left, (2, 2 + len(inner)))
     curves = np.concatenate(
         [
             np.broadcast_to(ends[:, None, None], (2, 1, len(ranks))),
-            inner.reshape(2, len(counts), len(ranks)),
+            inner_left.reshape(2, len(counts), len(ranks)),
         ],
         axis=1,
     )
@@ -87,11 +91,18 @@ def measure_curves(
 
 
 def probabilities(
-    engine: ObjectEngine, tiles: DetectionTiles, removed: Tensor, batch_size: int
+    engine: ObjectEngine, tiles: DetectionTiles, removed: Tensor, baseline: Tensor, batch_size: int
 ) -> Heat:
-    """Return the probability (N,) of an object with the pixels ``removed`` (N, S, S) blurred."""
+    """Return the probability (N,) of an object with pixels replaced by a baseline.
+
+    Args:
+        engine: engine of the network.
+        tiles: tile and object.
+        removed: (N, S, S) bool; True is a pixel to replace.
+        baseline: (3, S, S) uint8.
+        batch_size: number of tiles in a batch on a GPU.
+    """
     tile = tiles.tile
-    baseline = blurred(tile.pixels, tile.valid)
     parts = []
     for part in torch.split(removed, CPU_BATCH if engine.device.type == "cpu" else batch_size):
         pixels = replaced(tile.pixels, baseline, part.to(tile.valid.device) & tile.valid)
