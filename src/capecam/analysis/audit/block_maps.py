@@ -32,7 +32,7 @@ OBJECT = "object"
 INTEGRATED_GRADIENTS = "integrated_gradients"
 MAP_TITLES = TITLES | {
     OBJECT: "the object's own map",
-    INTEGRATED_GRADIENTS: "integrated gradients",
+    INTEGRATED_GRADIENTS: "integrated gradients (reference)",
 }
 """Titles of all maps of an audit."""
 

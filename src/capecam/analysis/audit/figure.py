@@ -57,13 +57,13 @@ def _summary(axis: Any, audit: Audit) -> None:
         if any(method.believed is believed for method in audit.methods):
             axis.plot([], [], "o", color=colour, label=label)
     axis.set_yticks(range(len(orders)), labels, fontsize=9)
-    axis.invert_yaxis()
+    axis.set_ylim(len(orders) - 0.4, -0.8)
     axis.set_xlim(-1.02, 1.02)
     axis.axvline(0, color="black", linewidth=0.5)
     axis.grid(axis="x", color="#dddddd", linewidth=0.5)
     axis.set_xlabel("insertion minus deletion of the object's probability", fontsize=9)
     axis.set_title("Does the map find what the object's probability rests on?", fontsize=10)
-    axis.legend(loc="lower left", fontsize=8)
+    axis.legend(loc="best", fontsize=8)
 
 
 def _interval(axis: Any, y: int, estimate: Estimate, colour: str) -> None:
@@ -112,8 +112,8 @@ def _curves(
     axis.set(xlim=(0, shares[-1]), ylim=(-0.02, 1.02))
     axis.set_xlabel("removed, or inserted, share of the tile (%)", fontsize=9)
     axis.set_ylabel("probability (1: whole tile)", fontsize=9)
-    title = f"{method.title}: insertion - deletion {method.insertion_minus_deletion}"
-    axis.set_title(f"{title}\n{method.above_distance} above distance", fontsize=10)
+    title = f"{method.title}: insertion minus deletion {method.insertion_minus_deletion}"
+    axis.set_title(f"{title}\ncompared with distance {method.above_distance}", fontsize=10)
 
 
 def _randomization(axis: Any, method: MethodAudit, correlations: Heat) -> None:

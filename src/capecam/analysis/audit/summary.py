@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from capecam.analysis.audit.block_maps import MAP_TITLES
+from capecam.analysis.audit.block_maps import INTEGRATED_GRADIENTS, MAP_TITLES
 from capecam.analysis.audit.conclusion import RULE, Rule, Verdict, conclude, judge
 from capecam.analysis.audit.deletion_insertion import MARGINS_M, areas
 from capecam.analysis.audit.estimate import Estimate
@@ -197,8 +197,15 @@ def summarize_kept(measurements: Sequence[AuditMeasurement]) -> dict[str, Estima
 
 
 def conclusion(methods: Sequence[MethodAudit], detections: int) -> str:
-    """Return one sentence on which maps can be believed about objects."""
-    verdicts = {method.title: Verdict(method.believed, method.reason) for method in methods}
+    """Return one sentence on which of a run's maps can be believed about objects.
+
+    Integrated gradients are no map of a run, but a reference.
+    """
+    verdicts = {
+        method.title: Verdict(method.believed, method.reason)
+        for method in methods
+        if method.method != INTEGRATED_GRADIENTS
+    }
     return conclude(verdicts, detections)
 
 
