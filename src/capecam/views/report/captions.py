@@ -44,7 +44,7 @@ STEPS = {
     "kept": "kept",
 }
 
-BASELINES = {"distance": "(distance to the object)", "random": "(random order)"}
+BASELINES = {"distance": "distance to the object", "random": "random order"}
 """Orders of the audit that know nothing of the network."""
 
 MIN_STABLE = 0.8
@@ -141,7 +141,7 @@ def suggested_commands(data: ReportData) -> Iterator[tuple[str, str]]:
             f"capecam evaluate {out} --truth annotations.gpkg --steps",
         )
     if data.audit is None:
-        yield "whether the heatmaps are faithful", f"capecam audit {out}"
+        yield "which maps can be believed about objects", f"capecam audit {out}"
 
 
 def best_f1(curve: Sequence[Mapping[str, Any]]) -> str:
