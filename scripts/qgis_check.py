@@ -61,6 +61,7 @@ SAMPLE = 200
 """Detections that are looked for on the map."""
 PALE = 24
 """Levels by which a pixel must differ from the empty map."""
+OBJECTS, OBJECTS_TOP = "objects", 0.1
 HEAT = "singlebandpseudocolor"
 QML = {"classes": "paletted"}
 
@@ -101,11 +102,14 @@ class Run:
 
     @property
     def methods(self) -> list[str]:
-        made = self.record["settings"]["explain"]["methods"]
+        """Heatmaps: the objects' own, and those of tiles."""
+        made = [OBJECTS, *self.record["settings"]["explain"]["methods"]]
         return [method for method in made if (self.out / f"{method}.vrt").exists()]
 
     def top(self, product: str, band: int) -> float:
         """The value that has the last colour."""
+        if product == OBJECTS:
+            return OBJECTS_TOP
         raw = self.record["settings"]["explain"]["heatmap_dtype"] == "float32"
         tops = self.record["calibration"]["tops"].get(product) if raw else None
         return (tops and tops[band - 1]) or 1.0

@@ -1,8 +1,9 @@
 """Names for notebooks and scripts.
 
 ``load_settings`` and ``run`` do the same as ``capecam run``; ``load_model`` and ``Engine`` explain
-tiles in memory; ``read_heatmap`` and ``read_detections`` read results; ``Panels`` draws the tile of
-a detection or a location with its heatmaps.
+tiles in memory; ``read_heatmap`` and ``read_detections`` read results; ``explain_object`` explains
+a detection, a place or a polygon of a run; ``Panels`` draws the tile of a detection or a location
+with its heatmaps.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
+from capecam.analysis.explain import Explained, explain_object
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps
 from capecam.io.gdal import open_readonly
@@ -28,6 +30,7 @@ from capecam.views.panels.panels import Panels
 
 __all__ = [
     "Engine",
+    "Explained",
     "Maps",
     "Model",
     "ModelSettings",
@@ -36,6 +39,7 @@ __all__ = [
     "Panels",
     "Settings",
     "Style",
+    "explain_object",
     "load_model",
     "load_settings",
     "read_detections",

@@ -395,6 +395,61 @@ def panel_command(
     raise typer.Exit(written.exit_code)
 
 
+@app.command("explain")
+@with_common_options
+def explain_command(
+    out: Out,
+    *,
+    detections: Annotated[
+        list[str] | None,
+        typer.Option("--detections", metavar="IDS", help="ids of detections, separated by commas"),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top", metavar="N", min=1, help="the first N detections of the review queue"
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at", metavar="LON,LAT", help="the detection at a place in degrees, or the place"
+        ),
+    ] = None,
+    geometry: Annotated[
+        Path | None,
+        typer.Option("--geometry", metavar="FILE", help="polygons, whatever lies there"),
+    ] = None,
+    class_name: Annotated[
+        str | None,
+        typer.Option(
+            "--class", metavar="NAME", help="class to ask about  [default: the most probable]"
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FOLDER", help="folder to write  [default: OUT/explained]"),
+    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain detections, a place or polygons: what does the network's decision rest on?
+
+    Prints how much of the decision is left when parts of the tile are blurred, and writes the map
+    of each object as a GeoTIFF. The imagery and the checkpoint must still be where they were.
+    """
+    from capecam.analysis.explain import FOLDER, Selection, explain_and_write
+
+    ids = tuple(part for text in detections or () for part in text.split(",") if part)
+    place = None if at is None else Selection.parse_place(at)
+    selection = Selection(ids, top, place, geometry, class_name)
+    result = explain_and_write(out, selection, to or out / FOLDER, device=device)
+    for name, reason in result.failures.items():
+        print(f"capecam: {name} failed: {reason}", file=sys.stderr)
+    _show(result, as_json=as_json)
+    raise typer.Exit(3 if result.failures else 0)
+
+
 @app.command("export")
 @with_common_options
 def export_command(

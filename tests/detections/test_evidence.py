@@ -258,6 +258,8 @@ def test_a_tall_object_is_divided_into_strips() -> None:
         (0.9, 0.9, 0.9, "either"),
         (0.9, 0.1, 0.05, "unproven"),  # no better than the random blocks
         (0.9, 0.1, np.nan, "unproven"),
+        (0.1, 0.9, 0.05, "context"),  # which the interventions prove
+        (0.1, 0.1, np.nan, "both"),
         (np.nan, np.nan, np.nan, ""),
     ],
 )

@@ -85,17 +85,19 @@ def test_a_group_per_theme(out, other) -> None:
         return [(group.get("name"), len(group)) for group in tree]
 
     assert groups(out) == [
-        ("Review queue", 1), ("Detections", 2), ("Cells ledger", 1), ("Grad-CAM", 3),
-        ("Grad-CAM++", 3), ("Guided Grad-CAM", 3), ("Probability", 3), ("Classes", 1),
+        ("Review queue", 1), ("Detections", 2), ("Cells ledger", 1),
+        ("Each object's explanation", 3), ("Grad-CAM", 3), ("Grad-CAM++", 3),
+        ("Guided Grad-CAM", 3), ("Probability", 3), ("Classes", 1),
         ("Imagery", 1),
     ]  # fmt: skip
     assert groups(other) == [
-        ("Review queue", 1), ("Detections", 3), ("Cells ledger", 1), ("Grad-CAM++", 3),
-        ("LayerCAM", 3), ("Probability", 3), ("Classes", 1),
+        ("Review queue", 1), ("Detections", 3), ("Cells ledger", 1),
+        ("Each object's explanation", 3), ("Grad-CAM++", 3), ("LayerCAM", 3), ("Probability", 3),
+        ("Classes", 1),
     ]  # fmt: skip
 
 
-def test_at_first_there_are_detections_and_the_heatmap_of_what_was_found_most(out) -> None:
+def test_at_first_there_are_detections_and_explanations_of_what_was_found_most(out) -> None:
     found = json.loads((out / "run.json").read_text())["totals"]["by_class"]
     most = max(found, key=lambda name: found[name][0])
     shown = [
@@ -105,7 +107,7 @@ def test_at_first_there_are_detections_and_the_heatmap_of_what_was_found_most(ou
         )
         for layer in group.iterfind("layer-tree-layer[@checked='Qt::Checked']")
     ]
-    assert shown == ["Detections", "Found, from afar", f"Grad-CAM, {most}", "Imagery"]
+    assert shown == ["Detections", "Found, from afar", f"Explanations, {most}", "Imagery"]
 
 
 def test_every_path_is_relative_and_every_layer_explained(out, other) -> None:

@@ -12,26 +12,39 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyproj
 import pytest
+import shapely
 from PIL import Image
 from support.cities import blobs, colours_model, write_tif
 from support.outputs import write_output
 
 import capecam.views.report
+from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.errors import OutputError, UsageError
-from capecam.grid import Grid, Window
+from capecam.grid import Grid, Tiling, Window
+from capecam.io.heat_layer import OBJECT_SHARE_MAX
+from capecam.pipeline.object_shares import object_shares
 from capecam.run.city_products import finish
 from capecam.run.supervisor import run
 from capecam.settings import ClassSettings
 from capecam.settings.loading import load
 from capecam.store.file_names import REPORT
-from capecam.views.report.captions import date_and_time, randomisation, stability
+from capecam.store.object_store import StoredObject
+from capecam.views.report.captions import (
+    date_and_time,
+    own_explanation,
+    randomisation,
+    stability,
+)
 from capecam.views.report.density import FINEST, levels
 from capecam.views.report.histograms import confidences, sizes
+from capecam.views.report.object_maps import brightness
 from capecam.views.report.report import write_report
+from capecam.views.report.thumbnails import OWN
 from capecam.views.report.with_panels import WIDTH_PX, write_report_with_panels
 
 PACKAGE = Path(capecam.views.report.__file__).parent
@@ -127,6 +140,57 @@ def test_pictures_failures_and_what_could_be_added_are_there(small: Path) -> Non
     assert "capecam evaluate" in page.text
     assert "capecam audit" in page.text
     assert not {"scores", "audit"} & page.ids
+
+
+def test_objects_have_their_own_maps_and_numbers(small: Path, tmp_path: Path) -> None:
+    rows = Page(small / REPORT).data["queue-data"]
+    assert {row["heatTitle"] for row in rows} == {OWN}
+    texts = dict(rows[0]["own"])
+    assert list(texts) == ["Explanation", "Blurred", "Alone", "Without"]
+    assert not rows[0]["methods"]
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    shutil.rmtree(out / ".objects")
+    without_maps = Page(write_report(out)).data["queue-data"]
+    assert {row["heatTitle"] for row in without_maps} == {"Grad-CAM on the city's scale"}
+    assert dict(without_maps[0]["own"]) == texts
+
+
+def test_an_object_without_an_explanation_has_the_numbers_of_the_tile(tmp_path: Path) -> None:
+    write_output(tmp_path, 3)
+    table = gpd.read_parquet(tmp_path / "detections.parquet")
+    table.loc[table["review"] == 1, [*OBJECT_COLUMNS]] = np.nan
+    table.loc[table["review"] == 1, "evidence"] = ""
+    table.to_parquet(tmp_path / "detections.parquet")
+    first, second, _ = Page(write_report(tmp_path)).data["queue-data"]
+    assert (first["own"], first["evidence"], len(first["methods"])) == ([], "", 1)
+    assert (len(second["own"]), second["methods"]) == (4, [])
+
+
+def test_numbers_of_an_explanation_in_words() -> None:
+    row = dict(zip(OBJECT_COLUMNS, (0.5, 0.9, 0, 0, 0.8, -0.1, 0.95, 1.2, 0.1), strict=True))
+    texts = dict(own_explanation(row))
+    assert "50 % of it on the object" in texts["Explanation"].replace("\xa0", " ")
+    assert "highest on it" in texts["Explanation"]
+    assert "not at all at random" in texts["Blurred"]
+    assert "over 100" in texts["Alone"]
+    assert "highest 2.5 m away" in dict(own_explanation({**row, "own_peak_m": 2.5}))["Explanation"]
+    empty = row | dict.fromkeys(OBJECT_COLUMNS[:4], np.nan)
+    assert dict(own_explanation(empty))["Explanation"] == "0 everywhere"
+
+
+def test_a_thumbnail_is_as_bright_as_the_raster_of_objects() -> None:
+    maps = np.random.default_rng(0).random((2, 20, 20)).astype(np.float32)
+    stored = StoredObject(np.zeros(9), np.array([[-40, -20], [-40, 220]]), maps)
+    window, tiling = Window(-40, -20, 320, 560), Tiling(320, 70, 10)
+    drawn = brightness(stored, 320, 10, window)
+    shares = object_shares(shapely.box(20, 100, 500, 130), stored, tiling, (0.08, 0.08))
+    blocks = (drawn**2).reshape(32, 10, 56, 10).mean(axis=(1, 3)) * OBJECT_SHARE_MAX
+    near = ~np.isnan(shares.values)
+    assert near.sum() > 1000
+    assert blocks[near] == pytest.approx(shares.values[near], rel=1e-4)
+    part = brightness(stored, 320, 10, Window(0, 100, 90, 70))
+    assert np.array_equal(part, drawn[40:130, 120:190])
 
 
 def test_nothing_in_it_leads_outside(small: Path) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from capecam.attribution.engine import Engine
@@ -164,6 +166,10 @@ class ObjectEngine:
             for step in range(steps)
         ]
         return self._finite((way * torch.stack(gradients).mean(dim=0)).sum(dim=1))
+
+    def probabilities(self, pixels: Tensor) -> NDArray[np.floating]:
+        """Return the probability of every class and pixel, (B, 1 + C, H, W), of (B, 3, H, W)."""
+        return np.asarray(self._engine.logits(pixels).softmax(dim=1).cpu().numpy())
 
     def probability(self, pixels: Tensor, targets: Targets) -> Tensor:
         """Return the objects' probability (B,) in tiles (B, 3, H, W) uint8."""

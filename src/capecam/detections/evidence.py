@@ -1,4 +1,4 @@
-"""Numbers of detections from the heatmaps and probabilities, as docs/method.md#evidence has them.
+"""Numbers of detections from the heatmaps and probabilities, as docs/method.md#objects has them.
 
 Everything is read from the stored rasters after objects are
 joined, so the numbers do not depend on how the work was divided.

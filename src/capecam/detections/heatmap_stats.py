@@ -1,4 +1,4 @@
-"""Statistics of the heatmaps and probabilities at an object (docs/method.md#evidence)."""
+"""Statistics of the heatmaps and probabilities at an object (docs/method.md#objects)."""
 
 from __future__ import annotations
 

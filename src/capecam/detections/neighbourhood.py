@@ -101,7 +101,7 @@ def neighbourhood_strips(
     """
     left, top, right, bottom = (int(edge) for edge in shapely.bounds(geometry))
     bounds = Window.between(top, left, bottom, right)
-    extent, near = (_buffer(bounds, metres, pixel) for metres in (NEIGHBOURHOOD_M, RING_M))
+    extent, near = (buffered(bounds, metres, pixel) for metres in (NEIGHBOURHOOD_M, RING_M))
     dy = bounds.row - extent.row
     for row in range(extent.row, extent.bottom, STRIP):
         window = Window.between(row, extent.col, min(row + STRIP, extent.bottom), extent.right)
@@ -182,7 +182,7 @@ class EdgeDistance:
         return float(self._tree.query(pixels * self._pixel)[0].min())
 
 
-def _buffer(window: Window, distance_m: float, pixel: tuple[float, float]) -> Window:
+def buffered(window: Window, distance_m: float, pixel: tuple[float, float]) -> Window:
     """Return a window that is larger by a distance on all sides."""
     dx, dy = (ceil(distance_m / size) for size in pixel)
     return Window.between(window.row - dy, window.col - dx, window.bottom + dy, window.right + dx)

@@ -38,12 +38,13 @@ def evidence_words(numbers: pd.DataFrame) -> NDArray[np.object_]:
         numbers: with ``OBJECT_COLUMNS``.
     """
     alone, without = numbers["alone"] >= ALONE, numbers["without"] >= WITHOUT
+    is_proven = numbers["own_drop"] - numbers["random_drop"] >= PROVEN
     conditions = [
         numbers["alone"].isna(),
-        ~(numbers["own_drop"] - numbers["random_drop"] >= PROVEN),
-        alone & without,
-        alone,
+        ~alone & ~without,
+        ~alone & without,
+        ~is_proven,  # an intervention speaks for the surroundings, whatever the map is worth
         without,
     ]
-    words = np.select(conditions, ["", "unproven", "either", "itself", "context"], "both")
+    words = np.select(conditions, ["", "both", "context", "unproven", "either"], "itself")
     return np.asarray(words, object)

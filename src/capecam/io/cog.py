@@ -134,6 +134,21 @@ class CogWriter:
         """
         self._dataset.close()
 
+    def remove(self) -> None:
+        """Close, and remove the temporary file."""
+        self._dataset.close()
+        self._raw.unlink(missing_ok=True)
+
+
+def write_cog(path: Path, product: Product, grid: Grid, pixels: NDArray[Any]) -> None:
+    """Write the pixels (bands, height, width) of a small raster at once."""
+    writer = CogWriter(path, product, grid)
+    try:
+        writer.write(pixels)
+        writer.finish()
+    finally:
+        writer.remove()
+
 
 class CogSet:
     """One writer per product; without ``finish`` or after an error there is no COG."""

@@ -72,6 +72,11 @@ class ObjectExplanation:
     parts: tuple[ObjectPart, ...]
     """One, unless the object is wider than a tile."""
 
+    @property
+    def probability(self) -> float:
+        """Mean probability of the class over the object, in its tile."""
+        return float(_probability(self.parts)[0])
+
     def numbers(self) -> dict[str, float]:
         """Return the values of ``OBJECT_COLUMNS``; NaN where a map is 0 everywhere."""
         return _numbers(self.parts)
@@ -151,7 +156,8 @@ class ObjectExplainer:
         detailed = at_pixels(heat, valid)
         removed = torch.stack([self._removed(t, detailed[n]) for n, t in enumerate(padded)])
         # (count, changes, ...): all changes of a tile follow each other.
-        changed = replaced(pixels[:, None], _replacements(pixels, valid, targets.inside), removed)
+        inside = torch.from_numpy(np.stack([t.tile.inside for t in padded])).to(device)
+        changed = replaced(pixels[:, None], _replacements(pixels, valid, inside), removed)
         again = Targets(*(x.repeat_interleave(len(CHANGES), 0) for x in (targets.class_id, part)))
         after = self._engine.probability(changed.flatten(0, 1), again)
         probability = torch.cat([before[:, None], after.reshape(count, -1)], dim=1)
@@ -240,6 +246,12 @@ def first_blocks(
     return chosen.reshape(valid.shape)
 
 
+def _probability(parts: Sequence[ObjectPart]) -> NDArray[np.float64]:
+    """Return (1 + C,) probabilities over the pixels of all parts: before, and after each change."""
+    weights = [int((part.tile.part & part.valid).sum()) for part in parts]
+    return np.average([part.probability for part in parts], axis=0, weights=weights)
+
+
 def _numbers(parts: Sequence[ObjectPart]) -> dict[str, float]:
     """Compute the numbers of an object from its parts.
 
@@ -258,8 +270,7 @@ def _numbers(parts: Sequence[ObjectPart]) -> dict[str, float]:
 
     peak = max(parts, key=lambda part: float(part.at_pixels.max()))
     at_peak = peak.at_pixels == peak.at_pixels.max()
-    weights = [int((part.tile.part & part.valid).sum()) for part in parts]
-    before, *after = np.average([part.probability for part in parts], axis=0, weights=weights)
+    before, *after = _probability(parts)
     left = dict(zip(CHANGES, np.asarray(after) / before if before else [np.nan] * 5, strict=True))
     return dict(
         zip(

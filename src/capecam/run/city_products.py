@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from pyarrow import ArrowInvalid
@@ -18,7 +19,9 @@ from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
 from capecam.io.vrt import write_vrt
+from capecam.pipeline.run_explainer import RunExplainer
 from capecam.run.editable_products import EditableProducts
+from capecam.run.object_rasters import write_object_rasters
 from capecam.run.object_stage import Explain, explain_detections, object_table
 from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
@@ -54,7 +57,8 @@ def finish(out: Path) -> RunRecord:
     """
     RunFolder.open_finished(out)  # before a lock is left in a folder of something else
     with output_lock(out), gdal_settings():
-        record = write_city_products(out)
+        explainer = RunExplainer(RunFolder.open(out))
+        record = write_city_products(out, explainer.explain_groups)
         write_report(out)
     return record
 
@@ -89,14 +93,16 @@ def _write(run: RunFolder, explain: Explain | None) -> RunRecord:
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
-    _write_layers(run)
-    write_styles(run)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
     heats = tuple(map(run.heat, run.settings.explain.methods))
     rasters = EvidenceRasters(heats, run.layer("probability.tif"), run.names[1:])
     with Evidence(rasters, run.grid, processes, out / EVIDENCE_CACHE) as evidence:
         found = assemble(cell_pieces(run), rules, evidence)
     explained = explain_detections(run, found, explain)
+    objects = write_object_rasters(run, found, explained)
+    run = replace(run, record=run.record.model_copy(update={"objects": objects}))
+    _write_layers(run)
+    write_styles(run)
     summary = write_detections(out, found, rules, object_table(explained)).to_dict("records")
     counts = {row["class"]: row["count"] for row in summary}
     people_edit = editable.write(run, counts)

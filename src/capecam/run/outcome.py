@@ -154,8 +154,13 @@ class PreparedRun:
             engine_waited=None if waited is None else round(waited, 4),
         )
         if previous := self.previous:  # what it measured and made stays until there is newer
-            past = {"audit": previous.audit, "written": previous.last_written}
-            record = record.model_copy(update=past)
+            record = record.model_copy(
+                update={
+                    "audit": previous.audit,
+                    "objects": previous.objects,
+                    "written": previous.last_written,
+                }
+            )
             record = record if outcome.done else record.with_times_of(previous)
         return record if outcome.city is None else record.with_products_of(outcome.city)
 

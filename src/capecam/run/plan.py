@@ -17,6 +17,7 @@ from capecam.pipeline.calibration import read_calibration
 from capecam.run.supervisor import anchor, share
 from capecam.run.text_table import text_table
 from capecam.settings import PIXEL_METHODS, Settings
+from capecam.store.file_names import OBJECTS
 from capecam.store.ledger import Ledger
 from capecam.store.provenance import recorded_value_range
 from capecam.store.records import RunRecord
@@ -189,6 +190,8 @@ def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
     for method in settings.explain.methods:
         block = 1 if method in PIXEL_METHODS else block_px
         amounts[method] = ("noisy", pixels * bands // block)
+    if settings.objects.explain != "none":
+        amounts[OBJECTS] = ("noisy", pixels * bands // block_px)
     return tuple(
         Cost(name, BYTES_PER_PX[kind] * n / 1e9, n / 1e6 / WRITE_MPX_S[kind])
         for name, (kind, n) in amounts.items()

@@ -30,6 +30,9 @@ ObjectMethod = Literal["hirescam", "guided"]
 OBJECT_METHODS: tuple[str, ...] = get_args(ObjectMethod)
 """Methods of the objects' own maps."""
 
+OBJECT_TITLES: dict[str, str] = {"hirescam": TITLES["hirescam"], "guided": "guided gradient"}
+"""Titles of these methods."""
+
 DEFAULT_METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 
 Score = Literal["mean", "predicted"]

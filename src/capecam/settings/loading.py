@@ -85,7 +85,7 @@ def _without_retired(tree: Mapping[str, object]) -> dict[str, object]:
         name, _, leaf = key.rpartition(".")
         section = rest.get(name)
         if isinstance(section, dict) and leaf in section:
-            log.info("%s is a setting of earlier versions, and has no effect", key)
+            log.debug("%s is a setting of earlier versions, and has no effect", key)
             rest[name] = {other: value for other, value in section.items() if other != leaf}
     return rest
 

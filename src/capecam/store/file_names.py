@@ -19,6 +19,9 @@ EVALUATION_JSON = "evaluation.json"
 PIECES = "detections.parquet"
 """Unfiltered pieces of a cell, in the cell's folder."""
 
+OBJECTS = "objects"
+"""Stem of the rasters of the objects' own explanations."""
+
 PROJECT = "capecam.qgz"
 """The QGIS project."""
 

@@ -63,6 +63,13 @@ class FileFacts(Record):
         return cls(bytes=path.stat().st_size, sha256=file_digest(path))
 
 
+class ObjectRasterRecord(FileFacts):
+    """The raster of objects' explanations in the folder of a cell."""
+
+    key: str
+    """Digest of everything that it shows."""
+
+
 class ImageFacts(Record):
     """An image, as it was read; all None if it is not there any more."""
 
@@ -243,6 +250,8 @@ class RunRecord(Record):
     """Number of objects by filtering step and class, left or removed."""
     products: dict[FileName, FileFacts] = {}
     """Files of the city."""
+    objects: dict[FileName, ObjectRasterRecord] = {}
+    """Rasters of objects' explanations, by cell."""
     written: dict[FileName, FileFacts] = {}
     """Files of the city as they were last written, also those that people may edit."""
     audit: dict[str, object] | None = None
@@ -255,7 +264,7 @@ class RunRecord(Record):
 
     def with_products_of(self, other: RunRecord) -> RunRecord:
         """Return the record with the city products of another."""
-        names = ("totals", "detections", "products", "written", "audit", "unusual")
+        names = ("totals", "detections", "products", "objects", "written", "audit", "unusual")
         return self.model_copy(update={name: getattr(other, name) for name in names})
 
     def with_times_of(self, previous: RunRecord) -> RunRecord:

@@ -15,10 +15,10 @@ from capecam.io.vrt import Layer, VrtTile
 from capecam.mosaic.aoi import AreaOfInterest, read_aoi
 from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
-from capecam.store.file_names import DETECTIONS, RUN_JSON
+from capecam.store.file_names import DETECTIONS, OBJECTS, RUN_JSON
 from capecam.store.ledger import Ledger
 from capecam.store.provenance import imagery_of, settings_of
-from capecam.store.records import CellRecord, RunRecord, read_record
+from capecam.store.records import CellRecord, FileFacts, RunRecord, read_record
 from capecam.store.staleness import ImageHashes
 
 
@@ -111,8 +111,13 @@ class RunFolder:
     @property
     def products(self) -> list[str]:
         """File names of the rasters that at least one cell has."""
-        files = {file for cell in self.cells.values() for file in cell.files}
+        files = {file for name in self.cells for file in self.files(name)}
         return sorted(file for file in files if file.endswith(".tif"))
+
+    def files(self, cell: str) -> dict[str, FileFacts]:
+        """Return the files of a cell: its own, and the raster of objects that reach into it."""
+        objects = self.record.objects.get(cell)
+        return {**self.cells[cell].files, **({f"{OBJECTS}.tif": objects} if objects else {})}
 
     @property
     def raw(self) -> bool:
@@ -148,16 +153,17 @@ class RunFolder:
     def stride(self, product: str) -> int:
         """Return the edge of a raster's blocks, in pixels of the imagery."""
         method = Path(product).stem
-        coarse = method in METHODS and method not in PIXEL_METHODS
+        coarse = method in {OBJECTS, *METHODS} and method not in PIXEL_METHODS
         return self.settings.tiling.stride if coarse else 1
 
     def layer(self, product: str) -> Layer:
         """Return the cells' rasters of one product, with their windows."""
         stride = self.stride(product)
         tiles = [
-            VrtTile(self.path(name, product), window, cell.files[product].sha256)
-            for name, cell in self.cells.items()
-            if product in cell.files and (window := self.core(name).blocks(stride)) is not None
+            VrtTile(self.path(name, product), window, files[product].sha256)
+            for name in self.cells
+            if product in (files := self.files(name))
+            and (window := self.core(name).blocks(stride)) is not None
         ]
         return Layer.over(self.grid.coarsen(stride) or self.grid, tiles)
 

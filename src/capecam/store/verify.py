@@ -18,7 +18,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.paths import location
 from capecam.io.vrt import vrt_sources
 from capecam.runtime.files import file_digest
-from capecam.store.file_names import PROJECT
+from capecam.store.file_names import OBJECTS, PROJECT
 from capecam.store.ledger import Ledger
 from capecam.store.records import FileFacts, RunRecord
 from capecam.store.run_folder import known_run
@@ -136,9 +136,14 @@ def _recorded_files(
         folder, record = ledger.folder / name, ledger.read(name)
         files = record.files if record else {}
         yield folder, files, f"remove {folder} and run again"
-        # A style is no part of a cell: finish writes it, the same for all and the city's layer.
-        styles = {Path(file).with_suffix(".qml").name for file in files}
-        yield folder, {style: run.products[style] for style in styles & run.products.keys()}, finish
+        if not run.products:
+            continue
+        # What finish writes into it: explanations of objects, which reach into several cells, and
+        # styles, the same for all cells and the city's layer.
+        objects = {f"{OBJECTS}.tif": run.objects[name]} if name in run.objects else {}
+        styles = {Path(file).with_suffix(".qml").name for file in (*files, *objects)}
+        named = {style: run.products[style] for style in styles & run.products.keys()}
+        yield folder, objects | named, finish
     yield out, run.products, finish
 
 

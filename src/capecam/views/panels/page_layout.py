@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -35,6 +35,24 @@ pixels and makes lines up to 5 % wider or narrower, depending on the resolution.
 SEPARATOR = "  ·  "
 
 INK, FAINT = "#1a1a1a", "#5f5f5f"
+
+
+class Box(NamedTuple):
+    """A rectangle on a page, in cm from the upper left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def bottom(self) -> float:
+        """Lower edge."""
+        return self.y + self.height
+
+    def moved(self, x: float) -> Box:
+        """Return the box moved to the right."""
+        return self._replace(x=self.x + x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +104,7 @@ class Sheet:
         *,
         color: str = INK,
         weight: str = "normal",
-        align: Literal["left", "right"] = "left",
+        align: Literal["left", "center", "right"] = "left",
     ) -> None:
         """Add one line of text with its top at y."""
         line = self._figure.text(

@@ -6,17 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from capecam.errors import UsageError
 from capecam.grid import Grid
 from capecam.settings import ClassSettings
 from capecam.views.panels.detection_lookup import Detection
+from capecam.views.panels.object_map import Extent, ObjectMap, extent
 
 RAMPS = ("inferno", "jet")
 
 MAX_ROWS = 4
 """Maximum number of classes in a figure, so that it fits on one page."""
+
+NEGLIGIBLE = 0.05
+"""Share of the city's scale below which the highest value of a map is negligible: stretched like
+other maps, noise of 5e-06 would look as strong as they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class PanelData:
     """Method whose heatmap the evidence is based on."""
     detection: Detection | None = None
     """Detection that is shown; None: a place."""
+    own: ObjectMap | None = None
+    """Own map of the object that is shown; None if there is no object."""
 
     @property
     def name(self) -> str:
@@ -106,7 +114,25 @@ class PanelData:
         shown = [k for k in ranked if counts[k] or k == own]
         return (ranked if style.all_classes or not shown else shown)[:MAX_ROWS]
 
-    def strength(self, method: str, class_id: int) -> float | None:
-        """Return the maximum of a map relative to the city's scale; None for an empty class."""
-        top = self.scale_max[method][class_id - 1]
-        return None if top is None else float(self.heat[method][class_id - 1].max()) / top
+    def extent(self, method: str, class_id: int) -> Extent:
+        """Return the lowest and the highest raw value of a map where there is imagery."""
+        return extent(self.heat[method][class_id - 1], self.valid)
+
+    def city_top(self, method: str, class_id: int) -> float | None:
+        """Return the top of the city's scale of a map; None for an empty class."""
+        return self.scale_max[method][class_id - 1]
+
+    def is_negligible(self, method: str, class_id: int) -> bool:
+        """Return whether a map is below ``NEGLIGIBLE`` of the city's scale everywhere."""
+        top = self.city_top(method, class_id)
+        return top is not None and self.extent(method, class_id)[1] < NEGLIGIBLE * top
+
+    @property
+    def share_in_tile(self) -> float:
+        """Return the share of the detection's area that is in the tile; 1 for a place."""
+        if self.detection is None:
+            return 1.0
+        outline, tile = self.detection.outline, self.grid.window.box
+        if tile.covers(outline):
+            return 1.0
+        return float(shapely.intersection(outline, tile).area / outline.area)

@@ -1,7 +1,8 @@
 """Panels of a run: tiles with their prediction and heatmaps, as figures (docs/outputs.md).
 
-As in the figures of the original work: the imagery, the prediction in class colours, and a heatmap
-per method and class. Maps are computed from the imagery with the run's own network and settings.
+The imagery and the object's own map; and as in the figures of the original work, the prediction in
+class colours, and a heatmap per method and class. Maps are computed from the imagery with the run's
+own network and settings.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ from capecam.model.model import Model
 from capecam.mosaic.aoi import AreaOfInterest
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
+from capecam.pipeline.object_tiles import ExplainedObject
 from capecam.pipeline.run_engine import build_run_engine, load_run_model
+from capecam.pipeline.run_explainer import RunExplainer
 from capecam.pipeline.tiles import Tile, batches
 from capecam.store.run_folder import RunFolder
 from capecam.views.panels.detection_lookup import Detection, find, queue
+from capecam.views.panels.object_map import ObjectMap
 from capecam.views.panels.panel import Panel
 from capecam.views.panels.panel_data import Provenance
 
@@ -82,7 +86,7 @@ class Panels:
         return queue(self._run.detections(), count)
 
     def of_detection(self, id_: str) -> Panel:
-        """Return the panel of a detection, in the tile that holds most of it, nearest the centre.
+        """Return the panel of a detection, with its own map, in the tile that holds most of it.
 
         Raises:
             UsageError: there is no such detection; or its images are gone or have changed, or the
@@ -97,7 +101,7 @@ class Panels:
         return self._panel(detection.outline, (x, y), detection)
 
     def at(self, x: float, y: float) -> Panel:
-        """Return the panel of a place, in the tile whose centre is nearest.
+        """Return the panel of a place, in the tile with most imagery whose centre is nearest.
 
         Args:
             x: coordinate in the CRS of the imagery.
@@ -121,7 +125,10 @@ class Panels:
         self, outline: shapely.Geometry, point: tuple[float, float], detection: Detection | None
     ) -> Panel:
         run = self._run
-        window = tile_of(outline, run.settings.tiling.tiling, run.interest())
+        tiling = run.settings.tiling.tiling
+        near = run.mosaic.touching(tiling.window_read(_bounding(outline)))
+        imagery = shapely.union_all([source.window.box for source in near])
+        window = tile_of(outline, tiling, run.interest(), imagery)
         tile = self._read(window, outline)
         engine, maps = self._engine, self._explain(tile)
         model, probability = engine.model, maps.probability[0]
@@ -150,6 +157,7 @@ class Panels:
             ),
             evidence_method=run.settings.decisive_method,
             detection=detection,
+            own=self._own(detection) if detection else None,
         )
 
     def _read(self, window: Window, outline: shapely.Geometry) -> Tile:
@@ -176,32 +184,63 @@ class Panels:
         check_finite(maps.broken, engine.precision)
         return maps
 
+    def _own(self, detection: Detection) -> ObjectMap:
+        """Compute the own map of a detection."""
+        target = ExplainedObject(detection.id, detection.class_id, detection.outline)
+        explanation = self._explainer.explain(target)
+        return ObjectMap.of(explanation, detection, self._run.settings.objects.method)
+
+    @cached_property
+    def _loaded(self) -> Model:
+        """Load the network for the first tile, so that an unknown id fails without loading it."""
+        return load_run_model(self._run, self._model)
+
     @cached_property
     def _engine(self) -> Engine:
-        """Build the engine for the first tile, so that an unknown id fails without loading it."""
-        return build_run_engine(self._run, load_run_model(self._run, self._model), self._device)
+        """Build the engine of the tile's maps."""
+        return build_run_engine(self._run, self._loaded, self._device)
+
+    @cached_property
+    def _explainer(self) -> RunExplainer:
+        """Build the engine of the objects' own maps."""
+        return RunExplainer(self._run, self._device, self._loaded)
 
 
-def tile_of(outline: shapely.Geometry, tiling: Tiling, interest: AreaOfInterest) -> Window:
-    """Return the tile that holds most of a shape; if several do, the one centred best on it.
+def tile_of(
+    outline: shapely.Geometry,
+    tiling: Tiling,
+    interest: AreaOfInterest,
+    imagery: shapely.Geometry,
+) -> Window:
+    """Return the tile that holds most of a shape.
 
-    Only tiles that the run has processed, or any tile if it has processed none there.
+    If several do, the one with most imagery, and of these the one centred best on it. Only tiles
+    that the run has processed, or any tile if it has processed none there. A shape wider than the
+    overlap may be whole in no tile, although it is narrower than a tile.
 
     Args:
         outline: shape in pixels of the grid, with an area.
         tiling: tiles of the run.
         interest: area that the run has processed.
+        imagery: rectangles of the images nearby, in pixels of the grid.
     """
-    left, top, right, bottom = outline.bounds
-    pixels = Window.between(floor(top), floor(left), ceil(bottom), ceil(right))
+    pixels = _bounding(outline)
     processed = interest.selected_windows(tiling, pixels)
     windows = [
         tiling.window(i, j) for i, j in sorted(processed or product(*tiling.indices(pixels)))
     ]
     centre = pixels.box.centroid
 
-    def rank(window: Window) -> tuple[int, float]:
-        inside = shapely.intersection(outline, window.box).area
-        return -round(inside), shapely.distance(centre, window.box.centroid)
+    def rank(window: Window) -> tuple[int, int, float]:
+        inside, seen = (
+            round(shapely.intersection(shape, window.box).area) for shape in (outline, imagery)
+        )
+        return -inside, -seen, shapely.distance(centre, window.box.centroid)
 
     return min(windows, key=rank)
+
+
+def _bounding(outline: shapely.Geometry) -> Window:
+    """Return the smallest window that holds a shape."""
+    left, top, right, bottom = outline.bounds
+    return Window.between(floor(top), floor(left), ceil(bottom), ceil(right))

@@ -42,6 +42,9 @@ OWN, OTHER = 0.5, 0.18
 GAMMA = 0.5
 """Exponent for pixel-wise maps, whose energy is in a few edges."""
 
+FAINT_OPACITY = 0.25
+"""Factor of the opacity of negligible maps."""
+
 NODATA, HATCH = "#ececec", "#bdbdbd"
 
 CASING = "#000000b0"
@@ -65,11 +68,21 @@ class HeatColormap:
     opacity: Callable[[Image], Image]
     """Function from stretched heat to opacity, both 0..1."""
 
-    def over(self, tile: Image, heat: Image) -> Image:
-        """Return heat (...) over a tile (..., 3)."""
-        background = (tile @ LUMA * GREY)[..., None] if self.grey else tile
-        opacity = self.opacity(heat)[..., None]
-        return (1 - opacity) * background + opacity * self.colours(heat)
+    def picture(self, heat: Image, tile: Image | None, factor: float = 1.0) -> Image:
+        """Return the colours of stretched heat.
+
+        Args:
+            heat: (...) of 0..1.
+            tile: (..., 3) under it; without one, the square root of the heat is drawn.
+            factor: factor of the opacity.
+        """
+        if tile is None:
+            background, opacity = self.colours(np.zeros(heat.shape)), np.ones((*heat.shape, 1))
+            heat = heat**GAMMA
+        else:
+            background = (tile @ LUMA * GREY)[..., None] if self.grey else tile
+            opacity = self.opacity(heat)[..., None]
+        return (1 - factor * opacity) * background + factor * opacity * self.colours(heat)
 
     def colours(self, heat: Image) -> Image:
         """Return the colours of heat, (...) to (..., 3)."""
@@ -90,24 +103,48 @@ COLORMAPS = {
 }
 
 
-def stretched(heat: Image, valid: Mask) -> Image:
-    """Return ``(x - min) / (max - min)`` over the valid pixels; 0 for a constant map."""
-    low, high = heat[valid].min(), heat[valid].max()
+def stretched(heat: NDArray[np.floating], low: float, high: float) -> Image:
+    """Return ``(x - low) / (high - low)``, clipped to 0..1; 0 for a constant map."""
     if high == low:
         return np.zeros(heat.shape)
     return np.asarray(np.clip((heat.astype(float) - low) / (high - low), 0, 1))
 
 
-def tinted(tile: Image, predicted: NDArray[np.int64], colours: Image, own: int) -> Image:
-    """Return the prediction over a tile, with one class strong and the others faint.
+def smooth(samples: NDArray[np.floating], shape: tuple[int, int]) -> Image:
+    """Resample a map (h, w) to a shape for a picture, without the stars of bilinear interpolation.
+
+    Cubic convolution (Keys 1981) with half-pixel centres, which passes through the samples; where
+    it would overshoot, it is clipped to their range.
+    """
+    rows, cols = (_keys(n, size) for n, size in zip(samples.shape, shape, strict=True))
+    return np.asarray(np.clip(rows @ samples @ cols.T, samples.min(), samples.max()))
+
+
+def _keys(count: int, size: int) -> Image:
+    """Return the weights of ``count`` samples at ``size`` pixels, (size, count)."""
+    position = (np.arange(size) + 0.5) * count / size - 0.5
+    weights, first = np.zeros((size, count)), np.floor(position).astype(int)
+    for offset in (-1, 0, 1, 2):
+        x = np.abs(position - first - offset)
+        near, far = (1.5 * x - 2.5) * x**2 + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+        at = np.clip(first + offset, 0, count - 1)  # the outermost samples continue outside
+        np.add.at(weights, (np.arange(size), at), np.where(x <= 1, near, far))
+    return weights
+
+
+def tinted(
+    tile: Image, predicted: NDArray[np.int64], colours: Image, own: int | None = None
+) -> Image:
+    """Return the prediction over a tile, with all classes strong, or one and the others faint.
 
     Args:
         tile: (S, S, 3).
         predicted: (S, S) index of the class; 0 is not tinted.
         colours: (1 + C, 3).
-        own: index of the strong class.
+        own: index of the strong class; None: all are.
     """
-    opacity = np.where(predicted == own, OWN, np.where(predicted > 0, OTHER, 0))[..., None]
+    strong = predicted == own if own is not None else predicted > 0
+    opacity = np.where(strong, OWN, np.where(predicted > 0, OTHER, 0))[..., None]
     return (1 - opacity) * tile + opacity * colours[predicted]
 
 
@@ -126,8 +163,8 @@ def draw_edges(axes: Axes, mask: Mask, colour: Image) -> None:
     """Draw a thin line around the pixels of a mask."""
     if mask.any() and not mask.all():
         padded = np.pad(mask, 1).astype(float)
-        centres = np.arange(-1, len(mask) + 1)
-        axes.contour(centres, centres, padded, levels=[0.5], colors=[tuple(colour)], linewidths=0.7)
+        rows, cols = (np.arange(-1, size + 1) for size in mask.shape)
+        axes.contour(cols, rows, padded, levels=[0.5], colors=[tuple(colour)], linewidths=0.7)
 
 
 def draw_outline(axes: Axes, outline: shapely.Geometry, window: Window) -> None:
@@ -155,10 +192,10 @@ def draw_cross(axes: Axes, point: NDArray[np.float64], window: Window) -> None:
 
 
 def draw_note(axes: Axes, text: str) -> None:
-    """Write a word in the middle."""
+    """Write a word at the upper left, if there is one."""
     axes.text(
-        0.5, 0.5, text, transform=axes.transAxes, color="white", size=8, family=FONT, ha="center",
-        va="center", path_effects=_cased(),
+        0.04, 0.95, text, transform=axes.transAxes, color="white", size=8, family=FONT, ha="left",
+        va="top", path_effects=_cased(),
     )  # fmt: skip
 
 

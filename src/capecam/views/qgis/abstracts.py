@@ -56,6 +56,17 @@ HEAT = (
     "score ({score}): it shows what changes the score, not what is true."
 )
 
+OBJECTS = (
+    "What the network's decision for each {name} rests on: a map of that object's own score "
+    "({method}), not of a whole tile's. A block of {block:.2g} m shows its share of the object's "
+    "explanation, up to {top:g} % and more, in colours by the square root; up to 0.1 % is "
+    "transparent. The blocks of an object add up to 100 %. Drawn up to {reach:g} m from objects, "
+    "with the higher share where two meet. Bright on the object: it is found from its own pixels. "
+    "Bright beside it: from its surroundings. It shows the network's reasons, not what is true."
+)
+
+OF_TILE = " It is a map of whole tiles: for one object, look at its own explanation."
+
 WHERE = "where the network looked, in blocks; one sample is wider than a small object"
 
 WHAT = (

@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from capecam.settings import PIXEL_METHODS, TITLES
-from capecam.store.file_names import GEOPACKAGE, LAYER, REJECTED
+from capecam.detections.measurement import middle_pixel_m
+from capecam.detections.neighbourhood import NEIGHBOURHOOD_M
+from capecam.io.heat_layer import OBJECT_SHARE_MAX
+from capecam.settings import OBJECT_TITLES, PIXEL_METHODS, TITLES
+from capecam.store.file_names import GEOPACKAGE, LAYER, OBJECTS, REJECTED
 from capecam.store.run_folder import RunFolder
 from capecam.views.qgis import abstracts
-from capecam.views.qgis.product_styles import CLASSES, IMAGERY, PROBABILITY, heat_styles
+from capecam.views.qgis.product_styles import CLASSES, IMAGERY, PROBABILITY, method_styles
 from capecam.views.qgis.project import Bounds, Group, MapLayer, Project
 from capecam.views.styles.layers import (
     FAR,
@@ -21,6 +24,7 @@ from capecam.views.styles.layers import (
     density_style,
     detections_style,
     imagery_style,
+    object_styles,
     probability_style,
     queue_style,
     rejected_style,
@@ -45,6 +49,7 @@ def project_of(run: RunFolder, counts: Mapping[str, int]) -> Project:
         _queue(),
         _detections(run),
         _ledger(),
+        *_objects(run, counts),
         *_heatmaps(run, counts),
         _probability(run),
         _classes(run),
@@ -90,14 +95,48 @@ def _ledger() -> Group:
     return Group("Cells ledger", (layer,))
 
 
+def _objects(run: RunFolder, counts: Mapping[str, int]) -> list[Group]:
+    """Return the group of the objects' own explanations, if there are any."""
+    if not _explains_objects(run):
+        return []
+    names, tiling, settings = run.names[1:], run.settings.tiling, run.settings.objects
+    block_m = tiling.stride * float(middle_pixel_m(run.grid).mean())
+    ticked, layers = _most_frequent(names, counts), []
+    for band, name in enumerate(names, start=1):
+        default, *others = object_styles(band).items()
+        about = abstracts.OBJECTS.format(
+            method=OBJECT_TITLES[settings.method],
+            name=name,
+            block=block_m,
+            reach=NEIGHBOURHOOD_M,
+            top=100 * OBJECT_SHARE_MAX,
+        )
+        layers.append(
+            MapLayer(
+                f"{OBJECTS}_{band}",
+                f"Explanations, {name}",
+                f"{OBJECTS}.vrt",
+                about,
+                default[1],
+                dict(others),
+                ticked=name == ticked,
+            )
+        )
+    return [Group("Each object's explanation", tuple(layers), ticked=True, exclusive=True)]
+
+
+def _explains_objects(run: RunFolder) -> bool:
+    return f"{OBJECTS}.tif" in run.products
+
+
 def _heatmaps(run: RunFolder, counts: Mapping[str, int]) -> list[Group]:
-    """Return one group per method, the first one ticked."""
+    """Return one group per method, the first one ticked if objects have no explanations."""
     methods = [m for m in run.settings.explain.methods if f"{m}.tif" in run.products]
     return [
         Group(
             TITLES[method],
             tuple(_heatmap(run, method, counts)),
-            ticked=method == methods[0],
+            ticked=method == methods[0] and not _explains_objects(run),
             exclusive=True,
         )
         for method in methods
@@ -107,10 +146,11 @@ def _heatmaps(run: RunFolder, counts: Mapping[str, int]) -> list[Group]:
 def _heatmap(run: RunFolder, method: str, counts: Mapping[str, int]) -> list[MapLayer]:
     """Return one layer per class; the class with the most detections is ticked."""
     names, scale = run.names[1:], run.scale_max(method)
-    ticked = _most_frequent(names, scale, counts)
+    nonempty = [name for name, top in zip(names, scale, strict=True) if top is not None]
+    ticked = _most_frequent(nonempty or names, counts)
     layers = []
     for band, (name, top) in enumerate(zip(names, scale, strict=True), start=1):
-        default, *others = heat_styles(run, method, band).items()
+        default, *others = method_styles(run, method, band).items()
         layers.append(
             MapLayer(
                 f"{method}_{band}",
@@ -125,12 +165,9 @@ def _heatmap(run: RunFolder, method: str, counts: Mapping[str, int]) -> list[Map
     return layers
 
 
-def _most_frequent(
-    names: Sequence[str], scale: Sequence[float | None], counts: Mapping[str, int]
-) -> str:
-    """Return the class with the most detections among those whose heatmap is not empty."""
-    candidates = [name for name, top in zip(names, scale, strict=True) if top is not None]
-    return max(candidates or names, key=lambda name: counts.get(name, 0))
+def _most_frequent(names: Sequence[str], counts: Mapping[str, int]) -> str:
+    """Return the class with the most detections."""
+    return max(names, key=lambda name: counts.get(name, 0))
 
 
 def _about(run: RunFolder, method: str, name: str, top: float | None) -> str:
@@ -145,6 +182,7 @@ def _about(run: RunFolder, method: str, name: str, top: float | None) -> str:
         raw=top,
         score=explain.score,
     )
+    about += abstracts.OF_TILE if _explains_objects(run) else ""
     return about + (abstracts.DETECTED if explain.where == "detected" else "")
 
 

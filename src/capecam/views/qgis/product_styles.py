@@ -8,12 +8,13 @@ from pathlib import Path
 from capecam.mosaic.imagery_vrt import write_imagery
 from capecam.mosaic.mosaic import Mosaic
 from capecam.runtime.files import atomic_write
+from capecam.store.file_names import OBJECTS
 from capecam.store.run_folder import RunFolder
 from capecam.views.styles.layers import (
     classes_style,
-    heat_style,
+    heat_styles,
     imagery_style,
-    jet_style,
+    object_styles,
     probability_style,
 )
 from capecam.views.styles.qml import LayerStyle
@@ -23,10 +24,9 @@ CLASSES, PROBABILITY = "classes", "probability"
 IMAGERY = "imagery.vrt"
 
 
-def heat_styles(run: RunFolder, method: str, band: int) -> dict[str, LayerStyle]:
+def method_styles(run: RunFolder, method: str, band: int) -> dict[str, LayerStyle]:
     """Return the styles of a band by name, the default first."""
-    top = (run.scale_max(method)[band - 1] if run.raw else None) or 1.0
-    return {"inferno": heat_style(band, top), "jet": jet_style(band, top)}
+    return heat_styles(band, (run.scale_max(method)[band - 1] if run.raw else None) or 1.0)
 
 
 def style_of(run: RunFolder, product: str) -> LayerStyle:
@@ -36,8 +36,10 @@ def style_of(run: RunFolder, product: str) -> LayerStyle:
         return classes_style(classes)
     if product == PROBABILITY:
         return probability_style(1, classes[1].color)
+    if product == OBJECTS:
+        return next(iter(object_styles(1).values()))
     bands = (band for band, top in enumerate(run.scale_max(product), start=1) if top is not None)
-    return heat_styles(run, product, next(bands, 1))["inferno"]
+    return next(iter(method_styles(run, product, next(bands, 1)).values()))
 
 
 def update_imagery_layer(out: Path, mosaic: Mosaic, *, wanted: bool) -> None:
@@ -80,6 +82,6 @@ def _write_text(path: Path, text: str) -> None:
 def _qml_paths(run: RunFolder, product: Path) -> Iterator[Path]:
     yield run.out / product.with_suffix(".qml")
     yield run.out / product.with_suffix(".overview.qml")
-    for name, cell in run.cells.items():
-        if product.name in cell.files:
+    for name in run.cells:
+        if product.name in run.files(name):
             yield run.path(name, product.name).with_suffix(".qml")

@@ -7,8 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from capecam.settings import SCORE_TITLES, TITLES, ByClass, Settings
 from capecam.views.report.data import ReportData
+from capecam.views.report.object_maps import is_explained
 
 EVIDENCE = {
     "itself": "found from its own pixels: it stays with all else blurred, and goes when it is",
@@ -142,6 +145,42 @@ def suggested_commands(data: ReportData) -> Iterator[tuple[str, str]]:
         )
     if data.audit is None:
         yield "which maps can be believed about objects", f"capecam audit {out}"
+
+
+def own_explanation(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Describe an object's own explanation: subjects and texts; nothing if it has none."""
+    if not is_explained(row):
+        return
+    peak_m = row["own_peak_m"]
+    where = (
+        f"{share(row['own_share'])} of it on the object, {share(row['own_near'])} on or near it; "
+        f"highest {f'{peak_m:.1f} m away' if peak_m else 'on it'}; {share(row['leak'])} on others "
+        "of its class"
+    )
+    yield "Explanation", where if pd.notna(row["own_share"]) else "0 everywhere"
+    yield (
+        "Blurred",
+        f"its probability falls {_by(row['own_drop'])} where the map is highest, "
+        f"{_by(row['distance_drop'])} nearest to the object, {_by(row['random_drop'])} at random",
+    )
+    yield "Alone", f"it keeps {_kept(row['alone'])} of its probability without its surroundings"
+    yield "Without", f"its surroundings keep {_kept(row['without'])} without it"
+
+
+def own_summary(row: Mapping[str, Any]) -> str:
+    """Return the most important numbers of an object's own explanation, "" if it has none."""
+    if not is_explained(row):
+        return ""
+    return f"alone {_kept(row['alone'])}, without {_kept(row['without'])}"
+
+
+def _by(drop: float) -> str:
+    return f"by {share(drop)}" if drop > 0 else "not at all"
+
+
+def _kept(value: float) -> str:
+    """Return a share of a probability, which may also rise."""
+    return share(min(value, 1)) if value <= 1.005 else f"over {share(1)}"
 
 
 def best_f1(curve: Sequence[Mapping[str, Any]]) -> str:

@@ -124,6 +124,7 @@ def _environment() -> Environment:
         "duration": captions.duration,
         "date_and_time": captions.date_and_time,
         "rival": _rival,
+        "own_summary": captions.own_summary,
         "share": captions.share,
         "whole": "{:,.0f}".format,
     }
@@ -207,6 +208,7 @@ def _details(entry: Entry, data: ReportData) -> dict[str, Any]:
     """Return the numbers that the enlarged view of an object shows beside its pictures."""
     row = entry.row
     methods = [m for m in data.run.settings.explain.methods if f"{m}_in" in row]
+    own = list(captions.own_explanation(row))
     return {
         "id": row["id"],
         "class": row["class"],
@@ -219,8 +221,12 @@ def _details(entry: Entry, data: ReportData) -> dict[str, Any]:
         "latlon": f"{row['lat']:.6f}, {row['lon']:.6f}",
         "images": row["images"].split(","),
         "methods": [
-            [TITLES[m], *(_shown(row[f"{m}_{measure}"]) for measure in MEASURES)] for m in methods
+            [TITLES[m], *(_shown(row[f"{m}_{measure}"]) for measure in MEASURES)]
+            for m in methods
+            if not own
         ],
+        "own": own,
+        "heatTitle": entry.thumbnail.heat_title,
         "problems": [
             f"No {what}: {why}"
             for what, why in (("picture", entry.thumbnail.problem), ("panel", entry.panel_problem))

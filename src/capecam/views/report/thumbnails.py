@@ -22,7 +22,10 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.layer_reader import LayerReader
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
+from capecam.settings import TITLES
+from capecam.store.object_store import StoredObject
 from capecam.views.report.data import ReportData
+from capecam.views.report.object_maps import ObjectMaps, brightness
 
 SIZE_PX = 288
 """Edge of a thumbnail: sharp in the table on a high-density screen, large enough to be enlarged."""
@@ -42,6 +45,9 @@ QUALITY = 74
 FIGURE_QUALITY = 85
 """Quality of figures with curves and letters, which show artefacts."""
 
+OWN = "its own explanation"
+"""Title of an object's own map."""
+
 GREY = 0.6
 """Brightness of the imagery under a heatmap."""
 
@@ -55,6 +61,7 @@ class Thumbnail:
     imagery: bytes | None
     heat: bytes | None
     """Heatmap over the imagery in grey; None if nothing is explained there."""
+    heat_title: str
     imagery_m: float
     """Width of the imagery in metres."""
     heat_m: float
@@ -76,6 +83,7 @@ class ThumbnailReader:
     def __init__(self, data: ReportData, imagery: Mosaic | None) -> None:
         self._run, self._pixel_m = data.run, float(data.pixel_m[0])
         self._heat = heat = data.run.heat(data.method)
+        self._maps = ObjectMaps(data.run)
         self._reader: Reader | None = None
         self._problem: str | None = None
         self._layer: LayerReader | None = None
@@ -105,19 +113,23 @@ class ThumbnailReader:
         color = self._run.settings.model.classes[class_id].color
         outline = shapely.transform(shape, self._run.grid.to_lattice)
         near, far = self._window(outline, MARGIN_M), self._window(outline, NEIGHBOURHOOD_M)
+        explained = self._maps.find(row)
+        title = f"{TITLES[self._heat.method]} on the city's scale" if explained is None else OWN
         widths_m = near.width * self._pixel_m, far.width * self._pixel_m
         try:
             pixels = self._imagery(far, row["images"])
             imagery = _with_outline(pixels[near.slices(far)], outline, near, color)
-            values = self._heat_in(far, class_id)
+            values = (
+                self._heat_in(far, class_id) if explained is None else self._own(explained, far)
+            )
             heat = (
                 None
                 if values is None
                 else _with_outline(_overlay(pixels, values), outline, far, None)
             )
         except (ImageError, OSError) as error:
-            return Thumbnail(None, None, *widths_m, str(error))
-        return Thumbnail(imagery, heat, *widths_m, None)
+            return Thumbnail(None, None, title, *widths_m, str(error))
+        return Thumbnail(imagery, heat, title, *widths_m, None)
 
     def _window(self, outline: shapely.Geometry, around_m: float) -> Window:
         """Return a square window around an object."""
@@ -139,6 +151,11 @@ class ThumbnailReader:
             )
         self._reader.needed = names[0]  # of damaged neighbours, what can be decoded
         return self._reader.read(window)[0].transpose(1, 2, 0)
+
+    def _own(self, explained: StoredObject, window: Window) -> NDArray[np.float64]:
+        """Return an object's own map in a window, (height, width) of 0..1."""
+        tiling = self._run.settings.tiling
+        return brightness(explained, tiling.size, tiling.stride, window)
 
     def _heat_in(self, window: Window, class_id: int) -> NDArray[np.float64] | None:
         """Return the heatmap of a window, (height, width) of 0..1, NaN where not explained."""

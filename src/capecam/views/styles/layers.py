@@ -9,9 +9,18 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
+from capecam.io.heat_layer import OBJECT_SHARE_MAX
 from capecam.settings import ClassSettings
 from capecam.views.styles.qml import LayerStyle
-from capecam.views.styles.raster_styles import HEAT, JET, paletted, photograph, ramped, shades
+from capecam.views.styles.raster_styles import (
+    HEAT,
+    JET,
+    SHARES,
+    paletted,
+    photograph,
+    ramped,
+    shades,
+)
 from capecam.views.styles.vector_styles import (
     DARK,
     LIGHT,
@@ -57,6 +66,7 @@ REASON_COLORS = {"small": "#9E9E9E", "unsure": "#E6C229", "off building": "#8D6E
 
 CLASS_ALPHA = 200
 
+
 SUMMARY = """"class" || ' ' || format_number("confidence", 2) || '\\n' || """
 EVIDENCE_LABEL, REASON_LABEL = f'{SUMMARY}"evidence"', f'{SUMMARY}"reason"'
 """QGIS expressions: class and confidence, with the evidence or the reason below."""
@@ -81,14 +91,26 @@ def probability_style(band: int, color: str) -> LayerStyle:
     return ramped(band, shades(color))
 
 
-def heat_style(band: int, top: float = 1.0) -> LayerStyle:
-    """Return the style of a band of a heatmap; ``top`` is 1, or the scale maximum of raw values."""
-    return ramped(band, HEAT, top)
+def heat_styles(band: int, top: float = 1.0) -> dict[str, LayerStyle]:
+    """Return the styles of a band of a heatmap by name, the default first.
+
+    Args:
+        band: number of the band, from 1.
+        top: 1, or the scale maximum of raw values.
+    """
+    ramps = {"inferno": HEAT, "jet": JET}
+    return {name: ramped(band, ramp, top) for name, ramp in ramps.items()}
 
 
-def jet_style(band: int, top: float = 1.0) -> LayerStyle:
-    """Return the same in the colours of the first published figures."""
-    return ramped(band, JET, top)
+def object_styles(band: int) -> dict[str, LayerStyle]:
+    """Return the styles of a band of ``objects`` by name, with a legend in percent."""
+    top = OBJECT_SHARE_MAX
+
+    def label(value: float) -> str:
+        return f"{100 * value:.2g} %{' and more' if value == top else ''}"
+
+    ramps = {"inferno": SHARES, "jet": JET.by_root()}
+    return {name: ramped(band, ramp, top, label) for name, ramp in ramps.items()}
 
 
 def detections_style(classes: Sequence[ClassSettings]) -> LayerStyle:

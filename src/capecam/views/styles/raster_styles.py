@@ -42,6 +42,10 @@ class ColorRamp:
             )
         )
 
+    def by_root(self) -> ColorRamp:
+        """Return the same colours by the square root of the value."""
+        return ColorRamp(tuple((value**2, color, alpha) for value, color, alpha in self.stops))
+
 
 HEAT = ColorRamp.of_colormap("inferno", lambda value: 0.8 * min(1.0, 2.5 * value), start=0.15)
 """Perceptually uniform (van der Walt and Smith 2015), without its darkest end, which would be
@@ -50,19 +54,29 @@ invisible on a dark roof."""
 JET = ColorRamp.of_colormap("jet", lambda value: 0.6 if value else 0.0)
 """The colours of the first published figures, half transparent over the photograph."""
 
+SHARES = ColorRamp.of_colormap(
+    "inferno", lambda root: 0.8 * min(1.0, max(0.0, (root - 0.1) / 0.3)), start=0.15
+).by_root()
+"""Colours of the shares of an object's explanation. The blocks of a large object have a hundredth
+each, which are visible by the square root only. Transparent up to .1 % (the square of .1, of 10 %),
+the share of each of a tile's 1,024 blocks if none had more than another."""
+
 
 def shades(color: str) -> ColorRamp:
     """Return the ramp from transparent to a colour."""
     return ColorRamp(((0.0, color, 0), (0.1, color, 0), (1.0, color, 230)))
 
 
-def ramped(band: int, ramp: ColorRamp, top: float = 1.0) -> LayerStyle:
+def ramped(
+    band: int, ramp: ColorRamp, top: float = 1.0, label: Callable[[float], str] = "{:.2g}".format
+) -> LayerStyle:
     """Return the style of one band in the colours of a ramp.
 
     Args:
         band: number of the band, from 1.
         ramp: colours.
         top: value of the last colour; the first is at 0.
+        label: returns the text of a value in the legend.
     """
     renderer = _renderer("singlebandpseudocolor", band=str(band))
     renderer.set("classificationMin", "0")
@@ -75,9 +89,9 @@ def ramped(band: int, ramp: ColorRamp, top: float = 1.0) -> LayerStyle:
     for share, color, alpha in ramp.stops:
         value = share * top
         ET.SubElement(
-            shader, "item", value=repr(value), label=f"{value:.2g}", color=color, alpha=str(alpha)
+            shader, "item", value=repr(value), label=label(value), color=color, alpha=str(alpha)
         )
-    shader.append(_legend())
+    shader.append(_legend(label(0.0), label(top)))
     return _style(renderer)
 
 
@@ -93,11 +107,11 @@ def _gradient(ramp: ColorRamp) -> ET.Element:
     return element
 
 
-def _legend() -> ET.Element:
+def _legend(lowest: str, highest: str) -> ET.Element:
     """Return a continuous legend with two ends instead of a list of colours."""
     element = ET.Element("rampLegendSettings", {
         "useContinuousLegend": "1", "orientation": "2", "direction": "0", "prefix": "",
-        "suffix": "", "minimumLabel": "", "maximumLabel": "",
+        "suffix": "", "minimumLabel": lowest, "maximumLabel": highest,
     })  # fmt: skip
     ET.SubElement(element, "numericFormat", id="basic")
     return element

@@ -46,7 +46,8 @@ class Closer {
     $("closer-title").textContent = `${item.class}, rank ${item.review}`;
     this.pictures(item, page);
     this.facts(item, page.querySelector("dl"));
-    Closer.measures(item, page.querySelector("tbody"));
+    if (item.methods.length) Closer.measures(item, page.querySelector("tbody"));
+    else page.querySelector(".scroll").remove();
     const command = page.querySelector("code"),
       { out } = this.queue.body.parentElement.dataset;
     if (item.panel) command.parentElement.remove();
@@ -69,7 +70,8 @@ class Closer {
     page.querySelectorAll(".pair figure").forEach((figure, n) => {
       if (!shown[n]) return figure.remove();
       figure.querySelector("img").src = shown[n].src;
-      figure.querySelector("figcaption").append(`${item.across[n]} m across`);
+      const title = n ? `${item.heatTitle}, ` : "";
+      figure.querySelector("figcaption").textContent = `${title}${item.across[n]} m across`;
     });
     page.querySelector(".problem").textContent = item.problems.join("; ");
   }
@@ -85,7 +87,9 @@ class Closer {
     add("Id", item.id);
     add("Size", item.area);
     add("Confidence", item.confidence);
-    add("Evidence", `${item.evidence}: ${this.words[item.evidence]}`);
+    const word = item.evidence;
+    add("Evidence", word ? `${word}: ${this.words[word]}` : "not explained");
+    for (const [name, text] of item.own) add(name, text);
     if (item.rival) add("Rival class", item.rival);
     add("Lat, lon", item.latlon);
     add("Image", item.images.join(", "));

@@ -1,0 +1,281 @@
+"""Explain detections, places and polygons of a finished run (``capecam explain``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyproj
+import shapely
+
+from capecam.detections.measurement import pixel_m
+from capecam.detections.object_columns import OBJECT_COLUMNS, evidence_words
+from capecam.errors import CapecamError, UsageError
+from capecam.io.cog import CogWriter, Product
+from capecam.io.gdal import gdal_settings
+from capecam.io.reprojection import WGS84
+from capecam.model.model import Model
+from capecam.mosaic.aoi import read_shapes
+from capecam.pipeline.object_explainer import ObjectExplanation, ObjectPart
+from capecam.pipeline.object_tiles import ExplainedObject
+from capecam.pipeline.run_explainer import RunExplainer
+from capecam.run.text_table import text_table
+from capecam.runtime.files import atomic_write
+from capecam.store.run_folder import RunFolder
+from capecam.views.panels.detection_lookup import find, queue
+
+PLACE_M = 1.0
+"""Half the edge of the square that stands for a place without a detection."""
+
+FOLDER = "explained"
+"""In the folder of a run, by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Objects to explain; of the four exactly one is given."""
+
+    detections: tuple[str, ...] = ()
+    """Ids."""
+    top: int | None = None
+    """Number of detections at the head of the review queue."""
+    at: tuple[float, float] | None = None
+    """Longitude and latitude, WGS 84."""
+    geometry: Path | None = None
+    """File with polygons."""
+    class_name: str | None = None
+    """Class to ask about; None: that of the detection, else the most probable one there."""
+
+    def __post_init__(self) -> None:
+        given = [bool(self.detections), self.top is not None, self.at is not None]
+        if sum([*given, self.geometry is not None]) != 1:
+            raise UsageError("give one of --detections, --top, --at and --geometry")
+
+    @staticmethod
+    def parse_place(text: str) -> tuple[float, float]:
+        """Parse ``LON,LAT``.
+
+        Raises:
+            UsageError: it is no place on Earth.
+        """
+        try:
+            lon, lat = map(float, text.split(","))
+        except ValueError:
+            lon, lat = np.nan, np.nan
+        if not (-180 <= lon <= 180 and -90 <= lat <= 90):
+            raise UsageError(
+                f"--at takes longitude and latitude in degrees, such as 18.42,-33.92; got {text!r}"
+            )
+        return lon, lat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explained:
+    """Explanation of an object, with what it says in words."""
+
+    explanation: ObjectExplanation
+    class_name: str
+    numbers: dict[str, float]
+    word: str
+
+    @property
+    def id(self) -> str:
+        """Id of the detection, or a name for the place."""
+        return self.explanation.target.id
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers; None where they are not defined."""
+        rounded = {k: None if np.isnan(v) else round(v, 6) for k, v in self.numbers.items()}
+        confidence = round(self.explanation.probability, 6)
+        names = {"id": self.id, "class": self.class_name, "confidence": confidence}
+        return {**names, **rounded, "evidence": self.word}
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedSelection:
+    """Result of ``capecam explain``."""
+
+    explained: tuple[Explained, ...]
+    files: tuple[Path, ...]
+    """Maps that were written."""
+    failures: dict[str, str]
+    """Reasons by object."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers of all objects, and the files."""
+        return {
+            "objects": [each.to_json() for each in self.explained],
+            "files": [str(path) for path in self.files],
+            "failures": self.failures,
+        }
+
+    def to_text(self) -> str:
+        """Return a table, and the files."""
+        return "\n".join([to_text(self.explained), *map(str, self.files)])
+
+
+def explain_and_write(
+    out: Path, selection: Selection, folder: Path, *, device: str | None = None
+) -> ExplainedSelection:
+    """Explain the selected objects, and write their maps.
+
+    Raises:
+        OutputError: the folder holds no run.
+        UsageError: there is no such detection or place; the checkpoint or images are others.
+    """
+    explained, files, failures = [], list[Path](), dict[str, str]()
+    with gdal_settings():
+        run = RunFolder.open(out)
+        explainer = RunExplainer(run, device)
+        for target in _targets(run, selection, explainer):
+            try:
+                each = described(explainer.explain(target), run.names)
+            except UsageError:
+                raise
+            except CapecamError as error:
+                failures[target.id] = str(error)
+            else:
+                explained.append(each)
+                files += write_maps(folder, each, run)
+    return ExplainedSelection(tuple(explained), tuple(files), failures)
+
+
+def explain_object(
+    out: Path | str,
+    detection: str | None = None,
+    *,
+    at: tuple[float, float] | None = None,
+    geometry: Path | None = None,
+    class_name: str | None = None,
+    device: str | None = None,
+    model: Model | None = None,
+) -> Explained:
+    """Explain one object of a run.
+
+    >>> explained = explain_object("out", "1_680_154")
+    >>> explained.word, explained.numbers["alone"], explained.explanation.parts[0].at_pixels
+
+    Args:
+        out: folder of the run.
+        detection: id of a detection; or
+        at: longitude and latitude of a place, WGS 84; or
+        geometry: file with a polygon, of which the first on the images counts.
+        class_name: class to ask about; None: that of the detection, else the most probable.
+        device: device to compute on; None: as in the settings of the run.
+        model: network of the run, if it is loaded already.
+
+    Raises:
+        OutputError: the folder holds no run.
+        UsageError: there is no such detection or place; the checkpoint or images are others.
+        ImageError: its image cannot be decoded there.
+        NotFiniteError: the network's gradients overflowed.
+    """
+    ids = () if detection is None else (detection,)
+    selection = Selection(ids, None, at, geometry, class_name)
+    with gdal_settings():
+        run = RunFolder.open(Path(out))
+        explainer = RunExplainer(run, device, model)
+        return described(explainer.explain(next(_targets(run, selection, explainer))), run.names)
+
+
+def described(explanation: ObjectExplanation, names: Sequence[str]) -> Explained:
+    """Return an explanation with its numbers and word."""
+    numbers = explanation.numbers()
+    word = str(evidence_words(pd.DataFrame([numbers]))[0])
+    return Explained(explanation, names[explanation.target.class_id], numbers, word)
+
+
+def _targets(
+    run: RunFolder, selection: Selection, explainer: RunExplainer
+) -> Iterator[ExplainedObject]:
+    """Yield the selected objects, with the other detections of their class nearby."""
+    class_id = None
+    if selection.class_name is not None:
+        if selection.class_name not in run.names[1:]:
+            known = ", ".join(run.names[1:])
+            raise UsageError(f"--class must be one of {known}; got {selection.class_name!r}")
+        class_id = run.names.index(selection.class_name)
+    for target in _shapes(run, selection):
+        asked = class_id or target.class_id or explainer.likeliest_class(target.shape)
+        yield explainer.with_others(replace(target, class_id=asked))
+
+
+def _shapes(run: RunFolder, selection: Selection) -> Iterator[ExplainedObject]:
+    """Yield the selected shapes; class 0 is not known yet."""
+    grid = run.grid
+    if selection.at is not None:
+        yield _at(run, *selection.at)
+    elif selection.geometry is not None:
+        shapes = read_shapes(selection.geometry, grid)
+        inside = [shape for shape in shapes if shapely.intersects(shape, grid.window.box)]
+        if not inside:
+            raise UsageError(f"{selection.geometry}: no polygon is on the images; check its CRS")
+        for number, shape in enumerate(inside, start=1):
+            yield ExplainedObject(f"{selection.geometry.stem}_{number}", 0, shape)
+    else:
+        ids = selection.detections or queue(run.detections(), selection.top or 1)
+        for id_ in ids:
+            detection = find(run.detections(), id_, grid)
+            outline = shapely.transform(detection.outline, np.round)
+            yield ExplainedObject(id_, detection.class_id, outline)
+
+
+def _at(run: RunFolder, lon: float, lat: float) -> ExplainedObject:
+    """Return the detection at a place, or a square around it."""
+    to_crs = pyproj.Transformer.from_crs(WGS84, run.grid.crs, always_xy=True)
+    point = np.array([to_crs.transform(lon, lat)])
+    here = shapely.Point(run.grid.to_pixels(point)[0])
+    if not shapely.intersects(run.grid.window.box, here):
+        raise UsageError(
+            f"--at {lon:.10g},{lat:.10g} is outside of the imagery; give longitude, then latitude"
+        )
+    table = gpd.read_parquet(run.detections(), columns=["id", "class_id", "geometry"])
+    for row in table[table.intersects(shapely.Point(point[0]))].itertuples():
+        outline = shapely.transform(row.geometry, run.grid.to_lattice)
+        return ExplainedObject(str(row.id), int(row.class_id), shapely.transform(outline, np.round))
+    return ExplainedObject(f"at_{lon:.6f}_{lat:.6f}", 0, _square(run, here))
+
+
+def _square(run: RunFolder, here: shapely.Point) -> shapely.Geometry:
+    """Return the square that stands for a place, in lattice pixels."""
+    width, height = pixel_m(run.grid, np.array([[here.x, here.y]]))[0]
+    dx, dy = PLACE_M / width, PLACE_M / height
+    return shapely.box(here.x - dx, here.y - dy, here.x + dx, here.y + dy)
+
+
+def write_maps(folder: Path, explained: Explained, run: RunFolder) -> list[Path]:
+    """Write the raw map of an explanation as a COG for each part; return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = explained.explanation.parts
+    suffixes = [f"_part{n}" if len(parts) > 1 else "" for n in range(1, len(parts) + 1)]
+    paths = [folder / f"{explained.id}{suffix}.tif" for suffix in suffixes]
+    for path, part in zip(paths, parts, strict=True):
+        _write_map(path, part, explained, run)
+    return paths
+
+
+def _write_map(path: Path, part: ObjectPart, explained: Explained, run: RunFolder) -> None:
+    tags = {"CAPECAM_OBJECT": explained.id, "CAPECAM_METHOD": run.settings.objects.method}
+    product = Product(path.stem, (explained.class_name,), "float32", np.nan, tags=(tags,))
+    with atomic_write(path) as temporary:
+        writer = CogWriter(temporary, product, run.grid.crop(part.window))
+        writer.write(np.where(part.valid, part.at_pixels, np.nan)[None].astype(np.float32))
+        writer.finish()
+
+
+def to_text(explained: Sequence[Explained]) -> str:
+    """Return the numbers of some explanations as a table."""
+    rows = [
+        [each.id, each.class_name, each.word, *(_short(each.numbers[c]) for c in OBJECT_COLUMNS)]
+        for each in explained
+    ]
+    return text_table(["id", "class", "evidence", *OBJECT_COLUMNS], rows, width=160)
+
+
+def _short(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2f}"
