@@ -34,9 +34,9 @@ from capecam.analysis.audit.summary import (
 from capecam.errors import ImageError, UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
-from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.run_engine import build_object_engine, build_run_engine, load_run_model
+from capecam.pipeline.run_explainer import RunExplainer
 from capecam.runtime.files import atomic_write, write_json
 from capecam.runtime.lock import output_lock
 from capecam.settings import AuditSettings
@@ -71,11 +71,10 @@ def audit(
         raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
     with output_lock(out), gdal_settings():
         run = RunFolder.open(out)
-        reach = 2 * run.settings.tiling.size  # a tile with the object holds nothing beyond
-        sample = sample_detections(run.detections(), run.grid, rules.sample, rules.seed, reach)
+        sample = sample_detections(run.detections(), run.grid, rules.sample, rules.seed)
         run.check_images(name for detection in sample for name in detection.images)
         engines = _build_engines(run, device, model, rules.seed)
-        measurements, skipped = _measure(sample, run.mosaic, engines, rules.seed, progress)
+        measurements, skipped = _measure(sample, run, engines, rules.seed, progress)
         if not measurements:
             raise UsageError("no tile of the sample can be read: " + "; ".join(skipped.values()))
         result = _summarize(measurements, engines, rules.seed, skipped)
@@ -103,7 +102,7 @@ def _build_engines(
 
 def _measure(
     sample: Sequence[SampledDetection],
-    mosaic: Mosaic,
+    run: RunFolder,
     engines: AuditEngines,
     seed: int,
     progress: Callable[[int, int], object],
@@ -115,11 +114,13 @@ def _measure(
     """
     measurements: list[AuditMeasurement] = []
     skipped: dict[str, str] = {}
-    with Reader(mosaic) as reader:
+    explainer = RunExplainer(run)
+    with Reader(run.mosaic) as reader:
         for number, detection in enumerate(sample):
             try:
+                target = explainer.with_others(detection.target)
                 device = engines.network.tiles.device
-                tiles = read_tiles_of(detection.target, reader, engines.tiling, device)
+                tiles = read_tiles_of(target, reader, engines.tiling, device)
             except ImageError as error:
                 skipped[detection.target.id] = str(error)
             else:

@@ -65,9 +65,7 @@ class DetectionTiles:
     """Shifted tiles that contain the same part of the object."""
 
 
-def sample_detections(
-    path: Path, grid: Grid, count: int, seed: int, reach_px: int
-) -> list[SampledDetection]:
+def sample_detections(path: Path, grid: Grid, count: int, seed: int) -> list[SampledDetection]:
     """Draw a sample of detections, equally many of every class if possible, in file order.
 
     Args:
@@ -75,32 +73,28 @@ def sample_detections(
         grid: pixel grid.
         count: maximum size of the sample.
         seed: seed of the choice.
-        reach_px: distance up to which other objects of a class are of interest.
 
     Raises:
         UsageError: the file holds no detection.
     """
-    table = gpd.read_parquet(path, columns=["id", "class_id", "images", "geometry"])
+    table = pd.read_parquet(path, columns=["id", "class_id"])
     if table.empty:
         raise UsageError(
             f"{path}: holds no detection, so no explanation can be audited"
             "; run on imagery with detections"
         )
-    shapes, tree = table.geometry.to_numpy(), shapely.STRtree(table.geometry.to_numpy())
-    reach = reach_px * max(abs(length) for length in grid.pixel)
-    sampled = []
-    for n in np.flatnonzero(table["id"].isin(_stratified(table, count, seed))).tolist():
-        row = table.iloc[n]
-        near = tree.query(shapes[n], predicate="dwithin", distance=reach)
-        same = [k for k in sorted(near.tolist()) if k != n and _same_class(table, k, n)]
-        shape, *others = shapely.transform(shapes[[n, *same]], grid.to_lattice)
-        target = ExplainedObject(row["id"], int(row["class_id"]), shape, tuple(others))
-        sampled.append(SampledDetection(target, tuple(row["images"].split(","))))
-    return sampled
-
-
-def _same_class(table: pd.DataFrame, a: int, b: int) -> bool:
-    return bool(table["class_id"].iloc[a] == table["class_id"].iloc[b])
+    chosen = [("id", "in", _stratified(table, count, seed))]
+    columns = ["id", "class_id", "images", "geometry"]
+    rows = gpd.read_parquet(path, columns=columns, filters=chosen)
+    shapes = shapely.transform(rows.geometry.to_numpy(), grid.to_lattice)
+    return [
+        SampledDetection(
+            ExplainedObject(row["id"], int(row["class_id"]), shape), tuple(row["images"].split(","))
+        )
+        for row, shape in zip(
+            rows.to_dict("records"), shapely.transform(shapes, np.round), strict=True
+        )
+    ]
 
 
 def _stratified(table: pd.DataFrame, count: int, seed: int) -> list[str]:
