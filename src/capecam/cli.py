@@ -283,10 +283,10 @@ def audit_command(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test whether the heatmaps of a run explain the network.
+    """Test which maps of a run can be believed about objects.
 
-    A sample of detections is tested by deletion and insertion of pixels, randomised weights and
-    shifted tiles.
+    A sample of detections is tested: their probability as parts of the tile go or come, randomised
+    weights and shifted tiles.
     """
     from capecam.analysis.audit.audit import audit
     from capecam.run.progress import Counter

@@ -36,7 +36,6 @@ from capecam.store.file_names import REPORT
 from capecam.store.object_store import StoredObject
 from capecam.views.report.captions import (
     date_and_time,
-    deletion,
     own_explanation,
     randomisation,
     stability,
@@ -361,7 +360,13 @@ def test_scores_and_audit_are_shown_where_there_are_any(tmp_path: Path) -> None:
     assert "F1 is highest, 0.60, at a minimum confidence of 0" in page.text
     assert page.html.count('<polyline class="line precision" points="28.0,37.0 100.5,12.0 "/>') == 1
     assert "The scores are of other detections" in page.text
+    assert audited()["conclusion"] in page.text
     assert "Changes as soon as the last layers are randomized" in page.text
+    assert "capecam audit" not in page.text
+    (tmp_path / "run.json").write_text(json.dumps({**record, "audit": {"methods": []}}))
+    older = Page(write_report(tmp_path))
+    assert "audit" not in older.ids, "it tested something else"
+    assert "capecam audit" in older.text
     (tmp_path / "evaluation.json").write_text(json.dumps(scores(detections="1" * 64)))
     assert "The scores are of other detections" not in Page(write_report(tmp_path)).text
 
@@ -385,32 +390,40 @@ def estimate(mean: float | None, low: float | None = None, high: float | None = 
 
 
 def method(**changed) -> dict:
-    lead = {"area": estimate(0.2, 0.1, 0.3), "share": 0.8}
     return {
         "method": "gradcam",
-        "score": {"below_random": lead},
+        "title": "Grad-CAM",
+        "insertion_minus_deletion": estimate(-0.8, -0.9, -0.7),
+        "above_random": estimate(0.04, 0.01, 0.07),
+        "above_distance": estimate(-1.4, -1.5, -1.3),
         "shift_correlation": estimate(0.9),
+        "leak": estimate(None),
         "randomised": {"head": estimate(0.1), "encoder": estimate(0.0)},
+        "seconds": 0.25,
+        "reason": "Cannot be believed: worse than the mere distance to the object.",
         **changed,
     }
 
 
 def audited() -> dict:
-    return {"by_class": {"solar panel": 5}, "skipped": {}, "shift_px": 80, "methods": [method()]}
+    return {
+        "conclusion": "With this network, Grad-CAM cannot be believed about objects.",
+        "by_class": {"solar panel": 5}, "skipped": {}, "shift_px": 80, "methods": [method()],
+        "baselines": [
+            {"method": name, "insertion_minus_deletion": estimate(0.6, 0.5, 0.7)}
+            for name in ("distance", "random")
+        ],
+        "kept": {"0": estimate(0.5), "8": estimate(1.0)},
+        "rule": {"randomized": 0.5},
+    }  # fmt: skip
 
 
 def test_audits_are_read_in_plain_words() -> None:
-    assert deletion(method()).startswith("Better than chance")
-    for area, said in (
-        (estimate(0.1, -0.1, 0.3), "Not distinguishable from chance"),
-        (estimate(-0.2, -0.3, -0.1), "Worse than chance"),
-        (estimate(0.2), "Too few"),
-    ):
-        assert said in deletion(method(score={"below_random": {"area": area, "share": 0.5}}))
+    assert "shows what was learnt" in randomisation(method(), 0.5)
     late = {"head": estimate(0.9), "decoder": estimate(0.8), "encoder": estimate(0.1)}
-    assert "until encoder is randomized" in randomisation(method(randomised=late))
-    assert "shows the image" in randomisation(method(randomised={"head": estimate(0.9)}))
-    assert "Not defined" in randomisation(method(randomised={"head": estimate(None)}))
+    assert "until encoder is randomized" in randomisation(method(randomised=late), 0.5)
+    assert "shows the image" in randomisation(method(randomised={"head": estimate(0.9)}), 0.5)
+    assert "Not defined" in randomisation(method(randomised={"head": estimate(None)}), 0.5)
     assert stability(method()).startswith("Stays the same")
     assert stability(method(shift_correlation=estimate(0.5))).startswith("Depends")
     assert stability(method(shift_correlation=estimate(None))).startswith("Not defined")

@@ -24,6 +24,9 @@ from capecam.model.model import Model
 from capecam.model.target_layer import find_layer
 from capecam.settings import OBJECT_METHODS
 
+IG_STEPS = 8
+"""Gradients of integrated gradients, a forward and a backward to the pixels each."""
+
 Score = Callable[[Tensor, "Targets"], Tensor]
 """Takes logits (B, 1 + C, H, W) and the objects, returns the score of each, (B,)."""
 
@@ -132,11 +135,37 @@ class ObjectEngine:
             heat = signals.gradients.abs().amax(dim=1) * valid.to(self.device)
         else:
             heat = hirescam(signals.activations, signals.gradients).map
-        if not heat.isfinite().all():
-            raise NotFiniteError(
-                f"the map of an object is not finite in {self.precision}; use --precision fp32"
-            )
-        return heat, object_probability(precise(signals.logits), targets)
+        return self._finite(heat), object_probability(precise(signals.logits), targets)
+
+    def integrated_gradients(
+        self, pixels: Tensor, baseline: Tensor, targets: Targets, steps: int = IG_STEPS
+    ) -> Tensor:
+        """Integrate the gradient of each object's log-odds from a baseline to its tile.
+
+        Sundararajan et al. 2017, eq. 1, by the midpoint rule. It refers to no layer, and the
+        log-odds are what the probability depends on.
+
+        Args:
+            pixels: (B, 3, H, W) uint8.
+            baseline: (B, 3, H, W) uint8, without the objects.
+            targets: the objects.
+            steps: number of gradients.
+
+        Returns:
+            (B, H, W) sum over channels; its sum is the difference of the two log-odds, nearly.
+
+        Raises:
+            NotFiniteError: the network's gradients overflowed.
+        """
+        targets, start = targets.to(self.device), precise(baseline.to(self.device))
+        way = precise(pixels.to(self.device)) - start
+        gradients = [
+            self._engine.signals_of(
+                start + way * ((step + 0.5) / steps), lambda z: log_odds(z, targets), "pixels"
+            ).gradients
+            for step in range(steps)
+        ]
+        return self._finite((way * torch.stack(gradients).mean(dim=0)).sum(dim=1))
 
     def probabilities(self, pixels: Tensor) -> NDArray[np.floating]:
         """Return the probability of every class and pixel, (B, 1 + C, H, W), of (B, 3, H, W)."""
@@ -145,6 +174,14 @@ class ObjectEngine:
     def probability(self, pixels: Tensor, targets: Targets) -> Tensor:
         """Return the objects' probability (B,) in tiles (B, 3, H, W) uint8."""
         return object_probability(self._engine.logits(pixels), targets.to(self.device))
+
+    def _finite(self, heat: Tensor) -> Tensor:
+        """Return maps, if they are finite."""
+        if not heat.isfinite().all():
+            raise NotFiniteError(
+                f"the map of an object is not finite in {self.precision}; use --precision fp32"
+            )
+        return heat
 
 
 def _target(model: Model, stride: int, layer: str | None) -> ModuleOutput:

@@ -80,8 +80,8 @@ class RunExplainer:
         """Return an object with the other detections of its class that its tiles show."""
         class_id, shapes = self._detections
         tiles = shapely.union_all([window.box for window in self._windows(target.shape)])
-        near = (class_id == target.class_id) & shapely.intersects(shapes, tiles)
-        others = shapes[near & ~shapely.intersects(shapely.buffer(shapes, -0.5), target.shape)]
+        near = shapes[(class_id == target.class_id) & shapely.intersects(shapes, tiles)]
+        others = near[~shapely.intersects(shapely.buffer(near, -0.5), target.shape)]
         return replace(target, others=tuple(others))
 
     def likeliest_class(self, shape: shapely.Geometry) -> int:

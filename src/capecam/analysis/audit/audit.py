@@ -1,7 +1,8 @@
 """Test the faithfulness of a run's explanations (``capecam audit``, docs/method.md).
 
 Three tests on a seeded sample of detections, with the network and settings of the run: deletion and
-insertion, randomization of the model, and a shift of the tiles.
+insertion of the object's probability, randomization of the model, and a shift of the tiles. Their
+conclusion is which maps can be believed about objects.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from capecam.analysis.audit.block_maps import Network
 from capecam.analysis.audit.figure import draw_figure
 from capecam.analysis.audit.measure import AuditEngines, AuditMeasurement, measure_detection
 from capecam.analysis.audit.randomization import cascade
@@ -22,13 +24,19 @@ from capecam.analysis.audit.sampling import (
     sample_detections,
     shift_px,
 )
-from capecam.analysis.audit.summary import Audit, detection_results, summarize_methods
+from capecam.analysis.audit.summary import (
+    Audit,
+    conclusion,
+    detection_results,
+    summarize,
+    summarize_kept,
+)
 from capecam.errors import ImageError, UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
-from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
-from capecam.pipeline.run_engine import build_run_engine, load_run_model
+from capecam.pipeline.run_engine import build_object_engine, build_run_engine, load_run_model
+from capecam.pipeline.run_explainer import RunExplainer
 from capecam.runtime.files import atomic_write, write_json
 from capecam.runtime.lock import output_lock
 from capecam.settings import AuditSettings
@@ -63,10 +71,10 @@ def audit(
         raise UsageError(f"an audit needs a sample of at least 1 detection, got {rules.sample}")
     with output_lock(out), gdal_settings():
         run = RunFolder.open(out)
-        sample = sample_detections(run.detections(), run.mosaic.grid, rules.sample, rules.seed)
+        sample = sample_detections(run.detections(), run.grid, rules.sample, rules.seed)
         run.check_images(name for detection in sample for name in detection.images)
         engines = _build_engines(run, device, model, rules.seed)
-        measurements, skipped = _measure(sample, run.mosaic, engines, rules.seed, progress)
+        measurements, skipped = _measure(sample, run, engines, rules.seed, progress)
         if not measurements:
             raise UsageError("no tile of the sample can be read: " + "; ".join(skipped.values()))
         result = _summarize(measurements, engines, rules.seed, skipped)
@@ -79,9 +87,14 @@ def _build_engines(
 ) -> AuditEngines:
     """Build the engines of the run's network and of its randomized copies."""
     model = load_run_model(run, model)
+
+    def network(of: Model) -> Network:
+        tiles, objects = build_run_engine(run, of, device), run.settings.objects
+        return Network(tiles, build_object_engine(of, objects, tiles.precision, tiles.device))
+
     return AuditEngines(
-        build_run_engine(run, model, device),
-        {stage: build_run_engine(run, random, device) for stage, random in cascade(model, seed)},
+        network(model),
+        {stage: network(random) for stage, random in cascade(model, seed)},
         run.settings.tiling.tiling,
         run.record.batch_size,
     )
@@ -89,7 +102,7 @@ def _build_engines(
 
 def _measure(
     sample: Sequence[SampledDetection],
-    mosaic: Mosaic,
+    run: RunFolder,
     engines: AuditEngines,
     seed: int,
     progress: Callable[[int, int], object],
@@ -101,12 +114,15 @@ def _measure(
     """
     measurements: list[AuditMeasurement] = []
     skipped: dict[str, str] = {}
-    with Reader(mosaic) as reader:
+    explainer = RunExplainer(run)
+    with Reader(run.mosaic) as reader:
         for number, detection in enumerate(sample):
             try:
-                tiles = read_tiles_of(detection, reader, engines.tiling, engines.engine.device)
+                target = explainer.with_others(detection.target)
+                device = engines.network.tiles.device
+                tiles = read_tiles_of(target, reader, engines.tiling, device)
             except ImageError as error:
-                skipped[detection.id] = str(error)
+                skipped[detection.target.id] = str(error)
             else:
                 rng = np.random.default_rng([seed, number])
                 measurements.append(measure_detection(tiles, engines, rng))
@@ -120,9 +136,11 @@ def _summarize(
     seed: int,
     skipped: dict[str, str],
 ) -> Audit:
-    engine, tiling = engines.engine, engines.tiling
+    engine, tiling = engines.network.tiles, engines.tiling
     count = Counter(measurement.class_id for measurement in measurements)
+    methods, baselines = summarize(measurements, engines.network.methods, list(engines.randomized))
     return Audit(
+        conclusion(methods, len(measurements)),
         {entry.name: count[k] for k, entry in enumerate(engine.model.classes) if k},
         skipped,
         seed,
@@ -132,7 +150,9 @@ def _summarize(
         tiling.size,
         tiling.stride,
         shift_px(tiling),
-        summarize_methods(measurements, engine.methods, list(engines.randomized)),
+        methods,
+        baselines,
+        summarize_kept(measurements),
     )
 
 

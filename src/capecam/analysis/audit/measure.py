@@ -1,101 +1,138 @@
-"""Measurements of the three tests at one detection."""
+"""Measurements of the tests at one detection."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from capecam.analysis.audit.block_maps import (
     Explain,
     Heat,
-    block_heat,
+    Network,
+    block_maps,
     correlation,
+    energy_share,
     is_constant,
     valid_blocks,
 )
-from capecam.analysis.audit.deletion_insertion import Target, blur, curves
+from capecam.analysis.audit.deletion_insertion import block_ranks, measure_curves
 from capecam.analysis.audit.randomization import spearman
 from capecam.analysis.audit.sampling import DetectionTiles
-from capecam.attribution.engine import Engine
 from capecam.grid import Tiling, Window
+from capecam.pipeline.object_explainer import block_mean
+
+BASELINES = ("distance", "random")
+"""Orders that know nothing of the network: by distance to the object, and at random."""
+
+RANDOM_ORDERS = 2
+"""Number of random orders, whose curves are averaged to reduce their variance."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEngines:
-    """Engines and tiling shared by all detections."""
+    """Networks and tiling shared by all detections."""
 
-    engine: Engine
-    randomized: dict[str, Engine]
-    """Engines by stage, whose network is random from the top down to this stage."""
+    network: Network
+    randomized: dict[str, Network]
+    """Networks by stage, random from the top down to this stage."""
     tiling: Tiling
     batch_size: int
     """Number of tiles in a batch."""
-    explain: Explain = block_heat
+    explain: Explain = block_maps
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AuditMeasurement:
-    """Results of a detection with M methods; NaN is undefined."""
+    """Results of a detection with M methods and B ``BASELINES``; NaN is undefined."""
 
     id: str
     class_id: int
     shares: Heat
-    """(T,) removed shares of the blocks."""
-    curves: Heat
-    """(M, 3, T, 2) by method, ``ORDERS``, share and ``MEASURES``."""
+    """(T,) removed or inserted share of the blocks."""
+    deletion: Heat
+    """(M + B, T) probability of the object, 1 for that in the whole tile."""
+    insertion: Heat
+    """(M + B, T)."""
+    kept: Heat
+    """(margins,) with the object and a margin alone."""
     empty: NDArray[np.bool_]
     """(M,) bool; True is a constant map, which is 0 everywhere."""
     randomized: Heat
-    """(stages, M) rank correlation of the map with that of the randomized network."""
+    """(stages, M) rank correlation of the map with that of the randomized network; 0 if that is
+    constant."""
     shift_correlation: Heat
     """(M,) mean correlation with the maps of shifted tiles where both overlap."""
     shift_ratio: Heat
     """(M,) mean ratio of the two means inside the object, the smaller by the larger."""
+    leak: Heat
+    """(M,) share of the energy on other objects of the class; NaN without any in the tile."""
+    seconds: Heat
+    """(M,) time of one map."""
 
 
 def measure_detection(
     tiles: DetectionTiles, engines: AuditEngines, rng: np.random.Generator
 ) -> AuditMeasurement:
-    """Explain a detection and apply the three tests to its maps.
+    """Explain a detection and apply the tests to its maps.
 
     Raises:
         NotFiniteError: the network's gradients overflowed.
     """
-    detection, tile, tiling = tiles.detection, tiles.tile, engines.tiling
+    tile, tiling, class_id = tiles.tile, engines.tiling, tiles.class_id
+    maps = engines.explain(engines.network, tiling, [tile, *tiles.shifted], class_id)
+    heat, *shifted = maps.heat
     valid = valid_blocks(tile.valid, tiling.stride)
-    heat, *shifted = engines.explain(
-        engines.engine, tiling, [tile, *tiles.shifted], detection.class_id
-    )
-    inside = torch.from_numpy(tiles.inside).to(tile.pixels.device)
-    target = Target(tile, blur(tile), inside, valid, detection.class_id)
-    shares, values = curves(engines.engine, target, heat, rng, engines.batch_size)
-    random = [
-        engines.explain(engine, tiling, [tile], detection.class_id)[0]
-        for engine in engines.randomized.values()
+    empty = is_constant(heat, valid)
+    closeness = block_mean(tiles.own.depth_m - tiles.own.outside_m, tiling.stride)
+    keys = [*heat, closeness, *np.zeros((RANDOM_ORDERS, *valid.shape))]
+    ranks = np.stack([block_ranks(key, valid, rng) for key in keys])
+    curves = measure_curves(engines.network.objects, tiles, ranks, engines.batch_size)
+    randomized = [
+        _similarity(heat, engines.explain(network, tiling, [tile], class_id).heat[0], valid)
+        for network in engines.randomized.values()
     ]
     shift_correlation, shift_ratio = _shift_agreement(tiles, heat, shifted, valid)
     return AuditMeasurement(
-        detection.id,
-        detection.class_id,
-        shares,
-        values,
-        is_constant(heat, valid),
-        np.array([spearman(heat, each, valid) for each in random]).reshape(len(random), len(heat)),
+        tiles.id,
+        class_id,
+        curves.shares,
+        _by_method(curves.deletion, empty),
+        _by_method(curves.insertion, empty),
+        curves.kept,
+        empty,
+        np.array(randomized).reshape(len(randomized), len(heat)),
         shift_correlation,
         shift_ratio,
+        energy_share(heat, block_mean(tiles.own.others.astype(float), tiling.stride)),
+        maps.seconds,
     )
+
+
+def _by_method(curves: Heat, empty: NDArray[np.bool_]) -> Heat:
+    """Return (M + B, T) of (M + 1 + ``RANDOM_ORDERS``, T); NaN for an empty map."""
+    random = curves[-RANDOM_ORDERS:].mean(axis=0)
+    result = np.concatenate([curves[:-RANDOM_ORDERS], random[None]])
+    result[: len(empty)][empty] = np.nan
+    return result
+
+
+def _similarity(heat: Heat, random: Heat, valid: NDArray[np.bool_]) -> Heat:
+    """Return the rank correlation (M,) of maps (M, n, n) with those of a randomized network.
+
+    A map that has become constant has nothing in common with what it was.
+    """
+    lost = is_constant(random, valid) & ~is_constant(heat, valid)
+    return np.where(lost, 0.0, spearman(heat, random, valid))
 
 
 def _shift_agreement(
     tiles: DetectionTiles, heat: Heat, shifted: list[Heat], valid: NDArray[np.bool_]
 ) -> tuple[Heat, Heat]:
     """Return mean correlation and ratio (M,) of a tile's maps with those of the shifted tiles."""
-    n = len(valid)
-    stride = len(tiles.inside) // n
-    inside = tiles.inside.reshape(n, stride, n, stride).mean(axis=(1, 3))
+    stride = len(tiles.own.inside) // len(valid)
+    inside = block_mean(tiles.own.inside.astype(float), stride)
     pairs = [
         agreement((tiles.tile.window, heat), (tile.window, other), inside, valid)
         for tile, other in zip(tiles.shifted, shifted, strict=True)

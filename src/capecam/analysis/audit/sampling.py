@@ -5,9 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -15,37 +14,55 @@ import pandas as pd
 import shapely
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from capecam.detections.regions import mask
-from capecam.errors import UsageError
+from capecam.detections.measurement import pixel_m
+from capecam.errors import ImageError, UsageError
 from capecam.grid import Grid, Tiling, Window
 from capecam.mosaic.reader import Reader
-from capecam.pipeline.tiles import Tile
+from capecam.pipeline.object_tiles import ExplainedObject, ObjectTile, object_tiles
+
+SHIFTS = ((-1, -1), (1, 1), (-1, 1), (1, -1))
+"""Directions down and to the right in which a tile is shifted."""
+
+SHIFTED = 2
+"""Maximum number of shifted tiles: each costs all maps again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledDetection:
     """Detection of the sample."""
 
-    id: str
-    class_id: int
-    region: Any
-    """Outline in pixels of the pixel grid."""
+    target: ExplainedObject
     images: tuple[str, ...]
     """Names of the images that it overlaps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class AuditTile:
+    """Pixels of a window, and those of an object in it."""
+
+    window: Window
+    pixels: Tensor
+    """(3, S, S) uint8; 0 where invalid."""
+    valid: Tensor
+    """(S, S) bool; True is imagery, False is nodata."""
+    part: Tensor
+    """(S, S) bool; True is a valid pixel of the object."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DetectionTiles:
     """Detection with the tiles that show it."""
 
-    detection: SampledDetection
-    tile: Tile
-    """Tile with the object in its centre."""
-    shifted: tuple[Tile, ...]
+    id: str
+    class_id: int
+    own: ObjectTile
+    """Tile in which the run explains the object; of a wide one, the tile with most of it."""
+    tile: AuditTile
+    """Pixels of this tile."""
+    shifted: tuple[AuditTile, ...]
     """Shifted tiles that contain the same part of the object."""
-    inside: NDArray[np.bool_]
-    """(size, size) bool; True is a pixel of ``tile`` in the object."""
 
 
 def sample_detections(path: Path, grid: Grid, count: int, seed: int) -> list[SampledDetection]:
@@ -69,10 +86,14 @@ def sample_detections(path: Path, grid: Grid, count: int, seed: int) -> list[Sam
     chosen = [("id", "in", _stratified(table, count, seed))]
     columns = ["id", "class_id", "images", "geometry"]
     rows = gpd.read_parquet(path, columns=columns, filters=chosen)
-    regions = shapely.transform(rows.geometry.to_numpy(), grid.to_lattice)
+    shapes = shapely.transform(rows.geometry.to_numpy(), grid.to_lattice)
     return [
-        SampledDetection(row["id"], int(row["class_id"]), region, tuple(row["images"].split(",")))
-        for row, region in zip(rows.to_dict("records"), regions, strict=True)
+        SampledDetection(
+            ExplainedObject(row["id"], int(row["class_id"]), shape), tuple(row["images"].split(","))
+        )
+        for row, shape in zip(
+            rows.to_dict("records"), shapely.transform(shapes, np.round), strict=True
+        )
     ]
 
 
@@ -86,30 +107,31 @@ def _stratified(table: pd.DataFrame, count: int, seed: int) -> list[str]:
 
 
 def read_tiles_of(
-    detection: SampledDetection, reader: Reader, tiling: Tiling, device: torch.device
+    target: ExplainedObject, reader: Reader, tiling: Tiling, device: torch.device
 ) -> DetectionTiles:
     """Read the tiles of a detection.
 
     Raises:
-        ImageError: an image cannot be decoded.
+        ImageError: an image cannot be decoded, or has no pixel of the object.
     """
-    extent = reader.mosaic.grid.window
-    window = centred(detection.region, tiling.size, extent)
+    grid = reader.mosaic.grid
+    width, height = pixel_m(grid, shapely.get_coordinates(target.shape.centroid))[0].tolist()
+    tiles = object_tiles(target, tiling.size, tiling.stride, grid.window, (width, height))
+    own = max(tiles, key=lambda tile: int(tile.part.sum()))
 
-    def read(window: Window) -> Tile:
-        pixels, valid = (torch.from_numpy(x).to(device) for x in reader.read(window))
-        return Tile(window, pixels, valid)
+    def read(window: Window, part: NDArray[np.bool_]) -> AuditTile:
+        pixels, valid = reader.read(window)
+        arrays = (torch.from_numpy(x).to(device) for x in (pixels, valid, part & valid))
+        return AuditTile(window, *arrays)
 
-    others = tuple(map(read, shifted(detection.region, window, shift_px(tiling))))
-    return DetectionTiles(detection, read(window), others, mask(detection.region, window))
-
-
-def centred(region: Any, size: int, extent: Window) -> Window:
-    """Return the tile with an object in its centre, moved to lie on the mosaic where it can."""
-    left, top, right, bottom = (int(edge) for edge in shapely.bounds(region))
-    row = max(extent.row, min((top + bottom - size) // 2, extent.bottom - size))
-    col = max(extent.col, min((left + right - size) // 2, extent.right - size))
-    return Window(row, col, size, size)
+    tile = read(own.window, own.part)
+    if not tile.part.any():
+        raise ImageError(f"there is no imagery at the object in {own.window}")
+    others = tuple(
+        read(window, moved(own.part, own.window, window))
+        for window in islice(shifted(own.part, own.window, shift_px(tiling)), SHIFTED)
+    )
+    return DetectionTiles(target.id, target.class_id, own, tile, others)
 
 
 def shift_px(tiling: Tiling) -> int:
@@ -117,10 +139,25 @@ def shift_px(tiling: Tiling) -> int:
     return max(tiling.size // 4 // tiling.stride, 1) * tiling.stride
 
 
-def shifted(region: Any, window: Window, by_px: int) -> Iterator[Window]:
-    """Yield the diagonally shifted tiles that contain the object's part in the first tile."""
-    part = shapely.intersection(region, window.box)
-    for down, right in product((-by_px, by_px), repeat=2):
-        other = Window(window.row + down, window.col + right, window.height, window.width)
-        if other.box.covers(part):
+def shifted(part: NDArray[np.bool_], window: Window, by_px: int) -> Iterator[Window]:
+    """Yield the diagonally shifted tiles that contain a part (S, S) of an object in a tile."""
+    rows, cols = (np.flatnonzero(part.any(axis=axis)) + first for axis, first in _axes(window))
+    bounds = Window.between(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
+    for down, right in SHIFTS:
+        row, col = window.row + down * by_px, window.col + right * by_px
+        other = Window(row, col, window.height, window.width)
+        if other.contains(bounds):
             yield other
+
+
+def _axes(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the axis to reduce, and the first row or column of a window."""
+    return (1, window.row), (0, window.col)
+
+
+def moved(part: NDArray[np.bool_], window: Window, other: Window) -> NDArray[np.bool_]:
+    """Return a mask (S, S) of a window in another one that contains all of it that is True."""
+    result = np.zeros_like(part)
+    if (common := window.intersection(other)) is not None:
+        result[common.slices(other)] = part[common.slices(window)]
+    return result

@@ -48,9 +48,8 @@ STEPS = {
     "kept": "kept",
 }
 
-MAX_RANDOMIZED = 0.5
-"""Rank correlation with the map of a randomized network above which the map shows the image rather
-than what was learnt."""
+BASELINES = {"distance": "distance to the object", "random": "random order"}
+"""Orders of the audit that know nothing of the network."""
 
 MIN_STABLE = 0.8
 """Correlation with the map of a shifted tile above which the two look the same."""
@@ -145,8 +144,8 @@ def suggested_commands(data: ReportData) -> Iterator[tuple[str, str]]:
             "precision, recall and F1 against annotations",
             f"capecam evaluate {out} --truth annotations.gpkg --steps",
         )
-    if data.record.audit is None:
-        yield "whether the heatmaps are faithful", f"capecam audit {out}"
+    if data.audit is None:
+        yield "which maps can be believed about objects", f"capecam audit {out}"
 
 
 def own_explanation(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -194,26 +193,17 @@ def best_f1(curve: Sequence[Mapping[str, Any]]) -> str:
     return f"; F1 is highest, {top['f1']:.2f}, at a minimum confidence of {top['confidence']:g}"
 
 
-def deletion(method: Mapping[str, Any]) -> str:
-    """Describe the result of the deletion test for a method."""
-    lead = method["score"]["below_random"]
-    area, better = lead["area"], lead["share"]
-    if area["low"] is None:
-        return "Too few detections to tell."
-    where = f"in {share(better)} of the detections"
-    if area["low"] > 0:
-        return f"Better than chance: without its top blocks the score falls faster, {where}."
-    if area["high"] < 0:
-        return f"Worse than chance: without its top blocks the score falls slower (faster {where})."
-    return f"Not distinguishable from chance (the score falls faster {where})."
+def randomisation(method: Mapping[str, Any], bound: float) -> str:
+    """Describe the result of the model randomization test for a method.
 
-
-def randomisation(method: Mapping[str, Any]) -> str:
-    """Describe the result of the model randomization test for a method."""
+    Args:
+        method: entry of the audit.
+        bound: rank correlation from which on two maps are the same.
+    """
     means = {stage: estimate["mean"] for stage, estimate in method["randomised"].items()}
     if None in means.values():
         return "Not defined everywhere."
-    changed = [stage for stage, mean in means.items() if abs(mean) < MAX_RANDOMIZED]
+    changed = [stage for stage, mean in means.items() if abs(mean) < bound]
     if not changed:
         return "Hardly changes without the learnt weights: it shows the image, not the network."
     if changed[0] == next(iter(means)):

@@ -67,6 +67,12 @@ class ReportData:
         return self.run.record
 
     @property
+    def audit(self) -> Mapping[str, Any] | None:
+        """Return the result of an audit, if there is one of this version."""
+        audit = self.record.audit
+        return audit if audit is not None and "conclusion" in audit else None
+
+    @property
     def by_class(self) -> dict[str, tuple[int, float]]:
         """Return number and m² by class, as in summary.csv."""
         return self.record.totals.by_class

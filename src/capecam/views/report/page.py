@@ -97,7 +97,7 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         crs=pyproj.CRS.from_wkt(data.run.grid.crs).name,
         settings_yaml=_yaml(data.record.settings),
         name=captions.short_path(data.run.out),
-        audit=data.record.audit,
+        audit=data.audit,
         audit_picture=_audit_picture(data),
         stale_scores=_has_stale_scores(data),
         version=__version__,
@@ -261,7 +261,7 @@ def _yaml(settings: Mapping[str, Any]) -> str:
 
 def _audit_picture(data: ReportData) -> str | None:
     path = data.run.out / "audit.png"
-    if data.record.audit is None or not path.exists():
+    if data.audit is None or not path.exists():
         return None
     return data_url(to_webp(path), "webp")
 
