@@ -1,4 +1,4 @@
-"""The default target layer is the deepest feature map, or the last convolution before it."""
+"""The default target layer is the one whose output is the deepest feature map."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from capecam.model.model import Model, Normalisation, find_layer
 from capecam.settings import CAPE_TOWN_CLASSES
 
 NETWORKS = {
-    # The convolution stays: only norms, activations and a sum follow.
-    "FPN resnet18": "layer4.1.conv2",
-    "FPN tu-resnet18d": "model.layer4.1.conv2",
-    "DeepLabV3Plus resnet18": "layer4.1.conv2",
-    "PSPNet resnet18": "layer2.1.conv2",
-    "FPN tu-mobilenetv3_small_050": "model.blocks.5.0.conv",
-    "FPN timm-efficientnet-b0": "blocks.6.0.conv_pwl",
-    # Behind the decoder's deepest map, the encoder runs on for nobody.
-    "PSPNet efficientnet-b0": "_blocks.4._project_conv",
+    "FPN resnet18": "layer4",
+    "FPN tu-resnet18d": "model.layer4",
+    "DeepLabV3Plus resnet18": "layer4",
+    "PSPNet resnet18": "layer2",
+    "FPN tu-mobilenetv3_small_050": "model.blocks.5",
+    "FPN timm-efficientnet-b0": "blocks.6",
+    # Behind the decoder's deepest map, the encoder runs on for nothing; the next module is an
+    # identity, whose output is the same map.
+    "PSPNet efficientnet-b0": "_blocks.4",
     # A gate of 1 x 1 pixel runs last.
     "FPN tu-legacy_seresnet18": "model.layer4",
     "Unet tu-ese_vovnet19b_slim_dw": "model.stages_3",
@@ -126,7 +126,7 @@ def check_default(network: nn.Module) -> str:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_the_default_layer_is_the_deepest_map_or_the_convolution_before_it(kind: str) -> None:
+def test_the_default_layer_is_the_deepest_map(kind: str) -> None:
     assert check_default(network_of(kind, 1e9)) == f"encoder.{NETWORKS[kind]}"
 
 
@@ -219,7 +219,7 @@ def test_the_deepest_map_is_the_last_one_that_the_decoder_reads() -> None:
     network.decoder.forward = reads
     assert find_layer(network, None) == "encoder.shallow"
     network.decoder.forward = lambda maps: decoder(maps[1])
-    assert find_layer(network, None) == "encoder.conv3"
+    assert find_layer(network, None) == "encoder.feature_map"  # of no module, since a lambda runs
     network.decoder.forward = lambda maps: decoder(torch.zeros_like(maps[0]))
     with pytest.raises(SettingsError, match=r"set model\.target_layer"):
         find_layer(network, None)

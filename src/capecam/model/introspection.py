@@ -32,10 +32,6 @@ PROBE_PX = 128
 FIXED_PX = (224, 256, 320, 384, 512)
 """Edges that are tried if a network refuses that one."""
 
-LAYER = re.compile(r"Convolution|Linear|[mM]mBackward")
-"""Autograd's nodes that mix channels, as convolutions and matrix products do."""
-
-
 REFUSALS = RuntimeError, ValueError, AssertionError
 """Errors with which networks refuse a tile's size."""
 
@@ -207,15 +203,6 @@ def ancestors(root: Node | None) -> set[Node]:
     return set() if root is None else _reachable(root, _parents)
 
 
-def between(first: Node, last: Node) -> set[Node]:
-    """Return the nodes on all ways from one node to another, with these two."""
-    readers: dict[Node, list[Node]] = {}
-    for node in ancestors(last):
-        for parent in _parents(node):
-            readers.setdefault(parent, []).append(node)
-    return _reachable(first, lambda node: readers.get(node, []))
-
-
 def _reachable(first: Node, following: Callable[[Node], Iterable[Node]]) -> set[Node]:
     nodes: set[Node] = set()
     stack = [first]
@@ -236,19 +223,3 @@ def original(node: Node | None) -> Node | None:
 
 def _parents(node: Node) -> Iterator[Node]:
     return (parent for parent, _ in node.next_functions if parent is not None)
-
-
-def deepest_layers(root: Node) -> list[Node]:
-    """Return the convolutions and matrix products that have the most others before them."""
-    depth: dict[Node, int] = {}
-    stack = [root]
-    while stack:
-        missing = [parent for parent in _parents(stack[-1]) if parent not in depth]
-        if missing:
-            stack += missing
-            continue
-        node = stack.pop()
-        before = max((depth[parent] for parent in _parents(node)), default=0)
-        depth[node] = before + bool(LAYER.search(node.name()))
-    layers = [node for node in depth if LAYER.search(node.name())]
-    return [node for node in layers if depth[node] == depth[root]]

@@ -1,9 +1,9 @@
 """Find the layer whose activations are explained, and refuse one that cannot be.
 
-By default it is the last convolution before the deepest feature map that the decoder reads, as in
-the original work, if nothing but norms, activations and a sum lie between the two; else the layer
-whose output is that map. The last convolution that an encoder *runs* is often neither: it may be a
-gate of 1 x 1 pixel (squeeze-and-excitation), a shortcut, or one of several branches.
+By default it is the layer whose output is the deepest feature map that the decoder reads, after its
+activation. The original work took the last convolution before its batch norm, nearly half of whose
+values are negative; with a tile's mean score its maps are further from what the network uses
+(docs/method.md#target-layer-of-a-tiles-cams).
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from capecam.model.introspection import (
     Output,
     Trace,
     ancestors,
-    between,
-    deepest_layers,
     original,
     tensors_in,
     trace_forward,
@@ -106,7 +104,7 @@ def _near(network: nn.Module, name: str, trace: Trace) -> str:
 
 
 def _default_layer(network: nn.Module, trace: Trace, *, itself: bool = False) -> str:
-    """Return the path of the layer that stands for the deepest feature map, or that is the map."""
+    """Return the path of the layer whose output is the deepest feature map that is used."""
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise SettingsError("the network has no encoder; set model.target_layer")
@@ -114,7 +112,7 @@ def _default_layer(network: nn.Module, trace: Trace, *, itself: bool = False) ->
     index = _deepest(features, trace)
     inside = set(encoder.modules()) - {encoder}
     calls = [call for call in trace.calls if call.module in inside]
-    module = _last_convolution(calls, features[index]) or _source(calls, features[index])
+    module = _source(calls, features[index])
     if itself or module is None:
         encoder.add_module(FEATURE_MAP, module := nn.Identity())
         encoder.register_forward_hook(partial(_pass_on, index))
@@ -131,30 +129,12 @@ def _deepest(features: tuple[Output, ...], trace: Trace) -> int:
     return indices[-1]
 
 
-def _last_convolution(calls: list[Call], feature: Output) -> nn.Module | None:
-    """Return the last convolution before a feature map, if it is no branch and has all of it."""
-    before = ancestors(feature.node)
-    convolutions = [c for c in calls if isinstance(c.module, nn.Conv2d) and c.result in before]
-    if feature.node is None or not convolutions:
-        return None
-    last = convolutions[-1]
-    is_whole = last.outputs[0].shape == feature.shape
-    is_main = [last.result] == deepest_layers(feature.node)
-    return last.module if is_whole and is_main and not _is_scaled(last, feature) else None
-
-
-def _is_scaled(call: Call, feature: Output) -> bool:
-    """Return True if a gate or a factor lies between a layer and a feature map."""
-    if call.result is None or feature.node is None:
-        return True
-    return any(node.name().startswith("Mul") for node in between(call.result, feature.node))
-
-
 def _source(calls: list[Call], feature: Output) -> nn.Module | None:
     """Return the outermost module whose output is a feature map, if it is called once."""
     times = Counter(call.module for call in calls)
     nodes = {feature.node, original(feature.node)}
-    maps = [c for c in calls if c.result in nodes and c.outputs[0].shape == feature.shape]
+    made = [call for call in calls if call.result in nodes and call.source not in nodes]
+    maps = [call for call in made if call.outputs[0].shape == feature.shape]
     found = [c.module for c in maps if times[c.module] == 1]
     return found[-1] if found else None
 

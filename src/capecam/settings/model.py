@@ -80,6 +80,5 @@ class ModelSettings(Section):
     target_layer: str | None = Field(
         None,
         description="layer whose activations the CAMs use: layer4.2.conv3 or layer4[-1].conv3; "
-        "default is the last convolution before the encoder's last feature map, or else the layer "
-        "whose output that map is",
+        "default is the layer whose output is the encoder's last feature map",
     )
