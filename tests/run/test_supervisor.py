@@ -161,7 +161,7 @@ def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:
             assert (tmp_path / path.relative_to(reference.out)).read_bytes() == path.read_bytes()
             compared += 1
     # Rasters and pieces; layers and overviews; their styles; city tables.
-    assert compared == 5 + 1 + 5 + 5 + 15 + 2
+    assert compared == 6 + 1 + 6 + 6 + 18 + 2
 
 
 def test_rasters_line_up_with_the_image(reference, one) -> None:
@@ -319,7 +319,7 @@ def test_finished_cells_are_kept(four, tmp_path) -> None:
 def test_a_run_records_the_time_of_its_stages(one, tmp_path) -> None:
     outcome = explain(one, tmp_path)
     run_json = json.loads((tmp_path / "run.json").read_text())
-    assert list(run_json["stages"]) == ["prepare", "calibrate", "cells", "finish"]
+    assert list(run_json["stages"]) == ["prepare", "calibrate", "cells", "finish", "objects"]
     assert sum(run_json["stages"].values()) == pytest.approx(run_json["seconds"], abs=0.01)
     work, wall = run_json["work"], run_json["stages"]["cells"]
     writes = {f"write {product}" for product in PRODUCTS}
@@ -389,7 +389,7 @@ def test_a_damaged_image_fails_alone(pixels, tmp_path) -> None:
     assert all(reason in states.loc[name, "error"] for name, reason in reasons.items())
     cells = tmp_path / "out" / "cells"
     assert sorted(p.name for p in cells.glob("*/*.tif")) == sorted(
-        2 * [f"{p}.tif" for p in PRODUCTS]
+        2 * [f"{p}.tif" for p in (*PRODUCTS, "objects")]
     )
     assert [p.parent.name for p in cells.rglob("failed.json")] == ["1"]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["failures"] == outcome.failures
