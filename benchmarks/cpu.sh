@@ -5,7 +5,7 @@ set -euo pipefail
 bounds=$(realpath "$1")
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,workers,city,finish,specks}.csv
+rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,workers,city,finish,specks,target-layer}.csv benchmarks/results/planted*.csv
 
 "$PYTHON" -m capecam bench --rounds 2 --batch 1,8 --csv benchmarks/results/engine-cpu.csv
 "$PYTHON" benchmarks/techniques.py
@@ -16,3 +16,5 @@ rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,workers,ci
 "$PYTHON" benchmarks/city.py "$bounds"
 "$PYTHON" benchmarks/finish.py "$bounds" --like demo/out
 "$PYTHON" benchmarks/specks.py
+"$PYTHON" benchmarks/target_layer.py
+"$PYTHON" benchmarks/planted.py build/planted

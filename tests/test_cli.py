@@ -98,7 +98,7 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     explained = json.loads(capecam("explain", out, "--top", 2, "--json").stdout)
     assert len(explained["objects"]) == len(explained["files"]) == 2
     assert all(Path(file).exists() for file in explained["files"])
-    assert "give one of --detections" in capecam("explain", out, code=2).stderr
+    assert "exactly one of --detections" in capecam("explain", out, code=2).stderr
     pdf = tmp_path / "panel.pdf"
     assert capecam("panel", out, "--top", 1, "--to", pdf).stdout == f"{pdf}\n"
     assert pdf.read_bytes().startswith(b"%PDF")

@@ -76,6 +76,30 @@ def test_memory(tmp_path: Path) -> None:
     assert "classes" in products.read_text()
 
 
+def test_planted(tmp_path: Path) -> None:
+    """Networks that learnt nothing have no reason, but every map and word is measured."""
+    table = tmp_path / "planted.csv"
+    rows = benchmark(
+        "planted", table, tmp_path, "--tiny", "--cities", "frame", "--objects", 1, "--maps", 1
+    )
+    assert {row["layer"] for row in rows} == {"conv", "32", "16", "8", "4", ""}
+    for name, count in (
+        ("words", 1),
+        ("interventions", 16),
+        ("networks", 2),
+        ("layers", 12),
+        ("drops", 9),
+    ):
+        lines = table.with_stem(f"planted-{name}").read_text().splitlines()
+        assert len(lines) == 1 + count, name
+
+
+def test_target_layer(tmp_path: Path) -> None:
+    rows = benchmark("target_layer", tmp_path / "layer.csv", "--objects", 1)
+    assert [row["method"] for row in rows[-2:]] == ["distance", "random"]
+    assert float(rows[-2]["insertion_minus_deletion"]) > 0
+
+
 def test_specks(tmp_path: Path) -> None:
     (row,) = benchmark("specks", tmp_path / "specks.csv", "--count", 50, "--size", 400)
     assert row["traced"] == row["kept"] == "50"

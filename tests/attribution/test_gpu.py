@@ -17,13 +17,14 @@ from capecam.attribution.comparison import map_error
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps
 from capecam.attribution.methods import GUIDED
+from capecam.attribution.object_engine import ObjectEngine, Targets
 from capecam.grid import Tiling
 from capecam.mosaic.city import open_city
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.tiles import read_tiles
 from capecam.run.outcome import RunOutcome
 from capecam.run.supervisor import run
-from capecam.settings import METHODS, PRECISIONS
+from capecam.settings import METHODS, OBJECT_METHODS, PRECISIONS
 from capecam.settings.loading import load
 
 pytestmark = [
@@ -59,6 +60,25 @@ def test_maps_on_cuda_are_those_of_the_cpu(score: str) -> None:
             apart = levels(cuda.heat[method][:, c].cpu(), reference) - levels(reference, reference)
             share = (apart.abs() <= 1).double().mean()
             assert share >= (0.999 if method == GUIDED else 1.0), (method, c)
+
+
+@pytest.mark.parametrize("method", OBJECT_METHODS)
+def test_maps_of_objects_on_cuda_are_those_of_the_cpu_and_repeat(method: str) -> None:
+    pixels, inside = images(2, 320), torch.zeros(2, 320, 320, dtype=torch.bool)
+    inside[:, 140:180, 150:170] = True
+    targets = Targets(torch.tensor([1, 2]), inside)
+
+    def maps(device: str) -> tuple[Tensor, Tensor]:
+        engine = ObjectEngine(cape_town_model(), method=method, device=device)
+        heat, probability = engine.maps(pixels, valid(pixels), targets)
+        return heat.cpu(), probability.cpu()
+
+    (cpu, p), (cuda, q), (again, _) = maps("cpu"), maps("cuda"), maps("cuda")
+    assert torch.equal(cuda, again)
+    assert (p - q).abs().max() < 1e-4
+    for one, other in zip(cpu, cuda, strict=True):
+        apart = (one / one.sum() - other / other.sum()).abs().sum()
+        assert apart < (0.05 if method == "guided" else 0.01)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

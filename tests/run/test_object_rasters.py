@@ -69,7 +69,7 @@ def explained(out: Path) -> list[tuple[int, shapely.Geometry, StoredObject]]:
     """Class, shape in lattice pixels and explanation of every object of a run."""
     folder = RunFolder.open(out)
     found = assemble(cell_pieces(folder), assembly_rules(folder))
-    stored = explain_detections(folder, found, None)
+    stored = explain_detections(folder, found, lambda _: [])
     assert None not in stored
     return list(zip(found.objects.class_id.tolist(), found.objects.geometry, stored, strict=True))
 

@@ -54,7 +54,7 @@ class Selection:
     def __post_init__(self) -> None:
         given = [bool(self.detections), self.top is not None, self.at is not None]
         if sum([*given, self.geometry is not None]) != 1:
-            raise UsageError("give one of --detections, --top, --at and --geometry")
+            raise UsageError("exactly one of --detections, --top, --at, --geometry must be given")
 
     @staticmethod
     def parse_place(text: str) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def finish(out: Path) -> RunRecord:
     return record
 
 
-def write_city_products(out: Path, explain: Explain | None = None) -> RunRecord:
+def write_city_products(out: Path, explain: Explain) -> RunRecord:
     """Write the city products from the cells that are done, and their totals into ``run.json``.
 
     Args:
@@ -89,7 +89,7 @@ def write_city_products(out: Path, explain: Explain | None = None) -> RunRecord:
         ) from error
 
 
-def _write(run: RunFolder, explain: Explain | None) -> RunRecord:
+def _write(run: RunFolder, explain: Explain) -> RunRecord:
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)

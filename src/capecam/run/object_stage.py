@@ -29,14 +29,14 @@ Explain = Callable[[Sequence[ObjectGroup]], Iterable[GroupResult]]
 
 
 def explain_detections(
-    run: RunFolder, found: Detections, explain: Explain | None
+    run: RunFolder, found: Detections, explain: Explain
 ) -> list[StoredObject | None]:
     """Explain the detections that ``objects.explain`` selects, unless they are explained already.
 
     Args:
         run: with all finished cells.
         found: N detections.
-        explain: does it; with None nothing new is explained.
+        explain: does it.
 
     Returns:
         N explanations; None for those without one.
@@ -53,20 +53,17 @@ def explain_detections(
         if rest := tuple(m for m in group.members if m.key not in known):
             missing[group.cell] = _Group(group.cell, rest)
     store.prune(stored)
-    count = sum(len(group.members) for group in missing.values())
-    if count and explain is None:
-        log.warning("%d detections have no explanation of their own", count)
-    elif count and explain is not None:
+    if count := sum(len(group.members) for group in missing.values()):
         log.info("detections: %d to be explained", count)
-        for result in explain([group.to_explain(run) for group in missing.values()]):
-            if result.objects is None:
-                log.warning("%s are not explained: %s", result.group.name, result.reason)
-                continue
-            group = missing[result.group.cell]
-            new = zip(group.members, result.objects, strict=True)
-            for member, each in new:
-                explained[member.index] = stored[group.cell][member.key] = each
-            store.write(group.cell, stored[group.cell])
+    todo = [group.to_explain(run) for group in missing.values()]
+    for result in explain(todo) if todo else ():
+        if result.objects is None:
+            log.warning("%s are not explained: %s", result.group.name, result.reason)
+            continue
+        group = missing[result.group.cell]
+        for member, each in zip(group.members, result.objects, strict=True):
+            explained[member.index] = stored[group.cell][member.key] = each
+        store.write(group.cell, stored[group.cell])
     return explained
 
 

@@ -27,6 +27,7 @@ STAGES = {
     "calibrate": "set the colour scale",
     "cells": "process the cells",
     "finish": "city layers and tables",
+    "objects": "explain the detections",
 }
 
 WORK = {
