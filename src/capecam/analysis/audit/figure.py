@@ -41,7 +41,8 @@ def draw_figure(path: Path, audit: Audit, measurements: Sequence[AuditMeasuremen
         _curves(axes[m, 0], measurements, m, method)
         _randomization(axes[m, 1], method, np.stack([f.randomized[:, m] for f in measurements]))
         _shift(axes[m, 2], audit, m, measurements)
-    axes[0, 0].legend(loc="center right", fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=9)
     figure.suptitle(fill(f"{audit.conclusion} ({audit.detections} detections)", 110), fontsize=12)
     figure.savefig(path, dpi=DPI)
 
