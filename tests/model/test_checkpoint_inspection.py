@@ -206,7 +206,7 @@ def test_layers_have_two_spellings_and_a_default() -> None:
     network = cape_town_network()
     for name in ("layer4.2.conv3", "layer4[-1].conv3", "encoder.layer4[2].conv3"):
         assert find_layer(network, name) == CAPE_TOWN_LAYER
-    assert find_layer(network, None) == CAPE_TOWN_LAYER
+    assert find_layer(network, None) == "encoder.layer4"
     wrapped = smp_network("FPN", "tu-resnet18d")
     assert find_layer(wrapped, "layer4.1.conv2") == "encoder.model.layer4.1.conv2"
     with pytest.raises(

@@ -171,7 +171,7 @@ def test_shards_add_up_to_the_city(template, nine) -> None:
     shares = [explain(nine, run__shard=f"{i}/2") for i in (2, 1)]
     assert [s.done for s in shares] == [5, 4]
     assert not (nine / "out" / "detections.gpkg").exists()
-    finish(nine / "out")
+    finish(nine / "out", model=colours_model())
     same_products(nine / "out", template / "out")
     with pytest.raises(SettingsError, match="I from 1 to N"):
         settings(nine, run__shard="3/2")

@@ -19,6 +19,7 @@ from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
 from capecam.io.vrt import write_vrt
+from capecam.model.model import Model
 from capecam.pipeline.run_explainer import RunExplainer
 from capecam.run.editable_products import EditableProducts
 from capecam.run.object_rasters import write_object_rasters
@@ -49,15 +50,19 @@ UNREADABLE = (OSError, *DAMAGED, DataSourceError, DataLayerError, ArrowInvalid, 
 """Errors of reading and writing products, where files or the disk are damaged."""
 
 
-def finish(out: Path) -> RunRecord:
+def finish(out: Path, *, model: Model | None = None) -> RunRecord:
     """Write the city products and the report, as ``capecam finish`` does.
+
+    Args:
+        out: folder of a run.
+        model: its network, which explains detections that are not explained yet; None loads it.
 
     Raises:
         OutputError: the folder holds no run, or no finished cell, or a run is in progress.
     """
     RunFolder.open_finished(out)  # before a lock is left in a folder of something else
     with output_lock(out), gdal_settings():
-        explainer = RunExplainer(RunFolder.open(out))
+        explainer = RunExplainer(RunFolder.open(out), model=model)
         record = write_city_products(out, explainer.explain_groups)
         write_report(out)
     return record
