@@ -20,7 +20,7 @@ from reasons.interventions import measure_interventions, tile_blur
 from reasons.maps import Combination, Explainer
 from reasons.subjects import STRIDE_PX, Subject, Truth, probability
 
-OWN = Combination("hirescam", "object logit", "16")
+OWN = Combination("hirescam", "object logit", "8")
 """The default of objects."""
 
 PLANTED = {

@@ -66,7 +66,7 @@ def test_the_map_equals_the_slow_one(network: nn.Module) -> None:
     model = tiny_model(network, None)
     pixels, valid, targets = batch(2)
     heat, _ = ObjectEngine(model).maps(pixels, valid, targets)
-    index = find_feature_map(network, 16)
+    index = find_feature_map(network, 8)
     for n in range(2):
         own = Targets(targets.class_id[n : n + 1], targets.inside[n : n + 1])
         expected = slow_map(model, pixels[n], own, index)

@@ -147,7 +147,7 @@ def test_the_files_are_what_the_contract_says(halves) -> None:
         assert dataset.res == (0.8, 0.8)
         assert dataset.shape == (32, 34)
         tags = dataset.tags(1)
-        assert (tags["CAPECAM_METHOD"], tags["CAPECAM_TARGET_LAYER"]) == ("hirescam", "stride 16")
+        assert (tags["CAPECAM_METHOD"], tags["CAPECAM_TARGET_LAYER"]) == ("hirescam", "stride 8")
     with rasterio.open(halves / "objects.vrt") as city:
         assert city.scales == (OBJECT_SHARE_MAX / 254,) * 3
         assert city.shape == (32, 64)

@@ -94,7 +94,7 @@ class ObjectEngine:
         model: Model,
         *,
         method: str = "hirescam",
-        stride: int = 16,
+        stride: int = 8,
         layer: str | None = None,
         score: Score = mean_logit,
         precision: str = "fp32",

@@ -75,7 +75,7 @@ class ObjectSettings(Section):
         "changes if the network's head is random (docs/method.md)",
     )
     stride: int = Field(
-        16,
+        8,
         ge=2,
         description="hirescam uses the deepest feature map of the encoder of at most this stride",
     )
