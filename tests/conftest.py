@@ -32,6 +32,7 @@ def city(tmp_path_factory) -> Path:
         "explain: {calibration_tiles: 4, methods: [gradcam]}\n"
         "tiling: {size: 64, overlap: 24, stride: 8}\n"
         "detections: {min_area_m2: 0}\ncompute: {workers: 2}\n"
+        "objects: {explain: 4}\n"  # a network of random weights finds hundreds
     )
     capecam("run", "--config", folder / "city.yaml", "--out", folder / "out", "--in-process")
     return folder

@@ -31,7 +31,7 @@ def city(tmp_path_factory) -> Path:
     (folder / "city.yaml").write_text(
         "sources: [images]\ncheckpoint: model.pt\nmodel: {architecture: FPN, encoder: resnet18}\n"
         "explain: {calibration_tiles: 2}\ntiling: {size: 160, overlap: 40}\n"
-        "run: {in_process: true}\n"
+        "run: {in_process: true}\nobjects: {explain: 4}\n"
     )
     return folder
 

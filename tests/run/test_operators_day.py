@@ -128,6 +128,7 @@ def arrives(day: Day) -> None:
         "tiling": {"size": 160, "overlap": 40, "anchor": [0, 0]},
     }
     settings["explain"]["calibration_tiles"] = 16
+    settings["objects"] = {"explain": 20}
     if day.core:
         settings["tiling"]["overlap"] = 0
         settings["explain"] |= {"methods": ["gradcam"], "where": "detected"}
