@@ -83,7 +83,13 @@ def build(out: Path, images: Path, like: Path, detections: int) -> None:
     mosaic = open_city([str(images)], (0.0, 0.0)).mosaic
     cells = mosaic.cells(TILING, 12_500)
     changed = {
-        "settings": {**run.settings, "sources": [str(images)], "out": str(out)},
+        "settings": {
+            **run.settings,
+            "sources": [str(images)],
+            "out": str(out),
+            "objects": {"explain": "none"},  # there is no network that found these
+        },
+        "objects": {},
         "anchor": mosaic.grid.anchor,
         "grid": GridRecord.of(mosaic.grid),
         "cells": tuple(cell.name for cell in cells),
@@ -98,6 +104,7 @@ def build(out: Path, images: Path, like: Path, detections: int) -> None:
         first = folders.setdefault(cell.core.shape, folder)
         if first is folder:
             write_rasters(folder, mosaic.grid.crop(cell.core), template)
+            (folder / "objects.tif").unlink(missing_ok=True)
         else:
             for path in first.glob("*.tif"):
                 (folder / path.name).hardlink_to(path)
