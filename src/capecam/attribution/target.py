@@ -15,7 +15,7 @@ class ModuleOutput:
     """
 
     needs_graph = False
-    """Whether the graph has to begin at the pixels."""
+    """True if the graph has to begin at the pixels."""
 
     def __init__(self, path: str) -> None:
         self._path = path

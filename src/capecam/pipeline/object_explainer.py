@@ -66,7 +66,7 @@ class ObjectPart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectExplanation:
-    """What the network's decision for an object rests on."""
+    """Explanation of the network's decision for an object."""
 
     target: ExplainedObject
     parts: tuple[ObjectPart, ...]

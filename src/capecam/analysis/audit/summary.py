@@ -47,7 +47,7 @@ class MethodAudit(OrderAudit):
     seconds: float = field(compare=False)
     """Median time of one map on the machine of the audit."""
     believed: bool | None
-    """Whether the map can be believed about objects; None: the sample is too small to tell."""
+    """True if the map can be believed about objects; None: the sample is too small to tell."""
     reason: str
     """A sentence on this."""
 
