@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import struct
 import time
 import zipfile
@@ -160,10 +159,10 @@ PICKLES: dict[str, tuple[bytes, str]] = {
 def test_a_hostile_pickle_is_refused_at_once(tmp_path: Path, attack: str) -> None:
     body, message = PICKLES[attack]
     path = pickled(tmp_path / "a.ckpt", body, s0=bytes(16))
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    assert message in refusal(path)
+    started = time.process_time()
+    with at_most(megabytes=1000):
+        assert message in refusal(path)
     assert time.process_time() - started < 10
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # 1 GB
 
 
 def test_an_attack_written_by_hand_would_load_if_it_were_honest(tmp_path: Path) -> None:
@@ -254,9 +253,8 @@ def test_a_directory_without_end_is_refused_unread(tmp_path: Path) -> None:
     with path.open("r+b") as file:  # the directory is there, but for the most part a hole
         file.seek(4 + size)
         file.write(end)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert f"zip directory says that it has {size} bytes" in refusal(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # 100 MB
+    with at_most(megabytes=100):
+        assert f"zip directory says that it has {size} bytes" in refusal(path)
 
 
 def test_pipes_devices_and_folders_are_refused_without_reading(tmp_path: Path) -> None:
