@@ -11,11 +11,11 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from capecam.api import Model
-from capecam.pipeline.object_explainer import TOP_SHARE, block_mean
+from capecam.pipeline.blocks import block_mean
 from reasons.interventions import tile_blur
 from reasons.maps import Combination, Explainer
 from reasons.subjects import STRIDE_PX, Subject, probability
-from reasons.words import Blocks, distance, remove_first
+from reasons.words import Blocks, distance, remove_first, remove_top
 
 NEAR_PX = 25
 """2 m."""
@@ -56,7 +56,7 @@ def measure_drops(model: Model, explainer: Explainer, subject: Subject) -> list[
     pixels, inside = subject.pixels, subject.inside
     baseline = tile_blur(pixels, inside)
     keys = [*-explainer.maps(pixels, inside, DROPPED), distance(inside)]
-    removed = [remove_first(pixels, baseline, key, TOP_SHARE) for key in keys]
+    removed = [remove_top(pixels, baseline, key, inside) for key in keys]
     p = probability(model, torch.stack([pixels, *removed]), inside)
     drops: list[float] = (1 - p[1:] / p[0]).tolist()
     return drops
@@ -114,8 +114,9 @@ def insertion_minus_deletion(
     for heat in maps:
         both = []
         for key in (heat, -heat):
-            removed = torch.stack([remove_first(pixels, baseline, key, share) for share in SHARES])
-            values = probability(model, removed, inside, class_id)
+            counts = [round(share * key.size) for share in SHARES]
+            removed = [remove_first(pixels, baseline, key, count) for count in counts]
+            values = probability(model, torch.stack(removed), inside, class_id)
             both.append(np.trapezoid([ends[0], *values, ends[1]], [0, *SHARES, 1]))
         areas.append(both[0] - both[1])
     return np.array(areas)

@@ -15,7 +15,8 @@ from torch import Tensor
 from capecam.api import Model
 from capecam.attribution.interventions import replaced, to_pixels
 from capecam.detections.object_columns import evidence_words
-from capecam.pipeline.object_explainer import TOP_SHARE, block_mean, first_blocks
+from capecam.pipeline.blocks import block_any, block_mean, block_ranks
+from capecam.pipeline.object_explainer import top_count
 from reasons.interventions import measure_interventions, tile_blur
 from reasons.maps import Combination, Explainer
 from reasons.subjects import STRIDE_PX, Subject, Truth, probability
@@ -44,7 +45,7 @@ def measure_words(model: Model, explainer: Explainer, subject: Subject, truth: T
         "distance_drop": distance(subject.inside),
     }
     baseline = tile_blur(subject.pixels, subject.inside)
-    removed = [remove_first(subject.pixels, baseline, key, TOP_SHARE) for key in orders.values()]
+    removed = [remove_top(subject.pixels, baseline, key, subject.inside) for key in orders.values()]
     kept = probability(model, torch.stack(removed), subject.inside) / truth.p0
     drops = dict(zip(orders, (1 - kept).tolist(), strict=True))
     return drops | measure_interventions(model, subject, truth.p0)
@@ -56,11 +57,16 @@ def distance(inside: NDArray[np.bool_]) -> Blocks:
     return block_mean(away - depth, STRIDE_PX)
 
 
-def remove_first(pixels: Tensor, baseline: Tensor, key: Blocks, share: float) -> Tensor:
-    """Return the tile (3, S, S) with a share of its blocks replaced, those with the lowest key."""
-    valid, rng = np.ones(key.shape, np.bool_), np.random.default_rng(0)
-    blocks = torch.from_numpy(first_blocks(key, valid, share, rng))
-    return replaced(pixels, baseline, to_pixels(blocks, STRIDE_PX))
+def remove_top(pixels: Tensor, baseline: Tensor, key: Blocks, inside: NDArray[np.bool_]) -> Tensor:
+    """Return the tile (3, S, S) without its first blocks by rising key, as for ``own_drop``."""
+    count = top_count(np.ones(key.shape, np.bool_), block_any(inside, STRIDE_PX))
+    return remove_first(pixels, baseline, key, count)
+
+
+def remove_first(pixels: Tensor, baseline: Tensor, key: Blocks, count: int) -> Tensor:
+    """Return the tile (3, S, S) with a number of its blocks replaced, by rising key."""
+    ranks = block_ranks(key, np.ones(key.shape, np.bool_), np.random.default_rng(0))
+    return replaced(pixels, baseline, to_pixels(torch.from_numpy(ranks < count), STRIDE_PX))
 
 
 def is_planted(row: Row) -> bool:

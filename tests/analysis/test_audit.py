@@ -35,7 +35,6 @@ from capecam.analysis.audit.deletion_insertion import (
     MARGINS_M,
     SHARES,
     areas,
-    block_ranks,
     measure_curves,
 )
 from capecam.analysis.audit.estimate import Estimate
@@ -55,6 +54,7 @@ from capecam.attribution.object_engine import ObjectEngine
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.model.model import Model, Normalisation
+from capecam.pipeline.blocks import block_ranks
 from capecam.pipeline.object_tiles import ExplainedObject, ObjectTile, object_tiles
 from capecam.run.supervisor import run
 from capecam.runtime.lock import output_lock
@@ -275,7 +275,7 @@ def test_a_map_that_is_gone_without_its_weights_has_changed() -> None:
 def test_blocks_go_by_rank_and_never_without_imagery() -> None:
     key = np.array([[3.0, 1.0], [2.0, 4.0]])
     seen = np.array([[True, True], [True, False]])
-    assert block_ranks(key, seen, np.random.default_rng(0)).tolist() == [[0, 2], [1, 4]]
+    assert block_ranks(-key, seen, np.random.default_rng(0)).tolist() == [[0, 2], [1, 4]]
     drawn = {
         tuple(block_ranks(np.zeros((2, 2)), seen, np.random.default_rng(n)).ravel())
         for n in range(40)

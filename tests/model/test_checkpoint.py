@@ -17,6 +17,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import save_file
+from support.memory import at_most
 from torch import Tensor
 
 from capecam.errors import CheckpointError, SettingsError

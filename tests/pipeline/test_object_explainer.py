@@ -80,7 +80,9 @@ def test_the_drop_is_that_of_the_highest_blocks(mosaic: Mosaic, pixels: np.ndarr
     engine = ObjectEngine(colours_model())
     n = TILE // STRIDE
     blocks = part.at_pixels.reshape(n, STRIDE, n, STRIDE).mean(axis=(1, 3))
-    chosen = np.argsort(-blocks, axis=None, kind="stable")[: round(0.03 * n * n)]
+    own = int(part.tile.part.reshape(n, STRIDE, n, STRIDE).any(axis=(1, 3)).sum())
+    assert own > round(0.03 * n * n)  # as many as the object has
+    chosen = np.argsort(-blocks, axis=None, kind="stable")[:own]
     place = np.arange(TILE)
     gauss = np.exp(-(((place - place[:, None]) / (TILE / 8)) ** 2) / 2)
     blur = (gauss @ part.pixels.astype(float) @ gauss) / (gauss @ np.ones((TILE, TILE)) @ gauss)

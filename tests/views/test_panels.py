@@ -343,8 +343,8 @@ def test_the_own_map_comes_with_its_numbers(panel) -> None:
     assert shown.index("Imagery") < own < shown.index("Grad-CAM")
     for number, meaning in (
         ("0.44", "on the object"), ("0.82", "on it or within 2 m"), ("–", "on others of its class"),
-        ("0.93", "the map's top 3 %"), ("0.62", "the 3 % nearest the object"),
-        ("0.00", "3 % at random"), ("1.02", "the object and 1 m around"),
+        ("0.93", "the map's top blocks"), ("0.62", "those nearest the object"),
+        ("0.00", "as many at random"), ("1.02", "the object and 1 m around"),
         ("0.04", "its surroundings"),
     ):  # fmt: skip
         assert shown[shown.index(meaning) - 1] == number

@@ -20,10 +20,11 @@ from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.errors import ImageError
 from capecam.grid import Tiling, Window
 from capecam.mosaic.reader import Reader
+from capecam.pipeline.blocks import block_any, block_mean, block_ranks
 from capecam.pipeline.object_tiles import ExplainedObject, ObjectTile, object_tiles
 from capecam.store.object_store import StoredObject
 
-VERSION = 1
+VERSION = 2
 """To be increased when the same objects get other maps or numbers."""
 
 NEAR_M = 2.0
@@ -33,7 +34,8 @@ MARGIN_M = 1.0
 """Margin of an object that is kept with it, where everything else is blurred."""
 
 TOP_SHARE = 0.03
-"""Share of a tile's blocks that are blurred: 31 of 1,024, about the size of two large objects."""
+"""Share of a tile's blocks that are blurred: 31 of 1,024, about the size of two large objects. An
+object with more blocks loses as many as it has, since fewer cannot hide it."""
 
 SEED = 0
 """Seed of the random blocks."""
@@ -186,11 +188,17 @@ class ObjectExplainer:
             np.zeros(valid.shape),
             block_mean(distance, stride),
         )
-        blocks = np.stack([first_blocks(key, valid, TOP_SHARE, rng) for key in orders])
+        count = top_count(valid, block_any(read.part, stride))
+        blocks = np.stack([block_ranks(key, valid, rng) < count for key in orders])
         by_block = to_pixels(torch.from_numpy(blocks), stride)
         by_pixel = np.stack([~tile.within(MARGIN_M), tile.inside])
         both = torch.cat([by_block, torch.from_numpy(by_pixel)]) & torch.from_numpy(read.valid)
         return both.to(self._engine.device)
+
+
+def top_count(valid: NDArray[np.bool_], part: NDArray[np.bool_]) -> int:
+    """Return the number of blocks that are blurred, of (n, n) with imagery and of the part's."""
+    return max(1, round(TOP_SHARE * int(valid.sum())), int(part.sum()))
 
 
 def _replacements(pixels: Tensor, valid: Tensor, inside: Tensor) -> Tensor:
@@ -221,29 +229,6 @@ class _Read:
     def part(self) -> NDArray[np.bool_]:
         """Pixels (S, S) whose score is explained."""
         return self.tile.part & self.valid
-
-
-def block_mean(values: NDArray[np.floating], stride: int) -> NDArray[np.float64]:
-    """Average (S, S) pixels to (n, n) blocks."""
-    n = len(values) // stride
-    return np.asarray(values.reshape(n, stride, n, stride).mean(axis=(1, 3), dtype=np.float64))
-
-
-def block_any(mask: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:
-    """Reduce (S, S) pixels to (n, n) blocks, True where any pixel is."""
-    n = len(mask) // stride
-    return np.asarray(mask.reshape(n, stride, n, stride).any(axis=(1, 3)))
-
-
-def first_blocks(
-    key: NDArray[np.float64], valid: NDArray[np.bool_], share: float, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Return the share of the valid blocks (n, n) with the lowest key, equal ones at random."""
-    blocks = np.flatnonzero(valid)
-    order = np.lexsort((rng.random(len(blocks)), key.ravel()[blocks]))
-    chosen = np.zeros(valid.size, np.bool_)
-    chosen[blocks[order[: max(1, round(share * len(blocks)))]]] = True
-    return chosen.reshape(valid.shape)
 
 
 def _probability(parts: Sequence[ObjectPart]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from capecam.attribution.methods import resample
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, buffered, within
 from capecam.detections.regions import mask
 from capecam.grid import Tiling, Window
-from capecam.pipeline.object_explainer import block_any, block_mean
+from capecam.pipeline.blocks import block_any, block_mean
 from capecam.store.object_store import StoredObject
 
 

@@ -23,7 +23,6 @@ from capecam.attribution.maps import check_finite
 from capecam.attribution.methods import resample
 from capecam.attribution.object_engine import ObjectEngine, Targets, at_pixels
 from capecam.grid import Tiling
-from capecam.pipeline.stitching import block_validity
 from capecam.settings import PIXEL_METHODS, TITLES
 
 Heat = NDArray[np.float64]
@@ -119,11 +118,6 @@ def _block_means(heat: Tensor, valid: Tensor, stride: int) -> Tensor:
     """Average (T, 1, S, S) over the valid pixels of each block; 0 in a block without any."""
     share = F.avg_pool2d(valid, stride)
     return F.avg_pool2d(heat * valid, stride) / torch.where(share > 0, share, 1.0)
-
-
-def valid_blocks(valid: Tensor, stride: int) -> NDArray[np.bool_]:
-    """Return (n, n) of (S, S): True where a block has a valid pixel."""
-    return np.asarray(block_validity(valid[None, None], stride)[0, 0].cpu().numpy())
 
 
 def is_constant(heat: Heat, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -112,15 +112,6 @@ def probabilities(
     return np.asarray(torch.cat(parts).double().cpu().numpy())
 
 
-def block_ranks(key: Heat, valid: NDArray[np.bool_], rng: np.random.Generator) -> Ranks:
-    """Rank (n, n) blocks by falling key, equal ones at random; those without imagery are last."""
-    ranks = np.full(valid.size, valid.size, np.int64)
-    blocks = np.flatnonzero(valid)
-    order = np.lexsort((rng.random(len(blocks)), -key.ravel()[blocks]))
-    ranks[blocks[order]] = np.arange(len(blocks))
-    return ranks.reshape(valid.shape)
-
-
 def areas(shares: Heat, values: Heat) -> Heat:
     """Return the mean height (...) of curves (..., T) over (T,) shares."""
     return np.asarray(np.trapezoid(values, shares, axis=-1) / shares[-1])

@@ -15,13 +15,12 @@ from capecam.analysis.audit.block_maps import (
     correlation,
     energy_share,
     is_constant,
-    valid_blocks,
 )
-from capecam.analysis.audit.deletion_insertion import block_ranks, measure_curves
+from capecam.analysis.audit.deletion_insertion import measure_curves
 from capecam.analysis.audit.randomization import spearman
 from capecam.analysis.audit.sampling import DetectionTiles
 from capecam.grid import Tiling, Window
-from capecam.pipeline.object_explainer import block_mean
+from capecam.pipeline.blocks import block_any, block_mean, block_ranks
 
 BASELINES = ("distance", "random")
 """Orders that know nothing of the network: by distance to the object, and at random."""
@@ -83,10 +82,10 @@ def measure_detection(
     tile, tiling, class_id = tiles.tile, engines.tiling, tiles.class_id
     maps = engines.explain(engines.network, tiling, [tile, *tiles.shifted], class_id)
     heat, *shifted = maps.heat
-    valid = valid_blocks(tile.valid, tiling.stride)
+    valid = block_any(tile.valid.cpu().numpy(), tiling.stride)
     empty = is_constant(heat, valid)
-    closeness = block_mean(tiles.own.depth_m - tiles.own.outside_m, tiling.stride)
-    keys = [*heat, closeness, *np.zeros((RANDOM_ORDERS, *valid.shape))]
+    distance = block_mean(tiles.own.outside_m - tiles.own.depth_m, tiling.stride)
+    keys = [*-heat, distance, *np.zeros((RANDOM_ORDERS, *valid.shape))]
     ranks = np.stack([block_ranks(key, valid, rng) for key in keys])
     curves = measure_curves(engines.network.objects, tiles, ranks, engines.batch_size)
     randomized = [
@@ -105,7 +104,7 @@ def measure_detection(
         np.array(randomized).reshape(len(randomized), len(heat)),
         shift_correlation,
         shift_ratio,
-        energy_share(heat, block_mean(tiles.own.others.astype(float), tiling.stride)),
+        energy_share(heat, block_mean(tiles.own.others, tiling.stride)),
         maps.seconds,
     )
 
@@ -132,7 +131,7 @@ def _shift_agreement(
 ) -> tuple[Heat, Heat]:
     """Return mean correlation and ratio (M,) of a tile's maps with those of the shifted tiles."""
     stride = len(tiles.own.inside) // len(valid)
-    inside = block_mean(tiles.own.inside.astype(float), stride)
+    inside = block_mean(tiles.own.inside, stride)
     pairs = [
         agreement((tiles.tile.window, heat), (tile.window, other), inside, valid)
         for tile, other in zip(tiles.shifted, shifted, strict=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M
-from capecam.pipeline.object_explainer import MARGIN_M, NEAR_M, TOP_SHARE
+from capecam.pipeline.object_explainer import MARGIN_M, NEAR_M
 from capecam.settings import OBJECT_TITLES, SCORE_TITLES, TITLES
 from capecam.views.panels.detection_lookup import Detection
 from capecam.views.panels.object_map import ObjectMap
@@ -21,8 +21,6 @@ IMAGERY, PREDICTION, OWN_MAP, TILE = "Imagery", "Prediction", "Object's own map"
 EMPTY = "empty"
 """Note on a map that is 0 everywhere."""
 
-TOP = f"{100 * TOP_SHARE:g} %"
-
 MEASURES = {
     "Share of the map's energy": {
         "own_share": "on the object",
@@ -30,9 +28,9 @@ MEASURES = {
         "leak": "on others of its class",
     },
     "Probability lost by blurring": {
-        "own_drop": f"the map's top {TOP}",
-        "distance_drop": f"the {TOP} nearest the object",
-        "random_drop": f"{TOP} at random",
+        "own_drop": "the map's top blocks",
+        "distance_drop": "those nearest the object",
+        "random_drop": "as many at random",
     },
     "Probability left, keeping only": {
         "alone": f"the object and {MARGIN_M:g} m around",
