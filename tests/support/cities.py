@@ -75,8 +75,9 @@ class Colours(nn.Module):
     The encoder averages pixels to (3, H/32, W/32); the target layer passes them on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, background: float = 1.0, gain: float = 8.0) -> None:
         super().__init__()
+        self.background, self.gain = background, gain
         self.encoder = nn.Sequential(nn.AvgPool2d(32), nn.Conv2d(3, 3, 1, bias=False), nn.ReLU())
         self.encoder[1].weight.data = torch.eye(3).view(3, 3, 1, 1)
         self.up = nn.Upsample(scale_factor=32, mode="nearest")
@@ -85,8 +86,8 @@ class Colours(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         coarse = self.up(self.encoder(x))
         fine = self.at_pixels(x - 0.5)
-        foreground = 8 * fine + 1e-3 * coarse
-        return torch.cat([torch.full_like(foreground[:, :1], 1.0), foreground], dim=1)
+        foreground = self.gain * fine + 1e-3 * coarse
+        return torch.cat([torch.full_like(foreground[:, :1], self.background), foreground], dim=1)
 
 
 def quick_settings(city: Path, **options: object) -> Settings:
@@ -99,8 +100,8 @@ def quick_settings(city: Path, **options: object) -> Settings:
     } | given)  # fmt: skip
 
 
-def colours_model() -> Model:
+def colours_model(**logits: float) -> Model:
     """The network above as a model; pixels are 0..1 to it."""
-    network = Colours().eval().requires_grad_(False)
+    network = Colours(**logits).eval().requires_grad_(False)
     scaling = Normalisation(1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return Model(network, CAPE_TOWN_CLASSES, scaling, "encoder.1", "colours", "0" * 64, ())
