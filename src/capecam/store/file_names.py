@@ -26,3 +26,9 @@ PROJECT = "capecam.qgz"
 """The QGIS project."""
 
 REPORT = "report.html"
+
+REVIEW = "review.gpkg"
+"""What people say about the detections: the only file of the folder that is theirs."""
+
+VERDICTS, MISSED, SAMPLE, SAMPLE_DESIGN = "verdicts", "missed", "sample", "sample_design"
+"""Layers of the review file."""
