@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
 from contextlib import closing, suppress
@@ -19,6 +18,7 @@ import pyogrio
 import pyproj
 import pytest
 import shapely
+from support.reviews import sql
 
 from capecam.analysis.review.review_file import ReviewFile
 from capecam.errors import OutputError, UsageError
@@ -46,17 +46,6 @@ def file(tmp_path: Path) -> ReviewFile:
     review = ReviewFile(tmp_path / "review.gpkg", CRS, CAPE_TOWN_CLASSES)
     review.add({"verdicts": rows(3)})
     return review
-
-
-def sql(path: Path, *statements: str) -> list[tuple]:
-    """Edit as SQLite does, with the functions that the spatial index of a GeoPackage calls."""
-    with closing(sqlite3.connect(path)) as database, database:
-        database.create_function("ST_IsEmpty", 1, lambda blob: blob is None)
-        for at, name in enumerate(("ST_MinX", "ST_MaxX", "ST_MinY", "ST_MaxY")):
-            database.create_function(
-                name, 1, lambda b, at=at: struct.unpack_from("<d", b, 8 + 8 * at)[0]
-            )
-        return [row for text in statements for row in database.execute(text)]
 
 
 def content(path: Path) -> dict[str, list[tuple]]:

@@ -16,6 +16,9 @@ SUMMARY = "summary.csv"
 EVALUATION_JSON = "evaluation.json"
 """Result of ``capecam evaluate``."""
 
+REVIEWS_JSON = "reviews.json"
+"""Result of ``capecam evaluate --reviews``."""
+
 PIECES = "detections.parquet"
 """Unfiltered pieces of a cell, in the cell's folder."""
 

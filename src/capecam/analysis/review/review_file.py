@@ -144,7 +144,10 @@ class ReviewFile:
             UsageError: it is something else, or a layer is another tool's.
         """
         if self.path.exists():
-            self._check_layers(_layers(self.path))
+            layers = _layers(self.path)
+            self._check_layers(layers)
+            if layers.keys() >= LAYERS.keys() and not any(map(len, tables.values())):
+                return
         elif not self.path.parent.is_dir():
             raise OutputError(f"{self.path}: there is no folder {self.path.parent}; make it first")
         elif self.path.suffix.lower() != ".gpkg":
@@ -167,20 +170,16 @@ class ReviewFile:
         for name in styles.keys() & made:
             embed_style(path, name, styles[name])
 
-    def read(self) -> Review:
+    def read(self, *, if_any: bool = False) -> Review:
         """Read the file.
+
+        Args:
+            if_any: a file that does not exist has no rows.
 
         Raises:
             UsageError: there is no such file, none of the layers, or something in it is wrong.
         """
-        layers = _layers(self.path)
-        self._check_layers(layers)
-        if not layers.keys() & LAYERS.keys():
-            shown = ", ".join(layers) or "none"
-            raise UsageError(
-                f"{self.path}: has none of the layers {VERDICTS}, {MISSED} and {SAMPLE}, only "
-                f"{shown}; make a review file with capecam review OUT"
-            )
+        layers = {} if if_any and not self.path.exists() else self._known_layers()
         review = Review(
             self.path,
             self._verdicts(self._read(VERDICTS, layers)),
@@ -192,6 +191,18 @@ class ReviewFile:
         )
         self._check_blocks(review)
         return review
+
+    def _known_layers(self) -> dict[str, list[str]]:
+        """Return the columns of the layers; at least one must be a layer of a review file."""
+        layers = _layers(self.path)
+        self._check_layers(layers)
+        if not layers.keys() & LAYERS.keys():
+            shown = ", ".join(layers) or "none"
+            raise UsageError(
+                f"{self.path}: has none of the layers {VERDICTS}, {MISSED} and {SAMPLE}, only "
+                f"{shown}; make a review file with capecam review OUT"
+            )
+        return layers
 
     def _check_layers(self, layers: Mapping[str, Sequence[str]]) -> None:
         """Raise UsageError if a layer with one of the names is another tool's."""
