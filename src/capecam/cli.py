@@ -17,9 +17,12 @@ from capecam.cli_options import (
     AsJson,
     Config,
     Device,
+    OptionalFile,
     Out,
     ResultFolder,
+    Reviews,
     quiet,
+    reviews_path,
     with_common_options,
     with_settings,
 )
@@ -187,7 +190,7 @@ def verify_command(
     raise typer.Exit(found.exit_code)
 
 
-@app.command("evaluate")
+@app.command("evaluate", cls=OptionalFile)
 @with_common_options
 def evaluate_command(
     found: Annotated[
@@ -196,8 +199,10 @@ def evaluate_command(
     ],
     *,
     truth: Annotated[
-        Path, typer.Option("--truth", metavar="FILE", help="vector file of annotated polygons")
-    ],
+        Path | None,
+        typer.Option("--truth", metavar="FILE", help="vector file of annotated polygons"),
+    ] = None,
+    reviews: Reviews = None,
     area: Annotated[
         Path | None,
         typer.Option(
@@ -219,14 +224,52 @@ def evaluate_command(
 ) -> None:
     """Compare detections with annotations: precision, recall, F1.
 
-    Scores are by class. Objects are matched one to one by intersection over union (IoU).
+    Scores are by class. Objects are matched one to one by intersection over union (IoU). With
+    --reviews, count what the verdicts of people say; --truth and --reviews exclude each other.
     """
+    if reviews is not None and truth is None:
+        from capecam.analysis.review.review_scores import evaluate_reviews
+
+        if area is not None or steps:
+            raise UsageError("--area and --steps need --truth; leave them out")
+        _show(evaluate_reviews(found, reviews_path(found, reviews), to), as_json=as_json)
+        return
+    if truth is None or reviews is not None:
+        raise UsageError("evaluate: exactly one of --truth and --reviews must be given")
     from capecam.analysis.evaluation import EvaluationRequest, evaluate
     from capecam.analysis.scoring import Rules
 
     request = EvaluationRequest(found, truth, area, steps, Rules(iou), load(config), to)
     answer = evaluate(request)
     _show(answer, as_json=as_json)
+
+
+@app.command("review")
+@with_common_options
+def review_command(
+    out: Out,
+    *,
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top", metavar="N", min=0, help="the first N detections of the review queue"
+        ),
+    ] = 100,
+    reviews: Annotated[
+        Path | None,
+        typer.Option("--reviews", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add detections to look at to OUT/review.gpkg, which is made if need be.
+
+    Its layers are filled in with QGIS or any other tool. What is in the file stays as it is;
+    detections that are in it are not added again.
+    """
+    from capecam.analysis.review.queue import add_queue
+
+    added = add_queue(out, top, reviews)
+    _show(added, as_json=as_json)
 
 
 @app.command("summarize")

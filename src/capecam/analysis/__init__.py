@@ -1,1 +1,1 @@
-"""Judging results: evaluation, zones and change, faithfulness audit, speed benchmark."""
+"""Judging results: evaluation, zones, change, reviews, faithfulness audit, speed benchmark."""

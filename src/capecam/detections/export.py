@@ -10,7 +10,7 @@ import pandas as pd
 from capecam.errors import OutputError, UsageError
 from capecam.io.vector_writer import crs_of, write_gpkg, write_layer
 from capecam.runtime.files import atomic_write
-from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER
+from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER, REVIEW
 from capecam.store.run_folder import product
 
 FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg")
@@ -46,6 +46,8 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
     target = to or out / f"{LAYER}.{kind}"
     if target.resolve() in (source.resolve(), (out / GEOPACKAGE).resolve()):
         return target  # every run writes these
+    if target.name == REVIEW and target.exists():
+        raise OutputError(f"{target}: holds what people say about a run; name another file")
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
     with atomic_write(target) as temporary:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pyogrio
 import pyproj
@@ -56,6 +57,7 @@ def read_polygons(
     near: shapely.Geometry | None = None,
     columns: Sequence[str] | None = None,
     everywhere: bool = False,
+    with_points: bool = False,
 ) -> gpd.GeoDataFrame:
     """Return the valid polygons of a vector file in one CRS, in the order of the file.
 
@@ -67,6 +69,7 @@ def read_polygons(
         columns: attributes to read; None reads all; columns that the file does not have are left
             out.
         everywhere: read all features; ``near`` says only on which side of the Earth they are.
+        with_points: return the points among them, too.
 
     Raises:
         UsageError: there is no such file or layer, it holds no polygons, or it has no CRS.
@@ -85,14 +88,35 @@ def read_polygons(
         check_crs(path, table.crs)
         if doubt := misplaced(table):
             log.warning("%s: %s", path, doubt)
-        polygons = clean_polygons(table, path, place)
-        return polygons if crs is None else move_polygons(polygons, path, crs, near)
+        is_point = _are_points(table) & with_points
+        polygons = clean_polygons(table[~is_point], path, place)
+        polygons = polygons if crs is None else move_polygons(polygons, path, crs, near)
+        return _with_points(polygons, table[is_point], path) if is_point.any() else polygons
     except UNREADABLE as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(
             f"{path}: cannot be read as a vector layer ({message})"
             "; copy it again, or convert it with ogr2ogr"
         ) from error
+
+
+def _are_points(table: gpd.GeoDataFrame) -> NDArray[np.bool_]:
+    shapes = table.geometry.to_numpy()
+    return np.asarray((shapely.get_dimensions(shapes) == 0) & ~shapely.is_empty(shapes))
+
+
+def _with_points(
+    polygons: gpd.GeoDataFrame, points: gpd.GeoDataFrame, path: Path
+) -> gpd.GeoDataFrame:
+    """Return polygons and points, moved to the CRS of the polygons, in the order of the file."""
+    flat = points.set_geometry(shapely.force_2d(points.geometry.to_numpy()), crs=points.crs)
+    moved = flat.to_crs(polygons.crs)
+    finite = np.isfinite(moved.geometry.bounds.to_numpy()).all(axis=1)
+    if not finite.all():
+        log.warning(
+            "%s: %d point(s) lie outside of the CRS of the imagery, left out", path, sum(~finite)
+        )
+    return pd.concat([polygons, moved[finite]]).sort_index()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ SUMMARY = "summary.csv"
 EVALUATION_JSON = "evaluation.json"
 """Result of ``capecam evaluate``."""
 
+REVIEWS_JSON = "reviews.json"
+"""Result of ``capecam evaluate --reviews``."""
+
 PIECES = "detections.parquet"
 """Unfiltered pieces of a cell, in the cell's folder."""
 
@@ -26,3 +29,9 @@ PROJECT = "capecam.qgz"
 """The QGIS project."""
 
 REPORT = "report.html"
+
+REVIEW = "review.gpkg"
+"""What people say about the detections: the only file of the folder that is theirs."""
+
+VERDICTS, MISSED, SAMPLE, SAMPLE_DESIGN = "verdicts", "missed", "sample", "sample_design"
+"""Layers of the review file."""

@@ -1,0 +1,1 @@
+"""What people say about a map: the review file, verdicts, and what follows from them."""
