@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from capecam import __version__
 from capecam.runtime import logs
 from capecam.settings import Setting, leaves
 from capecam.settings.loading import load
+from capecam.store.file_names import REVIEW
 
 Sources = Annotated[
     list[str] | None,
@@ -34,6 +36,13 @@ ResultFolder = Annotated[
     Path | None,
     typer.Option("--to", metavar="FOLDER", help="folder to write  [default: OUT, if possible]"),
 ]
+Reviews = Annotated[
+    str | None,
+    typer.Option(
+        "--reviews", metavar="[FILE]", help="review file  [default with no FILE: OUT/review.gpkg]"
+    ),
+]
+"""Option of commands of the class ``OptionalFile``; see :func:`reviews_path`."""
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
 log = logging.getLogger("capecam")
@@ -69,6 +78,25 @@ COMMON = {
         "--version", callback=_show_version, is_eager=True, help="print the version and exit"
     ),
 }
+
+
+class OptionalFile(TyperCommand):
+    """Command whose ``--reviews`` may stand without a value, which typer's options cannot."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments after giving ``--reviews`` an empty value where it has none."""
+        following = [*args[1:], "--"]
+        given = [
+            "--reviews=" if arg == "--reviews" and after.startswith("-") else arg
+            for arg, after in zip(args, following, strict=True)
+        ]
+        parsed: list[str] = super().parse_args(ctx, given)
+        return parsed
+
+
+def reviews_path(out: Path, value: str) -> Path:
+    """Return the review file that ``--reviews`` names: without a name, that of the run."""
+    return Path(value) if value else out / REVIEW
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:

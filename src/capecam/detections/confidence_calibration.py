@@ -1,4 +1,4 @@
-"""``p_right``: the calibrated probability that a detection is right (docs/method.md#right-or-wrong).
+"""Calibrated probabilities that detections are right (docs/method.md#right-or-wrong): ``p_right``.
 
 A logistic model, which ``capecam calibrate`` fits and a run applies. The file is small JSON.
 """
@@ -12,13 +12,13 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 from scipy.special import expit, logit
 
 from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.detections.signals import SIGNALS
 from capecam.errors import UsageError
-from capecam.store.records import Record, read_record
+from capecam.store.records import JsonTree, Record, read_record
 
 Floats = NDArray[np.float64]
 
@@ -87,7 +87,7 @@ class ConfidenceCalibration(Record):
     intercept: Finite
     terms: tuple[Term, ...]
     origin: Origin
-    scores: dict[str, JsonValue] = {}
+    scores: JsonTree = {}
     """Held-out scores, as ``capecam calibrate --json`` has them."""
 
     @model_validator(mode="after")
@@ -201,5 +201,3 @@ def read_calibration(path: Path) -> ConfidenceCalibration:
         raise UsageError(
             f"{path}: is no calibration ({str(error)[:200]}); make one with capecam calibrate"
         ) from error
-
-

@@ -135,9 +135,7 @@ def entropy(levels: Integers) -> NDArray[np.float64]:
     return np.asarray(-(p * np.log2(np.where(p > 0, p, 1))).sum(axis=0))
 
 
-def shape_measures(
-    geometry: shapely.Geometry, pixel: tuple[float, float]
-) -> tuple[float, float]:
+def shape_measures(geometry: shapely.Geometry, pixel: tuple[float, float]) -> tuple[float, float]:
     """Return compactness and rectangularity of an object.
 
     Args:

@@ -16,6 +16,9 @@ SUMMARY = "summary.csv"
 EVALUATION_JSON = "evaluation.json"
 """Result of ``capecam evaluate``."""
 
+CALIBRATION = "calibration.json"
+"""Result of ``capecam calibrate``: how likely detections are right."""
+
 PIECES = "detections.parquet"
 """Unfiltered pieces of a cell, in the cell's folder."""
 
@@ -26,3 +29,6 @@ PROJECT = "capecam.qgz"
 """The QGIS project."""
 
 REPORT = "report.html"
+
+REVIEW = "review.gpkg"
+"""What people say about the detections: the only file of the folder that is theirs."""

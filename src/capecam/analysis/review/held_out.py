@@ -115,9 +115,7 @@ def scores(p: Floats, right: Bools, block: Integers) -> dict[str, Estimate]:
     values = {name: MEASURES[name](p, right, once) for name in names}
     drawn = np.array([[MEASURES[n](p, right, w) for n in names] for w in draws(block) if w.any()])
     ends = np.nanpercentile(drawn, INTERVAL, axis=0).T.tolist()
-    return {
-        name: Estimate(values[name], *end) for name, end in zip(names, ends, strict=True)
-    }
+    return {name: Estimate(values[name], *end) for name, end in zip(names, ends, strict=True)}
 
 
 def mean_gain(gain: Floats, block: Integers) -> Estimate:
