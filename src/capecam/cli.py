@@ -272,6 +272,48 @@ def review_command(
     _show(added, as_json=as_json)
 
 
+@app.command("calibrate", cls=OptionalFile)
+@with_common_options
+def calibrate_command(
+    out: Out,
+    *,
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", metavar="FILE", help="vector file of annotated polygons"),
+    ] = None,
+    reviews: Reviews = None,
+    area: Annotated[
+        Path | None,
+        typer.Option(
+            "--area", metavar="FILE", help="polygons of the annotated area  [default: everywhere]"
+        ),
+    ] = None,
+    iou: Annotated[float, typer.Option("--iou", metavar="X", help="minimum IoU of a match")] = 0.5,
+    config: Config = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="file to write  [default: OUT/calibration.json]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the probability that a detection is right, to annotations or to reviews.
+
+    Scores are of blocks of ground that the fit has not seen. run --calibrate-with applies the file
+    that is written; it holds for the network and the kind of place that it was made with.
+    """
+    from capecam.analysis.review.calibration import CalibrationRequest, calibrate
+    from capecam.analysis.scoring import Rules
+
+    if (truth is None) == (reviews is None):
+        raise UsageError("calibrate: exactly one of --truth and --reviews must be given")
+    if truth is None and area is not None:
+        raise UsageError("--area needs --truth; leave it out")
+    verdicts = None if reviews is None else reviews_path(out, reviews)
+    request = CalibrationRequest(out, truth, area, verdicts, Rules(iou), load(config), to)
+    found = calibrate(request)
+    _show(found, as_json=as_json)
+
+
 @app.command("summarize")
 @with_common_options
 def summarize_command(

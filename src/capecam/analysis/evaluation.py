@@ -178,14 +178,14 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     found = _read_run(run) if run else read_objects(request.found, names, request.settings.truth)
     crs = metric_crs(found)
     found = reproject_table(found, crs)
-    mapped = None if run is None else _mapped(run, crs)
+    mapped = None if run is None else mapped_area(run, crs)
     near = mapped or shapely.box(*found.total_bounds)
     true = read_objects(request.truth, names, request.settings.truth, crs, near)
     true = without_repeated(true, request.truth, "true objects")
     if run is None:
         warn_of_repeated(found, request.found, "found objects")
-    area = _area(request.area, mapped, crs, near)
-    true, found = _within(true, area), _within(found, area)
+    area = compared_area(request.area, mapped, crs, near)
+    true, found = objects_within(true, area), objects_within(found, area)
     _warn_if_far(true, found, request)
     after = (
         objects_by_step(cell_pieces(run), assembly_rules(run)) if run and request.by_step else {}
@@ -222,7 +222,7 @@ def _read_run(run: RunFolder) -> gpd.GeoDataFrame:
     return gpd.read_parquet(run.detections(), columns=columns)
 
 
-def _mapped(run: RunFolder, crs: pyproj.CRS) -> shapely.Geometry:
+def mapped_area(run: RunFolder, crs: pyproj.CRS) -> shapely.Geometry:
     """Return the area that a run has mapped."""
     boxes = np.array([run.core(cell).box for cell in run.cells])
     placed = shapely.transform(shapely.union_all(boxes), run.grid.to_map)
@@ -230,7 +230,7 @@ def _mapped(run: RunFolder, crs: pyproj.CRS) -> shapely.Geometry:
     return mapped
 
 
-def _area(
+def compared_area(
     path: Path | None, mapped: shapely.Geometry | None, crs: pyproj.CRS, near: shapely.Geometry
 ) -> shapely.Geometry | None:
     """Return the area that is annotated and was mapped; None: not limited."""
@@ -241,7 +241,7 @@ def _area(
     return shapely.intersection_all(areas) if areas else None
 
 
-def _within(table: gpd.GeoDataFrame, area: shapely.Geometry | None) -> gpd.GeoDataFrame:
+def objects_within(table: gpd.GeoDataFrame, area: shapely.Geometry | None) -> gpd.GeoDataFrame:
     """Return the objects with at least half inside an area, clipped to it."""
     if area is None or not len(table):
         return table
@@ -267,7 +267,7 @@ def _by_step(
 ) -> tuple[tuple[str, Score], ...]:
     crs = pyproj.CRS(true.crs)
     return tuple(
-        (step, score(true, _within(reproject_table(table, crs), area), names, rules))
+        (step, score(true, objects_within(reproject_table(table, crs), area), names, rules))
         for step, table in after.items()
     )
 

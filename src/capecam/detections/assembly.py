@@ -18,6 +18,7 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
+from capecam.detections.confidence_calibration import P_RIGHT, ConfidenceCalibration
 from capecam.detections.evidence import Evidence
 from capecam.detections.filters import REASONS, rejection_reasons
 from capecam.detections.measurement import COLUMNS, middle_pixel_m, read_pieces, to_table
@@ -31,6 +32,9 @@ from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings, DetectionSettings
 from capecam.store.file_names import DETECTIONS, PIECES, REJECTED, SUMMARY
 from capecam.store.run_folder import RunFolder
+
+EXPECTED = "expected_count"
+"""Column of the summary: the sum of ``p_right``, the number of right detections to be expected."""
 
 BATCH = 64
 """Cells that are joined at once: about a row of a city's."""
@@ -107,7 +111,11 @@ def assemble(
 
 
 def write_detections(
-    out: Path, found: Detections, rules: AssemblyRules, explained: pd.DataFrame | None = None
+    out: Path,
+    found: Detections,
+    rules: AssemblyRules,
+    explained: pd.DataFrame | None = None,
+    calibration: ConfidenceCalibration | None = None,
 ) -> pd.DataFrame:
     """Write ``DETECTIONS``, ``SUMMARY`` and, if they are kept, the rejected objects.
 
@@ -117,6 +125,7 @@ def write_detections(
         rules: by which they were made.
         explained: N rows of ``OBJECT_COLUMNS``, NaN for those without an explanation; None leaves
             these columns and the review queue out.
+        calibration: gives each the probability of being right; None leaves this column out.
 
     Returns:
         A row for each foreground class, also without detections.
@@ -126,6 +135,8 @@ def write_detections(
         geometry = table.geometry
         table = table.drop(columns="geometry").join(explained[[*OBJECT_COLUMNS]])
         table["evidence"] = pd.Series(evidence_words(explained), table.index, "str")
+        if calibration is not None:
+            table[P_RIGHT] = calibration.p_right(table)
         table = gpd.GeoDataFrame(table, geometry=geometry)
         review = review_ranks(table)
     summary = _summary(table, rules.names)
@@ -141,12 +152,14 @@ def write_detections(
 
 
 def review_ranks(table: pd.DataFrame) -> NDArray[np.int64]:
-    """Return the rank of each detection in the review queue, from 1: the least confident first.
+    """Return the rank of each detection in the review queue, from 1: the least likely right first.
 
-    Among equal ones the smaller comes first.
+    Ascending by ``p_right`` where it is calibrated, else by confidence; among equal ones the
+    smaller comes first.
     """
     ranks = np.empty(len(table), np.int64)
-    ranks[np.lexsort((table["area_m2"], table["confidence"]))] = np.arange(1, len(table) + 1)
+    likely = table[P_RIGHT if P_RIGHT in table else "confidence"]
+    ranks[np.lexsort((table["area_m2"], likely))] = np.arange(1, len(table) + 1)
     return ranks
 
 
@@ -228,6 +241,9 @@ def _summary(detections: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     areas = areas.reindex(pd.RangeIndex(1, len(names), name="class_id"), fill_value=0)
     summary = areas.round(2).rename(columns={"sum": "area_m2"}).reset_index()
     summary.insert(1, "class", names[1:])
+    if P_RIGHT in detections:
+        expected = detections.groupby("class_id")[P_RIGHT].sum()
+        summary[EXPECTED] = expected.reindex(summary["class_id"], fill_value=0).round(1).to_numpy()
     return summary
 
 

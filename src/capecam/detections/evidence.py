@@ -27,6 +27,7 @@ from capecam.detections.heatmap_stats import (
 from capecam.detections.measurement import middle_pixel_m, pixel_m
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M
 from capecam.detections.regions import Pieces, first_pixels
+from capecam.detections.signals import NEAR_PX, SIGNALS
 from capecam.grid import Grid
 from capecam.runtime.process_pool import ProcessPool
 
@@ -39,7 +40,7 @@ MIN_CHUNKS = 8
 SQUARE_PX = 2048
 """Edge of the squares in which objects are sampled one after the other."""
 
-EVIDENCE_COLUMNS = ("rival", "rival_in")
+EVIDENCE_COLUMNS = ("rival", "rival_in", *SIGNALS)
 """Columns after the methods' measures: see docs/outputs.md."""
 
 
@@ -89,7 +90,7 @@ class Evidence:
         rivals = np.array([None, *self._rasters.classes], object)
         rival = rivals[numbers["rival_id"].to_numpy(int)]
         numbers["rival"] = pd.Series(rival, table.index, "str")
-        return numbers[[*names[:-2], *EVIDENCE_COLUMNS]]
+        return numbers[[*names[: names.index("rival_id")], *EVIDENCE_COLUMNS]]
 
     def _numbers(self, objects: Pieces) -> NDArray[np.float64]:
         """Return (N, columns), from the cache or measured."""
@@ -130,5 +131,6 @@ def _open_cache(rasters: EvidenceRasters, grid: Grid, path: Path) -> EvidenceCac
     pixel = float(middle_pixel_m(grid).min())
     # In degrees, pixels elsewhere are smaller than in the middle.
     distance_px = 1.5 * NEIGHBOURHOOD_M / pixel + max(h.stride for h in rasters.heatmaps)
+    distance_px = max(distance_px, NEAR_PX)
     settings = f"{RING_M} {NEIGHBOURHOOD_M} {grid.crs} {grid.anchor} {grid.pixel} {scale_max}"
     return EvidenceCache(path, f"{VERSION} {settings}", tiles, distance_px, len(rasters.columns))

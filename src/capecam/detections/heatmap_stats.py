@@ -16,13 +16,14 @@ from capecam.detections.neighbourhood import (
     NeighbourhoodStrip,
     neighbourhood_strips,
 )
+from capecam.detections.signals import SIGNALS, ProbabilitySums, edge_strips, shape_measures
 from capecam.io.cog import LEVELS
 from capecam.io.gdal import gdal_settings
 from capecam.io.heat_layer import HeatLayer
 from capecam.io.layer_reader import LayerReader
 from capecam.io.vrt import Layer
 
-VERSION = 1
+VERSION = 2
 """Version of the definitions below; cached numbers of another version are not used."""
 
 MEASURES = ("in", "ring", "share", "peak", "peak_m")
@@ -104,7 +105,7 @@ class EvidenceRasters:
     def columns(self) -> list[str]:
         """Names of all numbers of an object."""
         names = [f"{heatmap.method}_{measure}" for heatmap in self.heatmaps for measure in MEASURES]
-        return [*names, "rival_id", "rival_in"]
+        return [*names, "rival_id", "rival_in", *SIGNALS]
 
 
 class HeatmapSampler:
@@ -131,7 +132,6 @@ class HeatmapSampler:
     ) -> tuple[float, ...]:
         heatmaps = self._rasters.heatmaps
         sums = [_Sums() for _ in heatmaps]
-        levels = np.zeros(len(self._rasters.classes) + 1, np.int64)
         distance = EdgeDistance(pixel)
         for strip in neighbourhood_strips(geometry, pixel):
             distance.add(strip)
@@ -141,19 +141,25 @@ class HeatmapSampler:
                     blocks = counts[heatmap.stride]
                     stored = reader.read(class_id, blocks.window)
                     total.add(strip, blocks, heatmap.stride, heatmap.scaled(stored, class_id))
-            self._add_levels(levels, strip)
         measures = [value for total in sums for value in total.measures(distance)]
+        probabilities = self._probabilities(geometry, class_id)
+        levels = probabilities.levels.copy()
         levels[class_id] = 0
         rival = int(np.argmax(levels))
-        return (*measures, rival, levels[rival] / shapely.area(geometry) / LEVELS)
+        return (
+            *measures,
+            rival,
+            levels[rival] / shapely.area(geometry) / LEVELS,
+            *probabilities.measures(),
+            *shape_measures(geometry, pixel),
+        )
 
-    def _add_levels(self, levels: NDArray[np.int64], strip: NeighbourhoodStrip) -> None:
-        """Add the stored probability levels inside the object to the sums by class id."""
-        if strip.object_window is not None:
-            inside = strip.inside[strip.object_window.slices(strip.window)]
-            for band in range(1, len(levels)):
-                values = self._probability.read(band, strip.object_window)[inside]
-                levels[band] += values.sum(dtype=np.int64)
+    def _probabilities(self, geometry: shapely.Geometry, class_id: int) -> ProbabilitySums:
+        bands = range(1, len(self._rasters.classes) + 1)
+        sums = ProbabilitySums(class_id, len(bands) + 1)
+        for strip in edge_strips(geometry):
+            sums.add(strip, np.stack([self._probability.read(b, strip.window) for b in bands]))
+        return sums
 
 
 @contextmanager

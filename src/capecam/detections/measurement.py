@@ -84,6 +84,15 @@ def lonlat(crs: str, points: Floats) -> Floats:
     return np.stack(to_wgs84.transform(*points.T), axis=1)
 
 
+def lonlat_bounds(grid: Grid) -> tuple[float, float, float, float]:
+    """Return left, bottom, right, top of a grid's corners in longitude and latitude, WGS 84."""
+    left, bottom, right, top = grid.bounds
+    corners = np.array([[x, y] for x in (left, right) for y in (bottom, top)])
+    degrees = lonlat(grid.crs, corners)
+    (west, south), (east, north) = degrees.min(axis=0), degrees.max(axis=0)
+    return float(west), float(south), float(east), float(north)
+
+
 def geodesic(crs: pyproj.CRS) -> pyproj.Geod:
     """Return the ellipsoid of a CRS, for lengths and areas."""
     return crs.get_geod() or pyproj.Geod(ellps="WGS84")

@@ -11,7 +11,13 @@ from pathlib import Path
 from pyarrow import ArrowInvalid
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from capecam.detections.assembly import assemble, assembly_rules, cell_pieces, write_detections
+from capecam.detections.assembly import (
+    EXPECTED,
+    assemble,
+    assembly_rules,
+    cell_pieces,
+    write_detections,
+)
 from capecam.detections.evidence import Evidence
 from capecam.detections.heatmap_stats import EvidenceRasters
 from capecam.errors import StoppedError
@@ -21,6 +27,7 @@ from capecam.io.overview import write_overview
 from capecam.io.vrt import write_vrt
 from capecam.model.model import Model
 from capecam.pipeline.run_explainer import RunExplainer
+from capecam.run.applied_calibration import applied_calibration, calibration_record
 from capecam.run.editable_products import EditableProducts
 from capecam.run.object_rasters import write_object_rasters
 from capecam.run.object_stage import Explain, explain_detections, object_table
@@ -103,12 +110,15 @@ def _write(run: RunFolder, explain: Explain) -> RunRecord:
     rasters = EvidenceRasters(heats, run.layer("probability.tif"), run.names[1:])
     with Evidence(rasters, run.grid, processes, out / EVIDENCE_CACHE) as evidence:
         found = assemble(cell_pieces(run), rules, evidence)
-    explained = explain_detections(run, found, explain)
+    calibration = applied_calibration(run, found.table.columns)
+    explained = explain_detections(run, found, explain, calibration)
     objects = write_object_rasters(run, found, explained)
     run = replace(run, record=run.record.model_copy(update={"objects": objects}))
     _write_layers(run)
     write_styles(run)
-    summary = write_detections(out, found, rules, object_table(explained)).to_dict("records")
+    summary = write_detections(out, found, rules, object_table(explained), calibration).to_dict(
+        "records"
+    )
     counts = {row["class"]: row["count"] for row in summary}
     people_edit = editable.write(run, counts)
     totals = TotalsRecord(
@@ -116,6 +126,9 @@ def _write(run: RunFolder, explain: Explain) -> RunRecord:
         tiles=sum(cell.tiles for cell in run.cells.values()),
         by_class={row["class"]: (row["count"], row["area_m2"]) for row in summary},
     )
+    if calibration is not None:
+        expected = {row["class"]: row[EXPECTED] for row in summary}
+        totals = totals.model_copy(update={"expected": expected})
     files = sorted(path for pattern in RECORDED for path in out.glob(pattern))
     products = {path.name: FileFacts.of(path) for path in files}
     of_headers = [entry for entry in run.record.unusual if entry.seen_in == "headers"]
@@ -129,6 +142,7 @@ def _write(run: RunFolder, explain: Explain) -> RunRecord:
             "written": products | people_edit,
             "unusual": (*of_headers, *of_pixels),
             "audit": run.record.audit if audit_holds else None,
+            "p_right": calibration_record(run),
         }
     )
     record.write(out / RUN_JSON)

@@ -13,6 +13,7 @@ import pandas as pd
 import shapely
 
 from capecam.detections.assembly import Detections, review_ranks
+from capecam.detections.confidence_calibration import P_RIGHT, ConfidenceCalibration
 from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.detections.regions import Integers, first_pixels
 from capecam.grid import Window
@@ -29,7 +30,10 @@ Explain = Callable[[Sequence[ObjectGroup]], Iterable[GroupResult]]
 
 
 def explain_detections(
-    run: RunFolder, found: Detections, explain: Explain
+    run: RunFolder,
+    found: Detections,
+    explain: Explain,
+    calibration: ConfidenceCalibration | None = None,
 ) -> list[StoredObject | None]:
     """Explain the detections that ``objects.explain`` selects, unless they are explained already.
 
@@ -37,6 +41,7 @@ def explain_detections(
         run: with all finished cells.
         found: N detections.
         explain: does it.
+        calibration: orders the review queue, of which the first ones may be selected.
 
     Returns:
         N explanations; None for those without one.
@@ -45,7 +50,7 @@ def explain_detections(
     explained: list[StoredObject | None] = [None] * len(found.objects)
     stored: dict[str, dict[bytes, StoredObject]] = {}
     missing: dict[str, _Group] = {}
-    for group in _groups(run, found):
+    for group in _groups(run, found, calibration):
         known = store.read(group.cell)
         stored[group.cell] = {m.key: known[m.key] for m in group.members if m.key in known}
         for member in group.members:
@@ -100,9 +105,11 @@ class _Group:
         return ObjectGroup(self.cell, run.cells[self.cell].image, targets)
 
 
-def _groups(run: RunFolder, found: Detections) -> Iterator[_Group]:
+def _groups(
+    run: RunFolder, found: Detections, calibration: ConfidenceCalibration | None
+) -> Iterator[_Group]:
     """Yield the selected detections by cell, with all that their explanations depend on."""
-    selected = _selected(run, found)
+    selected = _selected(run, found, calibration)
     if not len(selected):
         return
     names, tiling = list(run.cells), run.settings.tiling.tiling
@@ -128,13 +135,18 @@ def _groups(run: RunFolder, found: Detections) -> Iterator[_Group]:
         yield _Group(names[cell], tuple(entries))
 
 
-def _selected(run: RunFolder, found: Detections) -> Integers:
+def _selected(
+    run: RunFolder, found: Detections, calibration: ConfidenceCalibration | None
+) -> Integers:
     """Return the indices of the detections that the settings select."""
     wanted = run.settings.objects.explain
     if wanted == "none":
         return np.empty(0, np.int64)
     count = len(found.objects) if wanted == "all" else wanted
-    return np.flatnonzero(review_ranks(found.table) <= count)
+    table = pd.DataFrame(found.table[["confidence", "area_m2"]])
+    if calibration is not None and not calibration.needs_explanations:
+        table[P_RIGHT] = calibration.p_right(found.table)
+    return np.flatnonzero(review_ranks(table) <= count)
 
 
 def _owners(cores: shapely.STRtree, col: Integers, row: Integers) -> Integers:

@@ -117,8 +117,19 @@ def _dropped(record: RunRecord) -> str:
 
 
 def totals_table(totals: TotalsRecord) -> str:
-    """Return a table of detections and m² by class."""
+    """Return a table of detections and m² by class, and how many of them are right to expect."""
     width = max(len("class"), *map(len, totals.by_class))
     rows = [f"{'class':<{width}}  {'count':>8}  {'area m²':>12}"]
     rows += [f"{n:<{width}}  {c:>8,}  {a:>12,.1f}" for n, (c, a) in totals.by_class.items()]
+    if totals.expected:
+        right = ["expected", *(f"{totals.expected[name]:,.1f}" for name in totals.by_class)]
+        rows = [f"{row}  {number:>10}" for row, number in zip(rows, right, strict=True)]
+        rows.append(expected_line(totals))
     return "\n".join(rows)
+
+
+def expected_line(totals: TotalsRecord) -> str:
+    """Return a sentence on the expected count, for a run with a calibration."""
+    found = sum(count for count, _ in totals.by_class.values())
+    expected = sum(totals.expected.values())
+    return f"of {found:,} detections, {expected:,.0f} are expected to be right (sum of p_right)"

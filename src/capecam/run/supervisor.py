@@ -15,6 +15,7 @@ from capecam.mosaic.city import City, city_of, find_cells
 from capecam.mosaic.diagnostics import DiagnosticGroup, summarize_diagnostics
 from capecam.pipeline.cell_runner import CellResult
 from capecam.pipeline.object_group import GroupResult, ObjectGroup
+from capecam.run.applied_calibration import read_for
 from capecam.run.city_products import write_city_products
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
 from capecam.run.outcome import PreparedRun, RunOutcome
@@ -51,6 +52,7 @@ def run(
         StoppedError: the machine failed; the same call continues where it stopped.
     """
     outcome = RunOutcome(required(settings.out, "out", "--out DIR"))
+    read_for(settings)  # a calibration that does not fit is refused before any work
     ledger = Ledger.open(outcome.out)
     with output_lock(outcome.out, settings.run.shard), gdal_settings():
         previous = read_run(outcome.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -62,6 +63,12 @@ class DetectionSettings(Section):
     )
     keep_rejected: Annotated[bool, Option("--keep-rejected")] = Field(
         False, description="keep dropped objects in a separate layer, with the reason"
+    )
+
+    calibrate_with: Annotated[Path | None, Option("--calibrate-with", "FILE")] = Field(
+        None,
+        description="calibration.json of capecam calibrate, which gives detections the "
+        "probability of being right (p_right) and orders the review queue by it",
     )
 
     def by_class(self, key: str, names: Sequence[str]) -> list[float]:

@@ -18,6 +18,8 @@ EVALUATION_JSON = "evaluation.json"
 
 REVIEWS_JSON = "reviews.json"
 """Result of ``capecam evaluate --reviews``."""
+CALIBRATION = "calibration.json"
+"""Result of ``capecam calibrate``: how likely detections are right."""
 
 PIECES = "detections.parquet"
 """Unfiltered pieces of a cell, in the cell's folder."""

@@ -189,6 +189,8 @@ class TotalsRecord(Record):
     tiles: int = 0
     by_class: dict[str, tuple[int, float]] = {}
     """Number of detections and their area in m²."""
+    expected: dict[str, float] = {}
+    """Sum of ``p_right`` by class; empty, and not in the file, without a calibration."""
 
 
 class UnusualRecord(Record):
@@ -200,6 +202,20 @@ class UnusualRecord(Record):
     """Action of the run, and remedies."""
     warning: bool
     seen_in: Literal["headers", "pixels"] = "headers"
+
+
+class AppliedCalibration(Record):
+    """The calibration of the detections' ``p_right``."""
+
+    sha256: str
+    """Of the file."""
+    run: str
+    """Name of the run that it was fitted to."""
+    checkpoint: str
+    """sha256 of that run's network."""
+    signals: tuple[str, ...]
+    objects: int
+    """Number of labelled detections."""
 
 
 class RunRecord(Record):
@@ -256,15 +272,19 @@ class RunRecord(Record):
     """Files of the city as they were last written, also those that people may edit."""
     audit: dict[str, object] | None = None
     """Result of ``capecam audit`` of the same detections."""
+    p_right: AppliedCalibration | None = None
+    """How detections got their ``p_right``; None: they have none."""
 
     def to_json(self) -> JsonTree:
-        """Return the keys that were read or given, and ``audit`` only if there is one."""
-        tree = super().to_json()
-        return {name: value for name, value in tree.items() if name != "audit" or value is not None}
+        """Return the keys that were read or given, but no empty ``audit`` and ``p_right``."""
+        known = {"audit": self.audit, "p_right": self.p_right}
+        return {k: v for k, v in super().to_json().items() if known.get(k, v) is not None}
 
     def with_products_of(self, other: RunRecord) -> RunRecord:
         """Return the record with the city products of another."""
-        names = ("totals", "detections", "products", "objects", "written", "audit", "unusual")
+        names = (
+            "totals", "detections", "products", "objects", "written", "audit", "unusual", "p_right",
+        )  # fmt: skip
         return self.model_copy(update={name: getattr(other, name) for name in names})
 
     def with_times_of(self, previous: RunRecord) -> RunRecord:

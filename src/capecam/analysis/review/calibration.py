@@ -1,0 +1,325 @@
+"""``capecam calibrate``: how likely a detection is right, fitted to truth or reviews.
+
+The numbers that are printed are of blocks that the fit has not seen; docs/method.md#right-or-wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyproj
+import shapely
+from numpy.typing import NDArray
+
+from capecam import __version__
+from capecam.analysis.annotations import read_objects
+from capecam.analysis.duplicates import without_repeated
+from capecam.analysis.evaluation import compared_area, mapped_area, objects_within
+from capecam.analysis.matching import assign, overlaps
+from capecam.analysis.result_folder import result_folder
+from capecam.analysis.review.fitting import (
+    FOLDS,
+    Ablation,
+    Labelled,
+    ablate,
+    fit,
+    folds,
+    judged,
+    select,
+)
+from capecam.analysis.review.held_out import BINS, MEASURES, Estimate, Floats, Integers, scores
+from capecam.analysis.scoring import BLOCK_M, Rules
+from capecam.detections.confidence_calibration import (
+    CANDIDATES,
+    VERSION,
+    ConfidenceCalibration,
+    Origin,
+    feature_names,
+)
+from capecam.detections.measurement import lonlat_bounds, metric_crs
+from capecam.errors import UsageError
+from capecam.io.reprojection import reproject_table
+from capecam.io.vector_reader import read_polygons
+from capecam.settings import Settings
+from capecam.store.file_names import CALIBRATION, REVIEW
+from capecam.store.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+MIN_OBJECTS = 100
+"""With 100 checked objects the ECE of a drawn city was .01, as with more; of 50 it was not."""
+
+MIN_OF_A_KIND = 10
+"""Fewest right ones, and fewest wrong ones: two in each fold."""
+
+MIN_BLOCKS = 20
+"""Blocks for which the intervals mean something. A place with fewer gets blocks of half the edge,
+down to ``MIN_BLOCK_M``."""
+
+SAME_IOU = 0.5
+"""Minimum overlap of a verdict's outline with the detection that it is about."""
+
+MIN_BLOCK_M = 25.0
+"""About a plot: what is on one roof stays in one block."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRequest:
+    """Labels, and where the result goes."""
+
+    out: Path
+    """Folder of a run."""
+    truth: Path | None = None
+    """Vector file of annotated polygons; None: reviews are read."""
+    area: Path | None = None
+    """Vector file of the annotated area; None: all that was mapped."""
+    reviews: Path | None = None
+    """File of verdicts; None: that of the run."""
+    rules: Rules = field(default_factory=Rules)
+    settings: Settings = field(default_factory=Settings)
+    """``truth`` names the columns of annotations."""
+    to: Path | None = None
+    """File to write; None: ``calibration.json`` in the folder of the run, if it can be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A calibration and what it is worth on blocks that it has not seen."""
+
+    calibration: ConfidenceCalibration
+    path: Path | None
+    """File that it was written to."""
+    block_m: float
+    blocks: int
+    before: dict[str, Estimate]
+    """Scores of the confidence as it is."""
+    base: dict[str, Estimate]
+    """Held-out scores with confidence, area and class."""
+    after: dict[str, Estimate]
+    """Held-out scores with signals that were chosen again in each fold."""
+    ablations: tuple[Ablation, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result of ``--json``."""
+        tree = self.calibration.to_json()
+        return {"file": None if self.path is None else str(self.path), **tree}
+
+    def to_text(self) -> str:
+        """Return the result as text."""
+        origin, signals = self.calibration.origin, self.calibration.signals
+        rows = {
+            TITLES[name]: [str(table[name]) for table in (self.before, self.base, self.after)]
+            for name in MEASURES
+        }
+        columns = ["confidence", "base", "p_right"]
+        lines = [
+            f"{origin.right + origin.wrong} labelled detections: {origin.right} right, "
+            f"{origin.wrong} wrong; in {self.blocks} blocks of {self.block_m:g} m, "
+            f"{FOLDS} folds of blocks",
+            "held-out scores, in brackets 95 % intervals (bootstrap of blocks):",
+            pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string(),
+            "base: confidence, area and class; ECE: "
+            f"{BINS} bins of equal width; first tenth: of the queue",
+            "",
+            "gain in log-loss of each signal, held out (above 0 is better):",
+            pd.DataFrame(
+                [
+                    {"signal": a.signal, "added to the base": str(a.added),
+                     "of all, beside the others": str(a.removed),
+                     "": "used" if a.signal in signals else "left out"}
+                    for a in self.ablations
+                ]
+            ).to_string(index=False),
+            "",
+            f"signals: {', '.join(signals) or 'none pays here'}, beside confidence, area and class",
+        ]  # fmt: skip
+        if self.path is not None:
+            lines.append(f"capecam run ... --calibrate-with {self.path} gives detections p_right")
+        return "\n".join(lines)
+
+
+TITLES = {
+    "ece": "ECE",
+    "brier": "Brier score",
+    "log_loss": "log-loss",
+    "auc": "AUC",
+    "errors_first_tenth": "errors in the first tenth",
+}
+
+
+def calibrate(request: CalibrationRequest) -> Calibrated:
+    """Fit the probability that a detection is right, judge it on held-out blocks, and write it.
+
+    Raises:
+        UsageError: a file cannot be used, or there are too few labelled detections.
+        OutputError: the folder holds no run.
+    """
+    run = RunFolder.open_finished(request.out)
+    if request.truth is None:
+        table, right = _labelled_by_reviews(run, request.reviews)
+    else:
+        table, right = _labelled_by_truth(run, request.truth, request)
+    found = calibration_of(run, table, right, iou=request.rules.min_iou if request.truth else None)
+    return _save(found, run, request.to)
+
+
+def _labelled_by_truth(
+    run: RunFolder, truth: Path, request: CalibrationRequest
+) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
+    """Return the detections in the annotated area, in metres, and (N,) True for right ones."""
+    found = gpd.read_parquet(run.detections())
+    crs = metric_crs(found)
+    found, mapped = reproject_table(found, crs), mapped_area(run, crs)
+    true = read_objects(truth, run.names, request.settings.truth, crs, mapped)
+    true = without_repeated(true, truth, "true objects")
+    area = compared_area(request.area, mapped, crs, mapped)
+    true, found = objects_within(true, area), objects_within(found, area)
+    return found, is_right(true, found, request.rules.min_iou)
+
+
+def is_right(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, min_iou: float) -> NDArray[np.bool_]:
+    """Return (N,) True for found objects with a partner, one to one as ``capecam evaluate`` has it.
+
+    Args:
+        true: ``class_id`` and polygons.
+        found: N rows of the same, in the same CRS.
+        min_iou: minimum overlap of partners of one class.
+    """
+    i, j, iou = overlaps(true.geometry.to_numpy(), found.geometry.to_numpy(), min_iou)
+    same = true["class_id"].to_numpy()[i] == found["class_id"].to_numpy()[j]
+    i, j, iou = i[same], j[same], iou[same]
+    right = np.zeros(len(found), np.bool_)
+    right[j[assign(i, j, iou)]] = True
+    return right
+
+
+def calibration_of(
+    run: RunFolder, table: gpd.GeoDataFrame, right: NDArray[np.bool_], *, iou: float | None
+) -> Calibrated:
+    """Fit and judge a calibration.
+
+    Args:
+        run: that has found the detections.
+        table: N labelled detections, in metres.
+        right: (N,)
+        iou: minimum overlap with the truth; None for reviews.
+
+    Raises:
+        UsageError: there are too few.
+    """
+    _check_number(right)
+    points = shapely.get_coordinates(shapely.point_on_surface(table.geometry.to_numpy()))
+    block_m, block = blocks(points)
+    names = [name for name in CANDIDATES if name in table and table[name].notna().mean() > 0.5]
+    if not names:
+        log.warning("%s: has no signals; capecam finish measures them", run.out)
+    plain = pd.DataFrame(table.drop(columns="geometry")).reset_index(drop=True)
+    data = Labelled(plain, right, block, run.names[1:], tuple(names))
+    fold = folds(data)
+    confidence = plain["confidence"].to_numpy(np.float64)
+    before = scores(confidence, right, block)
+    base = scores(judged(data, fold, with_signals=False), right, block)
+    after = scores(judged(data, fold, with_signals=True), right, block)
+    ablations = tuple(ablate(data, fold))
+    signals, strength = select(data)
+    fitted = fit(data, signals, strength)
+    calibration = ConfidenceCalibration(
+        capecam=__version__,
+        version=VERSION,
+        classes=run.names[1:],
+        signals=signals,
+        intercept=fitted.intercept,
+        terms=fitted.terms(feature_names(data.classes, signals)),
+        origin=_origin(run, right, iou),
+        scores={
+            "block_m": block_m,
+            "blocks": len(np.unique(block)),
+            "confidence": _tree(before),
+            "base": _tree(base),
+            "p_right": _tree(after),
+            "signals": {
+                a.signal: {"added": a.added.to_json(), "removed": a.removed.to_json()}
+                for a in ablations
+            },
+        },
+    )
+    return Calibrated(
+        calibration, None, block_m, len(np.unique(block)), before, base, after, ablations
+    )
+
+
+def _tree(estimates: dict[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate.to_json() for name, estimate in estimates.items()}
+
+
+def _check_number(right: NDArray[np.bool_]) -> None:
+    count, correct = len(right), int(right.sum())
+    if count < MIN_OBJECTS:
+        raise UsageError(
+            f"only {count} detections are labelled, and at least {MIN_OBJECTS} are needed; label "
+            "more of them"
+        )
+    for kind, number in (("right", correct), ("wrong", count - correct)):
+        if number < MIN_OF_A_KIND:
+            raise UsageError(
+                f"only {number} of {count} labelled detections are {kind}, and at least "
+                f"{MIN_OF_A_KIND} are needed; label more of them"
+            )
+
+
+def blocks(points: Floats) -> tuple[float, Integers]:
+    """Return the edge of blocks in metres, and the (N,) block of (N, 2) points in metres."""
+    edge = BLOCK_M
+    while True:
+        _, block = np.unique(np.floor(points / edge), axis=0, return_inverse=True)
+        if len(np.unique(block)) >= MIN_BLOCKS or edge <= MIN_BLOCK_M:
+            return edge, np.asarray(block, np.int64)
+        edge /= 2
+
+
+def _origin(run: RunFolder, right: NDArray[np.bool_], iou: float | None) -> Origin:
+    correct = int(right.sum())
+    return Origin(
+        run=run.out.resolve().name,
+        checkpoint=run.record.checkpoint.sha256,
+        crs=pyproj.CRS.from_wkt(run.grid.crs).name,
+        bounds=lonlat_bounds(run.grid),
+        labels="reviews" if iou is None else "truth",
+        iou=iou,
+        right=correct,
+        wrong=len(right) - correct,
+    )
+
+
+def _save(found: Calibrated, run: RunFolder, to: Path | None) -> Calibrated:
+    """Write the file, and return the result with its path."""
+    folder, name = (None, CALIBRATION) if to is None else (to.parent, to.name)
+    path = None
+    with result_folder(run.out, folder) as target:
+        found.calibration.write(target / name)
+        path = target / name
+    return replace(found, path=path)
+
+
+def _labelled_by_reviews(
+    run: RunFolder, path: Path | None
+) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
+    """Return the detections with a verdict, in metres, and (N,) True for right ones."""
+    found = gpd.read_parquet(run.detections())
+    file = path or run.out / REVIEW
+    if not file.exists():
+        raise UsageError(f"{file}: there is no such file; name the reviews with --reviews FILE")
+    crs = pyproj.CRS(found.crs)
+    verdicts = read_polygons(Path(f"{file}|layername=verdicts"), crs, near=None, everywhere=True)
+    verdicts = verdicts[verdicts["verdict"].isin(["right", "wrong"])]
+    i, j, iou = overlaps(verdicts.geometry.to_numpy(), found.geometry.to_numpy(), SAME_IOU)
+    kept = assign(i, j, iou)
+    right = verdicts["verdict"].to_numpy()[i[kept]] == "right"
+    labelled = found.iloc[j[kept]]
+    return reproject_table(labelled, metric_crs(found)), np.asarray(right, np.bool_)

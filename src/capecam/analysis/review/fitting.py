@@ -1,0 +1,222 @@
+"""Logistic models of being right: fitted, selected and judged on blocks that are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+
+from capecam.analysis.review.held_out import (
+    Bools,
+    Estimate,
+    Floats,
+    Integers,
+    log_losses,
+    mean_gain,
+)
+from capecam.detections.confidence_calibration import CLASS, Term, feature_names, features
+
+FOLDS = 5
+
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Inverse strengths of the L2 penalty (``C`` of scikit-learn) from which one is chosen."""
+
+MAX_ITERATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Detections that are known to be right or wrong."""
+
+    table: pd.DataFrame
+    """N rows: ``class``, ``confidence``, ``area_m2`` and the candidates."""
+    right: Bools
+    """(N,)"""
+    block: Integers
+    """(N,) number of the block of ground."""
+    classes: tuple[str, ...]
+    """Names of the foreground classes."""
+    candidates: tuple[str, ...]
+    """Columns that may become signals."""
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the columns of ``x``."""
+        return feature_names(self.classes, self.candidates)
+
+    @cached_property
+    def x(self) -> Floats:
+        """(N, F) features of all candidates, NaN where missing."""
+        return features(self.table, self.classes, self.candidates)
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """Names of the features that every model has."""
+        return tuple(self.names[: len(self.names) - len(self.candidates)])
+
+    def take(self, chosen: Integers | Bools) -> Labelled:
+        """Return the rows of an index or mask."""
+        return Labelled(
+            self.table.loc[self.table.index[chosen]], self.right[chosen], self.block[chosen],
+            self.classes, self.candidates,
+        )  # fmt: skip
+
+    def columns(self, signals: Sequence[str]) -> Floats:
+        """Return (N, F) base features and those of some signals."""
+        return self.x[:, [self.names.index(name) for name in (*self.base, *signals)]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A fitted model; features are in the order of ``Labelled.columns``."""
+
+    intercept: float
+    mean: Floats
+    """(F,)"""
+    scale: Floats
+    """(F,)"""
+    weight: Floats
+    """(F,)"""
+
+    def predict(self, x: Floats) -> Floats:
+        """Return (N,) probabilities of (N, F) features."""
+        standard = np.where(np.isnan(x), 0.0, (x - self.mean) / self.scale)
+        return np.asarray(expit(self.intercept + standard @ self.weight))
+
+    def terms(self, names: Sequence[str]) -> tuple[Term, ...]:
+        """Return the terms of the file, with the names of the features."""
+        rows = zip(names, self.mean.tolist(), self.scale.tolist(), self.weight.tolist(),
+                   strict=True)  # fmt: skip
+        return tuple(Term(feature=f, mean=m, scale=s, weight=w) for f, m, s, w in rows)
+
+
+def fit(data: Labelled, signals: Sequence[str], strength: float) -> Fit:
+    """Fit a logistic model; every feature but the intercept is shrunk.
+
+    Args:
+        data: with right and wrong ones.
+        signals: beside the base.
+        strength: inverse of the penalty.
+    """
+    x = data.columns(signals)
+    mean, scale = _standard(x, [name.startswith(CLASS) for name in (*data.base, *signals)])
+    standard = np.where(np.isnan(x), 0.0, (x - mean) / scale)
+    model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=MAX_ITERATIONS)
+    model.fit(standard, data.right)
+    return Fit(float(model.intercept_[0]), mean, scale, np.asarray(model.coef_[0], np.float64))
+
+
+def _standard(x: Floats, is_class: Sequence[bool]) -> tuple[Floats, Floats]:
+    """Return (F,) means and scales; 0 and 1 for classes, which are shrunk towards each other."""
+    known = ~np.isnan(x)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, x, 0).sum(axis=0) / count
+    scale = np.sqrt((np.where(known, x - mean, 0) ** 2).sum(axis=0) / count)
+    plain = np.array(is_class)
+    return np.where(plain, 0, mean), np.where(plain | (scale == 0), 1, scale)
+
+
+def folds(data: Labelled) -> Integers:
+    """Return (N,) the fold of each object; a block is in one fold, and errors are in all."""
+    fold = np.empty(len(data), np.int64)
+    splits = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    for number, (_, held) in enumerate(splits.split(data.x, data.right, data.block)):
+        fold[held] = number
+    return fold
+
+
+def held_out(data: Labelled, fold: Integers, signals: Sequence[str], strength: float) -> Floats:
+    """Return (N,) probabilities, each by a model that has not seen the object's fold."""
+    p, x = np.empty(len(data)), data.columns(signals)
+    for number in range(FOLDS):
+        held = fold == number
+        p[held] = fit(data.take(~held), signals, strength).predict(x[held])
+    return p
+
+
+def choose_strength(data: Labelled, fold: Integers, signals: Sequence[str]) -> float:
+    """Return the strength with the lowest held-out log-loss; of equal ones, the most shrunk."""
+    losses = [
+        log_losses(held_out(data, fold, signals, strength), data.right).mean()
+        for strength in STRENGTHS
+    ]
+    return STRENGTHS[int(np.argmin(losses))]
+
+
+def select(data: Labelled) -> tuple[tuple[str, ...], float]:
+    """Choose signals and strength.
+
+    Signals are added one by one, the one with the largest held-out gain first, as long as the
+    interval of its gain is above 0.
+    """
+    fold = folds(data)
+    chosen: tuple[str, ...] = ()
+    strength = choose_strength(data, fold, chosen)
+    while rest := [name for name in data.candidates if name not in chosen]:
+        now = log_losses(held_out(data, fold, chosen, strength), data.right)
+        gains = [
+            mean_gain(now - log_losses(held_out(data, fold, (*chosen, name), strength),
+                                       data.right), data.block)
+            for name in rest
+        ]  # fmt: skip
+        best = max(range(len(rest)), key=lambda n: gains[n].value)
+        if not gains[best].low > 0:
+            break
+        chosen = (*chosen, rest[best])
+        strength = choose_strength(data, fold, chosen)
+    ordered = tuple(name for name in data.candidates if name in chosen)
+    return ordered, strength
+
+
+def judged(data: Labelled, fold: Integers, *, with_signals: bool) -> Floats:
+    """Return (N,) held-out probabilities of the whole procedure: all choices are made again
+    without the fold."""
+    p = np.empty(len(data))
+    for number in range(FOLDS):
+        held = fold == number
+        train = data.take(~held)
+        if with_signals:
+            signals, strength = select(train)
+        else:
+            signals, strength = (), choose_strength(train, folds(train), ())
+        p[held] = fit(train, signals, strength).predict(data.take(held).columns(signals))
+    return p
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """What one signal is worth on held-out blocks: differences of the log-loss, above 0 better."""
+
+    signal: str
+    added: Estimate
+    """Gain of base and signal over the base."""
+    removed: Estimate
+    """Gain of all candidates over all but this one."""
+
+
+def ablate(data: Labelled, fold: Integers) -> list[Ablation]:
+    """Return the worth of each candidate."""
+
+    def losses(signals: Sequence[str], strength: float) -> Floats:
+        return log_losses(held_out(data, fold, signals, strength), data.right)
+
+    every = data.candidates
+    few, many = choose_strength(data, fold, ()), choose_strength(data, fold, every)
+    base, full = losses((), few), losses(every, many)
+    return [
+        Ablation(
+            name,
+            mean_gain(base - losses((name,), few), data.block),
+            mean_gain(losses([n for n in every if n != name], many) - full, data.block),
+        )
+        for name in every
+    ]
