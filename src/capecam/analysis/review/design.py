@@ -92,7 +92,7 @@ def stratify(spread: Floats, zone: Integers, looks: int) -> Strata:
 
 def _cut(spread: Floats, count: int) -> Integers:
     """Return (N,) the group of each block, ascending with its spread, of equal sums of spread."""
-    values, index = np.unique(spread, return_inverse=True)
+    _, index = np.unique(spread, return_inverse=True)
     sums = np.cumsum(np.bincount(index, spread))
     middle = sums - np.diff(sums, prepend=0) / 2
     group = np.minimum((middle / sums[-1] * count).astype(np.int64), count - 1)
@@ -100,7 +100,7 @@ def _cut(spread: Floats, count: int) -> Integers:
     return np.asarray(group[index], np.int64)
 
 
-def allocate(looks: int, sums: Floats, sizes: Integers, least: int) -> Integers:
+def allocate(looks: int, sums: Floats, sizes: Integers, least: int | Integers) -> Integers:
     """Divide looks in proportion to sums, from ``least`` to the size of each.
 
     Args:
@@ -108,7 +108,7 @@ def allocate(looks: int, sums: Floats, sizes: Integers, least: int) -> Integers:
             to no less than 1, and the result has more.
         sums: (H,) weights, such as sums of spreads.
         sizes: (H,) maxima.
-        least: minimum of each that is large enough.
+        least: minimum, or (H,) minima; who is smaller gets its size.
 
     Returns:
         (H,) whole numbers that add up to ``looks``, or to all blocks if there are fewer.

@@ -15,7 +15,7 @@ Smyth, limma (2004) (variances of many small groups lean on that of all); Franco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,16 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """Where errors can be: in proportion to objects of the map, and in blocks without any."""
+
+    objects: Floats
+    """(H, D, C) number of objects of the map in all blocks of a stratum."""
+    empty: Floats
+    """(H, D, C) number of all blocks of a stratum in a zone that have no object of a class."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Values:
     """What the map and the truth have, by block, zone and class."""
 
@@ -100,11 +110,11 @@ class Values:
     y: Floats
     """(n, D, C) of the truth in the sample's blocks."""
     objects: Floats
-    """(n, D, C) number of objects of the map: errors are expected in proportion to it."""
+    """(n, C) number of objects of the map in the sample's blocks."""
+    frame: Frame
+    """Where errors can be in all blocks."""
     unit: Floats
     """(C,) typical size of one error where the sample has none: 1 of a count, else the mean m²."""
-    home: Integers
-    """(n,) zone of each block, where objects are expected that the map does not have."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,9 +222,9 @@ class _Variance:
         freedom = _satterthwaite(own, own_by_group, count)
         fpc = (1 - share)[group][:, None, None]
         events = _ratio(((fpc * squares).sum(axis=0)) ** 2, (fpc**2 * squares**2).sum(axis=0))
-        expected_squares = _expected_squares(weights, residual[:, -1], values)
-        scale = (weights**2)[:, None, None] * expected_squares
-        expected_with, expected = scale.sum(axis=0), (fpc * scale).sum(axis=0)
+        squares_of = _expected_squares(weights, residual[:, -1], values)
+        expected_with = np.einsum("h,hdc->dc", sample.sizes / sample.checked, squares_of)
+        expected = expected_with - squares_of.sum(axis=0)
         lean = LEAN / (events + LEAN)
         value = (1 - lean) * own + lean * expected
         with_replacement = (1 - lean) * own_with.sum(axis=0) + lean * expected_with
@@ -238,28 +248,23 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 
 def _expected_squares(weights: Floats, residual: Floats, values: Values) -> Floats:
-    """Return (n, D + 1, C) squares of residuals as the whole sample lets expect them.
+    """Return (H, D + 1, C) sums of squares of residuals, as the whole sample lets expect them.
 
-    They are proportional to the number of the map's objects in a block, and constant in blocks
-    without any, in the zone where the block lies.
+    In a block they are proportional to the number of the map's objects, and constant where there
+    are none.
 
     Args:
         weights: (n,) of the blocks.
         residual: (n, C) of the whole.
         values: what the map has.
     """
-    objects = with_whole(values.objects)
-    squares, count, mean_weight = residual**2, objects[:, -1], weights.mean()
+    squares, count, mean_weight = residual**2, values.objects, weights.mean()
     typical = _ratio(squares.sum(axis=0), (squares > TINY).sum(axis=0).astype(float))
     typical = np.where(typical > 0, typical, values.unit**2)
     added, has = PSEUDO * typical * mean_weight, count > 0
     each = (weights @ np.where(has, squares, 0) + added) / (weights @ count + mean_weight)
     without = (weights @ np.where(has, 0, squares) + added) / (weights @ ~has + mean_weight)
-    expected = each * objects
-    blocks = np.arange(len(weights))
-    for place in (values.home, -1):
-        expected[blocks, place] += np.where(has, 0, without)
-    return expected
+    return with_whole(each * values.frame.objects + without * values.frame.empty)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -272,7 +277,7 @@ class Shares:
     high: Floats
 
 
-def estimate_shares(sample: Sample, part: Floats, whole: Floats, home: Integers) -> Shares:
+def estimate_shares(sample: Sample, part: Floats, whole: Floats, values: Values) -> Shares:
     """Estimate the share of one total in another by their quotient in the sample.
 
     Intervals are Wilson's, with the number of objects that a simple random sample of objects would
@@ -282,16 +287,16 @@ def estimate_shares(sample: Sample, part: Floats, whole: Floats, home: Integers)
         sample: n blocks.
         part: (n, C) number of objects that count, such as right ones.
         whole: (n, C) number of all objects.
-        home: (n,) zone of each block.
+        values: numbers of objects.
     """
     weights = sample.weights
     sums = weights @ whole
     share = np.divide(weights @ part, sums, out=np.full(len(sums), np.nan), where=sums > 0)
     residual = (part - np.nan_to_num(share) * whole)[:, None]
-    whole_here = whole[:, None]
-    one = np.ones(whole.shape[1])
-    values = Values(whole_here.sum(axis=0), whole_here, whole_here, whole_here, one, home * 0)
-    variance = _Variance.of(sample, with_whole(residual), values)
+    everywhere = Frame(*(a.sum(axis=1, keepdims=True) for a in (
+        values.frame.objects, values.frame.empty,
+    )))  # fmt: skip
+    variance = _Variance.of(sample, with_whole(residual), replace(values, frame=everywhere))
     value = _ratio(variance.value[-1], sums**2)
     kish = _ratio(sums**2, weights**2 @ whole)
     middle = (share * kish + PSEUDO) / (kish + 2 * PSEUDO)
@@ -349,9 +354,9 @@ def _between(own: Floats, error: Floats) -> tuple[float, float]:
         weight = 1 / (between + error)
         middle = float(weight @ own / weight.sum())
         surplus = float(weight @ (own - middle) ** 2 - (len(own) - 1))
-        step = surplus / float(weight**2 @ (own - middle) ** 2)
-        new = max(between + step, 0.0)
-        if abs(new - between) < TINY + 1e-6 * between:
+        slope = float(weight**2 @ (own - middle) ** 2)
+        new = max(between + surplus / slope, 0.0) if slope > 0 else 0.0
+        if abs(new - between) <= 1e-6 * between:
             break
         between = new
     return between, middle
