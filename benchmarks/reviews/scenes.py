@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from capecam.analysis.matching import match, overlaps
+from capecam.analysis.matching import match
 from capecam.api import Model, load_model, load_settings
 from capecam.demo import scene as drawing
 from capecam.demo.scene import Scene, draw_scene
@@ -85,7 +85,7 @@ def sample_network(noise: float) -> Model:
     with torch.no_grad():
         for weights in network.parameters():
             if weights.ndim == 4:
-                weights += noise * weights.std() * torch.randn(weights.shape, generator=random)
+                weights.add_(noise * weights.std() * torch.randn(weights.shape, generator=random))
     return replace(model, network=network)
 
 

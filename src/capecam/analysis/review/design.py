@@ -72,7 +72,7 @@ def stratify(spread: Floats, zone: Integers, looks: int) -> Strata:
     """
     zones = int(zone.max()) + 1
     sizes = np.bincount(zone, minlength=zones)
-    sums = np.bincount(zone, spread, zones)
+    sums = np.asarray(np.bincount(zone, spread, zones), np.float64)
     least = min(MIN_ZONE_LOOKS, max(MIN_LOOKS, looks // (2 * zones)))
     by_zone = allocate(looks, sums, sizes, least)
     stratum = np.empty(len(zone), np.int64)
@@ -84,7 +84,7 @@ def stratify(spread: Floats, zone: Integers, looks: int) -> Strata:
         group = _cut(spread[inside], count)
         stratum[inside] = len(of_zone) + group
         strata = int(group.max()) + 1
-        sums_here = np.bincount(group, spread[inside], strata)
+        sums_here = np.asarray(np.bincount(group, spread[inside], strata), np.float64)
         drawn.append(allocate(int(by_zone[z]), sums_here, np.bincount(group), MIN_LOOKS))
         of_zone += [int(z)] * strata
     return Strata(stratum, np.array(of_zone, np.int64), np.concatenate(drawn))
@@ -147,7 +147,8 @@ def random_ranks(col: Integers, row: Integers, seed: int) -> Integers:
     """
     ranks = np.empty(len(col), np.int64)
     keys = index_key(row, col)
-    order = np.array([index_key(np.int64(i), np.int64(j)) for i, j in hash_order(keys, seed)])
+    places = np.array(list(hash_order(keys, seed)), np.int64)
+    order = index_key(places[:, 0], places[:, 1])
     position = np.empty(len(col), np.int64)
     position[np.argsort(order, kind="stable")] = np.arange(len(col))
     ranks[np.argsort(keys, kind="stable")] = position

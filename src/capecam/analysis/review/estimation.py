@@ -143,10 +143,8 @@ class Totals:
         """
         with_replacement = self.variance + self.gone_at_census
         wanted = self.variance / 4 + self.gone_at_census
-        factor = np.divide(
-            with_replacement, wanted, out=np.ones_like(wanted), where=wanted > 0
-        )
-        return np.ceil(np.minimum((factor - 1) * looks, blocks - looks))
+        factor = np.divide(with_replacement, wanted, out=np.ones_like(wanted), where=wanted > 0)
+        return np.asarray(np.ceil(np.minimum((factor - 1) * looks, blocks - looks)))
 
 
 def estimate_totals(sample: Sample, values: Values) -> Totals:
@@ -185,7 +183,7 @@ def _rate(sample: Sample, x: Floats, y: Floats) -> Floats:
     x, y = x - _means(group, count, x), y - _means(group, count, y)
     both, own = (np.einsum("n,nc->c", scale, x * a) for a in (y, x))
     rate = np.divide(both, own, out=np.ones(x.shape[1]), where=own > TINY)
-    return np.clip(rate, 0.0, 1.0)
+    return np.asarray(np.clip(rate, 0.0, 1.0))
 
 
 def _means(group: Integers, count: Integers, values: Floats) -> Floats:

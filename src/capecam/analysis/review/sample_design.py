@@ -64,9 +64,7 @@ class SampleDesign:
     def members(self) -> list[str]:
         """Return (H,) the blocks of each stratum as text."""
         keys = self.blocks.keys
-        return [
-            _packed(keys[self.strata.stratum == number]) for number in range(len(self.zones))
-        ]
+        return [_packed(keys[self.strata.stratum == number]) for number in range(len(self.zones))]
 
     def drawn(self) -> Integers:
         """Return (n,) the indices of the blocks that were drawn."""

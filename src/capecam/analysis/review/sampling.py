@@ -109,7 +109,10 @@ class DrawnSample:
             {"zone": zones, "blocks": design.strata.sizes, "looks": design.strata.looks}
         )
         if zones.nunique() > 1:
-            lines += ["", by_zone.groupby("zone", sort=False).sum().reset_index().to_string(index=False)]
+            lines += [
+                "",
+                by_zone.groupby("zone", sort=False).sum().reset_index().to_string(index=False),
+            ]
         lines += [
             "",
             "One look is one block. Check each completely: fill in the verdict of every detection "
@@ -209,15 +212,13 @@ def _design(year: RunYear, blocks: BlockList, request: SampleRequest) -> SampleD
         blocks,
         strata,
         tuple(names[z] for z in strata.zone),
-        np.bincount(strata.stratum, spread),
+        np.asarray(np.bincount(strata.stratum, spread), np.float64),
         request.seed,
         file_digest(RunFolder.open_finished(year.out).detections()),
     )
 
 
-def _zones(
-    year: RunYear, blocks: BlockList, request: SampleRequest
-) -> tuple[Integers, list[str]]:
+def _zones(year: RunYear, blocks: BlockList, request: SampleRequest) -> tuple[Integers, list[str]]:
     """Return (N,) the zone of each block's centre for the strata, and the names of zones."""
     everywhere = np.zeros(len(blocks), np.int64), [""]
     if request.zones is None:
@@ -255,10 +256,11 @@ def expected_spread(year: RunYear, blocks: BlockList) -> Floats:
     missed[_beside(blocks, np.flatnonzero(here))] = MISSED_BESIDE
     missed[here > 0] = MISSED_HERE
     square = table["area_m2"].to_numpy(np.float64) ** 2
-    number = np.bincount(index, p * (1 - p), len(blocks)) + missed
-    area = np.bincount(index, square * (p * (1 - p) + SURE), len(blocks))
-    area += missed * (square.mean() if len(square) else 1.0)
-    return np.sqrt(number / number.sum() + area / area.sum())
+    mean = float(square.mean()) if len(square) else 1.0
+    number = missed + np.bincount(index, p * (1 - p), len(blocks))
+    area = missed * mean + np.bincount(index, square * (p * (1 - p) + SURE), len(blocks))
+    spread: Floats = np.sqrt(number / number.sum() + area / area.sum())
+    return spread
 
 
 def _first_column(out: Path, names: tuple[str, ...]) -> str:
