@@ -355,6 +355,124 @@ def summarize_command(
     _show(found, as_json=as_json)
 
 
+@app.command("sample")
+@with_common_options
+def sample_command(
+    out: Out,
+    *,
+    looks: Annotated[
+        int, typer.Option("--looks", metavar="N", help="number of blocks: one look is one block")
+    ] = 300,
+    more: Annotated[
+        int | None,
+        typer.Option("--more", metavar="N", help="add N looks to the sample that there is"),
+    ] = None,
+    zones: Annotated[
+        Path | None,
+        typer.Option(
+            "--zones", metavar="FILE", help="vector file of the zones that totals are wanted for"
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="COLUMN", help="column with the names of zones"),
+    ] = None,
+    block: Annotated[
+        float, typer.Option("--block", metavar="M", help="edge of a block in metres")
+    ] = 64.0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="S", min=0, help="random seed of the sample")
+    ] = 0,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
+    ] = None,
+    atlas: Annotated[
+        Path | None,
+        typer.Option("--atlas", metavar="FILE.pdf", help="also draw the blocks, a page each"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a random sample of blocks, to be checked completely: it can prove totals.
+
+    Blocks where the map is most likely wrong are drawn more often, with known probabilities. They
+    are added to the review file, with the detections in them. capecam estimate needs it.
+    """
+    from capecam.analysis.review.sampling import SampleRequest, add_looks, draw_sample
+    from capecam.analysis.zones import ZoneRules
+
+    if more is None:
+        rules = None if zones is None else ZoneRules(zones, name)
+        drawn = draw_sample(out, SampleRequest(looks, block, rules, seed), file)
+    else:
+        drawn = add_looks(out, more, file)
+    if atlas is not None:
+        from capecam.analysis.review.atlas import write_atlas
+
+        write_atlas(out, atlas, file)
+    _show(drawn, as_json=as_json)
+
+
+@app.command("estimate")
+@with_common_options
+def estimate_command(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="folder of a run (the earlier one of two)")
+    ],
+    later: Annotated[
+        Path | None, typer.Argument(metavar="OUT2", help="folder of the later run")
+    ] = None,
+    *,
+    sample: Annotated[
+        Path | None,
+        typer.Option(
+            "--sample", metavar="FILE", help="its review file  [default: OUT/review.gpkg]"
+        ),
+    ] = None,
+    sample2: Annotated[
+        Path | None,
+        typer.Option(
+            "--sample2",
+            metavar="FILE",
+            help="review file of the later run  [default: OUT2/review.gpkg]",
+        ),
+    ] = None,
+    zones: Annotated[
+        Path | None,
+        typer.Option("--zones", metavar="FILE", help="vector file of zones  [default: the whole]"),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="COLUMN", help="column with the names of zones"),
+    ] = None,
+    borrow: Annotated[
+        bool,
+        typer.Option(
+            "--borrow", help="zones borrow strength from the whole: narrower, but may be biased"
+        ),
+    ] = False,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial", help="take the blocks that are checked for a random part of the sample"
+        ),
+    ] = False,
+    to: ResultFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate counts and m² with 95 % intervals from a checked sample.
+
+    What the map says is corrected by what people found in the blocks of capecam sample. With a
+    second run, the change is estimated, too, and whether it can be told from chance.
+    """
+    from capecam.analysis.review.estimates import EstimateRequest, estimate
+    from capecam.analysis.zones import ZoneRules
+
+    rules = None if zones is None else ZoneRules(zones, name)
+    request = EstimateRequest(sample, sample2, rules, borrow, partial)
+    _show(estimate(out, later, request, to=to), as_json=as_json)
+
+
 @app.command("audit")
 @with_common_options
 def audit_command(

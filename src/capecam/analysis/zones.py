@@ -117,9 +117,14 @@ class Zones:
         """Return the (N,) shapes of the zones."""
         return shapes_of(self.table)
 
+    @property
+    def extent(self) -> shapely.Geometry:
+        """Return the bounding box of the zones."""
+        return shapely.box(*self.table.total_bounds)
+
     def km2(self) -> Floats:
         """Return the (N,) areas of the zones."""
-        return _area_m2(self.shapes, self.crs) / 1e6
+        return area_m2(self.shapes, self.crs) / 1e6
 
     def of_objects(self, objects: pd.DataFrame) -> Integers:
         """Return (O,) the index of the zone in which each object is counted, N if in none."""
@@ -215,7 +220,7 @@ def _first_come(table: gpd.GeoDataFrame, path: Path) -> Shapes:
     width_m = 2 * shapely.area(common) / shapely.length(common) * metres_per_unit(table.crs)
     wide = np.unique(pair[width_m > SLIVER_M])
     if len(wide):
-        area = _area_m2(common[width_m > SLIVER_M], table.crs).sum()
+        area = area_m2(common[width_m > SLIVER_M], table.crs).sum()
         first, second = table["zone"].iloc[[a[wide[0]], b[wide[0]]]]
         log.warning(
             "%s: %d pair(s) of zones overlap, by %.1f m² (first pair: %r and %r); overlaps are "
@@ -234,7 +239,7 @@ def shapes_of(table: gpd.GeoDataFrame) -> Shapes:
     return np.asarray(table.geometry.to_numpy())
 
 
-def _area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
+def area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
     """Return (N,) areas; geodesic where a unit of the CRS is no length on the ground."""
     area = np.asarray(shapely.area(shapes) * metres_per_unit(crs) ** 2)
     uneven = np.ones(len(shapes), np.bool_) if crs.is_geographic else _is_uneven(shapes, crs)

@@ -139,6 +139,40 @@ class Coverage:
                 valid[index] = full.read(_around(points[index], 0)).item()
         return valid
 
+    def by_square(self, corner: Floats, size: Floats) -> tuple[Integers, Integers]:
+        """Count valid imagery in squares, on the overview.
+
+        Args:
+            corner: (2,) position (col, row) in pixels of the corner of square (0, 0).
+            size: (2,) width and height of a square in pixels.
+
+        Returns:
+            (N, 2) column and row of the squares with any, row-major, and (N,) pixels: those of the
+            samples of the overview whose centres are in the square and have a value.
+        """
+        with open_readonly(self.overview) as dataset:
+            t = dataset.transform
+            (start,) = self.layer.grid.to_lattice(np.array([[t.c, t.f]]))
+            cols, rows = (
+                np.floor((start[axis] + (np.arange(count) + 0.5) * FACTOR - corner[axis])
+                         / size[axis]).astype(np.int64)
+                for axis, count in enumerate((dataset.width, dataset.height))
+            )  # fmt: skip
+            counts = np.zeros((rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1), np.int64)
+            starts = np.flatnonzero(np.diff(cols, prepend=cols[0] - 1))
+            height = max(1, STRIP_PX // dataset.width)
+            for top in range(0, dataset.height, height):
+                strip = Window(top, 0, min(height, dataset.height - top), dataset.width)
+                valid = _read_valid(dataset, strip).astype(np.int64)
+                sums = np.add.reduceat(valid, starts, axis=1)
+                own = rows[top : strip.bottom] - rows[0]
+                whole = np.zeros((len(sums), counts.shape[1]), np.int64)
+                whole[:, cols[starts] - cols[0]] = sums
+                np.add.at(counts, own, whole)
+        row, col = np.nonzero(counts)
+        places = np.stack([col + cols[0], row + rows[0]], axis=1)
+        return places, counts[row, col] * FACTOR**2
+
     @contextmanager
     def _full(self) -> Iterator[_Samples]:
         with closing(LayerReader(self.layer)) as reader:

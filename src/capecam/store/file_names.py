@@ -32,6 +32,9 @@ PROJECT = "capecam.qgz"
 
 REPORT = "report.html"
 
+ESTIMATES_JSON = "estimates.json"
+"""Result of ``capecam estimate``."""
+
 REVIEW = "review.gpkg"
 """What people say about the detections: the only file of the folder that is theirs."""
 

@@ -185,6 +185,23 @@ def zones_style(
     return ruled(rules)
 
 
+def estimates_style(
+    classes: Sequence[ClassSettings], numbers: Sequence[NDArray[np.float64]]
+) -> LayerStyle:
+    """Return zones shaded by their estimated number of objects; the first class is shown.
+
+    Args:
+        classes: foreground classes, class 1 first.
+        numbers: by class, the estimates of the zones.
+    """
+    rules = []
+    for class_id, (entry, values) in enumerate(zip(classes, numbers, strict=True), start=1):
+        shades = graduated('"count_est"', values, entry.color, "not known")
+        label, where = f"{entry.name}, estimated", f'"class_id" = {class_id}'
+        rules.append(Rule(label, where, shown=class_id == 1, nested=shades))
+    return ruled(rules)
+
+
 def changes_style() -> LayerStyle:
     """Return changes by status; kept objects are grey, with the outlines of the later run."""
     kept = '"status" = \'kept\' AND "run" = '

@@ -1,0 +1,1 @@
+"""Simulated reviews: maps of drawn cities with known truth, and samples of them."""
