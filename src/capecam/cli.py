@@ -218,6 +218,12 @@ def evaluate_command(
             "--steps", help="also score the objects after tracing, joining and each filter"
         ),
     ] = False,
+    misses: Annotated[
+        bool,
+        typer.Option(
+            "--misses", help="also score the places where an object is most likely missed"
+        ),
+    ] = False,
     config: Config = None,
     to: ResultFolder = None,
     as_json: AsJson = False,
@@ -230,8 +236,8 @@ def evaluate_command(
     if reviews is not None and truth is None:
         from capecam.analysis.review.review_scores import evaluate_reviews
 
-        if area is not None or steps:
-            raise UsageError("--area and --steps need --truth; leave them out")
+        if area is not None or steps or misses:
+            raise UsageError("--area, --steps and --misses need --truth; leave them out")
         _show(evaluate_reviews(found, reviews_path(found, reviews), to), as_json=as_json)
         return
     if truth is None or reviews is not None:
@@ -239,7 +245,7 @@ def evaluate_command(
     from capecam.analysis.evaluation import EvaluationRequest, evaluate
     from capecam.analysis.scoring import Rules
 
-    request = EvaluationRequest(found, truth, area, steps, Rules(iou), load(config), to)
+    request = EvaluationRequest(found, truth, area, steps, misses, Rules(iou), load(config), to)
     answer = evaluate(request)
     _show(answer, as_json=as_json)
 

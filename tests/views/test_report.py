@@ -368,7 +368,18 @@ def test_scores_and_audit_are_shown_where_there_are_any(tmp_path: Path) -> None:
     assert "audit" not in older.ids, "it tested something else"
     assert "capecam audit" in older.text
     (tmp_path / "evaluation.json").write_text(json.dumps(scores(detections="1" * 64)))
-    assert "The scores are of other detections" not in Page(write_report(tmp_path)).text
+    page = Page(write_report(tmp_path))
+    assert "The scores are of other detections" not in page.text
+    assert "Wrong detections found in the first looks" not in page.text
+    auc = {"value": 0.97, "low": 0.9, "high": 1.0}
+    found = {"queue": {"found": [8, 30], "auc": auc}, "random": {"found": [0.75, 30.0]}}
+    looks = {"objects": 40, "errors": 30, "looks": [10, 40], "orders": found}
+    scored = scores(detections="1" * 64) | {"queue": looks, "misses": None}
+    (tmp_path / "evaluation.json").write_text(json.dumps(scored))
+    text = Page(write_report(tmp_path)).text
+    assert "Wrong detections found in the first looks" in text
+    assert "0.97 [0.90, 1.00]" in text
+    assert "queue 8 30" in text
 
 
 def scores(detections: str) -> dict:

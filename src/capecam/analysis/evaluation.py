@@ -11,6 +11,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pyproj
 import shapely
 from numpy.typing import NDArray
@@ -18,9 +19,18 @@ from numpy.typing import NDArray
 from capecam.analysis.annotations import read_objects
 from capecam.analysis.duplicates import warn_of_repeated, without_repeated
 from capecam.analysis.result_folder import result_folder
-from capecam.analysis.scoring import ClassScore, Rules, Score, score
-from capecam.detections.assembly import assembly_rules, cell_pieces, objects_by_step
+from capecam.analysis.review.held_out import block_numbers
+from capecam.analysis.review.looks import QueueScore, score_misses, score_orders
+from capecam.analysis.scoring import BLOCK_M, ClassScore, Rules, Score, is_right, score
+from capecam.detections.assembly import (
+    assembly_rules,
+    cell_pieces,
+    objects_by_step,
+    review_ranks,
+)
+from capecam.detections.confidence_calibration import P_RIGHT
 from capecam.detections.measurement import metric_crs
+from capecam.detections.misses import find_misses
 from capecam.errors import OutputError
 from capecam.io.reprojection import reproject, reproject_table
 from capecam.io.vector_reader import read_polygons
@@ -57,6 +67,8 @@ class EvaluationRequest:
     """Vector file of the annotated area; None: all that was mapped."""
     by_step: bool = False
     """Score a run also after each step from pixels to detections."""
+    with_misses: bool = False
+    """Score also the places where a run most likely misses an object."""
     rules: Rules = field(default_factory=Rules)
     settings: Settings = field(default_factory=Settings)
     """``truth`` names the columns; ``model.classes`` the classes of a vector file."""
@@ -74,6 +86,9 @@ class Evaluation:
     area_km2: float | None
     """Area that was compared; None if it is not limited."""
     steps: tuple[tuple[str, Score], ...]
+    queue: QueueScore | None = None
+    """What the first looks at a run's detections find; None for a file."""
+    misses: QueueScore | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result of ``--json`` and evaluation.json; undefined values are None."""
@@ -96,6 +111,8 @@ class Evaluation:
                 for step, found in self.steps
                 for entry in found.classes
             ],
+            "queue": self.queue.to_json() if self.queue else None,
+            "misses": self.misses.to_json() if self.misses else None,
         }
 
     def to_text(self) -> str:
@@ -119,6 +136,15 @@ class Evaluation:
                 for entry in found.classes
             ]
             lines += ["", pd.DataFrame(rows).to_string(index=False)]
+        if self.queue:
+            wrong = f"{self.queue.errors:,} of {self.queue.objects:,} detections"
+            lines += ["", f"wrong are {wrong}; found in the first N looks by order:"]
+            lines.append(self.queue.to_text())
+        if self.misses:
+            unseen = f"{self.misses.errors:,} true objects have no detection"
+            places = f"{self.misses.objects:,} places"
+            lines += ["", f"{unseen}; found in the first N looks at {places}:"]
+            lines.append(self.misses.to_text())
         return "\n".join(lines)
 
 
@@ -196,9 +222,33 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
         score(true, found, names, request.rules),
         None if area is None else float(area.area) / 1e6,
         _by_step(after, true, area, names, request.rules),
+        _score_queue(true, found, request.rules.min_iou) if run else None,
+        _score_misses(run, true, found, area) if run and request.with_misses else None,
     )
     _save(evaluation, run)
     return evaluation
+
+
+def _score_queue(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, min_iou: float) -> QueueScore:
+    """Score the review queue beside the order of confidence."""
+    wrong, plain = ~is_right(true, found, min_iou), found.drop(columns=P_RIGHT, errors="ignore")
+    ranks = {"queue": review_ranks(found), "confidence": review_ranks(plain)}
+    points = shapely.get_coordinates(shapely.point_on_surface(found.geometry.to_numpy()))
+    return score_orders(wrong, ranks, block_numbers(points, BLOCK_M))
+
+
+def _score_misses(
+    run: RunFolder,
+    true: gpd.GeoDataFrame,
+    found: gpd.GeoDataFrame,
+    area: shapely.Geometry | None,
+) -> QueueScore:
+    """Score the places where a run most likely misses an object."""
+    places = objects_within(reproject_table(find_misses(run), pyproj.CRS(true.crs)), area)
+    seen, _ = shapely.STRtree(found.geometry.to_numpy()).query(true.geometry, "intersects")
+    unseen = true.drop(index=true.index[np.unique(seen)])
+    ranks = places["review"].rank().to_numpy(np.int64)
+    return score_misses(unseen.geometry, places.geometry, ranks)
 
 
 def _save(evaluation: Evaluation, run: RunFolder | None) -> None:
@@ -218,8 +268,10 @@ def _version(run: RunFolder) -> str | None:
 
 
 def _read_run(run: RunFolder) -> gpd.GeoDataFrame:
-    columns = ["class_id", "confidence", "geometry"]
-    return gpd.read_parquet(run.detections(), columns=columns)
+    path = run.detections()
+    known = set(pq.read_schema(path).names)
+    columns = ["class_id", "area_m2", "confidence", P_RIGHT, "geometry"]
+    return gpd.read_parquet(path, columns=[name for name in columns if name in known])
 
 
 def mapped_area(run: RunFolder, crs: pyproj.CRS) -> shapely.Geometry:

@@ -281,6 +281,22 @@ def score(
     return Score(tuple(classes), _confusion(theirs, ours, candidates.best(), len(names)))
 
 
+def is_right(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, min_iou: float) -> NDArray[np.bool_]:
+    """Return (N,) True for found objects with a partner, one to one as ``capecam evaluate`` has it.
+
+    Args:
+        true: ``class_id`` and polygons.
+        found: N rows of the same, in the same CRS.
+        min_iou: minimum overlap of partners of one class.
+    """
+    i, j, iou = overlaps(true.geometry.to_numpy(), found.geometry.to_numpy(), min_iou)
+    same = true["class_id"].to_numpy()[i] == found["class_id"].to_numpy()[j]
+    i, j, iou = i[same], j[same], iou[same]
+    right = np.zeros(len(found), np.bool_)
+    right[j[assign(i, j, iou)]] = True
+    return right
+
+
 def _confusion(true: _Objects, found: _Objects, pairs: _Pairs, classes: int) -> Integers:
     table = np.zeros((classes, classes), np.int64)
     missed, wrong = (

@@ -33,8 +33,16 @@ from capecam.analysis.review.fitting import (
     judged,
     select,
 )
-from capecam.analysis.review.held_out import BINS, MEASURES, Estimate, Floats, Integers, scores
-from capecam.analysis.scoring import BLOCK_M, Rules
+from capecam.analysis.review.held_out import (
+    BINS,
+    MEASURES,
+    Estimate,
+    Floats,
+    Integers,
+    block_numbers,
+    scores,
+)
+from capecam.analysis.scoring import BLOCK_M, Rules, is_right
 from capecam.detections.confidence_calibration import (
     CANDIDATES,
     VERSION,
@@ -183,22 +191,6 @@ def _labelled_by_truth(
     return found, is_right(true, found, request.rules.min_iou)
 
 
-def is_right(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, min_iou: float) -> NDArray[np.bool_]:
-    """Return (N,) True for found objects with a partner, one to one as ``capecam evaluate`` has it.
-
-    Args:
-        true: ``class_id`` and polygons.
-        found: N rows of the same, in the same CRS.
-        min_iou: minimum overlap of partners of one class.
-    """
-    i, j, iou = overlaps(true.geometry.to_numpy(), found.geometry.to_numpy(), min_iou)
-    same = true["class_id"].to_numpy()[i] == found["class_id"].to_numpy()[j]
-    i, j, iou = i[same], j[same], iou[same]
-    right = np.zeros(len(found), np.bool_)
-    right[j[assign(i, j, iou)]] = True
-    return right
-
-
 def calibration_of(
     run: RunFolder, table: gpd.GeoDataFrame, right: NDArray[np.bool_], *, iou: float | None
 ) -> Calibrated:
@@ -277,9 +269,9 @@ def blocks(points: Floats) -> tuple[float, Integers]:
     """Return the edge of blocks in metres, and the (N,) block of (N, 2) points in metres."""
     edge = BLOCK_M
     while True:
-        _, block = np.unique(np.floor(points / edge), axis=0, return_inverse=True)
+        block = block_numbers(points, edge)
         if len(np.unique(block)) >= MIN_BLOCKS or edge <= MIN_BLOCK_M:
-            return edge, np.asarray(block, np.int64)
+            return edge, block
         edge /= 2
 
 

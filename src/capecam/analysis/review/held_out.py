@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from capecam.analysis.scoring import DRAWS, INTERVAL
 
@@ -65,11 +64,16 @@ def log_loss(p: Floats, right: Bools, weights: Floats) -> float:
 
 
 def auc(p: Floats, right: Bools, weights: Floats) -> float:
-    """Return the area under the ROC curve; NaN where all are right, or all wrong."""
-    drawn = weights > 0
-    if right[drawn].all() or not right[drawn].any():
-        return float("nan")
-    return float(roc_auc_score(right, p, sample_weight=weights))
+    """Return the area under the ROC curve; NaN where all are right, or all wrong.
+
+    It is the probability that one that is wrong has a lower ``p`` than one that is right, equal
+    ones half. scikit-learn's function is the same, and 30 times as slow for a few hundred objects.
+    """
+    _, level = np.unique(p, return_inverse=True)
+    wrongs, rights = (np.bincount(level, weights * part) for part in (~right, right))
+    pairs = wrongs.sum() * rights.sum()
+    before = np.cumsum(wrongs) - wrongs / 2
+    return float((rights * before).sum() / pairs) if pairs else float("nan")
 
 
 def errors_first(p: Floats, right: Bools, weights: Floats) -> float:
@@ -80,6 +84,12 @@ def errors_first(p: Floats, right: Bools, weights: Floats) -> float:
     wrong = ~right[order]
     total = weights[order][wrong].sum()
     return float(part[wrong].sum() / total) if total else float("nan")
+
+
+def block_numbers(points: Floats, edge: float) -> Integers:
+    """Return the (N,) number of the square block in which each of (N, 2) points lies."""
+    _, block = np.unique(np.floor(points / edge), axis=0, return_inverse=True)
+    return np.asarray(block, np.int64)
 
 
 Measure = Callable[[Floats, Bools, Floats], float]
