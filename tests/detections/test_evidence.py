@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 from support.cities import blobs, colours_model, write_tif
 
-from capecam.detections import neighbourhood
+from capecam.detections import neighbourhood, signals
 from capecam.detections.assembly import review_ranks
 from capecam.detections.evidence import Evidence
 from capecam.detections.heatmap_stats import MEASURES
@@ -102,6 +102,28 @@ def expected(values: np.ndarray, own: np.ndarray) -> dict[str, float]:
     }
 
 
+def expected_signals(out: Path, class_id: int, own: np.ndarray) -> dict[str, float]:
+    """Compute the signals from probabilities as docs/method.md defines them."""
+    p = np.stack([layer(out, "probability", k) for k in (1, 2, 3)])
+    p = np.concatenate([np.maximum(1 - p.sum(axis=0), 0)[None], p]).round(12)
+    distance, valid = distance_transform_edt(~own), ~np.isnan(p[1])
+    lead = p[class_id] - np.delete(p, class_id, axis=0).max(axis=0)
+    outside = valid & (lead <= 1e-9)
+    edge = p[class_id][outside & (distance > 0) & (distance <= 3)]
+    near = p[class_id][outside & (distance > 3) & (distance <= 12)]
+    padded = np.pad(own, 1)
+    beside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    rim = p[:, own & ~beside]
+    share = rim / rim.sum(axis=0)
+    bits = -np.where(share > 0, share * np.log2(np.where(share > 0, share, 1)), 0).sum(axis=0)
+    return {
+        "soft_edge": edge.mean() / p[class_id][own].mean() if edge.size else np.nan,
+        "margin": lead[own].mean(),
+        "border_entropy": bits.mean(),
+        "near_probability": near.mean() if near.size else np.nan,
+    }
+
+
 def test_measures_equal_those_of_the_arrays(whole: Path) -> None:
     table, grid = gpd.read_parquet(whole / "detections.parquet"), known_run(whole).pixel_grid
     shapes = shapely.transform(table.geometry.to_numpy(), grid.to_lattice)
@@ -119,6 +141,8 @@ def test_measures_equal_those_of_the_arrays(whole: Path) -> None:
             k: layer(whole, "probability", k)[own].mean() for k in {1, 2, 3} - {row["class_id"]}
         }
         assert row["rival_in"] == pytest.approx(max(others.values()))
+        for signal, value in expected_signals(whole, row["class_id"], own).items():
+            assert row[signal] == pytest.approx(value, abs=1e-9, nan_ok=True), signal
     assert compared > 60
 
 
@@ -135,6 +159,7 @@ def test_evidence_does_not_depend_on_the_cells(whole: Path, sixteen: Path) -> No
 def test_evidence_does_not_depend_on_strips_and_processes(whole: Path, monkeypatch) -> None:
     before = (whole / "detections.parquet").read_bytes()
     monkeypatch.setattr(neighbourhood, "STRIP", 37)
+    monkeypatch.setattr(signals, "STRIP", 11)
     monkeypatch.setattr("capecam.detections.evidence.CHUNK", 2)
     monkeypatch.setattr("capecam.detections.evidence.MIN_CHUNKS", 1)
     (whole / EVIDENCE_CACHE).unlink()
@@ -268,6 +293,7 @@ def test_words(alone: float, without: float, own_drop: float, expected: str) -> 
     assert evidence_words(pd.DataFrame([numbers])).tolist() == [expected]
 
 
-def test_the_queue_starts_with_the_least_confident() -> None:
+def test_the_queue_starts_with_the_least_confident_or_the_least_likely_right() -> None:
     table = pd.DataFrame({"confidence": [0.9, 0.5, 0.7, 0.5], "area_m2": [2.0, 9.0, 2.0, 3.0]})
     assert review_ranks(table).tolist() == [4, 2, 3, 1]
+    assert review_ranks(table.assign(p_right=[0.1, 0.8, 0.1, 0.9])).tolist() == [1, 3, 2, 4]

@@ -14,6 +14,7 @@ import pyproj
 import shapely
 
 from capecam.detections.object_columns import EVIDENCE_WORDS, OBJECT_COLUMNS
+from capecam.detections.signals import SIGNALS
 from capecam.grid import Grid, Window
 from capecam.settings import ClassSettings, Settings
 from capecam.store.records import GridRecord
@@ -98,6 +99,7 @@ def _objects(
     lon, lat = to_wgs84.transform(*points.T)
     class_id = rng.integers(1, len(names), count)
     heat = rng.random((count, 3)).round(3)
+    of_signals = np.random.default_rng([seed, 1])
     columns = {
         "id": [f"{k}_{n}_0" for n, k in enumerate(class_id)],
         "class_id": class_id, "class": np.array(names, object)[class_id],
@@ -108,6 +110,7 @@ def _objects(
         "gradcam_peak": np.ones(count), "gradcam_peak_m": np.full(count, 3.5),
         "rival": np.array(names, object)[1 + class_id % (len(names) - 1)],
         "rival_in": rng.random(count).round(3) / 2,
+        **dict(zip(SIGNALS, of_signals.random((len(SIGNALS), count)).round(3), strict=True)),
         **dict(zip(OBJECT_COLUMNS, rng.random((len(OBJECT_COLUMNS), count)).round(3), strict=True)),
         "evidence": rng.choice(EVIDENCE_WORDS, count, p=(0.5, 0.2, 0.1, 0.1, 0.1)),
         "review": rng.permutation(count) + 1,

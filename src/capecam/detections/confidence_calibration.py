@@ -87,7 +87,7 @@ class ConfidenceCalibration(Record):
     intercept: Finite
     terms: tuple[Term, ...]
     origin: Origin
-    scores: JsonTree = {}
+    scores: JsonTree = Field(default_factory=dict)
     """Held-out scores, as ``capecam calibrate --json`` has them."""
 
     @model_validator(mode="after")

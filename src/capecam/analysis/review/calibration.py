@@ -212,7 +212,7 @@ def calibration_of(
     if not names:
         log.warning("%s: has no signals; capecam finish measures them", run.out)
     plain = pd.DataFrame(table.drop(columns="geometry")).reset_index(drop=True)
-    data = Labelled(plain, right, block, run.names[1:], tuple(names))
+    data = Labelled.of(plain, right, block, run.names[1:], names)
     fold = folds(data)
     confidence = plain["confidence"].to_numpy(np.float64)
     before = scores(confidence, right, block)
@@ -227,7 +227,7 @@ def calibration_of(
         classes=run.names[1:],
         signals=signals,
         intercept=fitted.intercept,
-        terms=fitted.terms(feature_names(data.classes, signals)),
+        terms=fitted.terms(feature_names(run.names[1:], signals)),
         origin=_origin(run, right, iou),
         scores={
             "block_m": block_m,

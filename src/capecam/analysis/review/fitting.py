@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -30,49 +31,54 @@ STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 MAX_ITERATIONS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
     """Detections that are known to be right or wrong."""
 
-    table: pd.DataFrame
-    """N rows: ``class``, ``confidence``, ``area_m2`` and the candidates."""
+    x: Floats
+    """(N, F) base features, then a column for each candidate; NaN where missing."""
+    base: tuple[str, ...]
+    """Names of the features that every model has."""
+    candidates: tuple[str, ...]
+    """Columns that may become signals."""
     right: Bools
     """(N,)"""
     block: Integers
     """(N,) number of the block of ground."""
-    classes: tuple[str, ...]
-    """Names of the foreground classes."""
-    candidates: tuple[str, ...]
-    """Columns that may become signals."""
+
+    @classmethod
+    def of(
+        cls,
+        table: pd.DataFrame,
+        right: Bools,
+        block: Integers,
+        classes: Sequence[str],
+        candidates: Sequence[str],
+    ) -> Self:
+        """Return labelled rows of a table of detections.
+
+        Args:
+            table: N rows: ``class``, ``confidence``, ``area_m2`` and the candidates.
+            right: (N,)
+            block: (N,)
+            classes: names of the foreground classes.
+            candidates: columns that may become signals.
+        """
+        x, base = features(table, classes, candidates), feature_names(classes, ())
+        return cls(x, tuple(base), tuple(candidates), right, block)
 
     def __len__(self) -> int:
         return len(self.right)
 
-    @cached_property
-    def names(self) -> list[str]:
-        """Names of the columns of ``x``."""
-        return feature_names(self.classes, self.candidates)
-
-    @cached_property
-    def x(self) -> Floats:
-        """(N, F) features of all candidates, NaN where missing."""
-        return features(self.table, self.classes, self.candidates)
-
-    @property
-    def base(self) -> tuple[str, ...]:
-        """Names of the features that every model has."""
-        return tuple(self.names[: len(self.names) - len(self.candidates)])
-
     def take(self, chosen: Integers | Bools) -> Labelled:
         """Return the rows of an index or mask."""
-        return Labelled(
-            self.table.loc[self.table.index[chosen]], self.right[chosen], self.block[chosen],
-            self.classes, self.candidates,
-        )  # fmt: skip
+        rows = (self.x[chosen], self.base, self.candidates, self.right[chosen], self.block[chosen])
+        return Labelled(*rows)
 
     def columns(self, signals: Sequence[str]) -> Floats:
         """Return (N, F) base features and those of some signals."""
-        return self.x[:, [self.names.index(name) for name in (*self.base, *signals)]]
+        names = (*self.base, *self.candidates)
+        return self.x[:, [names.index(name) for name in (*self.base, *signals)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,8 @@ def fit(data: Labelled, signals: Sequence[str], strength: float) -> Fit:
     mean, scale = _standard(x, [name.startswith(CLASS) for name in (*data.base, *signals)])
     standard = np.where(np.isnan(x), 0.0, (x - mean) / scale)
     model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=MAX_ITERATIONS)
-    model.fit(standard, data.right)
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # thousands of fits
+        model.fit(standard, data.right)
     return Fit(float(model.intercept_[0]), mean, scale, np.asarray(model.coef_[0], np.float64))
 
 

@@ -21,9 +21,10 @@ REJECTED = (
 )
 
 QUEUE = (
-    "The first {count} detections of the review queue, 1 first: the least confident, among equal "
-    "ones the smallest. The attribute table has this order. The layer's filter (Ctrl+F) sets how "
-    "many are shown; \"evidence\" = 'context' selects these only."
+    "The first {count} detections of the review queue, 1 first: the least confident (with a "
+    "calibration, the least likely right: p_right), among equal ones the smallest. The attribute "
+    'table has this order. The layer\'s filter (Ctrl+F) sets how many are shown; "evidence" = '
+    "'context' selects these only."
 )
 
 CELLS = (

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from capecam.settings import SCORE_TITLES, TITLES, ByClass, Settings
+from capecam.store.records import RunRecord
 from capecam.views.report.data import ReportData
 from capecam.views.report.object_maps import is_explained
 
@@ -53,6 +54,23 @@ BASELINES = {"distance": "distance to the object", "random": "random order"}
 
 MIN_STABLE = 0.8
 """Correlation with the map of a shifted tile above which the two look the same."""
+
+
+def expected(record: RunRecord) -> str:
+    """Return a sentence on the number of right detections to be expected; with a calibration."""
+    totals, calibration = record.totals, record.p_right
+    count = sum(count for count, _ in totals.by_class.values())
+    parts = [f"{number:,.1f} of {name}" for name, number in totals.expected.items()]
+    text = (
+        f"Of {count:,} detections, {sum(totals.expected.values()):,.0f} are expected to be right "
+        f"(sum of p_right: {', '.join(parts)})"
+    )
+    if calibration is None:
+        return f"{text}."
+    return (
+        f"{text}, by a calibration on {calibration.objects:,} checked detections of the run "
+        f"{calibration.run}. Objects that the map misses are not in it."
+    )
 
 
 def share(value: float) -> str:

@@ -1,0 +1,291 @@
+"""Calibration of right and wrong: scores by hand, selection, the command, and runs with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from support.cities import blobs, colours_model, quick_settings, write_tif
+from support.commands import typed
+from support.outputs import write_output
+
+from capecam.analysis.review import fitting, held_out
+from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate, is_right
+from capecam.analysis.review.fitting import Labelled, fit, select
+from capecam.detections.signals import SIGNALS
+from capecam.errors import UsageError
+from capecam.grid import Window
+from capecam.run.city_products import finish
+from capecam.run.supervisor import run
+from capecam.store.run_folder import known_run
+
+P = np.array([0.05, 0.15, 0.55, 0.95])
+RIGHT = np.array([False, True, False, True])
+ONCE = np.ones(4)
+
+
+def test_scores_by_hand() -> None:
+    assert held_out.calibration_error(P, RIGHT, ONCE) == pytest.approx(
+        (0.05 + 0.85 + 0.55 + 0.05) / 4
+    )
+    assert held_out.brier_score(P, RIGHT, ONCE) == pytest.approx(
+        (0.05**2 + 0.85**2 + 0.55**2 + 0.05**2) / 4
+    )
+    losses = [math.log(1 / p) for p in (0.95, 0.15, 0.45, 0.95)]
+    assert held_out.log_loss(P, RIGHT, ONCE) == pytest.approx(sum(losses) / 4)
+    assert held_out.auc(P, RIGHT, ONCE) == pytest.approx(3 / 4)
+    assert np.isnan(held_out.auc(P, np.ones(4, bool), ONCE))
+
+
+def test_a_bin_is_judged_by_its_mean() -> None:
+    p, right = np.full(10, 0.72), np.arange(10) < 7
+    assert held_out.calibration_error(p, right, np.ones(10)) == pytest.approx(0.02)
+
+
+def test_errors_in_the_first_tenth() -> None:
+    p, right = np.arange(20) / 20, np.ones(20, bool)
+    right[[0, 1, 10, 15]] = False
+    assert held_out.errors_first(p, right, np.ones(20)) == pytest.approx(2 / 4)
+    assert held_out.errors_first(p[:5], right[:5], np.ones(5)) == pytest.approx(0.5 / 2)
+
+
+def test_intervals_are_of_blocks() -> None:
+    """All objects of a block are drawn together: ten of each kind are worth one of each."""
+    block = np.repeat([0, 1], 10)
+    estimate = held_out.mean_gain(np.repeat([0.0, 1.0], 10), block)
+    assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, 1.0)
+    weights = next(held_out.draws(block))
+    assert set(weights.tolist()) <= {0.0, 1.0, 2.0}
+    assert len(set(weights[:10].tolist())) == 1
+
+
+def labelled(count: int = 400, seed: int = 0) -> Labelled:
+    """Objects whose odds depend on confidence and on margin, and not on the rest."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(rng.normal(size=(count, len(SIGNALS))), columns=[*SIGNALS])
+    table[["soft_edge", "near_probability"]] = rng.random((count, 2))
+    z = rng.normal(1, 1.5, count)
+    table["confidence"] = 1 / (1 + np.exp(-z))
+    table["area_m2"] = np.exp(rng.normal(1.5, 1, count))
+    table["class"] = rng.choice(["solar panel", "water heater"], count)
+    odds = 0.8 * z + 1.5 * table["margin"].to_numpy()
+    right = rng.random(count) < 1 / (1 + np.exp(-odds))
+    block = rng.integers(0, 60, count)
+    return Labelled.of(table, right, block, ("solar panel", "water heater"), SIGNALS)
+
+
+def test_the_fit_finds_the_odds() -> None:
+    data = labelled(4000)
+    fitted = fit(data, ("margin",), 10.0)
+    names = [*data.base, "margin"]
+    slope = dict(zip(names, (fitted.weight / fitted.scale).tolist(), strict=True))
+    assert slope["logit(confidence)"] == pytest.approx(0.8, abs=0.15)
+    assert slope["margin"] == pytest.approx(1.5, abs=0.2)
+    assert slope["ln(area_m2)"] == pytest.approx(0, abs=0.15)
+
+
+def test_only_the_signal_that_pays_is_chosen() -> None:
+    data = labelled()
+    signals, strength = select(data)
+    assert signals == ("margin",)
+    assert select(labelled()) == (signals, strength)
+
+
+def test_noise_is_left_out() -> None:
+    data = labelled()
+    rng = np.random.default_rng(1)
+    x = data.x.copy()
+    x[:, [*data.base, *SIGNALS].index("margin")] = rng.normal(size=len(data))
+    assert select(replace(data, x=x))[0] == ()
+
+
+def test_folds_do_not_divide_blocks() -> None:
+    data = labelled(300)
+    fold = fitting.folds(data)
+    pairs = np.unique(np.stack([data.block, fold]), axis=1)
+    assert pairs.shape[1] == len(np.unique(data.block))
+    assert set(fold.tolist()) == set(range(fitting.FOLDS))
+
+
+def test_held_out_probabilities_do_not_know_their_fold() -> None:
+    """Turning the labels of a fold changes no probability in it."""
+    data = labelled(200)
+    fold = fitting.folds(data)
+    own = fold == 0
+    turned = replace(data, right=data.right ^ own)
+    before, after = (fitting.held_out(d, fold, ("margin",), 1.0) for d in (data, turned))
+    assert np.array_equal(before[own], after[own])
+    assert not np.array_equal(before[~own], after[~own])
+
+
+def test_a_small_place_gets_smaller_blocks() -> None:
+    rng = np.random.default_rng(0)
+    assert blocks(rng.random((500, 2)) * 1000)[0] == 100
+    edge, block = blocks(rng.random((500, 2)) * 200)
+    assert edge == 25
+    assert len(np.unique(block)) == 64
+
+
+def test_right_is_one_to_one_and_of_the_class() -> None:
+    true = gpd.GeoDataFrame(
+        {"class_id": [1, 2]}, geometry=[shapely.box(0, 0, 4, 4), shapely.box(9, 0, 13, 4)]
+    )
+    found = gpd.GeoDataFrame(
+        {"class_id": [1, 1, 1]},
+        geometry=[shapely.box(0, 0, 4, 3), shapely.box(0, 0, 4, 4), shapely.box(9, 0, 13, 4)],
+    )
+    assert is_right(true, found, 0.5).tolist() == [False, True, False]
+
+
+# ------------------------------------------------------------------------- the command, end to end
+
+
+def city(tmp_path: Path, count: int = 300) -> Path:
+    """A run's folder without a run, and truth.gpkg with the objects that are right."""
+    out = tmp_path / "out"
+    write_output(out, count, cells=[Window(0, 0, 8000, 8000)])
+    table = gpd.read_parquet(out / "detections.parquet")
+    rng = np.random.default_rng(5)
+    odds = 3 * (table["confidence"] - 0.7) / 0.1 + 4 * (table["margin"] - 0.5)
+    right = rng.random(count) < 1 / (1 + np.exp(-odds))
+    table[right][["class", "geometry"]].to_file(tmp_path / "truth.gpkg")
+    return out
+
+
+def test_the_command(tmp_path: Path) -> None:
+    out = city(tmp_path)
+    text = typed("calibrate", out, "--truth", tmp_path / "truth.gpkg").stdout
+    assert "300 labelled detections" in text
+    assert "ECE" in text
+    assert "left out" in text
+    first = (out / "calibration.json").read_bytes()
+    elsewhere = tmp_path / "new" / "c.json"
+    tree = json.loads(
+        typed(
+            "calibrate", out, "--truth", tmp_path / "truth.gpkg", "--to", elsewhere, "--json"
+        ).stdout
+    )
+    assert elsewhere.read_bytes() == first
+    assert tree["file"] == str(elsewhere)
+    assert tree["signals"] == ["margin"]
+    scores = tree["scores"]
+    assert scores["p_right"]["auc"]["value"] > scores["base"]["auc"]["value"]
+    assert scores["p_right"]["ece"]["low"] <= scores["p_right"]["ece"]["high"]
+
+
+def test_too_few_are_refused(tmp_path: Path) -> None:
+    out = city(tmp_path, 90)
+    with pytest.raises(UsageError, match="only 90 detections are labelled, and at least 100"):
+        calibrate(CalibrationRequest(out, tmp_path / "truth.gpkg"))
+
+
+def test_hardly_any_errors_are_refused(tmp_path: Path) -> None:
+    out = city(tmp_path, 120)
+    table = gpd.read_parquet(out / "detections.parquet")
+    table[5:][["class", "geometry"]].to_file(tmp_path / "all.gpkg")
+    with pytest.raises(UsageError, match=r"of 120 labelled detections are wrong"):
+        calibrate(CalibrationRequest(out, tmp_path / "all.gpkg"))
+
+
+def test_either_truth_or_reviews(tmp_path: Path) -> None:
+    error = typed("calibrate", tmp_path, code=2).stderr
+    assert "exactly one of --truth and --reviews must be given" in error
+
+
+# ------------------------------------------------------------------------------ runs that apply it
+
+
+def calibration_file(path: Path, weight: float = -1.0, **changes: object) -> Path:
+    """A calibration by which the most confident are the least likely right."""
+    names = ["logit(confidence)", "ln(area_m2)", "class solar panel", "class water heater",
+             "class pool heater"]  # fmt: skip
+    terms = [{"feature": n, "mean": 0.0, "scale": 1.0, "weight": 0.0} for n in names]
+    terms[0]["weight"] = weight
+    tree = {
+        "version": 1, "classes": ["solar panel", "water heater", "pool heater"], "signals": [],
+        "intercept": 2.0, "terms": terms,
+        "origin": {"run": "elsewhere", "checkpoint": "f" * 64, "crs": "x", "bounds": [0, 0, 1, 1],
+                   "labels": "truth", "iou": 0.5, "right": 100, "wrong": 50},
+        **changes,
+    }  # fmt: skip
+    path.write_text(json.dumps(tree))
+    return path
+
+
+@pytest.fixture
+def small_city(tmp_path: Path) -> Path:
+    write_tif(tmp_path / "in" / "a.tif", blobs(320, 320, seed=4))
+    return tmp_path
+
+
+def test_a_run_with_a_calibration(small_city: Path, caplog, monkeypatch) -> None:
+    plain = quick_settings(small_city, objects__explain="none")
+    run(plain, model=colours_model())
+    out = small_city / "out"
+    without = gpd.read_parquet(out / "detections.parquet")
+    assert "p_right" not in without
+    assert "expected" not in (out / "run.json").read_text()
+    assert "expected_count" not in (out / "summary.csv").read_text()
+
+    path = calibration_file(small_city / "c.json")
+    settings = quick_settings(
+        small_city, objects__explain="none", detections__calibrate_with=str(path)
+    )
+    with caplog.at_level(logging.WARNING):
+        outcome = run(settings, model=colours_model())
+    assert (outcome.done, outcome.kept) == (0, 1)
+    assert "was made with another network and in another place" in caplog.text
+    table = gpd.read_parquet(out / "detections.parquet")
+    assert list(table.columns[-3:]) == ["p_right", "review", "geometry"]
+    p = table["confidence"].clip(0.001, 0.999)
+    assert table["p_right"].to_numpy() == pytest.approx(1 / (1 + np.exp(np.log(p / (1 - p)) - 2)))
+    queue = table.sort_values("review")
+    assert (np.diff(queue["p_right"]) >= 0).all()
+    summary = pd.read_csv(out / "summary.csv").set_index("class")
+    expected = table.groupby("class")["p_right"].sum()
+    for name, value in expected.items():
+        assert summary.loc[name, "expected_count"] == pytest.approx(value, abs=0.06)
+    record = known_run(out)
+    assert record.p_right.objects == 150
+    assert record.totals.expected["solar panel"] == summary.loc["solar panel", "expected_count"]
+    assert "are expected to be right" in (out / "report.html").read_text()
+
+    calibration_file(path, weight=1.0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr("capecam.pipeline.run_explainer.load_run_model", refuse)
+    finish(out)
+    again = gpd.read_parquet(out / "detections.parquet")
+    assert again.loc[again["review"].idxmin(), "confidence"] == again["confidence"].min()
+    assert known_run(out).p_right.sha256 != record.p_right.sha256
+
+    run(plain, model=colours_model())
+    pd.testing.assert_frame_equal(gpd.read_parquet(out / "detections.parquet"), without)
+    assert "p_right" not in json.loads((out / "run.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["roof"], "terms": []}, "is no calibration"),
+        ({"signals": ["own_drop"]}, "is no calibration"),
+    ],
+)
+def test_a_calibration_that_does_not_fit_is_refused_before_any_work(
+    small_city: Path, changes: dict[str, object], message: str
+) -> None:
+    path = calibration_file(small_city / "c.json", **changes)
+    settings = quick_settings(small_city, detections__calibrate_with=str(path))
+    with pytest.raises(UsageError, match=message):
+        run(settings, model=colours_model())
+    assert not (small_city / "out").exists()
