@@ -100,8 +100,8 @@ def _locked(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         database.close()
         raise OutputError(
-            f"{path}: is open in another program ({error}); save and close it there, such as by "
-            "removing the layer from QGIS, and give the command again"
+            f"{path}: is open in another program ({error}); save and end editing there, and give "
+            "the command again"
         ) from error
     except sqlite3.DatabaseError as error:
         database.close()
