@@ -138,7 +138,7 @@ def test_a_pixel_has_a_label_only_where_somebody_looked(out, tmp_path) -> None:
     expected = np.full((HEIGHT, WIDTH), 254, np.uint8)
     tiles = {  # row, column: all of its objects are known
         (0, 0): True, (0, 64): True, (64, 0): True, (64, 64): True, (0, 128): True,
-        (128, 0): True, (128, 128): True,
+        (128, 0): False, (128, 128): False,  # only something that was missed
     }  # fmt: skip
     for (row, col), is_complete in tiles.items():
         expected[row : row + TILE, col : col + TILE] = 0 if is_complete else 255
@@ -146,7 +146,7 @@ def test_a_pixel_has_a_label_only_where_somebody_looked(out, tmp_path) -> None:
     expected[burn(shape["c"])] = 1
     expected[150:160, 3:9] = expected[132:140, 128:135] = 2
     assert np.array_equal(image, expected)
-    assert (labels.tiles, labels.complete, labels.objects) == (7, 7, 4)
+    assert (labels.tiles, labels.complete, labels.objects) == (7, 5, 4)
 
 
 def test_what_was_not_looked_at_is_unknown_with_the_rest_of_its_tile(out, tmp_path) -> None:
@@ -156,7 +156,7 @@ def test_what_was_not_looked_at_is_unknown_with_the_rest_of_its_tile(out, tmp_pa
     labels = export_labels(out, tmp_path / "labels")
     image = whole(read(tmp_path / "labels"))
     expected = np.full((HEIGHT, WIDTH), 254, np.uint8)
-    expected[128:192, 128:192] = 0  # d does not reach into this tile
+    expected[128:192, 128:192] = 255  # d does not reach into this tile; nobody may have looked
     expected[135:140, 190:195] = 2
     expected[128:192, 192:256] = 255
     expected[135:140, 192:195] = 2
@@ -167,10 +167,10 @@ def test_what_was_not_looked_at_is_unknown_with_the_rest_of_its_tile(out, tmp_pa
     entries = json.loads((tmp_path / "labels" / "labels.json").read_text())["images"]
     assert {e["file_name"]: (e["complete"], e["known_share"]) for e in entries} == {
         "images/tile_256_64.tif": (True, 1.0),
-        "images/tile_128_128.tif": (True, 1.0),
+        "images/tile_128_128.tif": (False, round(10 / 64**2, 6)),
         "images/tile_192_128.tif": (False, round(15 / 64**2, 6)),
     }
-    assert labels.complete == 2
+    assert labels.complete == 1
 
 
 def test_a_checked_block_is_known_whatever_the_map_says_now(out, tmp_path) -> None:
@@ -182,6 +182,24 @@ def test_a_checked_block_is_known_whatever_the_map_says_now(out, tmp_path) -> No
     assert not any(tile.any() for tile in tiles.values())
     entries = json.loads((tmp_path / "labels" / "labels.json").read_text())["images"]
     assert {entry["complete_by"] for entry in entries} == {"block"}
+
+
+def test_a_tile_at_the_edge_of_the_imagery_can_be_complete(out, tmp_path) -> None:
+    """Pixels 192..300 x 128..200: blocks end where the imagery does, tiles beyond."""
+    run_ = RunFolder.open(out)
+    (shape,) = shapely.transform(np.array([shapely.box(192, 128, 300, 200)]), run_.grid.to_map)
+    block = {"block": ["b1"], "probability": [0.5], "checked": [True]}
+    ReviewFile.of(run_).add(
+        {"sample": gpd.GeoDataFrame(block, geometry=[shape], crs=run_.grid.crs)}
+    )
+    export_labels(out, tmp_path / "labels")
+    entries = json.loads((tmp_path / "labels" / "labels.json").read_text())["images"]
+    assert len(entries) == 4
+    assert {entry["complete_by"] for entry in entries} == {"block"}
+    tile = read(tmp_path / "labels")[256, 192]
+    assert (tile[:8, :39] == 0).all()
+    assert (tile[8:] == 255).all()
+    assert (tile[:, 39:] == 255).all()
 
 
 def test_a_block_that_is_not_done_is_not_known(out, tmp_path) -> None:

@@ -48,7 +48,7 @@ class TileTruth:
     window: Window
     """In lattice pixels."""
     classes: NDArray[np.uint8]
-    """(height, width) index of the class, 255 where nobody has looked."""
+    """(height, width) index of the class, 255 where nobody has looked or there is no imagery."""
     objects: NDArray[np.intp]
     """Positions in ``LabelTruth.objects`` of the objects in the tile."""
     complete_by: str
@@ -90,16 +90,22 @@ class LabelTruth:
                         places.add((i, j))
         return [tiling.window(i, j) for i, j in sorted(places)]
 
-    def tile(self, window: Window) -> TileTruth:
-        """Return what is known about a tile."""
+    def tile(self, window: Window, valid: NDArray[np.bool_]) -> TileTruth:
+        """Return what is known about a tile.
+
+        Args:
+            window: the tile.
+            valid: (height, width) True is imagery, at least one pixel.
+        """
         inside = self._inside(self._shapes_index, self.shapes, window)
         unseen = self._inside(self._detections_index, self.detections, window)
         doubtful = [shape for shape in self.doubtful if _reaches(shape, window)]
         checked = _burnt([self.checked], window)
         complete_by = ""
-        if not doubtful and shapely.covers(self.checked, window.box):
+        is_looked_at = (self.objects["source"].to_numpy()[inside] == DETECTION).any()
+        if not doubtful and checked[valid].all():
             complete_by = "block"
-        elif not doubtful and not len(unseen):
+        elif not doubtful and not len(unseen) and is_looked_at:
             complete_by = "verdicts"
         classes = np.full(window.shape, NODATA, np.uint8)
         classes[checked | bool(complete_by)] = 0
@@ -108,7 +114,7 @@ class LabelTruth:
         order = inside[np.argsort(class_ids[inside] > 0, kind="stable")]  # what is nothing first
         for row in order:
             classes[mask(clip(self.shapes[row], window), window)] = class_ids[row]
-        classes[_burnt(doubtful, window)] = NODATA
+        classes[_burnt(doubtful, window) | ~valid] = NODATA
         return TileTruth(window, classes, inside[class_ids[inside] > 0], complete_by)
 
     @cached_property

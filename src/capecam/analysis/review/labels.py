@@ -138,13 +138,12 @@ def _write_tiles(
             if not valid.any():
                 continue
             run.check_unchanged(run.mosaic.touching(window), whole=bool(valid.all()))
-            found = truth.tile(window)
+            found = truth.tile(window, valid)
             grid = run.grid.crop(window)
-            classes = np.where(valid, found.classes, NODATA).astype(np.uint8)
             file = f"tile_{window.col}_{window.row}.tif"
             write_rgb_cog(folder / IMAGES / file, grid, pixels, valid)
-            write_cog(folder / MASKS / file, product, grid, classes[None])
-            tiles.append(LabelTile(file, found, float((classes != NODATA)[valid].mean())))
+            write_cog(folder / MASKS / file, product, grid, found.classes[None])
+            tiles.append(LabelTile(file, found, float((found.classes != NODATA)[valid].mean())))
     return tiles
 
 
