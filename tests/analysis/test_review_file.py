@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -175,6 +177,7 @@ def test_a_file_is_added_to_wholly_or_not_at_all(file) -> None:
         sql(copy, "DELETE FROM verdicts")
         raise KeyboardInterrupt
     assert file.path.read_bytes() == before
+    assert [p.name for p in file.path.parent.iterdir()] == ["review.gpkg"]
     with pytest.raises(OutputError, match="layer nothing cannot take rows"):
         file.add({"verdicts": rows(1, 7), "nothing": rows(1)})
     assert file.path.read_bytes() == before
@@ -229,12 +232,42 @@ def test_a_file_that_is_open_elsewhere_is_not_replaced(file) -> None:
         assert len(file.read().looked_at) == 3  # reading is always possible
         with pytest.raises(OutputError, match=r"is open in another program .*; save and end"):
             file.add({"verdicts": rows(1, 5)})
+        assert not list(file.path.parent.glob(".*"))
         qgis.communicate()
     assert Path(f"{file.path}-wal").exists()
     file.add({"verdicts": rows(1, 5)})
     assert not Path(f"{file.path}-wal").exists()
     assert len(file.read().looked_at) == 3
     assert len(file.read().verdicts) == 4
+
+
+def test_two_commands_at_once_lose_nothing(tmp_path) -> None:
+    """Neither while the file is made, nor while it is replaced."""
+    file = ReviewFile(tmp_path / "review.gpkg", CRS, CAPE_TOWN_CLASSES)
+
+    def add(start: int) -> None:
+        for n in range(3):
+            file.add({"verdicts": rows(1, start + n)})
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(add, (10, 20)))
+    assert sorted(file.read().verdicts["id"]) == [f"1_{n}_0" for n in (10, 11, 12, 20, 21, 22)]
+    assert [p.name for p in tmp_path.iterdir()] == ["review.gpkg"]
+
+
+def test_a_folder_that_is_read_only_is_named(tmp_path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = ReviewFile(folder / "review.gpkg", CRS, CAPE_TOWN_CLASSES)
+        user = os.geteuid()
+        folder.chmod(0o555)
+        try:
+            if user == 0:
+                os.seteuid(65_534)
+            with pytest.raises(PermissionError):
+                file.add({"verdicts": rows(1)})
+        finally:
+            os.seteuid(user)
 
 
 def test_a_link_keeps_leading_to_the_file(file, tmp_path) -> None:
