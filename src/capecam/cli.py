@@ -664,19 +664,49 @@ def explain_command(
 def export_command(
     out: Out,
     kind: Annotated[
-        str, typer.Option("--format", metavar="fgb|geojson|csv|parquet|gpkg", help="file format")
-    ],
+        str | None,
+        typer.Option("--format", metavar="fgb|geojson|csv|parquet|gpkg", help="file format"),
+    ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
             "--to", metavar="FILE", help="file to write  [default: OUT/detections.FORMAT]"
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels", metavar="FOLDER", help="folder to make, with annotations for training"
+        ),
+    ] = None,
+    reviews: Annotated[
+        Path | None,
+        typer.Option(
+            "--reviews",
+            metavar="FILE",
+            help="review file of --labels  [default: OUT/review.gpkg]",
+        ),
+    ] = None,
 ) -> None:
-    """Write the detections in another format.
+    """Write the detections in another format, or what people say as annotations.
 
-    GeoJSON is in longitude and latitude, the other formats in the CRS of the imagery.
+    GeoJSON is in longitude and latitude, the other formats in the CRS of the imagery. With
+    --labels, only places that people have looked at are written, as tiles of imagery with masks,
+    COCO and GeoPackage; --format and --labels exclude each other.
     """
+    if labels is not None and kind is None and to is None:
+        from capecam.analysis.review.labels import export_labels
+
+        made = export_labels(out, labels, reviews)
+        if not quiet():
+            print(made.to_text())
+        return
+    if kind is None or labels is not None:
+        raise UsageError(
+            "export: exactly one of --format and --labels must be given, --to only with --format"
+        )
+    if reviews is not None:
+        raise UsageError("--reviews needs --labels; leave it out")
     from capecam.detections.export import export
 
     path = export(out, kind, to)

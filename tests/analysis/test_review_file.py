@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -175,6 +177,7 @@ def test_a_file_is_added_to_wholly_or_not_at_all(file) -> None:
         sql(copy, "DELETE FROM verdicts")
         raise KeyboardInterrupt
     assert file.path.read_bytes() == before
+    assert [p.name for p in file.path.parent.iterdir()] == ["review.gpkg"]
     with pytest.raises(OutputError, match="layer nothing cannot take rows"):
         file.add({"verdicts": rows(1, 7), "nothing": rows(1)})
     assert file.path.read_bytes() == before
@@ -227,14 +230,44 @@ def test_a_file_that_is_open_elsewhere_is_not_replaced(file) -> None:
     ) as qgis:
         assert qgis.stdout.readline() == b"open\n"
         assert len(file.read().looked_at) == 3  # reading is always possible
-        with pytest.raises(OutputError, match=r"is open in another program .*; save and close"):
+        with pytest.raises(OutputError, match=r"is open in another program .*; save and end"):
             file.add({"verdicts": rows(1, 5)})
+        assert not list(file.path.parent.glob(".*"))
         qgis.communicate()
     assert Path(f"{file.path}-wal").exists()
     file.add({"verdicts": rows(1, 5)})
     assert not Path(f"{file.path}-wal").exists()
     assert len(file.read().looked_at) == 3
     assert len(file.read().verdicts) == 4
+
+
+def test_two_commands_at_once_lose_nothing(tmp_path) -> None:
+    """Neither while the file is made, nor while it is replaced."""
+    file = ReviewFile(tmp_path / "review.gpkg", CRS, CAPE_TOWN_CLASSES)
+
+    def add(start: int) -> None:
+        for n in range(3):
+            file.add({"verdicts": rows(1, start + n)})
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(add, (10, 20)))
+    assert sorted(file.read().verdicts["id"]) == [f"1_{n}_0" for n in (10, 11, 12, 20, 21, 22)]
+    assert [p.name for p in tmp_path.iterdir()] == ["review.gpkg"]
+
+
+def test_a_folder_that_is_read_only_is_named(tmp_path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = ReviewFile(folder / "review.gpkg", CRS, CAPE_TOWN_CLASSES)
+        user = os.geteuid()
+        folder.chmod(0o555)
+        try:
+            if user == 0:
+                os.seteuid(65_534)
+            with pytest.raises(PermissionError):
+                file.add({"verdicts": rows(1)})
+        finally:
+            os.seteuid(user)
 
 
 def test_a_link_keeps_leading_to_the_file(file, tmp_path) -> None:
@@ -380,3 +413,68 @@ def test_a_damaged_file_is_not_replaced(file) -> None:
     with pytest.raises((OutputError, UsageError), match=r"copy"):
         file.add({"verdicts": rows(1, 5)})
     assert file.path.read_bytes() == before
+
+
+IN_QGIS = """
+import os, sys
+os.environ["QT_QPA_PLATFORM"] = "offscreen"
+from qgis.core import QgsApplication, QgsVectorLayer
+from qgis.gui import QgsAttributeForm, QgsGui
+
+application = QgsApplication([], True)
+application.initQgis()
+QgsGui.editorWidgetRegistry().initEditors()
+layer = QgsVectorLayer(sys.argv[1] + "|layername=verdicts", "verdicts", "ogr")
+assert layer.renderer().type() == "RuleRenderer", layer.renderer().type()
+fields = layer.fields()
+for name in ("class", "verdict", "true_class"):
+    assert layer.editorWidgetSetup(fields.indexOf(name)).type() == "ValueMap", name
+assert layer.editFormConfig().readOnly(fields.indexOf("id"))
+layer.startEditing()
+feature = next(layer.getFeatures())
+print("editing", flush=True)
+sys.stdin.readline()
+form = QgsAttributeForm(layer, feature)
+form.changeAttribute("verdict", "wrong")
+form.changeAttribute("true_class", "pool heater")
+assert form.save()
+assert layer.commitChanges(), layer.commitErrors()
+print("saved", flush=True)
+sys.stdin.readline()
+del form
+layer.startEditing()
+layer.changeAttributeValue(2, fields.indexOf("verdict"), "right")
+assert layer.commitChanges(), layer.commitErrors()
+del layer
+application.exitQgis()
+os._exit(0)  # without the destructors of offscreen Qt
+"""
+
+
+@pytest.mark.qgis
+def test_the_form_of_real_qgis_is_filled_in(file) -> None:
+    """While somebody edits, nothing is added; what is added between two edits loses neither."""
+    python = "/usr/bin/python3"
+    found = subprocess.run([python, "-c", "import qgis.gui"], capture_output=True, check=False)
+    if found.returncode:
+        pytest.skip(f"{python} has no QGIS; apt-get install --no-install-recommends python3-qgis")
+    with subprocess.Popen(
+        [python, "-c", IN_QGIS, file.path],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    ) as qgis:  # fmt: skip
+        assert qgis.stdout.readline() == "editing\n"
+        with pytest.raises(OutputError, match="is open in another program"):
+            file.add({"verdicts": rows(1, 5)})
+        qgis.stdin.write("go on\n")
+        assert qgis.stdout.readline() == "saved\n"
+        file.add({"verdicts": rows(1, 5)})
+        qgis.stdin.write("go on\n")
+        qgis.communicate()
+    file.add({"verdicts": rows(1, 6)})
+    filled = file.read().looked_at
+    assert filled["id"].tolist() == ["1_0_0", "1_1_0"]
+    assert filled["verdict"].tolist() == ["wrong", "right"]
+    assert filled["true_class_id"].tolist() == [3, 0]
+    assert filled["checked_at"][0][:2] == "20"
+    assert filled["reviewer"][0]
+    assert file.read().verdicts["id"].tolist() == ["1_0_0", "1_1_0", "1_2_0", "1_5_0", "1_6_0"]

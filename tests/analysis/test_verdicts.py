@@ -20,10 +20,10 @@ from capecam.analysis.review.queue import add_queue
 from capecam.analysis.review.review_file import ReviewFile
 from capecam.analysis.review.review_scores import evaluate_reviews, wilson
 from capecam.analysis.review.verdicts import (
+    areas_m2,
     detections_of,
     found_since,
     match_verdicts,
-    missed_m2,
     one_per_detection,
 )
 from capecam.errors import UsageError
@@ -147,7 +147,7 @@ def test_what_was_missed_may_be_found_since() -> None:
     )  # fmt: skip
     now = detections(*((shifted(n), "", 1) for n in range(4)))
     assert found_since(missed, now).tolist() == [True, False, False, True, False]
-    assert missed_m2(missed).round(6).tolist() == [1, 1, 1, 7, 7]
+    assert areas_m2(missed, "m2").round(6).tolist() == [1, 1, 1, 7, 7]
 
 
 def test_wilson_by_hand() -> None:
@@ -319,7 +319,7 @@ def test_a_verdict_without_a_detection_is_listed_and_stays(out) -> None:
     [
         ([], "exactly one of --truth and --reviews must be given"),
         (["--reviews", "--truth", "a"], "exactly one of --truth and --reviews must be given"),
-        (["--reviews", "--steps"], "--area and --steps need --truth; leave them out"),
+        (["--reviews", "--steps"], "--area, --steps and --misses need --truth; leave them out"),
         (["--reviews"], "there is no such file; check its path"),
         (["--reviews", "x.gpkg"], "x.gpkg: there is no such file"),
     ],

@@ -150,6 +150,31 @@ def write_cog(path: Path, product: Product, grid: Grid, pixels: NDArray[Any]) ->
         writer.remove()
 
 
+def write_rgb_cog(
+    path: Path, grid: Grid, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]
+) -> None:
+    """Write a small orthophoto as a COG that every program reads: lossless, as red, green, blue.
+
+    Args:
+        path: the COG to write.
+        grid: grid of the image.
+        pixels: (3, H, W).
+        valid: (H, W) bool; True is imagery. Where all is, the file has no mask.
+    """
+    profile = {
+        "driver": "GTiff", "crs": rasterio.crs.CRS.from_wkt(grid.crs), "transform": grid.transform,
+        "width": grid.window.width, "height": grid.window.height, "count": 3, "dtype": "uint8",
+        "photometric": "RGB",
+    }  # fmt: skip
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as dataset:
+            dataset.write(pixels)
+            if not valid.all():
+                dataset.write_mask(valid)
+        with memory.open() as dataset:
+            rasterio.shutil.copy(dataset, path, driver="COG", compress="DEFLATE", blocksize=BLOCK)
+
+
 class CogSet:
     """One writer per product; without ``finish`` or after an error there is no COG."""
 

@@ -7,11 +7,12 @@ exclusive lock keeps other programs from writing into the one that is about to g
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import geopandas as gpd
@@ -52,25 +53,51 @@ def edited_geopackage(path: Path) -> Iterator[Path]:
         OutputError: it is open in another program, damaged, read-only, or was changed meanwhile.
     """
     path = path.resolve()
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    for suffix in BESIDE:  # of a command that was killed
-        temporary.with_name(f"{temporary.name}{suffix}").unlink(missing_ok=True)
-    if not path.exists():
-        with atomic_write(path) as temporary:
+    with _one_at_a_time(path.parent):
+        temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+        for suffix in BESIDE:  # of a command that was killed
+            temporary.with_name(f"{temporary.name}{suffix}").unlink(missing_ok=True)
+        temporary.touch()  # of a folder that is read-only, Python says more than SQLite
+        temporary.unlink()
+        if not path.exists():
+            with atomic_write(path) as temporary:
+                yield temporary
+                _finish(temporary)
+            return
+        before = path.stat()
+        with closing(_locked(path)) as database, atomic_write(path) as temporary:
+            if _identity(path.stat()) != _identity(before):
+                raise OutputError(f"{path}: was replaced at this moment; give the command again")
+            _copy(database, temporary, path)
+            if not is_intact(temporary):
+                raise OutputError(
+                    f"{path}: is damaged; bring back a copy of it, or move it elsewhere"
+                )
+            shutil.copymode(path, temporary)
             yield temporary
             _finish(temporary)
-        return
-    before = path.stat()
-    with closing(_locked(path)) as database, atomic_write(path) as temporary:
-        if _identity(path.stat()) != _identity(before):
-            raise OutputError(f"{path}: was changed at this moment; give the command again")
-        with closing(sqlite3.connect(temporary)) as copy:
-            database.backup(copy)
-        if not is_intact(temporary):
-            raise OutputError(f"{path}: is damaged; bring back a copy of it, or move it elsewhere")
-        shutil.copymode(path, temporary)
-        yield temporary
-        _finish(temporary)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other capecam edits a file in a folder; the kernel ends the lock with us."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # where a filesystem has no locks, SQLite's are left
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _copy(database: sqlite3.Connection, copy: Path, path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(copy)) as target:
+            database.backup(target)
+    except sqlite3.Error as error:
+        raise OutputError(
+            f"{path}: cannot be copied ({error}); make space on its disk, or check it"
+        ) from error
 
 
 def _identity(state: os.stat_result) -> tuple[int, int]:
@@ -100,8 +127,8 @@ def _locked(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         database.close()
         raise OutputError(
-            f"{path}: is open in another program ({error}); save and close it there, such as by "
-            "removing the layer from QGIS, and give the command again"
+            f"{path}: is open in another program ({error}); save and end editing there, and give "
+            "the command again"
         ) from error
     except sqlite3.DatabaseError as error:
         database.close()
@@ -128,6 +155,9 @@ def make_layer(
         columns: its columns, without the geometry.
         crs: CRS of the geometry.
         geometry: type such as ``MultiPolygon``; None makes a plain table.
+
+    Raises:
+        OutputError: it cannot be made.
     """
     spatial = {} if geometry is None else {
         "geometry_name": "geometry", "geometry_type": geometry, "crs": crs.to_wkt("WKT1_GDAL"),
@@ -135,9 +165,16 @@ def make_layer(
     schema = columns if geometry is None else columns.append(pa.field("geometry", pa.binary()))
     # Older releases of QGIS warn of version 1.3 and later.
     version = {} if path.exists() else {"VERSION": "1.2"}
-    pyogrio.write_arrow(
-        schema.empty_table(), path, driver="GPKG", layer=layer, dataset_options=version, **spatial
-    )
+    try:
+        pyogrio.write_arrow(
+            schema.empty_table(), path, driver="GPKG", layer=layer, dataset_options=version,
+            **spatial,
+        )  # fmt: skip
+    except WRITE_ERRORS as error:
+        raise OutputError(
+            f"{path}: layer {layer} cannot be made ({str(error)[:200]}); make space on its disk, "
+            "or take out a table of this name"
+        ) from error
 
 
 def append_rows(path: Path, layer: str, rows: pd.DataFrame) -> None:

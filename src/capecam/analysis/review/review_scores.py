@@ -22,11 +22,11 @@ from capecam.analysis.result_folder import result_folder
 from capecam.analysis.review.review_file import Review, ReviewFile
 from capecam.analysis.review.verdicts import (
     MatchedVerdicts,
+    areas_m2,
     brief,
     detections_of,
     found_since,
     match_verdicts,
-    missed_m2,
     one_per_detection,
 )
 from capecam.analysis.scoring import ALL, ratio
@@ -274,7 +274,7 @@ def review_scores(
     since = found_since(review.missed, detections)
     missed = pd.DataFrame({
         "class_id": review.missed["class_id"].to_numpy(np.int64),
-        "m2": missed_m2(review.missed),
+        "m2": areas_m2(review.missed, "m2"),
         "found_since": since,
     })  # fmt: skip
     class_ids = detections["class_id"].to_numpy(np.int64)

@@ -197,16 +197,15 @@ def found_since(missed: gpd.GeoDataFrame, detections: gpd.GeoDataFrame) -> NDArr
     return found
 
 
-def missed_m2(missed: gpd.GeoDataFrame) -> NDArray[np.float64]:
-    """Return (N,) the areas of missed objects: ``m2`` where it is given, else of the outline."""
-    if not len(missed):
-        return np.zeros(0)
-    outlines = missed[missed["m2"].isna()]
-    areas = missed["m2"].astype(np.float64)
-    if len(outlines):
+def areas_m2(table: gpd.GeoDataFrame, given: str) -> NDArray[np.float64]:
+    """Return (N,) areas of rows of a review: what a column says, else those of the outlines."""
+    areas: NDArray[np.float64] = table[given].to_numpy(np.float64, copy=True)
+    missing = np.isnan(areas)
+    if missing.any():
+        outlines = table[missing]
         moved = reproject_table(outlines, metric_crs(outlines))
-        areas[outlines.index] = shapely.area(moved.geometry.to_numpy())
-    return np.asarray(areas, np.float64)
+        areas[missing] = shapely.area(moved.geometry.to_numpy())
+    return areas
 
 
 def brief(rows: gpd.GeoDataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
