@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from sklearn.metrics import roc_auc_score
 from support.cities import blobs, colours_model, quick_settings, write_tif
 from support.commands import typed
 from support.outputs import write_output
@@ -20,6 +21,8 @@ from support.outputs import write_output
 from capecam.analysis.review import fitting, held_out
 from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate, is_right
 from capecam.analysis.review.fitting import Labelled, fit, select
+from capecam.analysis.review.held_out import measured
+from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.detections.signals import SIGNALS
 from capecam.errors import UsageError
 from capecam.grid import Window
@@ -29,32 +32,27 @@ from capecam.store.run_folder import known_run
 
 P = np.array([0.05, 0.15, 0.55, 0.95])
 RIGHT = np.array([False, True, False, True])
-ONCE = np.ones(4)
 
 
 def test_scores_by_hand() -> None:
-    assert held_out.calibration_error(P, RIGHT, ONCE) == pytest.approx(
-        (0.05 + 0.85 + 0.55 + 0.05) / 4
-    )
-    assert held_out.brier_score(P, RIGHT, ONCE) == pytest.approx(
-        (0.05**2 + 0.85**2 + 0.55**2 + 0.05**2) / 4
-    )
+    assert measured("ece", P, RIGHT) == pytest.approx((0.05 + 0.85 + 0.55 + 0.05) / 4)
+    assert measured("brier", P, RIGHT) == pytest.approx((0.05**2 + 0.85**2 + 0.55**2 + 0.05**2) / 4)
     losses = [math.log(1 / p) for p in (0.95, 0.15, 0.45, 0.95)]
-    assert held_out.log_loss(P, RIGHT, ONCE) == pytest.approx(sum(losses) / 4)
-    assert held_out.auc(P, RIGHT, ONCE) == pytest.approx(3 / 4)
-    assert np.isnan(held_out.auc(P, np.ones(4, bool), ONCE))
+    assert measured("log_loss", P, RIGHT) == pytest.approx(sum(losses) / 4)
+    assert measured("auc", P, RIGHT) == pytest.approx(3 / 4)
+    assert np.isnan(measured("auc", P, np.ones(4, bool)))
 
 
 def test_a_bin_is_judged_by_its_mean() -> None:
     p, right = np.full(10, 0.72), np.arange(10) < 7
-    assert held_out.calibration_error(p, right, np.ones(10)) == pytest.approx(0.02)
+    assert measured("ece", p, right) == pytest.approx(0.02)
 
 
 def test_errors_in_the_first_tenth() -> None:
     p, right = np.arange(20) / 20, np.ones(20, bool)
     right[[0, 1, 10, 15]] = False
-    assert held_out.errors_first(p, right, np.ones(20)) == pytest.approx(2 / 4)
-    assert held_out.errors_first(p[:5], right[:5], np.ones(5)) == pytest.approx(0.5 / 2)
+    assert measured("errors_first_tenth", p, right) == pytest.approx(2 / 4)
+    assert measured("errors_first_tenth", p[:5], right[:5]) == pytest.approx(0.5 / 2)
 
 
 def test_intervals_are_of_blocks() -> None:
@@ -63,8 +61,30 @@ def test_intervals_are_of_blocks() -> None:
     estimate = held_out.mean_gain(np.repeat([0.0, 1.0], 10), block)
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, 1.0)
     weights = next(held_out.draws(block))
-    assert set(weights.tolist()) <= {0.0, 1.0, 2.0}
-    assert len(set(weights[:10].tolist())) == 1
+    assert weights.shape == (1000, 20)
+    assert set(weights.ravel().tolist()) == {0.0, 1.0, 2.0}
+    assert (weights[:, :10] == weights[:, :1]).all()
+    assert (weights.sum(axis=1) == 20).all()
+
+
+@pytest.mark.parametrize("name", list(held_out.MEASURES))
+def test_a_weight_is_a_number_of_copies(name: str) -> None:
+    rng = np.random.default_rng(3)
+    p, right = rng.integers(0, 20, 40) / 20, rng.random(40) < 0.6
+    times = rng.integers(0, 3, 40)
+    weighted = held_out.MEASURES[name](p, right, times[None].astype(float))
+    copied = measured(name, p.repeat(times), right.repeat(times))
+    if name != "errors_first_tenth":  # the order of copies with equal probability is another
+        assert weighted == pytest.approx(copied)
+    assert measured(name, p, right) == pytest.approx(
+        held_out.MEASURES[name](p, right, np.full((2, 40), 3.0))
+    )
+
+
+def test_the_auc_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(4)
+    p, right = rng.integers(0, 30, 200) / 30, rng.random(200) < 0.6
+    assert measured("auc", p, right) == pytest.approx(roc_auc_score(right, p))
 
 
 def labelled(count: int = 400, seed: int = 0) -> Labelled:
@@ -152,7 +172,8 @@ def city(tmp_path: Path, count: int = 300) -> Path:
     """A run's folder without a run, and truth.gpkg with the objects that are right."""
     out = tmp_path / "out"
     write_output(out, count, cells=[Window(0, 0, 8000, 8000)])
-    table = gpd.read_parquet(out / "detections.parquet")
+    table = gpd.read_parquet(out / "detections.parquet").drop(columns=[*OBJECT_COLUMNS])
+    table.to_parquet(out / "detections.parquet")
     rng = np.random.default_rng(5)
     odds = 3 * (table["confidence"] - 0.7) / 0.1 + 4 * (table["margin"] - 0.5)
     right = rng.random(count) < 1 / (1 + np.exp(-odds))

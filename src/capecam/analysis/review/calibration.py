@@ -53,10 +53,13 @@ from capecam.store.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 MIN_OBJECTS = 100
-"""With 100 checked objects the ECE of a drawn city was .01, as with more; of 50 it was not."""
+"""About what a calibration takes where image and network are the same."""
 
 MIN_OF_A_KIND = 10
 """Fewest right ones, and fewest wrong ones: two in each fold."""
+
+KNOWN = 0.5
+"""Share of detections that must have a signal: explanations are often of a part of them."""
 
 MIN_BLOCKS = 20
 """Blocks for which the intervals mean something. A place with fewer gets blocks of half the edge,
@@ -161,12 +164,23 @@ def calibrate(request: CalibrationRequest) -> Calibrated:
         OutputError: the folder holds no run.
     """
     run = RunFolder.open_finished(request.out)
-    if request.truth is None:
-        table, right = _labelled_by_reviews(run, request.reviews)
-    else:
-        table, right = _labelled_by_truth(run, request.truth, request)
+    table, right = labelled(run, request)
+    _check_number(right)
     found = calibration_of(run, table, right, iou=request.rules.min_iou if request.truth else None)
     return _save(found, run, request.to)
+
+
+def labelled(
+    run: RunFolder, request: CalibrationRequest
+) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
+    """Return the labelled detections of a run, in a CRS in metres, and (N,) True for right ones.
+
+    Raises:
+        UsageError: a file cannot be used.
+    """
+    if request.truth is None:
+        return _labelled_by_reviews(run, request.reviews)
+    return _labelled_by_truth(run, request.truth, request)
 
 
 def _labelled_by_truth(
@@ -209,23 +223,12 @@ def calibration_of(
         table: N labelled detections, in metres.
         right: (N,)
         iou: minimum overlap with the truth; None for reviews.
-
-    Raises:
-        UsageError: there are too few.
     """
-    _check_number(right)
-    points = shapely.get_coordinates(shapely.point_on_surface(table.geometry.to_numpy()))
-    block_m, block = blocks(points)
-    names = [name for name in CANDIDATES if name in table and table[name].notna().mean() > 0.5]
-    if not names:
-        log.warning("%s: has no signals; capecam finish measures them", run.out)
-    plain = pd.DataFrame(table.drop(columns="geometry")).reset_index(drop=True)
-    data = Labelled.of(plain, right, block, run.names[1:], names)
-    fold = folds(data)
-    confidence = plain["confidence"].to_numpy(np.float64)
-    before = scores(confidence, right, block)
-    base = scores(judged(data, fold, with_signals=False), right, block)
-    after = scores(judged(data, fold, with_signals=True), right, block)
+    data, block_m = labelled_data(run, table, right)
+    fold, count = folds(data), len(np.unique(data.block))
+    before = scores(table["confidence"].to_numpy(np.float64), right, data.block)
+    base = scores(judged(data, fold, with_signals=False), right, data.block)
+    after = scores(judged(data, fold, with_signals=True), right, data.block)
     ablations = tuple(ablate(data, fold))
     signals, strength = select(data)
     fitted = fit(data, signals, strength)
@@ -239,7 +242,7 @@ def calibration_of(
         origin=_origin(run, right, iou),
         scores={
             "block_m": block_m,
-            "blocks": len(np.unique(block)),
+            "blocks": count,
             "confidence": _tree(before),
             "base": _tree(base),
             "p_right": _tree(after),
@@ -249,9 +252,24 @@ def calibration_of(
             },
         },
     )
-    return Calibrated(
-        calibration, None, block_m, len(np.unique(block)), before, base, after, ablations
+    return Calibrated(calibration, None, block_m, count, before, base, after, ablations)
+
+
+def labelled_data(
+    run: RunFolder, table: gpd.GeoDataFrame, right: NDArray[np.bool_]
+) -> tuple[Labelled, float]:
+    """Return labelled detections as a fit wants them, and the edge of their blocks in metres.
+
+    Columns that most of the detections do not have are no candidates.
+    """
+    block_m, block = blocks(
+        shapely.get_coordinates(shapely.point_on_surface(table.geometry.to_numpy()))
     )
+    names = [name for name in CANDIDATES if name in table and table[name].notna().mean() > KNOWN]
+    if not names:
+        log.warning("%s: has no signals, which capecam finish measures", run.out)
+    plain = pd.DataFrame(table.drop(columns="geometry"))
+    return Labelled.of(plain, right, block, run.names[1:], names), block_m
 
 
 def _tree(estimates: dict[str, Estimate]) -> dict[str, Any]:
