@@ -187,7 +187,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "300 labelled detections" in text
     assert "ECE" in text
     assert "left out" in text
-    first = (out / "calibration.json").read_bytes()
+    first = (out / "p_right.json").read_bytes()
     elsewhere = tmp_path / "new" / "c.json"
     tree = json.loads(
         typed(

@@ -16,7 +16,7 @@ SUMMARY = "summary.csv"
 EVALUATION_JSON = "evaluation.json"
 """Result of ``capecam evaluate``."""
 
-CALIBRATION = "calibration.json"
+P_RIGHT_JSON = "p_right.json"
 """Result of ``capecam calibrate``: how likely detections are right."""
 
 PIECES = "detections.parquet"

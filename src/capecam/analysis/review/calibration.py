@@ -47,7 +47,7 @@ from capecam.errors import UsageError
 from capecam.io.reprojection import reproject_table
 from capecam.io.vector_reader import read_polygons
 from capecam.settings import Settings
-from capecam.store.file_names import CALIBRATION, REVIEW
+from capecam.store.file_names import P_RIGHT_JSON, REVIEW
 from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class CalibrationRequest:
     settings: Settings = field(default_factory=Settings)
     """``truth`` names the columns of annotations."""
     to: Path | None = None
-    """File to write; None: ``calibration.json`` in the folder of the run, if it can be written."""
+    """File to write; None: ``p_right.json`` in the folder of the run, if it can be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +317,7 @@ def _origin(run: RunFolder, right: NDArray[np.bool_], iou: float | None) -> Orig
 
 def _save(found: Calibrated, run: RunFolder, to: Path | None) -> Calibrated:
     """Write the file, and return the result with its path."""
-    folder, name = (None, CALIBRATION) if to is None else (to.parent, to.name)
+    folder, name = (None, P_RIGHT_JSON) if to is None else (to.parent, to.name)
     path = None
     with result_folder(run.out, folder) as target:
         found.calibration.write(target / name)
