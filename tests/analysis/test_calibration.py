@@ -310,3 +310,23 @@ def test_a_calibration_that_does_not_fit_is_refused_before_any_work(
     with pytest.raises(UsageError, match=message):
         run(settings, model=colours_model())
     assert not (small_city / "out").exists()
+
+
+def test_reviews_are_labels(tmp_path: Path) -> None:
+    """Verdicts as a person writes them; those without a verdict do not count."""
+    out = city(tmp_path)
+    table = gpd.read_parquet(out / "detections.parquet")
+    true = gpd.read_file(tmp_path / "truth.gpkg")
+    right = table.geometry.intersects(true.union_all())
+    verdicts = table[["id", "class", "geometry"]].assign(
+        verdict=np.where(right, "right", "wrong"), true_class="", block=""
+    )
+    verdicts.loc[:9, "verdict"] = ""
+    verdicts.to_file(out / "review.gpkg", layer="verdicts")
+    tree = json.loads(typed("calibrate", out, "--reviews", "--json").stdout)
+    assert tree["origin"]["labels"] == "reviews"
+    assert tree["origin"]["right"] + tree["origin"]["wrong"] == len(table) - 10
+    assert tree["origin"]["right"] == right[10:].sum()
+    assert tree["signals"] == ["margin"]
+    error = typed("calibrate", out, "--reviews", tmp_path / "none.gpkg", code=2).stderr
+    assert "none.gpkg" in error

@@ -37,6 +37,7 @@ from capecam.analysis.review.held_out import BINS, MEASURES, Estimate, Floats, I
 from capecam.analysis.scoring import BLOCK_M, Rules
 from capecam.detections.confidence_calibration import (
     CANDIDATES,
+    P_RIGHT,
     VERSION,
     ConfidenceCalibration,
     Origin,
@@ -46,6 +47,7 @@ from capecam.detections.measurement import lonlat_bounds, metric_crs
 from capecam.errors import UsageError
 from capecam.io.reprojection import reproject_table
 from capecam.io.vector_reader import read_polygons
+from capecam.run.text_table import text_table
 from capecam.settings import Settings
 from capecam.store.file_names import P_RIGHT_JSON, REVIEW
 from capecam.store.run_folder import RunFolder
@@ -116,32 +118,26 @@ class Calibrated:
     def to_text(self) -> str:
         """Return the result as text."""
         origin, signals = self.calibration.origin, self.calibration.signals
-        rows = {
-            TITLES[name]: [str(table[name]) for table in (self.before, self.base, self.after)]
-            for name in MEASURES
-        }
-        columns = ["confidence", "base", "p_right"]
+        tables = (self.before, self.base, self.after)
+        worth = [
+            (a.signal, str(a.added), str(a.removed), "used" if a.signal in signals else "left out")
+            for a in self.ablations
+        ]
         lines = [
             f"{origin.right + origin.wrong} labelled detections: {origin.right} right, "
-            f"{origin.wrong} wrong; in {self.blocks} blocks of {self.block_m:g} m, "
-            f"{FOLDS} folds of blocks",
-            "held-out scores, in brackets 95 % intervals (bootstrap of blocks):",
-            pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string(),
-            "base: confidence, area and class; ECE: "
-            f"{BINS} bins of equal width; first tenth: of the queue",
+            f"{origin.wrong} wrong; {FOLDS} folds of {self.blocks} blocks of {self.block_m:g} m",
             "",
-            "gain in log-loss of each signal, held out (above 0 is better):",
-            pd.DataFrame(
-                [
-                    {"signal": a.signal, "added to the base": str(a.added),
-                     "of all, beside the others": str(a.removed),
-                     "": "used" if a.signal in signals else "left out"}
-                    for a in self.ablations
-                ]
-            ).to_string(index=False),
+            "scores of blocks that are held out, in brackets 95 % intervals (bootstrap of blocks):",
+            text_table(
+                ("", "confidence", "base", P_RIGHT),
+                [(TITLES[name], *(str(table[name]) for table in tables)) for name in MEASURES],
+            ),
+            f"base: confidence, area and class; ECE: {BINS} bins of equal width",
             "",
+            "gain of each signal in held-out log-loss, above 0 is better:",
+            text_table(("signal", "added to the base", "added to all others", ""), worth),
             f"signals: {', '.join(signals) or 'none pays here'}, beside confidence, area and class",
-        ]  # fmt: skip
+        ]
         if self.path is not None:
             lines.append(f"capecam run ... --calibrate-with {self.path} gives detections p_right")
         return "\n".join(lines)
