@@ -30,11 +30,10 @@ from capecam.analysis.review.calibration import CalibrationRequest, labelled, la
 from capecam.analysis.review.fitting import (
     Labelled,
     ablate,
+    choose,
     choose_strength,
     fit,
     folds,
-    judged,
-    select,
 )
 from capecam.analysis.review.held_out import Estimate, scores
 from capecam.analysis.scoring import Rules
@@ -127,21 +126,19 @@ def experiments(
         out, truth = map_real(arguments)
         for iou in REAL_IOU:
             target = Judged.of(out, truth, iou)
-            fold = folds(target.data)
-            held = {
-                "base": judged(target.data, fold, with_signals=False),
-                "p_right": judged(target.data, fold, with_signals=True),
-            }
+            choice = choose(target.data)
+            held = {"base": choice.base, "p_right": choice.p}
             yield f"real, IoU {iou:g}, held out", target, target.orders() | held
 
 
 def applied(known: Labelled, other: Labelled) -> dict[str, NDArray[np.float64]]:
     """Return the probabilities in one city by the truth of another."""
     base = fit(known, (), choose_strength(known, folds(known), ()))
-    signals, strength = select(known)
+    choice = choose(known)
+    best = fit(known, choice.signals, choice.strength)
     return {
         "base": base.predict(other.columns(())),
-        "p_right": fit(known, signals, strength).predict(other.columns(signals)),
+        "p_right": best.predict(other.columns(choice.signals)),
     }
 
 
@@ -168,13 +165,13 @@ def columns(name: str, estimate: Estimate | None) -> Mapping[str, object]:
 
 def signal_rows(data: Labelled) -> list[Row]:
     """Return what each signal is worth on held-out blocks of one run, and whether it is chosen."""
-    chosen, _ = select(data)
+    choice = choose(data)
     return [
         {
             "signal": each.signal,
             **columns("added", each.added),
             **columns("removed", each.removed),
-            "used": int(each.signal in chosen),
+            "used": int(each.signal in choice.signals),
         }
         for each in ablate(data, folds(data))
     ]

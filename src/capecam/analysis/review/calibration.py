@@ -26,12 +26,12 @@ from capecam.analysis.result_folder import result_folder
 from capecam.analysis.review.fitting import (
     FOLDS,
     Ablation,
+    Choice,
     Labelled,
     ablate,
+    choose,
     fit,
     folds,
-    judged,
-    select,
 )
 from capecam.analysis.review.held_out import BINS, MEASURES, Estimate, Floats, Integers, scores
 from capecam.analysis.scoring import BLOCK_M, Rules
@@ -107,7 +107,8 @@ class Calibrated:
     base: dict[str, Estimate]
     """Held-out scores with confidence, area and class."""
     after: dict[str, Estimate]
-    """Held-out scores with signals that were chosen again in each fold."""
+    """Held-out scores of what the file has."""
+    choice: Choice
     ablations: tuple[Ablation, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -136,11 +137,21 @@ class Calibrated:
             "",
             "gain of each signal in held-out log-loss, above 0 is better:",
             text_table(("signal", "added to the base", "added to all others", ""), worth),
-            f"signals: {', '.join(signals) or 'none pays here'}, beside confidence, area and class",
+            _verdict(self.choice),
         ]
         if self.path is not None:
             lines.append(f"capecam run ... --calibrate-with {self.path} gives detections p_right")
         return "\n".join(lines)
+
+
+def _verdict(choice: Choice) -> str:
+    """Return a sentence on the signals."""
+    if not choice.tried:
+        return "no signal is used: none lowers the held-out log-loss by a standard error"
+    names, gain = ", ".join(choice.tried), f"held-out gain in log-loss {choice.gain}"
+    if not choice.signals:
+        return f"no signal is used: {names} were best, but do not pay ({gain})"
+    return f"used beside confidence, area and class: {names} ({gain})"
 
 
 TITLES = {
@@ -221,13 +232,13 @@ def calibration_of(
         iou: minimum overlap with the truth; None for reviews.
     """
     data, block_m = labelled_data(run, table, right)
-    fold, count = folds(data), len(np.unique(data.block))
-    before = scores(table["confidence"].to_numpy(np.float64), right, data.block)
-    base = scores(judged(data, fold, with_signals=False), right, data.block)
-    after = scores(judged(data, fold, with_signals=True), right, data.block)
-    ablations = tuple(ablate(data, fold))
-    signals, strength = select(data)
-    fitted = fit(data, signals, strength)
+    count, choice = len(np.unique(data.block)), choose(data)
+    before, base, after = (
+        scores(p, right, data.block)
+        for p in (table["confidence"].to_numpy(np.float64), choice.base, choice.p)
+    )
+    ablations, signals = tuple(ablate(data, folds(data))), choice.signals
+    fitted = fit(data, signals, choice.strength)
     calibration = ConfidenceCalibration(
         capecam=__version__,
         version=VERSION,
@@ -242,13 +253,15 @@ def calibration_of(
             "confidence": _tree(before),
             "base": _tree(base),
             "p_right": _tree(after),
+            "tried": list(choice.tried),
+            "gain": choice.gain.to_json(),
             "signals": {
                 a.signal: {"added": a.added.to_json(), "removed": a.removed.to_json()}
                 for a in ablations
             },
         },
     )
-    return Calibrated(calibration, None, block_m, count, before, base, after, ablations)
+    return Calibrated(calibration, None, block_m, count, before, base, after, choice, ablations)
 
 
 def labelled_data(

@@ -144,3 +144,11 @@ def mean_gain(gain: Floats, block: Integers) -> Estimate:
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, INTERVAL).tolist()
     return Estimate(float(gain.mean()), low, high)
+
+
+def standard_error(difference: Floats, block: Integers) -> float:
+    """Return the standard error of the mean of (N,) differences, where blocks are independent."""
+    _, index = np.unique(block, return_inverse=True)
+    sums = np.bincount(index, difference - difference.mean())
+    count = len(sums)
+    return float(np.sqrt((sums**2).sum() * count / max(count - 1, 1)) / len(difference))
