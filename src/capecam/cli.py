@@ -298,7 +298,7 @@ def calibrate_command(
     config: Config = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="FILE", help="file to write  [default: OUT/calibration.json]"),
+        typer.Option("--to", metavar="FILE", help="file to write  [default: OUT/p_right.json]"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from capecam.analysis.held_out import measured
+from sklearn.metrics import roc_auc_score
 from support.cities import blobs, colours_model, quick_settings, write_tif
 from support.commands import typed
 from support.outputs import write_output
 
 from capecam.analysis.review import fitting, held_out
 from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate, is_right
-from capecam.analysis.review.fitting import Labelled, fit, select
+from capecam.analysis.review.fitting import Labelled, choose, fit
+from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.detections.signals import SIGNALS
 from capecam.errors import UsageError
 from capecam.grid import Window
@@ -27,34 +31,33 @@ from capecam.run.city_products import finish
 from capecam.run.supervisor import run
 from capecam.store.run_folder import known_run
 
+FEW = ("soft_edge", "margin", "compactness")
+SLOW = set(SIGNALS) - set(FEW)
+"""Candidates that would only take time."""
+
 P = np.array([0.05, 0.15, 0.55, 0.95])
 RIGHT = np.array([False, True, False, True])
-ONCE = np.ones(4)
 
 
 def test_scores_by_hand() -> None:
-    assert held_out.calibration_error(P, RIGHT, ONCE) == pytest.approx(
-        (0.05 + 0.85 + 0.55 + 0.05) / 4
-    )
-    assert held_out.brier_score(P, RIGHT, ONCE) == pytest.approx(
-        (0.05**2 + 0.85**2 + 0.55**2 + 0.05**2) / 4
-    )
+    assert measured("ece", P, RIGHT) == pytest.approx((0.05 + 0.85 + 0.55 + 0.05) / 4)
+    assert measured("brier", P, RIGHT) == pytest.approx((0.05**2 + 0.85**2 + 0.55**2 + 0.05**2) / 4)
     losses = [math.log(1 / p) for p in (0.95, 0.15, 0.45, 0.95)]
-    assert held_out.log_loss(P, RIGHT, ONCE) == pytest.approx(sum(losses) / 4)
-    assert held_out.auc(P, RIGHT, ONCE) == pytest.approx(3 / 4)
-    assert np.isnan(held_out.auc(P, np.ones(4, bool), ONCE))
+    assert measured("log_loss", P, RIGHT) == pytest.approx(sum(losses) / 4)
+    assert measured("auc", P, RIGHT) == pytest.approx(3 / 4)
+    assert np.isnan(measured("auc", P, np.ones(4, bool)))
 
 
 def test_a_bin_is_judged_by_its_mean() -> None:
     p, right = np.full(10, 0.72), np.arange(10) < 7
-    assert held_out.calibration_error(p, right, np.ones(10)) == pytest.approx(0.02)
+    assert measured("ece", p, right) == pytest.approx(0.02)
 
 
 def test_errors_in_the_first_tenth() -> None:
     p, right = np.arange(20) / 20, np.ones(20, bool)
     right[[0, 1, 10, 15]] = False
-    assert held_out.errors_first(p, right, np.ones(20)) == pytest.approx(2 / 4)
-    assert held_out.errors_first(p[:5], right[:5], np.ones(5)) == pytest.approx(0.5 / 2)
+    assert measured("errors_first_tenth", p, right) == pytest.approx(2 / 4)
+    assert measured("errors_first_tenth", p[:5], right[:5]) == pytest.approx(0.5 / 2)
 
 
 def test_intervals_are_of_blocks() -> None:
@@ -63,8 +66,41 @@ def test_intervals_are_of_blocks() -> None:
     estimate = held_out.mean_gain(np.repeat([0.0, 1.0], 10), block)
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, 1.0)
     weights = next(held_out.draws(block))
-    assert set(weights.tolist()) <= {0.0, 1.0, 2.0}
-    assert len(set(weights[:10].tolist())) == 1
+    assert weights.shape == (1000, 20)
+    assert set(weights.ravel().tolist()) == {0.0, 1.0, 2.0}
+    assert (weights[:, :10] == weights[:, :1]).all()
+    assert (weights.sum(axis=1) == 20).all()
+
+
+@pytest.mark.parametrize("name", list(held_out.MEASURES))
+def test_a_weight_is_a_number_of_copies(name: str) -> None:
+    rng = np.random.default_rng(3)
+    p, right = rng.integers(0, 20, 40) / 20, rng.random(40) < 0.6
+    times = rng.integers(0, 3, 40)
+    weighted = held_out.MEASURES[name](p, right, times[None].astype(float))
+    copied = measured(name, p.repeat(times), right.repeat(times))
+    if name != "errors_first_tenth":  # the order of copies with equal probability is another
+        assert weighted == pytest.approx(copied)
+    assert measured(name, p, right) == pytest.approx(
+        held_out.MEASURES[name](p, right, np.full((2, 40), 3.0))
+    )
+
+
+def test_the_auc_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(4)
+    p, right = rng.integers(0, 30, 200) / 30, rng.random(200) < 0.6
+    assert measured("auc", p, right) == pytest.approx(roc_auc_score(right, p))
+
+
+def test_the_standard_error_is_that_of_blocks() -> None:
+    """Two blocks with means -1 and 1: the error of their mean is sqrt(2) / sqrt(2)."""
+    difference, block = np.repeat([-1.0, 1.0], 10), np.repeat([0, 1], 10)
+    assert held_out.standard_error(difference, block) == pytest.approx(1.0)
+    rng = np.random.default_rng(0)
+    alone = rng.normal(size=500)
+    assert held_out.standard_error(alone, np.arange(500)) == pytest.approx(
+        alone.std(ddof=1) / math.sqrt(500)
+    )
 
 
 def labelled(count: int = 400, seed: int = 0) -> Labelled:
@@ -79,7 +115,7 @@ def labelled(count: int = 400, seed: int = 0) -> Labelled:
     odds = 0.8 * z + 1.5 * table["margin"].to_numpy()
     right = rng.random(count) < 1 / (1 + np.exp(-odds))
     block = rng.integers(0, 60, count)
-    return Labelled.of(table, right, block, ("solar panel", "water heater"), SIGNALS)
+    return Labelled.of(table, right, block, ("solar panel", "water heater"), FEW)
 
 
 def test_the_fit_finds_the_odds() -> None:
@@ -94,17 +130,21 @@ def test_the_fit_finds_the_odds() -> None:
 
 def test_only_the_signal_that_pays_is_chosen() -> None:
     data = labelled()
-    signals, strength = select(data)
-    assert signals == ("margin",)
-    assert select(labelled()) == (signals, strength)
+    choice, again = choose(data), choose(labelled())
+    assert choice.signals == ("margin",)
+    assert choice.gain.low > 0
+    assert (choice.signals, choice.strength) == (again.signals, again.strength)
+    assert np.array_equal(choice.p, again.p)
 
 
 def test_noise_is_left_out() -> None:
     data = labelled()
     rng = np.random.default_rng(1)
     x = data.x.copy()
-    x[:, [*data.base, *SIGNALS].index("margin")] = rng.normal(size=len(data))
-    assert select(replace(data, x=x))[0] == ()
+    x[:, [*data.base, *FEW].index("margin")] = rng.normal(size=len(data))
+    choice = choose(replace(data, x=x))
+    assert choice.signals == ()
+    assert np.array_equal(choice.p, choice.base)
 
 
 def test_folds_do_not_divide_blocks() -> None:
@@ -152,7 +192,8 @@ def city(tmp_path: Path, count: int = 300) -> Path:
     """A run's folder without a run, and truth.gpkg with the objects that are right."""
     out = tmp_path / "out"
     write_output(out, count, cells=[Window(0, 0, 8000, 8000)])
-    table = gpd.read_parquet(out / "detections.parquet")
+    table = gpd.read_parquet(out / "detections.parquet").drop(columns=[*OBJECT_COLUMNS, *SLOW])
+    table.to_parquet(out / "detections.parquet")
     rng = np.random.default_rng(5)
     odds = 3 * (table["confidence"] - 0.7) / 0.1 + 4 * (table["margin"] - 0.5)
     right = rng.random(count) < 1 / (1 + np.exp(-odds))
@@ -164,21 +205,15 @@ def test_the_command(tmp_path: Path) -> None:
     out = city(tmp_path)
     text = typed("calibrate", out, "--truth", tmp_path / "truth.gpkg").stdout
     assert "300 labelled detections" in text
-    assert "ECE" in text
-    assert "left out" in text
-    first = (out / "calibration.json").read_bytes()
-    elsewhere = tmp_path / "new" / "c.json"
-    tree = json.loads(
-        typed(
-            "calibrate", out, "--truth", tmp_path / "truth.gpkg", "--to", elsewhere, "--json"
-        ).stdout
-    )
-    assert elsewhere.read_bytes() == first
-    assert tree["file"] == str(elsewhere)
+    assert re.search(r"\| margin .*\| used", text)
+    assert re.search(r"\| compactness .*\| left out", text)
+    assert "used beside confidence, area and class: margin" in text
+    tree = json.loads((out / "p_right.json").read_text())
     assert tree["signals"] == ["margin"]
     scores = tree["scores"]
     assert scores["p_right"]["auc"]["value"] > scores["base"]["auc"]["value"]
     assert scores["p_right"]["ece"]["low"] <= scores["p_right"]["ece"]["high"]
+    assert f"{scores['p_right']['ece']['value']:.3f}" in text
 
 
 def test_too_few_are_refused(tmp_path: Path) -> None:
@@ -289,3 +324,26 @@ def test_a_calibration_that_does_not_fit_is_refused_before_any_work(
     with pytest.raises(UsageError, match=message):
         run(settings, model=colours_model())
     assert not (small_city / "out").exists()
+
+
+def test_reviews_are_labels(tmp_path: Path) -> None:
+    """Verdicts as a person writes them; those without a verdict do not count."""
+    out = city(tmp_path)
+    table = gpd.read_parquet(out / "detections.parquet")
+    true = gpd.read_file(tmp_path / "truth.gpkg")
+    right = table.geometry.intersects(true.union_all())
+    verdicts = table[["id", "class", "geometry"]].assign(
+        verdict=np.where(right, "right", "wrong"), true_class="", block=""
+    )
+    verdicts.loc[:9, "verdict"] = ""
+    verdicts.to_file(out / "review.gpkg", layer="verdicts")
+    elsewhere = tmp_path / "new" / "c.json"
+    tree = json.loads(typed("calibrate", out, "--reviews", "--to", elsewhere, "--json").stdout)
+    assert tree.pop("file") == str(elsewhere)
+    assert json.loads(elsewhere.read_text()) == tree
+    assert tree["origin"]["labels"] == "reviews"
+    assert tree["origin"]["right"] + tree["origin"]["wrong"] == len(table) - 10
+    assert tree["origin"]["right"] == right[10:].sum()
+    assert tree["signals"] == ["margin"]
+    error = typed("calibrate", out, "--reviews", tmp_path / "none.gpkg", code=2).stderr
+    assert "none.gpkg" in error

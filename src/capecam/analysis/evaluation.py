@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from capecam.analysis.annotations import read_objects
 from capecam.analysis.duplicates import warn_of_repeated, without_repeated
+from capecam.analysis.held_out import block_numbers
+from capecam.analysis.looks import QueueScore, score_misses, score_orders
 from capecam.analysis.result_folder import result_folder
-from capecam.analysis.review.held_out import block_numbers
-from capecam.analysis.review.looks import QueueScore, score_misses, score_orders
 from capecam.analysis.scoring import BLOCK_M, ClassScore, Rules, Score, is_right, score
 from capecam.detections.assembly import (
     assembly_rules,

@@ -199,5 +199,6 @@ def read_calibration(path: Path) -> ConfidenceCalibration:
         return read_record(path, ConfidenceCalibration)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{path}: is no calibration ({str(error)[:200]}); make one with capecam calibrate"
+            f"{path}: is no calibration of confidence ({str(error)[:200]}); make one with capecam "
+            "calibrate"
         ) from error

@@ -67,8 +67,8 @@ class DetectionSettings(Section):
 
     calibrate_with: Annotated[Path | None, Option("--calibrate-with", "FILE")] = Field(
         None,
-        description="calibration.json of capecam calibrate, which gives detections the "
-        "probability of being right (p_right) and orders the review queue by it",
+        description="file of capecam calibrate, which gives detections the probability of being "
+        "right (p_right) and orders the review queue by it",
     )
 
     def by_class(self, key: str, names: Sequence[str]) -> list[float]:

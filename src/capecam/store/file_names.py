@@ -18,7 +18,7 @@ EVALUATION_JSON = "evaluation.json"
 
 REVIEWS_JSON = "reviews.json"
 """Result of ``capecam evaluate --reviews``."""
-CALIBRATION = "calibration.json"
+P_RIGHT_JSON = "p_right.json"
 """Result of ``capecam calibrate``: how likely detections are right."""
 
 PIECES = "detections.parquet"

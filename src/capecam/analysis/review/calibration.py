@@ -21,19 +21,7 @@ from capecam import __version__
 from capecam.analysis.annotations import read_objects
 from capecam.analysis.duplicates import without_repeated
 from capecam.analysis.evaluation import compared_area, mapped_area, objects_within
-from capecam.analysis.matching import assign, overlaps
-from capecam.analysis.result_folder import result_folder
-from capecam.analysis.review.fitting import (
-    FOLDS,
-    Ablation,
-    Labelled,
-    ablate,
-    fit,
-    folds,
-    judged,
-    select,
-)
-from capecam.analysis.review.held_out import (
+from capecam.analysis.held_out import (
     BINS,
     MEASURES,
     Estimate,
@@ -42,9 +30,22 @@ from capecam.analysis.review.held_out import (
     block_numbers,
     scores,
 )
+from capecam.analysis.matching import assign, overlaps
+from capecam.analysis.result_folder import result_folder
+from capecam.analysis.review.fitting import (
+    FOLDS,
+    Ablation,
+    Choice,
+    Labelled,
+    ablate,
+    choose,
+    fit,
+    folds,
+)
 from capecam.analysis.scoring import BLOCK_M, Rules, is_right
 from capecam.detections.confidence_calibration import (
     CANDIDATES,
+    P_RIGHT,
     VERSION,
     ConfidenceCalibration,
     Origin,
@@ -54,17 +55,21 @@ from capecam.detections.measurement import lonlat_bounds, metric_crs
 from capecam.errors import UsageError
 from capecam.io.reprojection import reproject_table
 from capecam.io.vector_reader import read_polygons
+from capecam.run.text_table import text_table
 from capecam.settings import Settings
-from capecam.store.file_names import CALIBRATION, REVIEW
+from capecam.store.file_names import P_RIGHT_JSON, REVIEW
 from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 MIN_OBJECTS = 100
-"""With 100 checked objects the ECE of a drawn city was .01, as with more; of 50 it was not."""
+"""About what a calibration takes where image and network are the same."""
 
 MIN_OF_A_KIND = 10
 """Fewest right ones, and fewest wrong ones: two in each fold."""
+
+KNOWN = 0.5
+"""Share of detections that must have a signal: explanations are often of a part of them."""
 
 MIN_BLOCKS = 20
 """Blocks for which the intervals mean something. A place with fewer gets blocks of half the edge,
@@ -93,7 +98,7 @@ class CalibrationRequest:
     settings: Settings = field(default_factory=Settings)
     """``truth`` names the columns of annotations."""
     to: Path | None = None
-    """File to write; None: ``calibration.json`` in the folder of the run, if it can be written."""
+    """File to write; None: ``p_right.json`` in the folder of the run, if it can be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,8 @@ class Calibrated:
     base: dict[str, Estimate]
     """Held-out scores with confidence, area and class."""
     after: dict[str, Estimate]
-    """Held-out scores with signals that were chosen again in each fold."""
+    """Held-out scores of what the file has."""
+    choice: Choice
     ablations: tuple[Ablation, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -121,35 +127,39 @@ class Calibrated:
     def to_text(self) -> str:
         """Return the result as text."""
         origin, signals = self.calibration.origin, self.calibration.signals
-        rows = {
-            TITLES[name]: [str(table[name]) for table in (self.before, self.base, self.after)]
-            for name in MEASURES
-        }
-        columns = ["confidence", "base", "p_right"]
+        tables = (self.before, self.base, self.after)
+        worth = [
+            (a.signal, str(a.added), str(a.removed), "used" if a.signal in signals else "left out")
+            for a in self.ablations
+        ]
         lines = [
             f"{origin.right + origin.wrong} labelled detections: {origin.right} right, "
-            f"{origin.wrong} wrong; in {self.blocks} blocks of {self.block_m:g} m, "
-            f"{FOLDS} folds of blocks",
-            "held-out scores, in brackets 95 % intervals (bootstrap of blocks):",
-            pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string(),
-            "base: confidence, area and class; ECE: "
-            f"{BINS} bins of equal width; first tenth: of the queue",
+            f"{origin.wrong} wrong; {FOLDS} folds of {self.blocks} blocks of {self.block_m:g} m",
             "",
-            "gain in log-loss of each signal, held out (above 0 is better):",
-            pd.DataFrame(
-                [
-                    {"signal": a.signal, "added to the base": str(a.added),
-                     "of all, beside the others": str(a.removed),
-                     "": "used" if a.signal in signals else "left out"}
-                    for a in self.ablations
-                ]
-            ).to_string(index=False),
+            "scores of blocks that are held out, in brackets 95 % intervals (bootstrap of blocks):",
+            text_table(
+                ("", "confidence", "base", P_RIGHT),
+                [(TITLES[name], *(str(table[name]) for table in tables)) for name in MEASURES],
+            ),
+            f"base: confidence, area and class; ECE: {BINS} bins of equal width",
             "",
-            f"signals: {', '.join(signals) or 'none pays here'}, beside confidence, area and class",
-        ]  # fmt: skip
+            "gain of each signal in held-out log-loss, above 0 is better:",
+            text_table(("signal", "added to the base", "added to all others", ""), worth),
+            _verdict(self.choice),
+        ]
         if self.path is not None:
             lines.append(f"capecam run ... --calibrate-with {self.path} gives detections p_right")
         return "\n".join(lines)
+
+
+def _verdict(choice: Choice) -> str:
+    """Return a sentence on the signals."""
+    if not choice.tried:
+        return "no signal is used: none lowers the held-out log-loss by a standard error"
+    names, gain = ", ".join(choice.tried), f"held-out gain in log-loss {choice.gain}"
+    if not choice.signals:
+        return f"no signal is used: {names} were best, but do not pay ({gain})"
+    return f"used beside confidence, area and class: {names} ({gain})"
 
 
 TITLES = {
@@ -169,12 +179,23 @@ def calibrate(request: CalibrationRequest) -> Calibrated:
         OutputError: the folder holds no run.
     """
     run = RunFolder.open_finished(request.out)
-    if request.truth is None:
-        table, right = _labelled_by_reviews(run, request.reviews)
-    else:
-        table, right = _labelled_by_truth(run, request.truth, request)
+    table, right = labelled(run, request)
+    _check_number(right)
     found = calibration_of(run, table, right, iou=request.rules.min_iou if request.truth else None)
     return _save(found, run, request.to)
+
+
+def labelled(
+    run: RunFolder, request: CalibrationRequest
+) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
+    """Return the labelled detections of a run, in a CRS in metres, and (N,) True for right ones.
+
+    Raises:
+        UsageError: a file cannot be used.
+    """
+    if request.truth is None:
+        return _labelled_by_reviews(run, request.reviews)
+    return _labelled_by_truth(run, request.truth, request)
 
 
 def _labelled_by_truth(
@@ -201,26 +222,15 @@ def calibration_of(
         table: N labelled detections, in metres.
         right: (N,)
         iou: minimum overlap with the truth; None for reviews.
-
-    Raises:
-        UsageError: there are too few.
     """
-    _check_number(right)
-    points = shapely.get_coordinates(shapely.point_on_surface(table.geometry.to_numpy()))
-    block_m, block = blocks(points)
-    names = [name for name in CANDIDATES if name in table and table[name].notna().mean() > 0.5]
-    if not names:
-        log.warning("%s: has no signals; capecam finish measures them", run.out)
-    plain = pd.DataFrame(table.drop(columns="geometry")).reset_index(drop=True)
-    data = Labelled.of(plain, right, block, run.names[1:], names)
-    fold = folds(data)
-    confidence = plain["confidence"].to_numpy(np.float64)
-    before = scores(confidence, right, block)
-    base = scores(judged(data, fold, with_signals=False), right, block)
-    after = scores(judged(data, fold, with_signals=True), right, block)
-    ablations = tuple(ablate(data, fold))
-    signals, strength = select(data)
-    fitted = fit(data, signals, strength)
+    data, block_m = labelled_data(run, table, right)
+    count, choice = len(np.unique(data.block)), choose(data)
+    before, base, after = (
+        scores(p, right, data.block)
+        for p in (table["confidence"].to_numpy(np.float64), choice.base, choice.p)
+    )
+    ablations, signals = tuple(ablate(data, folds(data))), choice.signals
+    fitted = fit(data, signals, choice.strength)
     calibration = ConfidenceCalibration(
         capecam=__version__,
         version=VERSION,
@@ -231,19 +241,36 @@ def calibration_of(
         origin=_origin(run, right, iou),
         scores={
             "block_m": block_m,
-            "blocks": len(np.unique(block)),
+            "blocks": count,
             "confidence": _tree(before),
             "base": _tree(base),
             "p_right": _tree(after),
+            "tried": list(choice.tried),
+            "gain": choice.gain.to_json(),
             "signals": {
                 a.signal: {"added": a.added.to_json(), "removed": a.removed.to_json()}
                 for a in ablations
             },
         },
     )
-    return Calibrated(
-        calibration, None, block_m, len(np.unique(block)), before, base, after, ablations
+    return Calibrated(calibration, None, block_m, count, before, base, after, choice, ablations)
+
+
+def labelled_data(
+    run: RunFolder, table: gpd.GeoDataFrame, right: NDArray[np.bool_]
+) -> tuple[Labelled, float]:
+    """Return labelled detections as a fit wants them, and the edge of their blocks in metres.
+
+    Columns that most of the detections do not have are no candidates.
+    """
+    block_m, block = blocks(
+        shapely.get_coordinates(shapely.point_on_surface(table.geometry.to_numpy()))
     )
+    names = [name for name in CANDIDATES if name in table and table[name].notna().mean() > KNOWN]
+    if not names:
+        log.warning("%s: has no signals, which capecam finish measures", run.out)
+    plain = pd.DataFrame(table.drop(columns="geometry"))
+    return Labelled.of(plain, right, block, run.names[1:], names), block_m
 
 
 def _tree(estimates: dict[str, Estimate]) -> dict[str, Any]:
@@ -291,7 +318,7 @@ def _origin(run: RunFolder, right: NDArray[np.bool_], iou: float | None) -> Orig
 
 def _save(found: Calibrated, run: RunFolder, to: Path | None) -> Calibrated:
     """Write the file, and return the result with its path."""
-    folder, name = (None, CALIBRATION) if to is None else (to.parent, to.name)
+    folder, name = (None, P_RIGHT_JSON) if to is None else (to.parent, to.name)
     path = None
     with result_folder(run.out, folder) as target:
         found.calibration.write(target / name)

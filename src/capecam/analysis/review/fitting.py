@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -13,13 +13,14 @@ from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from capecam.analysis.review.held_out import (
+from capecam.analysis.held_out import (
     Bools,
     Estimate,
     Floats,
     Integers,
     log_losses,
     mean_gain,
+    standard_error,
 )
 from capecam.detections.confidence_calibration import CLASS, Term, feature_names, features
 
@@ -29,6 +30,9 @@ STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse strengths of the L2 penalty (``C`` of scikit-learn) from which one is chosen."""
 
 MAX_ITERATIONS = 1000
+
+PATIENCE = 3
+"""Signals that are tried without a lower loss before the search for more ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,29 +163,50 @@ def choose_strength(data: Labelled, fold: Integers, signals: Sequence[str]) -> f
     return STRENGTHS[int(np.argmin(losses))]
 
 
-def select(data: Labelled) -> tuple[tuple[str, ...], float]:
-    """Choose signals and strength.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model on the path of :func:`select`."""
 
-    Signals are added one by one, the one with the largest held-out gain first, as long as the
-    interval of its gain is above 0.
+    signals: tuple[str, ...]
+    strength: float
+    losses: Floats
+    """(N,) held-out log-losses."""
+
+
+def select(data: Labelled) -> Candidate:
+    """Choose signals and strength by held-out log-loss, with the one-standard-error rule.
+
+    Signals are added one by one, the best one first. Of all models on this path, the smallest one
+    is taken whose loss is within a standard error of the lowest (Breiman et al. 1984): signals
+    that only seem to pay are left out.
     """
-    fold = folds(data)
-    chosen: tuple[str, ...] = ()
-    strength = choose_strength(data, fold, chosen)
-    while rest := [name for name in data.candidates if name not in chosen]:
-        now = log_losses(held_out(data, fold, chosen, strength), data.right)
-        gains = [
-            mean_gain(now - log_losses(held_out(data, fold, (*chosen, name), strength),
-                                       data.right), data.block)
-            for name in rest
-        ]  # fmt: skip
-        best = max(range(len(rest)), key=lambda n: gains[n].value)
-        if not gains[best].low > 0:
+    path = list(_path(data, folds(data)))
+    best = min(path, key=lambda model: float(model.losses.mean()))
+    for model in path:
+        worse = model.losses - best.losses
+        if worse.mean() <= standard_error(worse, data.block):
             break
-        chosen = (*chosen, rest[best])
+    ordered = tuple(name for name in data.candidates if name in model.signals)
+    return replace(model, signals=ordered)
+
+
+def _path(data: Labelled, fold: Integers) -> Iterator[Candidate]:
+    """Yield growing models; the signal with the lowest loss is added next. At least the base."""
+    chosen: tuple[str, ...] = ()
+    lowest, since = np.inf, 0
+    while True:
         strength = choose_strength(data, fold, chosen)
-    ordered = tuple(name for name in data.candidates if name in chosen)
-    return ordered, strength
+        losses = log_losses(held_out(data, fold, chosen, strength), data.right)
+        yield Candidate(chosen, strength, losses)
+        lowest, since = min(lowest, losses.mean()), 0 if losses.mean() < lowest else since + 1
+        rest = [name for name in data.candidates if name not in chosen]
+        if not rest or since >= PATIENCE:
+            return
+        trials = [
+            log_losses(held_out(data, fold, (*chosen, name), strength), data.right).mean()
+            for name in rest
+        ]
+        chosen = (*chosen, rest[int(np.argmin(trials))])
 
 
 def judged(data: Labelled, fold: Integers, *, with_signals: bool) -> Floats:
@@ -192,11 +217,52 @@ def judged(data: Labelled, fold: Integers, *, with_signals: bool) -> Floats:
         held = fold == number
         train = data.take(~held)
         if with_signals:
-            signals, strength = select(train)
+            model = select(train)
+            signals, strength = model.signals, model.strength
         else:
             signals, strength = (), choose_strength(train, folds(train), ())
         p[held] = fit(train, signals, strength).predict(data.take(held).columns(signals))
     return p
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The signals that are used, with held-out probabilities of both ways."""
+
+    signals: tuple[str, ...]
+    strength: float
+    tried: tuple[str, ...]
+    """Signals that were selected, but are not used if they do not pay on held-out blocks."""
+    base: Floats
+    """(N,) with confidence, area and class alone."""
+    with_signals: Floats
+    """(N,) with signals selected without the fold."""
+    gain: Estimate
+    """Of the signals, in held-out log-loss."""
+
+    @property
+    def p(self) -> Floats:
+        """(N,) held-out probabilities of what is used."""
+        return self.with_signals if self.signals else self.base
+
+
+def choose(data: Labelled) -> Choice:
+    """Choose signals, and use them only if they pay on blocks that had no part in the choice.
+
+    The gain of the whole procedure must exceed its standard error.
+    """
+    fold, model = folds(data), select(data)
+    base, other = (judged(data, fold, with_signals=with_signals) for with_signals in (False, True))
+    gains = log_losses(base, data.right) - log_losses(other, data.right)
+    pays = bool(model.signals) and gains.mean() > standard_error(gains, data.block)
+    return Choice(
+        model.signals if pays else (),
+        model.strength if pays else choose_strength(data, fold, ()),
+        model.signals,
+        base,
+        other,
+        mean_gain(gains, data.block),
+    )
 
 
 @dataclass(frozen=True, slots=True)

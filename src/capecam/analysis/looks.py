@@ -5,7 +5,7 @@ A queue is worth what it saves beside the simplest other orders, so it is shown 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -14,18 +14,8 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from numpy.typing import NDArray
 
-from capecam.analysis.review.held_out import (
-    QUEUE_SHARE,
-    Bools,
-    Estimate,
-    Integers,
-    auc,
-    draws,
-    errors_first,
-)
-from capecam.analysis.scoring import INTERVAL
+from capecam.analysis.held_out import QUEUE_SHARE, Bools, Estimate, Integers, scores
 
 LOOKS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 """Numbers of looks that are shown, below the number of objects."""
@@ -120,21 +110,10 @@ def _looks(count: int) -> tuple[int, ...]:
 
 def _score(wrong: Bools, rank: Integers, looks: tuple[int, ...], block: Integers) -> OrderScore:
     found = tuple(int(wrong[rank <= look].sum()) for look in looks)
-    weights = [w for w in draws(block) if w.any()]
-    tenth, area = (_estimate(measure, rank, ~wrong, weights) for measure in (errors_first, auc))
-    return OrderScore(found, tenth, area)
-
-
-def _estimate(
-    measure: Callable[..., float], rank: Integers, right: Bools, weights: list[NDArray[np.float64]]
-) -> Estimate | None:
-    """Return a measure of an order with its interval."""
-    value = measure(rank, right, np.ones(len(rank)))
-    drawn = np.array([measure(rank, right, w) for w in weights])
-    if np.isnan(value) or np.isnan(drawn).all():
-        return None
-    low, high = np.nanpercentile(drawn, INTERVAL).tolist()
-    return Estimate(value, low, high)
+    if wrong.all() or not wrong.any():
+        return OrderScore(found, None, None)
+    measured = scores(rank.astype(np.float64), ~wrong, block, ("errors_first_tenth", "auc"))
+    return OrderScore(found, *measured.values())
 
 
 def score_misses(unseen: gpd.GeoSeries, places: gpd.GeoSeries, rank: Integers) -> QueueScore:
