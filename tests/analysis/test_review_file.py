@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -208,6 +210,43 @@ def test_a_kill_between_writing_and_replacing_leaves_the_file(file, mode, when) 
     assert file.path.read_bytes() == before
     file.add({"verdicts": rows(1, 5)})  # whatever the killed one has left beside it
     assert len(file.read().verdicts) == 4
+    assert [p.name for p in file.path.parent.iterdir()] == ["review.gpkg"]
+
+
+ADD_FOR_EVER = """
+import sys
+from pathlib import Path
+from itertools import count
+from analysis.test_review_file import CAPE_TOWN_CLASSES, CRS, ReviewFile, rows
+file = ReviewFile(Path(sys.argv[1]), CRS, CAPE_TOWN_CLASSES)
+for n in count(int(sys.argv[2])):
+    file.add({"verdicts": rows(1, n)})
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.thorough
+def test_ten_kills_at_any_moment_lose_nothing_that_was_added(file) -> None:
+    sql(file.path, "UPDATE verdicts SET verdict = 'right'")
+    rng, added = random.Random(0), {0, 1, 2}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for kill in range(10):
+        command = [sys.executable, "-c", ADD_FOR_EVER, file.path, str(100 * (kill + 1))]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            said = [int(process.stdout.readline())]
+            time.sleep(rng.uniform(0, 0.3))
+            process.kill()
+            added |= {*said, *map(int, process.stdout.read().split())}
+        found = file.read()
+        numbers = {int(id_.split("_")[1]) for id_ in found.verdicts["id"]}
+        assert numbers >= added  # one more if it was killed between replacing and saying so
+        assert len(numbers - added) <= 1
+        added = numbers
+        assert len(found.looked_at) == 3
+    assert sql(file.path, "PRAGMA integrity_check") == [("ok",)]
+    file.add({"verdicts": rows(1, 9)})
     assert [p.name for p in file.path.parent.iterdir()] == ["review.gpkg"]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import geopandas as gpd
 import numpy as np
@@ -20,6 +20,7 @@ import pyogrio
 import pyproj
 import shapely
 
+from capecam.analysis.review.strict_columns import check, flag_column, number_column, text_column
 from capecam.errors import OutputError, UsageError
 from capecam.io.geopackage_editing import append_rows, edited_geopackage, layers_of, make_layer
 from capecam.io.vector_file_type import kind_of
@@ -229,56 +230,56 @@ class ReviewFile:
 
     def _verdicts(self, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         where = f"{self.path}: {VERDICTS}"
-        texts = {name: _texts(table, name) for name in _names(VERDICTS, TEXT)}
+        texts = {name: text_column(table, name) for name in _names(VERDICTS, TEXT)}
         verdict = texts["verdict"] = texts["verdict"].str.lower()
-        _check(where, table, ~verdict.isin(["", RIGHT, WRONG]), verdict,
+        check(where, table, ~verdict.isin(["", RIGHT, WRONG]), verdict,
                f"verdict must be {RIGHT}, {WRONG} or empty")  # fmt: skip
-        table = table.assign(**texts, true_m2=_numbers(table, "true_m2", where))
+        table = table.assign(**texts, true_m2=number_column(table, "true_m2", where))
         table["class_id"] = self._class_ids(table, "class", where)
         table["true_class_id"] = self._class_ids(table, "true_class", where)
         filled, named = verdict != "", table["true_class_id"] > 0
-        _check(where, table, filled & (table["class_id"] == 0), table["class"],
+        check(where, table, filled & (table["class_id"] == 0), table["class"],
                "a verdict needs the class that the map says; fill in class")  # fmt: skip
-        _check(where, table, ~filled & named, table["true_class"],
+        check(where, table, ~filled & named, table["true_class"],
                f"has a true_class and no verdict; write {WRONG}, or {RIGHT}")  # fmt: skip
         is_same = named & (table["true_class_id"] == table["class_id"])
-        _check(where, table, (verdict == WRONG) & is_same, table["true_class"],
+        check(where, table, (verdict == WRONG) & is_same, table["true_class"],
                f"is {WRONG}, but true_class is the class; clear one of them")  # fmt: skip
-        _check(where, table, (verdict == RIGHT) & named & ~is_same, table["true_class"],
+        check(where, table, (verdict == RIGHT) & named & ~is_same, table["true_class"],
                f"is {RIGHT}, but true_class is another class; write {WRONG}")  # fmt: skip
         table.loc[is_same, ["true_class", "true_class_id"]] = "", 0
         return table
 
     def _missed(self, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         where = f"{self.path}: {MISSED}"
-        texts = {name: _texts(table, name) for name in _names(MISSED, TEXT)}
-        table = table.assign(**texts, m2=_numbers(table, "m2", where))
+        texts = {name: text_column(table, name) for name in _names(MISSED, TEXT)}
+        table = table.assign(**texts, m2=number_column(table, "m2", where))
         table["class_id"] = self._class_ids(table, "class", where)
-        _check(where, table, table["class_id"] == 0, table["class"],
+        check(where, table, table["class_id"] == 0, table["class"],
                "a missed object needs a class; fill in class")  # fmt: skip
         is_point = shapely.get_dimensions(table.geometry.to_numpy()) == 0
         several = is_point & (shapely.get_num_geometries(table.geometry.to_numpy()) > 1)
-        _check(where, table, several, texts["class"], "has several points; give each its own row")
-        _check(where, table, is_point & table["m2"].isna(), texts["class"],
+        check(where, table, several, texts["class"], "has several points; give each its own row")
+        check(where, table, is_point & table["m2"].isna(), texts["class"],
                "a point needs its area in m2; fill it in, or draw the outline")  # fmt: skip
         return table
 
     def _sample(self, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         where = f"{self.path}: {SAMPLE}"
-        texts = {name: _texts(table, name) for name in _names(SAMPLE, TEXT)}
-        numbers = {name: _numbers(table, name, where) for name in _names(SAMPLE, REAL)}
-        table = table.assign(**texts, **numbers, checked=_flags(table, "checked", where))
+        texts = {name: text_column(table, name) for name in _names(SAMPLE, TEXT)}
+        numbers = {name: number_column(table, name, where) for name in _names(SAMPLE, REAL)}
+        table = table.assign(**texts, **numbers, checked=flag_column(table, "checked", where))
         block, probability = table["block"], table["probability"]
         twice = (block == "") | block.duplicated()
-        _check(where, table, twice, block, "block must be there, and once")
-        _check(where, table, ~(probability <= 1), probability, "probability must be in 0..1")
+        check(where, table, twice, block, "block must be there, and once")
+        check(where, table, ~(probability <= 1), probability, "probability must be in 0..1")
         return table
 
     def _check_blocks(self, review: Review) -> None:
         """Raise UsageError if a row names a block that is not in the sample."""
         known = ["", *review.sample["block"]]
         for name, table in ((VERDICTS, review.verdicts), (MISSED, review.missed)):
-            _check(f"{self.path}: {name}", table, ~table["block"].isin(known), table["block"],
+            check(f"{self.path}: {name}", table, ~table["block"].isin(known), table["block"],
                    f"is no block of the layer {SAMPLE}; correct or clear it")  # fmt: skip
 
     def _class_ids(self, table: pd.DataFrame, column: str, where: str) -> pd.Series:
@@ -289,7 +290,7 @@ class ReviewFile:
         if len(unknown):
             near = get_close_matches(unknown.iloc[0], self.names[1:], 1)
             hint = near[0] if near else ", ".join(self.names[1:])
-            _check(where, table, ~names.isin(index), names, f"unknown {column}; there is {hint}")
+            check(where, table, ~names.isin(index), names, f"unknown {column}; there is {hint}")
         return names.map(index).astype(np.int64)
 
 
@@ -319,52 +320,3 @@ def _layers(path: Path) -> dict[str, list[str]]:
 def _names(layer: str, kind: pa.DataType) -> list[str]:
     """Return the columns of a type of a layer."""
     return [name for name, known in LAYERS[layer].columns.items() if known == kind]
-
-
-def _texts(table: pd.DataFrame, column: str) -> pd.Series:
-    """Return a column as texts without white space at the ends, "" where it is NULL."""
-    if column not in table:
-        return pd.Series("", table.index, dtype=object)
-    return table[column].map(_text).astype(object)
-
-
-def _text(value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # a number where there may be NULLs
-    return value.isoformat() if isinstance(value, pd.Timestamp) else str(value).strip()
-
-
-def _numbers(table: pd.DataFrame, column: str, where: str) -> pd.Series:
-    """Return a column as numbers above 0, NaN where it is NULL."""
-    if column not in table:
-        return pd.Series(np.nan, table.index)
-    texts = _texts(table, column)
-    numbers = pd.to_numeric(texts.where(texts != ""), errors="coerce").astype(np.float64)
-    bad = (texts != "") & ~((numbers > 0) & np.isfinite(numbers))
-    _check(where, table, bad, texts, f"{column} must be a number above 0, such as 12.5")
-    return numbers
-
-
-FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True}
-
-
-def _flags(table: pd.DataFrame, column: str, where: str) -> pd.Series:
-    """Return a column as booleans, False where it is NULL."""
-    texts = _texts(table, column).str.lower()
-    _check(where, table, ~texts.isin(FLAGS), texts, f"{column} must be true or false")
-    return texts.map(FLAGS).astype(bool)
-
-
-SHOWN = 5
-"""Number of rows in a message."""
-
-
-def _check(where: str, table: pd.DataFrame, bad: Any, values: pd.Series, problem: str) -> None:
-    """Raise UsageError if some rows are bad, with their numbers and the first value."""
-    rows = table["row"][bad]
-    if len(rows):
-        shown = ", ".join(map(str, rows[:SHOWN])) + (" ..." if len(rows) > SHOWN else "")
-        value = values[bad].tolist()[0]
-        raise UsageError(f"{where}, row {shown} ({value!r}): {problem}")
