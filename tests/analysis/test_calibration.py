@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from capecam.analysis.held_out import measured
 from sklearn.metrics import roc_auc_score
 from support.cities import blobs, colours_model, quick_settings, write_tif
 from support.commands import typed
 from support.outputs import write_output
 
+from capecam.analysis.held_out import measured
 from capecam.analysis.review import fitting, held_out
 from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate, is_right
 from capecam.analysis.review.fitting import Labelled, choose, fit

@@ -6,9 +6,9 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
-from capecam.analysis.held_out import auc
 from sklearn.metrics import roc_auc_score
 
+from capecam.analysis.held_out import auc
 from capecam.analysis.looks import score_misses, score_orders
 
 
