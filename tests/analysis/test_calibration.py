@@ -19,8 +19,9 @@ from support.cities import blobs, colours_model, quick_settings, write_tif
 from support.commands import typed
 from support.outputs import write_output
 
+from capecam.analysis import held_out
 from capecam.analysis.held_out import measured
-from capecam.analysis.review import fitting, held_out
+from capecam.analysis.review import fitting
 from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate, is_right
 from capecam.analysis.review.fitting import Labelled, choose, fit
 from capecam.detections.object_columns import OBJECT_COLUMNS

@@ -30,7 +30,6 @@ from capecam.analysis.held_out import (
     block_numbers,
     scores,
 )
-from capecam.analysis.matching import assign, overlaps
 from capecam.analysis.result_folder import result_folder
 from capecam.analysis.review.fitting import (
     FOLDS,
@@ -42,6 +41,8 @@ from capecam.analysis.review.fitting import (
     fit,
     folds,
 )
+from capecam.analysis.review.review_file import ReviewFile
+from capecam.analysis.review.verdicts import detections_of, match_verdicts, one_per_detection
 from capecam.analysis.scoring import BLOCK_M, Rules, is_right
 from capecam.detections.confidence_calibration import (
     CANDIDATES,
@@ -54,10 +55,9 @@ from capecam.detections.confidence_calibration import (
 from capecam.detections.measurement import lonlat_bounds, metric_crs
 from capecam.errors import UsageError
 from capecam.io.reprojection import reproject_table
-from capecam.io.vector_reader import read_polygons
 from capecam.run.text_table import text_table
 from capecam.settings import Settings
-from capecam.store.file_names import P_RIGHT_JSON, REVIEW
+from capecam.store.file_names import P_RIGHT_JSON
 from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -74,9 +74,6 @@ KNOWN = 0.5
 MIN_BLOCKS = 20
 """Blocks for which the intervals mean something. A place with fewer gets blocks of half the edge,
 down to ``MIN_BLOCK_M``."""
-
-SAME_IOU = 0.5
-"""Minimum overlap of a verdict's outline with the detection that it is about."""
 
 MIN_BLOCK_M = 25.0
 """About a plot: what is on one roof stays in one block."""
@@ -331,14 +328,8 @@ def _labelled_by_reviews(
 ) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
     """Return the detections with a verdict, in metres, and (N,) True for right ones."""
     found = gpd.read_parquet(run.detections())
-    file = path or run.out / REVIEW
-    if not file.exists():
-        raise UsageError(f"{file}: there is no such file; name the reviews with --reviews FILE")
-    crs = pyproj.CRS(found.crs)
-    verdicts = read_polygons(Path(f"{file}|layername=verdicts"), crs, near=None, everywhere=True)
-    verdicts = verdicts[verdicts["verdict"].isin(["right", "wrong"])]
-    i, j, iou = overlaps(verdicts.geometry.to_numpy(), found.geometry.to_numpy(), SAME_IOU)
-    kept = assign(i, j, iou)
-    right = verdicts["verdict"].to_numpy()[i[kept]] == "right"
-    labelled = found.iloc[j[kept]]
-    return reproject_table(labelled, metric_crs(found)), np.asarray(right, np.bool_)
+    verdicts = ReviewFile.of(run, path).read().verdicts
+    matched = match_verdicts(verdicts, detections_of(run))
+    rows = one_per_detection(matched.looked_at).rows
+    labelled = found.iloc[rows["detection"].to_numpy()]
+    return reproject_table(labelled, metric_crs(found)), rows["is_right"].to_numpy(np.bool_)
