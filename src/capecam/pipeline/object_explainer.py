@@ -158,7 +158,8 @@ class ObjectExplainer:
         detailed = at_pixels(heat, valid)
         removed = torch.stack([self._removed(t, detailed[n]) for n, t in enumerate(padded)])
         # (count, changes, ...): all changes of a tile follow each other.
-        changed = replaced(pixels[:, None], _replacements(pixels, valid, removed), removed)
+        inside = torch.from_numpy(np.stack([t.tile.inside for t in padded])).to(device)
+        changed = replaced(pixels[:, None], _replacements(pixels, valid, inside), removed)
         again = Targets(*(x.repeat_interleave(len(CHANGES), 0) for x in (targets.class_id, part)))
         after = self._engine.probability(changed.flatten(0, 1), again)
         probability = torch.cat([before[:, None], after.reshape(count, -1)], dim=1)
@@ -200,18 +201,15 @@ def top_count(valid: NDArray[np.bool_], part: NDArray[np.bool_]) -> int:
     return max(1, round(TOP_SHARE * int(valid.sum())), int(part.sum()))
 
 
-def _replacements(pixels: Tensor, valid: Tensor, removed: Tensor) -> Tensor:
+def _replacements(pixels: Tensor, valid: Tensor, inside: Tensor) -> Tensor:
     """Return what each of ``CHANGES`` puts in place of removed pixels: (B, changes, 3, S, S).
 
-    What is removed becomes like what is left of the tile, without its own colour, which a blur of
-    the whole tile would bring back. The surroundings of an object become grey, since a blur of the
-    whole tile keeps the colour of a roof.
+    The surroundings become grey, since a blur keeps the colour of a roof; the object becomes like
+    its surroundings, without its own colour.
     """
-    left, alone = valid[:, None] & ~removed, CHANGES.index("alone")
-    left[:, alone] = valid
-    blur = blurred(pixels[:, None], left)
-    blur[:, alone] = grey(blur[:, alone])
-    return blur
+    blur = blurred(pixels, valid)
+    by_change = {"alone": grey(blur), "without": blurred(pixels, valid & ~inside)}
+    return torch.stack([by_change.get(change, blur) for change in CHANGES], dim=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
