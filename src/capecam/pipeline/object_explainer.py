@@ -188,7 +188,7 @@ class ObjectExplainer:
             np.zeros(valid.shape),
             block_mean(distance, stride),
         )
-        count = top_count(valid, block_any(read.part, stride))
+        count = top_count(valid, block_any(tile.inside & read.valid, stride))
         blocks = np.stack([block_ranks(key, valid, rng) < count for key in orders])
         by_block = to_pixels(torch.from_numpy(blocks), stride)
         by_pixel = np.stack([~tile.within(MARGIN_M), tile.inside])
@@ -196,9 +196,9 @@ class ObjectExplainer:
         return both.to(self._engine.device)
 
 
-def top_count(valid: NDArray[np.bool_], part: NDArray[np.bool_]) -> int:
-    """Return the number of blocks that are blurred, of (n, n) with imagery and of the part's."""
-    return max(1, round(TOP_SHARE * int(valid.sum())), int(part.sum()))
+def top_count(valid: NDArray[np.bool_], own: NDArray[np.bool_]) -> int:
+    """Return the number of blocks that are blurred, of (n, n) with imagery and the object's own."""
+    return max(1, round(TOP_SHARE * int(valid.sum())), int(own.sum()))
 
 
 def _replacements(pixels: Tensor, valid: Tensor, inside: Tensor) -> Tensor:
