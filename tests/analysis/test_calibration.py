@@ -22,8 +22,9 @@ from support.outputs import write_output
 from capecam.analysis import held_out
 from capecam.analysis.held_out import measured
 from capecam.analysis.review import fitting
-from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate, is_right
+from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate
 from capecam.analysis.review.fitting import Labelled, choose, fit
+from capecam.analysis.scoring import is_right
 from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.detections.signals import SIGNALS
 from capecam.errors import UsageError
@@ -130,10 +131,10 @@ def test_the_fit_finds_the_odds() -> None:
 
 
 def test_only_the_signal_that_pays_is_chosen() -> None:
-    data = labelled()
-    choice, again = choose(data), choose(labelled())
+    data = labelled(300)
+    choice, again = choose(data, [FEW]), choose(labelled(300), [FEW])
     assert choice.signals == ("margin",)
-    assert choice.gain.low > 0
+    assert choice.trials[0].gain.low > 0
     assert (choice.signals, choice.strength) == (again.signals, again.strength)
     assert np.array_equal(choice.p, again.p)
 
@@ -143,9 +144,18 @@ def test_noise_is_left_out() -> None:
     rng = np.random.default_rng(1)
     x = data.x.copy()
     x[:, [*data.base, *FEW].index("margin")] = rng.normal(size=len(data))
-    choice = choose(replace(data, x=x))
+    choice = choose(replace(data, x=x), [FEW])
     assert choice.signals == ()
     assert np.array_equal(choice.p, choice.base)
+
+
+def test_a_later_group_must_pay_beside_the_earlier_one() -> None:
+    """A copy of what is used already adds nothing, whatever it would alone."""
+    data = labelled(300)
+    copy = replace(data, x=np.hstack([data.x, data.x[:, [-2]]]), candidates=(*FEW, "alone"))
+    choice = choose(copy, [["margin"], ["alone"]])
+    assert choice.signals == ("margin",)
+    assert [trial.pays for trial in choice.trials] == [True, False]
 
 
 def test_folds_do_not_divide_blocks() -> None:
@@ -208,7 +218,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "300 labelled detections" in text
     assert re.search(r"\| margin .*\| used", text)
     assert re.search(r"\| compactness .*\| left out", text)
-    assert "used beside confidence, area and class: margin" in text
+    assert "margin: used (held-out gain in log-loss" in text
     tree = json.loads((out / "p_right.json").read_text())
     assert tree["signals"] == ["margin"]
     scores = tree["scores"]
