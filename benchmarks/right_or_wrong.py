@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 import rasterio
 import shapely
-from capecam.analysis.held_out import Estimate, scores
 from memory import environment
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from rasterio.features import shapes
 
+from capecam.analysis.held_out import Estimate, scores
 from capecam.analysis.review.calibration import CalibrationRequest, groups, labelled, labelled_data
 from capecam.analysis.review.fitting import (
     Choice,
