@@ -302,7 +302,9 @@ def map_real(arguments: argparse.Namespace) -> tuple[Path, Path]:
         marked = dataset.read(1) > 0
         regions = shapes(marked.astype(np.uint8), mask=marked, transform=dataset.transform)
         outlines = [shapely.geometry.shape(outline) for outline, _ in regions]
-        table = gpd.GeoDataFrame({"class": name}, geometry=outlines, crs=dataset.crs)
+        table = gpd.GeoDataFrame(
+            {"class": [name] * len(outlines)}, geometry=outlines, crs=dataset.crs
+        )
     table.to_file(truth)
     return out, truth
 
