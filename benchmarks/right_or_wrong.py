@@ -164,15 +164,13 @@ def experiments(arguments: argparse.Namespace) -> Iterator[Experiment]:
             for seed in arguments.explained.split(",")
             for folder in [draw_city(arguments, int(seed), "shifted", "all")]
         )
-        yield held_out(
-            f"explained {arguments.explained} shifted, held out", Subject.together([first, second])
-        )
+        name = f"{listed([int(n) for n in arguments.explained.split(',')])} shifted, held out"
+        yield held_out(name, Subject.together([first, second]))
     if arguments.real is not None:
         out, truth = map_real(arguments)
         for iou in REAL_IOU:
-            for name, candidates in (("", SIGNALS), (", explained", CANDIDATES)):
-                subject = Subject.of(out, truth, iou, candidates)
-                yield held_out(f"real, IoU {iou:g}{name}, held out", subject)
+            subject = Subject.of(out, truth, iou, CANDIDATES)
+            yield held_out(f"real roofs, IoU {iou:g}, held out", subject)
 
 
 def listed(seeds: Sequence[int]) -> str:
