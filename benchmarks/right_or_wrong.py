@@ -30,7 +30,7 @@ from PIL import Image, ImageFilter
 from rasterio.features import shapes
 
 from capecam.analysis.held_out import Estimate, scores
-from capecam.analysis.review.calibration import CalibrationRequest, labelled, labelled_data
+from capecam.analysis.review.calibration import CalibrationRequest, groups, labelled, labelled_data
 from capecam.analysis.review.fitting import (
     Choice,
     Labelled,
@@ -135,7 +135,7 @@ def main() -> None:
         data = each.subject.data
         rows += [score_row(each.name, order, p, data) for order, p in each.orders.items()]
         worth += [{"experiment": each.name, **row} for row in signal_rows(each)]
-        print(each.name, len(data), each.choice.tried, each.choice.gain, flush=True)
+        print(each.name, len(data), *each.choice.trials, sep="\n  ", flush=True)
     write(arguments.csv, [row | here for row in rows])
     write(arguments.csv.with_stem(f"{arguments.csv.stem}-signals"), [row | here for row in worth])
 
@@ -164,15 +164,13 @@ def experiments(arguments: argparse.Namespace) -> Iterator[Experiment]:
             for seed in arguments.explained.split(",")
             for folder in [draw_city(arguments, int(seed), "shifted", "all")]
         )
-        yield held_out(
-            f"explained {arguments.explained} shifted, held out", Subject.together([first, second])
-        )
+        name = f"{listed([int(n) for n in arguments.explained.split(',')])} shifted, held out"
+        yield held_out(name, Subject.together([first, second]))
     if arguments.real is not None:
         out, truth = map_real(arguments)
         for iou in REAL_IOU:
-            for name, candidates in (("", SIGNALS), (", explained", CANDIDATES)):
-                subject = Subject.of(out, truth, iou, candidates)
-                yield held_out(f"real, IoU {iou:g}{name}, held out", subject)
+            subject = Subject.of(out, truth, iou, CANDIDATES)
+            yield held_out(f"real roofs, IoU {iou:g}, held out", subject)
 
 
 def listed(seeds: Sequence[int]) -> str:
@@ -182,7 +180,7 @@ def listed(seeds: Sequence[int]) -> str:
 
 def transfer(name: str, known: Subject, other: Subject) -> Experiment:
     """Judge probabilities in some cities by the truth of others."""
-    data, choice = known.data, choose(known.data)
+    data, choice = known.data, choose(known.data, groups(known.data))
     base = fit(data, (), choose_strength(data, folds(data), ()))
     best = fit(data, choice.signals, choice.strength)
     orders = {
@@ -194,7 +192,7 @@ def transfer(name: str, known: Subject, other: Subject) -> Experiment:
 
 def held_out(name: str, subject: Subject) -> Experiment:
     """Judge probabilities by the truth of other blocks."""
-    choice = choose(subject.data)
+    choice = choose(subject.data, groups(subject.data))
     orders = {"base": choice.base, "p_right": choice.p}
     return Experiment(name, subject, subject.orders() | orders, choice, subject.data)
 
@@ -231,8 +229,16 @@ def signal_rows(each: Experiment) -> list[Row]:
         }
         for ablation in ablate(each.known, folds(each.known))
     ]
-    all_together = columns("added", each.choice.gain)
-    return [*rows, {"signal": "selected", **all_together, **columns("removed", None), "used": ""}]
+    rows += [
+        {
+            "signal": " + ".join(trial.signals) or "none",
+            **columns("added", trial.gain),
+            **columns("removed", None),
+            "used": int(trial.pays),
+        }
+        for trial in each.choice.trials
+    ]
+    return rows
 
 
 def draw_city(
@@ -294,7 +300,9 @@ def map_real(arguments: argparse.Namespace) -> tuple[Path, Path]:
         marked = dataset.read(1) > 0
         regions = shapes(marked.astype(np.uint8), mask=marked, transform=dataset.transform)
         outlines = [shapely.geometry.shape(outline) for outline, _ in regions]
-        table = gpd.GeoDataFrame({"class": name}, geometry=outlines, crs=dataset.crs)
+        table = gpd.GeoDataFrame(
+            {"class": [name] * len(outlines)}, geometry=outlines, crs=dataset.crs
+        )
     table.to_file(truth)
     return out, truth
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
 
+import geopandas as gpd
 import pytest
 import yaml
 from support.cities import blobs, colours_model, write_tif
+from support.outputs import write_output
 
 from capecam.api import load_settings, run
+from capecam.grid import Window
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DATA = Path(str(files("capecam.demo"))) / "data"
@@ -98,6 +102,21 @@ def test_target_layer(tmp_path: Path) -> None:
     rows = benchmark("target_layer", tmp_path / "layer.csv", "--objects", 1)
     assert [row["method"] for row in rows[-2:]] == ["distance", "random"]
     assert float(rows[-2]["insertion_minus_deletion"]) > 0
+
+
+def test_right_or_wrong(tmp_path: Path) -> None:
+    """Cities that are in the folder already, in which chance decides what is right."""
+    for seed, condition in itertools.product((1, 2), ("drawn", "shifted")):
+        city = tmp_path / f"{seed}-{condition}"
+        write_output(city / "out", 120, cells=[Window(0, 0, 6000, 6000)], seed=seed)
+        table = gpd.read_parquet(city / "out" / "detections.parquet")
+        table[::2][["class", "geometry"]].to_file(city / "truth.gpkg")
+    rows = benchmark("right_or_wrong", tmp_path / "right.csv", tmp_path, "--seeds", "1,2")
+    assert {row["order"] for row in rows} == {"random", "area", "confidence", "base", "p_right"}
+    assert len(rows) == 6 * 5
+    assert all((row["ece"] == "") == (row["order"] in ("random", "area")) for row in rows)
+    assert {(row["objects"], row["wrong"]) for row in rows} == {("120", "60")}
+    assert "rectangularity" in (tmp_path / "right-signals.csv").read_text()
 
 
 def test_specks(tmp_path: Path) -> None:

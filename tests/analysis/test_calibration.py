@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,16 @@ from support.outputs import write_output
 from capecam.analysis import held_out
 from capecam.analysis.held_out import measured
 from capecam.analysis.review import fitting
-from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate, is_right
+from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate
 from capecam.analysis.review.fitting import Labelled, choose, fit
+from capecam.analysis.scoring import is_right
+from capecam.detections.confidence_calibration import feature_names
 from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.detections.signals import SIGNALS
 from capecam.errors import UsageError
 from capecam.grid import Window
 from capecam.run.city_products import finish
+from capecam.run.plan import make_plan
 from capecam.run.supervisor import run
 from capecam.store.run_folder import known_run
 
@@ -130,10 +134,10 @@ def test_the_fit_finds_the_odds() -> None:
 
 
 def test_only_the_signal_that_pays_is_chosen() -> None:
-    data = labelled()
-    choice, again = choose(data), choose(labelled())
+    data = labelled(300)
+    choice, again = choose(data, [FEW]), choose(labelled(300), [FEW])
     assert choice.signals == ("margin",)
-    assert choice.gain.low > 0
+    assert choice.trials[0].gain.low > 0
     assert (choice.signals, choice.strength) == (again.signals, again.strength)
     assert np.array_equal(choice.p, again.p)
 
@@ -143,9 +147,18 @@ def test_noise_is_left_out() -> None:
     rng = np.random.default_rng(1)
     x = data.x.copy()
     x[:, [*data.base, *FEW].index("margin")] = rng.normal(size=len(data))
-    choice = choose(replace(data, x=x))
+    choice = choose(replace(data, x=x), [FEW])
     assert choice.signals == ()
     assert np.array_equal(choice.p, choice.base)
+
+
+def test_a_later_group_must_pay_beside_the_earlier_one() -> None:
+    """A copy of what is used already adds nothing, whatever it would alone."""
+    data = labelled(300)
+    copy = replace(data, x=np.hstack([data.x, data.x[:, [-2]]]), candidates=(*FEW, "alone"))
+    choice = choose(copy, [["margin"], ["alone"]])
+    assert choice.signals == ("margin",)
+    assert [trial.pays for trial in choice.trials] == [True, False]
 
 
 def test_folds_do_not_divide_blocks() -> None:
@@ -208,7 +221,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "300 labelled detections" in text
     assert re.search(r"\| margin .*\| used", text)
     assert re.search(r"\| compactness .*\| left out", text)
-    assert "used beside confidence, area and class: margin" in text
+    assert "margin: used (held-out gain in log-loss" in text
     tree = json.loads((out / "p_right.json").read_text())
     assert tree["signals"] == ["margin"]
     scores = tree["scores"]
@@ -239,18 +252,23 @@ def test_either_truth_or_reviews(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ runs that apply it
 
 
-def calibration_file(path: Path, weight: float = -1.0, **changes: object) -> Path:
+def calibration_file(
+    path: Path,
+    classes: Sequence[str] | None = None,
+    signals: Sequence[str] = (),
+    weight: float = -1.0,
+) -> Path:
     """A calibration by which the most confident are the least likely right."""
-    names = ["logit(confidence)", "ln(area_m2)", "class solar panel", "class water heater",
-             "class pool heater"]  # fmt: skip
-    terms = [{"feature": n, "mean": 0.0, "scale": 1.0, "weight": 0.0} for n in names]
+    classes = classes or ["solar panel", "water heater", "pool heater"]
+    terms = [
+        {"feature": name, "mean": 0.0, "scale": 1.0, "weight": 0.0}
+        for name in feature_names(classes, signals)
+    ]
     terms[0]["weight"] = weight
     tree = {
-        "version": 1, "classes": ["solar panel", "water heater", "pool heater"], "signals": [],
-        "intercept": 2.0, "terms": terms,
+        "version": 1, "classes": classes, "signals": signals, "intercept": 2.0, "terms": terms,
         "origin": {"run": "elsewhere", "checkpoint": "f" * 64, "crs": "x", "bounds": [0, 0, 1, 1],
                    "labels": "truth", "iou": 0.5, "right": 100, "wrong": 50},
-        **changes,
     }  # fmt: skip
     path.write_text(json.dumps(tree))
     return path
@@ -311,20 +329,35 @@ def test_a_run_with_a_calibration(small_city: Path, caplog, monkeypatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("classes", "signals", "message"),
     [
-        ({"classes": ["roof"], "terms": []}, "is no calibration"),
-        ({"signals": ["own_drop"]}, "is no calibration"),
+        (["roof"], [], "was made for the classes roof, and the run has solar panel, water heater"),
+        (None, ["own_drop"], "needs own_drop, which the run does not measure for every detection"),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_refused_before_any_work(
-    small_city: Path, changes: dict[str, object], message: str
+    small_city: Path, classes: list[str] | None, signals: list[str], message: str
 ) -> None:
-    path = calibration_file(small_city / "c.json", **changes)
-    settings = quick_settings(small_city, detections__calibrate_with=str(path))
-    with pytest.raises(UsageError, match=message):
-        run(settings, model=colours_model())
+    path = calibration_file(small_city / "c.json", classes, signals)
+    settings = quick_settings(
+        small_city, detections__calibrate_with=str(path), objects__explain="none"
+    )
+    for start in (make_plan, lambda given: run(given, model=colours_model())):
+        with pytest.raises(UsageError, match=message):
+            start(settings)
     assert not (small_city / "out").exists()
+
+
+def test_a_calibration_with_explanations_needs_them_all(small_city: Path) -> None:
+    path = calibration_file(small_city / "c.json", signals=["alone"])
+    settings = quick_settings(
+        small_city, detections__calibrate_with=str(path), objects__explain="all",
+        tiling__size=160,
+    )  # fmt: skip
+    assert run(settings, model=colours_model()).exit_code == 0
+    table = gpd.read_parquet(small_city / "out" / "detections.parquet")
+    assert table["p_right"].notna().all()
+    assert (np.diff(table.sort_values("review")["p_right"]) >= 0).all()
 
 
 def test_reviews_are_labels(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from capecam.mosaic.diagnostics import (
     summarize_failures,
 )
 from capecam.pipeline.calibration import read_calibration
+from capecam.run.applied_calibration import read_for
 from capecam.run.supervisor import anchor, share
 from capecam.run.text_table import text_table
 from capecam.settings import PIXEL_METHODS, Settings
@@ -112,8 +113,9 @@ def make_plan(settings: Settings) -> Plan:
     """Read the headers, compare with what is done, and count.
 
     Raises:
-        UsageError: no image can be used.
+        UsageError: no image can be used, or a calibration does not fit.
     """
+    read_for(settings)
     previous = read_run(settings.out) if settings.out else None
     city = city_of(settings, anchor(settings, previous))
     tiling = settings.tiling.tiling

@@ -36,13 +36,14 @@ from capecam.analysis.review.fitting import (
     Ablation,
     Choice,
     Labelled,
+    Trial,
     ablate,
     choose,
     fit,
     folds,
 )
 from capecam.analysis.review.review_file import ReviewFile
-from capecam.analysis.review.verdicts import detections_of, match_verdicts, one_per_detection
+from capecam.analysis.review.verdicts import match_verdicts, one_per_detection
 from capecam.analysis.scoring import BLOCK_M, Rules, is_right
 from capecam.detections.confidence_calibration import (
     CANDIDATES,
@@ -53,6 +54,8 @@ from capecam.detections.confidence_calibration import (
     feature_names,
 )
 from capecam.detections.measurement import lonlat_bounds, metric_crs
+from capecam.detections.object_columns import OBJECT_COLUMNS
+from capecam.detections.signals import SIGNALS
 from capecam.errors import UsageError
 from capecam.io.reprojection import reproject_table
 from capecam.run.text_table import text_table
@@ -142,21 +145,19 @@ class Calibrated:
             "",
             "gain of each signal in held-out log-loss, above 0 is better:",
             text_table(("signal", "added to the base", "added to all others", ""), worth),
-            _verdict(self.choice),
+            *map(_trial, self.choice.trials),
         ]
         if self.path is not None:
             lines.append(f"capecam run ... --calibrate-with {self.path} gives detections p_right")
         return "\n".join(lines)
 
 
-def _verdict(choice: Choice) -> str:
-    """Return a sentence on the signals."""
-    if not choice.tried:
-        return "no signal is used: none lowers the held-out log-loss by a standard error"
-    names, gain = ", ".join(choice.tried), f"held-out gain in log-loss {choice.gain}"
-    if not choice.signals:
-        return f"no signal is used: {names} were best, but do not pay ({gain})"
-    return f"used beside confidence, area and class: {names} ({gain})"
+def _trial(trial: Trial) -> str:
+    """Return a sentence on candidates that were tried together."""
+    if not trial.signals:
+        return "no signal lowers the held-out log-loss by a standard error"
+    verb = "used" if trial.pays else "not used, since they do not pay"
+    return f"{', '.join(trial.signals)}: {verb} (held-out gain in log-loss {trial.gain})"
 
 
 TITLES = {
@@ -221,7 +222,7 @@ def calibration_of(
         iou: minimum overlap with the truth; None for reviews.
     """
     data, block_m = labelled_data(run, table, right)
-    count, choice = len(np.unique(data.block)), choose(data)
+    count, choice = len(np.unique(data.block)), choose(data, groups(data))
     before, base, after = (
         scores(p, right, data.block)
         for p in (table["confidence"].to_numpy(np.float64), choice.base, choice.p)
@@ -242,8 +243,10 @@ def calibration_of(
             "confidence": _tree(before),
             "base": _tree(base),
             "p_right": _tree(after),
-            "tried": list(choice.tried),
-            "gain": choice.gain.to_json(),
+            "trials": [
+                {"signals": list(t.signals), "gain": t.gain.to_json(), "pays": t.pays}
+                for t in choice.trials
+            ],
             "signals": {
                 a.signal: {"added": a.added.to_json(), "removed": a.removed.to_json()}
                 for a in ablations
@@ -289,6 +292,12 @@ def _check_number(right: NDArray[np.bool_]) -> None:
             )
 
 
+def groups(data: Labelled) -> list[list[str]]:
+    """Return the candidates in the order in which they are tried: explanations last, since they
+    take the network."""
+    return [[n for n in names if n in data.candidates] for names in (SIGNALS, OBJECT_COLUMNS)]
+
+
 def blocks(points: Floats) -> tuple[float, Integers]:
     """Return the edge of blocks in metres, and the (N,) block of (N, 2) points in metres."""
     edge = BLOCK_M
@@ -328,8 +337,14 @@ def _labelled_by_reviews(
 ) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
     """Return the detections with a verdict, in metres, and (N,) True for right ones."""
     found = gpd.read_parquet(run.detections())
-    verdicts = ReviewFile.of(run, path).read().verdicts
-    matched = match_verdicts(verdicts, detections_of(run))
-    rows = one_per_detection(matched.looked_at).rows
+    verdicts = match_verdicts(ReviewFile.of(run, path).read().verdicts, found)
+    distinct = one_per_detection(verdicts.looked_at)
+    for count, problem in (
+        (len(verdicts.unmatched), "have no detection any more"),
+        (len(distinct.disputed), "contradict each other"),
+    ):
+        if count:
+            log.warning("%d verdict(s) %s and are left out", count, problem)
+    rows = distinct.rows
     labelled = found.iloc[rows["detection"].to_numpy()]
     return reproject_table(labelled, metric_crs(found)), rows["is_right"].to_numpy(np.bool_)

@@ -79,6 +79,10 @@ class Labelled:
         rows = (self.x[chosen], self.base, self.candidates, self.right[chosen], self.block[chosen])
         return Labelled(*rows)
 
+    def among(self, candidates: Sequence[str]) -> Labelled:
+        """Return the same with some of the candidates only."""
+        return replace(self, x=self.columns(candidates), candidates=tuple(candidates))
+
     def columns(self, signals: Sequence[str]) -> Floats:
         """Return (N, F) base features and those of some signals."""
         names = (*self.base, *self.candidates)
@@ -209,60 +213,67 @@ def _path(data: Labelled, fold: Integers) -> Iterator[Candidate]:
         chosen = (*chosen, rest[int(np.argmin(trials))])
 
 
-def judged(data: Labelled, fold: Integers, *, with_signals: bool) -> Floats:
+def judged(data: Labelled) -> Floats:
     """Return (N,) held-out probabilities of the whole procedure: all choices are made again
-    without the fold."""
-    p = np.empty(len(data))
+    without the fold. Without candidates it is that of the base."""
+    p, fold = np.empty(len(data)), folds(data)
     for number in range(FOLDS):
         held = fold == number
         train = data.take(~held)
-        if with_signals:
-            model = select(train)
-            signals, strength = model.signals, model.strength
-        else:
-            signals, strength = (), choose_strength(train, folds(train), ())
-        p[held] = fit(train, signals, strength).predict(data.take(held).columns(signals))
+        model = select(train)
+        p[held] = fit(train, model.signals, model.strength).predict(
+            data.take(held).columns(model.signals)
+        )
     return p
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """Whether some candidates pay beside what is used already."""
+
+    signals: tuple[str, ...]
+    """Selected ones of the candidates."""
+    gain: Estimate
+    """In held-out log-loss, over what was used before."""
+    pays: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The signals that are used, with held-out probabilities of both ways."""
+    """The signals that are used, with held-out probabilities."""
 
     signals: tuple[str, ...]
     strength: float
-    tried: tuple[str, ...]
-    """Signals that were selected, but are not used if they do not pay on held-out blocks."""
     base: Floats
     """(N,) with confidence, area and class alone."""
-    with_signals: Floats
-    """(N,) with signals selected without the fold."""
-    gain: Estimate
-    """Of the signals, in held-out log-loss."""
-
-    @property
-    def p(self) -> Floats:
-        """(N,) held-out probabilities of what is used."""
-        return self.with_signals if self.signals else self.base
+    p: Floats
+    """(N,) of what is used; the signals were selected without the fold."""
+    trials: tuple[Trial, ...]
 
 
-def choose(data: Labelled) -> Choice:
+def choose(data: Labelled, groups: Sequence[Sequence[str]]) -> Choice:
     """Choose signals, and use them only if they pay on blocks that had no part in the choice.
 
-    The gain of the whole procedure must exceed its standard error.
+    Args:
+        data: with all candidates.
+        groups: candidates in the order in which they are tried; the later ones are used only if
+            the gain over the earlier ones exceeds its standard error.
     """
-    fold, model = folds(data), select(data)
-    base, other = (judged(data, fold, with_signals=with_signals) for with_signals in (False, True))
-    gains = log_losses(base, data.right) - log_losses(other, data.right)
-    pays = bool(model.signals) and gains.mean() > standard_error(gains, data.block)
-    return Choice(
-        model.signals if pays else (),
-        model.strength if pays else choose_strength(data, fold, ()),
-        model.signals,
-        base,
-        other,
-        mean_gain(gains, data.block),
-    )
+    model = select(data.among(()))
+    base = p = judged(data.among(()))
+    trials: list[Trial] = []
+    candidates: list[str] = []
+    for group in filter(None, groups):
+        candidates += group
+        some = data.among(candidates)
+        selected, other = select(some), judged(some)
+        gains = log_losses(p, data.right) - log_losses(other, data.right)
+        pays = gains.mean() > standard_error(gains, data.block)
+        pays &= bool(set(selected.signals) - set(model.signals))
+        trials.append(Trial(selected.signals, mean_gain(gains, data.block), bool(pays)))
+        if pays:
+            model, p = selected, other
+    return Choice(model.signals, model.strength, base, p, tuple(trials))
 
 
 @dataclass(frozen=True, slots=True)
