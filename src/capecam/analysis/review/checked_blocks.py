@@ -87,7 +87,7 @@ def read_checked(
     review = ReviewFile.of(run, path).read()
     design = checked_design(review)
     done = _done(review, design, partial=partial)
-    stratum, sample = _answered(design, done)
+    stratum, sample, chance = _answered(design, done)
     detections = _Objects.of_detections(year, design.blocks, zones)
     if len(outside := np.flatnonzero(detections.block < 0)):
         raise UsageError(
@@ -101,7 +101,8 @@ def read_checked(
     home = _homes(design.blocks, year, zones)
     table = _Table(done, len(design.blocks), places, classes)
     x = table.numbers(detections)
-    objects, frame = x.sum(axis=1), _frame(detections, stratum, home, table)
+    objects = x.sum(axis=1)
+    frame = Frame(*_frame(detections, stratum, home, table), chance)
     known, known_m2 = table.totals(detections)
     mean = _ratio(known_m2.sum(axis=0), known.sum(axis=0))
     unit_m2 = np.where(mean > 0, mean, 1.0)
@@ -153,8 +154,9 @@ def _done(review: Review, design: SampleDesign, *, partial: bool) -> Integers:
     return np.array(done, np.int64)
 
 
-def _answered(design: SampleDesign, done: Integers) -> tuple[Integers, Sample]:
-    """Return (N,) strata of all blocks and the sample of those that are done.
+def _answered(design: SampleDesign, done: Integers) -> tuple[Integers, Sample, Floats]:
+    """Return (N,) strata of all blocks, the sample of those that are done, and (H,) the chance of
+    errors in a block of each stratum.
 
     A stratum in which nothing is done is joined with the next one of its zone that has something.
     """
@@ -169,7 +171,8 @@ def _answered(design: SampleDesign, done: Integers) -> tuple[Integers, Sample]:
     kept, label = np.unique(label, return_inverse=True)
     stratum = label[strata.stratum]
     sizes = np.bincount(stratum, minlength=len(kept)).astype(np.int64)
-    return stratum, Sample(stratum[done], sizes, strata.zone[kept])
+    chance = (np.bincount(label, design.spread) / sizes) ** 2
+    return stratum, Sample(stratum[done], sizes, strata.zone[kept]), chance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -273,8 +276,10 @@ def _homes(blocks: BlockList, year: RunYear, zones: Zones | None) -> Integers:
     return zones.holding(centres_of(blocks, year).to_crs(zones.crs))
 
 
-def _frame(detections: _Objects, stratum: Integers, home: Integers, table: _Table) -> Frame:
-    """Return where errors can be, by (N,) strata and zones of blocks."""
+def _frame(
+    detections: _Objects, stratum: Integers, home: Integers, table: _Table
+) -> tuple[Floats, Floats]:
+    """Return (H, D, C) objects and empty blocks, by (N,) strata and zones of blocks."""
     by_stratum = np.zeros((int(stratum.max()) + 1, table.zones, table.classes))
     objects, empty = by_stratum.copy(), by_stratum.copy()
     index = detections.class_id - 1
@@ -282,7 +287,7 @@ def _frame(detections: _Objects, stratum: Integers, home: Integers, table: _Tabl
     has = np.zeros((table.blocks, table.classes), np.bool_)
     has[detections.block, index] = True
     np.add.at(empty, (stratum, home), ~has)
-    return Frame(objects, empty)
+    return objects, empty
 
 
 def _truth(

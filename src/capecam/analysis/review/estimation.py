@@ -97,6 +97,8 @@ class Frame:
     """(H, D, C) number of objects of the map in all blocks of a stratum."""
     empty: Floats
     """(H, D, C) number of all blocks of a stratum in a zone that have no object of a class."""
+    chance: Floats
+    """(H,) how likely errors are in such blocks of one stratum, compared with others; above 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,14 +222,14 @@ class _Variance:
         freedom = _satterthwaite(own, own_by_group, count)
         fpc = (1 - share)[group][:, None, None]
         events = _ratio(((fpc * squares).sum(axis=0)) ** 2, (fpc**2 * squares**2).sum(axis=0))
-        squares_of = _expected_squares(weights, residual[:, -1], values)
+        squares_of = _expected_squares(sample, residual[:, -1], values)
         expected_with = np.einsum("h,hdc->dc", sample.sizes / sample.checked, squares_of)
         expected = expected_with - squares_of.sum(axis=0)
         lean = LEAN / (events + LEAN)
         value = (1 - lean) * own + lean * expected
         with_replacement = (1 - lean) * own_with.sum(axis=0) + lean * expected_with
-        of_whole = np.broadcast_to(freedom[-1], freedom.shape)
-        spread = ((1 - lean) * own) ** 2 / freedom + (lean * expected) ** 2 / of_whole
+        pooled = max(len(group) - len(count), 1)
+        spread = ((1 - lean) * own) ** 2 / freedom + (lean * expected) ** 2 / pooled
         return cls(value, with_replacement - value, np.maximum(_ratio(value**2, spread), 1.0))
 
     def quantile(self) -> Floats:
@@ -245,24 +247,27 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > TINY)
 
 
-def _expected_squares(weights: Floats, residual: Floats, values: Values) -> Floats:
+def _expected_squares(sample: Sample, residual: Floats, values: Values) -> Floats:
     """Return (H, D + 1, C) sums of squares of residuals, as the whole sample lets expect them.
 
-    In a block they are proportional to the number of the map's objects, and constant where there
-    are none.
+    In a block they are proportional to the number of the map's objects, and to the chance of its
+    stratum where there are none.
 
     Args:
-        weights: (n,) of the blocks.
+        sample: n blocks.
         residual: (n, C) of the whole.
         values: what the map has.
     """
+    weights, chance = sample.weights, values.frame.chance
     squares, count, mean_weight = residual**2, values.objects, weights.mean()
     typical = _ratio(squares.sum(axis=0), (squares > TINY).sum(axis=0).astype(float))
     typical = np.where(typical > 0, typical, values.unit**2)
     added, has = PSEUDO * typical * mean_weight, count > 0
     each = (weights @ np.where(has, squares, 0) + added) / (weights @ count + mean_weight)
-    without = (weights @ np.where(has, 0, squares) + added) / (weights @ ~has + mean_weight)
-    return with_whole(each * values.frame.objects + without * values.frame.empty)
+    empty = weights * chance[sample.stratum]
+    without = (weights @ np.where(has, 0, squares) + added) / (empty @ ~has + empty.mean())
+    in_empty = chance[:, None, None] * values.frame.empty
+    return with_whole(each * values.frame.objects + without * in_empty)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -291,10 +296,11 @@ def estimate_shares(sample: Sample, part: Floats, whole: Floats, values: Values)
     sums = weights @ whole
     share = np.divide(weights @ part, sums, out=np.full(len(sums), np.nan), where=sums > 0)
     residual = (part - np.nan_to_num(share) * whole)[:, None]
-    everywhere = Frame(*(a.sum(axis=1, keepdims=True) for a in (
-        values.frame.objects, values.frame.empty,
-    )))  # fmt: skip
-    variance = _Variance.of(sample, with_whole(residual), replace(values, frame=everywhere))
+    objects, empty = (
+        parts.sum(axis=1, keepdims=True) for parts in (values.frame.objects, values.frame.empty)
+    )
+    frame = Frame(objects, empty, values.frame.chance)
+    variance = _Variance.of(sample, with_whole(residual), replace(values, frame=frame))
     value = _ratio(variance.value[-1], sums**2)
     kish = _ratio(sums**2, weights**2 @ whole)
     middle = (share * kish + PSEUDO) / (kish + 2 * PSEUDO)

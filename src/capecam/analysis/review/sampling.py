@@ -102,7 +102,7 @@ class DrawnSample:
         looks, zones = int(design.strata.looks.sum()), pd.Series(design.zones)
         lines = [
             f"{len(self.rows)} blocks were drawn in {len(zones)} strata, with "
-            f"{self.detections} detections in {self.rows['area_m2'].sum() / 1e6:.2f} km²; "
+            f"{self.detections} detections in {self.rows['area_m2'].sum() / 1e6:.3g} km²; "
             f"{looks} of {len(design.blocks):,} blocks are in the sample now",
         ]
         by_zone = pd.DataFrame(
