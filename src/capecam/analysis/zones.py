@@ -240,7 +240,7 @@ def shapes_of(table: gpd.GeoDataFrame) -> Shapes:
 
 
 def area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
-    """Return (N,) areas of polygons; geodesic where a unit of the CRS is no length on the ground."""
+    """Return (N,) areas; geodesic where a unit of the CRS is no length on the ground."""
     area = np.asarray(shapely.area(shapes) * metres_per_unit(crs) ** 2, np.float64)
     if not len(shapes):
         return area

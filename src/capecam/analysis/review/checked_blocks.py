@@ -104,8 +104,7 @@ def read_checked(
     objects = x.sum(axis=1)
     frame = Frame(*_frame(detections, stratum, home, table), chance)
     known, known_m2 = table.totals(detections)
-    mean = _ratio(known_m2.sum(axis=0), known.sum(axis=0))
-    unit_m2 = np.where(mean > 0, mean, 1.0)
+    unit_m2 = _typical_m2(detections, classes)
     count = Values(known, x, table.numbers(there), objects, frame, np.ones(classes))
     m2 = Values(known_m2, table.areas(detections), table.areas(there), objects, frame, unit_m2)
     if not same:
@@ -124,8 +123,12 @@ def read_checked(
     )  # fmt: skip
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+def _typical_m2(detections: _Objects, classes: int) -> Floats:
+    """Return (C,) the root mean square of the areas of a class; 1 without any."""
+    index = detections.class_id - 1
+    number = np.bincount(index, minlength=classes)
+    squares = np.bincount(index, detections.area**2, classes)
+    return np.sqrt(np.divide(squares, number, out=np.ones(classes), where=number > 0))
 
 
 def _done(review: Review, design: SampleDesign, *, partial: bool) -> Integers:

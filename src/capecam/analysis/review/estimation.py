@@ -116,7 +116,7 @@ class Values:
     frame: Frame
     """Where errors can be in all blocks."""
     unit: Floats
-    """(C,) typical size of one error where the sample has none: 1 of a count, else the mean m²."""
+    """(C,) size of one whole error: 1 of a count; of areas, the root mean square of objects' m²."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,7 +261,7 @@ def _expected_squares(sample: Sample, residual: Floats, values: Values) -> Float
     weights, chance = sample.weights, values.frame.chance
     squares, count, mean_weight = residual**2, values.objects, weights.mean()
     typical = _ratio(squares.sum(axis=0), (squares > TINY).sum(axis=0).astype(float))
-    typical = np.where(typical > 0, typical, values.unit**2)
+    typical = np.maximum(typical, values.unit**2)
     added, has = PSEUDO * typical * mean_weight, count > 0
     each = (weights @ np.where(has, squares, 0) + added) / (weights @ count + mean_weight)
     empty = weights * chance[sample.stratum]
