@@ -169,7 +169,12 @@ def main() -> None:
     for roofs, empty in EMPTY.items():
         for name in MAPS:
             city = read_population(
-                given.folder, name, given.block, side_px * GSD_M, given.zones, empty
+                given.folder,
+                name,
+                given.block,
+                side_px * GSD_M,
+                zones=given.zones,
+                empty=empty,
             )
             records = simulate(city, given.looks, given.reviews, given.seed)
             rows += list(rows_of(city, roofs, given.looks, records))

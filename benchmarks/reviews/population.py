@@ -45,7 +45,7 @@ class Population:
 
 
 def read_population(
-    folder: Path, name: str, block_m: float, side_m: float, zones: int, empty: int
+    folder: Path, name: str, block_m: float, side_m: float, *, zones: int, empty: int
 ) -> Population:
     """Read the scenes of a map.
 
