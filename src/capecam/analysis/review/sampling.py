@@ -26,6 +26,7 @@ from capecam.analysis.review.sample_design import SampleDesign
 from capecam.analysis.zones import OUTSIDE, ZoneRules, Zones
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
+from capecam.io.geopackage_editing import edited_geopackage, update_rows
 from capecam.runtime.files import file_digest
 from capecam.store.file_names import SAMPLE, SAMPLE_DESIGN, VERDICTS
 from capecam.store.run_folder import RunFolder
@@ -175,7 +176,12 @@ def add_looks(out: Path, more: int, to: Path | None = None) -> DrawnSample:
             raise UsageError(f"{file.path}: all blocks are in the sample; check them")
         blocks, m2 = mapped_blocks(year, design.blocks.grid)
         own = blocks.find(design.blocks.places)
-        return _write(file, year, design, added, np.where(own >= 0, m2[own], 0.0))
+        drawn = _write(file, year, design, added, np.where(own >= 0, m2[own], 0.0))
+        sizes, names = design.strata.sizes, design.stratum_names
+        weights = {"probability": looks / sizes, "weight": sizes / looks}
+        with edited_geopackage(file.path) as copy:
+            update_rows(copy, SAMPLE, "stratum", pd.DataFrame(weights, index=names))
+        return drawn
 
 
 def checked_design(review: Review) -> SampleDesign:
