@@ -395,7 +395,9 @@ def sample_command(
     ] = None,
     atlas: Annotated[
         Path | None,
-        typer.Option("--atlas", metavar="FILE.pdf", help="also draw the blocks, a page each"),
+        typer.Option(
+            "--atlas", metavar="FILE.html", help="also write the blocks as pages to print"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -17,12 +17,11 @@ from capecam.analysis.matching import match
 from capecam.analysis.review.blocks import BlockList, points_of
 from capecam.analysis.review.estimation import Frame, Sample, Values
 from capecam.analysis.review.review_file import RIGHT, WRONG, Review, ReviewFile
-from capecam.analysis.review.sample_design import SampleDesign
+from capecam.analysis.review.sample_design import SampleDesign, map_digest
 from capecam.analysis.review.sampling import centres_of, checked_design
 from capecam.analysis.zones import Zones, area_m2
 from capecam.errors import UsageError
 from capecam.io.reprojection import reproject_table
-from capecam.runtime.files import file_digest
 from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ def read_checked(
         )
     truth, right, astray = _truth(review, design.blocks, done, year)
     there = _Objects.of_truth(truth, zones)
-    same = file_digest(run.detections()) == design.detections
+    same = map_digest(year.detections) == design.detections
     classes, places = len(year.classes), 1 if zones is None else len(zones) + 1
     home = _homes(design.blocks, year, zones)
     table = _Table(done, len(design.blocks), places, classes)

@@ -22,12 +22,11 @@ from capecam.analysis.change import RunYear
 from capecam.analysis.review.blocks import BlockGrid, BlockList, mapped_blocks, points_of
 from capecam.analysis.review.design import Strata, allocate, stratify
 from capecam.analysis.review.review_file import Review, ReviewFile
-from capecam.analysis.review.sample_design import SampleDesign
+from capecam.analysis.review.sample_design import SampleDesign, map_digest
 from capecam.analysis.zones import OUTSIDE, ZoneRules, Zones
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.io.geopackage_editing import edited_geopackage, update_rows
-from capecam.runtime.files import file_digest
 from capecam.store.file_names import SAMPLE, SAMPLE_DESIGN, VERDICTS
 from capecam.store.run_folder import RunFolder
 
@@ -220,7 +219,7 @@ def _design(year: RunYear, blocks: BlockList, request: SampleRequest) -> SampleD
         tuple(names[z] for z in strata.zone),
         np.asarray(np.bincount(strata.stratum, spread), np.float64),
         request.seed,
-        file_digest(RunFolder.open_finished(year.out).detections()),
+        map_digest(year.detections),
     )
 
 
