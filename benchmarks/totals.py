@@ -33,8 +33,14 @@ from capecam.analysis.review.estimation import (
 
 Floats = NDArray[np.float64]
 
+LEANS = {"count, own variance": 0.0, "count, lean 16": 16.0}
+"""Other intervals of counts: zones know their own variance alone, or lean more on the whole."""
+
 EMPTY = {"dense": 0, "sparse": 4}
 """Blocks of open land for each drawn block, by name of the city."""
+
+LOW, HIGH = 0.93, 0.97
+"""Coverage of a 95 % interval that holds."""
 
 TINY_PX = 800
 
@@ -83,14 +89,16 @@ def simulate(city: Population, looks: int, reviews: int, seed: int) -> dict[str,
     for name, (_, y) in pairs.items():
         truth = np.concatenate([member.T @ y, y.sum(axis=0, keepdims=True)])
         records[name] = Record(truth, np.maximum(truth, 1))
+    for name in LEANS:
+        records[name] = Record(records["count"].truth, records["count"].unit)
     for name, (part, whole) in parts.items():
-        share = part.sum(axis=0) / whole.sum(axis=0)
+        share = part.sum(axis=0) / np.maximum(whole.sum(axis=0), 1)
         records[name] = Record(share, np.ones(share.shape))
     for _ in range(reviews):
         drawn = draw(strata, rng.permutation(len(city)))
         sample = Sample(strata.stratum[drawn], strata.sizes, strata.zone)
         here = member[drawn][:, :, None]
-        for name, (x, y) in pairs.items():
+        for name, (x, y) in reversed(pairs.items()):  # count is the last one
             unit = city.typical_m2 if name == "m2" else np.ones(len(CLASSES))
             values = Values(
                 member.T @ x, here * x[drawn][:, None], here * y[drawn][:, None],
@@ -98,6 +106,9 @@ def simulate(city: Population, looks: int, reviews: int, seed: int) -> dict[str,
             )  # fmt: skip
             totals = estimate_totals(sample, values)
             records[name].add(totals.total, totals.low, totals.high)
+            for other, lean in LEANS.items() if name == "count" else ():
+                totals = estimate_totals(sample, values, lean)
+                records[other].add(totals.total, totals.low, totals.high)
         for name, (part, whole) in parts.items():
             shares = estimate_shares(sample, part[drawn], whole[drawn], values)
             records[name].add(shares.share, shares.low, shares.high)
@@ -117,37 +128,38 @@ def worth(city: Population, record: Record, x: Floats, y: Floats) -> tuple[Float
 
 def rows_of(city: Population, roofs: str, looks: int, records: dict[str, Record]) -> Iterator[dict]:
     """Yield a row of the table for each quantity and class."""
-    pairs = {"count": (city.found, city.true), "m2": (city.found_m2, city.true_m2)}
+    numbers, areas = (city.found, city.true), (city.found_m2, city.true_m2)
     for quantity, record in records.items():
-        coverage, width = record.coverage, np.mean(record.width, axis=0)
-        alone, with_map = (
-            worth(city, record, *pairs[quantity]) if quantity in pairs else (None, None)
-        )
+        coverage, width, error = record.coverage, np.mean(record.width, axis=0), record.error
+        has_zones = coverage.ndim > 1
+        if has_zones:
+            worths = worth(city, record, *(areas if quantity == "m2" else numbers))
         for c, name in enumerate(CLASSES):
-            whole = coverage[-1, c] if coverage.ndim > 1 else coverage[c]
+            whole = (-1, c) if has_zones else c
             row = {
-                "city": roofs, "map": city.name, "quantity": quantity, "class": name,
-                "blocks": len(city), "looks": looks,
-                "truth": round(float(record.truth[-1, c] if coverage.ndim > 1 else
-                                     record.truth[c]), 3),
-                "bias": round(float(np.mean([e[-1, c] if e.ndim > 1 else e[c]
-                                             for e in record.error])), 4),
-                "width": round(float(width[-1, c] if width.ndim > 1 else width[c]), 4),
-                "coverage": round(float(whole), 4),
-            }  # fmt: skip
-            if coverage.ndim > 1:
-                zones = coverage[:-1, c]
-                row |= {
-                    "zones": len(zones),
-                    "zone_coverage": round(float(zones.mean()), 4),
-                    "zone_lowest": round(float(zones.min()), 4),
-                    "zone_highest": round(float(zones.max()), 4),
-                    "zones_93_97": int(np.sum((zones >= 0.93) & (zones <= 0.97))),
-                    "zone_width": round(float(np.nanmean(width[:-1, c])), 4),
-                    "worth_without_map": round(float(alone[c])),
-                    "worth_with_map": round(float(with_map[c])),
-                }
-            yield row
+                "city": roofs,
+                "map": city.name,
+                "quantity": quantity,
+                "class": name,
+                "blocks": len(city),
+                "looks": looks,
+                "reviews": len(error),
+                "truth": round(float(record.truth[whole]), 3),
+                "bias": round(float(np.mean([e[whole] for e in error])), 4),
+                "width": round(float(width[whole]), 4),
+                "coverage": round(float(coverage[whole]), 4),
+            }
+            zones = coverage[:-1, c] if has_zones else np.empty(0)
+            yield row | {
+                "zones": len(zones) or "",
+                "zone_coverage": round(float(zones.mean()), 4) if has_zones else "",
+                "zone_lowest": round(float(zones.min()), 4) if has_zones else "",
+                "zone_highest": round(float(zones.max()), 4) if has_zones else "",
+                "zones_93_97": int(np.sum((zones >= LOW) & (zones <= HIGH))) if has_zones else "",
+                "zone_width": round(float(width[:-1, c].mean()), 4) if has_zones else "",
+                "worth_without_map": round(float(worths[0][c])) if has_zones else "",
+                "worth_with_map": round(float(worths[1][c])) if has_zones else "",
+            }
 
 
 def main() -> None:
@@ -166,6 +178,7 @@ def main() -> None:
     torch.set_num_threads(1)
     write_maps(given.folder, iter(range(FIRST_SEED, FIRST_SEED + given.scenes)), side_px)
     rows = []
+    rows: list[dict] = []
     for roofs, empty in EMPTY.items():
         for name in MAPS:
             city = read_population(

@@ -95,5 +95,12 @@ def read_population(
         sums(is_true, true_class),
         sums(is_found, class_id, area_m2),
         sums(is_true, true_class, true_m2),
-        np.sqrt([np.mean(area_m2[class_id == k + 1] ** 2) for k in range(len(CLASSES))]),
+        np.sqrt(
+            [np.mean([*area_m2[class_id == k + 1] ** 2] or [1.0]) for k in range(len(CLASSES))]
+        ),
     )
+
+
+def typical(area_m2: Floats) -> float:
+    """Return the root mean square of areas; 1 without any."""
+    return float(np.sqrt(np.mean(area_m2**2))) if len(area_m2) else 1.0

@@ -391,7 +391,7 @@ def sample_command(
     ] = 0,
     file: Annotated[
         Path | None,
-        typer.Option("--file", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
+        typer.Option("--reviews", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
     ] = None,
     atlas: Annotated[
         Path | None,

@@ -11,18 +11,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from support.cities import blobs, colours_model, quick_settings, write_tif
 from support.reviews import sql
 from support.runs import make_run
 from support.tracing import LO19
 
+from capecam.analysis.review.atlas import write_atlas
 from capecam.analysis.review.estimates import EstimateRequest, Estimates, estimate
 from capecam.analysis.review.review_file import ReviewFile
 from capecam.analysis.review.sampling import SampleRequest, add_looks, draw_sample
 from capecam.analysis.zonal_summary import summarize
 from capecam.analysis.zones import ZoneRules
+from capecam.cli import app
 from capecam.errors import UsageError
+from capecam.run.supervisor import run
 from capecam.store.file_names import MISSED
 from capecam.store.run_folder import RunFolder
+from capecam.views.report.report import write_report
 
 BLOCK_PX = 100
 """Blocks of 8 m, the smallest: 100 pixels."""
@@ -416,3 +421,60 @@ def test_zones_may_borrow(out, zones) -> None:
     whole = alone["zone"] == "(all)"
     pd.testing.assert_frame_equal(alone[whole], borrowed[whole])
     assert (alone["count_est"] != borrowed["count_est"]).any()
+
+
+def test_the_commands(out, zones, capsys) -> None:
+    """From the draw to the report's numbers, as typed."""
+    sample = runner_json(capsys, "sample", out, "--looks", 20, "--block", 8, "--json")
+    assert (sample["looks"], sample["added"], sample["blocks"]) == (20, 20, 64)
+    assert sum(row["looks"] for row in sample["strata"]) == 20
+    more = runner_json(capsys, "sample", out, "--more", 4, "--json")
+    assert (more["looks"], more["added"], more["draw"]) == (24, 4, sample["draw"])
+    check_all(out)
+    found = runner_json(capsys, "estimate", out, "--zones", zones.zones, "--json")
+    assert found["runs"][0]["looks"] == 24
+    assert len(found["rows"]) == 15
+
+
+def runner_json(capsys, *words: object) -> dict:
+    with pytest.raises(SystemExit) as end:
+        app([str(word) for word in words])
+    assert end.value.code in (0, None)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_atlas_has_a_page_for_each_open_block(tmp_path) -> None:
+    """On a run with imagery: outlines lie where the imagery is."""
+    write_tif(tmp_path / "in" / "a.tif", blobs(300, 300))
+    done = run(quick_settings(tmp_path), model=colours_model())
+    out = tmp_path / "out"
+    assert done.exit_code == 0
+    drawn = draw_sample(out, SampleRequest(9, 8))
+    write_atlas(out, tmp_path / "atlas.html")
+    html = (tmp_path / "atlas.html").read_text()
+    pages = html.count("<section>")
+    assert pages == len(drawn.rows)
+    assert html.count("data:image/webp") == pages
+    assert html.count('class="block"') == pages
+    assert html.count("right ☐") == drawn.detections > 0
+    sql(review_file(out).path, "UPDATE sample SET checked = 1 WHERE fid = 1")
+    write_atlas(out, tmp_path / "atlas.html")
+    assert (tmp_path / "atlas.html").read_text().count("<section>") == pages - 1
+    with pytest.raises(UsageError, match="must be HTML"):
+        write_atlas(out, tmp_path / "atlas.pdf")
+
+
+def test_the_report_shows_estimates_of_its_detections(tmp_path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(300, 300))
+    run(quick_settings(tmp_path), model=colours_model())
+    out = tmp_path / "out"
+    draw_sample(out, SampleRequest(6, 8))
+    check_all(out)
+    estimate(out, None, EstimateRequest())
+    html = write_report(out).read_text()
+    assert 'id="estimates"' in html
+    assert "best estimate" in html
+    tree = json.loads((out / "estimates.json").read_text())
+    tree["runs"][0]["detections"] = "0" * 64
+    (out / "estimates.json").write_text(json.dumps(tree))
+    assert 'id="estimates"' not in write_report(out).read_text()

@@ -140,7 +140,7 @@ def draw_sample(out: Path, request: SampleRequest, to: Path | None = None) -> Dr
         if file.path.exists() and len(file.read().design):
             raise UsageError(
                 f"{file.path}: holds a sample already; add looks to it with --more N, or draw "
-                "another into a new file with --file"
+                "another into a new file with --reviews"
             )
         grid = BlockGrid.of(year.grid, request.block_m)
         blocks, m2 = mapped_blocks(year, grid)
