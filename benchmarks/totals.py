@@ -33,7 +33,7 @@ from capecam.analysis.review.estimation import (
 
 Floats = NDArray[np.float64]
 
-LEANS = {"count, own variance": 0.0, "count, lean 16": 16.0}
+LEANS = {"count, own variance": 0.0, "count, lean 12": 12.0}
 """Other intervals of counts: zones know their own variance alone, or lean more on the whole."""
 
 EMPTY = {"dense": 0, "sparse": 4}

@@ -57,16 +57,20 @@ def test_three_zones_by_hand(three_zones: Values) -> None:
     # A: .5 x 5 + 2 x (1 - .5 + 1); B: .5 x 8 + 2 x (.5 + .5); C: .5 x 1 + 1.5 + 0, the truth.
     assert totals.total[:, 0] == pytest.approx([5.5, 6.0, 2.0, 13.5])
     assert totals.low[2] == totals.high[2] == 2.0
-    # 36 x .5 x .75 / 3, the variance of A alone, and what the whole sample lets expect.
-    squares = slow_squares(three_zones, residual=np.array([1, -0.5, 1, 0.5, 0.5, 1.5, 0]))
-    events = 36 / 18  # (4 x .25 + 4 x 1 + 4 x .25)² / (1² + 4² + 1²)
-    lean = LEAN / (events + LEAN)
-    expected = squares * (6 / 3 - 1)
-    assert totals.variance[0, 0] == pytest.approx((1 - lean) * 4.5 + lean * expected)
+    # The variance of A alone is 36 x .5 x .75 / 3 = 4.5, and B has none: nor has it any errors.
+    # A and the whole have (4 x .25 + 4 x 1 + 4 x .25)² / (1² + 4² + 1²) = 2 errors.
+    lean = LEAN / (2 + LEAN)
+    squares = slow_squares(three_zones, residual=[1, -0.5, 1, 0.5, 0.5, 1.5, 0])
+    expected = [squares[0] * (6 / 3 - 1), squares[1] * (4 / 2 - 1), 0]
+    whole = (1 - lean) * 4.5 + lean * sum(expected)
+    fit = whole / sum(expected)
+    assert totals.variance[:, 0] == pytest.approx(
+        [(1 - lean) * 4.5 + lean * fit * expected[0], fit * expected[1], 0, whole]
+    )
 
 
-def slow_squares(values: Values, residual: np.ndarray) -> float:
-    """Expected sum of squares in all blocks of zone A, block by block."""
+def slow_squares(values: Values, residual: list[float]) -> list[float]:
+    """Expected sum of squares in all blocks of each zone, block by block."""
     weights = [2, 2, 2, 2, 2, 1, 1]
     mean_weight = sum(weights) / 7
     typical = max(np.mean([r * r for r in residual if r]), 1.0)
@@ -78,7 +82,7 @@ def slow_squares(values: Values, residual: np.ndarray) -> float:
             without, blocks = without + w * r * r, blocks + w
     each = (has + PSEUDO * typical * mean_weight) / (objects + mean_weight)
     empty = (without + PSEUDO * typical * mean_weight) / (blocks + mean_weight)
-    return float(each * values.known[0, 0] + empty * EMPTY[0])
+    return [each * values.known[zone, 0] + empty * EMPTY[zone] for zone in range(3)]
 
 
 def test_zones_add_up_to_the_whole(three_zones: Values) -> None:

@@ -27,10 +27,10 @@ Integers = NDArray[np.int64]
 LEVEL = 0.975
 """Quantile of a two-sided 95 % interval."""
 
-LEAN = 4.0
+LEAN = 3.0
 """Errors that a zone must have in the sample for its own variance to count as much as that which
 the whole sample lets expect. A zone with few errors hardly knows its variance, and one without any
-would have no interval at all. docs/review.md has the coverage with 0, 4 and 16."""
+would have no interval at all. docs/review.md has the coverage with 0, 3 and 12."""
 
 PSEUDO = 0.5
 """Errors that are added to those of the sample before the expected variance is computed: no error
@@ -229,6 +229,9 @@ class _Variance:
         expected_with = np.einsum("h,hdc->dc", sample.sizes / sample.checked, squares_of)
         expected = expected_with - squares_of.sum(axis=0)
         part = _ratio(np.full_like(events, lean), events + lean)
+        fit = _ratio((1 - part[-1]) * own[-1] + part[-1] * expected[-1], expected[-1])
+        expected[:-1] *= fit  # so that zones together expect what the whole has
+        expected_with[:-1] *= fit
         value = (1 - part) * own + part * expected
         with_replacement = (1 - part) * own_with.sum(axis=0) + part * expected_with
         pooled = max(len(group) - len(count), 1)
