@@ -44,7 +44,9 @@ def test_the_configuration_page_is_up_to_date() -> None:
     assert (ROOT / "docs/configuration.md").read_text() == made, "run scripts/configuration_docs.py"
 
 
-@pytest.mark.parametrize("page", ["docs/performance.md", "docs/method.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/performance.md", "docs/method.md", "docs/review.md", "README.md"]
+)
 def test_tables_of_results_are_up_to_date(page: str) -> None:
     text = (ROOT / page).read_text()
     assert "<!-- results " in text

@@ -391,11 +391,13 @@ def sample_command(
     ] = 0,
     file: Annotated[
         Path | None,
-        typer.Option("--file", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
+        typer.Option("--reviews", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
     ] = None,
     atlas: Annotated[
         Path | None,
-        typer.Option("--atlas", metavar="FILE.pdf", help="also draw the blocks, a page each"),
+        typer.Option(
+            "--atlas", metavar="FILE.html", help="also write the blocks as pages to print"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

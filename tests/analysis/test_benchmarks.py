@@ -131,6 +131,18 @@ def test_techniques(tmp_path: Path) -> None:
     assert all(float(row["r_gradcam"]) > 0.999 for row in accurate)
 
 
+def test_totals(tmp_path: Path) -> None:
+    """Three small scenes: intervals are measured, whatever they are."""
+    options = ("--tiny", "--scenes", 3, "--zones", 2, "--looks", 9, "--reviews", 4)
+    rows = benchmark("totals", tmp_path / "totals.csv", tmp_path / "maps", *options)
+    assert {row["map"] for row in rows} == {"sample", "noisy", "shifted"}
+    assert {row["city"] for row in rows} == {"dense", "sparse"}
+    assert {row["quantity"] for row in rows} > {"count", "m2", "precision", "recall"}
+    assert all(0 <= float(row["coverage"]) <= 1 for row in rows)
+    counts = [row for row in rows if (row["city"], row["quantity"]) == ("dense", "count")]
+    assert all(int(row["blocks"]) == 12 for row in counts)
+
+
 def test_workers(tmp_path: Path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(96, 96))
     config = yaml.safe_load((DATA / "demo.yaml").read_text())

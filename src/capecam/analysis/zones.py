@@ -241,7 +241,9 @@ def shapes_of(table: gpd.GeoDataFrame) -> Shapes:
 
 def area_m2(shapes: Shapes, crs: pyproj.CRS) -> Floats:
     """Return (N,) areas; geodesic where a unit of the CRS is no length on the ground."""
-    area = np.asarray(shapely.area(shapes) * metres_per_unit(crs) ** 2)
+    area = np.asarray(shapely.area(shapes) * metres_per_unit(crs) ** 2, np.float64)
+    if not len(shapes):
+        return area
     uneven = np.ones(len(shapes), np.bool_) if crs.is_geographic else _is_uneven(shapes, crs)
     area[uneven] = geodesic_m2(shapes[uneven], crs)
     return area

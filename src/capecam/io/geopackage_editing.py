@@ -203,6 +203,29 @@ def append_rows(path: Path, layer: str, rows: pd.DataFrame) -> None:
         ) from error
 
 
+GEOMETRY_FUNCTIONS = ("ST_IsEmpty", "ST_MinX", "ST_MaxX", "ST_MinY", "ST_MaxY")
+"""Functions that the spatial index of a layer names; SQLite has none of them."""
+
+
+def update_rows(path: Path, layer: str, key: str, values: pd.DataFrame) -> None:
+    """Set columns of the rows of a layer by the text in another column; geometries stay.
+
+    Args:
+        path: the GeoPackage.
+        layer: name of the layer.
+        key: column of the layer that the index of the values names.
+        values: a row for each text, a column for each column to set.
+    """
+    names = [str(name) for name in values.columns]
+    columns = ", ".join(f"{_quoted(name)} = ?" for name in names)
+    statement = f"UPDATE {_quoted(layer)} SET {columns} WHERE {_quoted(key)} = ?"
+    with closing(sqlite3.connect(path)) as database, database:
+        for function in GEOMETRY_FUNCTIONS:  # named by triggers, and called for new geometries only
+            database.create_function(function, 1, lambda _: None)
+        rows = values[names].itertuples(name=None)
+        database.executemany(statement, [(*row, text) for text, *row in rows])
+
+
 def _attributes(rows: pd.DataFrame) -> list[str]:
     """Return the names of the columns without the geometry."""
     shape = rows.geometry.name if isinstance(rows, gpd.GeoDataFrame) else None

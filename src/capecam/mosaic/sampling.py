@@ -19,7 +19,7 @@ def index_key(i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def hash_order(keys: NDArray[np.int64], seed: int) -> Iterator[tuple[int, int]]:
     """Yield rows and columns in the order of splitmix64 of key and seed."""
-    x = keys.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+    x = keys.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % (1 << 64))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     x ^= x >> np.uint64(31)

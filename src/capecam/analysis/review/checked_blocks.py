@@ -17,12 +17,11 @@ from capecam.analysis.matching import match
 from capecam.analysis.review.blocks import BlockList, points_of
 from capecam.analysis.review.estimation import Frame, Sample, Values
 from capecam.analysis.review.review_file import RIGHT, WRONG, Review, ReviewFile
-from capecam.analysis.review.sample_design import SampleDesign
+from capecam.analysis.review.sample_design import SampleDesign, map_digest
 from capecam.analysis.review.sampling import centres_of, checked_design
 from capecam.analysis.zones import Zones, area_m2
 from capecam.errors import UsageError
 from capecam.io.reprojection import reproject_table
-from capecam.runtime.files import file_digest
 from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ def read_checked(
     review = ReviewFile.of(run, path).read()
     design = checked_design(review)
     done = _done(review, design, partial=partial)
-    stratum, sample = _answered(design, done)
+    stratum, sample, chance = _answered(design, done)
     detections = _Objects.of_detections(year, design.blocks, zones)
     if len(outside := np.flatnonzero(detections.block < 0)):
         raise UsageError(
@@ -96,15 +95,15 @@ def read_checked(
         )
     truth, right, astray = _truth(review, design.blocks, done, year)
     there = _Objects.of_truth(truth, zones)
-    same = file_digest(run.detections()) == design.detections
+    same = map_digest(year.detections) == design.detections
     classes, places = len(year.classes), 1 if zones is None else len(zones) + 1
     home = _homes(design.blocks, year, zones)
     table = _Table(done, len(design.blocks), places, classes)
     x = table.numbers(detections)
-    objects, frame = x.sum(axis=1), _frame(detections, stratum, home, table)
+    objects = x.sum(axis=1)
+    frame = Frame(*_frame(detections, stratum, home, table), chance)
     known, known_m2 = table.totals(detections)
-    mean = _ratio(known_m2.sum(axis=0), known.sum(axis=0))
-    unit_m2 = np.where(mean > 0, mean, 1.0)
+    unit_m2 = _typical_m2(detections, classes)
     count = Values(known, x, table.numbers(there), objects, frame, np.ones(classes))
     m2 = Values(known_m2, table.areas(detections), table.areas(there), objects, frame, unit_m2)
     if not same:
@@ -123,8 +122,12 @@ def read_checked(
     )  # fmt: skip
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+def _typical_m2(detections: _Objects, classes: int) -> Floats:
+    """Return (C,) the root mean square of the areas of a class; 1 without any."""
+    index = detections.class_id - 1
+    number = np.bincount(index, minlength=classes)
+    squares = np.bincount(index, detections.area**2, classes)
+    return np.sqrt(np.divide(squares, number, out=np.ones(classes), where=number > 0))
 
 
 def _done(review: Review, design: SampleDesign, *, partial: bool) -> Integers:
@@ -153,8 +156,9 @@ def _done(review: Review, design: SampleDesign, *, partial: bool) -> Integers:
     return np.array(done, np.int64)
 
 
-def _answered(design: SampleDesign, done: Integers) -> tuple[Integers, Sample]:
-    """Return (N,) strata of all blocks and the sample of those that are done.
+def _answered(design: SampleDesign, done: Integers) -> tuple[Integers, Sample, Floats]:
+    """Return (N,) strata of all blocks, the sample of those that are done, and (H,) the chance of
+    errors in a block of each stratum.
 
     A stratum in which nothing is done is joined with the next one of its zone that has something.
     """
@@ -169,7 +173,8 @@ def _answered(design: SampleDesign, done: Integers) -> tuple[Integers, Sample]:
     kept, label = np.unique(label, return_inverse=True)
     stratum = label[strata.stratum]
     sizes = np.bincount(stratum, minlength=len(kept)).astype(np.int64)
-    return stratum, Sample(stratum[done], sizes, strata.zone[kept])
+    chance = (np.bincount(label, design.spread) / sizes) ** 2
+    return stratum, Sample(stratum[done], sizes, strata.zone[kept]), chance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -273,8 +278,10 @@ def _homes(blocks: BlockList, year: RunYear, zones: Zones | None) -> Integers:
     return zones.holding(centres_of(blocks, year).to_crs(zones.crs))
 
 
-def _frame(detections: _Objects, stratum: Integers, home: Integers, table: _Table) -> Frame:
-    """Return where errors can be, by (N,) strata and zones of blocks."""
+def _frame(
+    detections: _Objects, stratum: Integers, home: Integers, table: _Table
+) -> tuple[Floats, Floats]:
+    """Return (H, D, C) objects and empty blocks, by (N,) strata and zones of blocks."""
     by_stratum = np.zeros((int(stratum.max()) + 1, table.zones, table.classes))
     objects, empty = by_stratum.copy(), by_stratum.copy()
     index = detections.class_id - 1
@@ -282,7 +289,7 @@ def _frame(detections: _Objects, stratum: Integers, home: Integers, table: _Tabl
     has = np.zeros((table.blocks, table.classes), np.bool_)
     has[detections.block, index] = True
     np.add.at(empty, (stratum, home), ~has)
-    return Frame(objects, empty)
+    return objects, empty
 
 
 def _truth(

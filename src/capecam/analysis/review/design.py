@@ -145,13 +145,11 @@ def random_ranks(col: Integers, row: Integers, seed: int) -> Integers:
     The blocks of lowest rank in a stratum are a simple random sample of it. More looks are the next
     ones, so that a sample that was made larger is what a larger one would have been.
     """
-    ranks = np.empty(len(col), np.int64)
     keys = index_key(row, col)
-    places = np.array(list(hash_order(keys, seed)), np.int64)
+    places = np.array(list(hash_order(keys, seed)), np.int64).reshape(-1, 2)
     order = index_key(places[:, 0], places[:, 1])
-    position = np.empty(len(col), np.int64)
-    position[np.argsort(order, kind="stable")] = np.arange(len(col))
-    ranks[np.argsort(keys, kind="stable")] = position
+    ranks = np.empty(len(col), np.int64)
+    ranks[np.argsort(keys)] = np.argsort(order)
     return ranks
 
 

@@ -43,7 +43,7 @@ class SampleDesign:
     """(H,) sum over a stratum of what the map was expected to have wrong."""
     seed: int
     detections: str
-    """sha256 of the detections when the sample was drawn; those of a later run may differ."""
+    """Digest of the detections when the sample was drawn; those of a later run may differ."""
     phase: int = 1
     """How often looks were added, plus 1."""
 
@@ -129,6 +129,13 @@ class SampleDesign:
             BlockList(grid, places), strata, zones, rows["spread"].to_numpy(np.float64),
             int(first["seed"]), str(first["detections"]), int(first["phase"]),
         )  # fmt: skip
+
+
+def map_digest(detections: pd.DataFrame) -> str:
+    """Return a digest of the ids and areas of detections, whatever else is known of them."""
+    rows = zip(detections["id"], detections["area_m2"], strict=True)
+    text = "\n".join(sorted(f"{name} {area:.3f}" for name, area in rows))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _changed(path: Path) -> UsageError:

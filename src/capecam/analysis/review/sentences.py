@@ -28,11 +28,14 @@ def _total(row: pd.Series) -> str:
     """Return a sentence about the number and area of one class."""
     low, value, high = (_number(row[f"count_{side}"]) for side in ("lo", "est", "hi"))
     m2 = [_number(row[f"m2_{side}"]) for side in ("lo", "est", "hi")]
-    text = (
-        f"{row['class']}: between {low} and {high} objects (best estimate {value}), and between "
-        f"{m2[0]} and {m2[2]} m² (best estimate {m2[1]}); the map shows "
-        f"{_number(row['count_map'])} objects."
-    )
+    if row["count_lo"] == row["count_hi"] and row["m2_lo"] == row["m2_hi"]:
+        text = f"{row['class']}: {row['count_est']:,.0f} objects of {row['m2_est']:,.0f} m²"
+    else:
+        text = (
+            f"{row['class']}: between {low} and {high} objects (best estimate {value}), and "
+            f"between {m2[0]} and {m2[2]} m² (best estimate {m2[1]})"
+        )
+    text += f"; the map shows {_number(row['count_map'])} objects."
     if not np.isnan(row["precision_est"]):
         text += f" Of 100 that it shows, {_share(row, 'precision')} are there."
     if not np.isnan(row["recall_est"]):

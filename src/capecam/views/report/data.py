@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from capecam.detections.measurement import inside_points, middle_pixel_m
 from capecam.errors import OutputError
 from capecam.grid import Window
-from capecam.store.file_names import DETECTIONS, EVALUATION_JSON
+from capecam.store.file_names import DETECTIONS, ESTIMATES_JSON, EVALUATION_JSON
 from capecam.store.ledger import Ledger
 from capecam.store.records import RunRecord
 from capecam.store.run_folder import RunFolder
@@ -45,6 +45,8 @@ class ReportData:
     """Cells that are done or failed, by name."""
     scores: Mapping[str, Any] | None
     """``evaluation.json``."""
+    estimates: Mapping[str, Any] | None
+    """``estimates.json``, if it is of these detections."""
 
     @classmethod
     def read(cls, out: Path) -> Self:
@@ -59,7 +61,11 @@ class ReportData:
                 f"{out}: has no city products yet; a run makes them in the end, or capecam finish"
             )
         table = pd.DataFrame(gpd.read_parquet(out / DETECTIONS).drop(columns="geometry"))
-        return cls(run, table, _cells_on_map(run), _read_json(out / EVALUATION_JSON))
+        scores, estimates = (_read_json(out / name) for name in (EVALUATION_JSON, ESTIMATES_JSON))
+        now = run.record.products[DETECTIONS].sha256
+        if estimates is not None and estimates["runs"][-1]["detections"] != now:
+            estimates = None
+        return cls(run, table, _cells_on_map(run), scores, estimates)
 
     @property
     def record(self) -> RunRecord:

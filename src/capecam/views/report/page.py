@@ -34,6 +34,9 @@ SCRIPTS = ("squares.js", "map.js", "gestures.js", "queue.js", "closer.js", "star
 FAILURES = 100
 """Number of failures that are listed; a run without its disk has thousands."""
 
+ESTIMATES = 300
+"""Rows of estimates by zone that are listed; files have all."""
+
 IMAGES = 10
 """Images that are named in a remark; a city may have it on each of 2,800."""
 
@@ -99,6 +102,8 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         name=captions.short_path(data.run.out),
         audit=data.audit,
         audit_picture=_audit_picture(data),
+        estimates=data.estimates,
+        estimates_shown=ESTIMATES,
         stale_scores=_has_stale_scores(data),
         version=__version__,
         written=datetime.now().astimezone().isoformat(timespec="seconds"),
