@@ -257,10 +257,12 @@ def review_command(
     *,
     top: Annotated[
         int,
-        typer.Option(
-            "--top", metavar="N", min=0, help="the first N detections of the review queue"
-        ),
+        typer.Option("--top", metavar="N", min=0, help="the first N of the queue"),
     ] = 100,
+    misses: Annotated[
+        bool,
+        typer.Option("--misses", help="places where an object is most likely missed instead"),
+    ] = False,
     reviews: Annotated[
         Path | None,
         typer.Option("--reviews", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
@@ -272,9 +274,9 @@ def review_command(
     Its layers are filled in with QGIS or any other tool. What is in the file stays as it is;
     detections that are in it are not added again.
     """
-    from capecam.analysis.review.queue import add_queue
+    from capecam.analysis.review.queue import add_misses, add_queue
 
-    added = add_queue(out, top, reviews)
+    added = (add_misses if misses else add_queue)(out, top, reviews)
     _show(added, as_json=as_json)
 
 

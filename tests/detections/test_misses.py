@@ -1,12 +1,16 @@
-"""Places below the class decision, outside of every detection."""
+"""Places below the class decision, outside of every detection, and what people say of them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 from support.cities import GSD, colours_model, quick_settings, write_tif
+from support.commands import typed
+from support.reviews import sql
 
 from capecam.detections.misses import MISSES_COLUMNS, find_misses
 from capecam.run.supervisor import run
@@ -59,3 +63,29 @@ def test_misses_do_not_depend_on_the_cells(tmp_path: Path) -> None:
     cut = find_misses(mapped(tmp_path / "b", tiling__size=160, tiling__cell_size=160))
     assert whole.drop(columns="images").equals(cut.drop(columns="images"))
     assert len(whole) == 3
+
+
+def test_misses_are_proposed_once_and_count_when_they_are_confirmed(tmp_path: Path) -> None:
+    out = mapped(tmp_path, detections__min_area_m2=0.001).out
+
+    def asked(command: str, *options: object) -> dict:
+        return json.loads(typed(command, out, *options, "--json").stdout)
+
+    def missed() -> int:
+        return asked("evaluate", "--reviews")["classes"][-1]["missed"]
+
+    answer = asked("review", "--misses", "--top", 2)
+    assert (answer["added"], answer["not_yet"], answer["queue"]) == (2, 2, 3)
+    assert asked("review", "--misses", "--top", 2)["added"] == 0
+    assert asked("review", "--misses")["added"] == 1
+    file = out / "review.gpkg"
+    proposed = gpd.read_file(file, layer="missed")
+    assert proposed["id"].tolist() == ["m2_300_100", "m1_180_100", "m3_300_20"]
+    assert missed() == 0
+    sql(file, "UPDATE missed SET verdict = 'missed' WHERE id = 'm2_300_100'")
+    sql(file, "UPDATE missed SET verdict = 'nothing' WHERE id = 'm1_180_100'")
+    assert missed() == 1
+    sql(file, "INSERT INTO missed (geom, class) SELECT geom, class FROM missed WHERE fid = 3")
+    assert missed() == 2, "it is drawn by hand"
+    answer = asked("review", "--misses")
+    assert (answer["added"], answer["not_yet"], answer["looked_at"]) == (0, 1, 2)

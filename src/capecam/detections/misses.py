@@ -2,7 +2,7 @@
 
 Below the class decision the stored probabilities still say where an object may be. Pixels with at
 least ``MIN_PROBABILITY`` are traced and joined as class pixels are; what touches a detection is its
-soft edge, and the rest is ranked by the area that is expected there: probability times area.
+soft edge, and the rest is ranked by its mean probability.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def find_misses(run: RunFolder) -> gpd.GeoDataFrame:
         run: a finished run.
 
     Returns:
-        N rows of ``MISSES_COLUMNS`` and geometry, by ``review``: that with the largest expected
-        area is 1. Ids are those of detections with an m before.
+        N rows of ``MISSES_COLUMNS`` and geometry, by ``review``: that with the highest probability
+        is 1, among equal ones the largest. Ids are those of detections with an m before.
 
     Raises:
         UsageError: the footprints cannot be read.
@@ -79,7 +79,8 @@ def find_misses(run: RunFolder) -> gpd.GeoDataFrame:
     misses["id"] = "m" + misses["id"]
     misses = misses.rename(columns={"confidence": "probability"})
     misses["expected_m2"] = misses["area_m2"] * misses["probability"]
-    misses = misses.sort_values("expected_m2", ascending=False, kind="stable", ignore_index=True)
+    order = np.lexsort((-misses["area_m2"], -misses["probability"]))
+    misses = misses.iloc[order].reset_index(drop=True)
     misses["review"] = np.arange(1, len(misses) + 1)
     return misses[[*MISSES_COLUMNS, "geometry"]]
 

@@ -173,7 +173,8 @@ def label_truth(run: RunFolder, review: Review) -> LabelTruth:
     verdicts = pd.concat([distinct.rows, found.unmatched]).sort_index()
     verdicts = verdicts[~verdicts.geometry.normalize().to_wkb().duplicated(keep="last")]
     is_point = shapely.get_dimensions(review.missed.geometry.to_numpy()) == 0
-    drawn = review.missed[~is_point]
+    is_rough = is_point | (review.missed["id"] != "").to_numpy()  # an outline of a proposal
+    drawn = review.missed[~is_rough]
     objects = pd.concat([
         _objects(verdicts, verdicts["truth_id"], "true_m2", run.names, DETECTION),
         _without_known(drawn, verdicts, run),
@@ -185,6 +186,7 @@ def label_truth(run: RunFolder, review: Review) -> LabelTruth:
     doubtful = [
         *to_lattice(distinct.disputed.geometry.to_numpy(), run.grid),
         *_discs(review.missed[is_point], run.grid),
+        *to_lattice(review.missed.geometry.to_numpy()[is_rough & ~is_point], run.grid),
     ]
     shapes = to_lattice(detections.geometry.to_numpy(), run.grid)
     return LabelTruth(

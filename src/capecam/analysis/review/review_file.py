@@ -33,6 +33,9 @@ from capecam.views.styles.review import missed_style, sample_style, verdicts_sty
 
 RIGHT, WRONG = "right", "wrong"
 
+IS_MISSED, IS_NOTHING = "missed", "nothing"
+"""What people say of a place where an object may be missed."""
+
 TEXT, REAL, BOOLEAN = pa.string(), pa.float64(), pa.bool_()
 
 
@@ -62,7 +65,13 @@ LAYERS: Mapping[str, ReviewLayer] = {
         },
         ("class", "verdict"),
     ),
-    MISSED: ReviewLayer({"class": TEXT, "m2": REAL, "block": TEXT, **WHO}, ("class",)),
+    MISSED: ReviewLayer(
+        {
+            "id": TEXT, "class": TEXT, "verdict": TEXT, "m2": REAL, "probability": REAL,
+            "block": TEXT, **WHO,
+        },
+        ("class",),
+    ),
     SAMPLE: ReviewLayer(
         {
             "block": TEXT, "stratum": TEXT, "zone": TEXT, "probability": REAL, "weight": REAL,
@@ -90,6 +99,9 @@ class Review:
     """Columns of the layer, ``row``, ``class_id`` and ``true_class_id``."""
     missed: gpd.GeoDataFrame
     """The same without ``true_class_id``; polygons, and points with their area in ``m2``."""
+    proposed: gpd.GeoDataFrame
+    """Places of the queue of misses, whatever people say of them; ``missed`` has those that they
+    confirm."""
     sample: gpd.GeoDataFrame
     """Blocks, with ``row``."""
     design: pd.DataFrame
@@ -181,10 +193,14 @@ class ReviewFile:
             UsageError: there is no such file, none of the layers, or something in it is wrong.
         """
         layers = {} if if_any and not self.path.exists() else self._known_layers()
+        missed = self._missed(self._read(MISSED, layers))
+        is_proposed, verdict = missed["id"] != "", missed["verdict"]
+        is_missed = (verdict == IS_MISSED) | (~is_proposed & (verdict != IS_NOTHING))
         review = Review(
             self.path,
             self._verdicts(self._read(VERDICTS, layers)),
-            self._missed(self._read(MISSED, layers)),
+            missed[is_missed],
+            missed[is_proposed],
             self._sample(self._read(SAMPLE, layers)),
             pyogrio.read_dataframe(self.path, layer=SAMPLE_DESIGN, read_geometry=False)
             if SAMPLE_DESIGN in layers
@@ -253,6 +269,9 @@ class ReviewFile:
     def _missed(self, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         where = f"{self.path}: {MISSED}"
         texts = {name: text_column(table, name) for name in _names(MISSED, TEXT)}
+        verdict = texts["verdict"] = texts["verdict"].str.lower()
+        check(where, table, ~verdict.isin(["", IS_MISSED, IS_NOTHING]), verdict,
+               f"verdict must be {IS_MISSED}, {IS_NOTHING} or empty")  # fmt: skip
         table = table.assign(**texts, m2=number_column(table, "m2", where))
         table["class_id"] = self._class_ids(table, "class", where)
         check(where, table, table["class_id"] == 0, table["class"],

@@ -23,6 +23,8 @@ NOW = "format_date(now(), 'yyyy-MM-ddTHH:mm:ss')"
 
 VERDICTS = {"not yet looked at": NULL, "right": "right", "wrong": "wrong"}
 
+MISSES = {"not yet looked at, or drawn": NULL, "missed": "missed", "nothing": "nothing"}
+
 
 def verdicts_style(classes: Sequence[ClassSettings]) -> LayerStyle:
     """Return verdicts by what they say, and the form that asks for them."""
@@ -49,13 +51,21 @@ def verdicts_style(classes: Sequence[ClassSettings]) -> LayerStyle:
 
 def missed_style(classes: Sequence[ClassSettings]) -> LayerStyle:
     """Return what people drew that the map has not, and the form that asks for its class."""
-    rules = [
+    is_open = "coalesce(\"id\", '') <> '' and coalesce(\"verdict\", '') = ''"
+    is_nothing = "coalesce(\"verdict\", '') = 'nothing'"
+    objects = [
         Rule(entry.name, f'"class" = {_quoted(entry.name)}', outlined(entry.color, dash=True))
         for entry in classes[1:]
     ]
-    rules.append(Rule("class is missing", "coalesce(\"class\", '') = ''", outlined(MISSED_COLOR)))
+    objects.append(Rule("class is missing", "coalesce(\"class\", '') = ''", outlined(MISSED_COLOR)))
+    rules = [
+        Rule("not yet looked at", is_open, marked(OPEN_COLOR, 4.6, CLOSE)),
+        Rule("nothing", is_nothing, outlined(VERDICT_COLORS["wrong"])),
+        Rule("missed", f"not ({is_open}) and not {is_nothing}", nested=tuple(objects)),
+    ]
     style = ruled(rules, labels=labelled(Label('"class"', from_scale=CLOSE)))
-    return _with_form(style, {"class": _choice(_names(classes))})
+    widgets = {"class": _choice(_names(classes)), "verdict": _choice(MISSES)}
+    return _with_form(style, widgets, fixed=("id", "probability"))
 
 
 def sample_style() -> LayerStyle:
