@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from rasterio.features import shapes
 
-from capecam.analysis.held_out import Estimate, scores
-from capecam.analysis.review.calibration import CalibrationRequest, groups, labelled, labelled_data
+from capecam.analysis.held_out import Estimate, chance_error, scores
+from capecam.analysis.review.calibration import groups
 from capecam.analysis.review.fitting import (
     Choice,
     Labelled,
@@ -40,11 +40,13 @@ from capecam.analysis.review.fitting import (
     fit,
     folds,
 )
+from capecam.analysis.review.labelled import labelled_by_truth, labelled_data
 from capecam.analysis.scoring import Rules
 from capecam.api import load_settings, run
 from capecam.demo.writing import write_demo
 from capecam.detections.confidence_calibration import CANDIDATES
 from capecam.detections.signals import SIGNALS
+from capecam.settings import Settings
 from capecam.store.file_names import DETECTIONS
 from capecam.store.run_folder import RunFolder
 
@@ -74,7 +76,7 @@ class Subject:
     def of(cls, out: Path, truth: Path, iou: float, candidates: Sequence[str]) -> Subject:
         """Match the detections of a run with the truth."""
         folder = RunFolder.open_finished(out)
-        table, right = labelled(folder, CalibrationRequest(out, truth, rules=Rules(iou)))
+        table, right = labelled_by_truth(folder, truth, None, Rules(iou), Settings())
         others = [name for name in CANDIDATES if name in table and name not in candidates]
         data, _ = labelled_data(folder, table.drop(columns=others), right)
         return cls(data, table["confidence"].to_numpy(float), table["area_m2"].to_numpy(float))
@@ -204,7 +206,10 @@ def score_row(name: str, order: str, p: NDArray[np.float64], data: Labelled) -> 
         found = {key: found[key] for key in ("auc", "errors_first_tenth")}
     row: Row = {
         "experiment": name, "order": order, "objects": len(data), "wrong": int((~data.right).sum()),
+        "right": int(data.right.sum()),
+        "expected": float(p.sum()) if order in PROBABILITIES else "",
         "best_first_tenth": min(1.0, 0.1 * len(data) / max(1, int((~data.right).sum()))),
+        "ece_by_chance": chance_error(p) if order in PROBABILITIES else "",
     }  # fmt: skip
     for key in ("auc", "ece", "brier", "log_loss", "errors_first_tenth"):
         row |= columns(key, found.get(key))

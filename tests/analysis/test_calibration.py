@@ -23,8 +23,9 @@ from support.outputs import write_output
 from capecam.analysis import held_out
 from capecam.analysis.held_out import measured
 from capecam.analysis.review import fitting
-from capecam.analysis.review.calibration import CalibrationRequest, blocks, calibrate
+from capecam.analysis.review.calibration import CalibrationRequest, calibrate
 from capecam.analysis.review.fitting import Labelled, choose, fit
+from capecam.analysis.review.labelled import blocks
 from capecam.analysis.scoring import is_right
 from capecam.detections.confidence_calibration import feature_names
 from capecam.detections.object_columns import OBJECT_COLUMNS
@@ -180,6 +181,21 @@ def test_held_out_probabilities_do_not_know_their_fold() -> None:
     assert not np.array_equal(before[~own], after[~own])
 
 
+def test_errors_in_one_block_leave_a_fold_without_any() -> None:
+    data = labelled(200)
+    right = data.block != data.block[0]
+    choice = choose(replace(data, right=right), [["margin"]])
+    assert np.isfinite(choice.p).all()
+    alone = data.block == data.block[0]
+    assert choice.base[alone].min() > 0.99  # nothing else says that there are errors
+
+
+def test_a_true_probability_has_an_ece_by_chance() -> None:
+    """One bin of 100 objects: the mean of |X / 100 - .5| is .5 * sqrt(2 / pi) / 10."""
+    expected = 0.5 * math.sqrt(2 / math.pi) / 10
+    assert held_out.chance_error(np.full(100, 0.5)) == pytest.approx(expected, rel=0.15)
+
+
 def test_a_small_place_gets_smaller_blocks() -> None:
     rng = np.random.default_rng(0)
     assert blocks(rng.random((500, 2)) * 1000)[0] == 100
@@ -242,6 +258,15 @@ def test_hardly_any_errors_are_refused(tmp_path: Path) -> None:
     table[5:][["class", "geometry"]].to_file(tmp_path / "all.gpkg")
     with pytest.raises(UsageError, match=r"of 120 labelled detections are wrong"):
         calibrate(CalibrationRequest(out, tmp_path / "all.gpkg"))
+
+
+def test_one_spot_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_output(out, 150, cells=[Window(0, 0, 700, 700)])
+    table = gpd.read_parquet(out / "detections.parquet")
+    table[::2][["class", "geometry"]].to_file(tmp_path / "truth.gpkg")
+    with pytest.raises(UsageError, match="blocks of 25 m, and at least 10 are needed"):
+        calibrate(CalibrationRequest(out, tmp_path / "truth.gpkg"))
 
 
 def test_either_truth_or_reviews(tmp_path: Path) -> None:

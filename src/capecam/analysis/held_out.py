@@ -20,6 +20,9 @@ BINS = 10
 CERTAIN = 1e-6
 """Probabilities closer to 0 or 1 count as this in the log-loss."""
 
+SIMULATIONS = 200
+"""Simulated outcomes: the error of their mean is a thirtieth of it."""
+
 AT_ONCE = 1 << 20
 """Weights of draws that are in memory together (8 MB)."""
 
@@ -54,6 +57,15 @@ def calibration_error(p: Floats, right: Bools, weights: Floats) -> Floats:
     bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
     gaps = weights @ ((p - right)[:, None] * (bins[:, None] == np.arange(BINS)))
     return np.asarray(np.abs(gaps).sum(axis=1) / weights.sum(axis=1))
+
+
+def chance_error(p: Floats) -> float:
+    """Return the mean calibration error of (N,) probabilities that are true, by simulation: what
+    so many objects have by chance."""
+    rng = np.random.default_rng(0)
+    once = np.ones((1, len(p)))
+    errors = [calibration_error(p, rng.random(len(p)) < p, once)[0] for _ in range(SIMULATIONS)]
+    return float(np.mean(errors))
 
 
 def brier_score(p: Floats, right: Bools, weights: Floats) -> Floats:

@@ -5,29 +5,21 @@ The numbers that are printed are of blocks that the fit has not seen; docs/metho
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import pyproj
-import shapely
 from numpy.typing import NDArray
 
 from capecam import __version__
-from capecam.analysis.annotations import read_objects
-from capecam.analysis.duplicates import without_repeated
-from capecam.analysis.evaluation import compared_area, mapped_area, objects_within
 from capecam.analysis.held_out import (
     BINS,
     MEASURES,
     Estimate,
-    Floats,
-    Integers,
-    block_numbers,
+    chance_error,
     scores,
 )
 from capecam.analysis.result_folder import result_folder
@@ -42,28 +34,27 @@ from capecam.analysis.review.fitting import (
     fit,
     folds,
 )
-from capecam.analysis.review.review_file import ReviewFile
-from capecam.analysis.review.verdicts import match_verdicts, one_per_detection
-from capecam.analysis.scoring import BLOCK_M, Rules, is_right
+from capecam.analysis.review.labelled import (
+    labelled_by_reviews,
+    labelled_by_truth,
+    labelled_data,
+)
+from capecam.analysis.scoring import Rules
 from capecam.detections.confidence_calibration import (
-    CANDIDATES,
     P_RIGHT,
     VERSION,
     ConfidenceCalibration,
     Origin,
     feature_names,
 )
-from capecam.detections.measurement import lonlat_bounds, metric_crs
+from capecam.detections.measurement import lonlat_bounds
 from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.detections.signals import SIGNALS
 from capecam.errors import UsageError
-from capecam.io.reprojection import reproject_table
 from capecam.run.text_table import text_table
 from capecam.settings import Settings
 from capecam.store.file_names import P_RIGHT_JSON
 from capecam.store.run_folder import RunFolder
-
-log = logging.getLogger(__name__)
 
 MIN_OBJECTS = 100
 """About what a calibration takes where image and network are the same."""
@@ -71,15 +62,8 @@ MIN_OBJECTS = 100
 MIN_OF_A_KIND = 10
 """Fewest right ones, and fewest wrong ones: two in each fold."""
 
-KNOWN = 0.5
-"""Share of detections that must have a signal: explanations are often of a part of them."""
-
-MIN_BLOCKS = 20
-"""Blocks for which the intervals mean something. A place with fewer gets blocks of half the edge,
-down to ``MIN_BLOCK_M``."""
-
-MIN_BLOCK_M = 25.0
-"""About a plot: what is on one roof stays in one block."""
+FEWEST_BLOCKS = 10
+"""Two in each fold; a place with fewer cannot say how it is elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +125,8 @@ class Calibrated:
                 ("", "confidence", "base", P_RIGHT),
                 [(TITLES[name], *(str(table[name]) for table in tables)) for name in MEASURES],
             ),
-            f"base: confidence, area and class; ECE: {BINS} bins of equal width",
+            f"base: confidence, area and class; ECE: {BINS} bins of equal width, "
+            f"{chance_error(self.choice.p):.3f} by chance if p_right were true",
             "",
             "gain of each signal in held-out log-loss, above 0 is better:",
             text_table(("signal", "added to the base", "added to all others", ""), worth),
@@ -177,37 +162,13 @@ def calibrate(request: CalibrationRequest) -> Calibrated:
         OutputError: the folder holds no run.
     """
     run = RunFolder.open_finished(request.out)
-    table, right = labelled(run, request)
-    _check_number(right)
-    found = calibration_of(run, table, right, iou=request.rules.min_iou if request.truth else None)
-    return _save(found, run, request.to)
-
-
-def labelled(
-    run: RunFolder, request: CalibrationRequest
-) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
-    """Return the labelled detections of a run, in a CRS in metres, and (N,) True for right ones.
-
-    Raises:
-        UsageError: a file cannot be used.
-    """
     if request.truth is None:
-        return _labelled_by_reviews(run, request.reviews)
-    return _labelled_by_truth(run, request.truth, request)
-
-
-def _labelled_by_truth(
-    run: RunFolder, truth: Path, request: CalibrationRequest
-) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
-    """Return the detections in the annotated area, in metres, and (N,) True for right ones."""
-    found = gpd.read_parquet(run.detections())
-    crs = metric_crs(found)
-    found, mapped = reproject_table(found, crs), mapped_area(run, crs)
-    true = read_objects(truth, run.names, request.settings.truth, crs, mapped)
-    true = without_repeated(true, truth, "true objects")
-    area = compared_area(request.area, mapped, crs, mapped)
-    true, found = objects_within(true, area), objects_within(found, area)
-    return found, is_right(true, found, request.rules.min_iou)
+        iou, (table, right) = None, labelled_by_reviews(run, request.reviews)
+    else:
+        iou, rules = request.rules.min_iou, request.rules
+        table, right = labelled_by_truth(run, request.truth, request.area, rules, request.settings)
+    _check_number(right)
+    return _save(calibration_of(run, table, right, iou=iou), run, request.to)
 
 
 def calibration_of(
@@ -220,9 +181,18 @@ def calibration_of(
         table: N labelled detections, in metres.
         right: (N,)
         iou: minimum overlap with the truth; None for reviews.
+
+    Raises:
+        UsageError: they lie in too few blocks.
     """
     data, block_m = labelled_data(run, table, right)
-    count, choice = len(np.unique(data.block)), choose(data, groups(data))
+    count = len(np.unique(data.block))
+    if count < FEWEST_BLOCKS:
+        raise UsageError(
+            f"the labelled detections lie in only {count} blocks of {block_m:g} m, and at least "
+            f"{FEWEST_BLOCKS} are needed; label some in other places"
+        )
+    choice = choose(data, groups(data))
     before, base, after = (
         scores(p, right, data.block)
         for p in (table["confidence"].to_numpy(np.float64), choice.base, choice.p)
@@ -243,6 +213,7 @@ def calibration_of(
             "confidence": _tree(before),
             "base": _tree(base),
             "p_right": _tree(after),
+            "ece_by_chance": chance_error(choice.p),
             "trials": [
                 {"signals": list(t.signals), "gain": t.gain.to_json(), "pays": t.pays}
                 for t in choice.trials
@@ -254,23 +225,6 @@ def calibration_of(
         },
     )
     return Calibrated(calibration, None, block_m, count, before, base, after, choice, ablations)
-
-
-def labelled_data(
-    run: RunFolder, table: gpd.GeoDataFrame, right: NDArray[np.bool_]
-) -> tuple[Labelled, float]:
-    """Return labelled detections as a fit wants them, and the edge of their blocks in metres.
-
-    Columns that most of the detections do not have are no candidates.
-    """
-    block_m, block = blocks(
-        shapely.get_coordinates(shapely.point_on_surface(table.geometry.to_numpy()))
-    )
-    names = [name for name in CANDIDATES if name in table and table[name].notna().mean() > KNOWN]
-    if not names:
-        log.warning("%s: has no signals, which capecam finish measures", run.out)
-    plain = pd.DataFrame(table.drop(columns="geometry"))
-    return Labelled.of(plain, right, block, run.names[1:], names), block_m
 
 
 def _tree(estimates: dict[str, Estimate]) -> dict[str, Any]:
@@ -298,16 +252,6 @@ def groups(data: Labelled) -> list[list[str]]:
     return [[n for n in names if n in data.candidates] for names in (SIGNALS, OBJECT_COLUMNS)]
 
 
-def blocks(points: Floats) -> tuple[float, Integers]:
-    """Return the edge of blocks in metres, and the (N,) block of (N, 2) points in metres."""
-    edge = BLOCK_M
-    while True:
-        block = block_numbers(points, edge)
-        if len(np.unique(block)) >= MIN_BLOCKS or edge <= MIN_BLOCK_M:
-            return edge, block
-        edge /= 2
-
-
 def _origin(run: RunFolder, right: NDArray[np.bool_], iou: float | None) -> Origin:
     correct = int(right.sum())
     return Origin(
@@ -330,21 +274,3 @@ def _save(found: Calibrated, run: RunFolder, to: Path | None) -> Calibrated:
         found.calibration.write(target / name)
         path = target / name
     return replace(found, path=path)
-
-
-def _labelled_by_reviews(
-    run: RunFolder, path: Path | None
-) -> tuple[gpd.GeoDataFrame, NDArray[np.bool_]]:
-    """Return the detections with a verdict, in metres, and (N,) True for right ones."""
-    found = gpd.read_parquet(run.detections())
-    verdicts = match_verdicts(ReviewFile.of(run, path).read().verdicts, found)
-    distinct = one_per_detection(verdicts.looked_at)
-    for count, problem in (
-        (len(verdicts.unmatched), "have no detection any more"),
-        (len(distinct.disputed), "contradict each other"),
-    ):
-        if count:
-            log.warning("%d verdict(s) %s and are left out", count, problem)
-    rows = distinct.rows
-    labelled = found.iloc[rows["detection"].to_numpy()]
-    return reproject_table(labelled, metric_crs(found)), rows["is_right"].to_numpy(np.bool_)

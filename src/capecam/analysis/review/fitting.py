@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -117,13 +118,16 @@ def fit(data: Labelled, signals: Sequence[str], strength: float) -> Fit:
     """Fit a logistic model; every feature but the intercept is shrunk.
 
     Args:
-        data: with right and wrong ones.
+        data: labelled objects.
         signals: beside the base.
         strength: inverse of the penalty.
     """
     x = data.columns(signals)
     mean, scale = _standard(x, [name.startswith(CLASS) for name in (*data.base, *signals)])
     standard = np.where(np.isnan(x), 0.0, (x - mean) / scale)
+    if data.right.all() or not data.right.any():  # in a fold, where errors are in few blocks
+        share = (data.right.sum() + 0.5) / (len(data) + 1)
+        return Fit(float(logit(share)), mean, scale, np.zeros(len(mean)))
     model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=MAX_ITERATIONS)
     with config_context(assume_finite=True, skip_parameter_validation=True):  # thousands of fits
         model.fit(standard, data.right)
@@ -143,16 +147,20 @@ def _standard(x: Floats, is_class: Sequence[bool]) -> tuple[Floats, Floats]:
 def folds(data: Labelled) -> Integers:
     """Return (N,) the fold of each object; a block is in one fold, and errors are in all."""
     fold = np.empty(len(data), np.int64)
-    splits = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    for number, (_, held) in enumerate(splits.split(data.x, data.right, data.block)):
-        fold[held] = number
+    splits = StratifiedGroupKFold(
+        min(FOLDS, len(np.unique(data.block))), shuffle=True, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # errors may be in fewer blocks than folds
+        for number, (_, held) in enumerate(splits.split(data.x, data.right, data.block)):
+            fold[held] = number
     return fold
 
 
 def held_out(data: Labelled, fold: Integers, signals: Sequence[str], strength: float) -> Floats:
     """Return (N,) probabilities, each by a model that has not seen the object's fold."""
     p, x = np.empty(len(data)), data.columns(signals)
-    for number in range(FOLDS):
+    for number in np.unique(fold):
         held = fold == number
         p[held] = fit(data.take(~held), signals, strength).predict(x[held])
     return p
@@ -217,7 +225,7 @@ def judged(data: Labelled) -> Floats:
     """Return (N,) held-out probabilities of the whole procedure: all choices are made again
     without the fold. Without candidates it is that of the base."""
     p, fold = np.empty(len(data)), folds(data)
-    for number in range(FOLDS):
+    for number in np.unique(fold):
         held = fold == number
         train = data.take(~held)
         model = select(train)
