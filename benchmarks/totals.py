@@ -123,7 +123,8 @@ def worth(city: Population, record: Record, x: Floats, y: Floats) -> tuple[Float
     """
     number, variance = len(city), np.var([error[-1] for error in record.error], axis=0)
     plain, corrected = (number**2 * np.var(v, axis=0, ddof=1) for v in (y, y - x))
-    return plain / (variance + plain / number), corrected / (variance + corrected / number)
+    wholes = (np.maximum(variance + v / number, 1e-12) for v in (plain, corrected))
+    return plain / next(wholes), corrected / next(wholes)
 
 
 def rows_of(city: Population, roofs: str, looks: int, records: dict[str, Record]) -> Iterator[dict]:

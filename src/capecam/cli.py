@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -369,8 +369,13 @@ def sample_command(
     out: Out,
     *,
     looks: Annotated[
-        int, typer.Option("--looks", metavar="N", help="number of blocks: one look is one block")
-    ] = 300,
+        int | None,
+        typer.Option(
+            "--looks",
+            metavar="N",
+            help="number of blocks: one look is one block  [default: 300]",
+        ),
+    ] = None,
     more: Annotated[
         int | None,
         typer.Option("--more", metavar="N", help="add N looks to the sample that there is"),
@@ -386,11 +391,13 @@ def sample_command(
         typer.Option("--name", metavar="COLUMN", help="column with the names of zones"),
     ] = None,
     block: Annotated[
-        float, typer.Option("--block", metavar="M", help="edge of a block in metres")
-    ] = 64.0,
+        float | None,
+        typer.Option("--block", metavar="M", help="edge of a block in metres  [default: 64]"),
+    ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="S", min=0, help="random seed of the sample")
-    ] = 0,
+        int | None,
+        typer.Option("--seed", metavar="S", min=0, help="random seed of the sample  [default: 0]"),
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("--reviews", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
@@ -411,9 +418,13 @@ def sample_command(
     from capecam.analysis.review.sampling import SampleRequest, add_looks, draw_sample
     from capecam.analysis.zones import ZoneRules
 
+    rules = None if zones is None else ZoneRules(zones, name)
+    wanted = {"looks": looks, "block_m": block, "zones": rules, "seed": seed}
+    given: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
     if more is None:
-        rules = None if zones is None else ZoneRules(zones, name)
-        drawn = draw_sample(out, SampleRequest(looks, block, rules, seed), file)
+        drawn = draw_sample(out, SampleRequest(**given), file)
+    elif given:
+        raise UsageError("--more adds to the sample that there is; leave out how that was drawn")
     else:
         drawn = add_looks(out, more, file)
     if atlas is not None:

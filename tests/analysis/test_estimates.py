@@ -9,6 +9,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyproj
 import pytest
 import shapely
 from support.cities import blobs, colours_model, quick_settings, write_tif
@@ -24,6 +25,7 @@ from capecam.analysis.zonal_summary import summarize
 from capecam.analysis.zones import ZoneRules
 from capecam.cli import app
 from capecam.errors import UsageError
+from capecam.grid import Grid, Window
 from capecam.run.supervisor import run
 from capecam.store.file_names import MISSED
 from capecam.store.run_folder import RunFolder
@@ -430,6 +432,8 @@ def test_the_commands(out, zones, capsys) -> None:
     assert sum(row["looks"] for row in sample["strata"]) == 20
     more = runner_json(capsys, "sample", out, "--more", 4, "--json")
     assert (more["looks"], more["added"], more["draw"]) == (24, 4, sample["draw"])
+    with pytest.raises(UsageError, match="leave out how that was drawn"):
+        app(["sample", str(out), "--more", "4", "--seed", "1"])
     check_all(out)
     found = runner_json(capsys, "estimate", out, "--zones", zones.zones, "--json")
     assert found["runs"][0]["looks"] == 24
@@ -478,3 +482,57 @@ def test_the_report_shows_estimates_of_its_detections(tmp_path) -> None:
     tree["runs"][0]["detections"] = "0" * 64
     (out / "estimates.json").write_text(json.dumps(tree))
     assert 'id="estimates"' not in write_report(out).read_text()
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857"])
+def test_blocks_are_of_metres_on_the_ground_in_any_crs(tmp_path, crs) -> None:
+    """At 33.9 degrees south, a metre of Web Mercator is .83 m, and one of longitude is shorter."""
+    corner, pixel = {
+        "EPSG:4326": ((18.5, -33.9), (0.08 / 92_500, 0.08 / 110_900)),
+        "EPSG:3857": ((2_059_000.0, -4_016_000.0), (0.0964, 0.0964)),
+    }[crs]
+    grid = Grid(pyproj.CRS(crs).to_wkt(), corner, pixel, Window(0, 0, 9, 9))
+    out = make_run(tmp_path / "out", scene(), grid)
+    drawn = draw_sample(out, SampleRequest(10_000, 8))
+    area = shapely.area(drawn.rows.geometry.to_numpy())
+    whole = drawn.rows[area > 0.99 * area.max()]
+    to_metres = whole.to_crs("ESRI:102562")
+    assert to_metres.area.to_numpy() == pytest.approx(64, rel=0.02)
+    assert drawn.detections == len(gpd.read_parquet(out / "detections.parquet"))
+    check_all(out)
+    found = estimate(out, None, EstimateRequest()).rows
+    assert found["count_est"].tolist() == found["count_map"].tolist()
+    assert found["m2_est"].to_numpy() == pytest.approx(found["m2_map"].to_numpy())
+
+
+def test_a_grid_that_moves_keeps_the_sample(tmp_path) -> None:
+    """Another anchor gives other ids and pixels; blocks and truth stay where they are."""
+    out = make_run(tmp_path / "out", scene())
+    draw_sample(out, SampleRequest(40, 8))
+    path = check_all(out)
+    before = estimate(out, None, EstimateRequest()).rows
+    moved = Grid(LO19.crs, (LO19.anchor[0] - 100 * 0.08, LO19.anchor[1] + 50 * 0.08), LO19.pixel,
+                 LO19.window)  # fmt: skip
+    classes = np.zeros((850, 900), np.uint8)
+    classes[50:, 100:] = scene()
+    again = make_run(tmp_path / "again", classes, moved)
+    ids = [set(gpd.read_parquet(run / "detections.parquet")["id"]) for run in (out, again)]
+    assert not ids[0] & ids[1]
+    found = estimate(again, None, EstimateRequest(sample=path))
+    assert not found.facts["runs"][0]["same_map"]
+    columns = ["count_map", "count_est", "count_lo", "count_hi", "precision_est", "recall_est"]
+    pd.testing.assert_frame_equal(found.rows[columns], before[columns])
+
+
+def test_a_sample_made_by_hand_is_none(out) -> None:
+    """Whoever chose the blocks, it was not chance."""
+    box = gpd.GeoDataFrame(
+        {"block": ["mine"], "probability": [0.5], "checked": [True]},
+        geometry=[shapely.box(-51_000, -3_763_008, -50_992, -3_763_000)],
+        crs=LO19.crs,
+    )
+    review_file(out).add({"sample": box})
+    with pytest.raises(UsageError, match="holds no sample; draw one"):
+        estimate(out, None, EstimateRequest())
+    with pytest.raises(UsageError, match="holds a sample already"):
+        draw_sample(out, SampleRequest(10, 8))

@@ -132,7 +132,8 @@ def _typical_m2(detections: _Objects, classes: int) -> Floats:
 
 def _done(review: Review, design: SampleDesign, *, partial: bool) -> Integers:
     """Return (n,) the indices of the blocks that are checked, ascending."""
-    index = {name: number for number, name in enumerate(design.blocks.names)}
+    names = design.blocks.names
+    index = {name: number for number, name in enumerate(names)}
     done = sorted(index[name] for name in review.done_blocks())
     drawn = len(review.sample)
     unfilled = review.verdicts[
@@ -142,7 +143,7 @@ def _done(review: Review, design: SampleDesign, *, partial: bool) -> Integers:
     if len(unfilled):
         still += f" ({len(unfilled)} detection(s) in {unfilled['block'].nunique()} have no verdict)"
     if not done or (len(done) < drawn and not partial):
-        open_ones = sorted({*review.sample["block"]} - {design.blocks.names[n] for n in done})
+        open_ones = sorted({*review.sample["block"]} - {names[n] for n in done})
         raise UsageError(
             f"{review.path}: {still}, the first is {open_ones[0]}; look at them and set checked, "
             "or take those that are done for a random part with --partial"
@@ -302,7 +303,8 @@ def _truth(
         and its geometry; ``block`` and ``class_id`` of right detections; the number of missed
         objects that name a block and do not lie in it.
     """
-    names = {blocks.names[index]: index for index in done}
+    every = blocks.names
+    names = {every[index]: index for index in done}
     verdicts = review.verdicts[review.verdicts["block"].isin(names.keys())].reset_index(drop=True)
     verdicts["index"] = verdicts["block"].map(names).astype(np.int64)
     _check_places(review, verdicts, blocks)

@@ -137,11 +137,13 @@ def draw_sample(out: Path, request: SampleRequest, to: Path | None = None) -> Dr
     with gdal_settings():
         year = RunYear.open(out)
         file = ReviewFile.of(RunFolder.open_finished(out), to)
-        if file.path.exists() and len(file.read().design):
-            raise UsageError(
-                f"{file.path}: holds a sample already; add looks to it with --more N, or draw "
-                "another into a new file with --reviews"
-            )
+        if file.path.exists():
+            review = file.read()
+            if len(review.design) or len(review.sample):
+                raise UsageError(
+                    f"{file.path}: holds a sample already; add looks to it with --more N, or draw "
+                    "another into a new file with --reviews"
+                )
         grid = BlockGrid.of(year.grid, request.block_m)
         blocks, m2 = mapped_blocks(year, grid)
         design = _design(year, blocks, request)
@@ -190,14 +192,15 @@ def checked_design(review: Review) -> SampleDesign:
         UsageError: there is no sample, or rows were added or removed.
     """
     design = SampleDesign.of_table(review.design, review.path)
-    drawn = {design.blocks.names[index] for index in design.drawn()}
+    names, digest = design.blocks.names, design.digest
+    drawn = {names[index] for index in design.drawn()}
     listed = dict(zip(review.sample["block"], review.sample["draw"], strict=True))
     if missing := sorted(drawn - listed.keys()):
         raise UsageError(
             f"{review.path}: {len(missing)} block(s) that were drawn are not in the layer sample "
             f"(first: {missing[0]}); bring them back: a sample without them is none"
         )
-    strange = [block for block in listed if block not in drawn or listed[block] != design.digest]
+    strange = [block for block in listed if block not in drawn or listed[block] != digest]
     if strange:
         raise UsageError(
             f"{review.path}: {len(strange)} block(s) of the layer sample were not drawn (first: "
