@@ -12,7 +12,7 @@ import pandas as pd
 import pyproj
 import pytest
 import shapely
-from support.cities import blobs, colours_model, quick_settings, write_tif
+from support.cities import CRS, blobs, colours_model, quick_settings, write_tif
 from support.reviews import sql
 from support.runs import make_run
 from support.tracing import LO19
@@ -478,6 +478,16 @@ def test_the_report_shows_estimates_of_its_detections(tmp_path) -> None:
     html = write_report(out).read_text()
     assert 'id="estimates"' in html
     assert "best estimate" in html
+    assert "<h3>Zones</h3>" not in html
+    left, bottom, right, top = gpd.read_parquet(out / "detections.parquet").total_bounds
+    middle = (left + right) / 2
+    halves = [shapely.box(left, bottom, middle, top), shapely.box(middle, bottom, right, top)]
+    path = tmp_path / "halves.gpkg"
+    gpd.GeoDataFrame({"name": ["west <i>", "east"]}, geometry=halves, crs=CRS).to_file(path)
+    estimate(out, None, EstimateRequest(zones=ZoneRules(path)))
+    html = write_report(out).read_text()
+    assert "<h3>Zones</h3>" in html
+    assert html.count('stroke-width="0.6"><title>west &lt;i&gt;: ') == 3
     tree = json.loads((out / "estimates.json").read_text())
     tree["runs"][0]["detections"] = "0" * 64
     (out / "estimates.json").write_text(json.dumps(tree))
