@@ -12,7 +12,7 @@ import pandas as pd
 import pyproj
 import pytest
 import shapely
-from support.cities import blobs, colours_model, quick_settings, write_tif
+from support.cities import CRS, blobs, colours_model, quick_settings, write_tif
 from support.reviews import sql
 from support.runs import make_run
 from support.tracing import LO19
@@ -309,6 +309,20 @@ def test_a_missed_object_counts_in_the_block_where_it_lies(out) -> None:
     assert found.facts["runs"][0]["missed_astray"] == 1
 
 
+def test_a_proposed_place_counts_once_and_only_if_it_was_confirmed(out) -> None:
+    """Places of the queue of misses: not looked at, nothing, confirmed, and drawn as well."""
+    draw_sample(out, SampleRequest(64, 8))
+    check_all(out)
+    before = rows(estimate(out, None, EstimateRequest()), "count_est", "m2_est")["(all)", 1]
+    places = ((50, 50, 60, 60), (150, 50, 160, 60), (250, 50, 260, 60), (350, 50, 360, 60))
+    verdicts = ["", "nothing", "missed", "missed"]
+    add_missed(out, *places, id=list("abcd"), verdict=verdicts, m2=[9.0] * 4)
+    add_missed(out, (350, 50, 370, 60))
+    found = rows(estimate(out, None, EstimateRequest()), "count_est", "m2_est")["(all)", 1]
+    assert found[0] - before[0] == 2
+    assert found[1] - before[1] == pytest.approx(9 + 200 * 0.08**2, abs=1e-5)
+
+
 def test_a_map_that_was_made_again_is_estimated_with_the_same_sample(tmp_path, out, caplog) -> None:
     """The truth of the blocks is what was checked; a better map makes intervals narrower."""
     truth = scene()
@@ -478,6 +492,16 @@ def test_the_report_shows_estimates_of_its_detections(tmp_path) -> None:
     html = write_report(out).read_text()
     assert 'id="estimates"' in html
     assert "best estimate" in html
+    assert "<h3>Zones</h3>" not in html
+    left, bottom, right, top = gpd.read_parquet(out / "detections.parquet").total_bounds
+    middle = (left + right) / 2
+    halves = [shapely.box(left, bottom, middle, top), shapely.box(middle, bottom, right, top)]
+    path = tmp_path / "halves.gpkg"
+    gpd.GeoDataFrame({"name": ["west <i>", "east"]}, geometry=halves, crs=CRS).to_file(path)
+    estimate(out, None, EstimateRequest(zones=ZoneRules(path)))
+    html = write_report(out).read_text()
+    assert "<h3>Zones</h3>" in html
+    assert html.count('stroke-width="0.6"><title>west &lt;i&gt;: ') == 3
     tree = json.loads((out / "estimates.json").read_text())
     tree["runs"][0]["detections"] = "0" * 64
     (out / "estimates.json").write_text(json.dumps(tree))

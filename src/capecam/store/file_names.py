@@ -32,8 +32,8 @@ PROJECT = "capecam.qgz"
 
 REPORT = "report.html"
 
-ESTIMATES_JSON = "estimates.json"
-"""Result of ``capecam estimate``."""
+ESTIMATES, ESTIMATES_JSON = "estimates", "estimates.json"
+"""Stem of the tables of ``capecam estimate``, and its result."""
 
 REVIEW = "review.gpkg"
 """What people say about the detections: the only file of the folder that is theirs."""

@@ -19,6 +19,7 @@ from capecam.analysis.review.estimation import Frame, Sample, Values
 from capecam.analysis.review.review_file import RIGHT, WRONG, Review, ReviewFile
 from capecam.analysis.review.sample_design import SampleDesign, map_digest
 from capecam.analysis.review.sampling import centres_of, checked_design
+from capecam.analysis.review.verdicts import areas_m2
 from capecam.analysis.zones import Zones, area_m2
 from capecam.errors import UsageError
 from capecam.io.reprojection import reproject_table
@@ -316,23 +317,30 @@ def _truth(
         "m2": verdicts["true_m2"].fillna(known["area_m2"]),
         "block": verdicts["index"], "x": known["x"], "y": known["y"],
     })[is_right | is_other]  # fmt: skip
-    missed = review.missed.reset_index(drop=True)
+    missed = _without_redrawn(review.missed).reset_index(drop=True)
     points = shapely.get_coordinates(shapely.point_on_surface(missed.geometry.to_numpy()))
     block = blocks.holding(points.reshape(-1, 2)) if len(missed) else np.empty(0, np.int64)
     inside = np.isin(block, done)
     own = missed["block"].map(names)
     astray = own.notna() & (own != block)
-    flat = shapely.get_dimensions(missed.geometry.to_numpy()) == 2
-    drawn_m2 = np.zeros(len(missed))
-    drawn_m2[flat] = area_m2(np.asarray(missed.geometry.to_numpy())[flat], year.crs)
     lost = pd.DataFrame({
-        "class_id": missed["class_id"], "m2": np.where(flat, drawn_m2, missed["m2"]),
+        "class_id": missed["class_id"], "m2": areas_m2(missed, "m2"),
         "block": block, "x": points[:, 0], "y": points[:, 1],
     })[inside]  # fmt: skip
     shapes = [*verdicts.geometry[is_right | is_other], *missed.geometry[inside]]
     both = pd.concat([found, lost], ignore_index=True)
     right = pd.DataFrame({"block": verdicts["index"], "class_id": verdicts["class_id"]})[is_right]
     return gpd.GeoDataFrame(both, geometry=shapes, crs=year.crs), right, int(astray.sum())
+
+
+def _without_redrawn(missed: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Leave out places that were proposed and confirmed, and then drawn as rows of their own."""
+    is_proposed = (missed["id"] != "").to_numpy()
+    drawn, proposed = missed[~is_proposed], missed[is_proposed]
+    shapes = np.asarray(proposed.geometry.to_numpy())
+    i, j = shapely.STRtree(drawn.geometry.to_numpy()).query(shapes, predicate="intersects")
+    same = drawn["class_id"].to_numpy()[j] == proposed["class_id"].to_numpy()[i]
+    return missed.drop(index=proposed.index[np.unique(i[same])])
 
 
 def _check_places(review: Review, verdicts: gpd.GeoDataFrame, blocks: BlockList) -> None:

@@ -38,15 +38,12 @@ from capecam.io.geopackage import holds, remove_journals
 from capecam.io.vector_writer import write_geoparquet, write_gpkg
 from capecam.runtime.files import atomic_write, file_digest, write_json
 from capecam.store.edited import set_aside
-from capecam.store.file_names import ESTIMATES_JSON
+from capecam.store.file_names import ESTIMATES, ESTIMATES_JSON
 from capecam.store.run_folder import RunFolder
 from capecam.views.styles.layers import estimates_style
 from capecam.views.styles.qml import LayerStyle, embed_style
 
 Floats = NDArray[np.float64]
-
-ESTIMATES = "estimates"
-"""Name of the layer, and stem of the files."""
 
 WHOLE = "(all)"
 """Zone of the rows of the whole area; its ``zone_id`` is -1."""

@@ -25,6 +25,7 @@ from capecam.store.run_folder import stage_seconds
 from capecam.views.report import captions
 from capecam.views.report.data import ReportData
 from capecam.views.report.density import levels
+from capecam.views.report.estimate_maps import zone_maps
 from capecam.views.report.histograms import Histogram, confidences, sizes
 from capecam.views.report.thumbnails import Thumbnail, to_webp
 
@@ -104,6 +105,7 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         audit_picture=_audit_picture(data),
         estimates=data.estimates,
         estimates_shown=ESTIMATES,
+        zone_maps=zone_maps(data.run.out, data.estimates, data.run.settings.model.classes[1:]),
         stale_scores=_has_stale_scores(data),
         version=__version__,
         written=datetime.now().astimezone().isoformat(timespec="seconds"),
