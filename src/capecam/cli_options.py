@@ -43,6 +43,37 @@ Reviews = Annotated[
     ),
 ]
 """Option of commands of the class ``OptionalFile``; see :func:`reviews_path`."""
+Top = Annotated[
+    int | None,
+    typer.Option("--top", metavar="N", min=1, help="the first N detections of the review queue"),
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option("--truth", metavar="FILE", help="vector file of annotated polygons"),
+]
+Area = Annotated[
+    Path | None,
+    typer.Option(
+        "--area", metavar="FILE", help="polygons of the annotated area  [default: everywhere]"
+    ),
+]
+Iou = Annotated[float, typer.Option("--iou", metavar="X", help="minimum IoU of a match")]
+ReviewFile = Annotated[
+    Path | None,
+    typer.Option("--reviews", metavar="FILE", help="review file  [default: OUT/review.gpkg]"),
+]
+ZoneName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="COLUMN",
+        help="column with the names of zones  [default: the first column of text]",
+    ),
+]
+Earlier = Annotated[
+    Path, typer.Argument(metavar="OUT", help="folder of a run (the earlier one of two)")
+]
+Later = Annotated[Path | None, typer.Argument(metavar="OUT2", help="folder of the later run")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
 log = logging.getLogger("capecam")

@@ -1,0 +1,118 @@
+"""Commands that make a map, and look after it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from capecam.cli_options import (
+    AsJson,
+    Config,
+    Out,
+    quiet,
+    with_common_options,
+    with_settings,
+)
+from capecam.commands.results import show
+from capecam.settings import Settings
+from capecam.settings.loading import load
+
+app = typer.Typer()
+
+
+@app.command("run")
+@with_common_options
+@with_settings
+def run_command(settings: Settings) -> None:
+    """Write rasters, heatmaps and polygons for the images in SOURCES.
+
+    A run that was interrupted continues when the same command is given again; images that have not
+    changed are not processed again.
+    """
+    from capecam.run.plan import make_plan
+    from capecam.run.progress import Progress, ProgressBar, summary
+    from capecam.run.supervisor import run
+
+    if settings.run.dry_run:
+        print(make_plan(settings).to_text())
+        return
+    outcome = run(settings, progress=Progress() if quiet() else ProgressBar())
+    if not quiet():
+        print(summary(outcome))
+    for name, reason in outcome.failures.items():
+        print(f"capecam: {name} failed: {reason}", file=sys.stderr)
+    if settings.audit.sample and outcome.found:
+        from capecam.analysis.audit.audit import audit
+        from capecam.views.report.report import write_report
+
+        print(audit(outcome.out, settings.audit).to_text())
+        write_report(outcome.out)  # now with the audit
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command("plan")
+@with_common_options
+@with_settings
+def plan_command(settings: Settings, as_json: AsJson = False) -> None:
+    """Show the cells, time, memory and disk space that run needs.
+
+    The plan is made from the headers of the images, without a GPU.
+    """
+    from capecam.run.plan import make_plan
+
+    plan = make_plan(settings)
+    show(plan, as_json=as_json)
+
+
+@app.command("inspect")
+@with_common_options
+def inspect_command(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="checkpoint or GeoTIFF")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Describe a checkpoint or an image; say whether it can be used."""
+    from capecam.run.inspection import inspect_path
+
+    found = inspect_path(path, load(config))
+    show(found, as_json=as_json)
+    if found.refusal is not None:
+        print(f"capecam: {found.refusal}", file=sys.stderr)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command("finish")
+@with_common_options
+def finish_command(
+    out: Out,
+) -> None:
+    """Write the layers and tables of the city from finished cells.
+
+    The command run does so at its end; runs of shards (--shard) leave it to this command.
+    """
+    from capecam.run.city_products import finish
+    from capecam.run.progress import totals_table
+    from capecam.run.unusual_images import pixel_warnings
+
+    record = finish(out)
+    if not quiet():
+        print("\n".join([totals_table(record.totals), *pixel_warnings(record)]))
+
+
+@app.command("verify")
+@with_common_options
+def verify_command(
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Check the files of a run: checksums, and the rules of COGs.
+
+    A COG is a Cloud Optimized GeoTIFF.
+    """
+    from capecam.store.verify import verify
+
+    found = verify(out)
+    show(found, as_json=as_json)
+    raise typer.Exit(found.exit_code)
