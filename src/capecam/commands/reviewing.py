@@ -49,8 +49,8 @@ def review_command(
 ) -> None:
     """Add detections or places to look at to OUT/review.gpkg.
 
-    The file is made if need be. Its layers are filled in with QGIS or any other tool. What is in the file stays as it is;
-    detections that are in it are not added again.
+    The file is made if need be. Its layers are filled in with QGIS or any other tool. What is in it
+    stays as it is, and is not added again.
     """
     from capecam.analysis.review.queue import add_misses, add_queue
 

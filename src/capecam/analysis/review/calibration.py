@@ -141,7 +141,7 @@ def _trial(trial: Trial) -> str:
     """Return a sentence on candidates that were tried together."""
     if not trial.signals:
         return "no signal lowers the held-out log-loss by a standard error"
-    verb = "used" if trial.pays else "not used, since they do not pay"
+    verb = "used" if trial.pays else "not used"
     return f"{', '.join(trial.signals)}: {verb} (held-out gain in log-loss {trial.gain})"
 
 
