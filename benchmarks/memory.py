@@ -127,6 +127,7 @@ def measure(folder: Path, sample_model: bool) -> dict[str, object]:
         "sources": [str(folder / "image.tif")],
         "out": str(folder / "out"),
         "tiling.cell_size": 1_000_000,  # one cell, however large
+        "objects.explain": "none",  # it is about the products of a cell
     }
     config = None
     model = cheap_model()
