@@ -31,7 +31,8 @@ def mapped(folder: Path, **options: object) -> RunFolder:
     for n in range(2):
         part = pixels[:, :, 192 * n : 192 * (n + 1)]
         write_tif(folder / "in" / f"{n}.tif", part, col=192 * n)
-    settings = quick_settings(folder, objects__explain="none", **options)
+    options = {"run__in_process": True, "objects__explain": "none"} | options
+    settings = quick_settings(folder, **options)
     run(settings, model=colours_model(background=4.0, gain=16.0))
     return RunFolder.open_finished(Path(settings.out))
 
