@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import comb
+from math import prod
 from typing import Any
 
 import geopandas as gpd
@@ -116,6 +116,11 @@ def _score(wrong: Bools, rank: Integers, looks: tuple[int, ...], block: Integers
     return OrderScore(found, *measured.values())
 
 
+def _chance(places: int, looks: int, count: int) -> float:
+    """Return how likely random looks at some of all places see one of these places."""
+    return 1 - prod(max(count - looks - n, 0) / (count - n) for n in range(places))
+
+
 def score_misses(unseen: gpd.GeoSeries, places: gpd.GeoSeries, rank: Integers) -> QueueScore:
     """Score the queue of misses: objects without any detection that the first looks find.
 
@@ -131,9 +136,7 @@ def score_misses(unseen: gpd.GeoSeries, places: gpd.GeoSeries, rank: Integers) -
     first = np.full(len(unseen), count + 1)
     np.minimum.at(first, objects, rank[at])
     touching = np.bincount(objects, minlength=len(unseen)).tolist()
-    by_chance = [
-        sum(1 - comb(count - k, look) / comb(count, look) for k in touching) for look in looks
-    ]
+    by_chance = [sum(_chance(k, look, count) for k in touching) for look in looks]
     orders = {
         "misses": OrderScore(tuple(int((first <= look).sum()) for look in looks), None, None),
         RANDOM: OrderScore(tuple(by_chance), None, None),
