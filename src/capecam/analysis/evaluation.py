@@ -87,7 +87,7 @@ class Evaluation:
     """Area that was compared; None if it is not limited."""
     steps: tuple[tuple[str, Score], ...]
     queue: QueueScore | None = None
-    """What the first looks at a run's detections find; None for a file."""
+    """Errors found by the first looks at a run's detections; None for a file."""
     misses: QueueScore | None = None
 
     def to_json(self) -> dict[str, Any]:

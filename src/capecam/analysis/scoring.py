@@ -148,6 +148,10 @@ class _Pairs:
         """Return the pairs of an index or mask."""
         return _Pairs(self.true[chosen], self.found[chosen], self.iou[chosen])
 
+    def of_one_class(self, true: _Objects, found: _Objects) -> _Pairs:
+        """Return the pairs whose objects have the same class."""
+        return self.take(true.class_id[self.true] == found.class_id[self.found])
+
     def best(self) -> _Pairs:
         """Return the optimal one-to-one assignment."""
         return self.take(assign(self.true, self.found, self.iou))
@@ -271,7 +275,7 @@ def score(
     """
     theirs, ours = _Objects.of(true), _Objects.of(found)
     candidates = _Pairs(*overlaps(theirs.shapes, ours.shapes, rules.min_iou))
-    same = candidates.take(theirs.class_id[candidates.true] == ours.class_id[candidates.found])
+    same = candidates.of_one_class(theirs, ours)
     both = _Comparison(theirs, ours, same, same.best())
     squares = both.by_square(len(names))
     classes = [
@@ -289,11 +293,10 @@ def is_right(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, min_iou: float) ->
         found: N rows of the same, in the same CRS.
         min_iou: minimum overlap of partners of one class.
     """
-    i, j, iou = overlaps(true.geometry.to_numpy(), found.geometry.to_numpy(), min_iou)
-    same = true["class_id"].to_numpy()[i] == found["class_id"].to_numpy()[j]
-    i, j, iou = i[same], j[same], iou[same]
+    theirs, ours = _Objects.of(true), _Objects.of(found)
+    candidates = _Pairs(*overlaps(theirs.shapes, ours.shapes, min_iou))
     right = np.zeros(len(found), np.bool_)
-    right[j[assign(i, j, iou)]] = True
+    right[candidates.of_one_class(theirs, ours).best().found] = True
     return right
 
 

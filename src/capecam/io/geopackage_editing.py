@@ -193,9 +193,7 @@ def append_rows(path: Path, layer: str, rows: pd.DataFrame) -> None:
         _add_columns(path, layer, rows[missing])
         if isinstance(rows, gpd.GeoDataFrame):
             rows = _as_layer(rows, pyproj.CRS(info["crs"]), info["geometry_type"])
-            pyogrio.write_dataframe(rows, path, layer=layer, driver="GPKG", append=True)
-        else:
-            pyogrio.write_dataframe(rows, path, layer=layer, driver="GPKG", append=True)
+        pyogrio.write_dataframe(rows, path, layer=layer, driver="GPKG", append=True)
     except WRITE_ERRORS as error:
         raise OutputError(
             f"{path}: layer {layer} cannot take rows ({str(error)[:200]}); take out what forbids "

@@ -65,7 +65,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class EstimateRequest:
-    """What to estimate, and from which samples."""
+    """Request for an estimate: its samples, and its zones."""
 
     sample: Path | None = None
     """Review file of the (earlier) run; None: ``review.gpkg`` in its folder."""
@@ -117,7 +117,7 @@ class Estimates:
     table: gpd.GeoDataFrame
     """A row for each zone and class, those of all zones together last: ``COLUMNS``, geometry."""
     facts: dict[str, Any]
-    """What the estimates rest on: keys of estimates.json before ``rows``."""
+    """Origin of the estimates: keys of estimates.json before ``rows``."""
     sentences: tuple[str, ...]
     files: tuple[Path, ...] = ()
 

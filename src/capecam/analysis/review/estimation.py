@@ -102,7 +102,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Values:
-    """What the map and the truth have, by block, zone and class."""
+    """Numbers of the map and of the truth, by block, zone and class."""
 
     known: Floats
     """(D, C) totals of the map."""

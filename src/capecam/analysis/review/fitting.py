@@ -237,7 +237,7 @@ def judged(data: Labelled) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Whether some candidates pay beside what is used already."""
+    """Test of whether some candidates pay beside what is used already."""
 
     signals: tuple[str, ...]
     """Selected ones of the candidates."""
@@ -286,7 +286,7 @@ def choose(data: Labelled, groups: Sequence[Sequence[str]]) -> Choice:
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """What one signal is worth on held-out blocks: differences of the log-loss, above 0 better."""
+    """Worth of one signal on held-out blocks: differences of the log-loss, above 0 better."""
 
     signal: str
     added: Estimate

@@ -43,7 +43,7 @@ Shapes = NDArray[np.object_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileTruth:
-    """What is known about one tile."""
+    """Known objects and pixels of one tile."""
 
     window: Window
     """In lattice pixels."""

@@ -119,7 +119,7 @@ class ReviewScores:
     not_yet: int
     """Rows without a verdict."""
     classes: tuple[ClassVerdicts, ...]
-    """Of all that was looked at, by class; the last is of all classes together."""
+    """Counts of all that was looked at, by class; the last is of all classes together."""
     by_origin: Mapping[str, tuple[ClassVerdicts, ...]]
     missed: pd.DataFrame
     """``class_id``, ``m2`` and ``found_since`` of what people say is missing."""

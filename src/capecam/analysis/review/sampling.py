@@ -24,6 +24,7 @@ from capecam.analysis.review.design import Strata, allocate, stratify
 from capecam.analysis.review.review_file import Review, ReviewFile
 from capecam.analysis.review.sample_design import SampleDesign, map_digest
 from capecam.analysis.zones import OUTSIDE, ZoneRules, Zones
+from capecam.detections.confidence_calibration import P_RIGHT
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.io.geopackage_editing import edited_geopackage, update_rows
@@ -34,9 +35,6 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-P_RIGHT = "p_right"
-"""Column of detections with the probability that they are right, after a calibration."""
 
 SURE = 0.02
 """Least probability of a surprise: nothing is certain, also where the map says so."""
