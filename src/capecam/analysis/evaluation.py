@@ -21,7 +21,7 @@ from capecam.analysis.duplicates import warn_of_repeated, without_repeated
 from capecam.analysis.held_out import block_numbers
 from capecam.analysis.looks import QueueScore, score_misses, score_orders
 from capecam.analysis.result_folder import result_folder
-from capecam.analysis.scoring import BLOCK_M, ClassScore, Rules, Score, is_right, score
+from capecam.analysis.scoring import BLOCK_M, ClassScore, Rules, Score, score
 from capecam.detections.assembly import (
     assembly_rules,
     cell_pieces,
@@ -216,25 +216,26 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     after = (
         objects_by_step(cell_pieces(run), assembly_rules(run)) if run and request.by_step else {}
     )
+    scored = score(true, found, names, request.rules)
     evaluation = Evaluation(
         request,
         names,
-        score(true, found, names, request.rules),
+        scored,
         None if area is None else float(area.area) / 1e6,
         _by_step(after, true, area, names, request.rules),
-        _score_queue(true, found, request.rules.min_iou) if run else None,
+        _score_queue(found, scored.right) if run else None,
         _score_misses(run, true, found, area) if run and request.with_misses else None,
     )
     _save(evaluation, run)
     return evaluation
 
 
-def _score_queue(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, min_iou: float) -> QueueScore:
+def _score_queue(found: gpd.GeoDataFrame, right: NDArray[np.bool_]) -> QueueScore:
     """Score the review queue beside the order of confidence."""
-    wrong, plain = ~is_right(true, found, min_iou), found.drop(columns=P_RIGHT, errors="ignore")
+    plain = found.drop(columns=P_RIGHT, errors="ignore")
     ranks = {"queue": review_ranks(found), "confidence": review_ranks(plain)}
     points = shapely.get_coordinates(shapely.point_on_surface(found.geometry.to_numpy()))
-    return score_orders(wrong, ranks, block_numbers(points, BLOCK_M))
+    return score_orders(~right, ranks, block_numbers(points, BLOCK_M))
 
 
 def _score_misses(

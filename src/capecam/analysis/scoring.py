@@ -134,6 +134,8 @@ class Score:
     """Scores by class, in order; the last is of all classes together."""
     confusion: Integers
     """(C + 1, C + 1) pairs regardless of class, true by found; row and column 0: no partner."""
+    right: NDArray[np.bool_]
+    """(N,) True for found objects that have a partner of their class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,10 @@ class _Pairs:
     def of_one_class(self, true: _Objects, found: _Objects) -> _Pairs:
         """Return the pairs whose objects have the same class."""
         return self.take(true.class_id[self.true] == found.class_id[self.found])
+
+    def found_of(self, count: int) -> NDArray[np.bool_]:
+        """Return (count,) True for found objects that are in a pair."""
+        return np.isin(np.arange(count), self.found)
 
     def best(self) -> _Pairs:
         """Return the optimal one-to-one assignment."""
@@ -282,7 +288,8 @@ def score(
         both.class_score(k, names[k] if k else ALL, _intervals(squares[:, :, k], rules.seed))
         for k in (*range(1, len(names)), 0)
     ]
-    return Score(tuple(classes), _confusion(theirs, ours, candidates.best(), len(names)))
+    confusion = _confusion(theirs, ours, candidates.best(), len(names))
+    return Score(tuple(classes), confusion, both.pairs.found_of(len(found)))
 
 
 def is_right(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, min_iou: float) -> NDArray[np.bool_]:
@@ -295,9 +302,7 @@ def is_right(true: gpd.GeoDataFrame, found: gpd.GeoDataFrame, min_iou: float) ->
     """
     theirs, ours = _Objects.of(true), _Objects.of(found)
     candidates = _Pairs(*overlaps(theirs.shapes, ours.shapes, min_iou))
-    right = np.zeros(len(found), np.bool_)
-    right[candidates.of_one_class(theirs, ours).best().found] = True
-    return right
+    return candidates.of_one_class(theirs, ours).best().found_of(len(found))
 
 
 def _confusion(true: _Objects, found: _Objects, pairs: _Pairs, classes: int) -> Integers:

@@ -311,11 +311,17 @@ def estimate_shares(sample: Sample, part: Floats, whole: Floats, values: Values)
     kish = _ratio(sums**2, weights**2 @ whole)
     middle = (share * kish + PSEUDO) / (kish + 2 * PSEUDO)
     number = np.where(value > TINY, middle * (1 - middle) / np.maximum(value, TINY), np.inf)
-    return Shares(share, *_wilson(share, number, variance.quantile()[-1]))
+    return Shares(share, *wilson_interval(share, number, variance.quantile()[-1]))
 
 
-def _wilson(share: Floats, number: Floats, z: Floats) -> tuple[Floats, Floats]:
-    """Return the interval of a share of a number of objects (Wilson 1927)."""
+def wilson_interval(share: Floats, number: Floats, z: Floats) -> tuple[Floats, Floats]:
+    """Return the interval of shares of numbers of objects (Wilson 1927, JASA 22:209).
+
+    Args:
+        share: (C,) shares.
+        number: (C,) objects; infinite where the share is certain.
+        z: (C,) quantiles of the interval's upper end.
+    """
     correction = z**2 / number
     centre = (share + correction / 2) / (1 + correction)
     half = np.sqrt(share * (1 - share) * correction + correction**2 / 4) / (1 + correction)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from capecam.analysis.result_folder import result_folder
+from capecam.analysis.review.estimation import wilson_interval
 from capecam.analysis.review.review_file import Review, ReviewFile
 from capecam.analysis.review.verdicts import (
     MatchedVerdicts,
@@ -93,16 +93,15 @@ class ClassVerdicts:
 
 
 def wilson(part: int, whole: int) -> tuple[float, float] | None:
-    """Return the 95 % score interval of a proportion (Wilson 1927, JASA 22:209); None of none.
+    """Return the 95 % interval of a proportion by :func:`wilson_interval`; None of none.
 
     The detections count as independent.
     """
     if not whole:
         return None
-    share, z2 = part / whole, Z_95**2
-    middle = (share + z2 / (2 * whole)) / (1 + z2 / whole)
-    half = Z_95 / (1 + z2 / whole) * sqrt(share * (1 - share) / whole + z2 / (4 * whole**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    share, number = np.array([part / whole]), np.array([float(whole)])
+    low, high = wilson_interval(share, number, np.array([Z_95]))
+    return float(low[0]), float(high[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
