@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from capecam.attribution.engine import Engine
 from capecam.attribution.methods import resample
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
+from capecam.io.cog import CogSet
 from capecam.pipeline.calibration import PERCENTILE
 from capecam.run.outcome import RunOutcome
 from capecam.run.progress import Progress, summary
@@ -508,3 +510,22 @@ def test_a_sigmoid_maps_class_1_from_one_half_on(tmp_path) -> None:
     assert probability.shape[0] == 1
     assert set(probability[0][scene[2] > 127]) == {127}
     assert read_detections(tmp_path / "out")["class"].tolist() == ["solar panel"] * 2
+
+
+def test_the_next_cell_runs_while_the_last_one_is_finished(four, tmp_path, monkeypatch) -> None:
+    finish, calls, next_cell = CogSet.finish, Counter[int](), threading.Event()
+
+    def count(engine: Engine, *batch: torch.Tensor) -> object:
+        calls[threading.get_ident()] += 1
+        if len(calls) == 3:  # two cells, and the calibration in the main thread
+            next_cell.set()
+        return explain_batch(engine, *batch)
+
+    def wait(cogs: CogSet) -> None:
+        assert next_cell.wait(60), "the next cell waits for the end of this one"
+        finish(cogs)
+
+    explain_batch = Engine.__call__
+    monkeypatch.setattr(Engine, "__call__", count)
+    monkeypatch.setattr(CogSet, "finish", wait)
+    assert explain(four, tmp_path / "out").exit_code == 0

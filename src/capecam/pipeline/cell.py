@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from capecam.mosaic.reader import Reader
 from capecam.pipeline.preparation import RunConstants
 from capecam.pipeline.stage_timer import StageTimer
 from capecam.pipeline.stitching import FinishedRows, Stitcher, StitchPlan
-from capecam.pipeline.tiles import Tile, batches, read_tiles
+from capecam.pipeline.tiles import Tile, batches, read_tiles, with_first
 from capecam.runtime.background import in_background
 from capecam.settings import PIXEL_METHODS, Settings
 from capecam.store.file_names import PIECES
@@ -42,6 +43,8 @@ class Job:
     constants: RunConstants
     settings: Settings
     engine: Engine
+    turn: threading.Lock
+    """Held while the engine runs a cell: the next one may be read meanwhile, but not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +99,20 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
         CogSet(folder, grid, grid.coarsen(tiling.stride), _products(job)) as cogs,
     ):
         with _consumers(cogs, tracer, timer) as consume:
-            for batch in timer.each("read", batches(tiles, engine.tiles_per_call(batch_size))):
-                with timer("engine", engine.device):
-                    maps = engine(batch.pixels, batch.valid)
-                with timer("stitch", engine.device):
-                    finished = list(stitcher.add(batch, maps))
-                consume(finished)
-                singular += maps.singular
-                broken += maps.broken
-                count += len(batch.windows)
-                on_tiles(len(batch.windows))
-            consume(stitcher.finish())
+            tile_batches = batches(tiles, engine.tiles_per_call(batch_size))
+            ready = with_first(timer.each("read", tile_batches))
+            with job.turn:
+                for batch in ready:
+                    with timer("engine", engine.device):
+                        maps = engine(batch.pixels, batch.valid)
+                    with timer("stitch", engine.device):
+                        finished = list(stitcher.add(batch, maps))
+                    consume(finished)
+                    singular += maps.singular
+                    broken += maps.broken
+                    count += len(batch.windows)
+                    on_tiles(len(batch.windows))
+                consume(stitcher.finish())
         check_finite(broken, engine.precision)
         with timer("finish"):
             cogs.finish()

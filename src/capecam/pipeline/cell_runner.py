@@ -1,9 +1,11 @@
-"""Run cells one after the other, with one network on one device."""
+"""Run cells with one network on one device: while one is finished, the next is read and run."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -14,6 +16,7 @@ from capecam.attribution.engine import Engine
 from capecam.attribution.object_engine import ObjectEngine
 from capecam.errors import CapecamError, DeviceError, StoppedError
 from capecam.grid import Cell
+from capecam.io.gdal import gdal_settings
 from capecam.model.checkpoint import read_weights
 from capecam.model.model import Model, build_model, check_tile
 from capecam.mosaic.city import City
@@ -24,6 +27,7 @@ from capecam.pipeline.object_explainer import ObjectExplainer
 from capecam.pipeline.object_group import GroupResult, ObjectGroup
 from capecam.pipeline.preparation import RunConstants, prepare
 from capecam.pipeline.run_engine import build_object_engine
+from capecam.runtime.lanes import map_in_lanes
 from capecam.settings import Settings
 from capecam.settings.tree import required
 from capecam.store.ledger import Ledger, products_in
@@ -32,6 +36,9 @@ from capecam.store.records import CellRecord, RunRecord
 from capecam.store.staleness import ImageHashes, cell_inputs
 
 log = logging.getLogger(__name__)
+
+LANES = 2
+"""Number of cells in progress: one that the engine runs, and one that is read or finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,11 @@ class CellResult:
     """None if it failed."""
     reason: str = ""
     """Reason why it failed."""
+
+    @property
+    def work(self) -> Cell:
+        """The cell, as in ``GroupResult``."""
+        return self.cell
 
     @property
     def tiles(self) -> int:
@@ -64,7 +76,8 @@ def failed(work: Work, reason: str) -> Result:
 
 
 class CellRunner:
-    """Loads the network, and processes one cell after the other.
+    """Loads the network, and processes cells. The engine runs one at a time; while it runs one, the
+    last one is finished, and the next one is read.
 
     Args:
         settings: at least ``out``, and ``checkpoint`` if no model is given.
@@ -79,6 +92,7 @@ class CellRunner:
         self._ledger = Ledger.of(required(settings.out, "out", "--out DIR"))
         self._engine = _build_engine(settings, model or _load(settings))
         self._hashes = ImageHashes()
+        self._turn = threading.Lock()
         self._job: Job | None = None
         self._object_engine: ObjectEngine | None = None
 
@@ -100,7 +114,37 @@ class CellRunner:
         """
         self._hashes = hashes or ImageHashes()
         engine = self._engine.at(constants.precision)
-        self._job = Job(city, constants, self._settings, engine)
+        self._job = Job(city, constants, self._settings, engine, self._turn)
+
+    def process(self, work: Iterable[Work], on_tiles: OnTiles) -> Generator[Result, None, None]:
+        """Do all work, and yield the results in the order in which they end.
+
+        When the generator is closed, or an error is raised, it ends after the batch that runs.
+
+        Args:
+            work: in the city that is loaded; taken one by one, when the next can begin.
+            on_tiles: called in other threads with the number of tiles of each finished batch.
+
+        Raises:
+            StoppedError: the disk is full; or, as DeviceError, the GPU failed.
+        """
+        stopping = threading.Event()
+
+        def on_batch(tiles: int) -> None:
+            if stopping.is_set():
+                raise InterruptedError("the run has ended")
+            on_tiles(tiles)
+
+        def attempt(each: Work) -> Result:
+            with gdal_settings():
+                return self.attempt(each, on_batch)
+
+        results = map_in_lanes(attempt, work, LANES)
+        try:
+            yield from results
+        finally:
+            stopping.set()
+            results.close()
 
     def attempt(self, work: Work, on_tiles: OnTiles) -> Result:
         """Process a cell or explain objects; an error of its images is the reason why it failed.
@@ -136,12 +180,13 @@ class CellRunner:
             SettingsError: the network has no such layer.
         """
         job = self._loaded()
-        if self._object_engine is None:
-            self._object_engine = build_object_engine(
-                job.engine.model, self._settings.objects, job.engine.precision, job.engine.device
-            )
         stored = []
-        with Reader(job.city.mosaic, group.image) as reader:
+        with Reader(job.city.mosaic, group.image) as reader, job.turn:
+            if self._object_engine is None:
+                engine, settings = job.engine, self._settings.objects
+                self._object_engine = build_object_engine(
+                    engine.model, settings, engine.precision, engine.device
+                )
             explainer = ObjectExplainer(
                 self._object_engine,
                 reader,

@@ -34,6 +34,11 @@ class GroupResult:
     """Reason why it failed."""
 
     @property
+    def work(self) -> ObjectGroup:
+        """The group, as in ``CellResult``."""
+        return self.group
+
+    @property
     def tiles(self) -> int:
         """Number of tiles that were explained."""
         return sum(len(each.windows) for each in self.objects or ())

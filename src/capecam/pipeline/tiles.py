@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice, product
-from typing import Any, NamedTuple
+from itertools import chain, islice, product
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor
 from capecam.grid import Tiling, Window
 from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest, TileIndices
 from capecam.mosaic.reader import Reader
+
+T = TypeVar("T")
 
 CPU = torch.device("cpu")
 OnRead = Callable[[Window, NDArray[np.uint8], NDArray[np.bool_]], object]
@@ -71,6 +73,11 @@ def batches(tiles: Iterable[Tile], batch_size: int) -> Iterator[Batch]:
         for i, tile in enumerate(group):
             pixels[i], valid[i] = tile.pixels, tile.valid
         yield Batch(tuple(tile.window for tile in group), pixels, valid)
+
+
+def with_first(items: Iterator[T]) -> Iterator[T]:
+    """Wait for the first item, and return an iterator of all."""
+    return chain(list(islice(items, 1)), items)
 
 
 def read_tiles(

@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Protocol, Self, TypeAlias
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from capecam.errors import WorkerError
 from capecam.model.model import Model
 from capecam.mosaic.city import City
-from capecam.pipeline.cell_runner import CellResult, CellRunner, Result, Work
+from capecam.pipeline.cell_runner import CellResult, CellRunner, Result, Work, failed
 from capecam.pipeline.object_group import GroupResult
 from capecam.pipeline.preparation import RunConstants
 from capecam.run.outcome import PreparedRun
@@ -34,7 +35,7 @@ class Executor(Protocol):
     """Processes the cells of one run, and explains their objects; a context manager."""
 
     count: int
-    """Number of cells that are processed at the same time."""
+    """Number of engines, each of which runs one cell at a time."""
 
     def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """Find out what all cells have in common; once, before any cell."""
@@ -81,11 +82,10 @@ class SerialExecutor(Executor):
     ) -> Generator[Result, None, None]:
         """See :class:`Executor`."""
         self._runner.load_city(run.city, run.constants, hashes)
-        for each in work:
-            yield self._runner.attempt(each, on_tiles)
+        yield from self._runner.process(work, on_tiles)
 
     def __exit__(self, *_: object) -> None:
-        """Do nothing: no cell is processed after the caller has stopped."""
+        """Do nothing: no cell is processed after the caller has closed :meth:`process`."""
 
 
 class WorkQueue:
@@ -101,10 +101,14 @@ class WorkQueue:
         with self._lock:
             return self.returned.pop(0) if self.returned else next(self._work, None)
 
-    def put_back(self, work: Work) -> None:
+    def __iter__(self) -> Iterator[Work]:
+        """Take work until there is none left."""
+        return iter(self.take, None)
+
+    def put_back(self, *work: Work) -> None:
         """Return work that has not been done."""
         with self._lock:
-            self.returned.append(work)
+            self.returned += work
 
 
 Event: TypeAlias = Result | int | BaseException | None
@@ -112,8 +116,8 @@ Event: TypeAlias = Result | int | BaseException | None
 
 
 class ProcessExecutor(Executor):
-    """Processes cells in worker processes, one a device. One that dies fails its cell and is
-    replaced.
+    """Processes cells in worker processes, one a device. One that dies is replaced, and each of the
+    cells that it had in progress is processed again by itself; one at which it dies again fails.
 
     Args:
         settings: of the run.
@@ -149,14 +153,23 @@ class ProcessExecutor(Executor):
         events: queue.Queue[Event] = queue.Queue()
 
         def serve(worker: WorkerProcess) -> None:
+            suspects: list[Work] = []  # in progress when it died
             try:
-                while not self._closing and (next_one := pending.take()) is not None:
+                while not self._closing:
+                    alone = bool(suspects)
+                    first = suspects.pop() if alone else pending.take()
+                    if first is None:
+                        break
                     try:
                         worker.get_ready(run.city, run.constants, hashes)
                     except WorkerError:
-                        pending.put_back(next_one)
+                        pending.put_back(first, *suspects)
                         raise
-                    events.put(worker.make(next_one, events.put))
+                    died_at = worker.process(chain([first], () if alone else pending), events.put)
+                    if not alone:
+                        suspects = died_at
+                    elif died_at:
+                        events.put(failed(first, f"its worker ended: {worker.ended}"))
             except BaseException as error:  # to be raised in the main thread
                 events.put(error)
             else:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from capecam.errors import CapecamError, DeviceError, WorkerError
 from capecam.io.gdal import gdal_settings
 from capecam.mosaic.city import City
-from capecam.pipeline.cell_runner import CellRunner, Result, Work, failed
+from capecam.pipeline.cell_runner import CellRunner, Result, Work
 from capecam.pipeline.preparation import RunConstants
 from capecam.runtime import logs
 from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
@@ -29,6 +29,10 @@ class _Reading:
     names: tuple[str, ...]
 
 
+class _Ready:
+    """Message of a worker: it can begin the next work."""
+
+
 class WorkerProcess:
     """A process that computes cells.
 
@@ -43,6 +47,8 @@ class WorkerProcess:
         self._has_city = False
         self.reading: tuple[str, ...] = ()
         """Names of the images that it reads in order to answer."""
+        self.ended = ""
+        """How it died, if it has."""
 
     def start(self) -> None:
         """Start the process; it loads the network at the first request."""
@@ -75,26 +81,39 @@ class WorkerProcess:
             self._request(_load_city, city, constants, known)
             self._has_city = True
 
-    def make(self, work: Work, on_progress: Callable[[int], object]) -> Result:
-        """Process a cell or explain objects; if the worker dies, that has failed.
+    def process(
+        self, work: Iterator[Work], on_event: Callable[[Result | int], object]
+    ) -> list[Work]:
+        """Do work until there is none left.
 
         Args:
-            work: the cell or the objects.
-            on_progress: called with the number of tiles that have been finished since.
+            work: cells and objects, taken one by one, when the worker can begin the next.
+            on_event: called with each result, and with numbers of tiles that have been finished.
+
+        Returns:
+            What the worker was doing when it died (``ended`` says how); nothing if all is done.
 
         Raises:
             StoppedError: the disk is full.
         """
+        in_progress: dict[str, Work] = {}
         try:
-            self._running.send((_make, work))
-            while isinstance(answer := self._running.receive(), int):
-                on_progress(answer)
+            self._running.send((_process,))
+            while (answer := self._running.receive()) is not None:
+                if isinstance(answer, BaseException):
+                    raise answer
+                if isinstance(answer, _Ready):
+                    following = next(work, None)
+                    if following is not None:
+                        in_progress[following.name] = following
+                    self._running.send(following)
+                    continue
+                if not isinstance(answer, int):
+                    del in_progress[answer.work.name]
+                on_event(answer)
         except ChildDiedError as error:
-            return failed(work, f"its worker ended: {error}")
-        if isinstance(answer, BaseException):
-            raise answer
-        result: Result = answer
-        return result
+            self.ended = str(error)
+        return list(in_progress.values())
 
     def stop(self) -> None:
         """End the process at once."""
@@ -148,9 +167,20 @@ def _load_city(
     runner.load_city(city, constants, known)
 
 
-def _make(parent: ParentConnection, runner: CellRunner, work: Work) -> Result:
+def _process(parent: ParentConnection, runner: CellRunner) -> None:
+    """Do work that the parent sends when asked, until it sends None."""
+
+    def work() -> Iterator[Work]:
+        while True:
+            parent.send(_Ready())
+            following: Work | None = parent.receive()
+            if following is None:
+                return
+            yield following
+
     try:
-        return runner.attempt(work, parent.send)
+        for result in runner.process(work(), parent.send):
+            parent.send(result)
     except DeviceError as error:
         log.error("%s", error)  # noqa: TRY400 -v shows the traceback already
         os._exit(1)

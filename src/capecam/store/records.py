@@ -137,6 +137,7 @@ class CellRecord(Record):
     stages: dict[str, float] = {}
     """Seconds by stage."""
     seconds: float
+    """Wall seconds from its start to its end; cells overlap."""
     inputs: CellInputs = Field(alias="basis")
     images: dict[str, ImageFacts]
     """Images that the cell's tiles read, by name."""
