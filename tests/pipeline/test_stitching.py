@@ -9,7 +9,7 @@ import torch
 from capecam.attribution.maps import Maps
 from capecam.grid import Cell, Tiling, Window
 from capecam.io.cog import NODATA
-from capecam.pipeline.stitching import Stitcher, StitchPlan, Strip, to_levels
+from capecam.pipeline.stitching import Stitcher, StitchPlan, Strip, neighbours, to_levels
 from capecam.pipeline.tiles import Batch
 
 TILING = Tiling(64, 14, 2)
@@ -137,14 +137,41 @@ def test_a_stride_of_one_pixel_has_cams_at_full_resolution() -> None:
 def test_windows_have_to_come_row_major() -> None:
     tiling, core = Tiling(4, 0, 2), Window(0, 0, 8, 4)
     strip = Strip(tiling, Cell("a", "a", core), 1, bands=1, weights=1, device=CPU)
-    values = torch.ones(1, 4, 4)
+    values = torch.ones(1, 1, 4, 4)
     with pytest.raises(ValueError, match="row-major"):
         strip.add(Window(4, 0, 4, 4), values, values)
     strip.add(Window(0, 0, 4, 4), values, values)
-    means, weights = strip.pop_rows(4)
+    means, valid = strip.pop_rows(4)
     assert means.shape == (1, 4, 4)
-    assert (weights == 1).all()
+    assert valid.all()
     strip.add(Window(4, 0, 4, 4), values, values)
+
+
+@pytest.mark.parametrize("overlap", [0, 6, 16, 22])
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_sums_are_those_of_one_tile_after_the_other(overlap: int, batch: int) -> None:
+    """Bit for bit, whichever of a row's tiles come together, and where one is missing."""
+    tiling, rng = Tiling(32, overlap, 2), np.random.default_rng(overlap)
+    core = Window(0, 0, 32, 9 * tiling.step)
+    strip = Strip(tiling, Cell("a", "a", core), 1, bands=2, weights=1, device=CPU)
+    rows, cols = tiling.indices(core)
+    read = tiling.extent(rows[:1], cols)
+    windows = [tiling.window(rows[0], j) for j in cols if j != 4]
+    values = rng.random((len(windows), 2, 32, 32), np.float32)
+    sums, counts = np.zeros((2, *read.shape), np.float32), np.zeros(read.shape, np.float32)
+    for window, tile in zip(windows, values, strict=True):
+        sums[:, *window.slices(read)] += tile
+        counts[window.slices(read)] += 1
+    for start in range(0, len(windows), batch):
+        part = slice(start, start + batch)
+        for run in neighbours(windows[part], tiling.step):
+            tiles = torch.from_numpy(values[part][run])
+            strip.add(windows[part][run][0], tiles, torch.ones_like(tiles[:, :1]))
+    popped = strip.pop_rows(read.bottom)
+    assert popped is not None
+    inside = Window.between(0, 0, read.bottom, core.right).slices(read)
+    exact = sums / np.maximum(counts, np.float32(1e-12))
+    assert np.array_equal(popped[0].numpy(), exact[:, *inside])
 
 
 def test_unexplained_tiles_carry_no_weight() -> None:

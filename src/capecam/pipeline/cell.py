@@ -68,8 +68,8 @@ class CellReport:
     unreadable: dict[str, str]
     """Neighbouring images with unreadable blocks, which became nodata, and why."""
     stages: dict[str, float]
-    """Seconds by stage. The main thread waits for pixels (``read``), runs the engine, stitches and
-    finishes the rasters; other threads write each raster and trace polygons."""
+    """Seconds by stage. One thread waits for pixels (``read``), runs the engine, stitches, waits
+    for those that write each raster and trace polygons (``wait``), and finishes the rasters."""
 
 
 def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport:
@@ -107,7 +107,8 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
                         maps = engine(batch.pixels, batch.valid)
                     with timer("stitch", engine.device):
                         finished = list(stitcher.add(batch, maps))
-                    consume(finished)
+                    with timer("wait"):
+                        consume(finished)
                     singular += maps.singular
                     broken += maps.broken
                     count += len(batch.windows)
@@ -117,8 +118,9 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
         with timer("finish"):
             cogs.finish()
 
-    pieces = tracer.finish()
-    write_pieces(pieces, grid, [c.name for c in engine.model.classes], folder / PIECES)
+    with timer("trace"):
+        pieces = tracer.finish()
+        write_pieces(pieces, grid, [c.name for c in engine.model.classes], folder / PIECES)
     return CellReport(
         count,
         int(stitcher.valid_px),

@@ -67,6 +67,7 @@ class Strip:
     ) -> None:
         read = tiling.window_read(cell.core)
         self.unit = unit
+        self._step, self._overlap = tiling.step // unit, tiling.overlap // unit
         self._core = cell.core.blocks(unit)
         self._taken = tuple(filter(None, (part.blocks(unit) for part in cell.taken)))
         self._left, self._top = read.col // unit, read.row // unit
@@ -74,38 +75,64 @@ class Strip:
         self._sums = torch.zeros((bands, *shape), device=device)
         self._weights = torch.zeros((weights, *shape), device=device)
 
-    def add(self, window: Window, weighted: Tensor, weight: Tensor) -> None:
-        """Add a tile's (bands, n, n) values times weight, and its (weights, n, n) weight."""
+    def add(self, window: Window, weighted: Tensor, weights: Tensor) -> None:
+        """Add neighbouring tiles of a row of tiles, from left to right.
+
+        Args:
+            window: of the first tile.
+            weighted: (n, bands, size, size) values times weights.
+            weights: (n, weights, size, size).
+        """
         if window.row != self._top * self.unit:
             raise ValueError(f"{window} is not in the strip's row; windows must come row-major")
         left = window.col // self.unit - self._left
-        cols = slice(left, left + weight.shape[2])
-        self._sums[:, :, cols] += weighted
-        self._weights[:, :, cols] += weight
+        for strip, values in ((self._sums, weighted), (self._weights, weights)):
+            self._add(strip, left, values)
+
+    def _add(self, strip: Tensor, left: int, values: Tensor) -> None:
+        """Add tiles at once, with the sums of adding one after the other.
+
+        Beyond their overlap with the tile on the left, tiles do not overlap; nor do these overlaps.
+        Where two tiles overlap, the left one is added first, so that sums do not depend on how
+        tiles came in batches.
+        """
+        step, overlap = self._step, self._overlap
+        if overlap > step:  # more than two tiles overlap
+            for n, tile in enumerate(values):
+                strip[:, :, left + n * step :][:, :, : tile.shape[2]].add_(tile)
+            return
+        side_by_side = values.permute(1, 2, 0, 3)
+        for start, part in ((overlap, slice(overlap, None)), (0, slice(overlap))):
+            columns = strip[:, :, left + start :][:, :, : len(values) * step]
+            added = side_by_side[..., part]
+            tiles = columns.view(*columns.shape[:2], len(values), step)
+            tiles[..., : added.shape[3]].add_(added)
 
     def pop_rows(self, bottom: int) -> tuple[Tensor, Tensor] | None:
-        """Remove the rows above pixel row ``bottom``, and return their means and weights.
+        """Remove the rows above pixel row ``bottom``, and return their means and where these are.
 
-        Weight 0 marks pixels without imagery, and those of other cells. None if no row is in the
-        core.
+        Both have the strip's bands, the second one those of the weights; False marks pixels without
+        imagery, and those of other cells. None if no row is in the core.
         """
         end = -(-bottom // self.unit)
         rows = Window.between(self._top, self._left, end, self._left + self._sums.shape[2])
-        part = None if self._core is None else rows.intersection(self._core)
-        sums, weights = self._sums, self._weights
-        self._sums, self._weights = (_scroll(x, rows.height) for x in (sums, weights))
+        part, popped = None if self._core is None else rows.intersection(self._core), None
+        if part is not None:
+            for taken in filter(None, map(part.intersection, self._taken)):
+                self._weights[:, *taken.slices(rows)] = 0
+            sums, weights = (x[:, *part.slices(rows)] for x in (self._sums, self._weights))
+            popped = sums / weights.clamp(min=1e-12), weights > 0
+        _scroll(self._sums, rows.height)
+        _scroll(self._weights, rows.height)
         self._top = end
-        if part is None:
-            return None
-        for taken in filter(None, map(part.intersection, self._taken)):
-            weights[:, *taken.slices(rows)] = 0
-        sums, weights = (x[:, *part.slices(rows)] for x in (sums, weights))
-        return sums / weights.clamp(min=1e-12), weights
+        return popped
 
 
-def _scroll(x: Tensor, n: int) -> Tensor:
+def _scroll(x: Tensor, n: int) -> None:
     """Drop the first n rows, append n rows of zeros."""
-    return F.pad(x[:, n:], (0, 0, 0, n))
+    kept = x[:, n:].clone()
+    x[:, : kept.shape[1]] = kept
+    x[:, kept.shape[1] :] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +169,7 @@ class Stitcher:
         self._ramps = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
         self._one = torch.ones(classes, device=device)
         self._scale_max = _scale_max(plan, device)
+        self._download = _Download(device)
         self.valid_px = torch.zeros((), dtype=torch.int64, device=device)
         """() number of pixels with imagery in finished rows."""
         strip = partial(Strip, tiling, cell, device=device)
@@ -164,10 +192,11 @@ class Stitcher:
             heat = resample(maps.heat[method], self._plan.tiling.size // strip.unit)
             layers.append((strip, heat, weights))
         weighted = [(strip, values * weights, weights) for strip, values, weights in layers]
-        for i, window in enumerate(batch.windows):
-            yield from self._advance(window.row)
+        for tiles in neighbours(batch.windows, self._plan.tiling.step):
+            first = batch.windows[tiles.start]
+            yield from self._advance(first.row)
             for strip, values, weights in weighted:
-                strip.add(window, values[i], weights[i])
+                strip.add(first, values[tiles], weights[tiles])
 
     def finish(self) -> Iterator[FinishedRows]:
         """Yield the remaining rows, down to the end of the cell."""
@@ -179,23 +208,19 @@ class Stitcher:
             bottom = min(self._row + self._plan.tiling.step, until)
             products = dict(self._finished(bottom))
             if products:
-                yield FinishedRows(
-                    max(self._row, self._core.row), *_download(products, self._device)
-                )
+                yield FinishedRows(max(self._row, self._core.row), *self._download(products))
             self._row = bottom
 
     def _finished(self, bottom: int) -> Iterator[tuple[str, Tensor]]:
         if popped := self._probability.pop_rows(bottom):
-            means, weights = popped
-            valid = weights > 0
+            means, valid = popped
             self.valid_px += valid.sum()
             classes = decide(means, sigmoid=self._plan.sigmoid)[None].to(torch.uint8)
             yield "classes", torch.where(valid, classes, NODATA)
             yield "probability", torch.where(valid, to_levels(means[1:], self._one), NODATA)
         for method, strip in self._heat.items():
             if popped := strip.pop_rows(bottom):
-                means, weights = popped
-                yield method, self._stored(method, means, weights > 0)
+                yield method, self._stored(method, *popped)
 
     def _stored(self, method: str, means: Tensor, valid: Tensor) -> Tensor:
         """Convert raw means to what is written: levels of the calibrated scale, or float32."""
@@ -219,21 +244,40 @@ def to_levels(values: Tensor, scale_max: Tensor) -> Tensor:
     return (LEVELS * (values / scale_max[:, None, None]).clamp(max=1)).round().to(torch.uint8)
 
 
-def _download(
-    products: dict[str, Tensor], device: torch.device
-) -> tuple[dict[str, Tensor], torch.cuda.Event | None]:
-    """Start the copies to the host; a GPU continues to compute meanwhile."""
-    if device.type != "cuda":
-        return products, None
-    host = {
-        name: torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        for name, values in products.items()
-    }
-    for name, values in products.items():
-        host[name].copy_(values, non_blocking=True)
-    event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
-    return host, event
+def neighbours(windows: Sequence[Window], step: int) -> Iterator[slice]:
+    """Yield the longest slices in which each window is the right neighbour of the one before."""
+    start = 0
+    for i, window in enumerate(windows):
+        following = windows[i + 1] if i + 1 < len(windows) else None
+        if following is None or (following.row, following.col) != (window.row, window.col + step):
+            yield slice(start, i + 1)
+            start = i + 1
+
+
+class _Download:
+    """Copies products to the host on a stream of its own, while the GPU continues to compute."""
+
+    def __init__(self, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def __call__(
+        self, products: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], torch.cuda.Event | None]:
+        """Start to copy, and return the copies and the event after which they can be used."""
+        if self._stream is None:
+            return products, None
+        computing = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(computing)
+        host = {
+            name: torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            for name, values in products.items()
+        }
+        with torch.cuda.stream(self._stream):
+            for name, values in products.items():
+                host[name].copy_(values, non_blocking=True)
+                values.record_stream(self._stream)  # its memory is not reused before
+        return host, self._stream.record_event()
 
 
 def unit_of(method: str, tiling: Tiling) -> int:

@@ -185,10 +185,12 @@ def _reading(
         def read(window: Window) -> Loaded:
             if not hasattr(local, "reader"):
                 local.reader = opened.enter_context(open_reader())
+                local.upload = _Upload(device)
             reader: Reader = local.reader
+            upload: _Upload = local.upload
             pixels, valid = reader.read(window)
             on_read(window, pixels, valid)
-            return Loaded(_upload(pixels, device), _upload(valid, device), valid)
+            return Loaded(upload(pixels), upload(valid), valid)
 
         if readers == 0:
             yield lambda window: lambda: read(window)
@@ -200,15 +202,22 @@ def _reading(
             threads.shutdown(cancel_futures=True)
 
 
-def _upload(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Upload while the device computes; only the calling thread waits."""
-    host = torch.from_numpy(array)
-    if device.type != "cuda":
-        return host.to(device)
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        uploaded = host.pin_memory().to(device, non_blocking=True)
-    stream.synchronize()
-    # Its memory is not reused before the work that is queued for the tiles cut from it has run.
-    uploaded.record_stream(torch.cuda.default_stream(device))
-    return uploaded
+class _Upload:
+    """Uploads arrays on a stream of its own, while the device computes; the caller waits."""
+
+    def __init__(self, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def __call__(self, array: NDArray[Any]) -> Tensor:
+        """Return an array as a tensor on the device."""
+        host = torch.from_numpy(array)
+        if self._stream is None:
+            return host.to(self._device)
+        with torch.cuda.stream(self._stream):
+            uploaded = host.pin_memory().to(self._device, non_blocking=True)
+        self._stream.synchronize()
+        # Its memory is not reused before the work that is queued for the tiles cut from it has run.
+        uploaded.record_stream(torch.cuda.default_stream(self._device))
+        return uploaded
