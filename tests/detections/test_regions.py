@@ -1,6 +1,9 @@
-"""Tracing, joining and tables of regions. Oracle: a flood fill in Python, and counting by hand."""
+"""Tracing, joining and tables of regions. Oracles: a flood fill in Python, GDAL's polygons, and
+counting by hand."""
 
 from __future__ import annotations
+
+import tracemalloc
 
 import numpy as np
 import pyproj
@@ -8,10 +11,14 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from support.gdal_tracing import gdal_trace
 from support.tracing import LO19, NAMES, rasters, trace
 
+from capecam.demo.scene import draw_scene
 from capecam.detections.measurement import read_pieces, to_table, write_pieces
 from capecam.detections.regions import Pieces, join, merge
+from capecam.detections.tracing import Tracer
 from capecam.grid import Grid, Window
 
 
@@ -57,6 +64,81 @@ def test_regions_do_not_depend_on_the_strips(classes: np.ndarray, cuts: set[int]
     whole, strips = trace(classes), trace(classes, [c for c in cuts if c < len(classes)])
     assert [g.wkb for g in whole.geometry] == [g.wkb for g in strips.geometry]
     assert np.array_equal(whole.level_sum, strips.level_sum)
+
+
+def assert_same(found: Pieces, expected: Pieces) -> None:
+    """Compare pieces byte for byte."""
+    assert [g.wkb for g in found.geometry] == [g.wkb for g in expected.geometry]
+    assert found.class_id.tolist() == expected.class_id.tolist()
+    assert found.level_sum.tolist() == expected.level_sum.tolist()
+    assert found.images == expected.images
+
+
+coordinates = st.integers(-50_000_000, 50_000_000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rasters.flatmap(
+        lambda c: st.tuples(
+            st.just(c), hnp.arrays(np.uint8, (3, *c.shape), elements=st.integers(0, 254))
+        )
+    ),
+    st.sets(st.integers(1, 13), max_size=5),
+    coordinates,
+    coordinates,
+)
+def test_polygons_are_those_of_gdal(rasters, cuts, col, row) -> None:
+    classes, levels = rasters
+    strips = trace(classes, [c for c in cuts if c < len(classes)], col, row, levels)
+    assert_same(strips, gdal_trace(classes, levels, col, row))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_polygons_of_noise_are_those_of_gdal(share: float, classes: int) -> None:
+    """Near .6, the pixels of one class begin to hang together: holes in holes, touching corners."""
+    rng = np.random.default_rng(classes)
+    ids = rng.integers(1, classes + 1, (60, 70), np.uint8)
+    noise = np.where(rng.random(ids.shape) < share, ids, rng.choice([0, 255], ids.shape))
+    noise = noise.astype(np.uint8)
+    levels = rng.integers(0, 255, (classes, *noise.shape), np.uint8)
+    assert_same(trace(noise, [7, 8, 9, 41], levels=levels), gdal_trace(noise, levels))
+
+
+def test_polygons_of_a_drawn_city_are_those_of_gdal() -> None:
+    labels = draw_scene(3, 900, 700).labels
+    levels = np.random.default_rng(0).integers(0, 255, (3, *labels.shape), np.uint8)
+    pieces = trace(labels, range(250, len(labels), 250), levels=levels)
+    assert len(pieces) > 5
+    assert_same(pieces, gdal_trace(labels, levels))
+
+
+def test_a_hole_that_touches_the_outside_is_a_ring_of_its_own() -> None:
+    classes = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], np.uint8)
+    (geometry,) = trace(classes, [2]).geometry
+    assert geometry.is_valid
+    assert shapely.get_coordinates(geometry.interiors[0]).tolist() == [
+        [1, 1], [2, 1], [2, 2], [1, 2], [1, 1],
+    ]  # fmt: skip
+    assert [2, 2] in shapely.get_coordinates(geometry.exterior).tolist()
+
+
+def test_memory_does_not_grow_with_the_height_of_regions() -> None:
+    """Runs of one pixel, the most there can be, in stripes that no strip ends."""
+    classes = np.tile(np.array([1, 2], np.uint8), (100, 100))
+    levels = np.full((2, *classes.shape), 9, np.uint8)
+
+    def peak(strips: int) -> int:
+        tracer = Tracer(0, "image")
+        tracemalloc.start()
+        for i in range(strips):
+            tracer.add(i * len(classes), classes, levels)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak(30) < 1.2 * peak(5)
 
 
 def test_a_ring_keeps_its_hole_across_strips() -> None:

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from capecam.grid import Window
 
 Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
 Polygons = NDArray[np.object_]
 
 
@@ -98,12 +99,26 @@ def connected_groups(count: int, links: Integers) -> list[Integers]:
         count: number of nodes.
         links: (2, L) indices of the two nodes of each link.
     """
-    weights = np.ones(links.shape[1], np.bool_)
-    graph = coo_array((weights, (links[0], links[1])), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
+    labels = components(count, links)
     order = np.argsort(labels, kind="stable")
     _, starts = np.unique(labels[order], return_index=True)
     return np.split(order, starts)[1:]
+
+
+def components(count: int, links: Integers) -> Integers:
+    """Return the (count,) numbers of the connected components that the nodes 0..count-1 are in.
+
+    They are numbered from 0 in the order of their first nodes.
+
+    Args:
+        count: number of nodes.
+        links: (2, L) indices of the two nodes of each link.
+    """
+    weights = np.ones(links.shape[1], np.bool_)
+    graph = coo_array((weights, (links[0], links[1])), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    _, first, labels = np.unique(labels, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[labels])
 
 
 def _unite(parts: Polygons) -> shapely.Polygon | shapely.MultiPolygon:

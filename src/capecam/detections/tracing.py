@@ -1,30 +1,39 @@
-"""Vectorization of class rasters into regions, strip by strip."""
+"""Vectorization of class rasters into regions, strip by strip.
+
+GDAL's polygonize and rasterize hold the GIL while they run, and so stop all threads of a cell;
+numpy releases it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
-from rasterio.features import rasterize, shapes
-from scipy.ndimage import find_objects, label
 
-from capecam.detections.regions import Integers, Pieces, merge
-from capecam.io.cog import NODATA
+from capecam.detections.outlines import corners_of, outlines
+from capecam.detections.pixel_runs import Runs
+from capecam.detections.regions import Integers, Pieces, components
 
 
 class Tracer:
-    """Traces 4-connected regions from strips of class indices that come from top to bottom."""
+    """Traces 4-connected regions from strips of class indices that come from top to bottom.
+
+    A region becomes a polygon with the strip that ends it; until then only its corners are kept.
+    Memory is that of the runs of a strip, at most one a pixel, and of the polygons.
+    """
 
     def __init__(self, col: int, image: str) -> None:
         self._col, self._image = col, image
-        self._class_id: list[int] = []
-        self._geometry: list[shapely.Polygon] = []
-        self._level_sum: list[Integers] = [np.empty(0, np.int64)]
-        self._links: list[Integers] = [np.empty((2, 0), np.int64)]
-        self._last: tuple[NDArray[Any], NDArray[np.int32]] | None = None
-        """Classes and region numbers of the last row, to connect the next strip to."""
+        self._bottom = 0
+        """Row below the last strip."""
+        self._last, self._last_region = Runs.none(), np.empty(0, np.int64)
+        """Runs of the last row, and their regions."""
+        self._regions, self._corners = Runs.none(), np.empty((4, 0), np.int64)
+        """First runs of the regions that reach the last row, with the level sums of the regions,
+        and their corners above it."""
+        self._first, self._pieces = Runs.none(), list[Pieces]()
+        """Finished regions and their first runs."""
 
     def add(self, row: int, classes: NDArray[Any], levels: NDArray[Any]) -> None:
         """Trace a strip.
@@ -34,57 +43,42 @@ class Tracer:
             classes: (n, W) class indices.
             levels: (C, n, W) probability levels of the foreground classes, 0..254.
         """
-        foreground = (classes > 0) & (classes != NODATA)
-        regions = np.zeros(classes.shape, np.int32)
-        occupied, _ = label(foreground.any(axis=0))
-        for (cols,) in find_objects(occupied):  # no region crosses an empty column
-            self._trace(row, cols, classes[:, cols], foreground[:, cols], regions[:, cols])
-        self._sum_levels(classes, regions, levels)
-        self._connect(classes[0], regions[0])
-        self._last = (classes[-1], regions[-1])
+        runs = Runs.find(classes, levels)
+        self._extend(runs._replace(row=runs.row + row), row + len(classes))
 
-    def _trace(
-        self,
-        row: int,
-        cols: slice,
-        classes: NDArray[Any],
-        foreground: NDArray[np.bool_],
-        regions: NDArray[np.int32],
-    ) -> None:
-        """Trace a block of columns; write the regions' numbers, from 1, into ``regions``."""
-        traced = shapes(np.ascontiguousarray(classes), mask=foreground, connectivity=4)
-        outlines, values = zip(*traced, strict=True)
-        polygons = np.array([shapely.geometry.shape(outline) for outline in outlines], object)
-        corner = np.array([self._col + cols.start, row])
-        first = len(self._geometry) + 1
-        self._geometry += shapely.transform(polygons, lambda xy: xy + corner).tolist()
-        self._class_id += map(int, values)
-        numbered = zip(outlines, range(first, first + len(polygons)), strict=True)
-        regions[:] = rasterize(numbered, out_shape=regions.shape, dtype="int32")
+    def _extend(self, new: Runs, bottom: int) -> None:
+        """Connect the runs of a strip that ends at ``bottom`` to the regions above it."""
+        runs, nodes = self._last.append(new), self._regions.append(new)
+        node = np.append(self._last_region, len(self._regions.row) + np.arange(len(new.row)))
+        links = runs.touching()
+        region_of = components(len(nodes.row), node[links])
+        first = np.unique(region_of, return_index=True)[1]
+        level_sum = np.bincount(region_of, nodes.level_sum).astype(np.int64)
+        regions, region = nodes.take(first)._replace(level_sum=level_sum), region_of[node]
 
-    def _sum_levels(
-        self, classes: NDArray[Any], regions: NDArray[np.int32], levels: NDArray[Any]
-    ) -> None:
-        """Sum the levels of each new region's class."""
-        rows, cols = np.nonzero(regions)
-        own = levels[classes[rows, cols].astype(np.intp) - 1, rows, cols]
-        sums = np.bincount(regions[rows, cols], own, minlength=len(self._geometry) + 1)
-        self._level_sum.append(sums[1 + sum(map(len, self._level_sum)) :].astype(np.int64))
+        is_first, is_last = np.arange(len(node)) < len(self._last.row), runs.row == bottom - 1
+        self._corners[0] = region_of[self._corners[0]]
+        added = corners_of(runs, region, links, is_first, is_last)
+        corners = np.concatenate([self._corners, added], axis=1)
 
-    def _connect(self, classes: NDArray[Any], regions: NDArray[np.int32]) -> None:
-        """Link regions of one class that touch across the edge between two strips."""
-        if self._last is not None:
-            classes_above, regions_above = self._last
-            touch = (classes_above == classes) & (regions_above > 0) & (regions > 0)
-            pairs = np.stack([regions_above[touch], regions[touch]]).astype(np.int64) - 1
-            self._links.append(np.unique(pairs, axis=1))
+        goes_on = np.isin(np.arange(len(first)), region[is_last])
+        number = np.where(goes_on, np.cumsum(goes_on), np.cumsum(~goes_on)) - 1
+        keep = goes_on[corners[0]]
+        corners[0] = number[corners[0]]
+        self._finish(regions.take(~goes_on), corners[:, ~keep])
+        self._regions, self._corners = regions.take(goes_on), corners[:, keep]
+        self._last, self._last_region = runs.take(is_last), number[region[is_last]]
+        self._bottom = bottom
+
+    def _finish(self, regions: Runs, corners: Integers) -> None:
+        """Make pieces of regions that are whole."""
+        corners[2] += self._col
+        images = (frozenset([self._image]),) * len(regions.row)
+        self._pieces.append(Pieces(regions.class_id, outlines(corners), regions.level_sum, images))
+        self._first = self._first.append(regions)
 
     def finish(self) -> Pieces:
         """Return all regions, in the order of their first pixels."""
-        fragments = Pieces(
-            np.array(self._class_id, np.int64),
-            np.array(self._geometry, object),
-            np.concatenate(self._level_sum),
-            (frozenset([self._image]),) * len(self._class_id),
-        )
-        return merge(fragments, np.concatenate(self._links, axis=1))
+        self._extend(Runs.none(), self._bottom + 1)
+        order = np.lexsort((self._first.start, self._first.row))
+        return Pieces.concatenate(self._pieces).take(order)
