@@ -18,13 +18,19 @@ FASTEST_FIRST = ("fp16", "bf16", "tf32")
 MIN_CORRELATION = 0.99
 
 MEMORY_SHARE = 0.8
-"""Share of the free memory to use; the rest is for strips, fragments and other processes."""
+"""Share of the free memory to use, by all workers together; the rest is for strips, fragments and
+other processes."""
 
 
-def auto_batch_size(engine: Engine, size: int) -> int:
-    """Return a batch size that fits the engine's device, for tiles of ``size`` px.
+def auto_batch_size(engine: Engine, size: int, workers: int = 1) -> int:
+    """Return a batch size that fits the engine's device.
 
     On a GPU the memory of one tile is measured, as the difference between two and one.
+
+    Args:
+        engine: to run the batches.
+        size: edge of a tile in pixels.
+        workers: number of processes that share the device, each with such batches.
     """
     if engine.device.type != "cuda":
         return CPU_BATCH
@@ -32,7 +38,7 @@ def auto_batch_size(engine: Engine, size: int) -> int:
     one, two = (_peak_bytes(engine, size, engine.tiles_per_call(count)) for count in (1, 2))
     tile = max(two - one, 1)
     free, _ = torch.cuda.mem_get_info(engine.device)
-    count = int((MEMORY_SHARE * free - (one - tile)) // tile)
+    count = int((MEMORY_SHARE * free / workers - (one - tile)) // tile)
     return max(1, min(count // 8 * 8 or count, GPU_BATCH))
 
 

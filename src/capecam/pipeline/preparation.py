@@ -139,7 +139,9 @@ def _batch_size(settings: Settings, engine: Engine, previous: RunRecord | None) 
     """Return the batch size of the settings, an earlier run (results depend on it) or a trial."""
     if settings.compute.batch_size != "auto":
         return settings.compute.batch_size
-    return previous.batch_size if previous else auto_batch_size(engine, settings.tiling.size)
+    if previous:
+        return previous.batch_size
+    return auto_batch_size(engine, settings.tiling.size, settings.compute.workers or 1)
 
 
 def _calibration(

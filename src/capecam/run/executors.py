@@ -127,7 +127,7 @@ class ProcessExecutor(Executor):
     def __init__(self, settings: Settings, devices: Sequence[str]) -> None:
         self._closing = False
         self.count = len(devices)
-        self._workers = [WorkerProcess(_on_device(settings, d), len(devices)) for d in devices]
+        self._workers = [WorkerProcess(_on_device(settings, d, devices.count(d))) for d in devices]
 
     def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
         """See :class:`Executor`; the first worker does it."""
@@ -221,6 +221,7 @@ def devices(settings: Settings) -> list[str]:
     return [f"cuda:{n % count}" for n in range(settings.compute.workers or count)]
 
 
-def _on_device(settings: Settings, device: str) -> Settings:
-    compute = settings.compute.model_copy(update={"device": device})
+def _on_device(settings: Settings, device: str, workers: int) -> Settings:
+    """Return the settings of one of the workers on a device."""
+    compute = settings.compute.model_copy(update={"device": device, "workers": workers})
     return settings.model_copy(update={"compute": compute})

@@ -87,7 +87,9 @@ class RayExecutor(Executor):
 
     def __init__(self, settings: Settings, address: str) -> None:
         ray = self._ray = _connect(address)
-        self._settings = _absolute_settings(settings)
+        shared_by = int(1 / settings.compute.gpus_per_worker)
+        compute = settings.compute.model_copy(update={"workers": shared_by})
+        self._settings = _absolute_settings(settings.model_copy(update={"compute": compute}))
         self._share, self.count = _shares(settings, ray.cluster_resources(), len(ray.nodes()))
         self._actors = [self._start() for _ in range(self.count)]
 

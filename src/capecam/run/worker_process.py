@@ -37,12 +37,12 @@ class WorkerProcess:
     """A process that computes cells.
 
     Args:
-        settings: of the run, with ``compute.device`` for this worker.
-        count: number of workers that share the machine.
+        settings: of the run, with ``compute.device`` for this worker, and in ``compute.workers``
+            the number of workers that share it.
     """
 
-    def __init__(self, settings: Settings, count: int) -> None:
-        self._settings, self._count = settings, count
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._child: ChildProcess | None = None
         self._has_city = False
         self.reading: tuple[str, ...] = ()
@@ -53,9 +53,9 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process; it loads the network at the first request."""
         self._has_city, self.reading = False, ()
-        environment = {}
-        if self._count > 1 and self._settings.compute.device == "cpu":
-            threads = max(1, (os.cpu_count() or 1) // self._count)
+        environment, compute = {}, self._settings.compute
+        if compute.device == "cpu" and (compute.workers or 1) > 1:
+            threads = max(1, (os.cpu_count() or 1) // (compute.workers or 1))
             environment["OMP_NUM_THREADS"] = str(threads)
         level = log.getEffectiveLevel()
         self._child = ChildProcess(_serve, self._settings, level, environment=environment)
