@@ -21,7 +21,7 @@ from support.memory import at_most
 from support.tracing import LO19
 
 from capecam.grid import Window
-from capecam.io.cog import CogSet, CogWriter, Product, why_not_cog, write_cog
+from capecam.io.cog import CogBlockWriter, CogSet, Product, why_not_cog, write_cog
 from capecam.io.cog_layout import is_big
 from capecam.io.pyramid import level_shapes, mean_of_2x2
 
@@ -197,9 +197,9 @@ def test_bytes_depend_neither_on_strips_nor_on_threads_nor_on_the_order(tmp_path
 
     corners = list(itertools.product(range(0, 1700, 512), range(0, 1300, 512)))
     for order in (corners[::-1], sorted(corners, key=lambda c: hash(c) % 7)):
-        with closing(CogWriter(tmp_path / "blocks.tif", product, grid(shape))) as writer:
+        with closing(CogBlockWriter(tmp_path / "blocks.tif", product, grid(shape))) as writer:
             for row, col in order:
-                writer.write_block(row, col, pixels[:, row : row + 512, col : col + 512])
+                writer.write(row, col, pixels[:, row : row + 512, col : col + 512])
             writer.finish()
         assert (tmp_path / "blocks.tif").read_bytes() == wanted
 
@@ -209,8 +209,8 @@ def test_blocks_that_are_not_written_are_nodata(tmp_path) -> None:
     pixels = draw(product, shape, valid=0.0)
     pixels[:, 512:1024, 1024:1536] = draw(product, (512, 512))
     write_cog(tmp_path / "rows.tif", product, grid(shape), pixels)
-    with closing(CogWriter(tmp_path / "blocks.tif", product, grid(shape))) as writer:
-        writer.write_block(512, 1024, pixels[:, 512:1024, 1024:1536])
+    with closing(CogBlockWriter(tmp_path / "blocks.tif", product, grid(shape))) as writer:
+        writer.write(512, 1024, pixels[:, 512:1024, 1024:1536])
         writer.finish()
     assert (tmp_path / "blocks.tif").read_bytes() == (tmp_path / "rows.tif").read_bytes()
 
@@ -259,7 +259,7 @@ def test_big_tiffs_are_like_others(tmp_path, monkeypatch) -> None:
 
 def test_without_all_rows_there_is_no_file(tmp_path) -> None:
     product = PRODUCTS["classes"]
-    for rows in (9, 11):
+    for rows in (0, 9, 11, 600):
         with pytest.raises(ValueError, match=rf"classes\.tif: got {rows} of 10 rows"):
             write_cog(tmp_path / "classes.tif", product, grid((10, 10)), draw(product, (rows, 10)))
     with CogSet(tmp_path, grid((1000, 1000)), None, [product]) as cogs:

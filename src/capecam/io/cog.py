@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -33,7 +34,7 @@ COG = {
 }  # fmt: skip
 """Profile of the small file whose tags a COG takes over."""
 
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, len(os.sched_getaffinity(0)))
 """Threads that compress blocks of a cell's rasters. numpy and zstd release Python's lock."""
 
 
@@ -56,22 +57,16 @@ class Product:
     """True if the raster is on the grid of blocks, False if it is on the grid of pixels."""
 
 
-class CogWriter:
-    """Writer of one COG, which takes rows from top to bottom in strips of any height.
+class CogBlockWriter:
+    """Writer of one COG, which takes blocks in any order.
 
-    Blocks of the raster and of its overviews are compressed once, as rows come. Memory is about
-    1.5 rows of blocks, and what the file will hold waits in an unnamed file beside it. The bytes do
-    not depend on the strips, nor on the threads.
+    Blocks of the raster and of its overviews are compressed once, when they are there, and wait in
+    memory or an unnamed file beside the COG until it is finished. Its bytes do not depend on the
+    order.
     """
 
     def __init__(
-        self,
-        path: Path,
-        product: Product,
-        grid: Grid,
-        *,
-        threads: ThreadPoolExecutor | None = None,
-        tags: Mapping[str, str] | None = None,
+        self, path: Path, product: Product, grid: Grid, tags: Mapping[str, str] | None = None
     ) -> None:
         """Start a file, of which nothing is to be seen before it is finished.
 
@@ -79,78 +74,38 @@ class CogWriter:
             path: the COG to write.
             product: description.
             grid: grid of the raster.
-            threads: threads that compress blocks; without them the caller's does.
             tags: metadata of the whole file.
         """
-        self._path, self._product, self._grid = path, product, grid
-        self._map = map if threads is None else threads.map
         shape = grid.window.shape
+        self._path, self._product = path, product
         self._template = _template(product, grid, tags or {}, len(level_shapes(*shape)) > 1)
         nearest = product.palette is not None
         self._pyramid = Pyramid(shape, product.nodata, path.parent, nearest=nearest)
-        self._buffer: NDArray[Any] | None = None
-        self._row = 0
 
-    def write(self, rows: NDArray[Any]) -> None:
-        """Append (bands, n, width) rows.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        if self._buffer is None:
-            self._buffer = self._empty(self._pyramid.levels[0].blocks[1])
-        while rows.shape[1]:
-            filled = self._row % BLOCK
-            n = min(rows.shape[1], BLOCK - filled)
-            self._buffer[:, filled : filled + n, : rows.shape[2]] = rows[:, :n]
-            self._row += n
-            rows = rows[:, n:]
-            if self._row % BLOCK == 0:
-                self._flush()
-
-    def write_block(self, row: int, col: int, pixels: NDArray[Any]) -> None:
-        """Write a block, in any order; those that are not written are nodata.
+    def write(self, row: int, col: int, pixels: NDArray[Any]) -> None:
+        """Write a block; those that are never written are nodata. Threads may call it.
 
         Args:
             row: the block's first row of pixels.
             col: the block's first column of pixels.
             pixels: (bands, height, width), smaller than a block only at the raster's edges.
+
+        Raises:
+            OSError: the disk is full.
         """
-        block = self._empty(1)
-        block[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        bands, height, width = pixels.shape
+        block = pixels
+        if (height, width) != (BLOCK, BLOCK):
+            block = np.full((bands, BLOCK, BLOCK), self._product.nodata, pixels.dtype)
+            block[:, :height, :width] = pixels
         self._pyramid.put(row // BLOCK, col // BLOCK, block)
-
-    def _empty(self, blocks: int) -> NDArray[Any]:
-        """Return a row of so many blocks of nodata."""
-        shape = len(self._product.bands), BLOCK, blocks * BLOCK
-        return np.full(shape, self._product.nodata, self._product.dtype)
-
-    def _flush(self) -> None:
-        """Compress the rows in the buffer, and clear it."""
-        row, buffer = (self._row - 1) // BLOCK, self._buffer
-        if buffer is None:
-            return
-
-        def put(col: int) -> None:
-            self._pyramid.put(row, col, buffer[..., col * BLOCK : (col + 1) * BLOCK])
-
-        for _ in self._map(put, range(self._pyramid.levels[0].blocks[1])):
-            pass
-        if self._row + BLOCK > self._grid.window.height:  # the next row of blocks is not filled
-            buffer[:] = self._product.nodata
 
     def finish(self) -> None:
         """Write the COG.
 
         Raises:
-            ValueError: rows are missing or too many, which is a mistake in the caller.
             OSError: the disk is full.
         """
-        if self._buffer is not None and self._row != self._grid.window.height:
-            raise ValueError(f"{self._path}: got {self._row} of {self._grid.window.height} rows")
-        if self._row % BLOCK:
-            self._flush()
-        self._buffer = None
         self._pyramid.finish()
         pixel_bytes = len(self._product.bands) * np.dtype(self._product.dtype).itemsize
         with atomic_write(self._path) as temporary, temporary.open("wb") as stream:
@@ -159,8 +114,76 @@ class CogWriter:
 
     def close(self) -> None:
         """Give up memory and disk; without ``finish`` there is no file."""
-        self._buffer = None
         self._pyramid.close()
+
+
+class CogWriter:
+    """Writer of one COG, which takes rows from top to bottom in strips of any height.
+
+    It holds two rows of blocks: one that is being filled, and those of the overviews. The bytes of
+    the COG do not depend on the strips, nor on the threads.
+    """
+
+    def __init__(
+        self, path: Path, product: Product, grid: Grid, threads: ThreadPoolExecutor | None = None
+    ) -> None:
+        """Start a file, of which nothing is to be seen before it is finished.
+
+        Args:
+            path: the COG to write.
+            product: description.
+            grid: grid of the raster.
+            threads: threads that compress blocks; without them the caller's does.
+        """
+        self._path, self._window = path, grid.window
+        self._blocks = CogBlockWriter(path, product, grid)
+        self._map = map if threads is None else threads.map
+        self._buffer = np.empty((len(product.bands), BLOCK, grid.window.width), product.dtype)
+        self._filled = 0
+        self._row = 0
+
+    def write(self, rows: NDArray[Any]) -> None:
+        """Append (bands, n, width) rows.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        while rows.shape[1]:
+            n = min(rows.shape[1], BLOCK - self._filled)
+            self._buffer[:, self._filled : self._filled + n] = rows[:, :n]
+            self._filled += n
+            rows = rows[:, n:]
+            if self._filled == BLOCK:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Compress the rows in the buffer."""
+
+        def write(col: int) -> None:
+            block = self._buffer[:, : self._filled, col : col + BLOCK]
+            self._blocks.write(self._row, col, block)
+
+        deque(self._map(write, range(0, self._window.width, BLOCK)), maxlen=0)
+        self._row += self._filled
+        self._filled = 0
+
+    def finish(self) -> None:
+        """Write the COG.
+
+        Raises:
+            ValueError: rows are missing or too many, which is a mistake in the caller.
+            OSError: the disk is full.
+        """
+        if self._row + self._filled != self._window.height:
+            got = self._row + self._filled
+            raise ValueError(f"{self._path}: got {got} of {self._window.height} rows")
+        if self._filled:
+            self._flush()
+        self._blocks.finish()
+
+    def close(self) -> None:
+        """Give up memory and disk; without ``finish`` there is no file."""
+        self._blocks.close()
 
 
 def _template(product: Product, grid: Grid, tags: Mapping[str, str], overviews: bool) -> Template:
@@ -228,7 +251,7 @@ class CogSet:
             target = coarse if product.coarse else grid
             if target is not None:  # None for a cell that is narrower than a block
                 path = folder / f"{product.name}.tif"
-                self.writers[product.name] = CogWriter(path, product, target, threads=self._threads)
+                self.writers[product.name] = CogWriter(path, product, target, self._threads)
 
     def finish(self) -> None:
         """Write the COGs."""

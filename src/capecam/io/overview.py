@@ -17,7 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from capecam.grid import Grid, Window
-from capecam.io.cog import CogWriter, Product
+from capecam.io.cog import CogBlockWriter, Product
 from capecam.io.gdal import open_readonly
 from capecam.io.pyramid import BLOCK, is_valid
 from capecam.io.vrt import Layer, VrtTile
@@ -57,14 +57,14 @@ def write_overview(path: Path, layer: Layer, previous: Path) -> None:
         old = _PreviousOverview.open(previous, files, grid.window.shape)
         resampling = Resampling.nearest if palette else Resampling.average
         reduced = _ReducedTiles(layer.grid.window, template, resampling)
-        writer = CogWriter(path, product, grid, tags={KEYS: _keys(blocks)})
+        writer = CogBlockWriter(path, product, grid, {KEYS: _keys(blocks)})
         files.enter_context(closing(writer))
         for block in blocks:
             if block.tiles:
                 pixels = old.read(block)
                 if pixels is None:
                     pixels = reduced.read(block)
-                writer.write_block(block.window.row, block.window.col, pixels)
+                writer.write(block.window.row, block.window.col, pixels)
         writer.finish()
 
 

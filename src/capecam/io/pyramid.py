@@ -34,7 +34,7 @@ def is_valid(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     """Return a mask of the same shape; True is a value, False is nodata."""
     if np.isnan(nodata):
         return np.asarray(~np.isnan(values))
-    return np.asarray(values != values.dtype.type(nodata))  # a float would make copies of floats
+    return np.asarray(values != values.dtype.type(nodata))  # a float would convert all to float64
 
 
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
