@@ -54,6 +54,12 @@ def test_city(bounds: Path, tmp_path: Path) -> None:
     assert rows[1]["detections"] == rows[3]["detections"] == "2"
 
 
+def test_cog(tmp_path: Path) -> None:
+    rows = benchmark("cog", tmp_path / "cog.csv", "--size", 600, "--rounds", 1)
+    assert [row["way"] for row in rows] == ["GDAL's COG driver", "capecam"] * 3
+    assert all(float(row["cpu_s"]) > 0 for row in rows)
+
+
 def test_finish(bounds: Path, tmp_path: Path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(96, 96))
     settings = {"sources": [str(tmp_path / "in")], "out": str(tmp_path / "out")}

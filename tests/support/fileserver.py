@@ -1,7 +1,7 @@
 """A folder served over HTTP, with ranges; the first requests fail.
 
-``python fileserver.py FOLDER FAILURES`` prints its port. A process of its own: GDAL waits for an
-answer while it holds Python's lock.
+``python fileserver.py FOLDER FAILURES`` prints its port, and answers ``/requests`` with the number
+of requests so far. A process of its own: GDAL waits for an answer while it holds Python's lock.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     folder = Path()
     failures = 0
+    requests = 0
 
     def do_GET(self) -> None:
+        if self.path == "/requests":
+            self._send(str(self.requests).encode(), None)
+            return
+        type(self).requests += 1
         path = self.folder / self.path.lstrip("/")
         if self.failures > 0:
             type(self).failures -= 1

@@ -16,7 +16,7 @@ import shapely
 from capecam.detections.measurement import pixel_m
 from capecam.detections.object_columns import OBJECT_COLUMNS, evidence_words
 from capecam.errors import CapecamError, UsageError
-from capecam.io.cog import CogWriter, Product
+from capecam.io.cog import Product, write_cog
 from capecam.io.gdal import gdal_settings
 from capecam.io.reprojection import WGS84
 from capecam.model.model import Model
@@ -25,7 +25,6 @@ from capecam.pipeline.object_explainer import ObjectExplanation, ObjectPart
 from capecam.pipeline.object_tiles import ExplainedObject
 from capecam.pipeline.run_explainer import RunExplainer
 from capecam.run.text_table import text_table
-from capecam.runtime.files import atomic_write
 from capecam.store.run_folder import RunFolder
 from capecam.views.panels.detection_lookup import find, queue
 
@@ -262,10 +261,8 @@ def write_maps(folder: Path, explained: Explained, run: RunFolder) -> list[Path]
 def _write_map(path: Path, part: ObjectPart, explained: Explained, run: RunFolder) -> None:
     tags = {"CAPECAM_OBJECT": explained.id, "CAPECAM_METHOD": run.settings.objects.method}
     product = Product(path.stem, (explained.class_name,), "float32", np.nan, tags=(tags,))
-    with atomic_write(path) as temporary:
-        writer = CogWriter(temporary, product, run.grid.crop(part.window))
-        writer.write(np.where(part.valid, part.at_pixels, np.nan)[None].astype(np.float32))
-        writer.finish()
+    values = np.where(part.valid, part.at_pixels, np.nan)[None].astype(np.float32)
+    write_cog(path, product, run.grid.crop(part.window), values)
 
 
 def to_text(explained: Sequence[Explained]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,14 +16,12 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterWindow
 from rio_cogeo.cogeo import cog_validate
 
 from capecam.grid import Grid
-
-BLOCK = 512
-"""Edge of a block. Blocks are written whole and once; writing windows of 320 px to a compressed
-file makes it 39 % larger."""
+from capecam.io.cog_layout import Template, write_layout
+from capecam.io.pyramid import BLOCK, Pyramid, level_shapes
+from capecam.runtime.files import atomic_write
 
 NODATA = 255
 """Nodata value of uint8 products; values are 0..254, with the scale 1/254."""
@@ -28,16 +29,13 @@ NODATA = 255
 LEVELS = 254
 """Highest value of a uint8 product."""
 
-RAW = {
-    "driver": "GTiff", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "ZSTD",
-    "zstd_level": 1, "sparse_ok": True, "bigtiff": "IF_SAFER", "photometric": "MINISBLACK",
+COG = {
+    "driver": "COG", "compress": "ZSTD", "level": 1, "blocksize": BLOCK, "sparse_ok": True,
 }  # fmt: skip
-"""Profile of the file that ``to_cog`` converts; three bands of a heatmap are not RGB."""
+"""Profile of the small file whose tags a COG takes over."""
 
-SCRATCH = {"COG_TMP_COMPRESSION": "NONE", "SPARSE_OK_OVERVIEW": "TRUE"}
-"""GDAL builds overviews in a temporary file. With its default, ZSTD at level 9, this takes 8.4 s
-for three noisy bands of 12,500 x 12,500 px, and uncompressed 5.7 s for the same COG (GDAL 3.10, one
-core)."""
+THREADS = min(4, len(os.sched_getaffinity(0)))
+"""Threads that compress blocks of a cell's rasters. numpy and zstd release Python's lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,53 +50,104 @@ class Product:
     nodata: float
     scale: float = 1.0
     """GDAL's scale: value = stored value x scale."""
-    palette: dict[int, tuple[int, int, int]] | None = None
+    palette: Mapping[int, tuple[int, ...]] | None = None
     tags: tuple[dict[str, str], ...] = ()
     """Metadata of each band."""
     coarse: bool = False
     """True if the raster is on the grid of blocks, False if it is on the grid of pixels."""
 
 
+class CogBlockWriter:
+    """Writer of one COG, which takes blocks in any order.
+
+    Blocks of the raster and of its overviews are compressed once, when they are there, and wait in
+    memory or an unnamed file beside the COG until it is finished. Its bytes do not depend on the
+    order.
+    """
+
+    def __init__(
+        self, path: Path, product: Product, grid: Grid, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a file, of which nothing is to be seen before it is finished.
+
+        Args:
+            path: the COG to write.
+            product: description.
+            grid: grid of the raster.
+            tags: metadata of the whole file.
+        """
+        shape = grid.window.shape
+        self._path, self._product = path, product
+        self._template = _template(product, grid, tags or {}, len(level_shapes(*shape)) > 1)
+        nearest = product.palette is not None
+        self._pyramid = Pyramid(shape, product.nodata, path.parent, nearest=nearest)
+
+    def write(self, row: int, col: int, pixels: NDArray[Any]) -> None:
+        """Write a block; those that are never written are nodata. Threads may call it.
+
+        Args:
+            row: the block's first row of pixels.
+            col: the block's first column of pixels.
+            pixels: (bands, height, width), smaller than a block only at the raster's edges.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        bands, height, width = pixels.shape
+        block = pixels
+        if (height, width) != (BLOCK, BLOCK):
+            block = np.full((bands, BLOCK, BLOCK), self._product.nodata, pixels.dtype)
+            block[:, :height, :width] = pixels
+        self._pyramid.put(row // BLOCK, col // BLOCK, block)
+
+    def finish(self) -> None:
+        """Write the COG.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self._pyramid.finish()
+        pixel_bytes = len(self._product.bands) * np.dtype(self._product.dtype).itemsize
+        with atomic_write(self._path) as temporary, temporary.open("wb") as stream:
+            write_layout(stream, self._template, self._pyramid, pixel_bytes)
+        self.close()
+
+    def close(self) -> None:
+        """Give up memory and disk; without ``finish`` there is no file."""
+        self._pyramid.close()
+
+
 class CogWriter:
     """Writer of one COG, which takes rows from top to bottom in strips of any height.
 
-    Rows are written as whole blocks to a tiled temporary file, which GDAL's COG driver then
-    converts. Memory is constant, and each block of the temporary file is compressed once.
+    It holds two rows of blocks: one that is being filled, and those of the overviews. The bytes of
+    the COG do not depend on the strips, nor on the threads.
     """
 
-    def __init__(self, path: Path, product: Product, grid: Grid) -> None:
-        self._path, self._product, self._grid = path, product, grid
-        self._raw = path.with_name(f".{path.name}.raw.tif")
-        width = grid.window.width
-        self._buffer = np.empty((len(product.bands), BLOCK, width), product.dtype)
+    def __init__(
+        self, path: Path, product: Product, grid: Grid, threads: ThreadPoolExecutor | None = None
+    ) -> None:
+        """Start a file, of which nothing is to be seen before it is finished.
+
+        Args:
+            path: the COG to write.
+            product: description.
+            grid: grid of the raster.
+            threads: threads that compress blocks; without them the caller's does.
+        """
+        self._path, self._window = path, grid.window
+        self._blocks = CogBlockWriter(path, product, grid)
+        self._map = map if threads is None else threads.map
+        self._buffer = np.empty((len(product.bands), BLOCK, grid.window.width), product.dtype)
         self._filled = 0
         self._row = 0
-        self._dataset = rasterio.open(
-            self._raw,
-            "w",
-            crs=rasterio.crs.CRS.from_wkt(grid.crs),
-            transform=grid.transform,
-            width=width,
-            height=grid.window.height,
-            count=len(product.bands),
-            dtype=product.dtype,
-            nodata=product.nodata,
-            **RAW,
-        )
-        self._describe()
-
-    def _describe(self) -> None:
-        product, dataset = self._product, self._dataset
-        dataset.descriptions = product.bands
-        if product.scale != 1.0:
-            dataset.scales = (product.scale,) * len(product.bands)
-        if product.palette:
-            dataset.write_colormap(1, product.palette)
-        for band, tags in enumerate(product.tags, start=1):
-            dataset.update_tags(band, **tags)
 
     def write(self, rows: NDArray[Any]) -> None:
-        """Append (bands, n, width) rows."""
+        """Append (bands, n, width) rows.
+
+        Raises:
+            OSError: the disk is full.
+        """
         while rows.shape[1]:
             n = min(rows.shape[1], BLOCK - self._filled)
             self._buffer[:, self._filled : self._filled + n] = rows[:, :n]
@@ -108,46 +157,63 @@ class CogWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        if self._filled:
-            window = RasterWindow(0, self._row, self._buffer.shape[2], self._filled)
-            self._dataset.write(self._buffer[:, : self._filled], window=window)
-            self._row += self._filled
-            self._filled = 0
+        """Compress the rows in the buffer."""
+
+        def write(col: int) -> None:
+            block = self._buffer[:, : self._filled, col : col + BLOCK]
+            self._blocks.write(self._row, col, block)
+
+        deque(self._map(write, range(0, self._window.width, BLOCK)), maxlen=0)
+        self._row += self._filled
+        self._filled = 0
 
     def finish(self) -> None:
         """Write the COG.
 
         Raises:
             ValueError: rows are missing or too many, which is a mistake in the caller.
+            OSError: the disk is full.
         """
-        self._flush()
-        self._dataset.close()
-        if self._row != self._grid.window.height:
-            raise ValueError(f"{self._path}: got {self._row} of {self._grid.window.height} rows")
-        to_cog(self._raw, self._path, nearest=self._product.palette is not None)
+        if self._row + self._filled != self._window.height:
+            got = self._row + self._filled
+            raise ValueError(f"{self._path}: got {got} of {self._window.height} rows")
+        if self._filled:
+            self._flush()
+        self._blocks.finish()
 
-    def abandon(self) -> None:
-        """Close without a COG.
+    def close(self) -> None:
+        """Give up memory and disk; without ``finish`` there is no file."""
+        self._blocks.close()
 
-        The temporary file is kept until its folder is removed, so that a full disk can be told from
-        other failures (``Ledger.work_folder``).
-        """
-        self._dataset.close()
 
-    def remove(self) -> None:
-        """Close, and remove the temporary file."""
-        self._dataset.close()
-        self._raw.unlink(missing_ok=True)
+def _template(product: Product, grid: Grid, tags: Mapping[str, str], overviews: bool) -> Template:
+    """Return the tags that GDAL's COG driver writes for such a raster."""
+    profile = {
+        "driver": "GTiff", "crs": rasterio.crs.CRS.from_wkt(grid.crs), "transform": grid.transform,
+        "width": BLOCK + 1 if overviews else 1, "height": 1, "count": len(product.bands),
+        "dtype": product.dtype, "nodata": product.nodata, "sparse_ok": True,
+        "photometric": "MINISBLACK",
+    }  # fmt: skip
+    with rasterio.MemoryFile() as raw, rasterio.MemoryFile() as cog:
+        with raw.open(**profile) as dataset:
+            dataset.descriptions = product.bands
+            if product.scale != 1.0:
+                dataset.scales = (product.scale,) * len(product.bands)
+            if product.palette:
+                dataset.write_colormap(1, product.palette)
+            for band, band_tags in enumerate(product.tags, start=1):
+                dataset.update_tags(band, **band_tags)
+            dataset.update_tags(**tags)
+        with raw.open() as dataset:
+            rasterio.shutil.copy(dataset, cog.name, **COG)
+        return Template.of(cog.read())
 
 
 def write_cog(path: Path, product: Product, grid: Grid, pixels: NDArray[Any]) -> None:
     """Write the pixels (bands, height, width) of a small raster at once."""
-    writer = CogWriter(path, product, grid)
-    try:
+    with closing(CogWriter(path, product, grid)) as writer:
         writer.write(pixels)
         writer.finish()
-    finally:
-        writer.remove()
 
 
 def write_rgb_cog(
@@ -180,48 +246,25 @@ class CogSet:
 
     def __init__(self, folder: Path, grid: Grid, coarse: Grid | None, products: Sequence[Product]):
         self.writers: dict[str, CogWriter] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="compress")
         for product in products:
             target = coarse if product.coarse else grid
             if target is not None:  # None for a cell that is narrower than a block
-                writer = CogWriter(folder / f"{product.name}.tif", product, target)
-                self.writers[product.name] = writer
+                path = folder / f"{product.name}.tif"
+                self.writers[product.name] = CogWriter(path, product, target, self._threads)
 
     def finish(self) -> None:
-        """Write the COGs in threads, since GDAL releases Python's lock."""
-        with ThreadPoolExecutor(len(self.writers), thread_name_prefix="finish") as threads:
-            for done in [threads.submit(writer.finish) for writer in self.writers.values()]:
-                done.result()
-        self.writers.clear()
+        """Write the COGs."""
+        for writer in self.writers.values():
+            writer.finish()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
         for writer in self.writers.values():
-            writer.abandon()
-
-
-def to_cog(raw: Path, path: Path, *, nearest: bool) -> None:
-    """Convert a tiled GeoTIFF to a COG with overviews, and remove the GeoTIFF.
-
-    Args:
-        raw: the GeoTIFF.
-        path: the COG to write.
-        nearest: make overviews by the nearest pixel; otherwise by averages.
-    """
-    with rasterio.Env(**SCRATCH):
-        rasterio.shutil.copy(
-            raw,
-            path,
-            driver="COG",
-            compress="ZSTD",
-            level=1,
-            blocksize=BLOCK,
-            overview_resampling="NEAREST" if nearest else "AVERAGE",
-            bigtiff="IF_SAFER",
-            sparse_ok=True,
-        )
-    raw.unlink()
+            writer.close()
 
 
 def why_not_cog(path: Path) -> str | None:

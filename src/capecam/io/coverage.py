@@ -19,7 +19,8 @@ from capecam.grid import Window
 from capecam.io.gdal import open_readonly
 from capecam.io.layer_reader import LayerReader
 from capecam.io.overview import FACTOR
-from capecam.io.vrt import Layer, is_valid
+from capecam.io.pyramid import is_valid
+from capecam.io.vrt import Layer
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

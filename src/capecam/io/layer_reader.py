@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from capecam.grid import Window
 from capecam.io.gdal import open_readonly
-from capecam.io.vrt import Layer, VrtTile, is_valid
+from capecam.io.pyramid import is_valid
+from capecam.io.vrt import Layer, VrtTile
 
 MAX_OPEN = 8
 """Files kept open: windows come cell by cell, and a window touches at most four cells."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import rasterio
 import shapely
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
@@ -18,9 +17,10 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from capecam.grid import Grid, Window
-from capecam.io.cog import BLOCK, RAW, to_cog
+from capecam.io.cog import CogBlockWriter, Product
 from capecam.io.gdal import open_readonly
-from capecam.io.vrt import Layer, VrtTile, is_valid
+from capecam.io.pyramid import BLOCK, is_valid
+from capecam.io.vrt import Layer, VrtTile
 
 FACTOR = 16
 """Reduction; pixels of 8 cm become 1.28 m, and blocks of 0.8 m become 12.8 m."""
@@ -49,38 +49,44 @@ def write_overview(path: Path, layer: Layer, previous: Path) -> None:
         layer: the layer.
         previous: the overview of an old run, which may not exist.
     """
-    raw = path.with_name(f".{path.name}.raw.tif")
     with ExitStack() as files:
-        files.callback(raw.unlink, missing_ok=True)
         template = files.enter_context(open_readonly(layer.tiles[0].path))
         palette = template.colormap(1) if template.colorinterp[0].name == "palette" else None
-        profile = _profile(template, layer.grid)
-        blocks = list(_blocks(layer, profile["height"], profile["width"]))
-        old = _PreviousOverview.open(previous, files, (profile["height"], profile["width"]))
+        product, grid = _product(template, palette), _grid(template, layer.grid)
+        blocks = list(_blocks(layer, *grid.window.shape))
+        old = _PreviousOverview.open(previous, files, grid.window.shape)
         resampling = Resampling.nearest if palette else Resampling.average
         reduced = _ReducedTiles(layer.grid.window, template, resampling)
-        with rasterio.open(raw, "w", **profile) as dataset:
-            dataset.descriptions, dataset.scales = template.descriptions, template.scales
-            if palette:
-                dataset.write_colormap(1, palette)
-            for block in blocks:
-                if block.tiles:
-                    pixels = old.read(block)
-                    if pixels is None:
-                        pixels = reduced.read(block)
-                    dataset.write(pixels, window=block.raster_window)
-            dataset.update_tags(**{KEYS: _keys(blocks)})
-        to_cog(raw, path, nearest=palette is not None)
+        writer = CogBlockWriter(path, product, grid, {KEYS: _keys(blocks)})
+        files.enter_context(closing(writer))
+        for block in blocks:
+            if block.tiles:
+                pixels = old.read(block)
+                if pixels is None:
+                    pixels = reduced.read(block)
+                writer.write(block.window.row, block.window.col, pixels)
+        writer.finish()
 
 
-def _profile(template: Any, grid: Grid) -> dict[str, Any]:
-    hull, t = grid.window, grid.transform
-    return RAW | {
-        "crs": template.crs,
-        "transform": rasterio.Affine(t.a * FACTOR, 0.0, t.c, 0.0, t.e * FACTOR, t.f),
-        "height": -(-hull.height // FACTOR), "width": -(-hull.width // FACTOR),
-        "count": template.count, "dtype": template.dtypes[0], "nodata": template.nodata,
-    }  # fmt: skip
+def _product(template: Any, palette: dict[int, tuple[int, ...]] | None) -> Product:
+    """Return the description of an overview of such a tile."""
+    return Product(
+        "overview",
+        template.descriptions,
+        template.dtypes[0],
+        template.nodata,
+        template.scales[0],
+        {index: rgba[:3] for index, rgba in palette.items()} if palette else None,
+    )
+
+
+def _grid(template: Any, grid: Grid) -> Grid:
+    """Return the grid of the overview of a layer."""
+    size = Window(0, 0, *(-(-n // FACTOR) for n in grid.window.shape))
+    width, height = grid.pixel
+    transform = grid.transform
+    pixel = (width * FACTOR, height * FACTOR)
+    return Grid(template.crs.to_wkt(), (transform.c, transform.f), pixel, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +97,6 @@ class _Block:
     """Tiles with pixels in the block."""
     key: str
     """Checksum of the tiles and their positions."""
-
-    @property
-    def raster_window(self) -> RasterWindow:
-        """Window of rasterio."""
-        w = self.window
-        return RasterWindow(w.col, w.row, w.width, w.height)
 
 
 def _keys(blocks: Sequence[_Block]) -> str:
@@ -128,7 +128,9 @@ class _PreviousOverview:
         """Return the pixels of a block, (bands, height, width), or None if its key differs."""
         if self.dataset is None or self.keys.get((block.window.row, block.window.col)) != block.key:
             return None
-        found: NDArray[Any] = self.dataset.read(window=block.raster_window)
+        w = block.window
+        window = RasterWindow(w.col, w.row, w.width, w.height)
+        found: NDArray[Any] = self.dataset.read(window=window)
         return found
 
 

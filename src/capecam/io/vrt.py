@@ -10,11 +10,10 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
-from numpy.typing import NDArray
 
 from capecam.grid import Grid, Window
-from capecam.io.cog import BLOCK
 from capecam.io.gdal import open_readonly
+from capecam.io.pyramid import BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,6 @@ class Layer:
         """Return the layer of tiles on a pixel grid."""
         hull = reduce(Window.hull, (tile.window for tile in tiles))
         return cls(grid.crop(hull), tuple(tiles))
-
-
-def is_valid(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
-    """Return a mask of the same shape; True is a value, False is nodata."""
-    return np.asarray(~np.isnan(values) if np.isnan(nodata) else values != nodata)
 
 
 def write_vrt(path: Path, layer: Layer, overview: Path) -> None:

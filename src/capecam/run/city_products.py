@@ -93,7 +93,7 @@ def write_city_products(out: Path, explain: Explain) -> RunRecord:
             "move it elsewhere, and give the same command again"
         ) from error
     except UNREADABLE as error:
-        Ledger.of(out).check_writable()
+        Ledger.of(out).check_writable(error)
         reason = str(error).splitlines()[0]
         raise StoppedError(
             f"{out}: its layers cannot be made ({reason}); if the disk is not full, capecam "

@@ -23,7 +23,6 @@ from capecam.grid import Grid, Window
 from capecam.io.cog import LEVELS, NODATA, Product, write_cog
 from capecam.io.heat_layer import OBJECT_SHARE_MAX
 from capecam.pipeline.object_shares import object_shares
-from capecam.runtime.files import atomic_write
 from capecam.store.file_names import OBJECTS
 from capecam.store.object_store import StoredObject
 from capecam.store.records import FileFacts, ObjectRasterRecord
@@ -136,8 +135,7 @@ def _update(
         now = FileFacts.of(path)
         if (now.bytes, now.sha256) == (known.bytes, known.sha256):
             return known
-    with atomic_write(path) as temporary:
-        write_cog(temporary, product, grid, _pixels(run, grid, objects))
+    write_cog(path, product, grid, _pixels(run, grid, objects))
     return ObjectRasterRecord(key=key, **FileFacts.of(path).to_json())
 
 

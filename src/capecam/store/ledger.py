@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ FAILED_JSON = "failed.json"
 WORK = ".work-"
 """Prefix of the folders of cells in progress, beside the finished cells."""
 PROBE_BYTES = 1 << 20
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Codes of a full disk, or of one on which no more may be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,19 @@ class Ledger:
             ) from error
         return ledger
 
-    def check_writable(self) -> None:
+    def check_writable(self, failure: Exception | None = None) -> None:
         """Check, after a failure, that the disk was not its cause.
+
+        Args:
+            failure: the failure, if it is known: it may say itself that the disk is full, which a
+                new file cannot tell where unnamed files have given back their space.
 
         Raises:
             StoppedError: it was, so there is no point in continuing.
         """
         try:
+            if isinstance(failure, OSError) and failure.errno in FULL:
+                raise failure
             self._probe()
         except OSError as error:
             raise StoppedError(
@@ -122,8 +131,8 @@ class Ledger:
         work.mkdir()
         try:
             yield work
-        except Exception:  # of any kind: it is raised again, unless the disk was the reason
-            self.check_writable()  # before the folder is removed, which would free the disk
+        except Exception as error:  # of any kind: it is raised again, unless it is the disk's
+            self.check_writable(error)  # before the folder is removed, which would free the disk
             raise
         finally:
             self.clear(cell)
