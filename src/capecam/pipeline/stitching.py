@@ -224,10 +224,11 @@ def to_levels(values: Tensor, scale_max: Tensor, floor: Tensor | None = None) ->
     With a floor, (C,), values up to it become 0, and the others
     ``round(254 * sqrt(min(value / scale_max, 1)))``.
     """
-    shares = (values / scale_max[:, None, None]).clamp(max=1)
-    if floor is not None:
-        shares = torch.where(values > floor[:, None, None], shares.sqrt(), 0.0)
-    return (LEVELS * shares).round().to(torch.uint8)
+    shares = (values / scale_max[:, None, None]).clamp_(max=1)
+    if floor is None:
+        return shares.mul_(LEVELS).round_().to(torch.uint8)
+    levels = shares.sqrt_().mul_(LEVELS).round_().to(torch.uint8)
+    return levels.masked_fill_(values <= floor[:, None, None], 0)
 
 
 def _download(
