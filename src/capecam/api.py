@@ -63,8 +63,8 @@ def read_heatmap(out: Path | str, cell: str, method: str, band: str) -> NDArray[
         band: name of a class.
 
     Returns:
-        (rows, columns) from 0 to 1 on the scale of the city, or raw values of a run with
-        ``--heatmap-dtype float32``; NaN where there is no data.
+        (rows, columns) raw values as shares of the city's scale, 0 to 1, or raw values of a run
+        with ``--heatmap-dtype float32``; NaN where there is no data.
 
     Raises:
         KeyError: the file has no such band; the message lists its bands.
@@ -74,4 +74,6 @@ def read_heatmap(out: Path | str, cell: str, method: str, band: str) -> NDArray[
             raise KeyError(f"{method} has no band {band!r}, only {dataset.descriptions}")
         index = dataset.descriptions.index(band) + 1
         values = dataset.read(index, masked=True).astype(np.float32) * dataset.scales[index - 1]
+        if dataset.tags(index).get("CAPECAM_TRANSFER") == "sqrt":
+            values **= 2
     return np.asarray(np.ma.filled(values, np.nan), np.float32)

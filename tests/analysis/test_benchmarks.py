@@ -60,6 +60,19 @@ def test_cog(tmp_path: Path) -> None:
     assert all(float(row["cpu_s"]) > 0 for row in rows)
 
 
+def test_guided_scale(tmp_path: Path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(700, 700))
+    settings = {
+        "sources": [str(tmp_path / "in")], "out": str(tmp_path / "out"),
+        "explain.methods": ["guided_gradcam"], "explain.heatmap_dtype": "float32",
+        "explain.calibration_tiles": 2, "objects.explain": "none", "run.in_process": True,
+    }  # fmt: skip
+    run(load_settings(None, settings), model=colours_model())
+    rows = benchmark("guided_scale", tmp_path / "guided.csv", f"drawn={tmp_path / 'out'}")
+    assert [row["scale"] for row in rows] == ["0.1", "now"] * (len(rows) // 2)
+    assert all(0 <= float(row["removed"]) < 1 and float(row["mb"]) > 0 for row in rows)
+
+
 def test_finish(bounds: Path, tmp_path: Path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(96, 96))
     settings = {"sources": [str(tmp_path / "in")], "out": str(tmp_path / "out")}

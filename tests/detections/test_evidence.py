@@ -78,10 +78,11 @@ def sixteen(scene, tmp_path_factory) -> Path:
 
 
 def layer(out: Path, name: str, band: int) -> np.ndarray:
-    """Return (SIZE, SIZE) values of the city, 0..1; NaN is nodata."""
+    """Return (SIZE, SIZE) raw shares of the city's scale, 0..1; NaN is nodata."""
     with rasterio.open(out / f"{name}.vrt") as dataset:
         values = dataset.read(band).astype(float)
         values = np.where(values == dataset.nodata, np.nan, values / 254)
+        values **= 2 if dataset.tags(band).get("CAPECAM_TRANSFER") == "sqrt" else 1
     factor = 10 if values.shape != (SIZE, SIZE) else 1
     return values.repeat(factor, 0).repeat(factor, 1)[:SIZE, :SIZE]
 

@@ -9,17 +9,20 @@ import torch
 from capecam.attribution.maps import Maps
 from capecam.grid import Cell, Tiling, Window
 from capecam.io.cog import NODATA
+from capecam.io.heat_layer import HeatLayer
 from capecam.pipeline.stitching import Stitcher, StitchPlan, Strip, neighbours, to_levels
 from capecam.pipeline.tiles import Batch
 
 TILING = Tiling(64, 14, 2)
 """Step 50. Small, so that sizes around every boundary are quick."""
 CPU = torch.device("cpu")
+FLOOR = {"guided_gradcam": [0.01] * 3}
+"""Of the square of a level of 25.4."""
 SIZES = [1, 9, 49, 50, 51, 63, 64, 65, 113, 114, 115, 149, 150, 151]
 
 
 def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
-    """Cut (3, H, W) levels to tiles as probabilities and guided maps; stitch; collect rows."""
+    """Cut (3, H, W) levels to tiles as probabilities and maps; stitch; collect rows."""
     core = Window(*origin, *truth.shape[1:])
     reach = tiling.window_read(core)
     padded = np.zeros((3, *reach.shape), np.float32)
@@ -27,7 +30,8 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
     slices = core.slices(reach)
     padded[:, *slices], valid[slices] = truth / 254, True
     tops = {"gradcam": [1.0] * 3, "guided_gradcam": [1.0] * 3}
-    stitcher = Stitcher(StitchPlan(tiling, list(tops), 3, tops, False), Cell("a", "a", core), CPU)
+    plan = StitchPlan(tiling, list(tops), 3, tops, False, floor=FLOOR)
+    stitcher = Stitcher(plan, Cell("a", "a", core), CPU)
     collected: dict[str, list[np.ndarray]] = {}
     row_counts = []
     tile_rows, tile_cols = tiling.indices(core)
@@ -48,7 +52,7 @@ def stitched(truth: np.ndarray, origin: tuple[int, int], tiling: Tiling):
             blocks = tile[..., :: tiling.stride, :: tiling.stride]
             maps = Maps(
                 torch.cat([background, tile], dim=1),
-                {"gradcam": blocks, "guided_gradcam": tile},
+                {"gradcam": blocks, "guided_gradcam": tile**2},  # stored by its root
                 torch.ones(1, 3, dtype=torch.bool),
                 torch.tensor(0),
             )
@@ -68,7 +72,7 @@ def test_the_truth_comes_back(height: int, width: int, origin: tuple[int, int]) 
     truth = rng.integers(0, 84, (3, height, width))
     found, row_counts = stitched(truth, origin, TILING)
     assert np.array_equal(found["probability"], truth)
-    assert np.array_equal(found["guided_gradcam"], truth)
+    assert np.array_equal(found["guided_gradcam"], np.where(truth > 25.4, truth, 0))
     background = 254 - truth.sum(axis=0)
     shares = np.concatenate([background[None], truth])
     second, first = np.sort(shares, axis=0)[-2:]
@@ -198,3 +202,20 @@ def test_levels_are_those_of_the_contract() -> None:
     raw = torch.tensor([[[0.0, 1.0, 2.0, 5.0]], [[0.0, 1.0, 2.0, 5.0]]])
     levels = to_levels(raw, torch.tensor([2.0, torch.inf]))
     assert levels.tolist() == [[[0, 127, 254, 254]], [[0, 0, 0, 0]]]
+
+
+def test_root_levels_give_raw_values_back() -> None:
+    shares = torch.cat([torch.linspace(0, 1, 10_001), torch.tensor([1.5, 40.0])])
+    raw, tops = torch.stack([3 * shares, shares])[:, None], torch.tensor([3.0, torch.inf])
+    levels = to_levels(raw, tops, torch.tensor([0.03, torch.inf]))
+    assert not levels[1].any()
+    stored = HeatLayer("guided_gradcam", None, 1, None, by_root=True)
+    values = levels[0, 0].numpy()
+    kept = raw[0, 0].numpy() > 0.03
+    assert (values[~kept] == 0).all()
+    assert (np.diff(values.astype(int)) >= 0).all()
+    found, expected = stored.scaled(values, 1)[kept], shares.numpy()[kept].clip(max=1)
+    assert np.abs(np.sqrt(found) - np.sqrt(expected)).max() <= 0.5001 / 254
+    assert found[-1] == 1
+    assert np.array_equal(stored.brightness(values, 1), values / 254)
+    assert np.isnan(stored.scaled(np.array([NODATA], np.uint8), 1)).all()

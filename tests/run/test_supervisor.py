@@ -25,7 +25,8 @@ from capecam.attribution.methods import resample
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.io.cog import CogSet
-from capecam.pipeline.calibration import PERCENTILE
+from capecam.pipeline.calibration import PERCENTILE, calibrate
+from capecam.pipeline.tiles import Tile
 from capecam.run.outcome import RunOutcome
 from capecam.run.progress import Progress, summary
 from capecam.run.supervisor import run
@@ -197,6 +198,9 @@ def test_rasters_line_up_with_the_image(reference, one) -> None:
                     ]
                     assert float(tags["CAPECAM_CALIBRATION"]) == tops[product][0]
                     assert (tags["CAPECAM_METHOD"], tags["CAPECAM_SCORE"]) == (product, "mean")
+                    transfer = "sqrt" if product == "guided_gradcam" else None
+                    assert tags.get("CAPECAM_TRANSFER") == transfer
+                    assert ("CAPECAM_FLOOR" in tags) == (transfer == "sqrt")
 
 
 def test_classes_and_objects_are_those_of_the_scene(reference, pixels) -> None:
@@ -260,14 +264,28 @@ def test_float32_heatmaps_are_raw(reference, one, tmp_path) -> None:
     assert np.abs(np.round(254 * np.minimum(raw / tops, 1)) - levels).max() <= 1
     assert raw.dtype == np.float32
     assert raw.max() > tops.min()
+    guided = read_heatmap(tmp_path, "whole", "guided_gradcam", "pool heater")
+    top, floor = (run_json["calibration"][k]["guided_gradcam"][2] for k in ("tops", "floor"))
+    shares = guided / top
+    found = read_heatmap(reference.out, "whole", "guided_gradcam", "pool heater")
+    kept = shares > floor / top * 1.001
+    assert kept.mean() > 0.01
+    assert np.abs(np.sqrt(found) - np.sqrt(shares.clip(max=1)))[kept].max() < 0.51 / 254
+    assert not found[shares < floor / top * 0.999].any()
+    with rasterio.open(tmp_path / "cells" / "whole" / "guided_gradcam.tif") as dataset:
+        assert "CAPECAM_TRANSFER" not in dataset.tags(1)
 
 
 def test_calibration_is_the_percentile_of_what_is_written(one, pixels, tmp_path) -> None:
-    explain(one, tmp_path, explain__calibration_tiles=1000, explain__methods=["gradcam"])
+    """Of maps at full resolution, that of the pixels of the class."""
+    methods = ["gradcam", "guided_gradcam"]
+    explain(one, tmp_path, explain__calibration_tiles=1000, explain__methods=methods)
     run_json = json.loads((tmp_path / "run.json").read_text())
-    tiling, engine = Tiling(), Engine(colours_model(), ["gradcam"])
+    tiling, engine = Tiling(), Engine(colours_model(), methods)
     core = Window(0, 0, HEIGHT, WIDTH)
     values: list[np.ndarray] = []
+    inside: list[np.ndarray] = []
+    outside: list[np.ndarray] = []
     rows, cols = tiling.indices(core)
     for i in rows:
         for j in cols:
@@ -280,9 +298,32 @@ def test_calibration_is_the_percentile_of_what_is_written(one, pixels, tmp_path)
             blocks = resample(maps.heat["gradcam"], tiling.size // tiling.stride)[0, 0].numpy()
             seen = valid.reshape(32, 10, 32, 10).any(axis=(1, 3))
             values.append(blocks[seen & (blocks > 0)])
+            guided = maps.heat["guided_gradcam"][0, 0].numpy()
+            own = (maps.probability[0].argmax(dim=0) == 1).numpy()
+            inside.append(guided[valid & own & (guided > 0)])
+            outside.append(guided[valid & ~own])
     assert run_json["calibration"]["tiles"] == len(rows) * len(cols)
     expected = np.percentile(np.concatenate(values), PERCENTILE)
     assert run_json["calibration"]["tops"]["gradcam"][0] == pytest.approx(expected, rel=1e-5)
+    top, floor = (run_json["calibration"][k]["guided_gradcam"][0] for k in ("tops", "floor"))
+    assert top == pytest.approx(np.percentile(np.concatenate(inside), 99.9), rel=1e-5)
+    noise = np.percentile(np.concatenate(outside), 93) / top
+    assert floor / top == pytest.approx(noise.clip(0.002, 0.25), rel=1e-5)
+
+
+def test_a_class_that_the_sample_lacks_is_calibrated_everywhere() -> None:
+    """Class 1 has no pixel: its percentile is of all positive values."""
+    tiling, engine = Tiling(64, 0, 8), Engine(colours_model(), ["guided_gradcam"])
+    pixels = blobs(64, 64, seed=3)
+    pixels[0] = np.minimum(pixels[0], 120)
+    valid = torch.ones(64, 64, dtype=torch.bool)
+    tile = Tile(Window(0, 0, 64, 64), torch.from_numpy(pixels), valid)
+    maps = engine(tile.pixels[None], valid[None])
+    assert not (maps.probability.argmax(dim=1) == 1).any()
+    guided = maps.heat["guided_gradcam"][0, 0]
+    expected = np.percentile(guided[guided > 0].numpy(), PERCENTILE)
+    found = calibrate([tile], tiling, engine, 1)
+    assert found.scale_max["guided_gradcam"][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_class_without_heat_is_recorded_as_empty(tmp_path) -> None:
@@ -307,6 +348,14 @@ def test_calibration_of_another_run(reference, one, tmp_path) -> None:
             one, tmp_path / "c", explain__calibration=str(other),
             explain__methods=["gradcampp_notebook"],
         )  # fmt: skip
+    record = json.loads(other.read_text())
+    del record["calibration"]["floor"]  # as version 0.1 wrote it
+    old = tmp_path / "run.json"
+    old.write_text(json.dumps(record))
+    with pytest.raises(SettingsError, match=r"its scale of guided_gradcam is of version 0\.1"):
+        explain(one, tmp_path / "d", explain__calibration=str(old))
+    cams = {"explain__methods": ["gradcam"], "explain__calibration": str(old)}
+    assert explain(one, tmp_path / "e", **cams).exit_code == 0
 
 
 def test_finished_cells_are_kept(four, tmp_path) -> None:
@@ -325,8 +374,9 @@ def test_a_run_records_the_time_of_its_stages(one, tmp_path) -> None:
     assert sum(run_json["stages"].values()) == pytest.approx(run_json["seconds"], abs=0.01)
     work, wall = run_json["work"], run_json["stages"]["cells"]
     writes = {f"write {product}" for product in PRODUCTS}
-    assert set(work) == {"read", "engine", "stitch", *writes, "trace", "finish"}
-    assert work["read"] + work["engine"] + work["stitch"] + work["finish"] <= wall
+    main = {"read", "engine", "stitch", "wait", "finish"}
+    assert set(work) == {*main, *writes, "trace"}
+    assert sum(work[stage] for stage in main) <= wall
     assert run_json["engine_waited"] == pytest.approx(1 - work["engine"] / wall, abs=1e-3)
     assert "the engine waited" in summary(outcome)
     again = explain(one, tmp_path)

@@ -25,6 +25,7 @@ from capecam.runtime.lock import output_lock
 from capecam.settings import Settings
 from capecam.settings.loading import load
 from capecam.store.ledger import Ledger
+from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
 
 SIZE = 120
@@ -97,6 +98,36 @@ def test_a_changed_setting_is_named(nine) -> None:
         for name in ("background", "solar panel", "water heater", "pool heater")
     ]
     assert not make_plan(settings(nine, model__classes=styled)).todo
+
+
+def as_version_0_1(out: Path) -> None:
+    """Change the records to those of a version that stored guided maps on a linear scale."""
+    for path in [out / "run.json", *out.glob("cells/*/cell.json")]:
+        record = json.loads(path.read_text())
+        for part in ("calibration", "basis"):
+            record.get(part, {}).pop("floor", None)
+        path.write_text(json.dumps(record))
+
+
+def test_levels_of_two_scales_are_never_mixed(nine) -> None:
+    out = nine / "out"
+    as_version_0_1(out)
+    old = RunFolder.open(out)
+    assert set(old.cells) == set(NAMES), "its results can be read as they are"
+    assert not old.heat("guided_gradcam").by_root
+    explain(nine, run__shard="1/3")  # a part of the cells is made again
+    run = RunFolder.open(out)
+    assert run.heat("guided_gradcam").by_root
+    assert len(run.cells) == 3
+    assert explain(nine).done == 6
+
+
+def test_cells_without_guided_maps_are_kept(tmp_path) -> None:
+    write_tif(tmp_path / "in" / "a.tif", blobs(SIZE, SIZE))
+    cams = {"explain__methods": ("gradcam",)}
+    assert processed(tmp_path, **cams) == {"a"}
+    as_version_0_1(tmp_path / "out")
+    assert processed(tmp_path, **cams) == set()
 
 
 def test_another_datum_is_another_crs(tmp_path) -> None:

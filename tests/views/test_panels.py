@@ -36,7 +36,7 @@ from capecam.pipeline.stitching import to_levels
 from capecam.run.supervisor import run
 from capecam.settings import METHODS, OBJECT_METHODS, ClassSettings
 from capecam.settings.loading import load
-from capecam.store.run_folder import RunFolder
+from capecam.store.run_folder import RunFolder, known_run
 from capecam.views.panels import captions
 from capecam.views.panels import figure as figure_module
 from capecam.views.panels import panel as panel_module
@@ -101,12 +101,14 @@ def stored(out: Path, product: str, window: Window, unit: int = 1) -> np.ndarray
         return dataset.read(window=(rows, (window.col // unit, window.right // unit)))
 
 
-def levels(panel: Panel, method: str, tiling: Tiling) -> np.ndarray:
+def levels(out: Path, panel: Panel, method: str, tiling: Tiling) -> np.ndarray:
     """Return the map of a method on the city's scale, as a run stores it."""
     heat = torch.from_numpy(panel.heat[method])[None]
     heat = heat if method == "guided_gradcam" else resample(heat, tiling.size // tiling.stride)
     tops = [top or torch.inf for top in panel.scale_max[method]]
-    return to_levels(heat[0], torch.tensor(tops)).numpy()
+    floor = known_run(out).calibration.floor.get(method)
+    raised = None if floor is None else torch.tensor([raw or torch.inf for raw in floor])
+    return to_levels(heat[0], torch.tensor(tops), raised).numpy()
 
 
 @pytest.mark.parametrize("score", ["mean", "predicted"])
@@ -127,7 +129,7 @@ def test_without_overlap_a_panel_equals_the_rasters(tmp_path: Path, score: str) 
     for method in METHOD_LIST:
         expected = stored(out, method, window, 1 if method == "guided_gradcam" else 10)
         assert expected.max() > 50, "there are values to compare"
-        assert np.array_equal(levels(shown, method, tiling), expected), method
+        assert np.array_equal(levels(out, shown, method, tiling), expected), method
 
 
 def test_maps_are_those_of_the_engine_on_a_tile_of_the_run(city, panel) -> None:

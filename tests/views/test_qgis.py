@@ -64,7 +64,7 @@ def other(tmp_path_factory) -> Path:
     return make(
         tmp_path_factory.mktemp("other"), CUSTOM_WKT, brightest=60,
         explain__heatmap_dtype="float32",
-        explain__methods=["gradcampp", "layercam"], detections__min_area_m2=3.0,
+        explain__methods=["gradcampp", "layercam", "guided_gradcam"], detections__min_area_m2=3.0,
         detections__keep_rejected=True, explain__where="detected", qgis__imagery=False,
     )  # fmt: skip
 
@@ -180,6 +180,20 @@ def test_colours_end_at_the_top_of_the_scale(out, other) -> None:
                 s.get("name") for s in layer.iterfind("map-layer-style-manager/map-layer-style")
             ]
             assert names == ["default", "jet"]
+
+
+def test_raw_guided_maps_have_the_colours_of_stored_ones(out, other) -> None:
+    """Stored levels are square roots; of raw values, the colours go by the root."""
+
+    def colours(folder: Path) -> list[tuple[float, str, str]]:
+        path = "pipe/rasterrenderer/rastershader/colorrampshader/item"
+        items = layers(folder)["guided_gradcam_1"].iterfind(path)
+        return [(float(i.get("value")), i.get("color"), i.get("alpha")) for i in items]
+
+    record = json.loads((other / "run.json").read_text())
+    top = record["calibration"]["tops"]["guided_gradcam"][0]
+    expected = [(pytest.approx(top * value**2), *rest) for value, *rest in colours(out)]
+    assert colours(other) == expected
 
 
 def test_finishing_again_gives_the_same_and_leaves_cells_alone(out) -> None:

@@ -125,7 +125,8 @@ class Evidence:
 def _open_cache(rasters: EvidenceRasters, grid: Grid, path: Path) -> EvidenceCache:
     tiles, scale_max = list(rasters.probability.tiles), []
     for heatmap in rasters.heatmaps:
-        scale_max.append(f"{heatmap.method} {heatmap.stride} {heatmap.scale_max}")
+        root = " sqrt" if heatmap.by_root else ""
+        scale_max.append(f"{heatmap.method} {heatmap.stride} {heatmap.scale_max}{root}")
         stored = heatmap.layer.tiles if heatmap.layer else ()
         tiles += [replace(tile, window=tile.window.scaled(heatmap.stride)) for tile in stored]
     pixel = float(middle_pixel_m(grid).min())

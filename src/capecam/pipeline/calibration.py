@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import check_finite
-from capecam.attribution.methods import resample
+from capecam.attribution.methods import decide, resample
 from capecam.errors import ImageError, SettingsError
 from capecam.grid import Tiling
 from capecam.mosaic.city import City
@@ -19,9 +21,20 @@ from capecam.mosaic.reader import Reader
 from capecam.mosaic.sampling import hash_order, index_key
 from capecam.pipeline.stitching import block_validity, unit_of
 from capecam.pipeline.tiles import Tile, batches
+from capecam.settings import PIXEL_METHODS
 from capecam.store.records import CalibrationRecord, CalibrationSource, read_record
 
 PERCENTILE = 99.5
+"""Of positive values: top of the scale."""
+
+DETECTIONS_PERCENTILE = 99.9
+"""The same in detections: top of the scale of maps at full resolution."""
+
+BACKGROUND_PERCENTILE = 93.0
+"""Of values outside of detections: floor of these maps, below which they are stored as 0."""
+
+MIN_FLOOR, MAX_FLOOR = 0.002, 0.25
+"""Limits of the floor, as shares of the scale (docs/method.md#the-scale-of-guided-maps)."""
 
 OnReading = Callable[[tuple[str, ...]], object]
 """Called with the names of images before they are read, and with none after."""
@@ -85,6 +98,9 @@ def why_not_usable(calibration: CalibrationRecord, engine: Engine) -> str | None
             return (
                 f"{method} has {len(calibration.scale_max[method])} classes, this run has {classes}"
             )
+    for method in set(engine.methods) & calibration.scale_max.keys():
+        if (method in PIXEL_METHODS) != calibration.is_by_root(method):
+            return f"its scale of {method} is of version 0.1, which stored linear levels"
     missing = [method for method in engine.methods if method not in calibration.scale_max]
     return f"it has no {', '.join(missing)}" if missing else None
 
@@ -92,35 +108,76 @@ def why_not_usable(calibration: CalibrationRecord, engine: Engine) -> str | None
 def calibrate(
     sample: Iterable[Tile], tiling: Tiling, engine: Engine, batch_size: int
 ) -> CalibrationRecord:
-    """Take the 99.5th percentile of positive raw values, resampled as they are written.
+    """Take percentiles of raw values of the sample, resampled as they are written.
+
+    For maps at full resolution: of the pixels that a tile's own argmax gives the class, and of the
+    others for the floor (docs/method.md#the-scale-of-guided-maps).
 
     Raises:
         NotFiniteError: the network's gradients overflowed.
     """
-    classes = len(engine.model.foreground)
-    values: dict[str, list[list[NDArray[np.float32]]]] = {
-        method: [[] for _ in range(classes)] for method in engine.methods
-    }
+    classes = range(len(engine.model.foreground))
+    values = {method: [_RawValues() for _ in classes] for method in engine.methods}
     tiles = 0
     for batch in batches(sample, batch_size):
         maps = engine(batch.pixels, batch.valid)
         check_finite(maps.broken, engine.precision)
         valid = batch.valid[:, None].to(engine.device)
+        predicted = decide(maps.probability, sigmoid=engine.model.sigmoid)
         for method, heat in maps.heat.items():
             unit = unit_of(method, tiling)
             raw = resample(heat, tiling.size // unit)
-            positive = (raw > 0) & block_validity(valid, unit)
-            for c in range(classes):
-                found = raw[:, c][positive[:, c]]
-                values[method][c].append(found.cpu().numpy().astype(np.float32))
+            explained = block_validity(valid, unit) & maps.explained[..., None, None]
+            for c in classes:
+                seen = explained[:, c]
+                inside = seen & (predicted == c + 1) if method in PIXEL_METHODS else seen
+                values[method][c].add(raw[:, c], inside, seen & ~inside)
         tiles += len(batch.windows)
-    scale_max = {method: tuple(map(_scale_max, by_class)) for method, by_class in values.items()}
-    return CalibrationRecord(scale_max=scale_max, key=calibration_key(engine), tiles=tiles)
+    scales = {
+        method: [raw.scale(by_root=method in PIXEL_METHODS) for raw in by_class]
+        for method, by_class in values.items()
+    }
+    return CalibrationRecord(
+        scale_max={method: tuple(top for top, _ in scale) for method, scale in scales.items()},
+        key=calibration_key(engine),
+        tiles=tiles,
+        floor={
+            method: tuple(floor for _, floor in scale)
+            for method, scale in scales.items()
+            if method in PIXEL_METHODS
+        },
+    )
 
 
-def _scale_max(parts: list[NDArray[np.float32]]) -> float | None:
-    values = np.concatenate(parts) if parts else np.empty(0, np.float32)
-    return float(np.percentile(values, PERCENTILE)) if values.size else None
+@dataclass(frozen=True, slots=True)
+class _RawValues:
+    """Raw values of one method and class, by batch."""
+
+    inside: list[NDArray[np.float32]] = field(default_factory=list)
+    """Positive ones in pixels of the class; of maps in blocks, everywhere."""
+    outside: list[NDArray[np.float32]] = field(default_factory=list)
+    """All in other pixels."""
+
+    def add(self, raw: Tensor, inside: Tensor, outside: Tensor) -> None:
+        """Add (B, n, n) values where the masks are True."""
+        for values, mask in ((self.inside, inside & (raw > 0)), (self.outside, outside)):
+            values.append(raw[mask].cpu().numpy().astype(np.float32))
+
+    def scale(self, *, by_root: bool) -> tuple[float | None, float | None]:
+        """Return the top of the scale and, for levels by the root, the floor."""
+        inside, outside = (
+            np.concatenate(parts) if parts else np.empty(0, np.float32)
+            for parts in (self.inside, self.outside)
+        )
+        percentile = DETECTIONS_PERCENTILE if by_root and inside.size else PERCENTILE
+        positive = inside if inside.size else outside[outside > 0]
+        if not positive.size:
+            return None, None
+        top = float(np.percentile(positive, percentile))
+        if not by_root:
+            return top, None
+        background = float(np.percentile(outside, BACKGROUND_PERCENTILE)) if outside.size else 0.0
+        return top, top * min(max(background / top, MIN_FLOOR), MAX_FLOOR)
 
 
 def sample_tiles(

@@ -187,13 +187,15 @@ def _consumers(
 
 def _stitch_plan(job: Job) -> StitchPlan:
     explain, model = job.settings.explain, job.engine.model
+    calibration = job.constants.calibration
     return StitchPlan(
         job.settings.tiling.tiling,
         explain.methods,
         len(model.foreground),
-        job.constants.calibration.scale_max if explain.heatmap_dtype == "uint8" else None,
+        calibration.scale_max if explain.heatmap_dtype == "uint8" else None,
         explain.where == "detected",
         model.sigmoid,
+        calibration.floor,
     )
 
 
@@ -217,12 +219,22 @@ def _products(job: Job) -> list[Product]:
 
 def _heat_tags(method: str, job: Job) -> tuple[dict[str, str], ...]:
     """Return the tags of each band, which give raw values back; ``none`` marks an empty class."""
-    return tuple(
+    calibration = job.constants.calibration
+    tops = calibration.scale_max[method]
+    tags = [
         {
-            "CAPECAM_CALIBRATION": "none" if top is None else repr(top),
+            "CAPECAM_CALIBRATION": _raw(top),
             "CAPECAM_METHOD": method,
             "CAPECAM_SCORE": job.settings.explain.score,
             "CAPECAM_TARGET_LAYER": job.engine.model.target_layer,
         }
-        for top in job.constants.calibration.scale_max[method]
-    )
+        for top in tops
+    ]
+    if calibration.is_by_root(method) and job.settings.explain.heatmap_dtype == "uint8":
+        for band, floor in zip(tags, calibration.floor[method], strict=True):
+            band |= {"CAPECAM_TRANSFER": "sqrt", "CAPECAM_FLOOR": _raw(floor)}
+    return tuple(tags)
+
+
+def _raw(value: float | None) -> str:
+    return "none" if value is None else repr(value)

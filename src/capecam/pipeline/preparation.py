@@ -55,8 +55,7 @@ class RunConstants:
 
     def inputs(self, settings: Settings, city: City) -> Inputs:
         """Return what the pixels of all cells depend on."""
-        scale_max = self.calibration.scale_max
-        return Inputs(city, settings, self.checkpoint, self.precision, scale_max)
+        return Inputs(city, settings, self.checkpoint, self.precision, self.calibration)
 
 
 def prepare(

@@ -8,7 +8,7 @@ to what is stored.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -151,6 +151,8 @@ class StitchPlan:
     """True if tiles and classes can be unexplained."""
     sigmoid: bool = False
     """True if the only class is decided by a sigmoid."""
+    floor: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """Raw value up to which pixels are 0, in the same way, for methods that are stored by root."""
 
 
 class Stitcher:
@@ -168,8 +170,9 @@ class Stitcher:
         self._row = tiling.window_read(cell.core).row
         self._ramps = {unit: _outer(tiling.weights(unit), device) for unit in (1, tiling.stride)}
         self._one = torch.ones(classes, device=device)
-        self._scale_max = _scale_max(plan, device)
         self._download = _Download(device)
+        self._scale_max = _uploaded(plan.calibration or {}, device)
+        self._floor = _uploaded(plan.floor, device)
         self.valid_px = torch.zeros((), dtype=torch.int64, device=device)
         """() number of pixels with imagery in finished rows."""
         strip = partial(Strip, tiling, cell, device=device)
@@ -224,24 +227,33 @@ class Stitcher:
 
     def _stored(self, method: str, means: Tensor, valid: Tensor) -> Tensor:
         """Convert raw means to what is written: levels of the calibrated scale, or float32."""
-        if self._scale_max is None:
+        if self._plan.calibration is None:
             return torch.where(valid, means, torch.nan)
-        return torch.where(valid, to_levels(means, self._scale_max[method]), NODATA)
+        levels = to_levels(means, self._scale_max[method], self._floor.get(method))
+        return torch.where(valid, levels, NODATA)
 
 
-def _scale_max(plan: StitchPlan, device: torch.device) -> dict[str, Tensor] | None:
-    """Upload the calibration, (C,) by method; infinity for an empty class."""
-    if plan.calibration is None:
-        return None
+def _uploaded(
+    values: Mapping[str, Sequence[float | None]], device: torch.device
+) -> dict[str, Tensor]:
+    """Upload raw values, (C,) by method; infinity for an empty class."""
     return {
-        method: torch.tensor([top or torch.inf for top in plan.calibration[method]], device=device)
-        for method in plan.methods
+        method: torch.tensor([raw or torch.inf for raw in by_class], device=device)
+        for method, by_class in values.items()
     }
 
 
-def to_levels(values: Tensor, scale_max: Tensor) -> Tensor:
-    """Convert (C, h, w) by (C,) to uint8 ``round(254 * min(value / scale_max, 1))``."""
-    return (LEVELS * (values / scale_max[:, None, None]).clamp(max=1)).round().to(torch.uint8)
+def to_levels(values: Tensor, scale_max: Tensor, floor: Tensor | None = None) -> Tensor:
+    """Convert (C, h, w) by (C,) to uint8 ``round(254 * min(value / scale_max, 1))``.
+
+    With a floor, (C,), values up to it become 0, and the others
+    ``round(254 * sqrt(min(value / scale_max, 1)))``.
+    """
+    shares = (values / scale_max[:, None, None]).clamp_(max=1)
+    if floor is None:
+        return shares.mul_(LEVELS).round_().to(torch.uint8)
+    levels = shares.sqrt_().mul_(LEVELS).round_().to(torch.uint8)
+    return levels.masked_fill_(values <= floor[:, None, None], 0)
 
 
 def neighbours(windows: Sequence[Window], step: int) -> Iterator[slice]:

@@ -170,7 +170,7 @@ def _inputs(settings: Settings, city: City, previous: RunRecord) -> Inputs:
         settings,
         checkpoint,
         previous.precision if precision == "auto" else precision,
-        calibration.scale_max,
+        calibration,
     )
 
 

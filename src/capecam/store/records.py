@@ -97,6 +97,8 @@ class CellInputs(Record):
     tiling: dict[str, int] = {}
     explain: JsonTree = {}
     calibration: ScaleMax = {}
+    floor: ScaleMax = {}
+    """Written only where a heatmap is at full resolution."""
     collar: str = "none"
     """Written only where it is another."""
     reading: dict[str, JsonTree] = {}
@@ -152,6 +154,13 @@ class CalibrationRecord(Record):
     """Properties that a run needs in order to use these numbers: checkpoint, layer, score."""
     tiles: int
     """Number of tiles in the sample."""
+    floor: ScaleMax = {}
+    """By method whose levels are square roots (maps at full resolution), the raw value up to which
+    they are 0. Version 0.1 had linear levels alone."""
+
+    def is_by_root(self, method: str) -> bool:
+        """Return whether the levels of a heatmap are square roots."""
+        return method in self.floor
 
 
 class CalibrationSource(Record):

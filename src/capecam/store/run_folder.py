@@ -18,7 +18,7 @@ from capecam.settings import METHODS, PIXEL_METHODS, Settings
 from capecam.store.file_names import DETECTIONS, OBJECTS, RUN_JSON
 from capecam.store.ledger import Ledger
 from capecam.store.provenance import imagery_of, settings_of
-from capecam.store.records import CellRecord, FileFacts, RunRecord, read_record
+from capecam.store.records import CalibrationRecord, CellRecord, FileFacts, RunRecord, read_record
 from capecam.store.staleness import ImageHashes
 
 
@@ -83,7 +83,11 @@ class RunFolder:
         """
         record, ledger = known_run(out), Ledger.of(out)
         names = set(record.cells).intersection(ledger.done())
-        cells = {name: cell for name in sorted(names) if (cell := ledger.read(name))}
+        cells = {
+            name: cell
+            for name in sorted(names)
+            if (cell := ledger.read(name)) and _has_levels_of(cell, record.calibration)
+        }
         return cls(out, record, settings_of(out, record), cells)
 
     @classmethod
@@ -171,14 +175,17 @@ class RunFolder:
         """Return the rasters of a heatmap."""
         product = f"{method}.tif"
         layer = self.layer(product) if product in self.products else None
-        return HeatLayer(
-            method, layer, self.stride(method), self.scale_max(method) if self.raw else None
-        )
+        scale_max = self.scale_max(method) if self.raw else None
+        return HeatLayer(method, layer, self.stride(method), scale_max, self.is_by_root(method))
 
     def scale_max(self, method: str) -> tuple[float | None, ...]:
         """Return, by foreground class, the raw value at the top of the city's scale; None where no
         value is positive."""
         return self.record.calibration.scale_max[method]
+
+    def is_by_root(self, method: str) -> bool:
+        """Return whether a heatmap is stored and drawn by the square root of its values."""
+        return self.record.calibration.is_by_root(method)
 
     def detections(self) -> Path:
         """Return the path of the city's detections.
@@ -229,6 +236,17 @@ class RunFolder:
                     f"images beside {image.name} are gone, and may have been in the same tile: "
                     f"{', '.join(gone)}; bring them back to where the run found them"
                 )
+
+
+def _has_levels_of(cell: CellRecord, calibration: CalibrationRecord) -> bool:
+    """Return whether the levels of a cell mean what the run's do.
+
+    Those of version 0.1 do not, until the cell is processed again.
+    """
+    if cell.inputs.explain.get("heatmap_dtype") == "float32":
+        return True
+    stored = {method for method in PIXEL_METHODS if f"{method}.tif" in cell.files}
+    return stored & cell.inputs.floor.keys() == stored & calibration.floor.keys()
 
 
 def stage_seconds(work: Mapping[str, float]) -> dict[str, float]:

@@ -22,15 +22,15 @@ from capecam.io.paths import VsiPath
 from capecam.mosaic.city import City
 from capecam.mosaic.mosaic import Source
 from capecam.runtime.files import file_digest
-from capecam.settings import Settings, ValueRange
+from capecam.settings import PIXEL_METHODS, Settings, ValueRange
 from capecam.store.ledger import Ledger
 from capecam.store.records import (
+    CalibrationRecord,
     CellInputs,
     CellRecord,
     FailureRecord,
     ImageFacts,
     JsonTree,
-    ScaleMax,
 )
 
 FORMAT = 1
@@ -53,8 +53,7 @@ class Inputs:
     checkpoint: str
     """sha256."""
     precision: str
-    scale_max: ScaleMax
-    """The calibration."""
+    calibration: CalibrationRecord
 
 
 def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInputs:
@@ -72,6 +71,9 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
     optional: dict[str, object] = {}
     if settings.imagery.collar != "none":
         optional["collar"] = settings.imagery.collar
+    floor, explain = inputs.calibration.floor, settings.explain
+    if by_root := [method for method in explain.methods if method in PIXEL_METHODS]:
+        optional["floor"] = {method: floor.get(method, ()) for method in by_root}
     if reading := {s.name: how for s in images if (how := _reading(s, mosaic.value_range))}:
         optional["reading"] = reading
     return CellInputs(
@@ -85,10 +87,10 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
         model=model,
         align=settings.mosaic.align,
         tiling=settings.tiling.model_dump(mode="json", include={"size", "overlap", "stride"}),
-        explain=settings.explain.model_dump(
+        explain=explain.model_dump(
             mode="json", include={"methods", "score", "where", "heatmap_dtype"}
         ),
-        calibration=inputs.scale_max,
+        calibration=inputs.calibration.scale_max,
         **optional,
     )
 

@@ -53,9 +53,15 @@ EMPTY = (
 
 HEAT = (
     "{method}: {what}, for {name}. One scale for the whole city: from 0, which is transparent, "
-    "to {top}, the 99.5th percentile of the positive values (raw {raw:.3g}). The map explains the "
-    "score ({score}): it shows what changes the score, not what is true."
+    "to {top}, {of} (raw {raw:.3g}). {levels}The map explains the score ({score}): it shows what "
+    "changes the score, not what is true."
 )
+
+OF_ALL = "the 99.5th percentile of the positive values"
+
+OF_DETECTIONS = "the 99.9th percentile of the positive values in detections"
+
+ROOTS = "Values are square roots of the raw values' shares of this; the weak background is 0. "
 
 OBJECTS = (
     "What the network's decision for each {name} rests on: a map of that object's own score "

@@ -173,13 +173,15 @@ def _most_frequent(names: Sequence[str], counts: Mapping[str, int]) -> str:
 def _about(run: RunFolder, method: str, name: str, top: float | None) -> str:
     if top is None:
         return abstracts.EMPTY.format(method=TITLES[method], name=name)
-    explain = run.settings.explain
+    explain, by_root = run.settings.explain, run.is_by_root(method)
     about = abstracts.HEAT.format(
         method=TITLES[method],
         what=abstracts.WHAT if method in PIXEL_METHODS else abstracts.WHERE,
         name=name,
         top=f"{top:.3g}" if run.raw else "1",
+        of=abstracts.OF_DETECTIONS if by_root else abstracts.OF_ALL,
         raw=top,
+        levels=abstracts.ROOTS if by_root and not run.raw else "",
         score=explain.score,
     )
     about += abstracts.OF_TILE if _explains_objects(run) else ""

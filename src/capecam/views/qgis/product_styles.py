@@ -26,7 +26,8 @@ IMAGERY = "imagery.vrt"
 
 def method_styles(run: RunFolder, method: str, band: int) -> dict[str, LayerStyle]:
     """Return the styles of a band by name, the default first."""
-    return heat_styles(band, (run.scale_max(method)[band - 1] if run.raw else None) or 1.0)
+    top = run.scale_max(method)[band - 1] if run.raw else None
+    return heat_styles(band, top or 1.0, by_root=run.raw and run.is_by_root(method))
 
 
 def style_of(run: RunFolder, product: str) -> LayerStyle:

@@ -168,7 +168,7 @@ class ThumbnailReader:
             -(-window.bottom // stride),
             -(-window.right // stride),
         )
-        values = self._heat.scaled(self._layer.read(class_id, blocks), class_id)
+        values = self._heat.brightness(self._layer.read(class_id, blocks), class_id)
         pixels = values.repeat(stride, axis=0).repeat(stride, axis=1)
         heat: NDArray[np.float64] = pixels[window.slices(blocks.scaled(stride))]
         return None if np.isnan(heat).all() else heat

@@ -91,15 +91,18 @@ def probability_style(band: int, color: str) -> LayerStyle:
     return ramped(band, shades(color))
 
 
-def heat_styles(band: int, top: float = 1.0) -> dict[str, LayerStyle]:
+def heat_styles(band: int, top: float = 1.0, *, by_root: bool = False) -> dict[str, LayerStyle]:
     """Return the styles of a band of a heatmap by name, the default first.
 
     Args:
         band: number of the band, from 1.
         top: 1, or the scale maximum of raw values.
+        by_root: colours go by the root of the values; stored levels may be roots already.
     """
     ramps = {"inferno": HEAT, "jet": JET}
-    return {name: ramped(band, ramp, top) for name, ramp in ramps.items()}
+    return {
+        name: ramped(band, ramp.by_root() if by_root else ramp, top) for name, ramp in ramps.items()
+    }
 
 
 def object_styles(band: int) -> dict[str, LayerStyle]:
