@@ -9,8 +9,10 @@ seconds on a GPU that all workers share, and the finished rows are those that th
 gave for the same drawn scene, which is repeated over each image. As on a GPU, one batch is queued
 while another is run, and rows can be used when their batch is done.
 
-The table has tiles/s; CPU-seconds of one core an image, in total and by stage; the share of wall
-time in which the GPU waits; how long a thread waits for Python's lock; and peak memory.
+The table has tiles/s from the first pixel to the last record; CPU-seconds of one core an image, in
+total and by stage; the share of time in which the GPU waits between its batches; how long a thread
+waits for Python's lock; and peak memory. A second table, node_model.csv, says what other numbers of
+cores and GPUs would reach if CPU-seconds were the only limit beside the GPUs.
 """
 
 from __future__ import annotations
@@ -54,8 +56,6 @@ from capecam.store.staleness import ImageHashes
 
 DATA = Path(str(files("capecam.demo"))) / "data"
 TILING = Tiling()
-PERIOD = 2500
-"""Edge of the scene in pixels: a multiple of the tiles' step, so that its maps repeat, too."""
 MARGIN = 250
 BATCH = 64
 ENVIRONMENT = "CAPECAM_NODE"
@@ -75,6 +75,9 @@ def main() -> None:
     parser.add_argument("--score", default="mean", help="mean, predicted: noise in the maps")
     parser.add_argument("--images", type=int, default=5)
     parser.add_argument("--size", type=int, default=12_500)
+    parser.add_argument(
+        "--period", type=int, default=2500, help="edge of the scene, a multiple of the tiles' step"
+    )
     parser.add_argument("--products", type=Path, help="where to keep what the network gave")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/node.csv"))
     arguments = parser.parse_args()
@@ -87,7 +90,7 @@ def main() -> None:
         folder = Path(name)
         arguments.products = arguments.products or folder / "products"
         if not arguments.products.exists():
-            record_products(arguments.products, arguments.score)
+            record_products(arguments.products, arguments.period, arguments.score)
         scene = np.load(arguments.products / "scene.npy")
         draw(folder / "in", scene, arguments.images, arguments.size)
         for objects in arguments.objects.split(","):
@@ -96,12 +99,32 @@ def main() -> None:
                     row = measure(folder, arguments, objects, workers, rate)
                     print(row, flush=True)
                     append_rows(arguments.csv, [row])
+    append_rows(arguments.csv.with_stem("node_model"), model(row))
 
 
-def record_products(folder: Path, score: str) -> None:
-    """Run the sample network on one scene, and keep the rows of its products."""
+def model(row: dict[str, Any]) -> list[dict[str, object]]:
+    """Return the tiles/s that cores feed, and GPUs reach with them, from a measurement."""
+    tiles = row["tiles"] / row["images"]
+    rows = []
+    for cores in (4, 8, 16, 32):
+        fed = cores * tiles / row["cpu_s"]
+        for rate in (183, 716, 1245, 2000):
+            reached = {f"gpus_{n}": round(min(n * rate, fed)) for n in (1, 2, 4, 8)}
+            keys = ("objects", "score", "cpu_s", "machine", "torch", "commit")
+            rows.append(
+                {"cores": cores, "fed": round(fed), "rate": rate, **reached}
+                | {key: row[key] for key in keys}
+            )
+    return rows
+
+
+def record_products(folder: Path, period: int, score: str) -> None:
+    """Run the sample network on one scene, and keep the rows of its products.
+
+    The scene repeats after a multiple of the tiles' step, and so do its maps.
+    """
     folder.mkdir(parents=True)
-    scene = np.moveaxis(draw_scene(0, PERIOD, PERIOD).pixels, -1, 0)
+    scene = np.moveaxis(draw_scene(0, period, period).pixels, -1, 0)
     np.save(folder / "scene.npy", scene)
     whole = np.pad(scene, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="wrap")
     write_image(folder / "in" / "scene.tif", whole, col=0)
@@ -120,14 +143,14 @@ def record_products(folder: Path, score: str) -> None:
     for path in cell.glob("*.tif"):
         with rasterio.open(path) as dataset:
             unit = round(dataset.transform.a / 0.08)
-            n, start = PERIOD // unit, MARGIN // unit
+            n, start = period // unit, MARGIN // unit
             rows = dataset.read()[:, start : start + n, start : start + n]
         np.save(folder / f"{path.stem}.npy", rows)
 
 
 def draw(folder: Path, scene: np.ndarray, count: int, size: int) -> None:
     """Write images side by side, each with the scene repeated over it."""
-    repeats = -(-size // PERIOD)
+    repeats = -(-size // scene.shape[1])
     pixels = np.tile(scene, (1, repeats, repeats))[:, :size, :size]
     for n in range(count):
         write_image(folder / f"{n}.tif", pixels, col=n * size)
@@ -181,14 +204,16 @@ def measure(
         for stage, seconds in worker["cpu"].items():
             cpu[stage.split()[0]] += seconds / arguments.images
     stages = ("decode", "batch", "write", "trace", "finish", "checksums", "rest")
-    wall = gpu["end"] - gpu["start"]
+    wall = max(w["ended"] for w in found) - min(w["began"] for w in found)
     return {
         "objects": objects,
         "score": arguments.score,
         "workers": workers,
         "rate": rate,
+        "wall_s": round(wall, 1),
+        "gpu_s": round(outcome.tiles / rate, 1),
         "tiles_per_s": round(outcome.tiles / wall, 1),
-        "gpu_waited": round(gpu["idle"] / wall, 3),
+        "gpu_waited": round(gpu["idle"] / (gpu["end"] - gpu["start"]), 3),
         "cpu_s": round(sum(cpu[stage] for stage in stages), 2),
         **{f"{stage}_cpu_s": round(cpu[stage], 2) for stage in stages},
         "read_s": round(outcome.work["read"], 1),
@@ -198,6 +223,7 @@ def measure(
         "peak_mb": max(w["peak_mb"] for w in found),
         "mb_an_image": round(disk / arguments.images / 1e6, 1),
         "images": arguments.images,
+        "tiles": outcome.tiles,
         "size": arguments.size,
         "regions": found[0]["regions"],
         **environment("cpu"),
@@ -297,7 +323,7 @@ def pretend(parent: Any, settings: Any, level: int) -> None:
                 self._row = bottom
 
         def _rows(self, name: str, top: int, bottom: int) -> torch.Tensor:
-            unit = PERIOD // products[name].shape[1]
+            unit = products["classes"].shape[1] // products[name].shape[1]
             width = -(-self._core.width // unit)
             if (name, width) not in wide:
                 repeats = -(-width // products[name].shape[2])
@@ -330,7 +356,7 @@ class Costs:
         self._cpu: defaultdict[str, float] = defaultdict(float)
         self._late = self._latest = self._knocking = 0.0
         self._regions = 0
-        self._before = 0.0
+        self._before = self._began = 0.0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -363,7 +389,8 @@ class Costs:
 
         def ready(runner: Any, *arguments: Any) -> None:
             load_city(runner, *arguments)
-            self._before = cpu_s()  # libraries and the network are loaded
+            # Libraries and the network are loaded.
+            self._before, self._began = cpu_s(), time.monotonic()
             threading.Thread(target=self._knock, daemon=True).start()
 
         CellRunner.load_city = ready  # type: ignore[method-assign]
@@ -399,6 +426,8 @@ class Costs:
         total = cpu_s() - self._before
         result = {
             "cpu": cpu | {"rest": total - sum(cpu.values())},
+            "began": self._began,
+            "ended": time.monotonic(),
             "late": self._late,
             "latest": self._latest,
             "knocking": self._knocking,

@@ -73,6 +73,15 @@ def test_guided_scale(tmp_path: Path) -> None:
     assert all(0 <= float(row["removed"]) < 1 and float(row["mb"]) > 0 for row in rows)
 
 
+def test_node(tmp_path: Path) -> None:
+    options = ("--images", 2, "--size", 600, "--period", 500, "--rates", "100,inf")
+    rows = benchmark("node", tmp_path / "node.csv", *options, "--objects", "few", "--workers", 2)
+    assert [row["rate"] for row in rows] == ["100.0", "inf"]
+    assert all(float(row["cpu_s"]) > 0 and 0 <= float(row["gpu_waited"]) <= 1 for row in rows)
+    assert float(rows[0]["tiles_per_s"]) <= 100
+    assert (tmp_path / "node_model.csv").exists()
+
+
 def test_finish(bounds: Path, tmp_path: Path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(96, 96))
     settings = {"sources": [str(tmp_path / "in")], "out": str(tmp_path / "out")}
