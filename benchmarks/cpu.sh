@@ -5,7 +5,7 @@ set -euo pipefail
 bounds=$(realpath "$1")
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,cog,workers,city,finish,specks,target-layer}.csv benchmarks/results/planted*.csv
+rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,cog,node,node_model,workers,city,finish,specks,target-layer}.csv benchmarks/results/planted*.csv
 
 "$PYTHON" -m capecam bench --rounds 2 --batch 1,8 --csv benchmarks/results/engine-cpu.csv
 "$PYTHON" benchmarks/techniques.py
@@ -14,6 +14,7 @@ rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,cog,worker
 "$PYTHON" benchmarks/memory.py
 "$PYTHON" benchmarks/memory.py --sample-model --size 12500x12500
 "$PYTHON" benchmarks/cog.py
+"$PYTHON" benchmarks/node.py --rates 183,inf --objects many,few
 "$PYTHON" benchmarks/city.py "$bounds"
 "$PYTHON" benchmarks/finish.py "$bounds" --like demo/out
 "$PYTHON" benchmarks/specks.py

@@ -10,3 +10,4 @@ results=benchmarks/results
 "$PYTHON" benchmarks/techniques.py --device cuda --csv "$results/techniques-cuda.csv"
 "$PYTHON" benchmarks/image.py --device cuda --size 12500 --csv "$results/image-cuda.csv"
 "$PYTHON" benchmarks/memory.py --sample-model --size 12500x12500 --csv "$results/memory-cuda.csv"
+"$PYTHON" benchmarks/node.py --workers 1,2,4 --csv "$results/node-cuda.csv"  # the GPU's own cores around it
