@@ -43,7 +43,8 @@ def is_valid(
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     """Return (height, width) of a raster and of its overviews, as GDAL's COG driver has them.
 
-    Each is half of the one before, rounded down, until both edges fit into a block.
+    Each is half of the one before, rounded down, until both edges fit into a block. Of an odd
+    number of rows or columns the last is left out, where GDAL weights fractions of pixels.
     """
     shapes = [(height, width)]
     while max(shapes[-1]) > BLOCK:
