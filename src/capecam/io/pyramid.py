@@ -193,6 +193,7 @@ class Pyramid:
         self._spool.close()
 
     def _put(self, number: int, row: int, col: int, pixels: NDArray[Any] | None) -> None:
+        """Store a block of a level, and pass it on to the next one; None is nodata."""
         quarter = None
         if pixels is not None:
             valid = is_valid(pixels, self._nodata, _scratch("valid", pixels.shape, np.bool_))
