@@ -269,6 +269,16 @@ def test_a_disk_filled_by_the_work_folder_stops_the_run(tmp_path, monkeypatch) -
     assert not list(ledger.folder.iterdir())
 
 
+def test_a_failure_that_says_that_the_disk_is_full_stops_the_run(tmp_path) -> None:
+    """A writer's unnamed files have given back their space when a new file is tried."""
+    ledger, cell = Ledger.open(tmp_path), Cell("a", "a", Window(0, 0, 9, 9))
+    with pytest.raises(StoppedError, match="No space left"), ledger.work_folder(cell):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="Input/output"), ledger.work_folder(cell):
+        raise OSError(5, "Input/output error")
+    assert not list(ledger.folder.iterdir())
+
+
 def _full_with(path: Path) -> None:
     if path.exists():
         raise OSError(28, "No space left on device")

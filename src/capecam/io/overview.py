@@ -83,8 +83,7 @@ def _product(template: Any, palette: dict[int, tuple[int, ...]] | None) -> Produ
 def _grid(template: Any, grid: Grid) -> Grid:
     """Return the grid of the overview of a layer."""
     size = Window(0, 0, *(-(-n // FACTOR) for n in grid.window.shape))
-    width, height = grid.pixel
-    transform = grid.transform
+    (width, height), transform = grid.pixel, grid.transform
     pixel = (width * FACTOR, height * FACTOR)
     return Grid(template.crs.to_wkt(), (transform.c, transform.f), pixel, size)
 

@@ -43,7 +43,8 @@ def is_valid(
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     """Return (height, width) of a raster and of its overviews, as GDAL's COG driver has them.
 
-    Each is half of the one before, rounded down, until both edges fit into a block.
+    Each is half of the one before, rounded down, until both edges fit into a block. Of an odd
+    number of rows or columns the last is left out, where GDAL weights fractions of pixels.
     """
     shapes = [(height, width)]
     while max(shapes[-1]) > BLOCK:
@@ -67,30 +68,26 @@ def mean_of_2x2(pixels: NDArray[Any], valid: NDArray[np.bool_], nodata: float) -
         total >>= 2
         return total.astype(np.uint8)
     count = _sum_of_2x2(valid.view(np.uint8), "count")
+    total = _sum_of_2x2(np.where(valid, pixels, pixels.dtype.type(0)), "total")
     if pixels.dtype == np.uint8:
-        total = _sum_of_2x2(np.where(valid, pixels, 0).astype(np.uint8), "total")
-        means = (total + (count >> 1)) // np.maximum(count, 1)
+        total += count >> 1
+        means = total // np.maximum(count, 1)
     else:
-        total = _sum_of_2x2(np.where(valid, pixels, 0).astype(np.float64), "total")
         means = total / np.maximum(count, 1)
-    return np.asarray(np.where(count > 0, means, nodata).astype(pixels.dtype))
+    means = np.where(count > 0, means.astype(pixels.dtype), pixels.dtype.type(nodata))
+    return np.asarray(means)
 
 
 def _sum_of_2x2(pixels: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return (bands, n, m) sums of (bands, 2 n, 2 m), as uint16 for uint8, until the next call.
+    """Return (bands, n, m) sums of (bands, 2 n, 2 m) in an array of this name, until the next call.
 
-    Two neighbours of a row are the bytes of one uint16, which is six times as fast as strides of 2.
+    Sums of uint8 are uint16, those of floats are float64.
     """
-    if pixels.dtype != np.uint8:
-        rows = pixels[..., ::2] + pixels[..., 1::2]
-        return np.asarray(rows[:, ::2] + rows[:, 1::2])
-    pairs = pixels.view("<u2")
-    rows, second = _scratch("rows", pairs.shape, "<u2"), _scratch("second", pairs.shape, "<u2")
-    np.bitwise_and(pairs, 0xFF, out=rows)
-    np.right_shift(pairs, 8, out=second)
-    rows += second
-    bands, height, width = pairs.shape
-    total = _scratch(name, (bands, height // 2, width), "<u2")
+    bands, height, width = pixels.shape
+    dtype = np.uint16 if pixels.dtype == np.uint8 else np.float64
+    rows = _scratch(f"rows of {name}", (bands, height, width // 2), dtype)
+    np.add(pixels[..., ::2], pixels[..., 1::2], out=rows, dtype=dtype)
+    total = _scratch(name, (bands, height // 2, width // 2), dtype)
     return np.asarray(np.add(rows[:, ::2], rows[:, 1::2], out=total))
 
 
@@ -196,6 +193,7 @@ class Pyramid:
         self._spool.close()
 
     def _put(self, number: int, row: int, col: int, pixels: NDArray[Any] | None) -> None:
+        """Store a block of a level, and pass it on to the next one; None is nodata."""
         quarter = None
         if pixels is not None:
             valid = is_valid(pixels, self._nodata, _scratch("valid", pixels.shape, np.bool_))
