@@ -24,7 +24,7 @@ from capecam.imagery.crs import crs_key
 from capecam.imagery.discovery import find_images, name_images
 from capecam.imagery.header_reader import HeaderRules, read_header, read_headers
 from capecam.imagery.validation.file_type import cut_off
-from capecam.mosaic.aoi import read_shapes
+from capecam.mosaic.aoi import AreaOfInterest, read_shapes
 from capecam.mosaic.city import open_city
 from capecam.mosaic.diagnostics import image_diagnostics, summarize_diagnostics
 from capecam.mosaic.mosaic import Mosaic, Source
@@ -122,6 +122,52 @@ def test_every_window_with_imagery_comes_once_and_in_order(tmp_path: Path, reade
         expected, valid = read(mosaic, tile.window)
         assert np.array_equal(tile.pixels.numpy(), expected)
         assert np.array_equal(tile.valid.numpy(), valid)
+
+
+@pytest.mark.parametrize("tiling", [Tiling(60, 20, 10), Tiling(60, 40, 10), Tiling(640, 90, 10)])
+@pytest.mark.parametrize("readers", [0, 3])
+def test_tiles_across_bands_and_parts(tmp_path: Path, tiling: Tiling, readers: int) -> None:
+    """Tiles start and end within bands of rows, or are higher than one, and lie apart."""
+    whole = blobs(1333, 700)
+    mask = np.random.default_rng(0).random((1333, 300)) < 0.5
+    write_tif(tmp_path / "a.tif", whole[:, :, :300], mask=mask)
+    write_tif(tmp_path / "b.tif", whole[:, :, 300:], 300)
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    core = Window(0, 0, 1333, 300)
+    apart = np.array([shapely.box(10, 3, 30, 700), shapely.box(240, 500, 290, 1100)])
+    interest = AreaOfInterest((shapely.STRtree(apart),))
+    tiles = read_tiles(
+        partial(Reader, mosaic, "a"), tiling, core, interest=interest, readers=readers,
+        image=mosaic.source("a"),
+    )  # fmt: skip
+    found = list(tiles)
+    selected = sorted(interest.selected_windows(tiling, core))
+    assert [tile.window for tile in found] == [tiling.window(i, j) for i, j in selected]
+    for tile in found[:: len(found) // 40 + 1]:
+        pixels, valid = read(mosaic, tile.window)
+        assert np.array_equal(tile.pixels.numpy(), pixels)
+        assert np.array_equal(tile.valid.numpy(), valid)
+
+
+@pytest.mark.parametrize("block", [{}, {"blockxsize": 48, "blockysize": 48}, {"tiled": False}])
+def test_every_block_of_an_image_is_read_once(tmp_path: Path, block: dict[str, object]) -> None:
+    write_tif(tmp_path / "a.tif", blobs(1333, 300), **block)
+    mosaic = open_city([str(tmp_path)], None).mosaic
+    source = mosaic.source("a")
+    height = source.header.metadata.block[0]
+    tiling, core = Tiling(60, 20, 10), Window(230, 0, 1000, 300)  # a part of the image
+    read_px = np.zeros(tiling.window_read(core).shape, int)
+    tops = []
+
+    def count(window: Window, *_: object) -> None:
+        read_px[window.slices(tiling.window_read(core))] += 1
+        tops.append(window.row)
+
+    for _ in read_tiles(partial(Reader, mosaic), tiling, core, image=source, on_read=count):
+        pass
+    assert (read_px == 1).all()
+    assert len(tops) > 1
+    assert not any(top % height for top in tops[1:])
 
 
 def test_windows_without_imagery_are_not_run(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from capecam.mosaic.mosaic import Source
 from capecam.settings import Settings
 
 WIDE_PX = 5_000
-"""Width of an image from which strips are decoded twice or more: super-blocks are 2,570 px wide."""
+"""Width of an image from which tiles around objects take long to read from its strips."""
 
 BLOCK_MB = 64
 """Decoded size of a block from which there is a remark; 512 x 512 RGB is 0.8."""

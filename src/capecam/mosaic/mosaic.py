@@ -74,6 +74,10 @@ class Mosaic:
         """Sources whose values have to be scaled to 0..255."""
         return tuple(source for source in self.sources if source.header.pixels.scaled)
 
+    def source(self, name: str) -> Source:
+        """Return the source of this name."""
+        return next(source for source in self.sources if source.name == name)
+
     def touching(self, window: Window) -> list[Source]:
         """Return the sources that have pixels in a window, row-major."""
         near = sorted(self._index.query(window.box).tolist())  # includes those that only abut

@@ -146,6 +146,7 @@ def _read(
         open_reader,
         job.settings.tiling.tiling,
         cell.core,
+        image=job.city.mosaic.source(cell.image),
         interest=job.city.interest,
         readers=job.settings.compute.readers,
         device=job.engine.device,

@@ -1,13 +1,14 @@
-"""Read tiles: threads read ahead super-blocks, which are cut on the device to equal batches."""
+"""Read tiles: threads read ahead bands of rows, which are cut on the device to equal batches."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice, product
+from itertools import chain, islice, pairwise, product
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capecam.grid import Tiling, Window
+from capecam.imagery.bands import COLORS
 from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest, TileIndices
+from capecam.mosaic.mosaic import Source
 from capecam.mosaic.reader import Reader
 
 T = TypeVar("T")
@@ -25,9 +28,15 @@ CPU = torch.device("cpu")
 OnRead = Callable[[Window, NDArray[np.uint8], NDArray[np.bool_]], object]
 """Takes a window, its pixels (3, height, width) and its validity (height, width)."""
 
-SUPER_BLOCK = 10
-"""Number of windows along the edge of a super-block, 2,570 px at 320/70. Reading window by window
-decodes most blocks twice and costs 5 to 30 times more."""
+BAND_PX = 512
+"""Smallest height of the bands that are read at once. They are as wide as the core and its halo,
+and end where blocks of the image end, so that each of its blocks is decoded once."""
+
+MAX_BAND_PX = 1024
+"""Largest height of a band; blocks that are higher are decoded several times."""
+
+AHEAD = 5
+"""Smallest number of bands that are read ahead: 2,560 rows if blocks are 512 px high or lower."""
 
 
 class Tile(NamedTuple):
@@ -85,6 +94,7 @@ def read_tiles(
     tiling: Tiling,
     core: Window,
     *,
+    image: Source | None = None,
     interest: AreaOfInterest = EVERYWHERE,
     readers: int = 0,
     device: torch.device = CPU,
@@ -92,13 +102,14 @@ def read_tiles(
 ) -> Generator[Tile, None, None]:
     """Yield the windows of a core that are of interest and have a valid pixel, row-major.
 
-    While one row of super-blocks is cut, ``readers`` threads read and upload the next, so that no
-    pixel is uploaded twice and nothing waits.
+    While windows are cut, ``readers`` threads read and upload the bands below, so that no pixel is
+    decoded or uploaded twice and nothing waits.
 
     Args:
         open_reader: of the imagery; called once in each thread.
         tiling: the grid of tiles.
         core: the pixels to cover.
+        image: that most of them are of; the reads follow its blocks.
         interest: limits the windows.
         readers: number of threads; 0 reads in the calling thread, with the same result.
         device: of the tiles.
@@ -109,97 +120,143 @@ def read_tiles(
         ImageError: an image that is needed cannot be decoded.
     """
     selected = interest.selected_windows(tiling, core)
-    rows = list(_super_rows(tiling, core, selected))
+    _, cols = tiling.indices(core)
+    bands = list(_bands(tiling, core, image, selected))
     with _reading(open_reader, readers, device, on_read) as submit:
-        ahead = [submit(block.extent) for row in rows[:1] for block in row]
-        for row, following in zip(rows, [*rows[1:], []], strict=True):
-            loaded = [result() for result in ahead]
-            ahead = [submit(block.extent) for block in following]
-            yield from _cut(tiling, row, loaded, selected)
+        following = iter(bands)
+        ahead = deque(submit(band) for band in islice(following, max(AHEAD, readers)))
+        loaded: list[Loaded] = []
+        for band in bands:
+            loaded.append(ahead.popleft()())
+            ahead.extend(submit(band) for band in islice(following, 1))
+            for index in product(band.rows, cols):
+                if index in selected and (tile := _cut(tiling.window(*index), loaded)):
+                    yield tile
+            end = band.rows.stop * tiling.step
+            loaded = [above for above in loaded if above.extent.bottom > end]
 
 
-class Block(NamedTuple):
-    """Super-block: windows that are read at once."""
+class Band(NamedTuple):
+    """Rows of pixels that are read at once."""
 
     rows: range
-    """Row indices of its windows."""
-    cols: range
-    """Column indices of its windows."""
+    """Row indices of the windows that end in it."""
     extent: Window
-    """All pixels of its windows."""
+    """All its pixels, over the width of the core and its halo."""
+    parts: tuple[Window, ...]
+    """Parts of it with selected windows, which are read."""
 
 
 class Loaded(NamedTuple):
-    """Pixels of a super-block."""
+    """Pixels of a band."""
 
+    extent: Window
     pixels: Tensor
-    """(3, H, W) uint8 on the device."""
+    """(3, H, W) uint8 on the device; 0 where invalid."""
     valid: Tensor
     """(H, W) bool on the device."""
     valid_on_host: NDArray[np.bool_]
     """The same on the host, to test without waiting for the device."""
 
+    def crop(self, window: Window) -> Loaded:
+        """Return the pixels of a window inside."""
+        rows, cols = window.slices(self.extent)
+        return Loaded(
+            window,
+            self.pixels[:, rows, cols],
+            self.valid[rows, cols],
+            self.valid_on_host[rows, cols],
+        )
 
-def _super_rows(tiling: Tiling, core: Window, selected: TileIndices) -> Iterator[list[Block]]:
-    """Yield rows of super-blocks with a selected window, aligned to the tile grid, not the core."""
+
+def _bands(
+    tiling: Tiling, core: Window, image: Source | None, selected: TileIndices
+) -> Iterator[Band]:
+    """Yield the bands of a core and its halo, from top to bottom."""
     rows, cols = tiling.indices(core)
-    for i in _chunks(rows):
-        blocks = [
-            Block(i, j, tiling.extent(i, j))
-            for j in _chunks(cols)
-            if not selected.isdisjoint(product(i, j))
-        ]
-        if blocks:
-            yield blocks
+    whole = tiling.window_read(core)
+    height, origin = BAND_PX, core.row
+    if image is not None and not image.warped:
+        block, origin = image.header.metadata.block[0], image.window.row
+        height = min(-(-BAND_PX // block) * block, MAX_BAND_PX)
+    first = core.row + height - (core.row - origin) % height
+    stop = rows.start
+    for top, bottom in pairwise([whole.row, *range(first, core.bottom, height), whole.bottom]):
+        start, stop = stop, max(stop, (bottom - tiling.size) // tiling.step + 1)
+        touching = tiling.steps(top, bottom)
+        needed = [j for j in cols if any((i, j) in selected for i in touching)]
+        extent = Window.between(top, whole.col, bottom, whole.right)
+        yield Band(range(start, stop), extent, tuple(_parts(tiling, extent, needed)))
 
 
-def _chunks(indices: range) -> Iterator[range]:
-    start = indices.start
-    while start < indices.stop:
-        stop = min((start // SUPER_BLOCK + 1) * SUPER_BLOCK, indices.stop)
-        yield range(start, stop)
-        start = stop
+def _parts(tiling: Tiling, band: Window, cols: list[int]) -> Iterator[Window]:
+    """Yield the parts of a band that windows of these columns touch."""
+    ends = [n for n, (j, following) in enumerate(pairwise(cols), 1) if following > j + 1]
+    for start, stop in pairwise([0, *ends, len(cols)]):
+        if stop > start:
+            left, right = cols[start] * tiling.step, cols[stop - 1] * tiling.step + tiling.size
+            yield Window.between(band.row, left, band.bottom, right)
 
 
-def _cut(
-    tiling: Tiling, row: list[Block], loaded: list[Loaded], selected: TileIndices
-) -> Iterator[Tile]:
-    """Yield the selected windows of a row of super-blocks, row-major over the whole row."""
-    for i in row[0].rows:
-        for block, (pixels, valid, valid_on_host) in zip(row, loaded, strict=True):
-            for j in block.cols:
-                window = tiling.window(i, j)
-                slices = window.slices(block.extent)
-                if (i, j) in selected and valid_on_host[slices].any():
-                    yield Tile(window, pixels[:, *slices], valid[slices])
+def _cut(window: Window, bands: list[Loaded]) -> Tile | None:
+    """Return a window from the bands that it touches; None without a valid pixel."""
+    parts = [band.crop(part) for band in bands if (part := window.intersection(band.extent))]
+    if not any(part.valid_on_host.any() for part in parts):
+        return None
+    return Tile(window, _join([p.pixels for p in parts]), _join([p.valid for p in parts]))
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Concatenate along the rows. On a CPU, numpy does it: the threads of ``torch.cat`` wait for
+    each other longer than they copy a tile."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].device.type == "cpu":
+        return torch.from_numpy(np.concatenate([part.numpy() for part in parts], axis=-2))
+    return torch.cat(parts, dim=-2)
 
 
 @contextmanager
 def _reading(
     open_reader: Callable[[], Reader], readers: int, device: torch.device, on_read: OnRead
-) -> Iterator[Callable[[Window], Callable[[], Loaded]]]:
-    """Return a function that starts to read a window and returns a function for the result."""
+) -> Iterator[Callable[[Band], Callable[[], Loaded]]]:
+    """Return a function that starts to read a band and returns a function for the result."""
     local = threading.local()
     with ExitStack() as opened:
 
-        def read(window: Window) -> Loaded:
+        def read(band: Band) -> Loaded:
             if not hasattr(local, "reader"):
                 local.reader = opened.enter_context(open_reader())
                 local.upload = _Upload(device)
-            reader: Reader = local.reader
             upload: _Upload = local.upload
-            pixels, valid = reader.read(window)
-            on_read(window, pixels, valid)
-            return Loaded(upload(pixels), upload(valid), valid)
+            pixels, valid = _read_band(local.reader, band, on_read)
+            return Loaded(band.extent, upload(pixels), upload(valid), valid)
 
         if readers == 0:
-            yield lambda window: lambda: read(window)
+            yield lambda band: lambda: read(band)
             return
         threads = ThreadPoolExecutor(readers, thread_name_prefix="read")
         try:
-            yield lambda window: threads.submit(read, window).result
+            yield lambda band: threads.submit(read, band).result
         finally:  # before any file is closed: GDAL crashes if one is closed during a read
             threads.shutdown(cancel_futures=True)
+
+
+def _read_band(
+    reader: Reader, band: Band, on_read: OnRead
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the pixels and the validity of a band; what is not needed is nodata."""
+    if band.parts == (band.extent,):
+        pixels, valid = reader.read(band.extent)
+        on_read(band.extent, pixels, valid)
+        return pixels, valid
+    pixels = np.zeros((len(COLORS), *band.extent.shape), np.uint8)
+    valid = np.zeros(band.extent.shape, np.bool_)
+    for part in band.parts:
+        slices = part.slices(band.extent)
+        pixels[:, *slices], valid[slices] = reader.read(part)
+        on_read(part, pixels[:, *slices], valid[slices])
+    return pixels, valid
 
 
 class _Upload:
