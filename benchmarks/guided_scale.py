@@ -73,7 +73,7 @@ def measure(label: str, out: Path) -> list[dict[str, object]]:
                     "score": run.settings.explain.score,
                     "class": name,
                     "scale": scale,
-                    "mb": round(_bytes(run, levels) / 1e6 * IMAGE_PX / valid.sum(), 1),
+                    "mb": round(_bytes(run, levels) / 1e6 * IMAGE_PX / int(valid.sum()), 1),
                     "detected_px": int(inside.sum()),
                     "ceiling": round(float((raw[inside] >= limits[0]).mean()), 4),
                     "background_zero": round(float((levels[outside] == 0).mean()), 4),

@@ -30,7 +30,7 @@ PERCENTILE = 99.5
 DETECTIONS_PERCENTILE = 99.9
 """The same in detections: top of the scale of maps at full resolution."""
 
-BACKGROUND_PERCENTILE = 93.0
+BACKGROUND_PERCENTILE = 94.0
 """Of values outside of detections: floor of these maps, below which they are stored as 0."""
 
 MIN_FLOOR, MAX_FLOOR = 0.002, 0.25

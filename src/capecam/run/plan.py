@@ -25,10 +25,11 @@ from capecam.store.records import RunRecord
 from capecam.store.run_folder import read_run
 from capecam.store.staleness import NEW, CellState, ImageHashes, Inputs, by_cause, check_cells
 
-WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0}
+WRITE_MPX_S = {"classes": 2250.0, "noisy": 300.0, "guided": 300.0}
 """Pixels encoded per CPU-second: the mask of classes; a noisy 8-bit band (docs/performance.md)."""
-BYTES_PER_PX = {"classes": 0.01, "noisy": 0.45}
-"""On disk, per pixel and band: 20-70 MB a noisy band of 156 Mpx."""
+BYTES_PER_PX = {"classes": 0.01, "noisy": 0.45, "guided": 0.15}
+"""On disk, per pixel and band: 20-70 MB a noisy band of 156 Mpx; up to 23 MB a band of a guided
+map, most of whose pixels are 0 (docs/method.md#the-scale-of-guided-maps)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +191,10 @@ def _costs(cells: Sequence[Cell], settings: Settings) -> tuple[Cost, ...]:
     bands, block_px = len(settings.model.classes) - 1, settings.tiling.stride**2
     amounts = {"classes": ("classes", pixels), "probability": ("noisy", pixels * bands)}
     for method in settings.explain.methods:
-        block = 1 if method in PIXEL_METHODS else block_px
-        amounts[method] = ("noisy", pixels * bands // block)
+        if method in PIXEL_METHODS:
+            amounts[method] = ("guided", pixels * bands)
+        else:
+            amounts[method] = ("noisy", pixels * bands // block_px)
     if settings.objects.explain != "none":
         amounts[OBJECTS] = ("noisy", pixels * bands // block_px)
     return tuple(
