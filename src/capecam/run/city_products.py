@@ -18,8 +18,8 @@ from capecam.detections.assembly import (
     cell_pieces,
     write_detections,
 )
-from capecam.detections.evidence import Evidence
-from capecam.detections.heatmap_stats import EvidenceRasters
+from capecam.detections.evidence import Evidence, evidence_rasters
+from capecam.detections.evidence_cache import EVIDENCE_CACHE, EvidenceCache
 from capecam.errors import StoppedError
 from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
@@ -46,9 +46,6 @@ from capecam.store.records import FileFacts, RunRecord, TotalsRecord
 from capecam.store.run_folder import RunFolder
 from capecam.views.qgis.product_styles import write_styles
 from capecam.views.report.report import write_report
-
-EVIDENCE_CACHE = ".evidence.npy"
-"""Numbers of the last time; without it they are measured again."""
 
 RECORDED = ("*.vrt", "*.tif", "*.qml", DETECTIONS, f"{REJECTED}.parquet", SUMMARY)
 """Products that ``capecam verify`` compares byte for byte."""
@@ -106,10 +103,11 @@ def _write(run: RunFolder, explain: Explain) -> RunRecord:
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
-    heats = tuple(map(run.heat, run.settings.explain.methods))
-    rasters = EvidenceRasters(heats, run.layer("probability.tif"), run.names[1:])
-    with Evidence(rasters, run.grid, processes, out / EVIDENCE_CACHE) as evidence:
+    rasters = evidence_rasters(run)
+    cache = EvidenceCache(out / EVIDENCE_CACHE, len(rasters.columns))
+    with Evidence(rasters, run.grid, processes, cache) as evidence:
         found = assemble(cell_pieces(run), rules, evidence)
+    cache.save()
     calibration = applied_calibration(run, found.table.columns)
     explained = explain_detections(run, found, explain, calibration)
     objects = write_object_rasters(run, found, explained)
