@@ -12,12 +12,11 @@ import shapely
 from numpy.typing import NDArray
 
 from capecam.grid import Window
-from capecam.io.gdal import open_readonly
+from capecam.io.gdal import open_pixels
 from capecam.io.vrt import Layer, VrtTile, is_valid
 
-MAX_OPEN = 64
-"""Files kept open: a row of a city's cells, since windows come cell by cell and reach into the row
-above. To open one takes 5 ms, most of it for its CRS (GDAL 3.10)."""
+MAX_OPEN = 8
+"""Files kept open: windows come cell by cell, and a window touches at most four cells."""
 
 CACHE_BYTES = 32 << 20
 """Size of the decoded blocks that are kept: 40 of three bands at full resolution, or seven cells at
@@ -124,6 +123,6 @@ class LayerReader:
         if tile not in self._open:
             while len(self._open) >= MAX_OPEN:
                 self._open.popitem(last=False)[1].dataset.close()
-            self._open[tile] = _OpenTile(tile, open_readonly(tile.path))
+            self._open[tile] = _OpenTile(tile, open_pixels(tile.path))
         self._open.move_to_end(tile)
         return self._open[tile]

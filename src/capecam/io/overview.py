@@ -19,7 +19,7 @@ from rasterio.windows import Window as RasterWindow
 
 from capecam.grid import Grid, Window
 from capecam.io.cog import BLOCK, RAW, to_cog
-from capecam.io.gdal import open_readonly
+from capecam.io.gdal import open_pixels, open_readonly
 from capecam.io.vrt import Layer, VrtTile, is_valid
 
 FACTOR = 16
@@ -227,10 +227,10 @@ class _ReducedTiles:
     def _shrunk(self, tile: VrtTile) -> NDArray[Any]:
         shape = tile.window.shape
         if shape not in self._factors:
-            with open_readonly(tile.path) as whole:
+            with open_pixels(tile.path) as whole:
                 self._factors[shape] = [f for f in whole.overviews(1) if f <= FACTOR]
         factors = self._factors[shape]
-        with open_readonly(tile.path, level=len(factors) - 1 if factors else None) as dataset:
+        with open_pixels(tile.path, level=len(factors) - 1 if factors else None) as dataset:
             left = FACTOR // (factors[-1] if factors else 1)
             size = (-(-dataset.height // left), -(-dataset.width // left))
             found: NDArray[Any] = dataset.read(
