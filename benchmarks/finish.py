@@ -4,8 +4,9 @@ Usage: finish.py BOUNDS --like OUT [--detections N] [--images N] [--csv FILE]
 
 BOUNDS is the file that ``city.py`` reads. OUT is a finished run, whose first cell's rasters are
 repeated over every image at full size (``make demo`` leaves one in demo/out). Images of one size
-share their files by hard links; each has its own detections. The photographs are black. Only
-``capecam finish`` runs, in a child process: first from nothing, then with one image changed.
+share their files by hard links; each has its own detections. The photographs are black. Each step
+runs in a child process: ``capecam finish`` from nothing; with one image changed; and after a run,
+which has measured the evidence of one cell after the other beside them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from city import GSD, LINE
 from memory import append_rows, environment
 from rasterio.transform import from_origin
 
+from capecam.detections.evidence_cache import EVIDENCE_CACHE
 from capecam.detections.measurement import write_pieces
 from capecam.detections.regions import Pieces
 from capecam.grid import Cell, Grid, Tiling
@@ -56,6 +59,10 @@ def main() -> None:
         rows = [measure(out, "finish, from nothing")]
         change_first_image(out)
         rows.append(measure(out, "finish, one image changed"))
+        for path in (*out.glob("*.overview.tif"), out / EVIDENCE_CACHE):
+            path.unlink()
+        rows.append(measure(out, "evidence beside the run", BESIDE))
+        rows.append(measure(out, "finish, after the last cell"))
     for row in rows:
         print(row, flush=True)
     append_rows(arguments.csv, rows)
@@ -173,17 +180,26 @@ def change_first_image(out: Path) -> None:
     write_json(path, json.loads(re.sub(r'"sha256": "\w{4}', '"sha256": "0000', path.read_text())))
 
 
-def measure(out: Path, step: str) -> dict[str, object]:
-    """Return time and peak memory of ``capecam finish``."""
-    command = [sys.executable, "-c", PROGRAM, str(out)]
-    started = time.perf_counter()
+def measure(out: Path, step: str, program: str | None = None) -> dict[str, object]:
+    """Return time and peak memory of a step in a process of its own, ``capecam finish`` if no other
+    program is given; CPU-seconds are those of its children, too."""
+    command = [sys.executable, "-c", program or FINISH, str(out)]
+    started, before = time.perf_counter(), cpu_s()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     row = json.loads(done.stdout.splitlines()[-1])
-    seconds = round(time.perf_counter() - started, 1)
-    return {"step": step, "seconds": seconds, **row, **environment()}
+    seconds = {
+        "seconds": round(time.perf_counter() - started, 1), "cpu_s": round(cpu_s() - before, 1),
+    }  # fmt: skip
+    return {"step": step, **seconds, **row, **environment()}
 
 
-PROGRAM = """
+def cpu_s() -> float:
+    """Return the CPU time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+FINISH = """
 import json, sys
 from pathlib import Path
 from capecam.analysis.benchmark.measure import peak_resident_mb
@@ -191,6 +207,20 @@ from capecam.run.city_products import finish
 totals = finish(Path(sys.argv[1])).totals
 count = sum(count for count, _ in totals.by_class.values())
 print(json.dumps({"cells": totals.cells, "detections": count, "peak_mb": peak_resident_mb()}))
+"""
+
+BESIDE = """
+import json, sys
+from pathlib import Path
+from capecam.analysis.benchmark.measure import peak_resident_mb
+from capecam.detections.early_evidence import EarlyEvidence
+from capecam.store.run_folder import RunFolder
+run = RunFolder.open(Path(sys.argv[1]))
+cores = {name: run.core(name) for name in run.cells}
+early = EarlyEvidence(run.out, cores, set(cores))
+count = sum(early.settle(name) for name in cores)
+early.save()
+print(json.dumps({"cells": len(cores), "detections": count, "peak_mb": peak_resident_mb()}))
 """
 
 

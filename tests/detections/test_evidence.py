@@ -17,18 +17,21 @@ from scipy.ndimage import distance_transform_edt
 from support.cities import blobs, colours_model, write_tif
 
 from capecam.detections import neighbourhood, signals
-from capecam.detections.assembly import review_ranks
-from capecam.detections.evidence import Evidence
+from capecam.detections.assembly import assemble, assembly_rules, cell_pieces, review_ranks
+from capecam.detections.early_evidence import EarlyEvidence
+from capecam.detections.evidence import Evidence, evidence_rasters
+from capecam.detections.evidence_cache import EVIDENCE_CACHE, EvidenceCache
 from capecam.detections.heatmap_stats import MEASURES
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M, neighbourhood_strips, within
 from capecam.detections.object_columns import evidence_words
 from capecam.detections.regions import mask
-from capecam.grid import Window
-from capecam.run.city_products import EVIDENCE_CACHE, finish
+from capecam.grid import Cell, Window
+from capecam.run.city_products import finish
+from capecam.run.early_process import EarlyEvidenceProcess
 from capecam.run.supervisor import run
 from capecam.settings.loading import load
 from capecam.store.ledger import Ledger
-from capecam.store.run_folder import known_run
+from capecam.store.run_folder import RunFolder, known_run
 
 METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 GSD = 0.08
@@ -178,6 +181,77 @@ def count_measured(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(Evidence, "_measure", counted)
     return counts
+
+
+@pytest.fixture(scope="module")
+def strips(scene, tmp_path_factory) -> RunFolder:
+    """A run of six images side by side: the evidence of an object reads up to all of them."""
+    folder = tmp_path_factory.mktemp("strips")
+    for n in range(6):
+        write_tif(folder / f"{n}.tif", scene[:, :, n * 80 : (n + 1) * 80], n * 80)
+    settings = {"explain__methods": ("gradcam",), "tiling__size": 160, "tiling__overlap": 40}
+    out = explain(folder, tmp_path_factory.mktemp("out"), objects__explain="none", **settings)
+    return RunFolder.open(out)
+
+
+def rows_of_the_end(folder: RunFolder) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the evidence of all objects as the city's products have it, and which was known."""
+    rasters, known = evidence_rasters(folder), []
+    cache = EvidenceCache(folder.out / EVIDENCE_CACHE, len(rasters.columns))
+    lookup = cache.lookup
+    cache.lookup = lambda keys: known.append(lookup(keys)[0]) or lookup(keys)
+    with Evidence(rasters, folder.grid, 0, cache) as evidence:
+        found = assemble(cell_pieces(folder), assembly_rules(folder), evidence)
+    return found.table.drop(columns="geometry"), np.concatenate(known)
+
+
+@pytest.mark.parametrize("order", ["012345", "405132"])
+def test_early_evidence_is_what_the_end_would_measure(strips: RunFolder, order: str) -> None:
+    (strips.out / EVIDENCE_CACHE).unlink(missing_ok=True)
+    expected, known = rows_of_the_end(strips)
+    assert not known.any()
+    cores = {name: strips.core(name) for name in strips.cells}
+    early = EarlyEvidence(strips.out, cores, set(cores))
+    measured = 0
+    for n in order:
+        measured += early.settle(n)
+        early.save()
+        table, known = rows_of_the_end(strips)
+        assert known.sum() == measured  # each object once
+        assert table.equals(expected)
+    assert known.all()
+
+
+def test_a_cell_that_failed_is_waited_for_but_not_read(strips: RunFolder, tmp_path: Path) -> None:
+    cores = {name: strips.core(name) for name in strips.cells}
+    failed = Ledger.of(strips.out).folder / "2"
+    (strips.out / EVIDENCE_CACHE).unlink(missing_ok=True)
+    try:
+        failed.rename(tmp_path / "2")
+        early = EarlyEvidence(strips.out, cores, set(cores))
+        for name in cores:
+            early.settle(name)
+        early.save()
+        assert rows_of_the_end(RunFolder.open(strips.out))[1].all()
+    finally:
+        (tmp_path / "2").rename(failed)
+    known = rows_of_the_end(strips)[1]
+    assert not known.any()  # all of this small city is near the cell that is there again
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_process_measures_beside_the_run(strips: RunFolder, caplog, is_killed: bool) -> None:
+    (strips.out / EVIDENCE_CACHE).unlink(missing_ok=True)
+    expected, _ = rows_of_the_end(strips)
+    cells = [Cell(name, name, strips.core(name)) for name in strips.cells]
+    with EarlyEvidenceProcess(strips.out, cells, cells[:1], wanted=True) as process:
+        if is_killed:
+            process._child.kill()
+        process.settled(cells[0])
+    table, known = rows_of_the_end(strips)
+    assert known.any() is not is_killed
+    assert table.equals(expected)
+    assert ("measured after the last cell" in caplog.text) is is_killed
 
 
 def test_only_objects_near_a_change_are_measured_again(scene, tmp_path: Path, monkeypatch) -> None:

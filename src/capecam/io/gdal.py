@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import rasterio
+from rasterio.env import env_ctx_if_needed
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader
 
 DRIVER = "GTiff"
 """The only driver that is allowed: a VRT with the suffix of a GeoTIFF could read any file of the
@@ -53,3 +58,18 @@ def open_readonly(path: Path, level: int | None = None) -> Any:
     """
     options = {} if level is None else {"overview_level": level}
     return rasterio.open(path, driver=DRIVER, **options)
+
+
+def open_pixels(path: Path, level: int | None = None) -> Any:
+    """Open a product as :func:`open_readonly` does, for its pixels alone: it has no CRS and place.
+
+    That takes .3 ms instead of 5, in which PROJ looks up the CRS in its database (GDAL 3.10); a
+    city has 14,000 rasters.
+    """
+    options = {} if level is None else {"overview_level": level}
+    with env_ctx_if_needed():
+        return DatasetReader(path, driver=DRIVER, GEOREF_SOURCES="NONE", **options)
+
+
+# rasterio warns the function that opens a file without a place, which is the one above alone.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=re.escape(__name__))

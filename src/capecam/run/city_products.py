@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from pyarrow import ArrowInvalid
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from capecam.detections.assembly import (
     EXPECTED,
+    AssemblyRules,
+    Detections,
     assemble,
     assembly_rules,
     cell_pieces,
     write_detections,
 )
-from capecam.detections.evidence import Evidence
-from capecam.detections.heatmap_stats import EvidenceRasters
+from capecam.detections.evidence import Evidence, evidence_rasters
+from capecam.detections.evidence_cache import EVIDENCE_CACHE, EvidenceCache
 from capecam.errors import StoppedError
 from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
@@ -37,6 +41,7 @@ from capecam.runtime.lock import output_lock
 from capecam.store.edited import keep_edited
 from capecam.store.file_names import (
     DETECTIONS,
+    OBJECTS,
     REJECTED,
     RUN_JSON,
     SUMMARY,
@@ -46,9 +51,6 @@ from capecam.store.records import FileFacts, RunRecord, TotalsRecord
 from capecam.store.run_folder import RunFolder
 from capecam.views.qgis.product_styles import write_styles
 from capecam.views.report.report import write_report
-
-EVIDENCE_CACHE = ".evidence.npy"
-"""Numbers of the last time; without it they are measured again."""
 
 RECORDED = ("*.vrt", "*.tif", "*.qml", DETECTIONS, f"{REJECTED}.parquet", SUMMARY)
 """Products that ``capecam verify`` compares byte for byte."""
@@ -105,20 +107,17 @@ def _write(run: RunFolder, explain: Explain) -> RunRecord:
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
-    processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
-    heats = tuple(map(run.heat, run.settings.explain.methods))
-    rasters = EvidenceRasters(heats, run.layer("probability.tif"), run.names[1:])
-    with Evidence(rasters, run.grid, processes, out / EVIDENCE_CACHE) as evidence:
-        found = assemble(cell_pieces(run), rules, evidence)
-    calibration = applied_calibration(run, found.table.columns)
-    explained = explain_detections(run, found, explain, calibration)
-    objects = write_object_rasters(run, found, explained)
-    run = replace(run, record=run.record.model_copy(update={"objects": objects}))
-    _write_layers(run)
-    write_styles(run)
-    summary = write_detections(out, found, rules, object_table(explained), calibration).to_dict(
-        "records"
-    )
+    with _LayerWriter() as layers:
+        layers.start(run, [product for product in run.products if product != f"{OBJECTS}.tif"])
+        found = _assemble(run, rules)
+        calibration = applied_calibration(run, found.table.columns)
+        explained = explain_detections(run, found, explain, calibration)
+        objects = write_object_rasters(run, found, explained)
+        run = replace(run, record=run.record.model_copy(update={"objects": objects}))
+        layers.start(run, [product for product in run.products if product == f"{OBJECTS}.tif"])
+        write_styles(run)
+        table = write_detections(out, found, rules, object_table(explained), calibration)
+        summary = table.to_dict("records")
     counts = {row["class"]: row["count"] for row in summary}
     people_edit = editable.write(run, counts)
     totals = TotalsRecord(
@@ -149,17 +148,47 @@ def _write(run: RunFolder, explain: Explain) -> RunRecord:
     return record
 
 
-def _write_layers(run: RunFolder) -> None:
-    """Write a virtual raster a product, over an overview, from the records of cells."""
+def _assemble(run: RunFolder, rules: AssemblyRules) -> Detections:
+    """Make the detections, with their evidence."""
+    processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
+    rasters = evidence_rasters(run)
+    cache = EvidenceCache(run.out / EVIDENCE_CACHE, len(rasters.columns))
+    with Evidence(rasters, run.grid, processes, cache) as evidence:
+        found = assemble(cell_pieces(run), rules, evidence)
+    cache.save()
+    return found
 
-    def write(product: str) -> None:
-        stem = Path(product).stem
-        layer = run.layer(product)
-        overview = run.out / f"{stem}.overview.tif"
-        with atomic_write(overview) as temporary:
-            write_overview(temporary, layer, previous=overview)
-        with atomic_write(run.out / f"{stem}.vrt") as vrt:
-            write_vrt(vrt, layer, overview)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # GDAL releases Python's lock
-        list(threads.map(write, run.products))
+class _LayerWriter:
+    """Writes the city's rasters in threads, since GDAL releases Python's lock.
+
+    A context manager, at whose end they are written; an error cancels what has not begun.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._layers: list[Future[None]] = []
+
+    def start(self, run: RunFolder, products: Sequence[str]) -> None:
+        """Begin with some products, from the records of cells."""
+        self._layers += [self._threads.submit(_write_layer, run, name) for name in products]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            for layer in self._layers if kind is None else ():
+                layer.result()
+        finally:
+            self._threads.shutdown(cancel_futures=True)
+
+
+def _write_layer(run: RunFolder, product: str) -> None:
+    """Write a virtual raster of a product, over an overview."""
+    stem, layer = Path(product).stem, run.layer(product)
+    overview = run.out / f"{stem}.overview.tif"
+    with atomic_write(overview) as temporary:
+        write_overview(temporary, layer, previous=overview)
+    with atomic_write(run.out / f"{stem}.vrt") as vrt:
+        write_vrt(vrt, layer, overview)

@@ -17,6 +17,7 @@ from capecam.pipeline.cell_runner import CellResult
 from capecam.pipeline.object_group import GroupResult, ObjectGroup
 from capecam.run.applied_calibration import read_for
 from capecam.run.city_products import write_city_products
+from capecam.run.early_process import EarlyEvidenceProcess
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
 from capecam.run.outcome import PreparedRun, RunOutcome
 from capecam.run.progress import Progress
@@ -127,13 +128,16 @@ def _process_cells(
     progress.start(sum(city.interest.count(tiling, cell.core) for cell in todo), len(todo))
     layer = StatusLayer(outcome.out, city.mosaic.grid, prepared.cells, city.failures)
     processing = executor.process(prepared, layer.running(todo), hashes, progress.tiles)
+    beside = not isinstance(executor, SerialExecutor) and settings.shard is None
+    evidence = EarlyEvidenceProcess(outcome.out, prepared.cells, todo, wanted=beside)
     try:
-        with closing(processing) as results:
+        with evidence, closing(processing) as results:
             for result in results:
                 if not isinstance(result, CellResult):
                     raise TypeError(f"{result} is no result of a cell")
                 _note(result, prepared, ledger, hashes, outcome)
                 layer.update(result.cell)
+                evidence.settled(result.cell)
                 ending = f"failed: {result.reason}" if result.reason else "done"
                 progress.cell(result.cell.name, ending)
                 if outcome.failed > limit:

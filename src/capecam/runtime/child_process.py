@@ -118,6 +118,10 @@ class ParentConnection:
         """Return the parent's next message."""
         return self._messages.get()
 
+    def received(self) -> list[Any]:
+        """Return the parent's messages that have come already."""
+        return [self._messages.get() for _ in range(self._messages.qsize())]
+
     def _listen(self) -> None:
         while True:
             try:
