@@ -210,17 +210,20 @@ print(json.dumps({"cells": totals.cells, "detections": count, "peak_mb": peak_re
 """
 
 BESIDE = """
-import json, sys
+import json, re, sys
 from pathlib import Path
-from capecam.analysis.benchmark.measure import peak_resident_mb
 from capecam.detections.early_evidence import EarlyEvidence
+from capecam.io.gdal import gdal_settings
 from capecam.store.run_folder import RunFolder
 run = RunFolder.open(Path(sys.argv[1]))
 cores = {name: run.core(name) for name in run.cells}
-early = EarlyEvidence(run.out, cores, set(cores))
-count = sum(early.settle(name) for name in cores)
-early.save()
-print(json.dumps({"cells": len(cores), "detections": count, "peak_mb": peak_resident_mb()}))
+with gdal_settings():
+    early = EarlyEvidence(run.out, cores, set(cores))
+    count = sum(early.settle(name) for name in cores)
+    early.save()
+status = Path("/proc/self/status").read_text()  # without torch, unlike peak_resident_mb
+peak_mb = int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) // 1024
+print(json.dumps({"cells": len(cores), "detections": count, "peak_mb": peak_mb}))
 """
 
 
