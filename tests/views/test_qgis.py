@@ -92,8 +92,8 @@ def test_a_group_per_theme(out, other) -> None:
     ]  # fmt: skip
     assert groups(other) == [
         ("Review queue", 1), ("Detections", 3), ("Cells ledger", 1),
-        ("Each object's explanation", 3), ("Grad-CAM++", 3), ("LayerCAM", 3), ("Probability", 3),
-        ("Classes", 1),
+        ("Each object's explanation", 3), ("Grad-CAM++", 3), ("LayerCAM", 3),
+        ("Guided Grad-CAM", 3), ("Probability", 3), ("Classes", 1),
     ]  # fmt: skip
 
 
