@@ -13,7 +13,7 @@ PATIENCE_S = 60
 
 
 def test_results_come_as_they_end_and_items_are_taken_when_there_is_a_lane() -> None:
-    second_has_ended, taken = threading.Event(), []
+    first_is_released, taken = threading.Event(), []
 
     def items() -> Iterator[int]:
         for n in range(4):
@@ -22,14 +22,13 @@ def test_results_come_as_they_end_and_items_are_taken_when_there_is_a_lane() -> 
 
     def work(n: int) -> int:
         if n == 0:
-            assert second_has_ended.wait(PATIENCE_S)
-        elif n == 1:
-            second_has_ended.set()
+            assert first_is_released.wait(PATIENCE_S)
         return n
 
     results = map_in_lanes(work, items(), 2)
     assert next(results) == 1
     assert taken == [0, 1]
+    first_is_released.set()
     assert sorted(results) == [0, 2, 3]
 
 
