@@ -28,7 +28,8 @@ PERCENTILE = 99.5
 """Of positive values: top of the scale."""
 
 DETECTIONS_PERCENTILE = 99.9
-"""The same in detections: top of the scale of maps at full resolution."""
+"""The same inside and outside of detections: the larger one is the top of the scale of maps at full
+resolution."""
 
 BACKGROUND_PERCENTILE = 94.0
 """Of values outside of detections: floor of these maps, below which they are stored as 0."""
@@ -169,11 +170,14 @@ class _RawValues:
             np.concatenate(parts) if parts else np.empty(0, np.float32)
             for parts in (self.inside, self.outside)
         )
-        percentile = DETECTIONS_PERCENTILE if by_root and inside.size else PERCENTILE
-        positive = inside if inside.size else outside[outside > 0]
-        if not positive.size:
+        around = outside[outside > 0]
+        if not inside.size + around.size:
             return None, None
-        top = float(np.percentile(positive, percentile))
+        if not by_root or not inside.size:
+            top = float(np.percentile(inside if inside.size else around, PERCENTILE))
+        else:
+            parts = (part for part in (inside, around) if part.size)
+            top = max(float(np.percentile(part, DETECTIONS_PERCENTILE)) for part in parts)
         if not by_root:
             return top, None
         background = float(np.percentile(outside, BACKGROUND_PERCENTILE)) if outside.size else 0.0
