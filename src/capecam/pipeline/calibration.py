@@ -31,7 +31,7 @@ DETECTIONS_PERCENTILE = 99.9
 """The same inside and outside of detections: the larger one is the top of the scale of maps at full
 resolution."""
 
-BACKGROUND_PERCENTILE = 94.0
+BACKGROUND_PERCENTILE = 94.5
 """Of values outside of detections: floor of these maps, below which they are stored as 0."""
 
 MIN_FLOOR, MAX_FLOOR = 0.002, 0.25
