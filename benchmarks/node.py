@@ -99,7 +99,7 @@ def main() -> None:
                     row = measure(folder, arguments, objects, workers, rate)
                     print(row, flush=True)
                     append_rows(arguments.csv, [row])
-    append_rows(arguments.csv.with_stem("node_model"), model(row))
+            append_rows(arguments.csv.with_stem("node_model"), model(row))
 
 
 def model(row: dict[str, Any]) -> list[dict[str, object]]:

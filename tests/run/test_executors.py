@@ -72,12 +72,12 @@ def test_workers_end_with_their_supervisor(city, tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_twenty_times_at_random(city, tmp_path) -> None:
+def test_killed_thirty_times_at_random(city, tmp_path) -> None:
     """The supervisor or one of the workers, at any moment from its start to its end."""
     out = tmp_path / "out"
     rng = random.Random(0)
     kills = 0
-    while kills < 20:
+    while kills < 30:
         with started(city, out, "--retry-failed") as run:
             time.sleep(rng.uniform(0.5, 9))
             victims = [run.pid, *workers_of(run.pid)]
