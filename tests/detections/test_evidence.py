@@ -26,6 +26,7 @@ from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M, neighbourh
 from capecam.detections.object_columns import evidence_words
 from capecam.detections.regions import mask
 from capecam.grid import Cell, Window
+from capecam.run import early_process
 from capecam.run.city_products import finish
 from capecam.run.early_process import EarlyEvidenceProcess
 from capecam.run.supervisor import run
@@ -240,14 +241,17 @@ def test_a_cell_that_failed_is_waited_for_but_not_read(strips: RunFolder, tmp_pa
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_a_process_measures_beside_the_run(strips: RunFolder, caplog, is_killed: bool) -> None:
+def test_a_process_measures_beside_the_run(
+    strips: RunFolder, caplog, monkeypatch, is_killed: bool
+) -> None:
+    monkeypatch.setattr(early_process, "FEW", 0)
     (strips.out / EVIDENCE_CACHE).unlink(missing_ok=True)
     expected, _ = rows_of_the_end(strips)
     cells = [Cell(name, name, strips.core(name)) for name in strips.cells]
     with EarlyEvidenceProcess(strips.out, cells, cells[:1], wanted=True) as process:
+        process.settled(cells[0])
         if is_killed:
             process._child.kill()
-        process.settled(cells[0])
     table, known = rows_of_the_end(strips)
     assert known.any() is not is_killed
     assert table.equals(expected)

@@ -13,6 +13,9 @@ from capecam.runtime.child_process import ChildDiedError, ChildProcess
 
 log = logging.getLogger(__name__)
 
+FEW = 10
+"""Number of pending cells up to which no process is started: it takes longer than their objects."""
+
 STOP_S = 30.0
 """Seconds for which its last cell is waited for; a cell with 3,000 objects takes as long."""
 
@@ -25,22 +28,23 @@ class EarlyEvidenceProcess:
     Args:
         out: folder of the run, with its ``run.json``.
         cells: all cells of the run.
-        pending: those that are still to be made; with none, or with ``wanted`` false, no process is
-            started.
+        pending: those that are still to be made.
         wanted: False if the run is to have no other processes.
     """
 
     def __init__(
         self, out: Path, cells: Sequence[Cell], pending: Collection[Cell], *, wanted: bool
     ) -> None:
+        self._out, self._wanted = out, wanted
+        self._cores = {cell.name: cell.core for cell in cells}
+        self._pending = {cell.name for cell in pending}
         self._child: ChildProcess | None = None
-        if wanted and pending:
-            cores = {cell.name: cell.core for cell in cells}
-            names = {cell.name for cell in pending}
-            self._child = ChildProcess(measure_beside, out, cores, names)
 
     def settled(self, cell: Cell) -> None:
         """Note that a cell is done or has failed."""
+        if self._child is None and self._wanted and len(self._pending) > FEW:
+            self._child = ChildProcess(measure_beside, self._out, self._cores, self._pending)
+        self._pending.discard(cell.name)
         if self._child is not None:
             try:
                 self._child.send(cell.name)
@@ -70,4 +74,4 @@ class EarlyEvidenceProcess:
         log.warning("evidence is measured after the last cell, and not before: %s", reason)
         if self._child is not None:
             self._child.kill()
-        self._child = None
+        self._child, self._wanted = None, False
