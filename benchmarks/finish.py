@@ -167,11 +167,12 @@ def write_record(cell: Cell, folder: Path, known: dict[str, object], template: P
     w = cell.core
     core = {"row": w.row, "col": w.col, "height": w.height, "width": w.width}
     files = {p.name: known.get(p.name) or FileFacts.of(p).to_json() for p in folder.glob("*.tif")}
+    record = json.loads((template / CELL_JSON).read_text())
     changed = {
         "cell": cell.name, "image": cell.image, "tiles": TILING.count(w), "images": {},
-        "basis": {"core": core}, "files": files,
+        "basis": record["basis"] | {"core": core}, "files": files,
     }  # fmt: skip
-    write_json(folder / CELL_JSON, json.loads((template / CELL_JSON).read_text()) | changed)
+    write_json(folder / CELL_JSON, record | changed)
 
 
 def change_first_image(out: Path) -> None:
