@@ -48,7 +48,7 @@ class WorkerProcess:
         self.reading: tuple[str, ...] = ()
         """Names of the images that it reads in order to answer."""
         self.ended = ""
-        """How it died, if it has."""
+        """Reason of its last death; empty before."""
 
     def start(self) -> None:
         """Start the process; it loads the network at the first request."""

@@ -155,8 +155,8 @@ class CalibrationRecord(Record):
     tiles: int
     """Number of tiles in the sample."""
     floor: ScaleMax = {}
-    """By method whose levels are square roots (maps at full resolution), the raw value up to which
-    they are 0. Version 0.1 had linear levels alone."""
+    """Raw value up to which levels are 0, by method whose levels are square roots (maps at full
+    resolution). Version 0.1 had linear levels alone."""
 
     def is_by_root(self, method: str) -> bool:
         """Return whether the levels of a heatmap are square roots."""

@@ -59,7 +59,7 @@ HEAT = (
 
 OF_ALL = "the 99.5th percentile of the positive values"
 
-OF_DETECTIONS = "the 99.9th percentile of the positive values in detections"
+OF_DETECTIONS = "the 99.9th percentile of the positive values in or beside detections"
 
 ROOTS = "Values are square roots of the raw values' shares of this; the weak background is 0. "
 
