@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 from unittest.mock import Mock
@@ -529,10 +529,12 @@ def test_a_layer_that_is_not_run_is_an_error() -> None:
 class Crowded(Engine):
     """Engine on a device with memory for three tiles."""
 
-    def signals(self, pixels: Tensor, valid: Tensor) -> Signals:
+    def signals(
+        self, pixels: Tensor, valid: Tensor, classes: Sequence[int] | None = None
+    ) -> Signals:
         if len(pixels) > 3:
             raise torch.OutOfMemoryError
-        return super().signals(pixels, valid)
+        return super().signals(pixels, valid, classes)
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing() -> None:

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from capecam.attribution.backward import DeterministicUpsampling, replace_backward
 from capecam.attribution.device import half_precision, repeatable, score_factor
 from capecam.attribution.maps import (
+    Explanation,
     LayerSignals,
     Maps,
     Signals,
@@ -44,11 +46,10 @@ paged in again: FPN resnext50_32x4d took 0.82 s a tile by 4, 0.92 by 8 and 1.27 
 (docs/performance.md)."""
 
 DETECTED_BATCH = 32
-"""Number of tiles that a GPU explains together if only some are explained; a CPU explains them one
-by one, which costs 9 % a tile and pads nothing (docs/performance.md)."""
+"""Number of tiles that a GPU explains together if only some are explained."""
 
 READ_AHEAD = 8
-"""Number of batches among which a GPU looks for tiles to explain."""
+"""Number of batches among which tiles to explain are looked for."""
 
 OBJECT_PX = 256
 """Number of pixels of a small object, over which a score of an object is a mean: 1.6 m² at 8 cm."""
@@ -107,15 +108,15 @@ class Engine:
         self._layout = torch.preserve_format
         self.max_tiles = CPU_BATCH if on_cpu else sys.maxsize
         """Maximum number of tiles in one pass; lowered if the device runs out of memory."""
-        self.detected_batch = 1 if on_cpu else DETECTED_BATCH
-        """Number of tiles in one pass if only those with a detection are explained."""
+        self.detected_batch = CPU_BATCH if on_cpu else DETECTED_BATCH
+        """Maximum number of tiles in one pass if only those with a detection are explained."""
 
     def use_channels_last(self) -> None:
         """Lay out the network's weights and pixels channels-last, which rounds differently."""
         self._network.to(memory_format=torch.channels_last)
         self._layout = torch.channels_last
 
-    def at(self, precision: str, methods: Sequence[str] | None = None) -> Engine:
+    def at(self, precision: str, methods: Sequence[str] | None = None) -> Self:
         """Return an engine at another precision that shares this one's network.
 
         Args:
@@ -137,7 +138,7 @@ class Engine:
             pixels: (B, 3, H, W) uint8, 0 where invalid.
             valid: (B, H, W) bool; True is imagery.
         """
-        explain = self._explain_all if self.where == "all" else self._explain_detected
+        explain = self._explain_predicted if self._skips else self._explain_all
         while True:
             try:
                 with repeatable(self.precision):
@@ -153,52 +154,72 @@ class Engine:
     def tiles_per_call(self, batch_size: int) -> int:
         """Return the number of tiles to pass at once, so that batches of a size are full.
 
-        If only some tiles are explained, a GPU needs several batches to fill one of those.
+        If only some tiles are explained, it takes several batches to fill one of those.
         """
-        regroups = self.where == "detected" and self.detected_batch > 1
-        return batch_size * READ_AHEAD if regroups else batch_size
+        return batch_size * READ_AHEAD if self._skips else batch_size
+
+    @property
+    def _skips(self) -> bool:
+        """True if a class without a predicted pixel in a tile needs no backward pass."""
+        return self.where == "detected" or self.score == "predicted"
 
     def _explain_all(self, pixels: Tensor, valid: Tensor) -> Maps:
+        """Explain every class of every tile."""
         parts = []
         for part in zip(*(torch.split(x, self.max_tiles) for x in (pixels, valid)), strict=True):
-            signals = self.signals(*part)
-            heat, singular = self._heat(signals)
-            explained = torch.ones_like(signals.logits[:, 1:, 0, 0], dtype=torch.bool)
-            probability = signals.logits.softmax(dim=1)
-            parts.append(Maps(probability, heat, explained, singular))
+            logits, heat, singular = self.explain(*part)
+            explained = torch.ones_like(logits[:, 1:, 0, 0], dtype=torch.bool)
+            parts.append(Maps(logits.softmax(dim=1), heat, explained, singular.sum()))
         return join_maps(parts)
 
-    def _explain_detected(self, pixels: Tensor, valid: Tensor) -> Maps:
-        """Run a forward of every tile, then forward and backward where a class is detected.
+    def _explain_predicted(self, pixels: Tensor, valid: Tensor) -> Maps:
+        """Run a forward of every tile; explain the classes that are predicted in a tile.
 
-        Tiles with the same classes go together, in padded batches of one size, so that the maps of
-        a tile do not depend on its neighbours.
+        Tiles with the same classes go together. Other maps are 0: not asked for, or, by the score
+        ``predicted``, the gradients of a sum over no pixel.
         """
         pixels, valid = (x.to(self.device, non_blocking=True) for x in (pixels, valid))
         logits = torch.cat([self.logits(part) for part in torch.split(pixels, self.max_tiles)])
         decided = predicted(logits, sigmoid=self.model.sigmoid) & valid[:, None]
-        explained = decided[:, 1:].flatten(2).any(dim=2)
+        found = decided[:, 1:].flatten(2).any(dim=2)
         heat, singular = self._no_heat(logits), torch.zeros_like(valid[0, 0, 0], dtype=torch.int64)
-        size = min(self.detected_batch, self.max_tiles)
-        for classes, tiles in group_by_classes(explained.tolist(), size):
-            index = torch.tensor(tiles, device=self.device)
-            signals = self.signals(_pad(pixels[index], size), _pad(valid[index], size), classes)
-            maps, skipped = self._heat(signals)
-            for name, values in maps.items():
+        for classes, tiles in group_by_classes(found.tolist(), self._group_size()):
+            index, size = torch.tensor(tiles, device=self.device), self._group_size(len(tiles))
+            group = self.explain(_pad(pixels[index], size), _pad(valid[index], size), classes)
+            for name, values in group.heat.items():
                 heat[name][index[:, None], list(classes)] = values[: len(tiles)]
-            singular += skipped
+            singular += group.singular[: len(tiles)].sum()
+        explained = found if self.where == "detected" else torch.ones_like(found)
         return Maps(logits.softmax(dim=1), heat, explained, singular)
 
-    def _heat(self, signals: Signals) -> tuple[dict[str, Tensor], Tensor]:
-        """Compute the heatmaps, and the number of singular entries."""
+    def _group_size(self, tiles: int | None = None) -> int:
+        """Return the number of tiles in one pass, the last of them empty, to explain some tiles.
+
+        On a GPU groups are of one size, so that the maps of a tile do not depend on how many there
+        are. On a CPU they are even: of an odd number the last tile rounds differently
+        (PyTorch 2.14, oneDNN, tiles of 256 px).
+
+        Args:
+            tiles: to explain; as many as possible if None.
+        """
+        most = min(self.detected_batch, self.max_tiles)
+        if tiles is None or self.device.type != "cpu":
+            return most
+        return min(most, tiles + tiles % 2)
+
+    def explain(
+        self, pixels: Tensor, valid: Tensor, classes: tuple[int, ...] | None = None
+    ) -> Explanation:
+        """Compute the heatmaps of a batch that fits the device; see :meth:`signals`."""
+        signals = self.signals(pixels, valid, classes)
         A = signals.activations.unsqueeze(1)
         cams = {name: CAMS[name](A, signals.gradients) for name in self._cams()}
         heat = {name: cam.map for name, cam in cams.items()}
         for name, guided in ((GUIDED, signals.guided), (SHARED, signals.shared)):
             if guided is not None:
                 heat[name] = guided_gradcam(guided, heat["gradcam"])
-        singular = torch.stack([cam.singular.sum() for cam in cams.values()]).sum()
-        return {name: heat[name] for name in self.methods}, singular
+        singular = torch.stack([cam.singular.sum(dim=1) for cam in cams.values()]).sum(dim=0)
+        return Explanation(signals.logits, {name: heat[name] for name in self.methods}, singular)
 
     def _no_heat(self, logits: Tensor) -> dict[str, Tensor]:
         """Return heatmaps of 0."""

@@ -1,9 +1,10 @@
-"""Results of an engine for a batch of tiles, and the grouping of tiles by detected classes."""
+"""Results of an engine for a batch of tiles, and the grouping of tiles by classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +38,17 @@ class LayerSignals:
     """(B, K, h, w), A; or the pixels, (B, 3, H, W)."""
     gradients: Tensor
     """dS/dA, of the same shape."""
+
+
+class Explanation(NamedTuple):
+    """Results of a forward and its backward passes. C: classes that were asked for."""
+
+    logits: Tensor
+    """(B, 1 + all foreground classes, H, W)."""
+    heat: dict[str, Tensor]
+    """As of :class:`Maps`."""
+    singular: Tensor
+    """(B,) int64; see :class:`Maps`."""
 
 
 @dataclass(frozen=True, slots=True)

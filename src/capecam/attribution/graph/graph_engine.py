@@ -1,0 +1,119 @@
+"""Engine that replays graphs of its own passes, where they give the same results."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from capecam.attribution.engine import Engine
+from capecam.attribution.graph.capture import capture
+from capecam.attribution.graph.storage import reuse_memory
+from capecam.attribution.maps import Explanation
+from capecam.model.model import Model
+from capecam.settings import DEFAULT_METHODS
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 8
+"""Number of batches of one kind that autograd explains before a graph is captured, which takes as
+long as three of them."""
+
+MAX_GRAPHS = 16
+"""Maximum number of graphs; batches of other kinds are left to autograd."""
+
+Replay = Callable[[Tensor, Tensor], Explanation]
+
+
+class Kind(NamedTuple):
+    """What a graph is fixed to."""
+
+    shape: torch.Size
+    """Of the pixels, (B, 3, H, W)."""
+    classes: tuple[int, ...] | None
+
+
+class GraphEngine(Engine):
+    """Engine that captures a graph for each kind of batch, and uses it if it is exact.
+
+    The graph has to repeat what autograd gives for tiles of the run, bit for bit, beginning with
+    tiles that it was not captured with; otherwise a warning says how far it is off, and autograd
+    goes on. For arguments and errors see :class:`Engine`.
+    """
+
+    def __init__(
+        self, model: Model, methods: Sequence[str] = DEFAULT_METHODS, **options: Any
+    ) -> None:
+        super().__init__(model, methods, **options)
+        self.patience = PATIENCE
+        self._graphs: dict[Kind, Replay | None] = {}
+        self._seen: Counter[Kind] = Counter()
+
+    def at(self, precision: str, methods: Sequence[str] | None = None) -> Self:
+        """Return an engine at another precision that shares this one's network, but no graphs."""
+        engine = super().at(precision, methods)
+        engine._graphs, engine._seen = {}, Counter()
+        return engine
+
+    def explain(
+        self, pixels: Tensor, valid: Tensor, classes: tuple[int, ...] | None = None
+    ) -> Explanation:
+        """Compute the heatmaps of a batch that fits the device."""
+        pixels, valid = (x.to(self.device, non_blocking=True) for x in (pixels, valid))
+        kind = Kind(pixels.shape, classes)
+        try:
+            if graph := self._graphs.get(kind):
+                return graph(pixels, valid)
+            explanation = super().explain(pixels, valid, classes)
+            if self._is_due(kind):
+                self._graphs[kind] = self._captured(explanation, pixels, valid, classes)
+        except torch.OutOfMemoryError:
+            self._graphs.clear()  # they may hold memory
+            raise
+        return explanation
+
+    def _is_due(self, kind: Kind) -> bool:
+        """Return True if it is time to capture a graph."""
+        self._seen[kind] += 1
+        enough = self._seen[kind] > self.patience
+        return enough and kind not in self._graphs and len(self._graphs) < MAX_GRAPHS
+
+    def _captured(
+        self, expected: Explanation, pixels: Tensor, valid: Tensor, classes: tuple[int, ...] | None
+    ) -> Replay | None:
+        """Return a graph that repeats an explanation; None if there is none."""
+
+        def explain(pixels: Tensor, valid: Tensor) -> Explanation:
+            return super(GraphEngine, self).explain(pixels, valid, classes)
+
+        try:  # with other tiles, so that what depends on the values of these shows
+            graph = capture(explain, pixels.flip(0, 3), valid.flip(0, 2))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.warning("autograd explains the tiles: no graph of the network: %s", error)
+            return None
+        reuse_memory(graph, pixels, valid)
+        off = difference(graph(pixels, valid), expected)
+        if off:
+            log.warning("the graph of the network is %.1e off; autograd explains the tiles", off)
+            return None
+        return graph
+
+
+def difference(found: Explanation, expected: Explanation) -> float:
+    """Return the largest difference between two explanations, relative to each tensor's largest."""
+    pairs = zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True)
+    return max(_difference(one, other) for one, other in pairs)
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    if torch.equal(found, expected):
+        return 0.0
+    apart = (found.double() - expected.double()).abs().max()
+    return float(apart / expected.double().abs().max())

@@ -1,0 +1,83 @@
+"""The engine that replays graphs gives the maps of autograd, bit for bit."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from support.networks import cape_town_model, images, tiny_model, tiny_network
+from torch import Tensor, nn
+
+from capecam.attribution.engine import Engine
+from capecam.attribution.graph.graph_engine import GraphEngine
+from capecam.attribution.maps import Maps
+from capecam.model.model import Model
+from capecam.settings import METHODS
+
+
+def tiles(count: int, size: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    pixels, valid = images(count, size, seed), torch.ones(count, size, size, dtype=torch.bool)
+    valid[0, size // 2 :] = False
+    return pixels, valid
+
+
+def eager_engine(model: Model, **options: object) -> GraphEngine:
+    """Make an engine that captures its graphs at once."""
+    engine = GraphEngine(model, METHODS, **options)
+    engine.patience = 0
+    return engine
+
+
+def same(some: Maps, others: Maps) -> None:
+    assert some.probability.equal(others.probability)
+    assert some.singular == others.singular
+    for method in METHODS:
+        assert others.heat[method].any()
+        assert some.heat[method].equal(others.heat[method]), method
+
+
+@pytest.mark.parametrize("score", ["mean", "predicted"])
+@pytest.mark.parametrize("where", ["all", "detected"])
+def test_graphs_repeat_autograd_bit_for_bit(score: str, where: str) -> None:
+    model = tiny_model(tiny_network())
+    engine = eager_engine(model, score=score, where=where)
+    for seed in (1, 1, 2):  # the second and third time by the graph
+        batch = tiles(6, 32, seed)
+        same(engine(*batch), Engine(model, METHODS, score=score, where=where)(*batch))
+    assert any(engine._graphs.values())
+
+
+def test_graphs_of_the_cape_town_network() -> None:
+    engine, first, second = eager_engine(cape_town_model()), tiles(2, 96), tiles(2, 96, seed=2)
+    engine(*first)
+    assert all(engine._graphs.values())
+    same(engine(*second), Engine(cape_town_model(), METHODS)(*second))
+
+
+class Deciding(nn.Module):
+    """A network that looks at the values of a tile to decide what to do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.encoder = network.encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(x)
+        return out * 2 if x.mean() > 0 else out
+
+
+def test_what_depends_on_values_is_left_to_autograd(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model(Deciding(tiny_network()).eval())
+    engine = eager_engine(model)
+    pixels, valid = tiles(2, 32)
+    with caplog.at_level(logging.WARNING):
+        engine(pixels, valid)
+    assert "autograd explains the tiles" in caplog.text
+    for batch in (pixels, 255 - pixels):
+        assert (
+            engine(batch, valid)
+            .heat["gradcam"]
+            .equal(Engine(model, METHODS)(batch, valid).heat["gradcam"])
+        )
