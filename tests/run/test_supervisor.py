@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import geopandas as gpd
 import numpy as np
@@ -21,6 +22,8 @@ from torch import nn
 from capecam.api import read_detections, read_heatmap
 from capecam.attribution.autotune import CPU_BATCH
 from capecam.attribution.engine import Engine
+from capecam.attribution.graph.capture import capture
+from capecam.attribution.graph.graph_engine import GraphEngine
 from capecam.attribution.methods import resample
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling, Window
@@ -154,6 +157,22 @@ def test_a_resumed_run_keeps_its_batch_size(one, tmp_path) -> None:
     assert recorded(tmp_path / "a") == 3
     explain(one, tmp_path / "b", compute__batch_size="auto")
     assert recorded(tmp_path / "b") == CPU_BATCH
+
+
+@pytest.mark.parametrize("score", ["mean", "predicted"])
+def test_graphs_give_the_bytes_of_autograd(one, tmp_path, monkeypatch, score) -> None:
+    monkeypatch.setattr(GraphEngine, "patience", 1)
+    captured = Mock(side_effect=capture)
+    monkeypatch.setattr("capecam.attribution.graph.graph_engine.capture", captured)
+    for engine in ("autograd", "graph"):
+        assert not captured.called
+        explain(one, tmp_path / engine, compute__engine=engine, explain__score=score)
+    assert captured.called
+    for product in PRODUCTS:
+        found, expected = (
+            tmp_path / e / "cells/whole" / f"{product}.tif" for e in ("graph", "autograd")
+        )
+        assert found.read_bytes() == expected.read_bytes(), product
 
 
 def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:

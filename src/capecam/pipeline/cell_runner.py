@@ -11,14 +11,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from capecam.attribution.device import pick_device
-from capecam.attribution.engine import Engine
 from capecam.attribution.object_engine import ObjectEngine
 from capecam.errors import CapecamError, DeviceError, StoppedError
 from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
 from capecam.model.checkpoint import read_weights
-from capecam.model.model import Model, build_model, check_tile
+from capecam.model.model import Model, build_model
 from capecam.mosaic.city import City
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.calibration import OnReading
@@ -26,7 +24,7 @@ from capecam.pipeline.cell import CellReport, Job, OnTiles, process
 from capecam.pipeline.object_explainer import ObjectExplainer
 from capecam.pipeline.object_group import GroupResult, ObjectGroup
 from capecam.pipeline.preparation import RunConstants, prepare
-from capecam.pipeline.run_engine import build_object_engine
+from capecam.pipeline.run_engine import build_engine, build_object_engine
 from capecam.runtime.lanes import map_in_lanes
 from capecam.settings import Settings
 from capecam.settings.tree import required
@@ -90,7 +88,7 @@ class CellRunner:
     def __init__(self, settings: Settings, model: Model | None = None) -> None:
         self._settings = settings
         self._ledger = Ledger.of(required(settings.out, "out", "--out DIR"))
-        self._engine = _build_engine(settings, model or _load(settings))
+        self._engine = build_engine(settings, model or _load(settings))
         self._hashes = ImageHashes()
         self._turn = threading.Lock()
         self._job: Job | None = None
@@ -241,17 +239,3 @@ def _is_device_error(error: Exception) -> bool:
 def _load(settings: Settings) -> Model:
     checkpoint = required(settings.checkpoint, "checkpoint", "--checkpoint FILE")
     return build_model(read_weights(checkpoint), settings.model)
-
-
-def _build_engine(settings: Settings, model: Model) -> Engine:
-    """Build an engine of the settings; if its precision is to be chosen, at float32 for now."""
-    check_tile(model.network, settings.tiling.tiling)
-    explain, precision = settings.explain, settings.compute.precision
-    return Engine(
-        model,
-        explain.methods,
-        score=explain.score,
-        where=explain.where,
-        precision="fp32" if precision == "auto" else precision,
-        device=pick_device(settings.compute.device),
-    )

@@ -1,4 +1,4 @@
-"""The network of an earlier run, as the run used it: nothing is chosen again."""
+"""Engines of a run, and of an earlier one as it was: nothing is chosen again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch
 
 from capecam.attribution.device import pick_device
 from capecam.attribution.engine import Engine
+from capecam.attribution.graph.graph_engine import GraphEngine
 from capecam.attribution.object_engine import ObjectEngine
 from capecam.errors import CheckpointError
-from capecam.model.model import Model, load_model
-from capecam.settings import ObjectSettings
+from capecam.model.model import Model, check_tile, load_model
+from capecam.settings import ObjectSettings, Settings
 from capecam.settings.tree import required
 from capecam.store.run_folder import RunFolder
 
@@ -35,6 +36,28 @@ def load_run_model(run: RunFolder, loaded: Model | None = None) -> Model:
             f"{model.sha256}, the run's is {recorded}; bring that one back, or run again"
         )
     return model
+
+
+ENGINES: dict[str, type[Engine]] = {"autograd": Engine, "graph": GraphEngine}
+"""Engines by ``compute.engine``."""
+
+
+def build_engine(settings: Settings, model: Model) -> Engine:
+    """Build an engine of the settings; if its precision is to be chosen, at float32 for now.
+
+    Raises:
+        SettingsError: the network takes no tiles of this size, or has no such maps.
+    """
+    check_tile(model.network, settings.tiling.tiling)
+    explain, compute = settings.explain, settings.compute
+    return ENGINES[compute.engine](
+        model,
+        explain.methods,
+        score=explain.score,
+        where=explain.where,
+        precision="fp32" if compute.precision == "auto" else compute.precision,
+        device=pick_device(compute.device),
+    )
 
 
 def build_run_engine(run: RunFolder, model: Model, device: str | None = None) -> Engine:

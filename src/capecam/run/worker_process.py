@@ -33,6 +33,11 @@ class _Ready:
     """Message of a worker: it can begin the next work."""
 
 
+KEEP_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+"""Variables of glibc, so that it keeps the memory of a batch for the next one, instead of paging it
+in again (docs/performance.md)."""
+
+
 class WorkerProcess:
     """A process that computes cells.
 
@@ -53,7 +58,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process; it loads the network at the first request."""
         self._has_city, self.reading = False, ()
-        environment, compute = {}, self._settings.compute
+        environment, compute = dict(KEEP_HEAP), self._settings.compute
         if compute.device == "cpu" and (compute.workers or 1) > 1:
             threads = max(1, (os.cpu_count() or 1) // (compute.workers or 1))
             environment["OMP_NUM_THREADS"] = str(threads)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from capecam.settings.base import Option, Section
-from capecam.settings.choices import Precision
+from capecam.settings.choices import Backend, Precision
 
 
 def _count_or_auto(value: object) -> int | str:
@@ -29,6 +29,11 @@ class ComputeSettings(Section):
         "auto",
         description="precision of the network; auto is the fastest whose Grad-CAM correlates with "
         "fp32 above 0.99 for every class, and fp32 on a CPU",
+    )
+    engine: Annotated[Backend, Option("--engine")] = Field(
+        "graph",
+        description="graph replays the network's passes without autograd, where that gives the "
+        "same maps bit for bit; autograd never does",
     )
     batch_size: Annotated[
         int | Literal["auto"], BeforeValidator(_count_or_auto), Option("--batch-size", "N|auto")

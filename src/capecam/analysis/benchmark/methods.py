@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from capecam.attribution.engine import Engine
+from capecam.attribution.graph.graph_engine import GraphEngine
 from capecam.model.model import Model
 from capecam.settings import METHODS
 
@@ -35,16 +35,21 @@ class ExplanationMethod(Protocol):
 
 
 class Capecam:
-    """capecam's engine, one for each list of methods."""
+    """capecam's engine, one for each list of methods; it captures its graphs at once."""
 
     methods: tuple[str, ...] = METHODS
     forwards = True
 
     def __init__(self, model: Model, device: torch.device, precision: str = "fp32") -> None:
         self.name = f"capecam {precision}"
-        self._engine = cache(
-            lambda methods: Engine(model, methods, precision=precision, device=device)
-        )
+
+        @cache
+        def engine(methods: tuple[str, ...]) -> GraphEngine:
+            made = GraphEngine(model, methods, precision=precision, device=device)
+            made.patience = 0
+            return made
+
+        self._engine = engine
 
     def __call__(self, pixels: Tensor, methods: tuple[str, ...]) -> Heat:
         """Explain tiles without nodata; without methods, run the forward pass alone."""
