@@ -471,6 +471,20 @@ def test_detected_costs_what_is_detected() -> None:
     assert cost(Engine(model, METHODS)) > 2 * cost(engine)
 
 
+@pytest.mark.parametrize("size", [96, 160])
+def test_skipping_what_the_score_cannot_see_changes_nothing(size: int) -> None:
+    model, pixels = sample_model(), sample_tiles(4, size)
+    valid = torch.ones_like(pixels[:, 0], dtype=torch.bool)
+    engine = Engine(model, METHODS, score="predicted")
+    everything, maps = engine.explain(pixels, valid), engine(pixels, valid)
+    seen = [maps.heat["gradcam"][:, c].flatten(1).any(dim=1) for c in range(3)]
+    assert 0 < int(torch.stack(seen).sum()) < 12, "some are skipped, some are not"
+    assert maps.explained.all()
+    for method in METHODS:
+        assert maps.heat[method].equal(everything.heat[method]), method
+    assert gflop(lambda: engine(pixels, valid)) < 0.8 * gflop(lambda: engine.explain(pixels, valid))
+
+
 # --- Networks that guided backpropagation is not defined for --------------------------------------
 
 

@@ -4,6 +4,7 @@ Explaining needs the gradient of the input, never of a weight, so the backward o
 
 - a convolution needs its weight and the *shape* of its input, but no activation;
 - a batch norm in eval mode is a factor per channel, which goes into the convolution's weight;
+- a convolution over an upsampled map can be taken before the upsampling (``block_sums``);
 
 and gradients travel channels-last, where a CPU's convolutions are faster. The forward must not be
 touched for speed: with batch norms folded or channels-last it rounds differently, a few ReLUs in a
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from capecam.attribution.block_sums import convolve_parts, parts_of, takes_block_sums
 from capecam.attribution.methods import ReluSwitch, SwitchedReLU
 from capecam.model.introspection import normed_convolutions
 
@@ -46,7 +48,7 @@ def replace_backward(
         elif type(module) is nn.Conv2d and not isinstance(module.padding, str):
             norm = norms.get(module)
             lean = _Convolution(module, None if norm is None else _scale(norm), memory_format)
-            _replace(module, partial(_Convolve.apply, lean))
+            _replace(module, lean)
             if norm is not None:
                 _replace(norm, partial(_Scaled.apply, norm.forward))
 
@@ -75,6 +77,15 @@ class _Convolution:
         self._converted = self._exact
         self._geometry = (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)
         self._memory_format = memory_format
+        self._takes_parts = takes_block_sums(conv)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run ``nn.Conv2d``."""
+        parts = parts_of(x) if self._takes_parts and torch.is_grad_enabled() else None
+        if parts is None:
+            convolved: Tensor = _Convolve.apply(self, x)
+            return convolved
+        return convolve_parts(self, x, parts)
 
     def to_input(self, gradient: Tensor, shape: torch.Size) -> Tensor:
         """Compute the gradient of the input, in the precision of the output's."""
@@ -85,14 +96,14 @@ class _Convolution:
         result: Tensor = torch.ops.aten.convolution_backward(
             gradient,
             like,
-            self._weight(gradient.dtype),
+            self.weight(gradient.dtype),
             None,
             *self._geometry,
             [True, False, False],
         )[0]
         return result
 
-    def _weight(self, dtype: torch.dtype) -> Tensor:
+    def weight(self, dtype: torch.dtype) -> Tensor:
         """Return the weight in the engine's current precision; only one conversion is kept."""
         if self._converted.dtype != dtype:
             self._converted = self._exact.to(dtype)

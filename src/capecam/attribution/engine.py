@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from capecam.attribution.backward import DeterministicUpsampling, replace_backward
+from capecam.attribution.block_sums import NotedSums
 from capecam.attribution.device import half_precision, repeatable, score_factor
 from capecam.attribution.maps import (
     Explanation,
@@ -297,7 +298,7 @@ class Engine:
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
         upsampling = DeterministicUpsampling() if self.device.type == "cuda" else nullcontext()
-        with half_precision(self.precision, self.device), upsampling:
+        with half_precision(self.precision, self.device), upsampling, NotedSums():
             pixels = pixels.to(memory_format=self._layout)
             logits = precise(self._network(self._normalised(pixels)))
         if self.model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
