@@ -31,10 +31,12 @@ from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
 from capecam.api import Engine, Model, load_model, load_settings
 from capecam.attribution.backward import replace_backward
 from capecam.attribution.comparison import map_error, pearson
-from capecam.attribution.methods import GUIDED, SHARED, ReluSwitch, SwitchedReLU
+from capecam.attribution.graph.graph_engine import GraphEngine
+from capecam.attribution.methods import GUIDED, SHARED, ReluSwitch, SwitchedReLU, predicted
 
 METHODS = ("gradcam", "gradcampp", GUIDED)
 METHODS_SHARED = ("gradcam", "gradcampp", SHARED)
+ENGINE = "capecam.attribution.engine"
 ACCURACY_TILES = 8
 DETECTED_TILES = 40
 
@@ -76,17 +78,36 @@ def engine(
     max_tiles: int | None = None,
     methods: Sequence[str] = METHODS,
     precision: str = "fp32",
+    sums: bool = True,
 ) -> Callable[[Model], Explain]:
-    """Return a builder of an engine, optionally with another ``replace_backward``."""
+    """Return a builder of an engine, optionally with another ``replace_backward``.
+
+    Args:
+        device, methods, precision: of the engine.
+        prepare: in place of ``replace_backward``.
+        max_tiles: of the engine.
+        sums: False for gradients at full resolution (``attribution.block_sums``).
+    """
 
     def build(model: Model) -> Explain:
-        target = "capecam.attribution.engine.replace_backward"
-        with patch(target, prepare) if prepare else nullcontext():
+        with patch(f"{ENGINE}.replace_backward", prepare) if prepare else nullcontext():
             engine = Engine(model, methods, device=device, precision=precision)
         engine.max_tiles = max_tiles or engine.max_tiles
-        return lambda pixels, valid: engine(pixels, valid).heat
+
+        def explain(pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
+            with nullcontext() if sums else patch(f"{ENGINE}.NotedSums", nullcontext):
+                return engine(pixels, valid).heat
+
+        return explain
 
     return build
+
+
+def graph(device: torch.device, model: Model) -> Explain:
+    """Return an engine that replays a graph as a builder's result."""
+    engine = GraphEngine(model, METHODS, device=device)
+    engine.patience = 0
+    return lambda pixels, valid: engine(pixels, valid).heat
 
 
 def notebook(device: torch.device, model: Model) -> Explain:
@@ -100,9 +121,15 @@ def rows(device: torch.device) -> tuple[list[Row], list[Row]]:
     waterfall = [
         Row("the notebook's way", 1, partial(notebook, device)),
         Row("one forward, ReLUs with a switch, a gradient a class", 1, engine(device, switch_only)),
-        Row("lean backward: batch norms folded, nothing for weights", 1, engine(device, lean)),
-        Row("gradients channels-last", 1, engine(device)),
-        Row("4 tiles together", 4, engine(device)),
+        Row(
+            "lean backward: batch norms folded, nothing for weights",
+            1,
+            engine(device, lean, sums=False),
+        ),
+        Row("gradients channels-last", 1, engine(device, sums=False)),
+        Row("4 tiles together", 4, engine(device, sums=False)),
+        Row("true gradients of FPN as block sums", 4, engine(device)),
+        Row("the passes as a graph, memory written again", 4, partial(graph, device)),
     ]
     others = [
         Row("8 tiles together", 8, engine(device, max_tiles=8)),
@@ -205,6 +232,40 @@ def measure_detected(device: torch.device, rounds: int, size: int) -> list[dict[
     ]
 
 
+def measure_predicted(device: torch.device, rounds: int, size: int) -> list[dict[str, object]]:
+    """Measure ``score="predicted"`` on tiles of the sample city, by its own network."""
+    tiles = sample_tiles(DETECTED_TILES, size)
+    valid = torch.ones_like(tiles[:, 0], dtype=torch.bool)
+    engine = Engine(sample_model(), METHODS, score="predicted", device=device)
+    found = torch.cat([predicted(engine.logits(part))[:, 1:] for part in tiles.split(4)])
+    share = found.flatten(2).any(dim=2).float().mean().item()
+
+    def every_class() -> None:
+        for part in zip(tiles.split(4), valid.split(4), strict=True):
+            engine.explain(*part)
+
+    ways = {
+        "every class": every_class,
+        f"predicted classes, {share:.0%} of all": partial(run_through, engine, tiles, valid),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for n in range(rounds + 1):
+        for name, way in ways.items():
+            took = seconds(way, device)
+            if n:
+                times[name].append(took / DETECTED_TILES)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return [
+        {
+            "technique": f"--score predicted, sample city, {name}",
+            "batch": 4,
+            "seconds_per_tile": f"{median:.4f}",
+            "times_the_row_before": f"{medians['every class'] / median:.2f}",
+        }
+        for name, median in medians.items()
+    ]
+
+
 def run_through(explain: Engine, tiles: Tensor, valid: Tensor) -> None:
     """Explain all tiles in the batches of a run with a batch size of 4."""
     size = explain.tiles_per_call(4)
@@ -242,7 +303,10 @@ def main() -> None:
     device = torch.device(arguments.device)
     synchronize(device)
     print(class_blindness(device, arguments.size), flush=True)
-    measured = measure_detected(device, arguments.rounds, arguments.size)
+    measured = [
+        *measure_detected(device, arguments.rounds, arguments.size),
+        *measure_predicted(device, arguments.rounds, arguments.size),
+    ]
     for row in measured:
         print(row, flush=True)
     measured = measure(device, arguments.rounds, arguments.size) + measured
