@@ -75,6 +75,7 @@ class Row:
 def engine(
     device: torch.device,
     prepare: Callable[..., None] | None = None,
+    *,
     max_tiles: int | None = None,
     methods: Sequence[str] = METHODS,
     precision: str = "fp32",
