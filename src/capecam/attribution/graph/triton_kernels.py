@@ -217,7 +217,7 @@ def mask_gradient(
 @triton.jit
 def passed(values, mask):
     """Return the values, but 0 where the mask is not positive; NaN passes, as in PyTorch."""
-    return tl.where(mask <= 0, 0.0, values)
+    return tl.where(mask.to(tl.float32) <= 0, 0.0, values)
 
 
 _WIDE = {"num_warps": 8, "num_stages": 3}

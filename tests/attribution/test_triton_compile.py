@@ -1,0 +1,126 @@
+"""The Triton kernels compile for Hopper, on a machine without a GPU, and spill no registers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from capecam.attribution.graph import kernel_operations as ops  # noqa: E402
+from capecam.attribution.graph import triton_kernels as kernels  # noqa: E402
+
+pytestmark = pytest.mark.thorough
+
+HOPPER = GPUTarget("cuda", 90, 32)
+
+POINTERS = ("x", "weight", "out", "other", "mask", "gradient")
+"""Arguments that are tensors of the network's type; ``scale`` and ``shift`` are of float32."""
+
+TYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+LAYOUTS = ("X_LAST", "OUT_LAST", "OTHER_LAST", "MASK_LAST")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a program of a kernel uses, and how many of Hopper's matrix products it has."""
+
+    registers: int
+    spilled: int
+    """Bytes of stack."""
+    shared: int
+    """Bytes."""
+    products: int
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder for what Triton compiles."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for tool in ("ptxas", "cuobjdump"):
+        try:
+            getattr(triton.knobs.nvidia, tool)
+        except RuntimeError:
+            pytest.skip(f"there is no {tool}, which comes with Triton for Linux")
+    return tmp_path
+
+
+def compiled(
+    kernel: Any, precision: str, constants: dict[str, object], config: Any, folder: Path
+) -> Use:
+    """Compile a kernel; all that is neither tensor nor constant is an int32 that 16 divides."""
+    element = {"tf32": "fp32"}.get(precision, precision)
+    types = dict.fromkeys(POINTERS, f"*{element}") | {"scale": "*fp32", "shift": "*fp32"}
+    names, constants = kernel.arg_names, constants | config.kwargs
+    source = ASTSource(
+        kernel,
+        {name: "constexpr" if name in constants else types.get(name, "i32") for name in names},
+        constants,
+        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants},
+    )
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    binary = triton.compile(source, target=HOPPER, options=options)
+    (folder / "kernel.cubin").write_bytes(binary.asm["cubin"])
+    tool = triton.knobs.nvidia.cuobjdump.path
+    command = [tool, "--dump-resource-usage", folder / "kernel.cubin"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = (
+        int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")
+    )
+    products = binary.asm["ptx"].count("wgmma.mma_async")
+    return Use(registers, stack + local, binary.metadata.shared, products)
+
+
+def convolutions(size: int, precision: str, last: bool) -> Iterator[tuple[dict[str, object], Any]]:
+    """Yield constants and blocks of convolutions and of their gradients, with all that follows."""
+    shared = {"TAPS": size**2, "STRIDE": size // 2 + 1, "RELU": True}
+    shared |= dict.fromkeys(LAYOUTS, last)
+    shared["PRECISION"] = "tf32" if precision == "tf32" else "ieee"
+    if size == 1:
+        blocks, tried = [{"BLOCK_K": ops.BLOCK_K[TYPES[precision]]}], kernels.DENSE_TRIED
+    else:
+        widths = (ops.PRODUCT_WIDTH, ops.CHUNK_LIMIT)
+        blocks, tried = [{"BLOCK_K": n, "BLOCK_N": n} for n in widths], kernels.GROUPED_TRIED
+    forward = {"TRANSPOSED": False, "mask": None, "weight_k" if size == 1 else "weight_n": 1}
+    backward = {"TRANSPOSED": True, "scale": None, "shift": None, "weight_n": 1}
+    for direction in (forward, backward):
+        for block in blocks:
+            for config in tried:
+                yield shared | direction | block, config
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    ("precision", "last"),
+    [("fp32", True), ("tf32", True), ("bf16", True), ("fp16", True), ("bf16", False)],
+)
+def test_convolutions(precision: str, size: int, last: bool, cache: Path) -> None:
+    for constants, config in convolutions(size, precision, last):
+        use = compiled(kernels.convolve, precision, constants, config, cache)
+        print(precision, size, "last" if last else "first", constants.get("BLOCK_N"), config, use)
+        assert use.spilled == 0
+        assert (use.products == 0) == (precision == "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_masks(precision: str, cache: Path) -> None:
+    constants = {"RELU": True, "BLOCK": ops.TAIL_BLOCK}
+    use = compiled(kernels.mask_gradient, precision, constants, triton.Config({}), cache)
+    print(precision, use)
+    assert use.spilled == 0
