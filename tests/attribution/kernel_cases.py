@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.graph import triton_kernels
@@ -79,16 +80,16 @@ def check(
     stride: int = 1,
     to_input: tuple[int, int] | None = None,
     epilogue: str = "none",
-    layouts: tuple[object, object, object] = (LAST, LAST, LAST),
+    layouts: tuple[object, object] = (LAST, LAST),
     tolerance: float = 1e-5,
 ) -> None:
-    """Compare a kernel with the formula: ``layouts`` are of the result, the summand, the mask."""
+    """Compare a kernel with the formula: ``layouts`` are of the summand and the mask."""
     normed, added, masked, relu = EPILOGUES[epilogue]
     expected = convolution(x, weight, groups, stride, to_input)
     shape = expected.shape
     scale, shift = (random(shape[1]) if normed else None for _ in range(2))
-    other = random(*shape, dtype=x.dtype, layout=layouts[1]) if added else None
-    mask = random(*shape, dtype=x.dtype, layout=layouts[2]).relu() if masked else None
+    other = random(*shape, dtype=x.dtype, layout=layouts[0]) if added else None
+    mask = random(*shape, dtype=x.dtype, layout=layouts[1]).relu() if masked else None
     if normed:
         expected = expected * scale[:, None, None].double() + shift[:, None, None].double()
     if added:
@@ -96,13 +97,13 @@ def check(
     if masked:
         expected = expected * (mask > 0)
     expected = expected.relu() if relu else expected
-    transposed, last = to_input is not None, layouts[0] is LAST
+    transposed = to_input is not None
     packed = packed_weight(weight, groups, transposed)
     result = ops.convolve(
-        x, packed, shape[2:], stride, transposed, scale, shift, other, mask, relu, last, False
+        x, packed, shape[2:], stride, transposed, scale, shift, other, mask, relu, False
     )
     assert result.dtype == x.dtype
-    assert result.is_contiguous(memory_format=layouts[0])
+    assert result.is_contiguous(memory_format=LAST)
     close(result, expected, tolerance)
 
 
@@ -164,7 +165,7 @@ def test_grouped_convolutions_at_the_edges_of_blocks(columns: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("x_layout", [LAST, FIRST])
-@pytest.mark.parametrize("layouts", [(LAST, FIRST, LAST), (FIRST, LAST, FIRST)])
+@pytest.mark.parametrize("layouts", [(FIRST, LAST), (LAST, FIRST)])
 def test_layouts_may_be_mixed(size: int, x_layout: object, layouts: tuple) -> None:
     groups = 1 if size == 1 else 2
     x, weight = random(2, 16, 3, 4, layout=x_layout), random(16, 16 // groups, size, size)
@@ -210,7 +211,7 @@ def test_what_is_not_finite_is_not_hidden() -> None:
     x, weight = random(1, 16, 1, 2), random(16, 16, 1, 1)
     x[0, 3, 0, 1] = torch.nan
     packed = packed_weight(weight, 1, False)
-    y = ops.convolve(x, packed, [1, 2], 1, False, None, None, None, None, True, True, False)
+    y = ops.convolve(x, packed, [1, 2], 1, False, None, None, None, None, True, False)
     assert y[..., 1].isnan().all()
     assert y[..., 0].isfinite().all()
 
@@ -221,10 +222,17 @@ def test_operations_on_fake_tensors_are_as_in_reality(last: bool) -> None:
     arguments = (x, weight, [2, 2], 2, False, random(16), random(16))
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(
-        ops.convolve.default, (*arguments, None, None, True, last, False), test_utils=tests
+        ops.convolve.default, (*arguments, None, None, True, False), test_utils=tests
     )
     gradient = x.contiguous(memory_format=LAST if last else FIRST)
     torch.library.opcheck(ops.mask_gradient.default, (gradient, x, x, True), test_utils=tests)
+
+
+def test_arithmetic_is_counted_with_the_zeros_between_groups() -> None:
+    x, weight = random(2, 16, 4, 4), packed_weight(random(16, 4, 3, 3), 4, False)
+    with FlopCounterMode(display=False) as counter:
+        ops.convolve(x, weight, [2, 2], 2, False, *([None] * 4), False, False)
+    assert counter.get_total_flops() == 2 * (2 * 16 * 2 * 2) * 9 * 16
 
 
 class Block(nn.Module):
@@ -297,6 +305,7 @@ def explained(kinds: tuple[str, ...] = KINDS) -> Explained:
     """Replace a true and a guided gradient of one class, and the forward before them."""
     methods = ("gradcam", "layercam", "guided_gradcam")
     engine = Engine(tiny_model(network(), "encoder.3.conv3"), methods, device=DEVICE)
+    engine.use_channels_last()
     valid = torch.ones(2, 16, 16, dtype=torch.bool, device=DEVICE)
     one, other = (images(2, 16, seed).to(DEVICE) for seed in (1, 2))
 
@@ -344,6 +353,7 @@ def test_a_graph_with_kernels_can_be_captured_again() -> None:
 
 def replaced(function: Callable[[Tensor], Tensor], x: Tensor) -> int:
     """Compare a function of a tensor with its graph by kernels; return the number of calls."""
+    x = x.contiguous(memory_format=LAST)
     graph = capture(function, x.clone())
     count = use_kernels(graph, x.clone(), tf32=False)
     close(graph(x.clone()), function(x.clone()))
@@ -407,6 +417,26 @@ def test_other_convolutions_are_left_alone(conv: nn.Module) -> None:
     assert replaced(lambda x: conv(x).relu_(), inputs) == 0
 
 
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(16, 48, 1, stride=2),
+        nn.Conv2d(16, 16, 3, padding=1, groups=4),
+        nn.Conv2d(64, 64, 3, stride=2, padding=1, groups=2, bias=False),
+    ],
+    ids=str,
+)
+def test_convolutions_of_residual_networks_are_replaced(conv: nn.Module) -> None:
+    conv = conv.requires_grad_(False).to(DEVICE)
+    assert replaced(lambda x: conv(x).relu_(), random(1, conv.in_channels, 5, 4)) == 1
+
+
+def test_images_that_are_not_channels_last_are_left_alone() -> None:
+    weight, x = random(16, 16, 1, 1), random(2, 16, 4, 4)
+    graph = capture(lambda x: F.conv2d(x, weight).relu_(), x)
+    assert use_kernels(graph, x) == 0
+
+
 def test_statistics_of_the_batch_are_left_alone() -> None:
     weight, mean, variance = random(16, 16, 1, 1), random(16), random(16).abs()
 
@@ -414,7 +444,7 @@ def test_statistics_of_the_batch_are_left_alone() -> None:
         y = F.conv2d(x, weight)
         return F.batch_norm(y, mean.clone(), variance.clone(), training=True)
 
-    graph = capture(function, x := random(2, 16, 2, 2))
+    graph = capture(function, x := random(2, 16, 2, 2, layout=LAST))
     assert use_kernels(graph, x) == 1
     assert called(graph)["aten.native_batch_norm.default"] == 1
 
@@ -425,6 +455,6 @@ def test_a_weight_that_is_computed_is_left_alone() -> None:
 
 def test_a_converted_weight_is_converted_once() -> None:
     weight = random(16, 16, 1, 1).double()
-    graph = capture(lambda x: F.conv2d(x, weight.float()), x := random(1, 16, 4, 4))
+    graph = capture(lambda x: F.conv2d(x, weight.float()), x := random(1, 16, 4, 4, layout=LAST))
     assert use_kernels(graph, x) == 1
     assert called(graph)["aten._to_copy.default"] == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import triton
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from capecam.attribution.graph import triton_kernels as kernels
 
@@ -26,6 +27,9 @@ BLOCK_K = {torch.float32: 32, torch.bfloat16: 64, torch.float16: 64}
 TAIL_BLOCK = 1024
 """Elements of a program of the pointwise kernel: 16 bytes a thread of bf16 in 4 warps."""
 
+
+LAYOUT = torch.channels_last
+"""Memory format of the images of convolutions."""
 
 TYPES = tuple(BLOCK_K)
 """Types of tensors that the kernels know."""
@@ -77,7 +81,7 @@ def _block_diagonal(weight: Tensor, count: int, transposed: bool) -> Tensor:
     "capecam::convolve",
     mutates_args=(),
     schema="(Tensor x, Tensor weight, int[] size, int stride, bool transposed, Tensor? scale, "
-    "Tensor? shift, Tensor? other, Tensor? mask, bool relu, bool channels_last, bool tf32)"
+    "Tensor? shift, Tensor? other, Tensor? mask, bool relu, bool tf32)"
     " -> Tensor",
 )
 def convolve(
@@ -91,10 +95,11 @@ def convolve(
     other: Tensor | None,
     mask: Tensor | None,
     relu: bool,
-    channels_last: bool,
     tf32: bool,
 ) -> Tensor:
-    """Compute ``relu(mask(scale * conv(x) + shift + other))``.
+    """Compute ``relu(mask(scale * conv(x) + shift + other))``, channels-last.
+
+    Operands in other layouts are copied first.
 
     Args:
         x: (B, K, H, W) in float32, bfloat16 or float16; the gradient of the output if transposed.
@@ -106,14 +111,13 @@ def convolve(
         other: as the result, or none.
         mask: as the result, or none: the result is 0 where this is not positive.
         relu: the last step.
-        channels_last: memory format of the result.
         tf32: round factors of float32 to TF32.
     """
-    out = _result(x, weight, size, channels_last)
-    x = _dense(x)
+    out = _result(x, weight, size)
+    x = x.contiguous(memory_format=LAYOUT)
     if kernels.INTERPRETED and x.dtype == torch.bfloat16:
         x, weight = x.float(), weight.float()  # Triton 3.8's interpreter multiplies their bits
-    other, mask = (None if y is None else _dense(y) for y in (other, mask))
+    other, mask = (None if y is None else y.contiguous(memory_format=LAYOUT) for y in (other, mask))
     taps, chunks, K, N = weight.shape
     pixels, grouped = len(x) * size[0] * size[1], taps > 1
     blocks = kernels.BLOCKS.copy() if kernels.INTERPRETED else {}
@@ -133,10 +137,6 @@ def convolve(
             TRANSPOSED=transposed,
             RELU=relu,
             PRECISION="tf32" if tf32 else "ieee",
-            X_LAST=_is_last(x),
-            OUT_LAST=_is_last(out),
-            OTHER_LAST=_is_last(other),
-            MASK_LAST=_is_last(mask),
             BLOCK_K=min(BLOCK_K[x.dtype], max(PRODUCT_WIDTH, triton.next_power_of_2(K))),
             **blocks,
         )
@@ -145,12 +145,18 @@ def convolve(
 
 @convolve.register_fake
 def _(x: Tensor, weight: Tensor, size: list[int], *others: Tensor | bool | int | None) -> Tensor:
-    *_, channels_last, _ = others
-    out = _result(x, weight, size, bool(channels_last))
+    out = _result(x, weight, size)
     for operand in others[4:6]:
         if isinstance(operand, Tensor) and operand.shape != out.shape:
             raise ValueError(f"an operand is {tuple(operand.shape)}, the result {tuple(out.shape)}")
     return out
+
+
+@register_flop_formula(torch.ops.capecam.convolve, get_raw=True)
+def _(_x: Tensor, weight: Tensor, *_others: object, out_val: Tensor) -> int:
+    """Count multiplications and additions, those with the zeros between groups, too."""
+    taps, _, read, _ = weight.shape
+    return 2 * out_val.numel() * taps * read
 
 
 @torch.library.custom_op(
@@ -167,9 +173,9 @@ def mask_gradient(gradient: Tensor, other: Tensor | None, mask: Tensor, relu: bo
         mask: the ReLU's output: the result is 0 where this is not positive.
         relu: for the guided gradient.
     """
-    gradient = _dense(gradient)
-    mask = _laid_out(mask, gradient)
-    other = None if other is None else _laid_out(other, gradient)
+    gradient, layout = _dense(gradient), _layout(gradient)
+    mask = mask.contiguous(memory_format=layout)
+    other = None if other is None else other.contiguous(memory_format=layout)
     out = torch.empty_like(gradient)
     with torch.cuda.device(gradient.get_device()):
         kernels.mask_gradient[(triton.cdiv(gradient.numel(), TAIL_BLOCK),)](
@@ -183,27 +189,19 @@ def _(gradient: Tensor, *_others: Tensor | bool | None) -> Tensor:
     return torch.empty_like(_dense(gradient))
 
 
-def _result(x: Tensor, weight: Tensor, size: list[int], channels_last: bool) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+def _result(x: Tensor, weight: Tensor, size: list[int]) -> Tensor:
     channels = weight.shape[1] * weight.shape[3]
     return torch.empty(
-        (len(x), channels, *size), dtype=x.dtype, device=x.device, memory_format=layout
+        (len(x), channels, *size), dtype=x.dtype, device=x.device, memory_format=LAYOUT
     )
 
 
 def _dense(x: Tensor) -> Tensor:
     """Return a tensor that is contiguous or channels-last, a copy if it was not."""
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return x
-    return x.contiguous()
+    return x.contiguous(memory_format=_layout(x))
 
 
-def _laid_out(x: Tensor, like: Tensor) -> Tensor:
-    """Return a tensor in the layout of another one, a copy if it was not."""
-    layout = torch.channels_last if _is_last(like) else torch.contiguous_format
-    return x.contiguous(memory_format=layout)
-
-
-def _is_last(x: Tensor | None) -> bool:
-    """Return True for channels-last; a tensor that is contiguous, too, is called contiguous."""
-    return x is not None and not x.is_contiguous()
+def _layout(x: Tensor) -> torch.memory_format:
+    """Return the memory format of a tensor."""
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format

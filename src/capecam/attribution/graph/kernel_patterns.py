@@ -125,7 +125,7 @@ class Chains:
         self._taken = set[Node]()
 
     def convolutions(self) -> Iterator[Chain]:
-        """Yield convolutions with what follows them, and take their nodes."""
+        """Yield convolutions of channels-last images with what follows them; take their nodes."""
         for node in self._nodes:
             if read_convolution(node) and self._accepts(node):
                 chain = self._convolution(node)
@@ -158,9 +158,10 @@ class Chains:
             chain = self._with_mask(chain)
         chain = self._with_relu(chain)
         found, x = self._storages.tensor(chain.end), self._storages.tensor(chain.x)
-        if found is None or x is None or found.dtype != x.dtype or not _is_dense(found):
+        if found is None or x is None or found.dtype != x.dtype:
             return None
-        return chain if found.dtype in self._types else None
+        known = found.dtype in self._types and _is_last(found) and _is_last(x)
+        return chain if known else None
 
     def _masked(self, node: Node) -> Chain | None:
         gradient, mask, threshold = arguments(node)
@@ -251,7 +252,11 @@ class Chains:
         return any(self._storages.overlap(arg, read) for arg in node.all_input_nodes)
 
 
+def _is_last(x: Tensor) -> bool:
+    """Return True for a channels-last image."""
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def _is_dense(x: Tensor) -> bool:
     """Return True for a tensor without gaps, contiguous or channels-last."""
-    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return x.is_contiguous() or last
+    return x.is_contiguous() or _is_last(x)

@@ -49,7 +49,8 @@ def use_kernels(
 ) -> int:
     """Replace operations of a graph by calls of Triton kernels, which need a GPU.
 
-    Do it before memory is reused (``reuse_memory``), which hides operations in others.
+    Only convolutions of channels-last images are replaced (``triton_kernels.convolve``). Do it
+    before memory is reused (``reuse_memory``), which hides operations in others.
 
     Args:
         graph: is changed.
@@ -209,7 +210,6 @@ class _Rewriter:
                 self._now(chain.other),
                 self._now(chain.mask),
                 chain.relu,
-                not result.is_contiguous(),
                 self._tf32,
             ),
         )
