@@ -7,11 +7,12 @@ Triton decides between interpreter and compiler when it is imported.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 import torch
+import triton
 from support.networks import balance, images, normalise, tiny_model, warm_up
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from capecam.attribution.device import repeatable
 from capecam.attribution.engine import Engine
 from capecam.attribution.graph import triton_kernels
 from capecam.attribution.graph.capture import capture
@@ -47,8 +49,16 @@ EPILOGUES = {
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _repeatable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Draw the same numbers each time; on a GPU round to no TF32, and try no blocks."""
     torch.manual_seed(0)
+    if DEVICE == "cuda":
+        for name in ("grouped", "dense"):
+            tried = getattr(triton_kernels, f"{name.upper()}_TRIED")[:1]
+            kernel = triton.autotune(tried, key=[])(triton_kernels.convolve)
+            monkeypatch.setattr(triton_kernels, name, kernel)
+    with repeatable("fp32"):
+        yield
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, layout: object = FIRST) -> Tensor:
@@ -338,6 +348,7 @@ def test_maps_by_kernels_are_those_of_the_engine(kinds: tuple[str, ...]) -> None
     assert all(maps.any() for maps in found.heat.values())
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU's graph has other batch norms and layouts")
 def test_all_that_can_be_is_computed_by_kernels() -> None:
     names = called(explained().graph)
     assert names["aten.native_batch_norm.default"] == 3  # of the stem, a dense 3 x 3, the target

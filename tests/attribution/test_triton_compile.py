@@ -28,7 +28,7 @@ POINTERS = ("x", "weight", "out", "other", "mask", "gradient")
 """Arguments that are tensors of the network's type; ``scale`` and ``shift`` are of float32."""
 
 ALIGNED = (*POINTERS, "scale", "shift", "K", "N", "weight_k", "weight_n")
-"""Arguments that 16 divides in ResNeXt; heights and widths are 10, 20 and so on."""
+"""Arguments that 16 divides in ResNeXt; others are not looked at (``triton_kernels.SIZES``)."""
 
 TYPES = {
     "fp32": torch.float32,

@@ -16,6 +16,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+SIZES = ["images", "height", "width", "source_height", "source_width", "chunks"]
+"""Arguments whose values compile to no kernel of their own: of FPN resnext50 there are 50 shapes of
+convolutions, but 22 kernels."""
+
 
 @triton.jit
 def place(image, pixel, channel, pixels, channels):
@@ -48,7 +52,7 @@ def source(position, tap, size, STRIDE: tl.constexpr, TRANSPOSED: tl.constexpr):
     return found, valid
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def convolve(
     x,
     weight,
@@ -234,7 +238,8 @@ INTERPRETED = not isinstance(convolve, triton.JITFunction)
 BLOCKS = {"BLOCK_P": 128, "BLOCK_N": 128}
 """Blocks in the interpreter, which does not try."""
 
-_SHAPE = ["images", "height", "width", "chunks", "K", "N", "TAPS", "STRIDE", "TRANSPOSED"]
+_SHAPE = ["height", "width", "chunks", "K", "N", "TAPS", "STRIDE", "TRANSPOSED"]
+"""Arguments for whose values blocks are tried anew: not for the last batch, which is smaller."""
 
 if INTERPRETED:
     grouped, dense = convolve, convolve
