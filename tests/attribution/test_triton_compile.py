@@ -16,6 +16,7 @@ triton = pytest.importorskip("triton", reason="the kernels are written in Triton
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime import driver  # noqa: E402
 
 from capecam.attribution.graph import kernel_operations as ops  # noqa: E402
 from capecam.attribution.graph import triton_kernels as kernels  # noqa: E402
@@ -125,3 +126,60 @@ def test_masks(precision: str, cache: Path) -> None:
     use = compiled(kernels.mask_gradient, precision, constants, triton.Config({}), cache)
     print(precision, use)
     assert use.spilled == 0
+
+
+class NoDriver:
+    """Driver of a GPU that does not exist: enough to compile what would be launched."""
+
+    def get_current_target(self) -> GPUTarget:
+        return HOPPER
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+
+class Compiling:
+    """Kernel that is compiled for its arguments instead of being launched."""
+
+    def __init__(self, kernel: Any, config: Any) -> None:
+        self.kernel, self.config = kernel, config
+        self.hashes: list[str] = []
+
+    def __getitem__(self, grid: object) -> Any:
+        options = {"num_warps": self.config.num_warps, "num_stages": self.config.num_stages}
+
+        def run(*args: object, **constants: object) -> None:
+            constants = constants | self.config.kwargs | options
+            self.hashes.append(self.kernel.warmup(*args, grid=(1,), **constants).hash)
+
+        return run
+
+
+def test_operations_compile_once_for_all_sizes(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arguments are those of the operations, up to the launch."""
+    stubs = {
+        "grouped": Compiling(kernels.convolve, kernels.GROUPED_TRIED[0]),
+        "dense": Compiling(kernels.convolve, kernels.DENSE_TRIED[0]),
+        "mask_gradient": Compiling(kernels.mask_gradient, triton.Config({})),
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(kernels, name, stub)
+    monkeypatch.setattr(driver, "_active", NoDriver())
+    call, factor = torch.ops.capecam, torch.ones(128)
+    for size in (1, 10, 32):
+        x = torch.ones(2, 128, size, size).contiguous(memory_format=torch.channels_last)
+        for groups, weight in ((32, torch.ones(128, 4, 3, 3)), (1, torch.ones(128, 128, 1, 1))):
+            there, back = (
+                ops.packed_weight(weight, groups, to_input) for to_input in (False, True)
+            )
+            shape = [size, size]
+            call.convolve(x, there, shape, 1, False, factor, factor, x, None, True, True)
+            call.convolve(x, back, shape, 1, True, None, None, x, x, True, True)
+        call.mask_gradient(x, x, x, True)
+    assert [len(stub.hashes) for stub in stubs.values()] == [6, 6, 3]
+    assert [len(set(stub.hashes)) for stub in stubs.values()] == [2, 2, 1]
