@@ -5,7 +5,7 @@ is all that follows: batch norm, residual, ReLU, or the ReLU's mask of a gradien
 done on the sums before they are written, so that each tensor is read or written once.
 
 Sums run in float32, over taps and then over channels in steps of one size, so the list of block
-sizes that are tried (``TRIED``) does not change their order.
+sizes that are tried (``GROUPED_TRIED``, ``DENSE_TRIED``) does not change their order.
 
 The environment variable ``TRITON_INTERPRET=1``, set before Triton is imported, runs the kernels on
 the CPU, in numpy.
