@@ -6,7 +6,7 @@ import copy
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Self
 
 import torch
@@ -103,14 +103,18 @@ class Engine:
             raise SettingsError(f"{guided[0]} is not possible: {reason}; choose other --methods")
         self._target = target or ModuleOutput(model.target_layer)
         self._target.attach(self._network)
-        on_cpu = self.device.type == "cpu"  # on a GPU it is not measured yet
-        layout = torch.channels_last if on_cpu else torch.contiguous_format
-        replace_backward(self._network, self._switch, layout)
+        replace_backward(self._network, self._switch, self._gradient_layout())
         self._layout = torch.preserve_format
+        on_cpu = self.device.type == "cpu"
         self.max_tiles = CPU_BATCH if on_cpu else sys.maxsize
         """Maximum number of tiles in one pass; lowered if the device runs out of memory."""
         self.detected_batch = CPU_BATCH if on_cpu else DETECTED_BATCH
         """Maximum number of tiles in one pass if only those with a detection are explained."""
+
+    def _gradient_layout(self) -> torch.memory_format:
+        """Return the memory format of gradients."""
+        on_cpu = self.device.type == "cpu"  # on a GPU it is not measured yet
+        return torch.channels_last if on_cpu else torch.contiguous_format
 
     def use_channels_last(self) -> None:
         """Lay out the network's weights and pixels channels-last, which rounds differently."""
@@ -297,8 +301,7 @@ class Engine:
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, 3, H, W) pixels of 0..255 to logits and the target layer's activations."""
-        upsampling = DeterministicUpsampling() if self.device.type == "cuda" else nullcontext()
-        with half_precision(self.precision, self.device), upsampling, NotedSums():
+        with self._forward_context(), NotedSums():
             pixels = pixels.to(memory_format=self._layout)
             logits = precise(self._network(self._normalised(pixels)))
         if self.model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
@@ -309,6 +312,14 @@ class Engine:
                 f"the network does not run its layer {self._target}; choose one that it runs"
             )
         return logits, A
+
+    def _forward_context(self) -> AbstractContextManager[object]:
+        """Return the context of the network's forward: its precision, and how it upsamples."""
+        contexts = ExitStack()
+        contexts.enter_context(half_precision(self.precision, self.device))
+        if self.device.type == "cuda":
+            contexts.enter_context(DeterministicUpsampling())
+        return contexts
 
     def activation_shape(self, size: int) -> tuple[int, int, int]:
         """Return (K, h, w) of the target layer's output for a tile of ``size`` px."""
