@@ -103,7 +103,7 @@ class _Counter(OnFakeCuda):
         name = target._schema.name.removeprefix("aten::")
         if name in ALLOCATIONS:
             self._unwritten.add(id(result))
-        elif not is_view(target):
+        elif not (is_view(target) and _share(args[0], result)):
             read = [x for x in _tensors((args, kwargs)) if id(x) not in self._unwritten]
             moved = sum(map(_bytes, read)) + sum(map(_bytes, _tensors(result)))
             self.kernels.append(Kernel(name, _flops(target, args, kwargs, result), moved))
@@ -115,6 +115,12 @@ def is_view(operation: OpOverload) -> bool:
     aliases = [value.alias_info for value in schema.returns if value.alias_info is not None]
     named = schema.name.removeprefix("aten::") in UNANNOTATED_VIEWS
     return named or any(not alias.is_write for alias in aliases)
+
+
+def _share(x: Tensor, result: Any) -> bool:
+    """Return True if results are memory of x: a view, and not the copy that some views are."""
+    memory = x.untyped_storage()._cdata
+    return all(y.untyped_storage()._cdata == memory for y in _tensors(result))
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

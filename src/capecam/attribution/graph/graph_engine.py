@@ -13,7 +13,13 @@ from torch.utils import _pytree as pytree
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.graph.capture import capture
-from capecam.attribution.graph.storage import reuse_memory
+from capecam.attribution.graph.steps import (
+    check_steps,
+    correlation_lost,
+    default_steps,
+    take_steps,
+    tolerance,
+)
 from capecam.attribution.maps import Explanation
 from capecam.model.model import Model
 from capecam.settings import DEFAULT_METHODS
@@ -43,16 +49,29 @@ class GraphEngine(Engine):
 
     The graph has to repeat what autograd gives for tiles of the run, bit for bit, which are others
     than those that it was captured with; if not, a warning says how far it is off, and autograd
-    goes on. For arguments and errors see :class:`Engine`.
+    goes on. Steps that round differently have a tolerance instead. For other arguments and errors
+    see :class:`Engine`.
+
+    Args:
+        steps: to take from a graph to what is replayed (``attribution.graph.steps``); those of the
+            device that change no bit if None.
     """
 
     patience = PATIENCE
     """See ``PATIENCE``."""
 
     def __init__(
-        self, model: Model, methods: Sequence[str] = DEFAULT_METHODS, **options: Any
+        self,
+        model: Model,
+        methods: Sequence[str] = DEFAULT_METHODS,
+        *,
+        steps: Sequence[str] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(model, methods, **options)
+        self.steps = default_steps(self.device) if steps is None else tuple(steps)
+        check_steps(self.steps, self.device)
+        self._pool: Any = None  # memory of CUDA graphs: one of them runs at a time
         self._graphs: dict[Kind, Replay | None] = {}
         self._seen: Counter[Kind] = Counter()
 
@@ -95,17 +114,25 @@ class GraphEngine(Engine):
 
         try:  # with other tiles, so that what depends on the values of these shows
             graph = capture(explain, pixels.flip(0, 3), valid.flip(0, 2))
+            replay = take_steps(self.steps, graph, (pixels, valid), self._graph_pool())
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             log.warning("autograd explains the tiles: no graph of the network: %s", error)
             return None
-        reuse_memory(graph, pixels, valid)
-        off = difference(graph(pixels, valid), expected)
-        if off:
+        accepted = tolerance(self.steps, self.precision)
+        measure = correlation_lost if accepted else difference
+        off = measure(replay(pixels, valid), expected)
+        if not off <= accepted:
             log.warning("the graph of the network is %.1e off; autograd explains the tiles", off)
             return None
-        return graph
+        return replay
+
+    def _graph_pool(self) -> Any:
+        """Return the memory that all CUDA graphs of this engine share; None on a CPU."""
+        if self._pool is None and self.device.type == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._pool
 
 
 def difference(found: Explanation, expected: Explanation) -> float:
