@@ -6,6 +6,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 results=benchmarks/results
 
 "$PYTHON" -m pytest -m gpu
+"$PYTHON" benchmarks/graph_steps.py --device cuda --csv "$results/graph-steps-cuda.csv"  # 7 minutes, and what it began
 "$PYTHON" -m capecam bench --device cuda --csv "$results/engine-cuda.csv"
 "$PYTHON" benchmarks/techniques.py --device cuda --csv "$results/techniques-cuda.csv"
 "$PYTHON" benchmarks/image.py --device cuda --size 12500 --csv "$results/image-cuda.csv"

@@ -60,6 +60,25 @@ def test_cog(tmp_path: Path) -> None:
     assert all(float(row["cpu_s"]) > 0 for row in rows)
 
 
+def test_graph_steps(tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--size", 96, "--batch", 2, "--rounds", 1, "--precision", "bf16")
+    rows = benchmark("graph_steps", tmp_path / "steps.csv", *options)
+    steps = ["folded", "constants", "channels_last"]
+    assert [row["steps"] for row in rows] == ["autograd", "graph", *steps, " ".join(steps)]
+    assert not any(row["problem"] for row in rows)
+    assert all(float(row["r_gradcam"]) > 0.98 and float(row["tiles_per_s"]) > 0 for row in rows)
+    assert [row["off_autograd"] == "0.0e+00" for row in rows] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    kernels = {row["steps"]: int(row["kernels"]) for row in rows}
+    assert kernels["folded"] < kernels["graph"] > kernels["constants"]
+
+
 def test_guided_scale(tmp_path: Path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(700, 700))
     settings = {

@@ -15,6 +15,11 @@ from capecam.analysis.benchmark.workload import sample_tiles
 from capecam.attribution.autotune import auto_batch_size, auto_precision
 from capecam.attribution.comparison import map_error
 from capecam.attribution.engine import Engine
+from capecam.attribution.graph.capture import capture
+from capecam.attribution.graph.cost import Cost, count_cost
+from capecam.attribution.graph.cuda_graph import CudaGraph
+from capecam.attribution.graph.fake import CudaOperations
+from capecam.attribution.graph.graph_engine import GraphEngine
 from capecam.attribution.maps import Maps
 from capecam.attribution.methods import GUIDED
 from capecam.attribution.object_engine import ObjectEngine, Targets
@@ -95,6 +100,81 @@ def test_every_precision_repeats_bit_for_bit(precision: str, where: str) -> None
     for method in METHODS:
         assert first.heat[method].any()
         assert first.heat[method].equal(second.heat[method]), method
+
+
+def graph_engine(precision: str = "fp32", **options: object) -> GraphEngine:
+    """Make an engine that captures its graphs at once."""
+    engine = GraphEngine(sample_model(), METHODS, precision=precision, device="cuda", **options)
+    engine.patience = 0
+    return engine
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("where", ["all", "detected"])
+def test_cuda_graphs_repeat_autograd_bit_for_bit(precision: str, where: str) -> None:
+    engine = graph_engine(precision, where=where)
+    autograd = Engine(sample_model(), METHODS, precision=precision, where=where, device="cuda")
+    first, second = sample_tiles(8, 320), sample_tiles(8, 320, seed=1)
+    for pixels in (first, first, second):  # the second and third time by the graph
+        maps, expected = engine(pixels, valid(pixels)), autograd(pixels, valid(pixels))
+        for method in METHODS:
+            assert maps.heat[method].equal(expected.heat[method]), method
+    assert engine._graphs
+    assert all(isinstance(graph, CudaGraph) for graph in engine._graphs.values())
+
+
+def test_cuda_graphs_share_memory_and_keep_their_results_apart() -> None:
+    engine, pixels = graph_engine(), sample_tiles(6, 320)
+    for batch in (pixels, pixels[:4]):
+        engine(batch, valid(batch))
+    one = engine(pixels, valid(pixels))
+    kept = {name: maps.clone() for name, maps in one.heat.items()}
+    engine(pixels[:4].flip(0), valid(pixels[:4]))
+    engine(pixels.flip(0), valid(pixels))
+    for name, maps in one.heat.items():
+        assert maps.equal(kept[name]), name
+    assert len({graph.pool for graph in engine._graphs.values()}) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_that_round_differently_stay_within_their_tolerance(precision: str) -> None:
+    steps = ("folded", "constants", "channels_last", "cuda_graph")
+    engine, pixels = graph_engine(precision, steps=steps), sample_tiles(8, 320)
+    engine(pixels, valid(pixels))
+    assert all(engine._graphs.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_graph_of_a_cpu_is_that_of_the_gpu(precision: str) -> None:
+    """The budget of kernels and bytes is counted on the graph that runs."""
+    pixels = sample_tiles(2, 320)
+
+    def cost(engine: Engine, device: str) -> Cost:
+        tiles = pixels.to(device), valid(pixels).to(device)
+        graph = capture(lambda pixels, valid: engine.explain(pixels, valid), *tiles)  # noqa: PLW0108
+        return count_cost(graph, *tiles)
+
+    cpu = cost(CudaOperations(sample_model(), METHODS, precision=precision), "cpu")
+    gpu = cost(Engine(sample_model(), METHODS, precision=precision, device="cuda"), "cuda")
+    assert (cpu.count, cpu.flops) == (gpu.count, gpu.flops)
+    assert cpu.bytes == pytest.approx(gpu.bytes, rel=0.01)
+
+
+def test_running_out_of_memory_drops_graphs_and_captures_smaller_ones() -> None:
+    _, total = torch.cuda.mem_get_info()
+    pixels = sample_tiles(1, 320).repeat(64, 1, 1, 1)
+    engine = graph_engine()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 2.5e9 / total))
+    try:
+        for _ in range(3):
+            maps = engine(pixels, valid(pixels))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    expected = Engine(sample_model(), METHODS, device="cuda")(pixels[:1], valid(pixels[:1]))
+    assert engine.max_tiles < 64
+    heat = expected.heat["gradcam"].expand(64, -1, -1, -1)
+    assert torch.allclose(maps.heat["gradcam"], heat, rtol=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])

@@ -16,7 +16,7 @@ from capecam.attribution.engine import Engine
 from capecam.attribution.graph import steps
 from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.cuda_graph import WARM_UPS, CudaGraph
-from capecam.attribution.graph.graph_engine import GraphEngine, difference
+from capecam.attribution.graph.graph_engine import GraphEngine, Kind, difference
 from capecam.attribution.graph.steps import NAMES, STEPS, default_steps, take_steps, tolerance
 from capecam.errors import SettingsError
 from capecam.settings import METHODS
@@ -143,6 +143,9 @@ class StandIn:
         yield
         self.calls.append("captured")
 
+    def pool(self) -> str:
+        return "own pool"
+
     def replay(self) -> None:
         self.calls.append("replay")
         self.recorded()
@@ -166,10 +169,10 @@ def test_a_cuda_graph_warms_up_captures_and_replays_into_its_own_memory(cuda: St
         return {"y": result}
 
     first = torch.ones(3)
-    graph = CudaGraph(double, (first,), "pool")
+    graph = CudaGraph(double, (first,), "other pool")
     runs = ["run"] * WARM_UPS
     assert cuda.calls == [
-        "wait", "other stream", *runs, "first stream", "wait", "capture into pool", "run",
+        "wait", "other stream", *runs, "first stream", "wait", "capture into other pool", "run",
         "captured",
     ]  # fmt: skip
     cuda.calls.clear()
@@ -180,6 +183,15 @@ def test_a_cuda_graph_warms_up_captures_and_replays_into_its_own_memory(cuda: St
     assert two.tolist() == [10.0] * 3
     assert first.tolist() == [1.0] * 3
     assert all(x is seen[0] for x in seen)
+
+
+def test_graphs_share_the_memory_of_one_that_is_there(cuda: StandIn) -> None:
+    engine = engine_with("constants")
+    assert engine._graph_pool() is None
+    engine._graphs[Kind(TILES[0].shape, None)] = CudaGraph(torch.sin, (torch.ones(3),))
+    assert "capture into None" in cuda.calls
+    assert engine._graph_pool() == "own pool"
+    assert engine.at("bf16")._graph_pool() is None
 
 
 def test_running_out_of_memory_drops_the_graphs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,9 @@ class CudaGraph:
     Args:
         function: of tensors on the GPU; waits for no result, and decides nothing by values.
         inputs: of the shapes, types and device of all that follow.
-        pool: memory to share with other graphs, of which one runs at a time
-            (``torch.cuda.graph_pool_handle``).
+        pool: memory to share with another graph, of which one runs at a time; a pool of its own if
+            None. The other one has to be there still: a pool that no graph uses is given back, and
+            its number must not be used again.
     """
 
     def __init__(
@@ -41,6 +42,11 @@ class CudaGraph:
         # Other threads copy pixels to the GPU meanwhile, and may allocate.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._results = function(*self._inputs)
+
+    @property
+    def pool(self) -> Any:
+        """Memory that other graphs can share."""
+        return self._graph.pool()
 
     def _warm_up(self) -> None:
         """Run on another stream, as a capture does, and wait for it."""

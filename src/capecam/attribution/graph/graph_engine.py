@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.graph.capture import capture
+from capecam.attribution.graph.cuda_graph import CudaGraph
 from capecam.attribution.graph.steps import (
     check_steps,
     correlation_lost,
@@ -71,7 +72,6 @@ class GraphEngine(Engine):
         super().__init__(model, methods, **options)
         self.steps = default_steps(self.device) if steps is None else tuple(steps)
         check_steps(self.steps, self.device)
-        self._pool: Any = None  # memory of CUDA graphs: one of them runs at a time
         self._graphs: dict[Kind, Replay | None] = {}
         self._seen: Counter[Kind] = Counter()
 
@@ -129,10 +129,12 @@ class GraphEngine(Engine):
         return replay
 
     def _graph_pool(self) -> Any:
-        """Return the memory that all CUDA graphs of this engine share; None on a CPU."""
-        if self._pool is None and self.device.type == "cuda":
-            self._pool = torch.cuda.graph_pool_handle()
-        return self._pool
+        """Return the memory of a CUDA graph to share; None if there is no such graph.
+
+        All can share it, because one runs at a time and its results are copied out.
+        """
+        graphs = (graph for graph in self._graphs.values() if isinstance(graph, CudaGraph))
+        return next((graph.pool for graph in graphs), None)
 
 
 def difference(found: Explanation, expected: Explanation) -> float:
