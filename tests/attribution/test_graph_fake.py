@@ -23,6 +23,7 @@ from capecam.attribution.graph.fake import (
     capture_without_values,
     on_fake_cuda,
 )
+from capecam.attribution.graph.steps import take_steps
 from capecam.attribution.maps import Explanation
 from capecam.model.model import Model
 from capecam.settings import METHODS, PRECISIONS
@@ -49,7 +50,6 @@ def check_explanation(found: Explanation, classes: int = 3) -> None:
 @pytest.mark.parametrize(
     ("precision", "score"),
     [
-        ("fp32", "mean"),
         ("bf16", "predicted"),
         *(
             pytest.param(precision, score, marks=pytest.mark.thorough)
@@ -72,6 +72,13 @@ def test_the_graph_of_the_sample_model_runs_on_a_gpu(precision: str) -> None:
 def test_the_graph_of_some_classes_runs_on_a_gpu(classes: tuple[int, ...]) -> None:
     graph = gpu_graph(sample_model(), "fp32", "predicted", classes)
     check_explanation(on_fake_cuda(graph, *TILES), len(classes))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_graph_runs_on_a_gpu_after_all_steps(precision: str) -> None:
+    graph = gpu_graph(sample_model(), precision)
+    take_steps(["folded", "constants", "channels_last"], graph, TILES)
+    check_explanation(on_fake_cuda(graph, *TILES))
 
 
 def test_it_transposes_upsampling_by_matrix_products() -> None:

@@ -110,6 +110,10 @@ STEPS = (
 )
 """Steps in the order in which they are taken; ``cuda_graph`` comes last."""
 
+LAYOUT_STEPS = {"channels_last", "kernels"}
+"""Steps after which only a run tells which tensors share memory, so that none is reused; a compiler
+and a CUDA graph reuse memory by themselves."""
+
 CUDA_GRAPH = "cuda_graph"
 """Step in which the kernels are recorded, and launched together."""
 
@@ -152,7 +156,7 @@ def take_steps(
     for step in STEPS:
         if step.name in names:
             replay = step.change(graph, inputs)
-    if isinstance(replay, GraphModule):  # a compiler reuses memory by itself
+    if isinstance(replay, GraphModule) and not LAYOUT_STEPS & set(names):
         reuse_memory(replay, *inputs)
     return CudaGraph(replay, inputs, pool) if CUDA_GRAPH in names else replay
 
