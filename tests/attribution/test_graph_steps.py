@@ -9,16 +9,21 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from support.networks import images, tiny_model, tiny_network
+from support.networks import images, smp_network, tiny_model, tiny_network
 from torch import Tensor
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.graph import steps
 from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.cuda_graph import WARM_UPS, CudaGraph
+from capecam.attribution.graph.fake import CudaOperations, on_fake_cuda
 from capecam.attribution.graph.graph_engine import GraphEngine, Kind, difference
+from capecam.attribution.graph.passes import compute_constants, share_equal
 from capecam.attribution.graph.steps import NAMES, STEPS, default_steps, take_steps, tolerance
+from capecam.attribution.maps import Explanation
+from capecam.attribution.methods import CAMS
 from capecam.errors import SettingsError
+from capecam.model.introspection import why_not_guided
 from capecam.settings import METHODS
 
 TILES = images(2, 32), torch.ones(2, 32, 32, dtype=torch.bool)
@@ -206,3 +211,32 @@ def test_running_out_of_memory_drops_the_graphs(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(torch.OutOfMemoryError):
         engine.explain(*TILES)
     assert not engine._graphs
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Unet resnet18", "Linknet resnet18", "MAnet resnet18", "PSPNet resnet18",
+        "UPerNet resnet18", "Unet efficientnet-b0", "FPN se_resnet50", "FPN mit_b0",
+    ],
+)  # fmt: skip
+def test_other_networks_go_through_the_steps_and_run_on_a_gpu(kind: str) -> None:
+    architecture, encoder = kind.split()
+    model = tiny_model(smp_network(architecture, encoder), None)
+    methods = tuple(CAMS) if why_not_guided(model.network) else METHODS
+    engine = CudaOperations(model, methods)
+
+    def explain(pixels: Tensor, valid: Tensor) -> Explanation:
+        return engine.explain(pixels, valid)
+
+    first, second = ((images(2, 64, seed), torch.ones(2, 64, 64).bool()) for seed in (1, 2))
+    graph = capture(explain, *first)
+    expected = graph(*second)
+    compute_constants(graph)
+    share_equal(graph)
+    on_fake_cuda(graph, *first)
+    assert difference(graph(*second), expected) == 0
+    channels_last = take_steps(["channels_last"], capture(explain, *first), first)
+    on_fake_cuda(channels_last, *first)
+    assert steps.correlation_lost(channels_last(*second), expected) < 1e-3

@@ -111,8 +111,7 @@ STEPS = (
 """Steps in the order in which they are taken; ``cuda_graph`` comes last."""
 
 LAYOUT_STEPS = {"channels_last", "kernels"}
-"""Steps after which only a run tells which tensors share memory, so that none is reused; a compiler
-and a CUDA graph reuse memory by themselves."""
+"""Steps after which only a run tells which tensors share memory."""
 
 CUDA_GRAPH = "cuda_graph"
 """Step in which the kernels are recorded, and launched together."""
@@ -156,9 +155,14 @@ def take_steps(
     for step in STEPS:
         if step.name in names:
             replay = step.change(graph, inputs)
-    if isinstance(replay, GraphModule) and not LAYOUT_STEPS & set(names):
+    if isinstance(replay, GraphModule) and _reuses_memory(names, inputs):
         reuse_memory(replay, *inputs)
     return CudaGraph(replay, inputs, pool) if CUDA_GRAPH in names else replay
+
+
+def _reuses_memory(names: Iterable[str], inputs: Inputs) -> bool:
+    """Return True if operations may write over what they read: on a CPU, which it is for."""
+    return all(x.device.type == "cpu" for x in inputs) and not LAYOUT_STEPS & set(names)
 
 
 def tolerance(names: Iterable[str], precision: str) -> float:
