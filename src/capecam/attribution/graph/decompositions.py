@@ -39,7 +39,8 @@ def convolution_backward(
     """
     geometry = (list(stride), list(padding), list(dilation))
     if transposed:
-        return aten.convolution(gradient, weight, None, *geometry, False, [0, 0], groups), None, None
+        result = aten.convolution(gradient, weight, None, *geometry, False, [0, 0], groups)
+        return result, None, None
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     if max(stride) == 1:
         pads = [r - p for r, p in zip(reach, padding, strict=True)]
@@ -59,7 +60,7 @@ def convolution_backward(
 
 
 def turn(weight: Tensor, groups: int) -> Tensor:
-    """Turn a kernel by 180 degrees, and exchange its channels: (O, I / groups, kh, kw) -> (I, ...)."""
+    """Turn a kernel by 180°, and exchange its channels: (O, I / groups, h, w) -> (I, ...)."""
     outputs, inputs, *kernel = weight.shape
     parts = weight.reshape(groups, outputs // groups, inputs, *kernel).transpose(1, 2)
     return parts.reshape(groups * inputs, outputs // groups, *kernel).flip(-2, -1)
@@ -195,28 +196,6 @@ def max_pool2d_with_indices_backward(
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(x.shape)
 
 
-def avg_pool2d_backward(
-    gradient: Tensor,
-    x: Tensor,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-    ceil: bool,
-    count_include_pad: bool,
-    divisor: int | None,
-) -> Tensor:
-    """Spread each gradient evenly over its window: a transposed convolution with a kernel of 1 / n."""
-    if ceil or (any(padding) and not count_include_pad):
-        raise NotImplementedError("the backward of an average pooling of windows of other sizes")
-    channels = x.shape[1]
-    share = 1 / (divisor or prod(kernel))
-    weight = torch.full((channels, 1, *kernel), share, dtype=x.dtype, device=x.device)
-    result, *_ = convolution_backward(
-        gradient, x, weight, None, stride or kernel, padding, [1, 1], False, [0, 0], channels, []
-    )
-    return result
-
-
 def select_backward(gradient: Tensor, sizes: Sequence[int], axis: int, index: int) -> Tensor:
     """Compute the gradient of a tensor of which one element of an axis was selected."""
     start = index % sizes[axis]
@@ -241,20 +220,25 @@ def view(x: Tensor, size: Sequence[int]) -> Tensor:
     return result
 
 
-def as_strided(x: Tensor, size: Sequence[int], _stride: object, _offset: object = None) -> Tensor:
-    """Lay out a tensor in another way, which ATen does to some of one pixel."""
-    if list(size) != list(x.shape):
-        raise NotImplementedError("a view by strides")
-    return x.clone()
+def as_strided(x: Tensor, size: Sequence[int], *strides: Any) -> Tensor:
+    """Lay out a tensor in another way, which ATen does to averages over a tile."""
+    _check_layout(x, size, *strides)
+    return x.reshape(size).clone()
 
 
-def as_strided_scatter(
-    x: Tensor, source: Tensor, size: Sequence[int], _stride: object, _offset: object = None
-) -> Tensor:
+def as_strided_scatter(x: Tensor, source: Tensor, size: Sequence[int], *strides: Any) -> Tensor:
     """Write all elements of a tensor."""
-    if list(size) != list(x.shape):
-        raise NotImplementedError("a view by strides")
-    return source.clone()
+    _check_layout(x, size, *strides)
+    return source.reshape(x.shape).clone()
+
+
+def _check_layout(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int = 0) -> None:
+    """Raise if strides do not go through all elements, in their order."""
+    rows = torch.empty(list(size), device="meta").stride()
+    in_order = all(n == 1 or s == r for n, s, r in zip(size, stride, rows, strict=True))
+    is_whole = prod(size) == x.numel() and not offset and (x.ndim == 1 or list(size) == [*x.shape])
+    if not (in_order and is_whole):
+        raise NotImplementedError(f"a view of {tuple(x.shape)} by strides {tuple(stride)}")
 
 
 BY_HAND: dict[Any, Callable[..., Any]] = {
@@ -266,7 +250,6 @@ BY_HAND: dict[Any, Callable[..., Any]] = {
     aten.native_layer_norm.default: native_layer_norm,
     aten.native_layer_norm_backward.default: native_layer_norm_backward,
     aten.max_pool2d_with_indices_backward.default: max_pool2d_with_indices_backward,
-    aten.avg_pool2d_backward.default: avg_pool2d_backward,
     aten.select_backward.default: select_backward,
     aten.slice_backward.default: slice_backward,
     aten.view.default: view,
@@ -281,7 +264,7 @@ KEPT = (
     "new_zeros", "zeros", "ones", "new_full", "zeros_like", "arange", "amax", "avg_pool2d",
     "max_pool2d_with_indices", "reciprocal", "rsqrt",
     "upsample_bilinear2d_backward", "upsample_nearest2d_backward", "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool2d_backward", "split_with_sizes",
+    "_adaptive_avg_pool2d_backward", "avg_pool2d_backward", "split_with_sizes",
 )  # fmt: skip
 """Operations of PyTorch's table that ``onnx_operators`` writes as they are."""
 
@@ -290,7 +273,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     """Return the functions with which operations are replaced, by operation."""
     table = {
         operation: function
-        for operation, function in torch._decomp.core_aten_decompositions().items()
+        for operation, function in dict(torch._decomp.core_aten_decompositions()).items()
         if getattr(operation, "_schema", None) is None
         or operation._schema.name.removeprefix("aten::") not in KEPT
     }

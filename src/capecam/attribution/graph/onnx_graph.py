@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
@@ -64,12 +65,12 @@ class OnnxGraph:
         self._batch = batch
         self._made: dict[object, tuple[str, ...]] = {}
 
-    def add(self, operator: str, *inputs: Operand | str, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: Operand | str, **attributes: Any) -> str:
         """Add an operation, and return the name of its result."""
         return self.add_all(1, operator, *inputs, **attributes)[0]
 
     def add_all(
-        self, outputs: int, operator: str, *inputs: Operand | str, **attributes: object
+        self, outputs: int, operator: str, *inputs: Operand | str, **attributes: Any
     ) -> tuple[str, ...]:
         """Add an operation unless there is an equal one; return the names of its results."""
         names = tuple(self.name(x) for x in inputs)

@@ -1,7 +1,7 @@
 """ATen operations of a forward graph as operators of ONNX.
 
-Each function writes one operation into an :class:`OnnxGraph`, and returns the name of the result, an
-operand that is the result, or a tuple of these.
+Each function writes one operation into an :class:`OnnxGraph`, and returns the name of the result,
+an operand that is the result, or a tuple of these.
 """
 
 from __future__ import annotations
@@ -135,6 +135,15 @@ def _silu(g: OnnxGraph, call: Call) -> Result:
     return g.add("Mul", call.args[0], g.add("Sigmoid", call.args[0]))
 
 
+def _gelu(g: OnnxGraph, call: Call) -> Result:
+    if call.kwargs.get("approximate", "none") != "none":
+        raise NotImplementedError("an approximate GELU")
+    x = call.args[0]
+    share = g.add("Erf", g.add("Mul", x, torch.tensor(0.5**0.5)))
+    half = g.add("Mul", x, torch.tensor(0.5))
+    return g.add("Mul", half, g.add("Add", share, torch.tensor(1.0)))
+
+
 def _rsqrt(g: OnnxGraph, call: Call) -> Result:
     return g.add("Reciprocal", g.add("Sqrt", call.args[0]))
 
@@ -222,6 +231,25 @@ def _pooling(call: Call, ceil: int) -> dict[str, Any]:
     }
 
 
+def _average_pool_backward(g: OnnxGraph, call: Call) -> Result:
+    """Spread each gradient evenly over its window."""
+    gradient, x, kernel, stride, padding, ceil, counted, divisor = call.args
+    if divisor is not None:
+        raise NotImplementedError("the backward of an average pooling with a divisor")
+    geometry = list(zip(x.shape[2:], kernel, stride or kernel, padding, strict=True))
+    rows, cols = (
+        F.avg_pool1d(torch.eye(n)[None], k, s, p, ceil, counted)[0] for n, k, s, p in geometry
+    )
+    if all(k == s and p == 0 and n % k == 0 for n, k, s, p in geometry):
+        even = _resize(g, gradient, x.shape[2:], mode="nearest", **NEAREST)
+        return g.add("Mul", even, torch.tensor(1 / (kernel[0] * kernel[1])))
+    return _products(g, rows, gradient, cols.mT)
+
+
+NEAREST = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+"""Options of ``Resize`` for sampling as PyTorch does."""
+
+
 def _resize(g: OnnxGraph, x: Operand, size: Sequence[int], **options: object) -> Result:
     """Write a resampling of rows and columns."""
     before = [int(n) for n in x.shape[2:]]  # type: ignore[arg-type]
@@ -250,8 +278,7 @@ def _bilinear(g: OnnxGraph, call: Call) -> Result:
 def _nearest(g: OnnxGraph, call: Call) -> Result:
     x, size = call.args[:2]
     _check_scales(x, size, [call.get(2), call.get(3)])
-    mode = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return _resize(g, x, size, mode="nearest", **mode)
+    return _resize(g, x, size, mode="nearest", **NEAREST)
 
 
 def _products(g: OnnxGraph, rows: Tensor, x: Operand, cols: Tensor) -> Result:
@@ -266,8 +293,7 @@ def _upsample_backward(mode: str) -> Writer:
         x, size, before = call.args[:3]
         align_corners = call.args[3] if mode == "linear" else None
         rows, cols = (
-            interpolation(n, m, mode, align_corners)
-            for n, m in zip(before[2:], size, strict=True)
+            interpolation(n, m, mode, align_corners) for n, m in zip(before[2:], size, strict=True)
         )
         return _products(g, rows, x, cols.mT)
 
@@ -293,7 +319,7 @@ def _adaptive_pool_backward(g: OnnxGraph, call: Call) -> Result:
 
 
 def shares(n: int, windows: int) -> Tensor:
-    """Return (windows, n) weights of an adaptive average: 1 / length of a window for its samples."""
+    """Return (windows, n) weights of an adaptive average: 1 / length of a window in it."""
     return F.adaptive_avg_pool1d(torch.eye(n)[None], windows)[0].mT.contiguous()
 
 
@@ -307,7 +333,8 @@ def _pad(g: OnnxGraph, call: Call) -> Result:
 
 
 def _concat(g: OnnxGraph, call: Call) -> Result:
-    parts = [g.cast(x, _dtype(call)) for x in call.args[0]]
+    filled = [x for x in call.args[0] if 0 not in x.shape]  # decoders may skip a map of no channels
+    parts = [g.cast(x, _dtype(call)) for x in filled]
     return parts[0] if len(parts) == 1 else g.add("Concat", *parts, axis=call.get(1, 0))
 
 
@@ -332,7 +359,8 @@ def _expand(g: OnnxGraph, call: Call) -> Result:
     before = (1,) * (len(shape) - len(x.shape)) + tuple(x.shape)
     if before == shape:
         return x if len(x.shape) == len(shape) else g.add("Reshape", x, g.sizes(shape))
-    return g.add("Expand", x, g.sizes([1 if n == m else n for n, m in zip(shape, before, strict=True)]))
+    grown = [1 if n == m else n for n, m in zip(shape, before, strict=True)]
+    return g.add("Expand", x, g.sizes(grown))
 
 
 def _permute(g: OnnxGraph, call: Call) -> Result:
@@ -423,7 +451,7 @@ WRITERS: dict[str, Writer] = {
     "exp": _by_element("Exp"), "log": _by_element("Log"), "sqrt": _by_element("Sqrt"),
     "erf": _by_element("Erf"), "tanh": _by_element("Tanh"), "sigmoid": _by_element("Sigmoid"),
     "relu": _by_element("Relu"), "reciprocal": _by_element("Reciprocal"), "rsqrt": _rsqrt,
-    "pow": _pow, "silu": _silu, "clamp": _clip(1, 2), "hardtanh": _clip(1, 2),
+    "pow": _pow, "silu": _silu, "gelu": _gelu, "clamp": _clip(1, 2), "hardtanh": _clip(1, 2),
     "hardswish": lambda g, call: g.add("HardSwish", call.args[0]),
     "hardsigmoid": lambda g, call: g.add("HardSigmoid", call.args[0], alpha=1 / 6, beta=0.5),
     "eq": _comparison("Equal"), "ne": _comparison("Equal", negated=True),
@@ -437,6 +465,7 @@ WRITERS: dict[str, Writer] = {
     "convolution": _convolution, "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "max_pool2d_with_indices": _max_pool, "avg_pool2d": _average_pool,
+    "avg_pool2d_backward": _average_pool_backward,
     "_adaptive_avg_pool2d": _adaptive_pool,
     "_adaptive_avg_pool2d_backward": _adaptive_pool_backward,
     "upsample_bilinear2d": _bilinear, "upsample_bilinear2d_backward": _upsample_backward("linear"),
@@ -446,7 +475,7 @@ WRITERS: dict[str, Writer] = {
     "expand": _expand, "permute": _permute, "transpose": _transpose, "t": _transpose,
     "unsqueeze": _unsqueeze, "select": _select, "slice": _slice, "index": _index,
     "_unsafe_index": _index, "scatter_add": _scatter_add,
-    "zeros": _fill(0), "zeros_like": _fill(0), "new_zeros": _fill(0), "ones": _fill(1),
+    "empty": _fill(0), "zeros": _fill(0), "zeros_like": _fill(0), "new_zeros": _fill(0), "ones": _fill(1),
     "ones_like": _fill(1), "full": _fill(None), "full_like": _fill(None),
     "clone": _same, "alias": _same, "detach": _same, "_to_copy": _cast, "lift_fresh_copy": _same,
     "copy": lambda g, call: _cast(g, Call(call.args[1:], {}, call.dtype, call.shape, call.outputs)),

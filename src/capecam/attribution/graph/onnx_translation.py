@@ -1,7 +1,7 @@
 """Translate a captured graph into ONNX, for batches of any number of tiles.
 
-A graph is captured for one batch. Here it is captured for two and for three tiles: sizes that differ
-follow the batch, all else is fixed.
+A graph is captured for one batch. Here it is captured for two and for three tiles: sizes that
+differ follow the batch, all else is fixed.
 """
 
 from __future__ import annotations

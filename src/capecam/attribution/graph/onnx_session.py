@@ -1,0 +1,93 @@
+"""Run an ONNX file with onnxruntime, which is installed by the extra ``onnx``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from capecam.errors import SettingsError
+
+PACKAGES = ("onnx", "onnxruntime")
+
+FATAL = 4
+"""Level of onnxruntime's log: it warns of every constant that it does not fold."""
+
+
+def require_onnx() -> None:
+    """Raise unless the packages of the extra are installed.
+
+    Raises:
+        SettingsError: one is missing.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"{' and '.join(missing)} is not installed, which ONNX files need; "
+            "pip install 'capecam[onnx]'"
+        )
+
+
+class OnnxSession:
+    """A graph that is ready to run on the CPU, with as many threads as PyTorch uses.
+
+    Args:
+        model: path of a file, or its content.
+    """
+
+    def __init__(self, model: Path | bytes) -> None:
+        import onnxruntime  # noqa: PLC0415 an extra, and slow to import
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = FATAL
+        self._session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, pixels: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+        """Run a batch.
+
+        Args:
+            pixels: (B, 3, S, S) of 0..255, of any type.
+            valid: (B, S, S) bool; all True if None.
+
+        Returns:
+            The results by name.
+        """
+        feed = {"pixels": pixels.float().numpy()}
+        if valid is not None:
+            feed["valid"] = valid.numpy()
+        results = self._session.run(None, feed)
+        return dict(zip(self._names, map(torch.from_numpy, results), strict=True))
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Facts that are stored in the file."""
+        found: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        return found
+
+
+def largest_errors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return by name the largest difference of maps, relative to the range that they have to span.
+
+    Args:
+        found: (B, C, h, w) maps by name.
+        expected: those that they are compared with. The range is that of a class in all tiles, as
+            maps have one scale for a city.
+    """
+    return {name: _largest_error(found[name], maps) for name, maps in expected.items()}
+
+
+def _largest_error(found: Tensor, expected: Tensor) -> float:
+    apart = (found.double() - expected.double()).abs().amax(dim=(0, 2, 3))
+    span = expected.double().amax(dim=(0, 2, 3)) - expected.double().amin(dim=(0, 2, 3))
+    # A map that has to be constant may not differ at all.
+    relative = torch.where(apart > 0, apart / span, 0.0)
+    return float(relative.max())
