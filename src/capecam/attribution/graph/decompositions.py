@@ -209,7 +209,8 @@ def slice_backward(
     if step != 1:
         raise NotImplementedError("the backward of a slice with a step")
     n, axis = sizes[axis], axis % gradient.ndim
-    before, after = min(start, n), n - min(end, n)
+    start, end = (min(i + n if i < 0 else i, n) for i in (start, end))
+    before, after = start, n - end
     pads = [0, 0] * (gradient.ndim - 1 - axis) + [before, after]
     return F.pad(gradient, pads) if before or after else gradient
 

@@ -144,6 +144,20 @@ def _gelu(g: OnnxGraph, call: Call) -> Result:
     return g.add("Mul", half, g.add("Add", share, torch.tensor(1.0)))
 
 
+def _elu(g: OnnxGraph, call: Call) -> Result:
+    if call.get(2, 1) != 1 or call.get(3, 1) != 1:
+        raise NotImplementedError("a scaled ELU")
+    return g.add("Elu", call.args[0], alpha=float(call.get(1, 1)))
+
+
+def _leaky_relu(g: OnnxGraph, call: Call) -> Result:
+    return g.add("LeakyRelu", call.args[0], alpha=float(call.get(1, 0.01)))
+
+
+def _log1p(g: OnnxGraph, call: Call) -> Result:
+    return g.add("Log", g.add("Add", call.args[0], torch.tensor(1.0)))
+
+
 def _rsqrt(g: OnnxGraph, call: Call) -> Result:
     return g.add("Reciprocal", g.add("Sqrt", call.args[0]))
 
@@ -444,6 +458,13 @@ def _item(_g: OnnxGraph, call: Call) -> Result:
     return call.args[0][call.args[1]]
 
 
+SHAPED = frozenset({
+    "view", "_unsafe_view", "reshape", "squeeze", "expand", "empty", "zeros", "zeros_like",
+    "new_zeros", "ones", "ones_like", "full", "full_like", "upsample_bilinear2d_backward",
+    "upsample_nearest2d_backward",
+})  # fmt: skip
+"""Operations whose arguments may follow the batch: their writers take sizes from the result."""
+
 WRITERS: dict[str, Writer] = {
     "add": _by_element("Add"), "sub": _by_element("Sub"), "mul": _by_element("Mul"),
     "div": _by_element("Div"), "maximum": _by_element("Max"), "minimum": _by_element("Min"),
@@ -451,7 +472,8 @@ WRITERS: dict[str, Writer] = {
     "exp": _by_element("Exp"), "log": _by_element("Log"), "sqrt": _by_element("Sqrt"),
     "erf": _by_element("Erf"), "tanh": _by_element("Tanh"), "sigmoid": _by_element("Sigmoid"),
     "relu": _by_element("Relu"), "reciprocal": _by_element("Reciprocal"), "rsqrt": _rsqrt,
-    "pow": _pow, "silu": _silu, "gelu": _gelu, "clamp": _clip(1, 2), "hardtanh": _clip(1, 2),
+    "pow": _pow, "silu": _silu, "gelu": _gelu, "elu": _elu,
+    "leaky_relu": _leaky_relu, "log1p": _log1p, "clamp": _clip(1, 2), "hardtanh": _clip(1, 2),
     "hardswish": lambda g, call: g.add("HardSwish", call.args[0]),
     "hardsigmoid": lambda g, call: g.add("HardSigmoid", call.args[0], alpha=1 / 6, beta=0.5),
     "eq": _comparison("Equal"), "ne": _comparison("Equal", negated=True),
@@ -475,8 +497,8 @@ WRITERS: dict[str, Writer] = {
     "expand": _expand, "permute": _permute, "transpose": _transpose, "t": _transpose,
     "unsqueeze": _unsqueeze, "select": _select, "slice": _slice, "index": _index,
     "_unsafe_index": _index, "scatter_add": _scatter_add,
-    "empty": _fill(0), "zeros": _fill(0), "zeros_like": _fill(0), "new_zeros": _fill(0), "ones": _fill(1),
-    "ones_like": _fill(1), "full": _fill(None), "full_like": _fill(None),
+    "empty": _fill(0), "zeros": _fill(0), "zeros_like": _fill(0), "new_zeros": _fill(0),
+    "ones": _fill(1), "ones_like": _fill(1), "full": _fill(None), "full_like": _fill(None),
     "clone": _same, "alias": _same, "detach": _same, "_to_copy": _cast, "lift_fresh_copy": _same,
     "copy": lambda g, call: _cast(g, Call(call.args[1:], {}, call.dtype, call.shape, call.outputs)),
     "mm": _matmul, "bmm": _matmul, "addmm": _addmm, "getitem": _item,

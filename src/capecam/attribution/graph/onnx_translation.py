@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.decompositions import decompositions
 from capecam.attribution.graph.onnx_graph import OnnxGraph, Size, Tiles, Value
-from capecam.attribution.graph.onnx_operators import WRITERS, Call
+from capecam.attribution.graph.onnx_operators import SHAPED, WRITERS, Call
 from capecam.errors import SettingsError
 
 COUNTS = (2, 3)
@@ -78,8 +78,20 @@ class _Translation:
             if node.op == "output":
                 results = torch.utils._pytree.tree_leaves(self._filled(node.args[0]))
                 return self._g, results
+            self._check_fixed(node, other)
             self._values[node] = self._translated(node, _shape(node, other))
         raise ValueError("the graph has no output")
+
+    def _check_fixed(self, node: Node, other: Node) -> None:
+        """Raise if an argument follows the batch where only the result's shape may."""
+        if _operation(node) in SHAPED:
+            return
+        mine, theirs = (torch.utils._pytree.tree_leaves((n.args, n.kwargs)) for n in (node, other))
+        pairs = zip(mine, theirs, strict=True)
+        if any(a != b for a, b in pairs if not isinstance(a, Node)):
+            raise SettingsError(
+                f"the network's operation {_operation(node)} mixes the tiles of a batch; use Engine"
+            )
 
     def _translated(self, node: Node, shape: tuple[Size, ...]) -> Any:
         if node.op == "placeholder":
