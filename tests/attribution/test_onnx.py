@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from capecam.analysis.benchmark.workload import sample_tiles
 from capecam.attribution.engine import Engine
-from capecam.attribution.graph import onnx_engine
 from capecam.attribution.graph.onnx_engine import OnnxEngine
 from capecam.attribution.graph.onnx_export import export, in_float32, results_of
 from capecam.attribution.graph.onnx_metadata import metadata
@@ -327,11 +326,11 @@ def test_the_engine_repeats_autograd(score: str, where: str) -> None:
 
 
 def test_the_engine_leaves_to_autograd_what_is_not_exact(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(onnx_engine, "TOLERANCE", 1e-12)
     model = in_float32(tiny_model(tiny_network()))
     engine, batch = eager_engine(model), tiles(2, 32)
+    engine.tolerance = 1e-12
     with caplog.at_level(logging.WARNING):
         engine(*batch)
     assert "autograd explains the tiles" in caplog.text

@@ -60,7 +60,7 @@ class OnnxEngine(Engine):
                 f"the engine onnx runs on the CPU in fp32, not on {self.device.type} in "
                 f"{self.precision}; choose --device cpu and --precision fp32"
             )
-        self.patience = PATIENCE
+        self.patience, self.tolerance = PATIENCE, TOLERANCE
         self._sessions: dict[Kind, OnnxSession | None] = {}
         self._seen: Counter[Kind] = Counter()
 
@@ -110,7 +110,7 @@ class OnnxEngine(Engine):
         found = self._explanation(session(pixels, valid))
         errors = largest_errors(found.heat, expected.heat)
         name = max(errors, key=errors.__getitem__)
-        if not errors[name] <= TOLERANCE:
+        if not errors[name] <= self.tolerance:
             log.warning(
                 "onnxruntime's %s is %.1e of its range off; autograd explains the tiles",
                 name,

@@ -30,7 +30,8 @@ PIXELS, VALID = "pixels", "valid"
 """Names of the inputs."""
 
 Compute = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Function from pixels (B, 3, S, S) of 0..255 and validity (B, S, S) to results by name."""
+"""Function from pixels (B, 3, S, S) of 0..255 and validity (B, S, S) to results by name; that of
+files for Deepness does not use the validity, which it cannot pass."""
 
 
 def in_float32(model: Model) -> Model:
@@ -51,7 +52,7 @@ def results_of(engine: Engine, layout: Layout) -> Compute:
         return maps
 
     def layers(pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        found, size = maps(pixels, valid), pixels.shape[-1]
+        found, size = maps(pixels, torch.ones_like(valid)), pixels.shape[-1]
         found["probability"] = found["probability"][:, 1:]
         return {
             layer_name(name, entry.name): resample(values[:, [c]], size)
@@ -71,7 +72,8 @@ def export(compute: Compute, example: Tensor, metadata: Mapping[str, str] | None
     """Write a computation on tiles as ONNX.
 
     The file takes ``pixels``, float32 of 0..255 (0 where invalid), (B, 3, S, S), and optionally
-    ``valid``, bool, (B, S, S); without it all pixels are valid. B is free, S is fixed.
+    ``valid``, bool, (B, S, S); without it all pixels are valid. B is free, S is fixed. The file has
+    no ``valid`` if nothing is computed from it.
 
     Args:
         compute: float32 in, float32 out.
@@ -96,16 +98,18 @@ def export(compute: Compute, example: Tensor, metadata: Mapping[str, str] | None
     for name, result in zip(names, results, strict=True):
         g.nodes.append(helper.make_node("Identity", [g.name(result)], [name]))
     size = example.shape[-1]
-    inputs = [
-        helper.make_tensor_value_info(PIXELS, TYPES[torch.float32], ["batch", 3, size, size]),
-        helper.make_tensor_value_info(VALID, TYPES[torch.bool], ["tiles", "rows", "columns"]),
-    ]
-    everywhere = numpy_helper.from_array(torch.ones(1, 1, 1, dtype=torch.bool).numpy(), VALID)
+    inputs = [helper.make_tensor_value_info(PIXELS, TYPES[torch.float32], ["batch", 3, size, size])]
+    defaults = []
+    if any(VALID in node.input for node in g.nodes):
+        axes = ["tiles", "rows", "columns"]  # of the default, all are 1
+        inputs.append(helper.make_tensor_value_info(VALID, TYPES[torch.bool], axes))
+        everywhere = torch.ones(1, 1, 1, dtype=torch.bool)
+        defaults.append(numpy_helper.from_array(everywhere.numpy(), VALID))
     outputs = [
         helper.make_tensor_value_info(name, TYPES[result.dtype], _axes(result.shape))
         for name, result in zip(names, results, strict=True)
     ]
-    return _content(g.to_proto("explanation", inputs, [everywhere], outputs), metadata or {})
+    return _content(g.to_proto("explanation", inputs, defaults, outputs), metadata or {})
 
 
 def _axes(shape: Sequence[Size]) -> list[int | str]:

@@ -50,19 +50,21 @@ class OnnxSession:
             providers=["CPUExecutionProvider"],
         )
         self._names = [output.name for output in self._session.get_outputs()]
+        optional = self._session.get_overridable_initializers()
+        self._takes_valid = "valid" in [entry.name for entry in optional]
 
     def __call__(self, pixels: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """Run a batch.
 
         Args:
             pixels: (B, 3, S, S) of 0..255, of any type.
-            valid: (B, S, S) bool; all True if None.
+            valid: (B, S, S) bool; all True if None, or if the file does not take it.
 
         Returns:
             The results by name.
         """
         feed = {"pixels": pixels.float().numpy()}
-        if valid is not None:
+        if valid is not None and self._takes_valid:
             feed["valid"] = valid.numpy()
         results = self._session.run(None, feed)
         return dict(zip(self._names, map(torch.from_numpy, results), strict=True))
