@@ -10,7 +10,12 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor
 
 from capecam.attribution.engine import Engine
-from capecam.attribution.graph.onnx_session import OnnxSession, largest_errors, require_onnx
+from capecam.attribution.graph.onnx_session import (
+    TOLERANCE,
+    OnnxSession,
+    decisive_errors,
+    require_onnx,
+)
 from capecam.attribution.maps import Explanation
 from capecam.errors import SettingsError
 from capecam.model.model import Model
@@ -25,9 +30,6 @@ long as about so many of them (FPN resnext50_32x4d, batches of 4 tiles of 320 px
 MAX_SESSIONS = 8
 """Maximum number of sessions, each of which holds the weights; autograd takes other batches."""
 
-TOLERANCE = 1e-4
-"""Largest difference to autograd's maps, relative to their range."""
-
 
 class Kind(NamedTuple):
     """What a session is fixed to."""
@@ -40,9 +42,9 @@ class Kind(NamedTuple):
 class OnnxEngine(Engine):
     """Engine that exports each kind of batch to onnxruntime, and uses that if it is exact enough.
 
-    Its maps have to be those of autograd within ``TOLERANCE`` for tiles of the run; otherwise a
-    warning says how far they are off, and autograd goes on. For arguments and other errors see
-    :class:`Engine`.
+    Its maps have to be those of autograd within ``TOLERANCE`` for tiles of the run (guided ones in
+    nearly all pixels); otherwise a warning says how far they are off, and autograd goes on. For
+    arguments and other errors see :class:`Engine`.
 
     Raises:
         SettingsError: a package is missing, or device or precision are others than cpu and fp32.
@@ -108,7 +110,7 @@ class OnnxEngine(Engine):
             log.warning("autograd explains the tiles: no ONNX graph of the network: %s", error)
             return None
         found = self._explanation(session(pixels, valid))
-        errors = largest_errors(found.heat, expected.heat)
+        errors = decisive_errors(found.heat, expected.heat)
         name = max(errors, key=errors.__getitem__)
         if not errors[name] <= self.tolerance:
             log.warning(
