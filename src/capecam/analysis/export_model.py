@@ -70,7 +70,7 @@ class Exported:
         ]
         kind = "tiles of images" if self.images else "drawn tiles"
         checked = (
-            f"checked on {self.tiles} {kind}: within {TOLERANCE:g} of each map's range (guided maps: "
+            f"checked on {self.tiles} {kind}: within {TOLERANCE:g} of each map's range (guided: "
             f"{MOST:.1%} of their values)"
         )
         table = text_table(("output", "largest difference / range", "decisive"), rows)
