@@ -30,6 +30,10 @@ STABLE = tuple(name for name in METHODS if not name.startswith("gradcampp"))
 """Methods whose float32 maps of the tiny network are exact: some of its denominators of Grad-CAM++
 nearly vanish, so that PyTorch's own maps are 1e-4 of their range from those in float64."""
 
+UNTRAINED = 5e-3
+"""Largest difference of an untrained network's maps, in which one ReLU or pooling that decides
+otherwise shows: what ``attribution.backward`` states for another order of the same roundings."""
+
 WRITTEN = {
     "upsample_bilinear2d_backward", "upsample_nearest2d_backward", "avg_pool2d_backward",
     "_adaptive_avg_pool2d_backward",
@@ -244,7 +248,7 @@ def test_architectures(architecture: str, encoder: str) -> None:
     found = largest_errors(session(pixels, valid), exact)
     rounding = largest_errors(compute(pixels.float(), valid), exact)
     for name, error in found.items():
-        assert error < max(1e-5, 10 * rounding[name]), (name, error, rounding[name])
+        assert error < max(UNTRAINED, 10 * rounding[name]), (name, error, rounding[name])
 
 
 def test_layouts_for_deepness() -> None:
