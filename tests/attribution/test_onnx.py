@@ -231,7 +231,7 @@ def test_the_sample_model() -> None:
             "MAnet", "PAN", "UPerNet", "Segformer",
         )),
         ("FPN", "resnext50_32x4d"), ("Unet", "mobilenet_v2"), ("FPN", "efficientnet-b0"),
-        ("Unet", "se_resnet50"), ("Unet", "mit_b0"), ("FPN", "timm-mobilenetv3_small_100"),
+        ("Unet", "se_resnet50"), ("Unet", "mit_b0"), ("FPN", "tu-mobilenetv3_small_100"),
     ],
 )  # fmt: skip
 def test_architectures(architecture: str, encoder: str) -> None:
@@ -239,7 +239,7 @@ def test_architectures(architecture: str, encoder: str) -> None:
     model = tiny_model(smp_network(architecture, encoder), None)
     guided = why_not_guided(model.network) is None
     methods = ("gradcam", "gradcampp", "layercam", *(("guided_gradcam",) if guided else ()))
-    engine, size = Engine(model, methods), 64
+    engine, size = Engine(model, methods), 128 if architecture == "PAN" else 64
     compute = results_of(engine, "maps")
     session = OnnxSession(export(compute, images(1, size)[0]))
     double = replace(model, network=copy.deepcopy(model.network).double())
