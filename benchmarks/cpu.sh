@@ -5,10 +5,11 @@ set -euo pipefail
 bounds=$(realpath "$1")
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-rm -f benchmarks/results/{engine-cpu,techniques,image,memory,products,cog,node,node_model,workers,city,finish,specks,target-layer}.csv benchmarks/results/planted*.csv
+rm -f benchmarks/results/{engine-cpu,techniques,engines,image,memory,products,cog,node,node_model,workers,city,finish,specks,target-layer}.csv benchmarks/results/planted*.csv
 
 "$PYTHON" -m capecam bench --rounds 2 --batch 1,8 --csv benchmarks/results/engine-cpu.csv
 "$PYTHON" benchmarks/techniques.py
+"$PYTHON" benchmarks/engines.py
 "$PYTHON" benchmarks/image.py --rounds 2
 "$PYTHON" benchmarks/workers.py demo/demo.yaml
 "$PYTHON" benchmarks/memory.py

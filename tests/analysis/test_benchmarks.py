@@ -175,8 +175,16 @@ def test_specks(tmp_path: Path) -> None:
 def test_techniques(tmp_path: Path) -> None:
     rows = benchmark("techniques", tmp_path / "techniques.csv", "--rounds", 1, "--size", 64)
     accurate = [row for row in rows if row["compared"] and not row["technique"].startswith("--")]
-    assert len(accurate) == 8
+    assert len(accurate) == 10
     assert all(float(row["r_gradcam"]) > 0.999 for row in accurate)
+
+
+def test_engines(tmp_path: Path) -> None:
+    options = ("--rounds", 1, "--size", 64, "--batch", 2, "--model", "sample")
+    rows = benchmark("engines", tmp_path / "engines.csv", *options)
+    assert [row["engine"] for row in rows] == ["autograd", "captured graph", "onnxruntime"]
+    assert float(rows[1]["from_autograd_guided_gradcam"]) == 0
+    assert 0 < float(rows[2]["from_float64_gradcam"]) < 1e-3
 
 
 def test_totals(tmp_path: Path) -> None:

@@ -119,8 +119,8 @@ def test_cuda_graphs_repeat_autograd_bit_for_bit(precision: str, where: str) -> 
         maps, expected = engine(pixels, valid(pixels)), autograd(pixels, valid(pixels))
         for method in METHODS:
             assert maps.heat[method].equal(expected.heat[method]), method
-    assert engine._graphs
-    assert all(isinstance(graph, CudaGraph) for graph in engine._graphs.values())
+    assert engine.replays
+    assert all(isinstance(graph, CudaGraph) for graph in engine.replays.values())
 
 
 def test_cuda_graphs_share_memory_and_keep_their_results_apart() -> None:
@@ -133,7 +133,7 @@ def test_cuda_graphs_share_memory_and_keep_their_results_apart() -> None:
     engine(pixels.flip(0), valid(pixels))
     for name, maps in one.heat.items():
         assert maps.equal(kept[name]), name
-    assert len({graph.pool for graph in engine._graphs.values()}) == 1
+    assert len({graph.pool for graph in engine.replays.values()}) == 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -141,7 +141,7 @@ def test_steps_that_round_differently_stay_within_their_tolerance(precision: str
     steps = ("folded", "constants", "channels_last", "cuda_graph")
     engine, pixels = graph_engine(precision, steps=steps), sample_tiles(8, 320)
     engine(pixels, valid(pixels))
-    assert all(engine._graphs.values())
+    assert all(engine.replays.values())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -48,13 +48,13 @@ def test_graphs_repeat_autograd_bit_for_bit(score: str, where: str) -> None:
     for seed in (1, 1, 2):  # the second and third time by the graph
         batch = tiles(6, 32, seed)
         same(engine(*batch), Engine(model, METHODS, score=score, where=where)(*batch))
-    assert any(engine._graphs.values())
+    assert any(engine.replays.values())
 
 
 def test_graphs_of_the_cape_town_network() -> None:
     engine, first, second = prompt_engine(cape_town_model()), tiles(2, 96), tiles(2, 96, seed=2)
     engine(*first)
-    assert all(engine._graphs.values())
+    assert all(engine.replays.values())
     same(engine(*second), Engine(cape_town_model(), METHODS)(*second))
 
 
@@ -82,7 +82,7 @@ def test_graphs_of_other_networks(kind: str) -> None:
     engine = prompt_engine(model, methods)
     first, second = tiles(2, size), tiles(2, size, seed=2)
     engine(*first)
-    assert all(engine._graphs.values())
+    assert all(engine.replays.values())
     same(engine(*second), Engine(model, methods)(*second))
 
 

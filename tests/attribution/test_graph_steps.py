@@ -59,7 +59,7 @@ def test_correlation_is_lost_where_maps_differ_or_are_not_finite() -> None:
 def test_the_engine_takes_steps_and_keeps_the_maps(names: tuple[str, ...]) -> None:
     engine = engine_with(*names)
     engine(*TILES)
-    assert all(engine._graphs.values())
+    assert all(engine.replays.values())
     pixels, valid = images(2, 32, 2), TILES[1]
     expected = Engine(engine.model, METHODS).explain(pixels, valid)
     assert difference(engine.explain(pixels, valid), expected) <= (0 if len(names) == 1 else 1e-10)
@@ -82,7 +82,7 @@ def test_a_step_that_breaks_the_maps_is_not_used(
     with caplog.at_level(logging.WARNING):
         engine(*TILES)
     assert "off; autograd explains the tiles" in caplog.text
-    assert not any(engine._graphs.values())
+    assert not any(engine.replays.values())
 
 
 def test_steps_come_in_their_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_step_that_cannot_be_is_refused(name: str, message: str) -> None:
 def test_the_compiled_graph_keeps_the_maps() -> None:
     engine = engine_with("constants", "inductor", methods=("gradcam", "guided_gradcam"))
     engine(*TILES)
-    assert all(engine._graphs.values())
+    assert all(engine.replays.values())
     pixels, valid = images(2, 32, 2), TILES[1]
     expected = Engine(engine.model, engine.methods).explain(pixels, valid)
     assert difference(engine.explain(pixels, valid), expected) < 1e-9
@@ -193,7 +193,7 @@ def test_a_cuda_graph_warms_up_captures_and_replays_into_its_own_memory(cuda: St
 def test_graphs_share_the_memory_of_one_that_is_there(cuda: StandIn) -> None:
     engine = engine_with("constants")
     assert engine._graph_pool() is None
-    engine._graphs[Kind(TILES[0].shape, None)] = CudaGraph(torch.sin, (torch.ones(3),))
+    engine.replays[Kind(TILES[0].shape, None)] = CudaGraph(torch.sin, (torch.ones(3),))
     assert "capture into None" in cuda.calls
     assert engine._graph_pool() == "own pool"
     assert engine.at("bf16")._graph_pool() is None
@@ -202,15 +202,15 @@ def test_graphs_share_the_memory_of_one_that_is_there(cuda: StandIn) -> None:
 def test_running_out_of_memory_drops_the_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_with("constants")
     engine(*TILES)
-    (kind,) = engine._graphs
+    (kind,) = engine.replays
 
     def full(*_tiles: Tensor) -> None:
         raise torch.OutOfMemoryError("full")
 
-    engine._graphs[kind] = full
+    engine.replays[kind] = full
     with pytest.raises(torch.OutOfMemoryError):
         engine.explain(*TILES)
-    assert not engine._graphs
+    assert not engine.replays
 
 
 @pytest.mark.thorough

@@ -326,7 +326,7 @@ def test_the_engine_repeats_autograd(score: str, where: str) -> None:
         assert found.singular == expected.singular
         assert max(largest_errors(found.heat, expected.heat).values()) < 1e-4
         torch.testing.assert_close(found.probability, expected.probability)
-    assert any(engine._sessions.values())
+    assert any(engine.replays.values())
 
 
 def test_the_engine_leaves_to_autograd_what_is_not_exact(

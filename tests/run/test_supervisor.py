@@ -175,6 +175,20 @@ def test_graphs_give_the_bytes_of_autograd(one, tmp_path, monkeypatch, score) ->
         assert found.read_bytes() == expected.read_bytes(), product
 
 
+@pytest.mark.thorough
+def test_onnxruntime_gives_the_products_of_autograd_but_for_rounding(one, tmp_path) -> None:
+    """The identity rule of other devices; cells of another engine are processed again."""
+    explain(one, tmp_path / "autograd", compute__engine="autograd")
+    explain(one, tmp_path / "onnx", compute__engine="onnx")
+    expected, found = ({p: layer(tmp_path / e, p) for p in PRODUCTS} for e in ("autograd", "onnx"))
+    assert (expected["classes"] != found["classes"]).mean() <= 1e-4
+    for product in PRODUCTS[1:]:
+        apart = np.abs(expected[product].astype(int) - found[product])
+        assert (apart <= 1).mean() >= (0.999 if product == "guided_gradcam" else 1), product
+    assert explain(one, tmp_path / "onnx", compute__engine="onnx").done == 0
+    assert explain(one, tmp_path / "onnx", compute__engine="graph").done == 1
+
+
 def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:
     explain(one, tmp_path)
     compared = 0

@@ -7,6 +7,7 @@ import torch
 from capecam.attribution.device import pick_device
 from capecam.attribution.engine import Engine
 from capecam.attribution.graph.graph_engine import GraphEngine
+from capecam.attribution.graph.onnx_engine import OnnxEngine
 from capecam.attribution.object_engine import ObjectEngine
 from capecam.errors import CheckpointError
 from capecam.model.model import Model, check_tile, load_model
@@ -38,7 +39,7 @@ def load_run_model(run: RunFolder, loaded: Model | None = None) -> Model:
     return model
 
 
-ENGINES: dict[str, type[Engine]] = {"autograd": Engine, "graph": GraphEngine}
+ENGINES: dict[str, type[Engine]] = {"autograd": Engine, "graph": GraphEngine, "onnx": OnnxEngine}
 """Engines by ``compute.engine``."""
 
 

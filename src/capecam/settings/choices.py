@@ -50,8 +50,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 """From the most exact to the fastest."""
 
-Backend = Literal["graph", "autograd"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
+Backend = Literal["graph", "autograd", "onnx"]
 
 VSI = "/vsi"
 """Prefix of the paths of GDAL's virtual file systems."""

@@ -92,6 +92,8 @@ class CellInputs(Record):
     checkpoint: str = ""
     """sha256."""
     precision: str = ""
+    engine: str = ""
+    """Written only where it gives other pixels than autograd."""
     model: JsonTree = {}
     align: str = ""
     tiling: dict[str, int] = {}

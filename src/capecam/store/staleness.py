@@ -71,6 +71,8 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
     optional: dict[str, object] = {}
     if settings.imagery.collar != "none":
         optional["collar"] = settings.imagery.collar
+    if settings.compute.engine == "onnx":
+        optional["engine"] = settings.compute.engine
     floor, explain = inputs.calibration.floor, settings.explain
     if by_root := [method for method in explain.methods if method in PIXEL_METHODS]:
         optional["floor"] = {method: floor.get(method, ()) for method in by_root}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from capecam.attribution.engine import Engine
 from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.cuda_graph import CudaGraph
+from capecam.attribution.graph.replaying_engine import Replay, ReplayingEngine
 from capecam.attribution.graph.steps import (
     check_steps,
     correlation_lost,
@@ -28,13 +27,10 @@ from capecam.settings import DEFAULT_METHODS
 log = logging.getLogger(__name__)
 
 PATIENCE = 8
-"""Number of batches of one kind before a graph is captured, which takes as long as three of them
-(FPN resnext50_32x4d, four tiles of 320 px on 2 cores: 10 s)."""
+"""Capturing takes as long as three batches (FPN resnext50_32x4d, four tiles of 320 px on 2 cores:
+10 s)."""
 
 MAX_GRAPHS = 16
-"""Maximum number of graphs; batches of other kinds are left to autograd."""
-
-Replay = Callable[[Tensor, Tensor], Explanation]
 
 
 class Kind(NamedTuple):
@@ -45,7 +41,7 @@ class Kind(NamedTuple):
     classes: tuple[int, ...] | None
 
 
-class GraphEngine(Engine):
+class GraphEngine(ReplayingEngine):
     """Engine that captures a graph for each kind of batch, and uses it if it is exact.
 
     The graph has to repeat what autograd gives for tiles of the run, bit for bit, which are others
@@ -58,8 +54,7 @@ class GraphEngine(Engine):
             device that change no bit if None.
     """
 
-    patience = PATIENCE
-    """See ``PATIENCE``."""
+    patience, max_kinds = PATIENCE, MAX_GRAPHS
 
     def __init__(
         self,
@@ -72,48 +67,17 @@ class GraphEngine(Engine):
         super().__init__(model, methods, **options)
         self.steps = default_steps(self.device) if steps is None else tuple(steps)
         check_steps(self.steps, self.device)
-        self._graphs: dict[Kind, Replay | None] = {}
-        self._seen: Counter[Kind] = Counter()
 
-    def at(self, precision: str, methods: Sequence[str] | None = None) -> Self:
-        """Return an engine at another precision that shares this one's network, but no graphs."""
-        engine = super().at(precision, methods)
-        engine._graphs, engine._seen = {}, Counter()
-        return engine
+    def kind(self, pixels: Tensor, classes: tuple[int, ...] | None) -> Kind:
+        """Return what a graph is fixed to."""
+        return Kind(pixels.shape, classes)
 
-    def explain(
-        self, pixels: Tensor, valid: Tensor, classes: tuple[int, ...] | None = None
-    ) -> Explanation:
-        """Compute the heatmaps of a batch that fits the device."""
-        pixels, valid = (x.to(self.device, non_blocking=True) for x in (pixels, valid))
-        kind = Kind(pixels.shape, classes)
-        try:
-            if graph := self._graphs.get(kind):
-                return graph(pixels, valid)
-            explanation = super().explain(pixels, valid, classes)
-            if self._is_due(kind):
-                self._graphs[kind] = self._captured(explanation, pixels, valid, classes)
-        except torch.OutOfMemoryError:
-            self._graphs.clear()  # they may hold memory
-            raise
-        return explanation
-
-    def _is_due(self, kind: Kind) -> bool:
-        """Return True if it is time to capture a graph."""
-        self._seen[kind] += 1
-        enough = self._seen[kind] > self.patience
-        return enough and kind not in self._graphs and len(self._graphs) < MAX_GRAPHS
-
-    def _captured(
+    def prepare(
         self, expected: Explanation, pixels: Tensor, valid: Tensor, classes: tuple[int, ...] | None
     ) -> Replay | None:
-        """Return a graph that repeats an explanation; None if there is none."""
-
-        def explain(pixels: Tensor, valid: Tensor) -> Explanation:
-            return super(GraphEngine, self).explain(pixels, valid, classes)
-
+        """Return what replays a graph that repeats an explanation; None if there is none."""
         try:  # with other tiles, so that what depends on the values of these shows
-            graph = capture(explain, pixels.flip(0, 3), valid.flip(0, 2))
+            graph = capture(self.by_autograd(classes), pixels.flip(0, 3), valid.flip(0, 2))
             replay = take_steps(self.steps, graph, (pixels, valid), self._graph_pool())
         except torch.OutOfMemoryError:
             raise
@@ -133,7 +97,7 @@ class GraphEngine(Engine):
 
         All can share it, because one runs at a time and its results are copied out.
         """
-        graphs = (graph for graph in self._graphs.values() if isinstance(graph, CudaGraph))
+        graphs = (graph for graph in self.replays.values() if isinstance(graph, CudaGraph))
         return next((graph.pool for graph in graphs), None)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from capecam.attribution.engine import Engine
 from capecam.attribution.graph.onnx_session import (
     TOLERANCE,
     OnnxSession,
     decisive_errors,
     require_onnx,
 )
+from capecam.attribution.graph.replaying_engine import Replay, ReplayingEngine
 from capecam.attribution.maps import Explanation
 from capecam.errors import SettingsError
 from capecam.model.model import Model
@@ -23,12 +22,12 @@ from capecam.settings import DEFAULT_METHODS
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 16
-"""Number of batches of one kind that autograd explains before a session is made, which takes as
-long as about so many of them (FPN resnext50_32x4d, batches of 4 tiles of 320 px)."""
+PATIENCE = 0
+"""All batches are explained alike, though making a session takes as long as some 16 of them (FPN
+resnext50_32x4d, 4 tiles of 320 px): rounding must not depend on where a run was interrupted."""
 
 MAX_SESSIONS = 8
-"""Maximum number of sessions, each of which holds the weights; autograd takes other batches."""
+"""Each session holds the weights."""
 
 
 class Kind(NamedTuple):
@@ -39,7 +38,7 @@ class Kind(NamedTuple):
     classes: tuple[int, ...] | None
 
 
-class OnnxEngine(Engine):
+class OnnxEngine(ReplayingEngine):
     """Engine that exports each kind of batch to onnxruntime, and uses that if it is exact enough.
 
     Its maps have to be those of autograd within ``TOLERANCE`` for tiles of the run (guided ones in
@@ -49,6 +48,8 @@ class OnnxEngine(Engine):
     Raises:
         SettingsError: a package is missing, or device or precision are others than cpu and fp32.
     """
+
+    patience, max_kinds = PATIENCE, MAX_SESSIONS
 
     def __init__(
         self, model: Model, methods: Sequence[str] = DEFAULT_METHODS, **options: Any
@@ -62,55 +63,37 @@ class OnnxEngine(Engine):
                 f"the engine onnx runs on the CPU in fp32, not on {self.device.type} in "
                 f"{self.precision}; choose --device cpu and --precision fp32"
             )
-        self.patience, self.tolerance = PATIENCE, TOLERANCE
-        self._sessions: dict[Kind, OnnxSession | None] = {}
-        self._seen: Counter[Kind] = Counter()
+        self.tolerance = TOLERANCE
 
-    def at(self, precision: str, methods: Sequence[str] | None = None) -> Self:
-        """Return an engine that shares this one's network, but no sessions."""
-        engine = super().at(precision, methods)
-        engine._sessions, engine._seen = {}, Counter()
-        return engine
-
-    def explain(
-        self, pixels: Tensor, valid: Tensor, classes: tuple[int, ...] | None = None
-    ) -> Explanation:
-        """Compute the heatmaps of a batch."""
-        kind = Kind(pixels.shape[-1], classes)
-        if session := self._sessions.get(kind):
-            return self._explanation(session(pixels, valid))
-        explanation = super().explain(pixels, valid, classes)
-        if self._is_due(kind):
-            self._sessions[kind] = self._made(explanation, pixels, valid, classes)
-        return explanation
+    def kind(self, pixels: Tensor, classes: tuple[int, ...] | None) -> Kind:
+        """Return what a session is fixed to."""
+        return Kind(pixels.shape[-1], classes)
 
     def _explanation(self, results: dict[str, Tensor]) -> Explanation:
         heat = {name: results[name] for name in self.methods}
         return Explanation(results["logits"], heat, results["singular"])
 
-    def _is_due(self, kind: Kind) -> bool:
-        """Return True if it is time to make a session."""
-        self._seen[kind] += 1
-        enough = self._seen[kind] > self.patience
-        return enough and kind not in self._sessions and len(self._sessions) < MAX_SESSIONS
-
-    def _made(
+    def prepare(
         self, expected: Explanation, pixels: Tensor, valid: Tensor, classes: tuple[int, ...] | None
-    ) -> OnnxSession | None:
+    ) -> Replay | None:
         """Return a session that repeats an explanation closely; None if there is none."""
         from capecam.attribution.graph.onnx_export import export  # noqa: PLC0415 an extra
 
+        by_autograd = self.by_autograd(classes)
+
         def compute(pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
-            found = super(OnnxEngine, self).explain(pixels, valid, classes)
+            found = by_autograd(pixels, valid)
             return {"logits": found.logits, **found.heat, "singular": found.singular}
+
+        def replay(pixels: Tensor, valid: Tensor) -> Explanation:
+            return self._explanation(session(pixels, valid))
 
         try:
             session = OnnxSession(export(compute, pixels[-1]))
         except (RuntimeError, SettingsError) as error:
             log.warning("autograd explains the tiles: no ONNX graph of the network: %s", error)
             return None
-        found = self._explanation(session(pixels, valid))
-        errors = decisive_errors(found.heat, expected.heat)
+        errors = decisive_errors(replay(pixels, valid).heat, expected.heat)
         name = max(errors, key=errors.__getitem__)
         if not errors[name] <= self.tolerance:
             log.warning(
@@ -119,4 +102,4 @@ class OnnxEngine(Engine):
                 errors[name],
             )
             return None
-        return session
+        return replay
