@@ -1,14 +1,14 @@
 """Measure what each step from a captured graph is worth, alone and all together.
 
 Usage: graph_steps.py [--device NAME] [--precision NAMES] [--batch SIZES] [--size PX] [--rounds N]
-       [--seconds S] [--csv FILE]
+       [--seconds S] [--count] [--csv FILE]
 
 Nine maps of an untrained FPN resnext50_32x4d; seconds are medians of rounds. Kernels and bytes are
 counted on tensors without values, before a compiler fuses operations; launched kernels are counted
 by the profiler of a GPU. Accuracy is that of the trained sample model, because an untrained one
 exaggerates every rounding: against float32 autograd, and the largest difference from autograd at
 the same precision. The most telling cases come first; those for which no time is left are named.
-A CPU runs the operations of a GPU, to try the script.
+A CPU runs the operations of a GPU, to try the script; ``--count`` runs nothing, and only counts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from capecam.attribution.comparison import map_error
 from capecam.attribution.device import HALF, pick_device, repeatable
 from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.cost import Cost, count_cost
-from capecam.attribution.graph.fake import CudaOperations
+from capecam.attribution.graph.fake import CudaOperations, capture_without_values
 from capecam.attribution.graph.graph_engine import difference
 from capecam.attribution.graph.steps import CUDA_GRAPH, ON_CUDA, take_steps
 from capecam.attribution.maps import Explanation
@@ -224,6 +224,48 @@ class Benchmark:
         return sum(not event.name.startswith(("Memcpy", "Memset")) for event in events)
 
 
+def counted(model: Model, case: Case, size: int) -> dict[str, object]:
+    """Count what a case costs a GPU, without one: no value is computed."""
+    engine = CudaOperations(model, METHODS, precision=case.precision)
+    tiles = tiles_of(case.batch, size)
+
+    def explain(pixels: Tensor, valid: Tensor) -> Explanation:
+        return engine.explain(pixels, valid)
+
+    graph = capture_without_values(explain, *tiles)
+    plain = count_cost(graph, *tiles).flops
+    take_steps([step for step in case.steps if step not in NOT_COUNTED], graph, tiles)
+    cost = count_cost(graph, *tiles)
+    return dict.fromkeys(COLUMNS) | {
+        "precision": case.precision,
+        "batch": case.batch,
+        "steps": " ".join(case.steps) or "graph",
+        "kernels": cost.count,
+        "gflop_per_tile": round(plain / case.batch / 1e9, 1),
+        "gb_per_tile": round(cost.bytes / case.batch / 1e9, 3),
+    }
+
+
+COUNTED = (
+    GRAPH,
+    ("constants",),
+    ("folded", "constants"),
+    ("folded", "constants", "channels_last", KERNELS),
+)
+"""Steps whose operations can be counted."""
+
+
+def count(precisions: Sequence[str], batch: int, size: int) -> list[dict[str, object]]:
+    """Count the cases of :data:`COUNTED`, as far as a precision has them."""
+    model = untrained_model(sample_tiles(4, size))
+    return [
+        counted(model, Case(precision, batch, taken), size)
+        for precision in precisions
+        for taken in COUNTED
+        if precision in HALF or "folded" not in taken
+    ]
+
+
 COLUMNS = (
     "precision", "batch", "steps", "tiles_per_s", "gb_per_s", "tflop_per_s", "kernels", "launched",
     "gflop_per_tile", "gb_per_tile", "peak_mb", "off_autograd",
@@ -252,10 +294,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=420, help="no case begins later")
+    parser.add_argument("--count", action="store_true", help="count, and measure nothing")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/graph-steps.csv"))
     arguments = parser.parse_args()
     started = time.monotonic()
     device = pick_device(arguments.device)
+    if arguments.count:
+        batch = int(arguments.batch.split(",")[0])
+        for row in count(arguments.precision.split(","), batch, arguments.size):
+            print({key: value for key, value in row.items() if value is not None}, flush=True)
+            append_rows(arguments.csv, [row | environment("cpu") | {"machine": "no values"}])
+        return
     benchmark = Benchmark(device, arguments.size, arguments.rounds)
     batches = [int(size) for size in arguments.batch.split(",")]
     left_out = []

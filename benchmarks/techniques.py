@@ -80,6 +80,7 @@ def engine(
     methods: Sequence[str] = METHODS,
     precision: str = "fp32",
     sums: bool = True,
+    channels_last: bool = False,
 ) -> Callable[[Model], Explain]:
     """Return a builder of an engine, optionally with another ``replace_backward``.
 
@@ -88,12 +89,15 @@ def engine(
         prepare: in place of ``replace_backward``.
         max_tiles: of the engine.
         sums: False for gradients at full resolution (``attribution.block_sums``).
+        channels_last: of the forward, too.
     """
 
     def build(model: Model) -> Explain:
         with patch(f"{ENGINE}.replace_backward", prepare) if prepare else nullcontext():
             engine = Engine(model, methods, device=device, precision=precision)
         engine.max_tiles = max_tiles or engine.max_tiles
+        if channels_last:
+            engine.use_channels_last()
 
         def explain(pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
             with nullcontext() if sums else patch(f"{ENGINE}.NotedSums", nullcontext):
@@ -135,9 +139,9 @@ def rows(device: torch.device) -> tuple[list[Row], list[Row]]:
     others = [
         Row("8 tiles together", 8, engine(device, max_tiles=8)),
         Row("32 tiles together", 32, engine(device, max_tiles=32)),
+        Row("forward channels-last", 4, engine(device, channels_last=True)),
         Row("one guided backward for all classes", 4, engine(device, methods=METHODS_SHARED)),
         Row("--precision bf16", 4, engine(device, precision="bf16")),
-        Row("--precision fp16", 4, engine(device, precision="fp16")),
     ]
     return waterfall, others
 

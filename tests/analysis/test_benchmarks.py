@@ -79,6 +79,15 @@ def test_graph_steps(tmp_path: Path) -> None:
     assert kernels["folded"] < kernels["graph"] > kernels["constants"]
 
 
+def test_graph_cost(tmp_path: Path) -> None:
+    options = ("--count", "--size", 96, "--batch", 2, "--precision", "bf16")
+    rows = benchmark("graph_steps", tmp_path / "cost.csv", *options)
+    kernels = [int(row["kernels"]) for row in rows]
+    assert kernels == sorted(kernels, reverse=True)
+    assert kernels[-1] < 0.7 * kernels[0]
+    assert not rows[0]["tiles_per_s"]
+
+
 def test_guided_scale(tmp_path: Path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(700, 700))
     settings = {
@@ -175,7 +184,7 @@ def test_specks(tmp_path: Path) -> None:
 def test_techniques(tmp_path: Path) -> None:
     rows = benchmark("techniques", tmp_path / "techniques.csv", "--rounds", 1, "--size", 64)
     accurate = [row for row in rows if row["compared"] and not row["technique"].startswith("--")]
-    assert len(accurate) == 10
+    assert len(accurate) == 11
     assert all(float(row["r_gradcam"]) > 0.999 for row in accurate)
 
 

@@ -189,6 +189,15 @@ def test_onnxruntime_gives_the_products_of_autograd_but_for_rounding(one, tmp_pa
     assert explain(one, tmp_path / "onnx", compute__engine="graph").done == 1
 
 
+def test_channels_last_is_another_rounding_whose_cells_are_its_own(one, tmp_path) -> None:
+    explain(one, tmp_path)
+    expected = {p: layer(tmp_path, p) for p in PRODUCTS}
+    assert explain(one, tmp_path, compute__channels_last=True).done == 1
+    assert explain(one, tmp_path, compute__channels_last=True).done == 0
+    assert (expected["classes"] != layer(tmp_path, "classes")).mean() <= 1e-4
+    assert explain(one, tmp_path).done == 1
+
+
 def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:
     explain(one, tmp_path)
     compared = 0

@@ -51,7 +51,7 @@ def build_engine(settings: Settings, model: Model) -> Engine:
     """
     check_tile(model.network, settings.tiling.tiling)
     explain, compute = settings.explain, settings.compute
-    return ENGINES[compute.engine](
+    engine = ENGINES[compute.engine](
         model,
         explain.methods,
         score=explain.score,
@@ -59,6 +59,9 @@ def build_engine(settings: Settings, model: Model) -> Engine:
         precision="fp32" if compute.precision == "auto" else compute.precision,
         device=pick_device(compute.device),
     )
+    if compute.channels_last and engine.device.type == "cpu":
+        engine.use_channels_last()
+    return engine
 
 
 def build_run_engine(run: RunFolder, model: Model, device: str | None = None) -> Engine:

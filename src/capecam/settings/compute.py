@@ -20,7 +20,7 @@ def _count_or_auto(value: object) -> int | str:
 
 
 class ComputeSettings(Section):
-    """Use of the machine; only precision and engine change results beyond rounding."""
+    """Use of the machine; only precision, engine and layout change results beyond rounding."""
 
     device: Annotated[str, Option("--device")] = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1"
@@ -35,6 +35,11 @@ class ComputeSettings(Section):
         description="graph replays the network's passes without autograd, where that gives the "
         "same maps bit for bit; autograd never does; onnx uses onnxruntime on a CPU, within 1e-4 "
         "of each map's range (docs/onnx.md)",
+    )
+    channels_last: bool = Field(
+        False,
+        description="run the network channels-last on a CPU: faster, but it rounds otherwise, so "
+        "that single ReLUs open or close (docs/performance.md)",
     )
     batch_size: Annotated[
         int | Literal["auto"], BeforeValidator(_count_or_auto), Option("--batch-size", "N|auto")
