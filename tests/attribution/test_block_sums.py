@@ -66,6 +66,49 @@ class Pyramid(nn.Module):
         return out
 
 
+class ThreeLevels(nn.Module):
+    """A pyramid of strides 1, 2 and 4, all of which are convolved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 8, 2, 2)]
+        )
+        self.convs = nn.ModuleList([nn.Conv2d(8, 4, 3, padding=1) for _ in range(3)])
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [x := self.relu(stage(x)) for stage in self.stages][::-1]
+        total, logits = levels[0], None
+        for level, conv in zip(levels, self.convs, strict=True):
+            total = total if level is total else add(total, level)
+            y = F.interpolate(conv(total), size=4 * x.shape[-1])
+            logits = y if logits is None else logits + y
+        return logits
+
+
+@pytest.mark.parametrize("layer", ["stages.0", "stages.1", "stages.2"])
+def test_gradients_of_a_pyramid_are_taken_at_the_finest_level_that_is_needed(layer: str) -> None:
+    torch.manual_seed(0)
+    network = frozen(ThreeLevels().double())
+    engine = Engine(tiny_model(network, layer), ["gradcam", "guided_gradcam"])
+    pixels, valid = images(1, 16), torch.ones(1, 16, 16, dtype=torch.bool)
+    kept: list[Tensor] = []
+    handle = network.get_submodule(layer).register_forward_hook(lambda _m, _i, y: kept.append(y))
+    x = TINY_INPUT.on(torch.device("cpu"), torch.float64)(pixels.double()).requires_grad_()
+    score = network(x)[:, 1].mean()
+    handle.remove()
+    (expected,) = torch.autograd.grad(score, kept[0], retain_graph=True)
+    found = engine.signals(pixels, valid).gradients[:, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-16)
+    at_target = gflop(lambda: engine.signals_of(pixels, lambda z: z[:, 1].mean(dim=(1, 2))))
+    backward = 1e9 * (at_target - gflop(lambda: engine.logits(pixels))) / (2 * 8 * 4 * 9)
+    # Pixels at which the three convolutions are taken, and those of the stages after the layer.
+    convs = {"stages.2": 16 + 16 + 16, "stages.1": 16 + 64 + 64, "stages.0": 16 + 64 + 256}
+    stages = {"stages.2": 0, "stages.1": 16, "stages.0": 16 + 64}
+    assert backward == pytest.approx(convs[layer] + stages[layer] * (8 * 8 * 4) / (8 * 4 * 9))
+
+
 @pytest.mark.parametrize(
     ("merge", "is_sum"),
     [

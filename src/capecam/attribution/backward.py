@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from capecam.attribution.block_sums import convolve_parts, parts_of, takes_block_sums
+from capecam.attribution.block_sums import convolve_sum, levels_of, takes_block_sums
 from capecam.attribution.methods import ReluSwitch, SwitchedReLU
 from capecam.model.introspection import normed_convolutions
 
@@ -77,15 +77,15 @@ class _Convolution:
         self._converted = self._exact
         self._geometry = (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)
         self._memory_format = memory_format
-        self._takes_parts = takes_block_sums(conv)
+        self._takes_sums = takes_block_sums(conv)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run ``nn.Conv2d``."""
-        parts = parts_of(x) if self._takes_parts and torch.is_grad_enabled() else None
-        if parts is None:
-            convolved: Tensor = _Convolve.apply(self, x)
-            return convolved
-        return convolve_parts(self, x, parts)
+        levels = levels_of(x) if self._takes_sums and torch.is_grad_enabled() else ()
+        if levels:
+            return convolve_sum(self, x, levels)
+        y: Tensor = _Convolve.apply(self, x)
+        return y
 
     def to_input(self, gradient: Tensor, shape: torch.Size) -> Tensor:
         """Compute the gradient of the input, in the precision of the output's."""

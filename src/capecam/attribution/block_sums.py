@@ -1,11 +1,10 @@
 """Gradients of convolutions over upsampled maps, at the resolution before the upsampling.
 
-A feature pyramid convolves ``nearest(coarse) + fine``. The gradient of ``coarse`` is that of the
-convolution's input, summed over blocks of pixels. Both are linear, so the sums can be taken first:
-for a 3 x 3 convolution they are nine shifted block sums of the output's gradient, and a matrix
-product at the coarse resolution, with as many times fewer pixels as a block has. The gradient at
-full resolution is left for ``fine``, and is computed only where something needs it: on the way to a
-deep target layer nothing does, which is a tenth of the time of nine maps of FPN resnext50_32x4d.
+A feature pyramid convolves ``nearest(nearest(coarse) + middle) + fine``. The gradient of each level
+is that of the convolution's input, summed over blocks of pixels. Both are linear, so the sums can
+be taken first: for a 3 x 3 convolution they are nine shifted block sums of the output's gradient,
+and a matrix product with as many times fewer pixels as a block has. Gradients are computed from the
+finest level on that something needs: on the way to a deep target layer that is the coarsest one.
 """
 
 from __future__ import annotations
@@ -17,15 +16,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-
-
-class Parts(NamedTuple):
-    """Parts of a sum."""
-
-    coarse: Tensor
-    """(B, I, h, w), of which every value is repeated in both directions, as many times."""
-    fine: Tensor
-    """(B, I, H, W), of a whole multiple of that size."""
 
 
 class Noted(NamedTuple):
@@ -46,7 +36,7 @@ class Noted(NamedTuple):
 
 
 class NotedSums(TorchFunctionMode):
-    """Context in which ``parts_of`` knows sums of a map upsampled to the nearest and another."""
+    """Context in which ``levels_of`` knows sums of a map upsampled to the nearest and another."""
 
     def __torch_function__(
         self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
@@ -57,9 +47,10 @@ class NotedSums(TorchFunctionMode):
                 result._upsampled = Noted.of(result, args[0])
         elif func in _ADDITIONS and len(args) == 2 and not kwargs:
             for one, other in (args, args[::-1]):
-                coarse = _noted(one, "_upsampled")
-                if coarse and isinstance(other, Tensor) and one.shape == other.shape:
-                    result._parts = Noted.of(result, *coarse, other)
+                for coarse in _noted(one, "_upsampled"):
+                    if isinstance(other, Tensor) and one.shape == other.shape:
+                        levels = levels_of(coarse) or (coarse,)
+                        result._levels = Noted.of(result, *levels, other)
         return result
 
 
@@ -80,10 +71,12 @@ def _is_nearest(
     return mode == "nearest" and whole and scale_factor in (None, factor)
 
 
-def parts_of(x: Tensor) -> Parts | None:
-    """Return the parts of an input, if it is such a sum."""
-    parts = _noted(x, "_parts")
-    return Parts(*parts) if parts else None
+def levels_of(x: Tensor) -> tuple[Tensor, ...]:
+    """Return the levels of a pyramid of which a tensor is the sum; none if it is not known as one.
+
+    Each is (B, I, h, w), the coarsest one first, and is repeated up to the size of the next.
+    """
+    return _noted(x, "_levels")
 
 
 def takes_block_sums(conv: nn.Conv2d) -> bool:
@@ -105,41 +98,51 @@ class Convolution(Protocol):
         """Return the weight in a precision."""
 
 
-def convolve_parts(conv: Convolution, x: Tensor, parts: Parts) -> Tensor:
-    """Convolve an input, so that its gradient goes to its parts.
+def convolve_sum(conv: Convolution, x: Tensor, levels: tuple[Tensor, ...]) -> Tensor:
+    """Convolve an input, so that its gradient goes to the levels of which it is the sum.
 
     Args:
         conv: 3 x 3, see :func:`takes_block_sums`.
-        x: the sum of the parts.
-        parts: of the input.
+        x: the sum.
+        levels: see :func:`levels_of`.
     """
-    y: Tensor = _ConvolveParts.apply(conv, x.detach(), parts.coarse, parts.fine)
+    y: Tensor = _ConvolveSum.apply(conv, x.detach(), *levels)
     return y
 
 
-class _ConvolveParts(torch.autograd.Function):
+class _ConvolveSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, conv: Convolution, x: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
+    def forward(ctx: Any, conv: Convolution, x: Tensor, *levels: Tensor) -> Tensor:
         """Run the convolution."""
-        ctx.conv, ctx.shapes, ctx.dtypes = conv, (x.shape, coarse.shape), (coarse.dtype, fine.dtype)
+        ctx.conv, ctx.levels = conv, [(level.shape, level.dtype) for level in levels]
         return conv.run(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        """Compute the gradient of the coarse part, and that of the fine part if it is needed."""
-        (_, _, (fine, _)), (shape, coarse_shape) = ctx.next_functions, ctx.shapes
-        if _is_needed(fine):
-            whole = ctx.conv.to_input(gradient, shape)
-            size = whole.shape[2:]
-            sums = torch.ops.aten.upsample_nearest2d_backward(whole, size, coarse_shape)
-            return None, None, sums.to(ctx.dtypes[0]), whole.to(ctx.dtypes[1])
-        weight, factor = ctx.conv.weight(gradient.dtype), shape[-1] // coarse_shape[-1]
-        return None, None, block_gradient(gradient, weight, factor).to(ctx.dtypes[0]), None
+        """Compute the gradients of the finest level that is needed, and of those before it."""
+        (_, *nodes), levels = ctx.next_functions, ctx.levels
+        finest = max((i for i, (node, _) in enumerate(nodes) if _is_needed(node)), default=0)
+        shape, full = levels[finest][0], levels[-1][0]
+        if shape == full:
+            found = ctx.conv.to_input(gradient, full)
+        else:
+            weight = ctx.conv.weight(gradient.dtype)
+            found = block_gradient(gradient, weight, full[-1] // shape[-1])
+        gradients: list[Tensor | None] = [None] * len(levels)
+        for i in range(finest, -1, -1):
+            shape, dtype = levels[i]
+            if found.shape != shape:
+                sums = torch.ops.aten.upsample_nearest2d_backward
+                found = sums(found, found.shape[2:], shape)
+            gradients[i] = found.to(dtype)
+        return None, None, *gradients
 
 
 def _is_needed(node: Node | None) -> bool:
     """Return True if autograd is about to run a node; ``needs_input_grad`` says if it could."""
-    return node is not None and torch._C._will_engine_execute_node(node)
+    if node is None or hasattr(node, "variable"):  # of a leaf autograd does not say it
+        return node is not None
+    return torch._C._will_engine_execute_node(node)
 
 
 def block_gradient(gradient: Tensor, weight: Tensor, factor: int) -> Tensor:
