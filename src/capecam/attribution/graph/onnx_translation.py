@@ -17,8 +17,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.decompositions import decompositions
+from capecam.attribution.graph.onnx_call import Call
 from capecam.attribution.graph.onnx_graph import OnnxGraph, Size, Tiles, Value
-from capecam.attribution.graph.onnx_operators import SHAPED, WRITERS, Call
+from capecam.attribution.graph.onnx_operators import SHAPED, WRITERS
 from capecam.errors import SettingsError
 
 COUNTS = (2, 3)
