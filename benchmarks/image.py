@@ -19,11 +19,12 @@ from memory import append_rows, draw, environment
 
 from capecam.analysis.benchmark.measure import seconds
 from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
-from capecam.api import Engine, load_settings, run
+from capecam.api import load_settings, run
 from capecam.attribution.autotune import auto_batch_size
 from capecam.attribution.device import pick_device
 from capecam.mosaic.city import find_cells, open_city
 from capecam.mosaic.reader import Reader
+from capecam.pipeline.run_engine import build_engine
 from capecam.pipeline.tiles import batches, read_tiles
 
 
@@ -47,7 +48,7 @@ def main() -> None:
         )
         city = open_city(settings.sources, None)
         (cell,) = find_cells(city, settings.tiling)
-        engine = Engine(model, device=device)
+        engine = build_engine(settings, model)
         size = engine.tiles_per_call(auto_batch_size(engine, settings.tiling.size))
         reader = partial(Reader, city.mosaic, cell.image)
         tiles = read_tiles(reader, settings.tiling.tiling, cell.core, device=device)

@@ -19,11 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class Noted(NamedTuple):
-    """What a tensor was made of, as long as nobody changes one of them in place."""
+    """Origin of a tensor, as long as nobody changes it or what it was made of in place."""
 
     tensors: tuple[Tensor, ...]
     versions: tuple[int, ...]
-    """Of these, and of what was made."""
+    """Versions of these, and of the tensor."""
 
     @classmethod
     def of(cls, made: Tensor, *tensors: Tensor) -> Noted:

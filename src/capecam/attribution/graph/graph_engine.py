@@ -34,7 +34,7 @@ MAX_GRAPHS = 16
 
 
 class Kind(NamedTuple):
-    """What a graph is fixed to."""
+    """Properties of a batch that a graph is fixed to."""
 
     shape: torch.Size
     """Of the pixels, (B, 3, H, W)."""

@@ -31,7 +31,7 @@ MAX_SESSIONS = 8
 
 
 class Kind(NamedTuple):
-    """What a session is fixed to."""
+    """Properties of a batch that a session is fixed to."""
 
     size: int
     """Edge of the tiles."""

@@ -40,9 +40,10 @@ class ReplayingEngine(Engine):
         self._seen: Counter[Hashable] = Counter()
 
     def at(self, precision: str, methods: Sequence[str] | None = None) -> Self:
-        """Return an engine at another precision that shares this one's network, but no replays."""
+        """Return an engine that shares this one's network, and replays if it computes the same."""
         engine = super().at(precision, methods)
-        engine.replays, engine._seen = {}, Counter()
+        if (engine.precision, engine.methods) != (self.precision, self.methods):
+            engine.replays, engine._seen = {}, Counter()
         return engine
 
     def explain(
