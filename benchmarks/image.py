@@ -41,7 +41,7 @@ def main() -> None:
         image, out = Path(folder) / "image.tif", Path(folder) / "out"
         draw(image, arguments.size, arguments.size)
         scale = Path(folder) / "scale"
-        given = {"sources": [str(image)], "compute.device": str(device)}
+        given = {"sources": [str(image)], "compute.device": str(device), "objects.explain": "none"}
         run(load_settings(None, {**given, "out": str(scale)}), model=model)
         settings = load_settings(
             None, {**given, "out": str(out), "explain.calibration": str(scale / "run.json")}

@@ -122,6 +122,7 @@ def test_finish(bounds: Path, tmp_path: Path) -> None:
     assert len({row["detections"] for row in rows}) == 1
 
 
+@pytest.mark.timeout(600)  # two runs of an untrained network, whose objects are many
 def test_image(tmp_path: Path) -> None:
     (row,) = benchmark("image", tmp_path / "image.csv", "--size", 320, "--rounds", 1)
     assert float(row["share"]) > 0

@@ -53,8 +53,7 @@ def check_explanation(found: Explanation, classes: int = 3) -> None:
         ("bf16", "predicted"),
         *(
             pytest.param(precision, score, marks=pytest.mark.thorough)
-            for precision in PRECISIONS
-            for score in ("mean", "predicted")
+            for precision, score in zip(PRECISIONS, ("mean", "predicted") * 2, strict=True)
         ),
     ],
 )
