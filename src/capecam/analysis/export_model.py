@@ -52,7 +52,7 @@ class Exported:
 
     path: Path
     size: int
-    """Of the file in bytes."""
+    """Size of the file in bytes."""
     errors: Mapping[str, float]
     """Largest difference to PyTorch's results by name, relative to the range of each class."""
     decisive: Mapping[str, float]

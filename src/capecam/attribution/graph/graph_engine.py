@@ -37,7 +37,7 @@ class Kind(NamedTuple):
     """Properties of a batch that a graph is fixed to."""
 
     shape: torch.Size
-    """Of the pixels, (B, 3, H, W)."""
+    """Shape of the pixels, (B, 3, H, W)."""
     classes: tuple[int, ...] | None
 
 

@@ -22,9 +22,9 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     dtype: torch.dtype | None
-    """Of the result; None if it is a tuple."""
+    """Type of the result; None if it is a tuple."""
     shape: tuple[Size, ...]
-    """Of the result, or of the first of a tuple."""
+    """Shape of the result, or of the first of a tuple."""
     outputs: frozenset[int]
     """Indices of the results of a tuple that are read."""
 
