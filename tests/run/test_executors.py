@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -56,6 +57,16 @@ def test_an_interrupted_run_ends_cleanly_within_seconds(city, tmp_path, number, 
     assert not in_the_making(out)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert "continues where it stopped" in out.with_suffix(".log").read_text()
+
+
+def test_a_run_that_gives_up_stops_its_workers_first(city, tmp_path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(city / "images", tmp_path / "images")
+    spoiled = tmp_path / "images" / "5.tif"
+    spoiled.write_bytes(spoiled.read_bytes()[:4000])
+    options = ("--max-failures", "0", "--out", out)
+    capecam("run", tmp_path / "images", "--config", city / "city.yaml", *options, code=3)
+    assert not in_the_making(out)
 
 
 @pytest.mark.thorough

@@ -45,6 +45,8 @@ class Executor(Protocol):
     ) -> Generator[Result, None, None]:
         """Do all work, and yield the results in the order in which they end.
 
+        Closed before its end, it has stopped what was still running.
+
         Args:
             run: with the constants that :meth:`prepare` has returned.
             work: cells and objects of the run, taken one by one, when there is a worker for the
@@ -125,7 +127,6 @@ class ProcessExecutor(Executor):
     """
 
     def __init__(self, settings: Settings, devices: Sequence[str]) -> None:
-        self._closing = False
         self.count = len(devices)
         self._workers = [WorkerProcess(_on_device(settings, d, devices.count(d))) for d in devices]
 
@@ -151,11 +152,12 @@ class ProcessExecutor(Executor):
         """See :class:`Executor`."""
         pending = WorkQueue(work)
         events: queue.Queue[Event] = queue.Queue()
+        stopping = threading.Event()
 
         def serve(worker: WorkerProcess) -> None:
             suspects: list[Work] = []  # in progress when it died
             try:
-                while not self._closing:
+                while not stopping.is_set():
                     alone = bool(suspects)
                     first = suspects.pop() if alone else pending.take()
                     if first is None:
@@ -175,15 +177,23 @@ class ProcessExecutor(Executor):
             else:
                 events.put(None)
 
-        for worker in self._workers:
-            threading.Thread(target=serve, args=(worker,), daemon=True).start()
-        lost = yield from _results(events, self.count, on_tiles)
+        threads = [threading.Thread(target=serve, args=(w,), daemon=True) for w in self._workers]
+        for thread in threads:
+            thread.start()
+        try:
+            lost = yield from _results(events, self.count, on_tiles)
+        except BaseException:  # also that the caller has closed it
+            stopping.set()
+            for worker, thread in zip(self._workers, threads, strict=True):
+                while thread.is_alive():  # it may be about to start its worker
+                    worker.stop()
+                    thread.join(0.1)
+            raise
         if lost is not None and pending.returned:
             raise lost
 
     def __exit__(self, *_: object) -> None:
-        """Stop the workers; the cells that they were processing are processed again later."""
-        self._closing = True
+        """Stop the workers."""
         for worker in self._workers:
             worker.stop()
 
