@@ -18,7 +18,6 @@ import statistics
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -26,8 +25,8 @@ from torch import Tensor
 
 from capecam.analysis.benchmark.measure import machine, seconds
 from capecam.analysis.benchmark.table import commit
-from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
-from capecam.api import Engine, Model, load_model, load_settings
+from capecam.analysis.benchmark.workload import sample_model, sample_tiles, untrained_model
+from capecam.api import Engine, Model
 from capecam.attribution.graph.graph_engine import GraphEngine
 from capecam.attribution.graph.onnx_engine import OnnxEngine
 from capecam.attribution.graph.onnx_session import largest_errors
@@ -57,12 +56,6 @@ def rows_of(model: Model) -> list[Row]:
     onnx.tolerance = math.inf
     autograd = Engine(model, METHODS)
     return [Row("autograd", autograd), Row("captured graph", graph), Row("onnxruntime", onnx)]
-
-
-def sample_model() -> Model:
-    """Load the trained model that comes with the package."""
-    data = Path(str(files("capecam.demo") / "data"))
-    return load_model(data / "sample_model.safetensors", load_settings(data / "demo.yaml").model)
 
 
 def measure(model: Model, tiles: Tensor, rounds: int) -> list[dict[str, object]]:

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -31,8 +30,8 @@ from torch.fx import GraphModule
 from torch.profiler import ProfilerActivity, profile
 
 from capecam.analysis.benchmark.measure import peak_mb, seconds, synchronize
-from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
-from capecam.api import Engine, Model, load_model, load_settings
+from capecam.analysis.benchmark.workload import sample_model, sample_tiles, untrained_model
+from capecam.api import Engine, Model
 from capecam.attribution.comparison import map_error
 from capecam.attribution.device import HALF, pick_device, repeatable
 from capecam.attribution.graph.capture import capture
@@ -278,12 +277,6 @@ def tiles_of(count: int, size: int) -> Tiles:
     drawn = sample_tiles(min(count, 32), size)
     pixels = drawn.repeat(-(-count // len(drawn)), 1, 1, 1)[:count]
     return pixels, torch.ones_like(pixels[:, 0], dtype=torch.bool)
-
-
-def sample_model() -> Model:
-    """Load the trained model that comes with the package."""
-    data = Path(str(files("capecam.demo") / "data"))
-    return load_model(data / "sample_model.safetensors", load_settings(data / "demo.yaml").model)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterator
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +33,7 @@ from torch import Tensor
 
 from capecam.analysis.benchmark.measure import machine
 from capecam.analysis.benchmark.table import commit
-from capecam.api import load_model, load_settings
+from capecam.analysis.benchmark.workload import sample_model
 from capecam.attribution.methods import GUIDED
 from capecam.demo.canvas import covers_centres
 from capecam.demo.scene import draw_scene
@@ -77,8 +76,7 @@ def targets() -> Iterator[Target]:
 
 def measure(count: int) -> list[dict[str, object]]:
     """Return a row for each method, score and layer, and for the baselines."""
-    data = Path(str(files("capecam.demo") / "data"))
-    model = load_model(data / "sample_model.safetensors", load_settings(data / "demo.yaml").model)
+    model = sample_model()
     model.network.to(memory_format=torch.channels_last)
     explainer = Explainer(model)
     areas, inside, near = [], [], []

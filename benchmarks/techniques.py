@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from unittest.mock import patch
 
@@ -27,8 +26,8 @@ from torch import Tensor, nn
 from capecam.analysis.benchmark.measure import machine, seconds, synchronize
 from capecam.analysis.benchmark.notebook import Notebook
 from capecam.analysis.benchmark.table import commit
-from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
-from capecam.api import Engine, Model, load_model, load_settings
+from capecam.analysis.benchmark.workload import sample_model, sample_tiles, untrained_model
+from capecam.api import Engine, Model
 from capecam.attribution.backward import replace_backward
 from capecam.attribution.comparison import map_error, pearson
 from capecam.attribution.graph.graph_engine import GraphEngine
@@ -290,12 +289,6 @@ def class_blindness(device: torch.device, size: int) -> str:
         lowest = min(pearson(strength[:, i], strength[:, j]).min().item() for i, j in pairs)
         lines.append(f"{model.architecture}: {lowest:.4f}")
     return "guided gradients of two classes correlate at least by: " + "; ".join(lines)
-
-
-def sample_model() -> Model:
-    """Load the trained model that comes with the package."""
-    data = Path(str(files("capecam.demo") / "data"))
-    return load_model(data / "sample_model.safetensors", load_settings(data / "demo.yaml").model)
 
 
 def main() -> None:

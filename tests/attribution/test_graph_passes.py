@@ -13,15 +13,12 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from capecam.attribution.comparison import map_error
+from capecam.attribution.graph.batch_norms import BATCH_NORMS
 from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.cost import count_cost
 from capecam.attribution.graph.fake import CudaOperations
 from capecam.attribution.graph.graph_engine import difference
-from capecam.attribution.graph.network_passes import (
-    NORMS,
-    fold_batch_norms,
-    use_channels_last,
-)
+from capecam.attribution.graph.network_passes import fold_batch_norms, use_channels_last
 from capecam.attribution.graph.passes import compute_constants, share_equal
 from capecam.attribution.maps import Explanation
 from capecam.settings import METHODS
@@ -134,7 +131,7 @@ def test_one_and_true_are_not_equal() -> None:
 
 def test_batch_norms_are_folded_in_16_bits() -> None:
     graph = graph_of("FPN", "bf16")
-    norms = [node for node in graph.graph.nodes if node.target in NORMS]
+    norms = [node for node in graph.graph.nodes if node.target in BATCH_NORMS]
     count = fold_batch_norms(graph, *tiles())
     assert len(norms) - 1 <= count <= len(norms)  # the target layer's convolution is read twice
     batch, exact = tiles(seed=2), captured("FPN", "fp32")(*tiles(seed=2))

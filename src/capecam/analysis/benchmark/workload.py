@@ -1,17 +1,20 @@
-"""Default network and tiles of the benchmark."""
+"""Networks and tiles of the benchmarks."""
 
 from __future__ import annotations
 
 import math
+from importlib.resources import files
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from capecam.demo.scene import MIN_SIDE_PX, draw_scene
 from capecam.model.architecture import build_network
-from capecam.model.model import Model
+from capecam.model.model import Model, load_model
 from capecam.model.normalisation import Normalisation
 from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD, ModelSettings
+from capecam.settings.loading import load as load_settings
 
 ARCHITECTURE, ENCODER, LAYER = "FPN", "resnext50_32x4d", "encoder.layer4.2.conv3"
 """Architecture of the original checkpoint, which cannot be distributed."""
@@ -40,6 +43,12 @@ def untrained_model(tiles: Tensor) -> Model:
     network.eval().requires_grad_(False)
     name = f"{ARCHITECTURE} ({ENCODER}), untrained"
     return Model(network, CAPE_TOWN_CLASSES, scaling, LAYER, name, "0" * 64, ())
+
+
+def sample_model() -> Model:
+    """Load the trained network that comes with the package."""
+    data = Path(str(files("capecam.demo") / "data"))
+    return load_model(data / "sample_model.safetensors", load_settings(data / "demo.yaml").model)
 
 
 def _settle(network: nn.Module, x: Tensor) -> None:

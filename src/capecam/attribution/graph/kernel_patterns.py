@@ -12,11 +12,11 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
+from capecam.attribution.graph.batch_norms import BATCH_NORMS, BatchNorm, read_batch_norm
 from capecam.attribution.graph.storage import Storages, alike
 
 aten = torch.ops.aten
 
-_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)
 _ADDS = (aten.add.Tensor, aten.add_.Tensor)
 _RELUS = (aten.relu.default, aten.relu_.default)
 
@@ -32,17 +32,6 @@ class Convolution:
     groups: int
     transposed: bool
     """It is the gradient."""
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """Arguments of a batch norm with fixed statistics."""
-
-    weight: Node | None
-    bias: Node | None
-    mean: Node
-    variance: Node
-    eps: float
 
 
 def arguments(node: Node) -> Any:
@@ -67,14 +56,6 @@ def read_convolution(node: Node) -> Convolution | None:
     return Convolution(weight, bias, stride[0], padding[0], groups, transposed)
 
 
-def read_norm(node: Node) -> Norm | None:
-    """Return the batch norm that a node computes; None if it is none, or makes statistics."""
-    if node.target not in _NORMS:
-        return None
-    _, weight, bias, mean, variance, training, _, eps = arguments(node)
-    return None if training or mean is None else Norm(weight, bias, mean, variance, eps)
-
-
 @dataclass(frozen=True, slots=True)
 class Chain:
     """Operations, each of which is the only reader of the one before it."""
@@ -83,7 +64,7 @@ class Chain:
     """In the order of the graph."""
     x: Node
     """Read by the first."""
-    norm: Norm | None = None
+    norm: BatchNorm | None = None
     other: Node | None = None
     """Added."""
     mask: Node | None = None
@@ -183,13 +164,13 @@ class Chains:
         return all(self._alike(node, summand) for summand in node.args)
 
     def _with_norm(self, chain: Chain) -> Chain:
-        norm = self._reader(chain.end, *_NORMS)
+        norm = self._reader(chain.end, *BATCH_NORMS)
         if norm is None or norm.args[0] is not chain.end or not self._accepts(norm):
             return chain
         result = self._reader(norm, getitem)
         if result is None or result.args[1] != 0:
             return chain
-        return replace(chain, nodes=(*chain.nodes, norm, result), norm=read_norm(norm))
+        return replace(chain, nodes=(*chain.nodes, norm, result), norm=read_batch_norm(norm))
 
     def _with_sum(self, chain: Chain) -> Chain:
         add = self._reader(chain.end, *_ADDS)

@@ -9,24 +9,20 @@ end instead of one after each operation, and batch norms as a factor and a summa
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import count
-from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 
+from capecam.attribution.graph.batch_norms import BatchNorm, read_batch_norm
+from capecam.attribution.graph.constants import Constants
 from capecam.attribution.graph.kernel_patterns import (
     Chain,
     Chains,
     Convolution,
-    Norm,
     read_convolution,
-    read_norm,
 )
 from capecam.attribution.graph.storage import Storages
 from capecam.errors import SettingsError
@@ -84,55 +80,6 @@ def _operations() -> ModuleType:
     return kernel_operations
 
 
-class Constants:
-    """Values of a graph that depend on its weights alone.
-
-    Args:
-        graph: new constants become its buffers.
-    """
-
-    def __init__(self, graph: GraphModule) -> None:
-        self._graph = graph
-        self._values: dict[object, Tensor | None] = {}
-
-    def value(self, node: Node) -> Tensor | None:
-        """Return the value of a node; None if it depends on the inputs."""
-        key = self.key(node)
-        if key not in self._values:
-            self._values[key] = self._computed(node)
-        return self._values[key]
-
-    def key(self, node: Node) -> object:
-        """Return what nodes of one value share: the name of an attribute, or the node itself."""
-        return node.target if node.op == "get_attr" else node
-
-    def register(self, values: Tensor) -> str:
-        """Make a new constant of the graph, and return its name."""
-        name = next(name for i in count() if not hasattr(self._graph, name := f"_for_kernels{i}"))
-        self._graph.register_buffer(name, values)
-        return name
-
-    def _computed(self, node: Node) -> Tensor | None:
-        if node.op == "get_attr":
-            found = attrgetter(str(node.target))(self._graph)
-            return found.detach() if isinstance(found, Tensor) else None
-        values = {arg: self.value(arg) for arg in node.all_input_nodes}
-        if not _is_pure(node) or not values or any(value is None for value in values.values()):
-            return None
-        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-        with torch.no_grad():
-            result = node.target(*args, **kwargs)  # type: ignore[operator]
-        return result if isinstance(result, Tensor) else None
-
-
-def _is_pure(node: Node) -> bool:
-    """Return True for an operation that gives one result for one operand, and changes nothing."""
-    target = node.target
-    if not isinstance(target, OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
-        return False
-    return not target._schema.is_mutable
-
-
 class _Rewriter:
     """Finds chains of operations, and replaces each by one call."""
 
@@ -147,7 +94,7 @@ class _Rewriter:
         self._graph, self._storages, self._operations = graph, storages, operations
         self._kinds, self._tf32 = kinds, tf32
         self._constants = Constants(graph)
-        self._weights: dict[object, str] = {}
+        self._weights: dict[object, Node] = {}
         self._replaced: dict[Node, Node] = {}
 
     def run(self) -> int:
@@ -165,8 +112,8 @@ class _Rewriter:
 
     def _accepts(self, node: Node) -> bool:
         """Return True for a convolution that there is a kernel for, or a fixed batch norm."""
-        if norm := read_norm(node):
-            return self._are_constant(norm.weight, norm.bias, norm.mean, norm.variance)
+        if norm := read_batch_norm(node):
+            return self._constants.are_known(*norm.parameters)
         conv = read_convolution(node)
         if conv is None or (DENSE if conv.groups == 1 else GROUPED) not in self._kinds:
             return False
@@ -176,10 +123,7 @@ class _Rewriter:
         shape = weight.shape
         plain = conv.padding == shape[-1] // 2 and conv.stride <= STRIDES
         known: bool = self._operations.has_kernel(shape, conv.groups)
-        return plain and known and self._are_constant(conv.bias)
-
-    def _are_constant(self, *nodes: Node | None) -> bool:
-        return all(node is None or self._constants.value(node) is not None for node in nodes)
+        return plain and known and self._constants.are_known(conv.bias)
 
     def _replace(self, chain: Chain) -> None:
         """Put one call in the place of a chain's last operation."""
@@ -226,32 +170,20 @@ class _Rewriter:
 
     def _weight(self, conv: Convolution) -> Node:
         """Return the packed weight; calls share it."""
-        key = (self._constants.key(conv.weight), conv.transposed)
+        key = (conv.weight.target if conv.weight.op == "get_attr" else conv.weight, conv.transposed)
         if key not in self._weights:
-            weight = self._constants.value(conv.weight)
+            weight = self._constants.tensor(conv.weight)
             packed = self._operations.packed_weight(weight, conv.groups, conv.transposed)
-            self._weights[key] = self._constants.register(packed)
-        return self._graph.graph.get_attr(self._weights[key])
+            self._weights[key] = self._constants.add(packed)
+        return self._graph.graph.get_attr(str(self._weights[key].target))
 
-    def _factors(self, norm: Norm | None, bias: Node | None) -> tuple[Node | None, Node | None]:
+    def _factors(
+        self, norm: BatchNorm | None, bias: Node | None
+    ) -> tuple[Node | None, Node | None]:
         """Return the factor and the summand of every channel, for batch norm and bias."""
-        if norm is None:
-            return None, None if bias is None else self._attribute(self._double(bias))
-        factor = 1 / (self._double(norm.variance) + norm.eps).sqrt()
-        if norm.weight is not None:
-            factor = factor * self._double(norm.weight)
-        shift = -self._double(norm.mean) * factor
-        if bias is not None:
-            shift = shift + self._double(bias) * factor
-        if norm.bias is not None:
-            shift = shift + self._double(norm.bias)
-        return self._attribute(factor), self._attribute(shift)
-
-    def _double(self, node: Node) -> Tensor:
-        value = self._constants.value(node)
-        if value is None:
-            raise TypeError(f"{node} is not a constant")
-        return value.double()
-
-    def _attribute(self, values: Tensor) -> Node:
-        return self._graph.graph.get_attr(self._constants.register(values.float()))
+        if norm is not None:
+            factor, shift = norm.factors(self._constants, bias)
+            return self._constants.add(factor.float()), self._constants.add(shift.float())
+        if bias is None:
+            return None, None
+        return None, self._constants.add(self._constants.tensor(bias).float())

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-aten = torch.ops.aten
+from capecam.attribution.graph.batch_norms import BatchNorm, read_batch_norm, unconverted
+from capecam.attribution.graph.constants import Constants
 
-NORMS: tuple[object, ...] = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)
-"""Batch norms as they are captured on a CPU and on a GPU; their first arguments are alike."""
+aten = torch.ops.aten
 
 CONVOLUTIONS: dict[object, int] = {
     aten.convolution.default: 1,
@@ -31,83 +31,45 @@ GROUP_NORMS = {
 """Places of the arguments that CUDA's kernels expect in the order of their axes."""
 
 
-@torch.no_grad()
 def fold_batch_norms(graph: GraphModule, *_inputs: Tensor) -> int:
     """Put batch norms into the weights of the convolutions before them, where those have 16 bits.
 
     There a batch norm moves as many bytes as the convolution; in float32 folding would open and
     close ReLUs for as little. The product is taken in float64, and rounded once.
     """
-    norms = [node for node in graph.graph.nodes if _can_fold(graph, node)]
-    for norm in norms:
-        _fold(graph, norm)
+    constants, folded = Constants(graph), 0
+    for node in list(graph.graph.nodes):
+        norm = read_batch_norm(node)
+        if norm is not None and _can_fold(constants, node, norm):
+            _fold(graph, constants, node, norm)
+            folded += 1
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    return len(norms)
+    return folded
 
 
-def _can_fold(graph: GraphModule, norm: Any) -> bool:
+def _can_fold(constants: Constants, node: Node, norm: BatchNorm) -> bool:
     """Return True for a batch norm that alone reads a convolution of 16 bits."""
-    if norm.target not in NORMS or norm.args[5]:
+    convolution: Any = norm.x
+    if convolution.target is not aten.convolution.default or len(convolution.users) > 1:
         return False
-    convolution, users = norm.args[0], list(norm.users)
-    plain = isinstance(convolution, Node) and convolution.target is aten.convolution.default
-    if not plain or convolution.args[6] or len(convolution.users) > 1:  # args[6]: it is transposed
-        return False
-    if len(users) != 1 or users[0].target is not getitem:
-        return False
-    constants = (*norm.args[1:5], *(x for x in convolution.args[1:3] if x is not None))
-    known = all(_constant(graph, x) is not None for x in constants)
-    return known and _dtype(graph, convolution.args[1]).itemsize == 2
+    _, weight, bias, _, _, _, transposed, *_ = convolution.args
+    alone = [user.target for user in node.users] == [getitem]
+    known = constants.are_known(*norm.parameters, weight, bias)
+    return alone and known and not transposed and constants.tensor(weight).itemsize == 2
 
 
-def _constant(graph: GraphModule, node: Any) -> Tensor | None:
-    """Return the value of a constant, or of the one that a node converts; None if there is none."""
-    if isinstance(node, Node) and node.target is aten._to_copy.default:
-        node = node.args[0]
-    if not isinstance(node, Node) or node.op != "get_attr":
-        return None
-    value: Tensor = attrgetter(str(node.target))(graph)
-    return value
-
-
-def _exact(graph: GraphModule, node: Any) -> Tensor:
-    """Return the value of a constant before its conversion, in float64."""
-    value = _constant(graph, node)
-    if value is None:
-        raise ValueError(f"{node} is not a constant of the graph")
-    return value.double()
-
-
-def _dtype(graph: GraphModule, node: Any) -> torch.dtype:
-    """Return the type of a constant, after its conversion."""
-    if node.target is aten._to_copy.default:
-        dtype: torch.dtype = node.kwargs["dtype"]
-    else:
-        dtype = attrgetter(node.target)(graph).dtype
-    return dtype
-
-
-def _fold(graph: GraphModule, norm: Any) -> None:
-    convolution, epsilon = norm.args[0], norm.args[7]
+def _fold(graph: GraphModule, constants: Constants, node: Node, norm: BatchNorm) -> None:
+    convolution: Any = norm.x
     x, weight, bias, *geometry = convolution.args
-    gamma, beta, mean, variance = (_exact(graph, node) for node in norm.args[1:5])
-    factor, dtype = gamma / (variance + epsilon).sqrt(), _dtype(graph, weight)
-    shift = beta - mean * factor
-    if bias is not None:
-        shift += _exact(graph, bias) * factor
-    folded = (_exact(graph, weight) * factor[:, None, None, None]).to(dtype)
+    factor, shift = norm.factors(constants, bias)
+    folded = constants.tensor(unconverted(weight)).double() * factor[:, None, None, None]
+    dtype = constants.tensor(weight).dtype
     with graph.graph.inserting_before(convolution):
-        new_weight = _new_constant(graph, f"_folded_weight_{norm.name}", folded)
-        new_bias = _new_constant(graph, f"_folded_bias_{norm.name}", shift.to(dtype))
+        new_weight, new_bias = constants.add(folded.to(dtype)), constants.add(shift.to(dtype))
     convolution.args = (x, new_weight, new_bias, *geometry)
-    (result,) = norm.users
+    (result,) = node.users
     result.replace_all_uses_with(convolution)
-
-
-def _new_constant(graph: GraphModule, name: str, value: Tensor) -> Node:
-    graph.register_buffer(name, value, persistent=False)
-    return graph.graph.get_attr(name)
 
 
 @torch.no_grad()
@@ -141,6 +103,6 @@ def _weights(graph: GraphModule) -> Iterator[Any]:
     for node in graph.graph.nodes:
         if node.target in CONVOLUTIONS:
             weight: Any = node.args[CONVOLUTIONS[node.target]]
-            source = weight.args[0] if weight.target is aten._to_copy.default else weight
+            source = unconverted(weight)
             if source.op == "get_attr":
                 yield source
