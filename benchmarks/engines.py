@@ -30,6 +30,7 @@ from capecam.api import Engine, Model
 from capecam.attribution.graph.graph_engine import GraphEngine
 from capecam.attribution.graph.onnx_engine import OnnxEngine
 from capecam.attribution.graph.onnx_session import largest_errors
+from capecam.runtime.heap import keep_heap
 
 METHODS = ("gradcam", "gradcampp", "guided_gradcam")
 CPU = torch.device("cpu")
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["all", "original", "sample"], default="all")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/engines.csv"))
     arguments = parser.parse_args()
+    keep_heap()
     tiles = sample_tiles(arguments.batch, arguments.size, seed=1)
     models = {"original": lambda: untrained_model(tiles), "sample": sample_model}
     names = list(models) if arguments.model == "all" else [arguments.model]

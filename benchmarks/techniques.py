@@ -32,9 +32,11 @@ from capecam.attribution.backward import replace_backward
 from capecam.attribution.comparison import map_error, pearson
 from capecam.attribution.graph.graph_engine import GraphEngine
 from capecam.attribution.methods import GUIDED, SHARED, ReluSwitch, SwitchedReLU, predicted
+from capecam.runtime.heap import keep_heap
 
 METHODS = ("gradcam", "gradcampp", GUIDED)
 METHODS_SHARED = ("gradcam", "gradcampp", SHARED)
+BACKWARD = "capecam.attribution.backward"
 ENGINE = "capecam.attribution.engine"
 ACCURACY_TILES = 8
 DETECTED_TILES = 40
@@ -78,6 +80,7 @@ def engine(
     max_tiles: int | None = None,
     methods: Sequence[str] = METHODS,
     precision: str = "fp32",
+    phases: bool = True,
     sums: bool = True,
     channels_last: bool = False,
 ) -> Callable[[Model], Explain]:
@@ -87,12 +90,16 @@ def engine(
         device, methods, precision: of the engine.
         prepare: in place of ``replace_backward``.
         max_tiles: of the engine.
+        phases: False for the stem's gradient as a transposed convolution (``attribution.phases``).
         sums: False for gradients at full resolution (``attribution.block_sums``).
         channels_last: of the forward, too.
     """
 
     def build(model: Model) -> Explain:
-        with patch(f"{ENGINE}.replace_backward", prepare) if prepare else nullcontext():
+        with (
+            patch(f"{ENGINE}.replace_backward", prepare) if prepare else nullcontext(),
+            nullcontext() if phases else patch(f"{BACKWARD}.takes_phases", lambda _: False),
+        ):
             engine = Engine(model, methods, device=device, precision=precision)
         engine.max_tiles = max_tiles or engine.max_tiles
         if channels_last:
@@ -130,8 +137,9 @@ def rows(device: torch.device) -> tuple[list[Row], list[Row]]:
             1,
             engine(device, lean, sums=False),
         ),
-        Row("gradients channels-last", 1, engine(device, sums=False)),
-        Row("4 tiles together", 4, engine(device, sums=False)),
+        Row("gradients channels-last", 1, engine(device, phases=False, sums=False)),
+        Row("4 tiles together", 4, engine(device, phases=False, sums=False)),
+        Row("the stem's gradient by phases", 4, engine(device, sums=False)),
         Row("true gradients of FPN as block sums", 4, engine(device)),
         Row("the passes as a graph, memory written again", 4, partial(graph, device)),
     ]
@@ -299,6 +307,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/techniques.csv"))
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    keep_heap()
     synchronize(device)
     print(class_blindness(device, arguments.size), flush=True)
     measured = [

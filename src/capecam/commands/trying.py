@@ -75,7 +75,9 @@ def bench_command(
     """Measure the speed of heatmaps here and in other libraries."""
     from capecam.analysis.benchmark.run import Extent, bench_settings
     from capecam.analysis.benchmark.table import benchmark_table, write_csv
+    from capecam.runtime.heap import keep_heap
 
+    keep_heap()  # as workers do; every library has it
     settings = load(config, {"checkpoint": checkpoint, "compute.device": device})
     say = (lambda _: None) if quiet() else (lambda line: print(line, file=sys.stderr, flush=True))
     extent = Extent(_numbers(batch), rounds, with_peers=peers)

@@ -15,6 +15,7 @@ from capecam.pipeline.cell_runner import CellRunner, Result, Work
 from capecam.pipeline.preparation import RunConstants
 from capecam.runtime import logs
 from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
+from capecam.runtime.heap import keep_heap
 from capecam.settings import Settings
 from capecam.store.records import RunRecord
 from capecam.store.staleness import ImageHashes
@@ -31,11 +32,6 @@ class _Reading:
 
 class _Ready:
     """Message of a worker: it can begin the next work."""
-
-
-KEEP_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-"""Variables of glibc, so that it keeps the memory of a batch for the next one, instead of paging it
-in again (docs/performance.md)."""
 
 
 class WorkerProcess:
@@ -58,7 +54,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process; it loads the network at the first request."""
         self._has_city, self.reading = False, ()
-        environment, compute = dict(KEEP_HEAP), self._settings.compute
+        environment, compute = dict[str, str](), self._settings.compute
         if compute.device == "cpu" and (compute.workers or 1) > 1:
             threads = max(1, (os.cpu_count() or 1) // (compute.workers or 1))
             environment["OMP_NUM_THREADS"] = str(threads)
@@ -149,6 +145,7 @@ class WorkerProcess:
 def _serve(parent: ParentConnection, settings: Settings, level: int) -> None:
     """Answer requests: a function below and its arguments."""
     logs.configure(level)
+    keep_heap()
     runner: CellRunner | None = None
     with gdal_settings():
         while True:
