@@ -136,10 +136,9 @@ class Subject:
 class Benchmark:
     """Measurement of cases on a device."""
 
-    def __init__(self, device: torch.device, size: int, rounds: int) -> None:
+    def __init__(self, model: Model, device: torch.device, size: int, rounds: int) -> None:
         self._device, self._size, self._rounds = device, size, rounds
-        self._model = untrained_model(sample_tiles(4, size))
-        self._sample = sample_model()
+        self._model, self._sample = model, sample_model()
         self._accuracy_tiles = tiles_of(ACCURACY_TILES, size)
         with repeatable("fp32"):
             self._exact = self._subject(self._sample, "fp32", self._accuracy_tiles).after(AUTOGRAD)(
@@ -286,6 +285,7 @@ def main() -> None:
     parser.add_argument("--batch", default=",".join(map(str, BATCHES)))
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", choices=["original", "sample"], default="original")
     parser.add_argument("--seconds", type=float, default=420, help="no case begins later")
     parser.add_argument("--count", action="store_true", help="count, and measure nothing")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/graph-steps.csv"))
@@ -298,7 +298,9 @@ def main() -> None:
             print({key: value for key, value in row.items() if value is not None}, flush=True)
             append_rows(arguments.csv, [row | environment("cpu") | {"machine": "no values"}])
         return
-    benchmark = Benchmark(device, arguments.size, arguments.rounds)
+    original = arguments.model == "original"
+    model = untrained_model(sample_tiles(4, arguments.size)) if original else sample_model()
+    benchmark = Benchmark(model, device, arguments.size, arguments.rounds)
     batches = [int(size) for size in arguments.batch.split(",")]
     left_out = []
     for case in cases(device, arguments.precision.split(","), batches):

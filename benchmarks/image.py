@@ -1,6 +1,6 @@
 """Compare a whole run of an image with the engine alone: the cost of reading to tracing.
 
-Usage: image.py [--size PX] [--rounds N] [--device NAME] [--csv FILE]
+Usage: image.py [--size PX] [--stride PX] [--rounds N] [--device NAME] [--csv FILE]
 
 Untrained FPN resnext50_32x4d on a drawn image, nine maps, all products. The engine alone processes
 the same tiles in the same batches, read beforehand. Rounds alternate; seconds are medians.
@@ -31,6 +31,7 @@ from capecam.pipeline.tiles import batches, read_tiles
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=2500)
+    parser.add_argument("--stride", type=int, default=64, help="distance of tiles in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/image.csv"))
@@ -41,7 +42,10 @@ def main() -> None:
         image, out = Path(folder) / "image.tif", Path(folder) / "out"
         draw(image, arguments.size, arguments.size)
         scale = Path(folder) / "scale"
-        given = {"sources": [str(image)], "compute.device": str(device), "objects.explain": "none"}
+        given: dict[str, object] = {
+            "sources": [str(image)], "compute.device": str(device), "objects.explain": "none",
+            "tiling.stride": arguments.stride,
+        }  # fmt: skip
         run(load_settings(None, {**given, "out": str(scale)}), model=model)
         settings = load_settings(
             None, {**given, "out": str(out), "explain.calibration": str(scale / "run.json")}

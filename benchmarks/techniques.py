@@ -173,13 +173,15 @@ def accuracy(
     }
 
 
-def measure(device: torch.device, rounds: int, size: int) -> list[dict[str, object]]:
+def measure(
+    original: bool, device: torch.device, rounds: int, size: int
+) -> list[dict[str, object]]:
     """Measure every row in interleaved rounds."""
     waterfall, others = rows(device)
     every = [*waterfall, *others]
     tiles = sample_tiles(max(row.batch for row in every), size)
     valid = torch.ones_like(tiles[:, 0], dtype=torch.bool)
-    model = untrained_model(tiles[:4])
+    model = untrained_model(tiles[:4]) if original else sample_model()
     built = [row.build(model) for row in every]
     for n in range(rounds + 1):
         for row, explain in zip(every, built, strict=True):
@@ -304,6 +306,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=320, help="edge of a tile in pixels")
+    parser.add_argument("--model", choices=["original", "sample"], default="original")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/techniques.csv"))
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -316,7 +319,8 @@ def main() -> None:
     ]
     for row in measured:
         print(row, flush=True)
-    measured = measure(device, arguments.rounds, arguments.size) + measured
+    original = arguments.model == "original"
+    measured = measure(original, device, arguments.rounds, arguments.size) + measured
     where = {
         "machine": machine(device),
         "torch": torch.__version__,

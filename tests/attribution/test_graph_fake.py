@@ -47,33 +47,33 @@ def check_explanation(found: Explanation, classes: int = 3) -> None:
         assert found.heat[name].device == CUDA
 
 
+EACH_PRECISION = pytest.mark.parametrize(
+    "precision", ["bf16", pytest.param("fp32", marks=pytest.mark.thorough)]
+)
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("precision", "score"),
-    [
-        ("bf16", "predicted"),
-        *(
-            pytest.param(precision, score, marks=pytest.mark.thorough)
-            for precision, score in zip(PRECISIONS, ("mean", "predicted") * 2, strict=True)
-        ),
-    ],
+    [("bf16", "predicted"), *zip(PRECISIONS, ("mean", "predicted") * 2, strict=True)],
 )
 def test_the_cape_town_graph_runs_on_a_gpu(precision: str, score: str) -> None:
     graph = gpu_graph(cape_town_model(), precision, score)
     check_explanation(on_fake_cuda(graph, *TILES))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@EACH_PRECISION
 def test_the_graph_of_the_sample_model_runs_on_a_gpu(precision: str) -> None:
     check_explanation(on_fake_cuda(gpu_graph(sample_model(), precision), *TILES))
 
 
-@pytest.mark.parametrize("classes", [(0,), (0, 2)])
+@pytest.mark.parametrize("classes", [(0, 2), pytest.param((0,), marks=pytest.mark.thorough)])
 def test_the_graph_of_some_classes_runs_on_a_gpu(classes: tuple[int, ...]) -> None:
     graph = gpu_graph(sample_model(), "fp32", "predicted", classes)
     check_explanation(on_fake_cuda(graph, *TILES), len(classes))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@EACH_PRECISION
 def test_the_graph_runs_on_a_gpu_after_all_steps(precision: str) -> None:
     graph = gpu_graph(sample_model(), precision)
     take_steps(["folded", "constants", "channels_last"], graph, TILES)

@@ -23,7 +23,12 @@ from capecam.attribution.graph.passes import compute_constants, share_equal
 from capecam.attribution.maps import Explanation
 from capecam.settings import METHODS
 
-NETWORKS = [("tiny", "fp32"), ("FPN", "fp32"), ("FPN", "bf16"), ("UnetPlusPlus", "fp32")]
+NETWORKS = [
+    ("tiny", "fp32"),
+    ("FPN", "bf16"),
+    pytest.param("FPN", "fp32", marks=pytest.mark.thorough),
+    pytest.param("UnetPlusPlus", "fp32", marks=pytest.mark.thorough),
+]
 
 
 def tiles(size: int = 64, seed: int = 1) -> tuple[Tensor, Tensor]:

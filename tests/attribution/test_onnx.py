@@ -222,18 +222,27 @@ def test_the_sample_model() -> None:
     assert max(largest_errors(session(pixels), expected).values()) < 2e-5
 
 
-@pytest.mark.thorough
+NETWORKS = [
+    ("FPN", "resnext50_32x4d"), ("Unet", "mit_b0"), ("DeepLabV3Plus", "resnet18"),
+    ("MAnet", "resnet18"), ("PAN", "resnet18"), ("Segformer", "resnet18"),
+    ("FPN", "tu-mobilenetv3_small_100"),
+]  # fmt: skip
+
+MORE = [
+    *((name, "resnet18") for name in (
+        "FPN", "Unet", "UnetPlusPlus", "DeepLabV3", "Linknet", "PSPNet", "UPerNet"
+    )),
+    ("Unet", "mobilenet_v2"), ("FPN", "efficientnet-b0"), ("Unet", "se_resnet50"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("architecture", "encoder"),
     [
-        *((name, "resnet18") for name in (
-            "FPN", "Unet", "UnetPlusPlus", "DeepLabV3", "DeepLabV3Plus", "Linknet", "PSPNet",
-            "MAnet", "PAN", "UPerNet", "Segformer",
-        )),
-        ("FPN", "resnext50_32x4d"), ("Unet", "mobilenet_v2"), ("FPN", "efficientnet-b0"),
-        ("Unet", "se_resnet50"), ("Unet", "mit_b0"), ("FPN", "tu-mobilenetv3_small_100"),
+        *(pytest.param(*names, marks=pytest.mark.thorough) for names in NETWORKS),
+        *(pytest.param(*names, marks=pytest.mark.slow) for names in MORE),
     ],
-)  # fmt: skip
+)
 def test_architectures(architecture: str, encoder: str) -> None:
     """Compared with float64, as PyTorch is: untrained networks exaggerate roundings."""
     model = tiny_model(smp_network(architecture, encoder), None)

@@ -28,15 +28,10 @@ def run_cases(*options: str, interpret: bool) -> None:
     assert re.search(r"\d+ passed|\[100%\]", result.stdout)
 
 
+@pytest.mark.thorough
 def test_cases_in_the_interpreter() -> None:
     pytest.importorskip("triton", reason="the kernels are written in Triton")
-    run_cases(interpret=True)
-
-
-@pytest.mark.thorough
-def test_longer_cases_in_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="the kernels are written in Triton")
-    run_cases("-m", "thorough", interpret=True)
+    run_cases("-m", "thorough or not thorough", interpret=True)
 
 
 @pytest.mark.gpu
