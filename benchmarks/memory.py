@@ -30,6 +30,7 @@ from capecam.api import Model, load_model, load_settings, run
 from capecam.attribution.device import pick_device
 from capecam.demo.scene import draw_scene
 from capecam.model.model import Normalisation
+from capecam.runtime.heap import keep_heap
 from capecam.settings import CAPE_TOWN_CLASSES
 
 SIZES = ("12500x12500", "12500x25000")
@@ -122,7 +123,8 @@ def draw(path: Path, width: int, height: int) -> None:
 
 
 def measure(folder: Path, sample_model: bool) -> dict[str, object]:
-    """Run in this process and return the measurements."""
+    """Run in this process, as a worker does, and return the measurements."""
+    keep_heap()
     options: dict[str, object] = {
         "sources": [str(folder / "image.tif")],
         "out": str(folder / "out"),
