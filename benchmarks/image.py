@@ -1,6 +1,6 @@
 """Compare a whole run of an image with the engine alone: the cost of reading to tracing.
 
-Usage: image.py [--size PX] [--stride PX] [--rounds N] [--device NAME] [--csv FILE]
+Usage: image.py [--size PX] [--rounds N] [--device NAME] [--model NAME] [--csv FILE]
 
 Untrained FPN resnext50_32x4d on a drawn image, nine maps, all products. The engine alone processes
 the same tiles in the same batches, read beforehand. Rounds alternate; seconds are medians.
@@ -18,7 +18,7 @@ from pathlib import Path
 from memory import append_rows, draw, environment
 
 from capecam.analysis.benchmark.measure import seconds
-from capecam.analysis.benchmark.workload import sample_tiles, untrained_model
+from capecam.analysis.benchmark.workload import sample_model, sample_tiles, untrained_model
 from capecam.api import load_settings, run
 from capecam.attribution.autotune import auto_batch_size
 from capecam.attribution.device import pick_device
@@ -31,21 +31,19 @@ from capecam.pipeline.tiles import batches, read_tiles
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=2500)
-    parser.add_argument("--stride", type=int, default=64, help="distance of tiles in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--model", choices=["original", "sample"], default="original")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/image.csv"))
     arguments = parser.parse_args()
-    model = untrained_model(sample_tiles(4, 320))
+    original = arguments.model == "original"
+    model = untrained_model(sample_tiles(4, 320)) if original else sample_model()
     device = pick_device(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         image, out = Path(folder) / "image.tif", Path(folder) / "out"
         draw(image, arguments.size, arguments.size)
         scale = Path(folder) / "scale"
-        given: dict[str, object] = {
-            "sources": [str(image)], "compute.device": str(device), "objects.explain": "none",
-            "tiling.stride": arguments.stride,
-        }  # fmt: skip
+        given = {"sources": [str(image)], "compute.device": str(device), "objects.explain": "none"}
         run(load_settings(None, {**given, "out": str(scale)}), model=model)
         settings = load_settings(
             None, {**given, "out": str(out), "explain.calibration": str(scale / "run.json")}

@@ -123,7 +123,7 @@ def test_finish(bounds: Path, tmp_path: Path) -> None:
 
 
 def test_image(tmp_path: Path) -> None:
-    options = ("--size", 320, "--stride", 320, "--rounds", 1)
+    options = ("--size", 320, "--rounds", 1, "--model", "sample")
     (row,) = benchmark("image", tmp_path / "image.csv", *options)
     assert float(row["share"]) > 0
 
