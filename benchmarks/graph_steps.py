@@ -1,7 +1,7 @@
 """Measure what each step from a captured graph is worth, alone and all together.
 
 Usage: graph_steps.py [--device NAME] [--precision NAMES] [--batch SIZES] [--size PX] [--rounds N]
-       [--seconds S] [--count] [--csv FILE]
+       [--model NAME] [--seconds S] [--count] [--csv FILE]
 
 Nine maps of an untrained FPN resnext50_32x4d; seconds are medians of rounds. Kernels and bytes are
 counted on tensors without values, before a compiler fuses operations; launched kernels are counted

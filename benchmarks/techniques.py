@@ -1,6 +1,6 @@
 """Measure speed and accuracy of each technique of the engine, and of the rejected ones.
 
-Usage: techniques.py [--device NAME] [--rounds N] [--size PX] [--csv FILE]
+Usage: techniques.py [--device NAME] [--rounds N] [--size PX] [--model NAME] [--csv FILE]
 
 Nine maps of an untrained FPN resnext50_32x4d. Rounds are interleaved; seconds are medians. In the
 waterfall every row includes the techniques of the rows above it. Accuracy is measured with the
