@@ -34,6 +34,7 @@ from capecam.settings import CAPE_TOWN_CLASSES, ClassSettings
 from capecam.settings.loading import load
 from capecam.store.file_names import REPORT
 from capecam.store.object_store import StoredObject
+from capecam.store.run_folder import RunFolder
 from capecam.views.palette import EVIDENCE_COLORS, LIGHT_PAGE, MARK_CONTRAST, contrast
 from capecam.views.report import picture
 from capecam.views.report.captions import (
@@ -215,13 +216,17 @@ def test_the_same_command_makes_it_again_and_finish_does_too(small: Path, tmp_pa
     assert "left out" in Page(write_report(out, queue=0)).text
 
 
-def test_imagery_that_is_gone_is_said_and_stops_nothing(small: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(small, out)
+def without_imagery(out: Path, folder: Path) -> Path:
+    """Return a copy of a run whose images are gone."""
+    shutil.copytree(out, folder / "out")
     record = json.loads((out / "run.json").read_text())
-    record["settings"]["sources"] = [str(tmp_path / "nowhere")]
-    (out / "run.json").write_text(json.dumps(record))
-    page = Page(write_report(out))
+    record["settings"]["sources"] = [str(folder / "nowhere")]
+    (folder / "out" / "run.json").write_text(json.dumps(record))
+    return folder / "out"
+
+
+def test_imagery_that_is_gone_is_said_and_stops_nothing(small: Path, tmp_path: Path) -> None:
+    page = Page(write_report(without_imagery(small, tmp_path)))
     assert "No object has a picture" in page.text
     assert "there is no such file" in page.text
     pictures = [address for address in page.addresses if address.startswith("data:image")]
@@ -428,7 +433,7 @@ def test_intervals_that_are_not_known_are_not_printed(tmp_path: Path) -> None:
 def write_scored(out: Path, ends: list[float]) -> Path:
     """Write the report of a run whose scores have an interval each."""
     scored = scores(detections="1" * 64)
-    scored["classes"][0]["intervals_95"] = dict.fromkeys(("precision", "recall", "f1"), ends)
+    scored["classes"][0]["intervals_95"] = {"precision": ends, "recall": ends, "f1": ends}
     (out / "evaluation.json").write_text(json.dumps(scored))
     return write_report(out)
 
@@ -447,6 +452,23 @@ def test_the_map_has_a_picture_of_the_imagery_in_its_place(small: Path) -> None:
         drawn = np.asarray(image.convert("RGB"), float)
     blocks = (drawn - whole).reshape(40, 8, 80, 8, 3).mean(axis=(1, 3))
     assert np.abs(blocks).mean() < 2, "WebP loses the noise, and no place"
+
+
+def test_without_imagery_the_picture_is_of_the_classes(small: Path, tmp_path: Path) -> None:
+    run_folder = RunFolder.open(without_imagery(small, tmp_path))
+    drawn = picture.city_picture(run_folder, None)
+    assert drawn is not None
+    assert drawn.kind == "classes"
+    with Image.open(io.BytesIO(drawn.image)) as image:
+        pixels = np.asarray(image.convert("RGBA"), float)
+    table = gpd.read_parquet(small / "detections.parquet")
+    grid, edge = run_folder.grid, drawn.window.height / len(pixels)
+    hits = []
+    for shape, class_id in zip(table.geometry, table["class_id"], strict=True):
+        col, row = grid.to_pixels(shapely.get_coordinates(shape.representative_point()))[0]
+        *color, alpha = pixels[int(row // edge), int(col // edge)]
+        hits.append(alpha > 128 and np.argmax(color) == np.argmax(CAPE_TOWN_CLASSES[class_id].rgb))
+    assert np.mean(hits) > 0.6, "an overview misses small objects"
 
 
 def test_pictures_are_bounded(monkeypatch) -> None:

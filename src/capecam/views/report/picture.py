@@ -74,8 +74,9 @@ def _draw_classes(run: RunFolder) -> tuple[Window, Rgba] | None:
         return None
     colors = np.array([entry.rgb for entry in run.settings.model.classes])
     covered = run.layer(file).grid.window
-    sums = BlockSums(covered, LONGEST_PX, len(colors))
     level, step = _level(covered)
+    longest = min(LONGEST_PX, -(-max(covered.shape) // step))
+    sums = BlockSums(covered, longest, len(colors))
     with closing(open_pixels(path, level)) as dataset:
         index = dataset.read(1)
     one_hot = (index == np.arange(len(colors)).reshape(-1, 1, 1)).astype(np.uint8)
