@@ -67,7 +67,7 @@ def marked(color: str, size_mm: float, to_scale: int) -> ET.Element:
     """Return :func:`outlined` with a disc on top at map scales of 1:``to_scale`` and smaller."""
     disc = {
         "name": "circle", "color": rgba(color, 235), "size": f"{size_mm:g}", "size_unit": "MM",
-        "outline_color": rgba(LIGHT), "outline_width": "0.4", "outline_width_unit": "MM",
+        "outline_color": rgba(_against(color)), "outline_width": "0.3", "outline_width_unit": "MM",
     }  # fmt: skip
     centre = layer("CentroidFill", {"point_on_surface": "1", "point_on_all_parts": "0"})
     centre.append(_only_where("enabled", f"@map_scale > {to_scale}"))
