@@ -20,6 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from support.cities import CORNER, GSD, blobs, colours_model, write_tif
@@ -37,6 +38,7 @@ from capecam.run.supervisor import run
 from capecam.settings import METHODS, OBJECT_METHODS, ClassSettings
 from capecam.settings.loading import load
 from capecam.store.run_folder import RunFolder, known_run
+from capecam.views.palette import EVIDENCE_COLORS, MARK_CONTRAST, WHITE, contrast, edge
 from capecam.views.panels import captions
 from capecam.views.panels import figure as figure_module
 from capecam.views.panels import panel as panel_module
@@ -405,6 +407,21 @@ def test_an_object_wider_than_a_tile_is_shown_whole(city, panel) -> None:
     assert len(whole) == 2, "imagery and map"
 
 
+def pictures(figure) -> list:
+    """Return the axes that hold a picture, in the order of drawing."""
+    return [axes for axes in figure.axes if axes.images]
+
+
+def test_the_word_and_the_classes_have_the_colours_of_the_palette(panel) -> None:
+    """With an edge where white paper needs one."""
+    shown = figure_of(replace(panel, own=own_map()))
+    squares = {to_hex(axes.patch.get_facecolor()).upper(): axes for axes in shown.axes}
+    for color in (EVIDENCE_COLORS[own_map().word], panel.classes[1].color):
+        drawn = to_hex(squares[color.upper()].patch.get_edgecolor()).upper()
+        assert drawn == edge(color, WHITE).upper()
+        assert contrast(drawn, WHITE) >= MARK_CONTRAST
+
+
 def test_a_guided_own_map_hides_the_imagery(panel) -> None:
     """It is drawn as the guided maps of the tile are."""
     coarse, heat = own_map(), np.zeros((SIZE, SIZE), np.float32)
@@ -412,7 +429,7 @@ def test_a_guided_own_map_hides_the_imagery(panel) -> None:
     fine = replace(coarse, method="guided", parts=(MapPart(coarse.window, heat),))
     assert fine.is_pixelwise
     assert not coarse.is_pixelwise
-    colours = figure_of(replace(panel, own=fine)).axes[1].images[0].get_array()[..., :3]
+    colours = pictures(figure_of(replace(panel, own=fine)))[1].images[0].get_array()[..., :3]
     dark = COLORMAPS["inferno"].colours(np.zeros(()))
     assert (np.abs(colours - dark) > 0.01).any(axis=2).sum() == 1, "a single pixel"
     assert "Object's own map: guided gradient" in texts(replace(panel, own=fine))
@@ -521,7 +538,7 @@ def test_nothing_is_clipped_and_nothing_overlaps(panel, methods: int, own) -> No
 def test_a_tile_has_the_shape_of_the_ground(panel) -> None:
     """In degrees a pixel is narrower than high."""
     figure = figure_of(replace(panel, pixel_m=(0.06, 0.08)))
-    box = figure.axes[1].get_window_extent()
+    box = pictures(figure)[1].get_window_extent()
     assert box.height / box.width == pytest.approx(8 / 6, rel=0.01)
     assert any(
         t.startswith("9.6 x 12.8 m, col") for t in texts(replace(panel, pixel_m=(0.06, 0.08)))

@@ -30,12 +30,16 @@ from capecam.io.heat_layer import OBJECT_SHARE_MAX
 from capecam.pipeline.object_shares import object_shares
 from capecam.run.city_products import finish
 from capecam.run.supervisor import run
-from capecam.settings import ClassSettings
+from capecam.settings import CAPE_TOWN_CLASSES, ClassSettings
 from capecam.settings.loading import load
 from capecam.store.file_names import REPORT
 from capecam.store.object_store import StoredObject
+from capecam.store.run_folder import RunFolder
+from capecam.views.palette import EVIDENCE_COLORS, LIGHT_PAGE, MARK_CONTRAST, contrast
+from capecam.views.report import picture
 from capecam.views.report.captions import (
     date_and_time,
+    interval,
     own_explanation,
     randomisation,
     stability,
@@ -88,7 +92,8 @@ class Page(HTMLParser):
 
     def number(self, class_name: str, kind: str) -> float:
         """Return a number from the row of a class in the table of classes."""
-        row = re.search(rf'<tr data-class="{class_name}">.*?data-{kind}="([^"]+)"', self.html, re.S)
+        start = rf'<tr data-class="{class_name}"[^>]*>'
+        row = re.search(rf'{start}.*?data-{kind}="([^"]+)"', self.html, re.S)
         return float(row[1])
 
 
@@ -133,7 +138,7 @@ def test_pictures_failures_and_what_could_be_added_are_there(small: Path) -> Non
     pictures = [address for address in page.addresses if address.startswith("data:image/webp")]
     rows = len(page.data["queue-data"])
     assert rows == len(pd.read_parquet(small / "detections.parquet"))
-    assert len(pictures) == 2 * rows
+    assert len(pictures) == 1 + 2 * rows, "that of the city, and two of each object"
     assert "bad" in page.text
     assert "not a readable GeoTIFF" in page.text
     assert "b's <b>" in {name for name, *_ in page.data["map-data"]["cells"]}
@@ -211,16 +216,22 @@ def test_the_same_command_makes_it_again_and_finish_does_too(small: Path, tmp_pa
     assert "left out" in Page(write_report(out, queue=0)).text
 
 
-def test_imagery_that_is_gone_is_said_and_stops_nothing(small: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(small, out)
+def without_imagery(out: Path, folder: Path) -> Path:
+    """Return a copy of a run whose images are gone."""
+    shutil.copytree(out, folder / "out")
     record = json.loads((out / "run.json").read_text())
-    record["settings"]["sources"] = [str(tmp_path / "nowhere")]
-    (out / "run.json").write_text(json.dumps(record))
-    page = Page(write_report(out))
+    record["settings"]["sources"] = [str(folder / "nowhere")]
+    (folder / "out" / "run.json").write_text(json.dumps(record))
+    return folder / "out"
+
+
+def test_imagery_that_is_gone_is_said_and_stops_nothing(small: Path, tmp_path: Path) -> None:
+    page = Page(write_report(without_imagery(small, tmp_path)))
     assert "No object has a picture" in page.text
     assert "there is no such file" in page.text
-    assert not any(address.startswith("data:image") for address in page.addresses)
+    pictures = [address for address in page.addresses if address.startswith("data:image")]
+    assert len(pictures) == 1, "of the classes, under the map"
+    assert "Under them are the classes" in page.text
 
 
 def test_one_damaged_image_costs_only_its_own_pictures(small: Path, tmp_path: Path) -> None:
@@ -378,7 +389,7 @@ def test_scores_and_audit_are_shown_where_there_are_any(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(json.dumps(scored))
     text = Page(write_report(tmp_path)).text
     assert "Wrong detections found in the first looks" in text
-    assert "0.97 [0.90, 1.00]" in text
+    assert "0.97 0.90 to 1.00" in text
     assert "queue 8 30" in text
 
 
@@ -394,6 +405,128 @@ def scores(detections: str) -> dict:
     entry["curve"] = [dict(zip(keys, point, strict=True)) for point in points]
     return {"truth": "t.gpkg", "area_km2": 0.2, "iou": 0.5, "classes": [entry], "steps": steps,
             "confusion": {"(nothing)": {"(nothing)": 0}}, "detections": detections}  # fmt: skip
+
+
+def test_intervals_that_are_not_known_are_not_printed(tmp_path: Path) -> None:
+    assert interval(0.5, 0.75) == "0.50 to 0.75"
+    assert interval(0.996, 0.999) == "0.996 to 0.999", "more digits, so that the ends differ"
+    assert interval(1200.2, 1300, digits=0) == "1,200 to 1,300"
+    for unknown in ((1.0, 1.0), (None, None), (0.5, None), (float("nan"), 1.0), (0.7, 0.6)):
+        assert interval(*unknown) == ""
+    write_output(tmp_path, 10)
+    scored = scores(detections="1" * 64)
+    entry = scored["classes"][0]
+    entry |= {"precision": 1.0, "intervals_95": {"precision": [1.0, 1.0], "recall": None}}
+    entry["intervals_95"]["f1"] = [0.7, 0.8]
+    (tmp_path / "evaluation.json").write_text(json.dumps(scored))
+    record = json.loads((tmp_path / "run.json").read_text())
+    audit = audited() | {"methods": [method(above_random=estimate(0.25, 0.25, 0.25))]}
+    (tmp_path / "run.json").write_text(json.dumps({**record, "audit": audit}))
+    text = Page(write_report(tmp_path)).text
+    assert "1.00 to 1.00" not in text
+    assert "0.25 to 0.25" not in text
+    assert "0.75 0.70 to 0.80" in text
+    assert "Where no range is given, it is not known" in text
+    assert "Where no range" not in Page(write_scored(tmp_path, [0.5, 0.9])).text
+
+
+def write_scored(out: Path, ends: list[float]) -> Path:
+    """Write the report of a run whose scores have an interval each."""
+    scored = scores(detections="1" * 64)
+    scored["classes"][0]["intervals_95"] = {"precision": ends, "recall": ends, "f1": ends}
+    (out / "evaluation.json").write_text(json.dumps(scored))
+    return write_report(out)
+
+
+def test_the_map_has_a_picture_of_the_imagery_in_its_place(small: Path) -> None:
+    page = Page(small / REPORT)
+    tag = re.search(
+        r'<image id="map-picture" href="data:image/webp;base64,([^"]+)"([^>]*)>', page.html
+    )
+    box = {name: float(value) for name, value in re.findall(r'(\w+)="([-\d.]+)"', tag[2])}
+    data = page.data["map-data"]
+    assert box == {"x": 0, "y": 0, "width": data["width"], "height": data["height"]}
+    whole = blobs(320, 640, seed=3).transpose(1, 2, 0)
+    with Image.open(io.BytesIO(base64.b64decode(tag[1]))) as image:
+        assert image.size == (640, 320)
+        drawn = np.asarray(image.convert("RGB"), float)
+    blocks = (drawn - whole).reshape(40, 8, 80, 8, 3).mean(axis=(1, 3))
+    assert np.abs(blocks).mean() < 2, "WebP loses the noise, and no place"
+
+
+def test_without_imagery_the_picture_is_of_the_classes(small: Path, tmp_path: Path) -> None:
+    run_folder = RunFolder.open(without_imagery(small, tmp_path))
+    drawn = picture.city_picture(run_folder, None)
+    assert drawn is not None
+    assert drawn.kind == "classes"
+    with Image.open(io.BytesIO(drawn.image)) as image:
+        pixels = np.asarray(image.convert("RGBA"), float)
+    table = gpd.read_parquet(small / "detections.parquet")
+    grid, edge = run_folder.grid, drawn.window.height / len(pixels)
+    hits = []
+    for shape, class_id in zip(table.geometry, table["class_id"], strict=True):
+        col, row = grid.to_pixels(shapely.get_coordinates(shape.representative_point()))[0]
+        *color, alpha = pixels[int(row // edge), int(col // edge)]
+        hits.append(alpha > 128 and np.argmax(color) == np.argmax(CAPE_TOWN_CLASSES[class_id].rgb))
+    assert np.mean(hits) > 0.6, "an overview misses small objects"
+
+
+def test_pictures_are_bounded(monkeypatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 4), np.uint8)
+    monkeypatch.setattr(picture, "MAX_BYTES", 40_000)
+    content = picture.encoded(noise)
+    assert len(content) <= 40_000
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.width < 512
+
+
+def test_objects_of_the_queue_have_their_outlines_on_the_map(small: Path) -> None:
+    data = Page(small / REPORT).data["map-data"]
+    table = gpd.read_parquet(small / "detections.parquet").sort_values("review")
+    assert len(data["outlines"]) == len(data["queue"]) == len(table)
+    left, top, unit_x, unit_y = data["place"]
+    for (size, path), shape in zip(data["outlines"], table.geometry, strict=True):
+        points = np.array(re.findall(r"([-\d.]+),([-\d.]+)", path), float)
+        there = points * (unit_x, -unit_y) + (left, top)
+        assert shapely.distance(shape.boundary, shapely.points(there)).max() < 0.15
+        bounds = shapely.multipoints(there).bounds
+        assert bounds == pytest.approx(shape.bounds, abs=0.15)
+        x0, y0, x1, y1 = shape.bounds
+        assert size == pytest.approx(max(x1 - x0, y1 - y0), abs=0.06)
+
+
+def test_what_is_by_class_can_be_filtered(tmp_path: Path) -> None:
+    """Every table, chart and bar that names a class says which it is of."""
+    write_output(tmp_path, 60)
+    scored = scores(detections="1" * 64)
+    (tmp_path / "evaluation.json").write_text(json.dumps(scored))
+    html = Page(write_report(tmp_path)).html
+    names = [entry.name for entry in CAPE_TOWN_CLASSES[1:]]
+    for number, name in enumerate(names, start=1):
+        assert f'<option value="{number}">{name}</option>' in html
+        assert f'<tr data-class="{name}" data-of="{number}">' in html
+    body = html[html.index("<main>") : html.index("<footer>")]
+    rows = re.findall(r"<(?:th|figcaption|p)[^>]*>(?:<span[^>]*></span>)?([^<]+)</", body)
+    assert {name: rows.count(name) for name in names}["solar panel"] >= 7
+    loose = re.findall(
+        r"<(tr|figure|div class=\"row\")>\s*<(?:th|figcaption|p)[^>]*>(?:<span[^>]*></span>)?"
+        r"(solar panel|water heater|pool heater)<", body,
+    )  # fmt: skip
+    assert loose == []
+
+
+def test_the_palette_is_in_the_page_with_the_colours_of_the_run(tmp_path: Path) -> None:
+    classes = (
+        ClassSettings(name="background", color="#000000"),
+        ClassSettings(name="pale", color="#FFF9C4"),
+    )
+    write_output(tmp_path, 12, classes=classes)
+    html = Page(write_report(tmp_path)).html
+    assert html.count("--class-1:#FFF9C4;") == 3, "light, dark and printed"
+    edges = re.findall(r"--class-1-edge:(#\w{6});", html)
+    assert contrast(edges[0], LIGHT_PAGE.paper) >= MARK_CONTRAST
+    assert edges[1] == "#FFF9C4", "on a dark page it needs none"
+    assert html.count(f"--context:{EVIDENCE_COLORS['context']};") == 3
 
 
 def estimate(mean: float | None, low: float | None = None, high: float | None = None) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def test_the_queue_is_filtered_sorted_and_opened_up(opened, report) -> None:
     heads = page.eval_on_selector_all("[aria-sort]", "h => h.map(x => x.ariaSort)")
     assert sorted(heads) == ["descending", *["none"] * 4]
     wanted = [(row["class"], row["evidence"]) for row in shown(page)]
-    page.locator("#queue-class").select_option(wanted[0][0])
+    page.locator("#class-filter").select_option(label=wanted[0][0])
     page.locator("#queue-evidence").select_option(wanted[0][1])
     rows = [(row["class"], row["evidence"]) for row in shown(page)]
     assert rows == [wanted[0]] * wanted.count(wanted[0])
@@ -167,6 +168,9 @@ def test_a_closer_look_by_click_and_keys(opened, report) -> None:
     page = opened(report)
     dialog, title = page.locator("#closer"), page.locator("#closer-title")
     page.locator(".open").nth(1).click()
+    row = json.loads(page.locator("#queue-data").text_content())[1]
+    assert f"then #id={row['id']} at the end" in dialog.inner_text()
+    assert "capecam view " in dialog.inner_text()
     assert title.inner_text().endswith("rank 2")
     assert dialog.locator(".panel img").count() == 1, "the panel of the second"
     assert page.get_by_role("button", name="Previous").is_enabled()
@@ -195,7 +199,7 @@ def test_everything_is_reached_by_keyboard_alone(opened, report) -> None:
         )
         if page.evaluate("document.activeElement.classList.contains('open')"):
             break
-    for control in ("skip", "map-class", "map-in", "map-home", "map-svg", "queue-class"):
+    for control in ("skip", "class-filter", "map-in", "map-home", "map-svg", "queue-evidence"):
         assert control in reached
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
@@ -296,7 +300,7 @@ def test_the_map_tells_what_is_there(opened, report) -> None:
     box = failed.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert tip.inner_text().startswith("image 5 failed")
-    page.locator(".ring").first.click(force=True)
+    page.locator(".spot .ring").first.click(force=True)
     assert page.locator("#closer-title").inner_text().endswith("rank 1")
 
 
@@ -306,7 +310,7 @@ def test_the_map_of_one_class_counts_that_class(opened, report) -> None:
     assert summary.inner_text().startswith("objects per square of")
     page.locator("#map-measure").select_option("1")
     assert summary.inner_text().startswith("m² per square of")
-    page.locator("#map-class").select_option("pool heater")
+    page.locator("#class-filter").select_option("3")
     data = json.loads(page.locator("#map-data").text_content())
     squares = data["levels"][0]["squares"]
     most = max(squares[n + 7] for n in range(0, len(squares), 8))
@@ -333,7 +337,8 @@ def test_a_hundred_thousand_objects_open_at_once(opened, tmp_path) -> None:
 
 def test_on_paper_everything_is_open(opened, report, tmp_path) -> None:
     page = opened(report)
-    assert page.pdf(path=tmp_path / "report.pdf", format="A4").startswith(b"%PDF")
+    printed = page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert len(re.findall(rb"/Type /Page\b", printed)) <= 7, "no half-empty pages; it had 8"
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert len(shown(page)) == 20
     assert page.locator("details:not([open])").count() == 0
@@ -346,3 +351,127 @@ def test_without_scripts_tables_and_charts_are_there(opened, report) -> None:
     assert page.locator(".queue tbody tr").count() == 20
     assert page.locator(".chart .bar").count() > 10
     assert "your browser does not run" in page.locator("#map noscript").inner_text()
+
+
+def test_one_class_is_chosen_for_the_whole_page(opened, report) -> None:
+    page = opened(report)
+    everything = page.evaluate(VISIBLE)
+    assert {"1", "2", "3", "all"} <= set(everything)
+    assert not page.locator("#class-only").is_visible()
+    page.locator("#class-filter").select_option(label="water heater")
+    assert set(page.evaluate(VISIBLE)) == {"2"}
+    assert page.locator("#class-only").inner_text().startswith("Only water heater:")
+    assert {row["class"] for row in shown(page)} == {"water heater"}
+    heads = page.locator("#evidence thead th:visible").all_inner_texts()
+    assert heads == ["evidence and its meaning", "water heater"]
+    assert (
+        page.locator("#classes .chart").evaluate_all(
+            "charts => charts.filter(chart => chart.checkVisibility()).length"
+        )
+        == 2
+    ), "of sizes and of confidences"
+    page.locator("#map-svg").hover()
+    tip = page.locator("#map-tip").inner_text()
+    assert "solar" not in tip
+    assert "pool" not in tip
+    page.locator("#class-filter").select_option("")
+    assert sorted(page.evaluate(VISIBLE)) == sorted(everything)
+
+
+VISIBLE = """[...document.querySelectorAll("main [data-of]:not(#map-queue *)")]
+  .filter((node) => node.checkVisibility()).map((node) => node.dataset.of)"""
+"""Script that returns the class of everything visible that is of one, or of all."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_marks_stand_out_from_what_is_behind_them(opened, report, scheme) -> None:
+    """The palest square, too: its edge has 3:1, whatever imagery is under it."""
+    page = opened(report, color_scheme=scheme)
+    assert page.locator("#map-squares path").count() >= 2
+    found = page.evaluate(MARKS)
+    assert len(found) > 100
+    assert {kind for kind, _ in found} == {"mark", "word", "part", "bar", "square", "legend"}
+    assert min(found, key=lambda mark: mark[1])[1] >= AA_LARGE
+
+
+MARKS = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const light = (color) => {
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const root = getComputedStyle(document.documentElement);
+  const contrast = (color, ground) => {
+    const [a, b] = [light(color), light(root.getPropertyValue(ground))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  };
+  const found = [];
+  const measure = (kind, selector, property, ground, pseudo) => {
+    for (const node of document.querySelectorAll(selector))
+      found.push([kind, contrast(getComputedStyle(node, pseudo)[property], ground)]);
+  };
+  measure("mark", ".mark", "borderTopColor", "--paper");
+  measure("word", ".word", "borderTopColor", "--paper", "::before");
+  measure("part", ".part", "borderTopColor", "--paper");
+  measure("bar", "rect.bar", "stroke", "--paper");
+  measure("square", "#map-squares path", "stroke", "--land");
+  measure("legend", "#map-legend i", "borderTopColor", "--paper");
+  return found;
+}"""
+"""Script that returns kinds of marks, and the contrast of their edges with the background."""
+
+
+def test_close_by_the_objects_of_the_queue_have_outlines(opened, report) -> None:
+    page = opened(report)
+    assert page.locator(".spot circle.ring").first.is_visible()
+    assert page.locator(".spot path.outline:visible").count() == 0
+    for _ in range(12):
+        page.locator("#map-in").click()
+    assert page.locator(".spot.near").count() == 20
+    assert page.locator(".spot.near circle:visible").count() == 0
+    data = json.loads(page.locator("#map-data").text_content())
+    box = page.locator(".spot path.outline").first.evaluate("p => { const b = p.getBBox(); "
+        "return [b.x + b.width / 2, b.y + b.height / 2]; }")  # fmt: skip
+    assert box == pytest.approx(data["queue"][0], abs=0.2)
+
+
+def test_the_map_says_how_to_open_its_place_in_the_viewer(opened, report) -> None:
+    page = opened(report)
+    data = json.loads(page.locator("#map-data").text_content())
+    text = page.locator(".viewer").inner_text()
+    assert "capecam view " in text
+    x, y, resolution = map(float, page.locator("#map-view code").inner_text()[1:].split(","))
+    scale = view(page)[2] / page.locator("#map-svg").evaluate("svg => svg.clientWidth")
+    assert resolution == pytest.approx(scale, rel=0.01)
+    left, top, unit_x, unit_y = data["place"]
+    assert x == pytest.approx(left + data["width"] / 2 * unit_x, abs=resolution)
+    assert y == pytest.approx(top - data["height"] / 2 * unit_y, abs=resolution)
+
+
+def test_tables_scroll_on_a_phone_and_say_so(opened, tmp_path) -> None:
+    write_output(tmp_path, 30)
+    classes = [
+        {"class": name, "true": 1234, "found": 1234, "precision": 0.5, "recall": 0.5, "f1": 0.5,
+         "average_precision": 0.5, "true_m2": 12345.0, "found_m2": 12345.0, "curve": [],
+         "intervals_95": {key: [0.4, 0.6] for key in ("precision", "recall", "f1")}}
+        for name in ("solar panel", "water heater", "pool heater")
+    ]  # fmt: skip
+    scores = {"truth": "t.gpkg", "area_km2": 1.0, "iou": 0.5, "classes": classes, "steps": [],
+              "confusion": {}, "detections": "1" * 64}  # fmt: skip
+    (tmp_path / "evaluation.json").write_text(json.dumps(scores))
+    page = opened(write_report(tmp_path), viewport=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    box = page.locator("#scores .scroll").first
+    cue = page.locator("#scores .scroll + .cue").first
+    assert cue.inner_text() == "There is more to the right →"
+    box.focus()
+    page.keyboard.press("End")
+    box.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+    page.wait_for_function("document.querySelector('#scores .cue').textContent.startsWith('←')")
+    assert "more-left" in box.get_attribute("class")
+    wide = opened(tmp_path / "report.html")
+    assert wide.locator("#scores .scroll + .cue").first.inner_text() == ""
+    assert wide.locator("#scores .scroll").first.get_attribute("tabindex") is None

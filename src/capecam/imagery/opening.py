@@ -21,7 +21,7 @@ from capecam.imagery.validation.sidecars import (
 )
 from capecam.imagery.validation.tiff import MAX_BANDS, MAX_BLOCK_BYTES
 from capecam.imagery.validation.vrt import check_vrt
-from capecam.io.gdal import DRIVER
+from capecam.io.gdal import DRIVER, overview_options
 from capecam.io.paths import VRT, Location, VsiPath
 
 
@@ -62,8 +62,12 @@ def check_image(path: Location, trust: Trust) -> None:
         )
 
 
-def open_image(path: Location) -> Any:
+def open_image(path: Location, level: int | None = None) -> Any:
     """Open a checked image with rasterio, as a GeoTIFF, or as a VRT if its suffix is ``.vrt``.
+
+    Args:
+        path: the image.
+        level: open this overview instead, 0 being the finest.
 
     Raises:
         ImageError: its metadata lead to other files, or its blocks need too much memory.
@@ -71,7 +75,8 @@ def open_image(path: Location) -> Any:
     """
     # Absolute, since GDAL gives a meaning to names such as GTIFF_DIR:1:x.tif.
     name = path.gdal if isinstance(path, VsiPath) else path.absolute()
-    dataset = rasterio.open(name, driver="VRT" if path.suffix.lower() == VRT else DRIVER)
+    driver = "VRT" if path.suffix.lower() == VRT else DRIVER
+    dataset = rasterio.open(name, driver=driver, **overview_options(level))
     try:
         check_metadata(path, dataset)
         _check_blocks(path, dataset)

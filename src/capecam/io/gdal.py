@@ -49,6 +49,12 @@ def gdal_settings() -> Iterator[None]:
         yield
 
 
+def overview_options(level: int | None) -> dict[str, int]:
+    """Return the options of ``rasterio.open`` for an overview, 0 being the finest; None: for the
+    raster itself."""
+    return {} if level is None else {"overview_level": level}
+
+
 def open_readonly(path: Path, level: int | None = None) -> Any:
     """Open a product (a GeoTIFF) as a rasterio dataset.
 
@@ -56,8 +62,7 @@ def open_readonly(path: Path, level: int | None = None) -> Any:
         path: the file.
         level: open this overview instead, 0 being the finest.
     """
-    options = {} if level is None else {"overview_level": level}
-    return rasterio.open(path, driver=DRIVER, **options)
+    return rasterio.open(path, driver=DRIVER, **overview_options(level))
 
 
 def open_pixels(path: Path, level: int | None = None) -> Any:
@@ -66,7 +71,7 @@ def open_pixels(path: Path, level: int | None = None) -> Any:
     That takes .3 ms instead of 5, in which PROJ looks up the CRS in its database (GDAL 3.10); a
     city has 14,000 rasters.
     """
-    options = {} if level is None else {"overview_level": level}
+    options = overview_options(level)
     with env_ctx_if_needed():
         return DatasetReader(path, driver=DRIVER, GEOREF_SOURCES="NONE", **options)
 

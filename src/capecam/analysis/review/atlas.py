@@ -23,6 +23,7 @@ from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
 from capecam.store.run_folder import RunFolder
 from capecam.views.report.page import data_url
+from capecam.views.report.svg_paths import svg_path
 
 MARGIN = 0.08
 """Imagery shown around a block, as a share of its edge: an object at its edge is seen whole."""
@@ -157,9 +158,4 @@ def _picture(pixels: NDArray[np.uint8]) -> bytes:
 
 def _path(shape: shapely.Geometry, attributes: str) -> str:
     """Return the outlines of polygons as an SVG path."""
-    rings = [ring for part in shapely.get_parts(shape) for ring in (part.exterior, *part.interiors)]
-    lines = " ".join(
-        "M" + " ".join(f"{x:.1f},{y:.1f}" for x, y in shapely.get_coordinates(ring)) + "Z"
-        for ring in rings
-    )
-    return f'<path {attributes} d="{lines}"/>'
+    return f'<path {attributes} d="{svg_path(shape)}"/>'

@@ -45,7 +45,7 @@ def _total(row: pd.Series) -> str:
 
 def _share(row: pd.Series, what: str) -> str:
     low, value, high = (round(100 * row[f"{what}_{side}"]) for side in ("lo", "est", "hi"))
-    return f"about {value} ({low} to {high})"
+    return f"about {value} ({low} to {high})" if low < high else f"about {value}"
 
 
 def _change(row: pd.Series) -> str:

@@ -16,11 +16,18 @@ from numpy.typing import NDArray
 
 from capecam.grid import Window
 from capecam.settings import PIXEL_METHODS, TITLES
+from capecam.views.palette import (
+    DARK,
+    EVIDENCE_COLORS,
+    FAINT,
+    FILLED,
+    TRACK,
+    WHITE,
+    edge,
+)
 from capecam.views.panels import captions
 from capecam.views.panels.object_map import Extent, ObjectMap
 from capecam.views.panels.page_layout import (
-    FAINT,
-    INK,
     Box,
     Drawing,
     Sheet,
@@ -67,15 +74,15 @@ TITLE, PLAIN, SMALL = 13.0, 8.0, 7.0
 """Text sizes in points."""
 
 SWATCH = 0.28
-"""Edge in cm of the square in the colour of a class."""
+"""Edge in cm of the square in the colour of a class or a word."""
 BAR = 0.16
 """Height in cm of a colour bar, which is as wide as its map."""
 UNDER = 0.7
 """Height in cm of what is under a picture: a caption, or a colour bar with its numbers."""
 RULE = 0.02
 """Width in cm of the line between the object and the tile."""
-TRACK, EMPTY, FILLED = 0.1, "#e3e3e3", "#3d3d3d"
-"""Height in cm of the bar beside a number, its colour where empty, and where filled."""
+BAR_HEIGHT = 0.1
+"""Height in cm of the bar beside a number."""
 NUMBER = 0.85
 """Minimum width in cm of a number with the space after it."""
 GROUND = 0.5
@@ -131,6 +138,10 @@ class _Page:
         if word := captions.word(self.panel):
             self.sheet.text(right, self.y, word, TITLE, align="right", weight="bold")
             right -= width_cm(word, TITLE, "bold") + GAP
+            if color := EVIDENCE_COLORS.get(word):  # version 0.1 had other words
+                right -= SWATCH
+                self._swatch(right, self.y + (line_cm(TITLE) - SWATCH) / 4, color)
+                right -= GAP
             self.sheet.text(right, self.y, "evidence:", TITLE, align="right", color=FAINT)
             right -= width_cm("evidence:", TITLE) + SPACE
         if detection:
@@ -191,7 +202,7 @@ class _Page:
     def _head_tile(self) -> None:
         """Write which tile the maps below are of, since it is not that of the object's own map."""
         heading, text = captions.TILE, captions.tile(self.panel)
-        self.sheet.axes(MARGIN, self.y, self.inner, RULE).set_facecolor(EMPTY)
+        self.sheet.axes(MARGIN, self.y, self.inner, RULE).set_facecolor(TRACK)
         self.y += SPACE / 2
         self.sheet.text(MARGIN, self.y, heading, PLAIN, weight="bold")
         x = MARGIN + width_cm(heading, PLAIN, "bold") + SPACE
@@ -224,20 +235,22 @@ class _Page:
         return MARGIN + column * (self.cell + GAP)
 
     def _write(
-        self, lines: list[str], x: float, size: float, color: str = INK, weight: str = "normal"
+        self, lines: list[str], x: float, size: float, color: str = DARK, weight: str = "normal"
     ) -> None:
         for line in lines:
             self.sheet.text(x, self.y, line, size, color=color, weight=weight)
             self.y += line_cm(size)
 
     def _write_fitted(
-        self, x: float, y: float, width: float, text: str, size: float, *, color: str = INK
+        self, x: float, y: float, width: float, text: str, size: float, *, color: str = DARK
     ) -> None:
         """Write a text, in a smaller size if it is wider than its column."""
         self.sheet.text(x, y, text, fitting(text, width, size), color=color)
 
-    def _swatch(self, x: float, y: float, colour: str) -> None:
-        self.sheet.axes(x, y, SWATCH, SWATCH).set_facecolor(colour)
+    def _swatch(self, x: float, y: float, color: str) -> None:
+        """Draw a square of a colour, with an edge if it is pale."""
+        square = self.sheet.axes(x, y, SWATCH, SWATCH).patch
+        square.set(facecolor=color, edgecolor=edge(color, WHITE), linewidth=1)
 
     def _picture(
         self, box: Box, image: Image, valid: Mask, caption: str = "", *, smooth: bool = True
@@ -321,9 +334,9 @@ class _Page:
                 self.sheet.text(x, y, measure.number, PLAIN, weight="bold")
                 left = max(NUMBER, width_cm(measure.number, PLAIN, "bold") + GAP)
                 self._write_fitted(x + left, y, width - left, measure.text, PLAIN, color=FAINT)
-                y += line_cm(PLAIN) - TRACK
+                y += line_cm(PLAIN) - BAR_HEIGHT
                 self._draw_track(x, y, width, measure.value)
-                y += 2.5 * TRACK
+                y += 2.5 * BAR_HEIGHT
             y += GAP / 2
         for line in wrapped(captions.verdict(own), width, PLAIN):
             self.sheet.text(x, y, line, PLAIN)
@@ -332,8 +345,8 @@ class _Page:
 
     def _draw_track(self, x: float, y: float, width: float, value: float) -> None:
         """Draw a number of 0..1 as a bar; others are cut there."""
-        axes = self.sheet.axes(x, y, width, TRACK)
-        axes.set_facecolor(EMPTY)
+        axes = self.sheet.axes(x, y, width, BAR_HEIGHT)
+        axes.set_facecolor(TRACK)
         if np.isfinite(value):
             axes.barh(0.5, np.clip(value, 0, 1), height=1, color=FILLED)
         axes.set(xlim=(0, 1), ylim=(0, 1))

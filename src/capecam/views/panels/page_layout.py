@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 
+from capecam.views.palette import DARK
+
 FONT = "DejaVu Sans"
 """Font that matplotlib brings with it."""
 
@@ -33,8 +35,6 @@ TEXT: Any = {"pdf.fonttype": 42, "text.hinting": "none"}
 pixels and makes lines up to 5 % wider or narrower, depending on the resolution."""
 
 SEPARATOR = "  ·  "
-
-INK, FAINT = "#1a1a1a", "#5f5f5f"
 
 
 class Box(NamedTuple):
@@ -102,7 +102,7 @@ class Sheet:
         text: str,
         size: float,
         *,
-        color: str = INK,
+        color: str = DARK,
         weight: str = "normal",
         align: Literal["left", "center", "right"] = "left",
     ) -> None:

@@ -19,6 +19,7 @@ from matplotlib.patheffects import AbstractPathEffect, Normal, withStroke
 from numpy.typing import NDArray
 
 from capecam.grid import Window
+from capecam.views.palette import BLACK, HATCH, NODATA
 from capecam.views.panels.page_layout import FONT
 
 Image = NDArray[np.float64]
@@ -45,9 +46,7 @@ GAMMA = 0.5
 FAINT_OPACITY = 0.25
 """Factor of the opacity of negligible maps."""
 
-NODATA, HATCH = "#ececec", "#bdbdbd"
-
-CASING = "#000000b0"
+CASING = f"{BLACK}B0"
 """Casing of white lines and letters, so that they show on any background."""
 
 CROSS = 0.015, 0.05

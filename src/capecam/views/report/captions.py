@@ -52,6 +52,9 @@ STEPS = {
 BASELINES = {"distance": "distance to the object", "random": "random order"}
 """Orders of the audit that know nothing of the network."""
 
+MORE_DIGITS = 2
+"""Maximum number of decimals that are added to tell the ends of an interval apart."""
+
 MIN_STABLE = 0.8
 """Correlation with the map of a shifted tile above which the two look the same."""
 
@@ -78,6 +81,34 @@ def share(value: float) -> str:
     if 0 < value < 0.01:
         return "< 1\N{NO-BREAK SPACE}%"
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+
+
+def decimal(value: float | None) -> str:
+    """Return a number with two decimals, or a dash."""
+    return "–" if value is None or pd.isna(value) else f"{value:.2f}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """Return the ends of an interval, "" if it is not known.
+
+    Resamples that are all the same have no spread, which is no certainty. Ends that differ only
+    beyond ``digits`` decimals have more of them.
+    """
+    if low is None or high is None or pd.isna(low) or pd.isna(high) or not low < high:
+        return ""
+    for decimals in range(digits, digits + MORE_DIGITS + 1):
+        ends = [f"{value:,.{decimals}f}" for value in (low, high)]
+        if ends[0] != ends[1]:
+            return " to ".join(ends)
+    return ""
+
+
+def has_unknown_interval(entry: Mapping[str, Any]) -> bool:
+    """Return whether a score of a class has no interval."""
+    return any(
+        entry[key] is not None and not interval(*(ends or (None, None)))
+        for key, ends in entry["intervals_95"].items()
+    )
 
 
 def three_digits(value: float) -> str:

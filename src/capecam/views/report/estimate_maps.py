@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from capecam.settings import ClassSettings
 from capecam.store.file_names import ESTIMATES
+from capecam.views.report.svg_paths import svg_path
 
 WIDTH = 240.0
 """Width of a map in the units of its view box."""
@@ -89,13 +90,4 @@ def _shapes(rows: gpd.GeoDataFrame) -> Iterator[ZoneShape]:
             f"{row['zone']}: {row['count_est']:,.0f} [{row['count_lo']:,.0f}, "
             f"{row['count_hi']:,.0f}]"
         )
-        yield ZoneShape(_path(row["shape"]), max(row["dense"], 0) / most, title)
-
-
-def _path(shape: shapely.Geometry) -> str:
-    """Return the outlines of polygons as an SVG path."""
-    rings = (ring for part in shapely.get_parts(shape) for ring in (part.exterior, *part.interiors))
-    return " ".join(
-        "M" + " ".join(f"{x:.1f},{y:.1f}" for x, y in shapely.get_coordinates(ring)) + "Z"
-        for ring in rings
-    )
+        yield ZoneShape(svg_path(row["shape"]), max(row["dense"], 0) / most, title)

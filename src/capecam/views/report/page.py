@@ -12,25 +12,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyproj
+import shapely
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from capecam import __version__
 from capecam.detections.heatmap_stats import MEASURES
 from capecam.detections.object_columns import EVIDENCE_WORDS
+from capecam.grid import Window
 from capecam.settings import TITLES, ClassSettings
 from capecam.store.file_names import DETECTIONS
 from capecam.store.run_folder import stage_seconds
+from capecam.views.palette import DARK_PAGE, LIGHT_PAGE, PRINTED_PAGE, page_variables
 from capecam.views.report import captions
 from capecam.views.report.data import ReportData
 from capecam.views.report.density import levels
 from capecam.views.report.estimate_maps import zone_maps
 from capecam.views.report.histograms import Histogram, confidences, sizes
+from capecam.views.report.picture import CityPicture
+from capecam.views.report.svg_paths import svg_path
 from capecam.views.report.thumbnails import Thumbnail, to_webp
 
 STYLES = ("base.css", "parts.css", "media.css")
-SCRIPTS = ("squares.js", "map.js", "gestures.js", "queue.js", "closer.js", "start.js")
+SCRIPTS = (
+    *("class_filter.js", "squares.js", "map.js", "gestures.js", "queue.js", "closer.js"),
+    *("tables.js", "start.js"),
+)
 
 FAILURES = 100
 """Number of failures that are listed; a run without its disk has thousands."""
@@ -40,6 +49,9 @@ ESTIMATES = 300
 
 IMAGES = 10
 """Images that are named in a remark; a city may have it on each of 2,800."""
+
+OUTLINE_M = 0.1
+"""Maximum distance of a simplified outline on the map from the true one; more for large objects."""
 
 MIN_RIVAL = 0.01
 """Probability from which the rival class is named."""
@@ -51,6 +63,8 @@ class Entry:
 
     row: Mapping[str, Any]
     """Its row of the detections file."""
+    shape: shapely.Geometry
+    """In the CRS of the imagery."""
     thumbnail: Thumbnail
     panel: str | None
     """Data URL of its panel, if there is one."""
@@ -72,12 +86,13 @@ class ClassStatistics:
     """Number of objects by evidence word."""
 
 
-def render(data: ReportData, entries: Sequence[Entry]) -> str:
+def render(data: ReportData, entries: Sequence[Entry], picture: CityPicture | None = None) -> str:
     """Return the HTML of the page.
 
     Args:
         data: data of the run.
         entries: the objects of the review queue that are shown.
+        picture: picture of the city, if there is one.
     """
     environment = _environment()
     classes = _classes(data)
@@ -85,6 +100,7 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         data=data,
         record=data.record,
         classes=classes,
+        class_ids={entry.settings.name: k for k, entry in enumerate(classes, start=1)},
         objects=sum(entry.count for entry in classes),
         area_m2=sum(entry.area_m2 for entry in classes),
         entries=entries,
@@ -97,6 +113,8 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         images_shown=IMAGES,
         work=_work(data),
         map_data=_map(data, entries),
+        picture=picture,
+        picture_box=picture and _metres(data, picture.window),
         queue_data=[_details(entry, data) for entry in entries],
         crs=pyproj.CRS.from_wkt(data.run.grid.crs).name,
         settings_yaml=_yaml(data.record.settings),
@@ -109,7 +127,7 @@ def render(data: ReportData, entries: Sequence[Entry]) -> str:
         stale_scores=_has_stale_scores(data),
         version=__version__,
         written=datetime.now().astimezone().isoformat(timespec="seconds"),
-        styles=[_file(environment, name) for name in STYLES],
+        styles=[_theme(data), *(_file(environment, name) for name in STYLES)],
         scripts=[_file(environment, name) for name in SCRIPTS],
     )
 
@@ -133,8 +151,11 @@ def _environment() -> Environment:
         "rival": _rival,
         "own_summary": captions.own_summary,
         "share": captions.share,
+        "decimal": captions.decimal,
+        "interval": captions.interval,
         "whole": "{:,.0f}".format,
     }
+    environment.tests["unknown_interval"] = captions.has_unknown_interval
     return environment
 
 
@@ -149,6 +170,17 @@ def _file(environment: Environment, name: str) -> Markup:
     if loader is None:
         raise ValueError("an environment without a loader has no files")
     return Markup(loader.get_source(environment, name)[0])
+
+
+def _theme(data: ReportData) -> Markup:
+    """Return the palette as CSS: of light pages, of dark ones, and of paper."""
+    media = {"": LIGHT_PAGE, "(prefers-color-scheme: dark)": DARK_PAGE, "print": PRINTED_PAGE}
+    blocks = []
+    for condition, page in media.items():
+        variables = page_variables(page, data.run.settings.model.classes)
+        rule = ":root {" + "".join(f"--{name}:{value};" for name, value in variables.items()) + "}"
+        blocks.append(f"@media {condition} {{{rule}}}" if condition else rule)
+    return Markup("\n".join(blocks))
 
 
 def _classes(data: ReportData) -> list[ClassStatistics]:
@@ -196,11 +228,9 @@ def _map(data: ReportData, entries: Iterable[Entry]) -> dict[str, Any]:
     )
     cells = []
     for location in data.cells:
-        core = location.core
-        x, y = np.array([core.col, core.row]) * pixel - corner
-        size = np.array([core.width, core.height]) * pixel
-        box = [round(float(value), 1) for value in (x, y, *size)]
+        box = _metres(data, location.core)
         cells.append([location.name, *box, *([location.reason] if location.reason else [])])
+    left, _, _, top = data.run.grid.bounds
     return {
         "width": round(float(width), 1),
         "height": round(float(height), 1),
@@ -208,7 +238,30 @@ def _map(data: ReportData, entries: Iterable[Entry]) -> dict[str, Any]:
         "levels": [level.to_json() for level in by_square],
         "cells": cells,
         "queue": (data.points_m(shown) - corner).round(1).tolist(),
+        "outlines": [_outline(data, entry.shape, corner) for entry in entries],
+        "classes": list(data.run.names[1:]),
+        "place": [left, top, *(np.array(data.run.grid.pixel) / pixel).tolist()],
     }
+
+
+def _metres(data: ReportData, window: Window) -> list[float]:
+    """Return a window of pixels as x, y, width and height in metres from the city's corner."""
+    city, pixel = data.run.grid.window, data.pixel_m
+    corner = np.array([window.col - city.col, window.row - city.row])
+    box = np.concatenate([corner * pixel, np.array([window.width, window.height]) * pixel])
+    rounded: list[float] = box.round(1).tolist()
+    return rounded
+
+
+def _outline(
+    data: ReportData, shape: shapely.Geometry, corner_m: NDArray[np.float64]
+) -> tuple[float, str]:
+    """Return the larger side of an object in metres, and its outline as a path."""
+    grid, pixel = data.run.grid, data.pixel_m
+    metres = shapely.transform(shape, lambda xy: grid.to_pixels(xy) * pixel - corner_m)
+    left, top, right, bottom = metres.bounds
+    simple = shapely.simplify(metres, max(OUTLINE_M, (right - left + bottom - top) / 200))
+    return round(max(right - left, bottom - top), 1), svg_path(simple)
 
 
 def _details(entry: Entry, data: ReportData) -> dict[str, Any]:
@@ -219,7 +272,6 @@ def _details(entry: Entry, data: ReportData) -> dict[str, Any]:
     return {
         "id": row["id"],
         "class": row["class"],
-        "classId": int(row["class_id"]),
         "review": int(row["review"]),
         "area": f"{row['area_m2']:,.1f} m²",
         "confidence": f"{row['confidence']:.2f}",

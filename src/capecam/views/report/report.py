@@ -15,6 +15,7 @@ from capecam.store.file_names import DETECTIONS, REPORT
 from capecam.store.records import Record, read_record
 from capecam.views.report.data import ReportData
 from capecam.views.report.page import Entry, data_url, render
+from capecam.views.report.picture import city_picture
 from capecam.views.report.thumbnails import open_thumbnails
 
 log = logging.getLogger(__name__)
@@ -83,12 +84,12 @@ def write_report(
 
     with open_thumbnails(data, imagery) as thumbnails:
         entries = [
-            Entry(row, thumbnails.draw(row, shape), *panel(number, row["id"]))
+            Entry(row, shape, thumbnails.draw(row, shape), *panel(number, row["id"]))
             for number, (row, shape) in enumerate(data.queue(queue))
         ]
     if problems := [entry.panel_problem for entry in entries if entry.panel_problem]:
         log.warning("%d panel(s) could not be drawn: %s", len(problems), problems[0])
-    text = render(data, entries)
+    text = render(data, entries, city_picture(data.run, imagery))
     with atomic_write(out / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     drawn = {entry.row["id"]: entry.panel for entry in entries if entry.panel}

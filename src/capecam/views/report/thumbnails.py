@@ -24,6 +24,7 @@ from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.reader import Reader
 from capecam.settings import TITLES
 from capecam.store.object_store import StoredObject
+from capecam.views.palette import WHITE
 from capecam.views.report.data import ReportData
 from capecam.views.report.object_maps import ObjectMaps, brightness
 
@@ -204,7 +205,7 @@ def _with_outline(
 ) -> bytes:
     """Return pixels as WebP, with an outline: coloured with a white casing, or thin and white."""
     image = Image.fromarray(pixels).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
-    image.paste("#ffffff", mask=_line(outline, window, 4 if color else 1.5))
+    image.paste(WHITE, mask=_line(outline, window, 4 if color else 1.5))
     if color:
         image.paste(color, mask=_line(outline, window, 2))
     stream = io.BytesIO()

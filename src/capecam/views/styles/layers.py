@@ -11,6 +11,17 @@ from numpy.typing import NDArray
 
 from capecam.io.heat_layer import OBJECT_SHARE_MAX
 from capecam.settings import ClassSettings
+from capecam.views.palette import (
+    CHANGE_COLORS,
+    DARK,
+    DENSITY_COLOR,
+    DONE_COLOR,
+    EVIDENCE_COLORS,
+    KEPT_COLORS,
+    LIGHT,
+    REASON_COLORS,
+    STATUS_COLORS,
+)
 from capecam.views.styles.qml import LayerStyle
 from capecam.views.styles.raster_styles import (
     HEAT,
@@ -22,8 +33,6 @@ from capecam.views.styles.raster_styles import (
     shades,
 )
 from capecam.views.styles.vector_styles import (
-    DARK,
-    LIGHT,
     Label,
     Rule,
     area,
@@ -45,24 +54,9 @@ minute for all of them (664,000 outlines took 62 s on two busy cores)."""
 COUNTED = 100_000
 """At 1:100,000 and larger a square kilometre is a centimetre wide, with room for a number."""
 
-DENSITY_COLOR = "#08519C"
-
 IMAGERY_SCALE = 2_500
 """A screen of 1,920 x 1,080 shows 140 million pixels of 8 cm at this scale. Many images come
 without overviews, so that all of these pixels are decoded."""
-
-EVIDENCE_COLORS = {
-    "context": "#FF9F1C", "both": "#B86BFF", "either": "#3D6FB4", "unproven": "#C9CCD1",
-    "itself": "#00C2C7",
-}  # fmt: skip
-"""Different from the colours of the classes; in the order of urgency."""
-
-STATUS_COLORS = {"failed": "#D6604D", "running": "#FFB000", "pending": "#DDDDDD"}
-
-CHANGE_COLORS = {"new": "#2166AC", "gone": "#D6604D", "unseen": "#FFE08A"}
-"""Distinguishable with red-green colour blindness."""
-
-REASON_COLORS = {"small": "#9E9E9E", "unsure": "#E6C229", "off building": "#8D6E63"}
 
 CLASS_ALPHA = 200
 
@@ -166,7 +160,7 @@ def cells_style() -> LayerStyle:
         Rule(status, f"\"status\" = '{status}'", area(color, 110))
         for status, color in STATUS_COLORS.items()
     ]
-    rules.append(Rule("done", "\"status\" = 'done'", area("#4D9221", 0)))
+    rules.append(Rule("done", "\"status\" = 'done'", area(DONE_COLOR, 0)))
     failed = "\"cell\" || coalesce('\\n' || left(\"error\", 60), '')"
     return ruled(rules, labels=labelled(Label(failed, "inside", 7.0, from_scale=30_000)))
 
@@ -213,8 +207,10 @@ def changes_style() -> LayerStyle:
         Rule(labels.get(status, status), f"\"status\" = '{status}'", area(color))
         for status, color in CHANGE_COLORS.items()
     ]
-    rules.append(Rule("kept", f"{kept}'after'", area("#B0B0B0")))
-    rules.append(Rule("kept, as before", f"{kept}'before'", area("#DDDDDD"), shown=False))
+    rules.append(Rule("kept", f"{kept}'after'", area(KEPT_COLORS["after"])))
+    rules.append(
+        Rule("kept, as before", f"{kept}'before'", area(KEPT_COLORS["before"]), shown=False)
+    )
     return ruled(rules)
 
 

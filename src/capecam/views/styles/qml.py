@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from capecam.io.geopackage import OWN_STYLE, STYLES, style_note, styles_of
+from capecam.views.palette import rgb
 
 VERSION = "3.22"
 """Version of QGIS that writes this format; later versions read it."""
@@ -69,7 +70,7 @@ def options(values: Mapping[str, str]) -> ET.Element:
 
 def rgba(color: str, alpha: int = 255) -> str:
     """Return a colour #RRGGBB in the form of symbols: ``255,0,0,255``."""
-    red, green, blue = bytes.fromhex(color[1:])
+    red, green, blue = rgb(color)
     return f"{red},{green},{blue},{alpha}"
 
 

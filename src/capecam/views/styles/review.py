@@ -7,14 +7,10 @@ from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 from capecam.settings import ClassSettings
+from capecam.views.palette import MISSED_COLOR, OPEN_COLOR, VERDICT_COLORS
 from capecam.views.styles.layers import CLOSE
 from capecam.views.styles.qml import LayerStyle
 from capecam.views.styles.vector_styles import Label, Rule, labelled, marked, outlined, ruled
-
-VERDICT_COLORS = {"right": "#4DAC26", "wrong": "#D01C8B"}
-"""Distinguishable with red-green colour blindness (PiYG of ColorBrewer 2.0)."""
-
-OPEN_COLOR, MISSED_COLOR, BLOCK_COLOR = "#FFD92F", "#00C2C7", "#FFFFFF"
 
 NULL = "{2839923C-8B7D-419E-B84B-CA2FE9B80EC7}"
 """Text that stands for NULL in a list of values (QgsValueMapFieldFormatter::NULL_VALUE)."""

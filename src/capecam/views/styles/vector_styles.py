@@ -11,11 +11,8 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
+from capecam.views.palette import DARK, LIGHT, NO_VALUE, OUTLINE, WHITE, mixed, rgb
 from capecam.views.styles.qml import LayerStyle, options, rgba
-
-OUTLINE = "#505050"
-
-LIGHT, DARK = "#FFFFFF", "#1A1A1A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ def marked(color: str, size_mm: float, to_scale: int) -> ET.Element:
     """Return :func:`outlined` with a disc on top at map scales of 1:``to_scale`` and smaller."""
     disc = {
         "name": "circle", "color": rgba(color, 235), "size": f"{size_mm:g}", "size_unit": "MM",
-        "outline_color": rgba(LIGHT), "outline_width": "0.4", "outline_width_unit": "MM",
+        "outline_color": rgba(_against(color)), "outline_width": "0.3", "outline_width_unit": "MM",
     }  # fmt: skip
     centre = layer("CentroidFill", {"point_on_surface": "1", "point_on_all_parts": "0"})
     centre.append(_only_where("enabled", f"@map_scale > {to_scale}"))
@@ -110,7 +107,7 @@ def _only_where(name: str, expression: str) -> ET.Element:
 
 def _against(color: str) -> str:
     """Return dark or light, whichever contrasts with a colour's luminance (ITU-R BT.709)."""
-    red, green, blue = bytes.fromhex(color[1:])
+    red, green, blue = rgb(color)
     return DARK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 100 else LIGHT
 
 
@@ -193,8 +190,6 @@ PALEST = 0.15
 FIGURES = 3
 """Significant figures of the class limits."""
 
-NO_VALUE = "#C8C8C8"
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -225,7 +220,7 @@ def graduated(
     limits = _limits(known[known > 0])
     rules = [
         Rule(missing, f"{value} IS NULL", area(NO_VALUE)),
-        Rule("0", f"{value} = 0", area("#FFFFFF")),
+        Rule("0", f"{value} = 0", area(WHITE)),
     ]
     edges = ["0", *(f"{limit:g}" for limit in limits)]
     for step, (low, high) in enumerate(pairwise(edges), start=1):
@@ -246,9 +241,7 @@ def _limits(values: NDArray[np.float64]) -> list[float]:
 
 def _shade(color: str, share: float) -> str:
     """Return a colour mixed with white."""
-    share = PALEST + (1 - PALEST) * share
-    rgb = (round(255 + (value - 255) * share) for value in bytes.fromhex(color[1:]))
-    return "#" + "".join(f"{value:02X}" for value in rgb)
+    return mixed(WHITE, color, PALEST + (1 - PALEST) * share)
 
 
 def ruled(rules: Sequence[Rule], *more: ET.Element, labels: ET.Element | None = None) -> LayerStyle:

@@ -47,11 +47,15 @@ class Closer {
     this.pictures(item, page);
     this.facts(item, page.querySelector("dl"));
     if (item.methods.length) Closer.measures(item, page.querySelector("tbody"));
-    else page.querySelector(".scroll").remove();
-    const command = page.querySelector("code"),
+    else page.querySelector("table").parentElement.remove();
+    const [panel, view] = page.querySelectorAll("[data-command]"),
       { out } = this.queue.body.parentElement.dataset;
-    if (item.panel) command.parentElement.remove();
-    else command.textContent = `capecam panel ${out} --detection ${item.id}`;
+    if (item.panel) panel.remove();
+    else panel.querySelector("code").textContent = `capecam panel ${out} --detection ${item.id}`;
+    const [command, link] = view.querySelectorAll("code");
+    command.textContent = `capecam view ${out}`;
+    link.textContent = `#id=${item.id}`;
+    tables(page);
     $("closer-body").replaceChildren(page);
     const order = this.queue.shown,
       at = order.indexOf(this.current);

@@ -4,16 +4,19 @@ class CityMap {
   static MAX_SQUARE_PX = 160; /* size of the smallest squares at the largest zoom factor */
   static FRAME_PX = 14; /* size on the screen below which frames of images are hidden */
   static RING_PX = 6;
+  static OUTLINE_PX = 16; /* size on the screen from which an object has no ring but its outline */
+  static CLOSE_PX = 40; /* size of squares on the screen from which they let the picture through */
   static SCALE_PX = 130; /* maximum length of the scale bar */
   static TAB_STOPS = 50; /* failed images reachable by keyboard; a table lists all */
 
-  constructor(data, rows, open) {
-    const names = [...$("map-class").options].slice(1).map((option) => option.text);
+  constructor(data, rows, filter, open) {
     const widths = data.cells.map((cell) => cell[3]).sort((a, b) => a - b);
     Object.assign(this, { data, svg: $("map-svg"), narrowest: widths[widths.length >> 1] });
-    this.squares = new Squares(data.levels, data.corner, names);
+    this.squares = new Squares(data.levels, data.corner, data.classes, filter);
     this.cells();
-    this.rings(rows, open);
+    this.spots(rows, open);
+    $("map-view").hidden = false;
+    filter.tell(() => this.draw());
     this.all();
   }
 
@@ -36,13 +39,18 @@ class CityMap {
     });
   }
 
-  rings(rows, open) {
+  /* The head of the queue: outlines, and rings around those that are too small to be seen. */
+  spots(rows, open) {
     this.data.queue.forEach(([cx, cy], n) => {
-      const ring = make("circle", { cx, cy, class: "ring" }),
-        { review } = rows[n].dataset;
-      ring.append(make("title", {}, `${rows[n].dataset.class}, rank ${review} in the queue`));
-      ring.addEventListener("click", () => open(n));
-      $("map-queue").append(make("circle", { cx, cy, class: "casing" }), ring);
+      const { review, classId, class: name } = rows[n].dataset,
+        [size, d] = this.data.outlines[n];
+      const style = `--fill:var(--class-${classId});--edge:var(--class-${classId}-edge)`;
+      const spot = make("g", { class: "spot", "data-of": classId, "data-size": size, style });
+      spot.append(make("title", {}, `${name}, rank ${review} in the queue`));
+      for (const kind of ["casing", "outline"]) spot.append(make("path", { d, class: kind }));
+      for (const kind of ["casing", "ring"]) spot.append(make("circle", { cx, cy, class: kind }));
+      spot.addEventListener("click", () => open(n));
+      $("map-queue").append(spot);
     });
   }
 
@@ -71,9 +79,16 @@ class CityMap {
     svg.classList.toggle("near", this.near > 1);
     $("map-frames").style.display = this.narrowest / scale < CityMap.FRAME_PX ? "none" : "";
     $("hatch").setAttribute("patternTransform", `scale(${scale}) rotate(45)`);
-    for (const ring of $("map-queue").children) ring.setAttribute("r", CityMap.RING_PX * scale);
+    for (const spot of $("map-queue").children) {
+      spot.classList.toggle("near", spot.dataset.size / scale > CityMap.OUTLINE_PX);
+      for (const ring of spot.querySelectorAll("circle"))
+        ring.setAttribute("r", CityMap.RING_PX * scale);
+    }
     this.squares.draw(scale);
+    const { level } = this.squares;
+    svg.classList.toggle("close", Boolean(level) && level.size / scale > CityMap.CLOSE_PX);
     this.bar(scale);
+    this.link(scale);
   }
 
   bar(scale) {
@@ -82,6 +97,15 @@ class CityMap {
     const length = [5, 2, 1].find((times) => times * power <= most) * power;
     $("map-scale").style.width = `${length / scale}px`;
     $("map-scale").firstElementChild.textContent = metres(length);
+  }
+
+  /* The deep link of the viewer to what the map shows: x, y and metres per pixel. */
+  link(scale) {
+    const [left, top, unitX, unitY] = this.data.place;
+    const digits = Math.max(0, Math.ceil(-Math.log10(unitX * scale)));
+    const x = (left + this.x * unitX).toFixed(digits),
+      y = (top - this.y * unitY).toFixed(digits);
+    $("map-view").querySelector("code").textContent = `#${x},${y},${Number(scale.toPrecision(3))}`;
   }
 
   all() {

@@ -2,8 +2,8 @@
 class Queue {
   static FIRST = 12;
 
-  constructor(rows) {
-    Object.assign(this, { rows, body: rows[0].parentElement, most: Queue.FIRST });
+  constructor(rows, chosen) {
+    Object.assign(this, { rows, chosen, body: rows[0].parentElement, most: Queue.FIRST });
     this.heads = [...document.querySelectorAll(".queue [data-sort]")];
     for (const head of this.heads) head.addEventListener("click", () => this.sort(head));
     $("queue-controls").addEventListener("change", () => this.filter());
@@ -14,6 +14,7 @@ class Queue {
       next.querySelector(".open").focus();
     });
     addEventListener("beforeprint", () => this.showAll());
+    chosen.tell(() => this.filter());
     this.filter();
   }
 
@@ -29,12 +30,12 @@ class Queue {
   }
 
   filter() {
-    const kind = $("queue-class").value,
+    const kind = this.chosen.chosen,
       word = $("queue-evidence").value;
     let fitting = 0;
     for (const row of this.body.children) {
-      const { class: own, evidence } = row.dataset;
-      const fits = (!kind || own === kind) && (!word || evidence === word);
+      const { classId, evidence } = row.dataset;
+      const fits = (!kind || classId === kind) && (!word || evidence === word);
       fitting += fits;
       row.hidden = !fits || fitting > this.most;
     }

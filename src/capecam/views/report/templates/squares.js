@@ -5,9 +5,14 @@ class Squares {
   static QUANTILES = [0.3, 0.55, 0.75, 0.9, 0.97]; /* of the distinct amounts; limits of the shades */
   static GAP = 0.04; /* between squares, relative to their size */
 
-  constructor(levels, corner, names) {
-    Object.assign(this, { levels, corner, names, width: 2 + 2 * names.length });
+  constructor(levels, corner, names, filter) {
+    Object.assign(this, { levels, corner, names, filter, width: 2 + 2 * names.length });
     this.finest = levels.length ? levels[levels.length - 1].size : 50;
+  }
+
+  /* Index of the class that is shown, -1 for all. */
+  get kind() {
+    return Number(this.filter.chosen) - 1;
   }
 
   /* The level with the smallest visible squares, at a scale in metres per pixel. */
@@ -19,14 +24,14 @@ class Squares {
 
   draw(scale) {
     const level = this.fitting(scale),
-      kind = $("map-class").value,
+      { kind } = this,
       measure = $("map-measure").value;
     const state = `${level && level.size}|${kind}|${measure}`;
     if (state === this.drawn) return;
     this.drawn = state;
     this.level = level;
     this.index = new Map();
-    const found = level ? this.amounts(Number(kind), Number(measure)) : [];
+    const found = level ? this.amounts(kind, Number(measure)) : [];
     $("map-squares").replaceChildren();
     $("map-legend").replaceChildren();
     if (found.length) this.paint(found, measure === "0");
@@ -100,7 +105,10 @@ class Squares {
       row = Math.floor((y + this.corner[1]) / size);
     const at = this.index.get(`${col},${row}`);
     if (at === undefined) return [];
-    const counts = this.names.map((_, c) => squares[at + 2 + 2 * c]);
+    const { kind } = this;
+    const counts = this.names.map((_, c) =>
+      kind < 0 || kind === c ? squares[at + 2 + 2 * c] : 0,
+    );
     const total = counts.reduce((a, b) => a + b);
     const lines = this.names.map(
       (name, c) => `${name}: ${number(counts[c])}, ${number(squares[at + 3 + 2 * c])} m²`,

@@ -10,8 +10,11 @@ const make = (name, attributes = {}, text = "") => {
 };
 
 const rows = [...document.querySelectorAll(".queue tbody tr")];
-const closer = rows.length ? new Closer(new Queue(rows), read("queue-data")) : null;
-gestures(new CityMap(read("map-data"), rows, (n) => closer.show(n)));
+const filter = new ClassFilter();
+const closer = rows.length ? new Closer(new Queue(rows, filter), read("queue-data")) : null;
+gestures(new CityMap(read("map-data"), rows, filter, (n) => closer.show(n)));
+tables(document);
+filter.apply(); /* a browser may have kept the choice of the last visit */
 printing();
 
 /* Open all details for printing. */
