@@ -12,17 +12,17 @@ import { Explanations } from "./explain.js";
 import { noFilters } from "./filters.js";
 import { Layers } from "./layers.js";
 import { footer, makeMap, motion, showAll, tooltip, zoomButtons } from "./map.js";
+import { count } from "./numbers.js";
 import { Queue } from "./queue.js";
 import { reviewOf } from "./review.js";
 import { getJson } from "./server.js";
 import { State } from "./state.js";
 
 const geojson = new GeoJSON();
-const AROUND_OBJECT = 6;
-/** A selected object takes a sixth of the screen, */
-const MIN_METRES = 0.03;
+const AROUND_OBJECT = 8;
+/** A selected object takes an eighth of the screen, */
+const MIN_METRES = 0.05;
 /** but a pixel of the screen is not less than this. */
-const HIT_PX = 5;
 
 export class App {
   constructor(city, messages, target) {
@@ -54,12 +54,8 @@ export class App {
     this.selection = selectionLayer();
     this.map.addLayer(this.selection);
     target.append(zoomButtons(this.map, city), footer(this.map, city));
-    tooltip(this.map, (pixel) => this.#tip(pixel));
+    tooltip(this.map, (event) => this.#point(event));
     this.map.on("singleclick", (event) => this.#click(event));
-    this.map.on("pointermove", (event) => {
-      if (event.dragging) return;
-      target.style.cursor = this.#featureAt(event.pixel, isObject) ? "pointer" : "";
-    });
     this.state.watch(["run"], () => this.#openRun());
     this.state.watch(["filters"], () => this.#requeue());
     this.state.watch(["selected", "place"], () => this.#showSelection());
@@ -226,22 +222,14 @@ export class App {
     else if (place) source.addFeature(new Feature(new Point(place)));
   }
 
-  #featureAt(pixel, isWanted) {
-    return this.map.forEachFeatureAtPixel(pixel, (feature) => (isWanted(feature) ? feature : undefined), {
-      hitTolerance: HIT_PX,
-      layerFilter: (layer) => layer.getOpacity() > 0 && this.layers.isAt(layer, pixel),
-    });
-  }
-
   #click({ pixel, coordinate }) {
     if (this.missed.isDrawing) return;
-    const feature = this.#featureAt(pixel, isObject);
-    const detection = feature?.get("detection");
+    const { detection, place } = this.layers.at(pixel, coordinate);
     if (detection) {
       if (detection.run !== this.run.index) this.state.set({ run: detection.run });
       this.select(detection);
-    } else if (feature) {
-      this.map.getView().fit(feature.get("place").box, { duration: motion(300) });
+    } else if (place) {
+      this.map.getView().fit(place.box, { duration: motion(300) });
     } else if (this.state.get("selected") || this.state.get("place")) {
       this.unselect();
     } else if (this.isInCity(coordinate)) {
@@ -249,12 +237,12 @@ export class App {
     }
   }
 
-  #tip(pixel) {
-    const feature = this.#featureAt(pixel, () => true);
-    if (!feature) return "";
-    const detection = feature.get("detection");
+  /** Text for the pointer at a pixel, and its shape. */
+  #point({ pixel, coordinate }) {
+    const { detection, place, tip } = this.layers.at(pixel, coordinate);
+    this.map.getTargetElement().style.cursor = detection || place ? "pointer" : "";
     if (detection) return detection.class;
-    return feature.get("tip") ?? feature.get("name") ?? "";
+    return place ? `${count(place.total)} detections` : (tip ?? "");
   }
 
   copyLink() {
@@ -369,5 +357,3 @@ export class App {
     }
   }
 }
-
-const isObject = (feature) => feature.get("detection") || feature.get("place");

@@ -23,6 +23,7 @@ export function objectCard(app) {
     if (detection) fill(about, ...aboutObject(app, detection));
     else if (place) fill(about, ...aboutPlace(app, place));
     node.scrollTop = 0;
+    keepInView(app, node);
   });
   state.watch(["selected", "reviewed", "run"], () => {
     const detection = state.get("selected");
@@ -30,6 +31,14 @@ export function objectCard(app) {
   });
   state.watch(["selected", "place", "explanation"], () => fill(why, ...explanation(app)));
   return node;
+}
+
+/** On a phone the card lies over the lower part of the map: the centre moves above it. */
+function keepInView(app, node) {
+  const map = app.map.getTargetElement().getBoundingClientRect();
+  const card = node.getBoundingClientRect();
+  const isBelow = !node.hidden && card.width >= map.width;
+  app.map.getView().padding = isBelow ? [0, 0, Math.max(0, map.bottom - card.top), 0] : [0, 0, 0, 0];
 }
 
 function head(app, ...title) {
@@ -55,8 +64,8 @@ function aboutObject(app, detection) {
       ["Likely right", known(detection.p_right, percent), "How likely the detection is right, calibrated on checked ones"],
       ["Area", squareMetres(detection.area_m2), "On the map, not of the slope"],
       ["In the queue", known(detection.rank, (rank) => `no. ${count(rank)}`), "Place in the review queue; 1 is the most doubtful"],
-      ["Map on itself", known(detection.own_share, percent), "Share of its own explanation that lies inside its outline"],
-      ["Falls by", known(detection.own_drop, percent), "Probability lost when the pixels that its explanation names are blurred"],
+      ["Map inside it", known(detection.own_share, percent), "Share of its own explanation that lies inside its outline"],
+      ["Drop if blurred", known(detection.own_drop, percent), "Probability lost when the pixels that its explanation names are blurred"],
     ]),
     word ? make("p.evidence", {}, make("b", { style: { "--word": word.color } }, word.word), ` ${word.meaning}`)
       : null,

@@ -1,6 +1,7 @@
 /** Two runs, or two layers, beside each other, with an edge between them that can be moved. */
 
 import { ICONS, choice, fill, icon, make, select } from "./dom.js";
+import { isHeatmap } from "./layers.js";
 
 const STEP = 0.02;
 /** Share of the map that an arrow key moves the edge. */
@@ -12,8 +13,7 @@ export function compareControls(app) {
   const layers = () => app.run.layers.map((layer) => [layer.id, layer.title]);
   const start = (kind) => {
     if (kind === "layers") {
-      const ids = layers().map(([id]) => id);
-      state.set({ compare: { kind, left: ids.at(-2) ?? ids[0], right: ids.at(-1) } });
+      state.set({ compare: { kind, ...firstPair(app) } });
     } else {
       state.set({ compare: kind === "runs" ? { kind } : null });
     }
@@ -41,6 +41,16 @@ export function compareControls(app) {
     draw();
   });
   return node;
+}
+
+/** The heatmap that is shown, and the same class by the next method. */
+function firstPair(app) {
+  const ids = app.run.layers.map((layer) => layer.id);
+  const heatmaps = ids.filter(isHeatmap);
+  const left = heatmaps.find((id) => app.visible().has(id)) ?? heatmaps[0] ?? ids[0];
+  const others = heatmaps.filter((id) => id !== left && id.endsWith(left.slice(left.indexOf("/"))));
+  const after = others.find((id) => ids.indexOf(id) > ids.indexOf(left));
+  return { left, right: after ?? others[0] ?? ids.at(-1) };
 }
 
 /** The edge on the map. */

@@ -76,6 +76,11 @@ export class Counts {
   }
 }
 
+/** Radius of a place's ring, in pixels of the screen. */
+export function radius(place) {
+  return 13 + Math.min(14, 4 * Math.log10(place.total));
+}
+
 /** A layer of rings, one a place: its number, and the classes as parts of the ring. */
 export function countsLayer(city) {
   return new VectorLayer({
@@ -83,10 +88,9 @@ export function countsLayer(city) {
     zIndex: Z.counts,
     style: (feature) => {
       const place = feature.get("place");
-      const radius = 13 + Math.min(14, 4 * Math.log10(place.total));
       return new Style({
         renderer: ([x, y], { context, pixelRatio }) =>
-          drawRing(context, [x, y], radius * pixelRatio, pixelRatio, place, city),
+          drawRing(context, [x, y], pixelRatio, place, city),
       });
     },
   });
@@ -101,10 +105,11 @@ export function showPlaces(layer, places) {
   layer.getSource().addFeatures(features);
 }
 
-function drawRing(context, [x, y], radius, ratio, place, city) {
+function drawRing(context, [x, y], ratio, place, city) {
+  const outer = radius(place) * ratio;
   context.save();
   context.beginPath();
-  context.arc(x, y, radius + 1.5 * ratio, 0, WHOLE_TURN);
+  context.arc(x, y, outer + 1.5 * ratio, 0, WHOLE_TURN);
   context.fillStyle = "rgba(255, 255, 255, 0.92)";
   context.fill();
   context.lineWidth = 4 * ratio;
@@ -112,13 +117,13 @@ function drawRing(context, [x, y], radius, ratio, place, city) {
   for (const [id, n] of place.byClass) {
     const to = from + (WHOLE_TURN * n) / place.total;
     context.beginPath();
-    context.arc(x, y, radius - 2 * ratio, from, to);
+    context.arc(x, y, outer - 2 * ratio, from, to);
     context.strokeStyle = city.classOf.get(id)?.color ?? "#888";
     context.stroke();
     from = to;
   }
   context.beginPath();
-  context.arc(x, y, radius - 4 * ratio, 0, WHOLE_TURN);
+  context.arc(x, y, outer - 4 * ratio, 0, WHOLE_TURN);
   context.fillStyle = "#16202b";
   context.fill();
   context.fillStyle = "#fff";

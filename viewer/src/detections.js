@@ -2,7 +2,7 @@
 
 import Feature from "ol/Feature.js";
 import GeoJSON from "ol/format/GeoJSON.js";
-import { getCenter } from "ol/extent.js";
+import { buffer, getCenter } from "ol/extent.js";
 import Point from "ol/geom/Point.js";
 import VectorLayer from "ol/layer/Vector.js";
 import VectorSource from "ol/source/Vector.js";
@@ -12,7 +12,7 @@ import Stroke from "ol/style/Stroke.js";
 import Style from "ol/style/Style.js";
 import Text from "ol/style/Text.js";
 
-import { Counts, countsLayer, showPlaces } from "./counts.js";
+import { Counts, countsLayer, radius, showPlaces } from "./counts.js";
 import { passes } from "./filters.js";
 import { FlatGeobuf } from "./flatgeobuf.js";
 import { Z } from "./map.js";
@@ -24,6 +24,8 @@ const AROUND = 0.2;
 /** Share of the view that is read beyond each of its edges. */
 const SMALL_PX = 7;
 /** Objects that are smaller on the screen are dots. */
+const HIT_PX = 5;
+/** Clicks may miss an object by so much. */
 
 const VERDICT_SIGNS = { right: "✓", wrong: "✗", unsure: "?" };
 const geojson = new GeoJSON();
@@ -116,6 +118,34 @@ export class Detections {
     return feature;
   }
 
+  /** Return the detection at a place, the smallest if there are several; undefined for none. */
+  at(coordinate, resolution) {
+    if (!this.outlines.getVisible()) return undefined;
+    const near = HIT_PX * resolution;
+    const box = buffer([...coordinate, ...coordinate], near);
+    const filters = this.state.get("filters");
+    return this.outlines.getSource().getFeaturesInExtent(box)
+      .filter((feature) => {
+        const geometry = feature.getGeometry();
+        if (!passes(filters, feature.get("detection"))) return false;
+        if (geometry.intersectsCoordinate(coordinate)) return true;
+        const [x, y] = geometry.getClosestPoint(coordinate);
+        return Math.hypot(x - coordinate[0], y - coordinate[1]) <= near;
+      })
+      .map((feature) => feature.get("detection"))
+      .sort((a, b) => a.area_m2 - b.area_m2)[0];
+  }
+
+  /** Return the place whose number is shown there; undefined for none. */
+  placeAt(coordinate, resolution) {
+    if (!this.rings.getVisible()) return undefined;
+    const nearest = this.rings.getSource().getClosestFeatureToCoordinate(coordinate);
+    if (!nearest) return undefined;
+    const place = nearest.get("place");
+    const distance = Math.hypot(place.x - coordinate[0], place.y - coordinate[1]);
+    return distance <= radius(place) * resolution ? place : undefined;
+  }
+
   /** Return a detection by its id, looked for in a box; null if it is not there. */
   async find(id, box) {
     await this.prepared;
@@ -188,7 +218,7 @@ function dot(color) {
   return once(`dot ${color}`, () =>
     new Style({
       image: new CircleStyle({
-        radius: 4.5,
+        radius: 4,
         fill: new Fill({ color }),
         stroke: new Stroke({ color: "#fff", width: 1.2 }),
       }),
@@ -199,9 +229,8 @@ function dot(color) {
 /** The selected object, above everything else. */
 export function selectionLayer() {
   const lines = [
-    new Style({ stroke: new Stroke({ color: "rgba(10, 14, 20, 0.85)", width: 9 }) }),
-    new Style({ stroke: new Stroke({ color: "#ffd60a", width: 5.5 }) }),
-    new Style({ stroke: new Stroke({ color: "rgba(10, 14, 20, 0.9)", width: 1.6 }) }),
+    new Style({ stroke: new Stroke({ color: "rgba(10, 14, 20, 0.85)", width: 7.5 }) }),
+    new Style({ stroke: new Stroke({ color: "#ffd60a", width: 4 }) }),
   ];
   const ring = new Style({
     image: new CircleStyle({ radius: 13, stroke: new Stroke({ color: "#ffd60a", width: 3 }) }),

@@ -1,14 +1,13 @@
 /** Which layers are shown, how much, and what their colours mean. */
 
 import { choice, fill, make, select, slider, swatch } from "./dom.js";
+import { isHeatmap } from "./layers.js";
 import { percent } from "./numbers.js";
 
 const CONTINUOUS = 16;
 /** Colours of a palette, beyond which it is a ramp. */
 const STOPS = 16;
 
-/** `<method>/<class>` is one of the heatmaps, of which one is shown at a time. */
-const isHeatmap = (layer) => layer.id.includes("/");
 const classOf = (layer) => layer.id.slice(layer.id.indexOf("/") + 1);
 
 /** Return the controls of the layers of the run that is chosen. */
@@ -16,8 +15,8 @@ export function layerSwitcher(app) {
   const node = make("div.layers");
   app.state.watch(["run"], () => {
     const { layers } = app.run;
-    const heatmaps = layers.filter(isHeatmap);
-    const plain = Map.groupBy(layers.filter((layer) => !isHeatmap(layer)), (layer) => layer.group);
+    const heatmaps = layers.filter(({ id }) => isHeatmap(id));
+    const plain = Map.groupBy(layers.filter(({ id }) => !isHeatmap(id)), (layer) => layer.group);
     fill(
       node,
       heatmaps.length ? chooser(app, heatmaps) : null,

@@ -61,10 +61,21 @@ export class Layers {
     return (isBoth ? [0, 1] : [this.state.get("run")]).map((index) => this.of(index));
   }
 
-  /** Return whether a layer is drawn at a pixel of the screen: the other side has other layers. */
-  isAt(layer, [x]) {
-    const side = layer.get("side");
-    return !side || (side === "left") === x < this.#edge;
+  /** Return what is at a pixel of the screen: `detection`, `place`, or a `tip`. */
+  at(pixel, coordinate) {
+    const shown = this.shown;
+    const layers = shown.length === 1 ? shown[0] : shown[pixel[0] < this.#edge ? 0 : 1];
+    const resolution = this.map.getView().getResolution();
+    const shows = this.state.get("shows");
+    if (shows.has("detections")) {
+      const detection = layers.detections.at(coordinate, resolution);
+      const place = layers.detections.placeAt(coordinate, resolution);
+      if (detection || place) return { detection, place };
+    }
+    const [cell] = layers.cells.getSource().getFeaturesAtCoordinate(coordinate);
+    if (cell) return { tip: cell.get("tip") };
+    const zones = layers.zones?.getVisible() ? layers.zones.getSource() : null;
+    return { tip: zones?.getFeaturesAtCoordinate(coordinate)[0]?.get("name") };
   }
 
   get #edge() {
@@ -80,8 +91,10 @@ export class Layers {
       const side = compare?.kind === "runs" ? ["left", "right"][layers.run.index] : null;
       for (const layer of layers.all) layer.set("side", side);
       for (const [id, layer] of layers.rasters) {
-        if (compare?.kind === "layers") layer.set("side", sideOf(id, compare));
-        layer.setVisible(isShown && (visible.has(id) || sideOf(id, compare) !== null));
+        const own = sideOf(id, compare);
+        if (own) layer.set("side", own);
+        const isAsked = visible.has(id) && !(compare?.kind === "layers" && isHeatmap(id));
+        layer.setVisible(isShown && (isAsked || own !== null));
         layer.setOpacity(opacity.get(id) ?? 1);
       }
       layers.cells.setVisible(isShown);
@@ -120,6 +133,11 @@ export class Layers {
     context.closePath();
     context.clip();
   }
+}
+
+/** `<method>/<class>` is one of the heatmaps, of which one is shown at a time. */
+export function isHeatmap(id) {
+  return id.includes("/");
 }
 
 function sideOf(id, compare) {

@@ -19,6 +19,10 @@ const CLOSEST = 8;
 /** Pixels of the screen for a pixel of the grid. */
 const BAR_PX = 110;
 /** Maximum length of the scale bar. */
+const MARGIN_PX = [24, 24, 48, 24];
+/** Around the whole city; the footer lies over the map. */
+
+const HATCH_PX = 14;
 
 export const Z = { rasters: 0, overlays: 400, zones: 500, cells: 510, counts: 600, outlines: 610, drawn: 700 };
 /** Order of the layers, lowest first; rasters have their place in the run added. */
@@ -45,7 +49,7 @@ export function makeMap(city, target) {
     keyboardEventTarget: target,
     interactions: defaultInteractions({ altShiftDragRotate: false, pinchRotate: false }),
   });
-  view.fit(extent, { padding: [30, 30, 30, 30], size: map.getSize() });
+  view.fit(extent, { padding: MARGIN_PX, size: map.getSize() });
   return map;
 }
 
@@ -56,7 +60,7 @@ function padded([west, south, east, north], share) {
 
 /** Show the whole city. */
 export function showAll(map, city) {
-  map.getView().fit(city.runs[0].grid.extent, { padding: [30, 30, 30, 30], duration: motion(400) });
+  map.getView().fit(city.runs[0].grid.extent, { padding: MARGIN_PX, duration: motion(400) });
 }
 
 /** Duration of a movement: none for people who asked for less of it. */
@@ -131,29 +135,29 @@ export function missingCells(run) {
 
 function hatching() {
   const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 10;
+  canvas.width = canvas.height = HATCH_PX;
   const context = canvas.getContext("2d");
-  context.fillStyle = "rgba(255, 237, 213, 0.55)";
-  context.fillRect(0, 0, 10, 10);
-  context.strokeStyle = "rgba(194, 65, 12, 0.75)";
+  context.fillStyle = "rgba(255, 237, 213, 0.4)";
+  context.fillRect(0, 0, HATCH_PX, HATCH_PX);
+  context.strokeStyle = "rgba(194, 65, 12, 0.6)";
   context.lineWidth = 1.5;
   context.beginPath();
-  for (const shift of [-10, 0, 10]) {
-    context.moveTo(shift, 10);
-    context.lineTo(shift + 10, 0);
+  for (const shift of [-HATCH_PX, 0, HATCH_PX]) {
+    context.moveTo(shift, HATCH_PX);
+    context.lineTo(shift + HATCH_PX, 0);
   }
   context.stroke();
   return context.createPattern(canvas, "repeat");
 }
 
 /** A text beside the pointer: why a cell is missing, or the name of what is there. */
-export function tooltip(map, textAt) {
+export function tooltip(map, textOf) {
   const node = make("div.tip", { role: "status", hidden: true });
   map.getTargetElement().append(node);
   const hide = () => (node.hidden = true);
   map.on("pointermove", (event) => {
     if (event.dragging) return hide();
-    const text = textAt(event.pixel);
+    const text = textOf(event);
     node.hidden = !text;
     if (!text) return undefined;
     node.textContent = text;

@@ -18,8 +18,9 @@ function lattice(grid, halvings) {
 
 /** Return the OpenLayers layer of a layer of a run. */
 export function rasterLayer(layer, run, projection) {
-  const source = layer.kind === "tiles" ? pictures(layer, run, projection) : values(layer, run, projection);
-  return new TileLayer({ source, preload: layer.kind === "tiles" ? 1 : 0 });
+  const makeSource = layer.kind === "tiles" ? pictures : values;
+  const source = makeSource(layer, run, projection);
+  return new TileLayer({ source, extent: run.grid.extent });
 }
 
 function pictures(layer, { grid }, projection) {
