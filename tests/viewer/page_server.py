@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,12 +23,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import geopandas as gpd
 import matplotlib as mpl
 import numpy as np
-import pyproj
 import rasterio
 from PIL import Image, ImageDraw
 
 import capecam
-from capecam.detections.export import export
 from capecam.views.report.captions import EVIDENCE
 from capecam.views.styles.layers import EVIDENCE_COLORS
 
@@ -42,6 +40,7 @@ TITLES = {
     "probability": "Probability", "gradcam": "Grad-CAM", "gradcampp": "Grad-CAM++",
     "guided_gradcam": "Guided Grad-CAM", "objects": "Each object's own map",
 }  # fmt: skip
+LO19 = "+proj=tmerc +lat_0=0 +lon_0=19 +k=1 +x_0=0 +y_0=0 +ellps=WGS84 +units=m +no_defs"
 COUNTED_PX = 256
 """Edge of the squares in which detections are counted; the real one is larger."""
 
@@ -118,7 +117,9 @@ class Run:
         """Write the FlatGeobuf of the detections."""
         columns = ["id", "class_id", "class", "confidence", "p_right", "area_m2", "evidence"]
         columns += ["rank", "own_share", "own_drop", "geometry"]
-        table = self.table[columns].astype({name: float for name in ("p_right", "own_share", "own_drop")})
+        table = self.table[columns].astype(
+            dict.fromkeys(("p_right", "own_share", "own_drop"), float)
+        )
         table.to_file(path, driver="FlatGeobuf", engine="pyogrio", SPATIAL_INDEX="YES")
         return path
 
@@ -137,7 +138,9 @@ class Run:
             "cols": -(-window["width"] // COUNTED_PX), "counts": counts,
         }  # fmt: skip
 
-    def queue(self, offset: int = 0, limit: int = 500, class_id: int | None = None) -> dict[str, Any]:
+    def queue(
+        self, offset: int = 0, limit: int = 500, class_id: int | None = None
+    ) -> dict[str, Any]:
         table = self.table if class_id is None else self.table[self.table["class_id"] == class_id]
         columns = ["id", "class_id", "confidence", "p_right", "area_m2", "evidence"]
         rows = []
@@ -258,9 +261,9 @@ def classes_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def heat_palette() -> list[str]:
     colors = mpl.colormaps["inferno"](np.linspace(0.15, 1, 255), bytes=True)
     alphas = (255 * 0.8 * np.minimum(1, 2.5 * np.linspace(0, 1, 255))).astype(int)
-    return [f"#{r:02x}{g:02x}{b:02x}{a:02x}" for (r, g, b, _), a in zip(colors, alphas, strict=True)] + [
-        "#00000000"
-    ]
+    return [
+        f"#{r:02x}{g:02x}{b:02x}{a:02x}" for (r, g, b, _), a in zip(colors, alphas, strict=True)
+    ] + ["#00000000"]
 
 
 def shades(color: str) -> list[str]:
@@ -278,6 +281,9 @@ def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+Answer = bytes | Path | dict[str, Any] | None
 
 
 @dataclass
@@ -304,11 +310,10 @@ class Site:
 
     def city(self) -> dict[str, Any]:
         first = self.runs[0]
-        crs = pyproj.CRS.from_user_input("ESRI:102562")
         return {
             "title": "Sample city", "served": self.is_served,
             "crs": {
-                "name": "Hartebeesthoek94 / Lo19", "code": "ESRI:102562", "proj4": crs.to_proj4(),
+                "name": "Hartebeesthoek94 / Lo19", "code": "ESRI:102562", "proj4": LO19,
             },
             "attribution": "Imagery: drawn by capecam",
             "classes": classes_of(first.record),
@@ -322,37 +327,38 @@ class Site:
             **self.overrides,
         }  # fmt: skip
 
-    def get(self, path: str, query: Mapping[str, list[str]]) -> bytes | Path | dict[str, Any] | None:
-        """Return the answer to a GET: bytes, a file, JSON; None for a path that is not there."""
+    def get(self, path: str, query: Mapping[str, list[str]]) -> Answer:
+        """Return the answer to a GET; None for a path that is not there."""
         if path in ("", "index.html", "viewer.js", "viewer.css", "licences.txt"):
             return PAGE / (path or "index.html")
         if path == "city.json":
             return self.city()
-        match = re.fullmatch(r"run/(\d)/(.*)", path)
-        if not match or int(match[1]) >= len(self.runs):
-            return None
-        run, rest = self.runs[int(match[1])], match[2]
-        if rest.startswith("cells/"):
-            return run.out / rest
-        if rest.endswith("_overview.tif"):
-            return run.out / rest.replace("_overview", ".overview")
-        if found := re.fullmatch(r"imagery/(\d+)/(\d+)/(\d+)\.jpg", rest):
-            z, col, row = (int(part) for part in found.groups())
-            return run.picture(z, row, col)
-        if found := re.fullmatch(r"thumbnails/(.*)\.jpg", rest):
-            return run.thumbnail(found[1])
-        if found := re.fullmatch(r"overlay/(\w+)\.png", rest):
-            return _overlay(found[1])
-        if rest == "counts.json":
-            return run.counts()
-        if rest == "queue.json":
-            one = {key: int(value[0]) for key, value in query.items()}
-            return run.queue(one.get("offset", 0), one.get("limit", 500), one.get("class"))
-        if rest == "review" and self.is_served:
-            return {"verdicts": self.verdicts, "missed": self.missed}
-        if rest == "find" and self.is_served:
-            return self._find(run, query["id"][0])
+        for pattern, make in self._routes(query).items():
+            if found := re.fullmatch(f"run/(\\d)/{pattern}", path):
+                index, *rest = found.groups()
+                return make(self.runs[int(index)], *rest)
         return self.folder / path
+
+    def _routes(self, query: Mapping[str, list[str]]) -> dict[str, Callable[..., Answer]]:
+        """Return what is made, by pattern."""
+        one = {key: value[0] for key, value in query.items()}
+        numbers = {key: int(one[key]) for key in ("offset", "limit", "class") if key in one}
+        page = {"class_id" if key == "class" else key: n for key, n in numbers.items()}
+        routes: dict[str, Callable[..., Answer]] = {
+            "(cells/.*)": lambda run, rest: run.out / rest,
+            "(\\w+)_overview.tif": lambda run, name: run.out / f"{name}.overview.tif",
+            r"imagery/(\d+)/(\d+)/(\d+)\.jpg": lambda run, z, col, row: run.picture(
+                int(z), int(row), int(col)
+            ),
+            "thumbnails/(.*).jpg": Run.thumbnail,
+            "overlay/(\\w+).png": lambda _, name: _overlay(name),
+            "counts.json": lambda run: run.counts(),
+            "queue.json": lambda run: run.queue(**page),
+        }
+        if self.is_served:
+            routes["review"] = lambda _: {"verdicts": self.verdicts, "missed": self.missed}
+            routes["find"] = lambda run: self._find(run, one["id"])
+        return routes
 
     def _find(self, run: Run, id_: str) -> dict[str, Any] | None:
         queue = run.queue(0, len(run.table))
@@ -393,13 +399,18 @@ class Site:
         x, y = row.geometry.representative_point().coords[0]
         half, palette = 12.8, heat_palette()
         extent = [x - half, y - half, x + half, y + half]
-        titles = {"own": "Its own explanation", "gradcam": "Grad-CAM of the tile", "guided": "Guided Grad-CAM"}
+        titles = {
+            "own": "Its own explanation",
+            "gradcam": "Grad-CAM of the tile",
+            "guided": "Guided Grad-CAM",
+        }
         return 200, {
             "id": row["id"], "class": row["class"], "class_id": int(row["class_id"]),
             "confidence": float(row["confidence"]), "evidence": "itself",
             "numbers": {
-                "own_share": 0.62, "own_near": 0.81, "own_peak_m": 0.4, "leak": 0.03, "own_drop": 0.71,
-                "random_drop": 0.08, "distance_drop": 0.66, "alone": 0.94, "without": 0.11,
+                "own_share": 0.62, "own_near": 0.81, "own_peak_m": 0.4, "leak": 0.03,
+                "own_drop": 0.71, "random_drop": 0.08, "distance_drop": 0.66, "alone": 0.94,
+                "without": 0.11,
             },
             "outline": row.geometry.__geo_interface__, "took_s": 0.28,
             "overlays": [

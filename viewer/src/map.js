@@ -17,6 +17,8 @@ import { coordinates, degrees, length } from "./numbers.js";
 
 const CLOSEST = 8;
 /** Pixels of the screen for a pixel of the grid. */
+const SMALLEST_PX = 100;
+/** Width of the city when it is furthest away. */
 const BAR_PX = 110;
 /** Maximum length of the scale bar. */
 const MARGIN_PX = [24, 24, 48, 24];
@@ -33,13 +35,12 @@ export function makeMap(city, target) {
   const { extent } = grid;
   const view = new View({
     projection: city.projection,
-    extent: padded(extent, 0.25),
-    showFullExtent: true,
-    center: [(extent[0] + extent[2]) / 2, (extent[1] + extent[3]) / 2],
-    resolution: (grid.sx * Math.max(grid.width, grid.height)) / 600,
-    minResolution: grid.sx / CLOSEST,
-    enableRotation: false,
+    extent,
+    constrainOnlyCenter: true, // objects at the edge of the city can stand in the middle, too
     smoothExtentConstraint: false,
+    minResolution: grid.sx / CLOSEST,
+    maxResolution: (grid.sx * Math.max(grid.width, grid.height)) / SMALLEST_PX,
+    enableRotation: false,
   });
   const map = new Map({
     target,
@@ -51,11 +52,6 @@ export function makeMap(city, target) {
   });
   view.fit(extent, { padding: MARGIN_PX, size: map.getSize() });
   return map;
-}
-
-function padded([west, south, east, north], share) {
-  const [x, y] = [(east - west) * share, (north - south) * share];
-  return [west - x, south - y, east + x, north + y];
 }
 
 /** Show the whole city. */
