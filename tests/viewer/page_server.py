@@ -300,6 +300,8 @@ class Site:
     missed: list[dict[str, Any]] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     explained: list[dict[str, Any]] = field(default_factory=list)
+    preparing: int = 0
+    """Number of times that the outlines are still being made."""
 
     def __post_init__(self) -> None:
         for run in self.runs:
@@ -452,6 +454,10 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.site.get(unquote(parts.path).lstrip("/"), parse_qs(parts.query))
         except IndexError:
             answer = None
+        if parts.path.endswith("detections.fgb") and self.site.preparing > 0:
+            self.site.preparing -= 1
+            self._send(503, b'{"error": "it is being made"}', ".json")
+            return
         if isinstance(answer, Path):
             answer = answer.read_bytes() if answer.is_file() else None
         if answer is None:
@@ -481,6 +487,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Cache-Control", "no-cache")
+        if status == 503:
+            self.send_header("Retry-After", "1")
         self.end_headers()
         with suppress(BrokenPipeError, ConnectionResetError):  # the page has moved on
             self.wfile.write(data)

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from shapely import box
 from support.cities import CORNER, GSD, blobs, colours_model, quick_settings, write_tif
 from viewer.page_server import Run, Site, served
 
@@ -66,9 +68,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def opened(browser) -> Iterator[Any]:
+def errors() -> list[str]:
+    """Errors that pages have printed."""
+    return []
+
+
+@pytest.fixture
+def opened(browser, errors) -> Iterator[Any]:
     """Open pages; finally check that nothing else was asked and that no error was printed."""
-    servers, contexts, errors, outside = [], [], [], []
+    servers, contexts, outside = [], [], []
 
     def open_page(site: Site, link: str = "", **options: Any) -> Any:
         server = served(site)
@@ -122,10 +130,10 @@ class Projected:
     def __init__(self, page, run: Run, col: int, row: int, scale: float) -> None:
         """The pixel (col, row) of the grid has its corner in the middle of the map."""
         x0, y0, pixel, _ = run.transform
-        box = map_box(page)
-        self.half = np.array([box["width"] // 2, box["height"] // 2])
+        spot = map_box(page)
+        self.half = np.array([spot["width"] // 2, spot["height"] // 2])
         self.resolution = scale * pixel
-        odd = np.array([box["width"] % 2, box["height"] % 2]) / 2
+        odd = np.array([spot["width"] % 2, spot["height"] % 2]) / 2
         self.origin = np.array([x0 + col * pixel, y0 - row * pixel])
         centre = self.origin + odd * [self.resolution, -self.resolution]
         self.link = f"#{centre[0]!r},{centre[1]!r},{self.resolution!r}".replace("np.float64", "")
@@ -267,8 +275,8 @@ def test_a_click_selects_and_the_link_says_so(opened, site) -> None:
     projected = Projected(page, site.runs[0], 0, 0, 1)
     projected.link = f"#{point.x},{point.y},0.08"
     go(page, projected)
-    box = map_box(page)
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    spot = map_box(page)
+    page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
     card = page.locator("section.card").first
     card.get_by_role("heading", name=found["class"]).wait_for()
     assert found["id"] in card.inner_text()
@@ -290,9 +298,7 @@ def test_deep_links_are_honoured_and_followed(opened, site, is_served) -> None:
     assert (x, y) == pytest.approx(((west + east) / 2, (south + north) / 2), abs=0.01)
     assert metres < 0.2
     page.evaluate("link => { location.hash = link; }", f"#id={first['id']}&{x + 5},{y + 5},0.32")
-    page.wait_for_function(
-        "id => document.querySelector('.card-id').textContent === id", arg=first["id"]
-    )
+    page.locator(".card-id", has_text=first["id"]).wait_for()
     settle(page)
     assert page.url.endswith(f"#id={first['id']}&{x + 5:.2f},{y + 5:.2f},0.32"), "it moves as told"
     if not is_served:  # a server says 404, and the browser an error
@@ -326,8 +332,8 @@ def test_the_class_filter_and_the_sliders_filter_everything(opened, site) -> Non
     hidden = others[others.distance(kept.union_all()).idxmax()]
     page.evaluate("link => { location.hash = link; }", f"#{hidden.x},{hidden.y},0.08")
     settle(page)
-    box = map_box(page)
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    spot = map_box(page)
+    page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
     page.get_by_role("heading", name="A place").wait_for()
 
 
@@ -338,8 +344,8 @@ def test_a_failed_cell_says_why_and_texts_are_no_markup(opened, site) -> None:
     hide_detections(page)
     projected = Projected(page, site.runs[0], IMAGE + 300, IMAGE + 300, 1)
     go(page, projected)
-    box = map_box(page)
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    spot = map_box(page)
+    page.mouse.move(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
     assert page.locator(".tip").inner_text() == f"{FAILED}: {REASON}"
     assert re.search(
         r"-50\d{3}\.\d, -37630\d\d\.\d\s+18\.4\d{4}° E, 3[34]\.\d{5}° S",
@@ -425,6 +431,56 @@ def test_swiping_two_runs_and_two_layers(opened, out, tmp_path) -> None:
     ]
 
 
+def test_the_second_run_by_its_link(opened, out, tmp_path) -> None:
+    site = Site([Run(out), Run(out, 1, "2022")], tmp_path)
+    id_ = site.runs[1].table.iloc[0]["id"]
+    page = opened(site, f"#id={id_}&run=1")
+    assert page.get_by_label("Run", exact=True).input_value() == "1"
+    assert id_ in page.locator("section.card").first.inner_text()
+    assert any(path.startswith("/run/1/find") for path in site.requests)
+    page.get_by_label("Run", exact=True).select_option("0")
+    settle(page)
+    assert "run=" not in page.url
+    assert "id=" not in page.url, "an id belongs to its run"
+
+
+def test_zones_have_their_names(opened, site) -> None:
+    x0, y0, pixel, _ = site.runs[0].transform
+    middle, end = x0 + IMAGE * pixel, x0 + SIDE * pixel
+    boxes = [box(x0, y0 - SIDE * pixel, middle, y0), box(middle, y0 - SIDE * pixel, end, y0)]
+    table = gpd.GeoDataFrame({"ward": ["West & <b>", "East"]}, geometry=boxes, crs="ESRI:102562")
+    table.to_file(site.folder / "run/0/zones.fgb", driver="FlatGeobuf", SPATIAL_INDEX="YES")
+    only(site, None)
+    site.overrides["runs"][0]["detections"]["zones"] = "run/0/zones.fgb"
+    page = opened(site)
+    hide_detections(page)
+    projected = Projected(page, site.runs[0], IMAGE, 100, 0.5)
+    go(page, projected)
+    spot = map_box(page)
+    for shift, name in ((-40, "West & <b>"), (40, "East")):
+        page.mouse.move(spot["x"] + spot["width"] / 2 + shift, spot["y"] + spot["height"] / 2)
+        assert page.locator(".tip").inner_text() == name
+    page.get_by_label("Show zones").uncheck()
+    page.mouse.move(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+    assert not page.locator(".tip").is_visible()
+
+
+def test_outlines_that_are_being_made_appear_by_themselves(opened, site, errors) -> None:
+    site.preparing = 2
+    page = opened(site)
+    found = object_of(site)
+    point = found.geometry.representative_point()
+    page.evaluate("link => { location.hash = link; }", f"#{point.x},{point.y},0.08")
+    page.get_by_text("being prepared").wait_for()
+    page.wait_for_timeout(2500)
+    settle(page)
+    spot = map_box(page)
+    page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+    page.locator(".card-id", has_text=found["id"]).wait_for()
+    assert errors, "browsers print every 503"
+    errors.clear()
+
+
 # Reviewing
 
 
@@ -437,7 +493,7 @@ def test_the_queue_by_keys(opened, site) -> None:
 
     def selected() -> str:
         settle(page)
-        return page.locator(".card-id").first.inner_text()
+        return page.locator(".card-id span").inner_text()
 
     page.keyboard.press("j")
     assert selected() == ids[0]
@@ -477,10 +533,10 @@ def test_a_missed_object_is_drawn(opened, site, kind) -> None:
     x0, y0, pixel, _ = site.runs[0].transform
     projected = Projected(page, site.runs[0], 300, 300, 0.5)
     go(page, projected)
-    box = map_box(page)
+    spot = map_box(page)
     corners = [(290, 290), (310, 290), (310, 320), (290, 320)]
     places = [
-        np.add(projected(x0 + col * pixel, y0 - row * pixel), (box["x"], box["y"]))
+        np.add(projected(x0 + col * pixel, y0 - row * pixel), (spot["x"], spot["y"]))
         for col, row in corners
     ]
     page.keyboard.press("m")
@@ -558,6 +614,32 @@ def test_an_explanation_lies_over_the_map(opened, site) -> None:
     assert (screen(page)[:-60, 70:500] > 200).all(-1).sum() != bright
     page.get_by_role("button", name="Take it away").click()
     assert page.get_by_label("Its own explanation").count() == 0
+
+
+def test_a_place_is_explained_or_the_reason_is_told(opened, site, errors) -> None:
+    only(site, None)
+    found = object_of(site)
+    page = opened(site)
+    hide_detections(page)  # so that a click means the place
+    point = found.geometry.representative_point()
+    page.get_by_role("searchbox").fill(f"{point.x}, {point.y}")
+    page.get_by_role("searchbox").press("Enter")
+    page.get_by_label("As", exact=True).select_option(str(found["class_id"]))
+    page.get_by_role("button", name="Explain").click()
+    page.get_by_label("Its own explanation").wait_for()
+    [asked] = site.explained
+    assert asked["class_id"] == found["class_id"]
+    assert (asked["x"], asked["y"]) == pytest.approx((point.x, point.y))
+    yellow = np.abs(screen(page) - [0xFF, 0xD6, 0x0A]).max(-1) <= 30
+    assert yellow.sum() > 200, "its outline"
+    x0, y0, *_ = site.runs[0].transform
+    site.post = lambda *_: (409, {"error": "Nothing of any class is <here>."})
+    page.get_by_role("searchbox").fill(f"{x0 + 1}, {y0 - 1}")
+    page.get_by_role("searchbox").press("Enter")
+    page.get_by_role("button", name="Explain").click()
+    page.get_by_text("Nothing of any class is <here>.").wait_for()
+    assert len(errors) == 1, "browsers print every 409"
+    errors.clear()
 
 
 def test_what_cannot_be_explained_or_written_says_why(opened, site) -> None:

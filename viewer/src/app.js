@@ -58,7 +58,7 @@ export class App {
     this.map.on("singleclick", (event) => this.#click(event));
     this.state.watch(["run"], () => this.#openRun());
     this.state.watch(["filters"], () => this.#requeue());
-    this.state.watch(["selected", "place"], () => this.#showSelection());
+    this.state.watch(["selected", "place", "explanation"], () => this.#showSelection());
   }
 
   get run() {
@@ -153,7 +153,9 @@ export class App {
 
   // Selecting
 
-  select(detection, { move = false } = {}) {
+  /** Select a detection; a verdict on one from the queue goes on to the next. */
+  select(detection, { move = false, isFromQueue = false } = {}) {
+    this.isStepping = isFromQueue;
     if (detection.id !== this.state.get("selected")?.id) this.explanations.clear();
     if (this.missed?.isDrawing) this.missed.stop();
     this.state.set({ selected: detection, place: null });
@@ -216,9 +218,11 @@ export class App {
   #showSelection() {
     const detection = this.state.get("selected");
     const place = this.state.get("place");
+    const outline = this.state.get("explanation")?.answer?.outline;
     const source = this.selection.getSource();
     source.clear(true);
     if (detection) source.addFeature(new Feature(detection.geometry ?? fromExtent(detection.extent)));
+    else if (outline) source.addFeature(new Feature(geojson.readGeometry(outline)));
     else if (place) source.addFeature(new Feature(new Point(place)));
   }
 
@@ -282,7 +286,7 @@ export class App {
     }
     const now = at(rows);
     const next = now < 0 ? rows[0] : rows[now + by];
-    if (next) this.select(next, { move: true });
+    if (next) this.select(next, { move: true, isFromQueue: true });
     else this.messages.say(by > 0 ? "This is the end of the queue." : "This is the head of the queue.");
   }
 
@@ -301,8 +305,7 @@ export class App {
     try {
       await this.review.add({ ...detection, outline }, { verdict, trueClass, note });
       this.#marked();
-      const isQueued = this.queue.rows.some((row) => row.id === detection.id);
-      if (isQueued && this.isQueueOpen && this.state.get("selected")?.id === detection.id) await this.step(1);
+      if (this.isStepping && this.state.get("selected")?.id === detection.id) await this.step(1);
     } catch (error) {
       this.messages.fail(error);
     }

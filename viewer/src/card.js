@@ -1,5 +1,7 @@
 /** What is known about the selected object or place, and what can be done with it. */
 
+import { getCenter } from "ol/extent.js";
+
 import { ICONS, button, choice, fill, iconButton, make, select, slider, swatch } from "./dom.js";
 import { OPACITY } from "./explain.js";
 import { legend } from "./layer_switcher.js";
@@ -12,7 +14,7 @@ const KEYS = { right: "Y", wrong: "N", unsure: "U" };
 export function objectCard(app) {
   const { state } = app;
   const node = make("section.card", { "aria-label": "Selected object", tabindex: "-1" });
-  const about = make("div.card-about");
+  const about = make("div.card-about", { "aria-live": "polite" });
   const judged = make("div.card-review");
   const why = make("div.card-why", { "aria-live": "polite" });
   node.append(about, judged, why);
@@ -58,7 +60,8 @@ function aboutObject(app, detection) {
   const known = (value, text) => (value === null || value === undefined ? null : text(value));
   return [
     head(app, swatch(entry?.color ?? "#888"), detection.class ?? entry?.name ?? "object"),
-    make("p.card-id", {}, detection.id),
+    make("p.card-id", {}, make("span", {}, detection.id), make("br"),
+      degrees(...app.lonLat(getCenter(detection.extent)))),
     facts([
       ["Confidence", percent(detection.confidence), "Mean probability of its class inside the outline"],
       ["Likely right", known(detection.p_right, percent), "How likely the detection is right, calibrated on checked ones"],

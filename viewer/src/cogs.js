@@ -151,7 +151,7 @@ export class Cogs {
 
   /**
    * @param {import("./grid.js").Grid} grid
-   * @param {(url: string, error: Error) => void} failed called once for each file that is unusable
+   * @param {(url: string, error: Error) => void} failed called for files that cannot be read
    */
   constructor(grid, failed) {
     this.grid = grid;
@@ -181,8 +181,13 @@ export class Cogs {
     const right = Math.min(left + level.block[1], level.width);
     const task = async () => {
       const window = [left, top, right, bottom];
-      const [data] = await level.image.readRasters({ window, samples: [band] });
-      return { data, top, left, height: bottom - top, width: right - left };
+      try {
+        const [data] = await level.image.readRasters({ window, samples: [band] });
+        return { data, top, left, height: bottom - top, width: right - left };
+      } catch (error) {
+        this.failed(cog.url, error);
+        throw error;
+      }
     };
     const size = (bottom - top) * (right - left);
     return this.#reads.start(this.#blocks, { key, size, task }, signal);

@@ -103,24 +103,28 @@ export class Missed {
       await this.app.addMissed({ geometry: this.geometry, name, m2, note: note.value });
       this.stop();
     }, { class: "primary" });
+    this.finish = button("Close the outline", () => this.draw.finishDrawing());
+    this.finish.hidden = isPoint();
     const kinds = [["Polygon", "Outline"], ["Point", "Point"]].map(([kind, label]) =>
       choice("radio", label, {
         name: "missed-kind", checked: this.kind === kind,
         change: () => {
           this.kind = kind;
           areaField.hidden = !isPoint();
+          this.finish.hidden = isPoint();
           this.#listen();
         },
       }));
     fill(
       this.node,
       make("div.card-head", {}, make("h2", {}, "What does the map miss?")),
-      make("p.note", {}, "Click along its edge; a double click ends the outline. A point is one click."),
+      make("p.note", {}, "Click along its edge; a double click closes the outline. A point is one click."),
       make("div.segments", { role: "radiogroup", "aria-label": "Drawn as" }, ...kinds),
       select("It is a", classes, name, (value) => (name = value)),
       areaField,
       note,
       make("div.buttons", {}, this.save,
+        this.finish,
         button("Start again", () => this.#listen()),
         button("Cancel", () => this.stop(), { class: "quiet" })),
     );

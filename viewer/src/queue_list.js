@@ -55,7 +55,7 @@ function row(app, detection) {
   const word = city.wordOf.get(evidence);
   const numbers = `${percent(probability(detection))} · ${squareMetres(detection.area_m2)}`;
   return make("li", {}, make(
-    "button.queue-row", { type: "button", data: { id }, on: { click: () => app.select(detection, { move: true }) } },
+    "button.queue-row", { type: "button", data: { id }, on: { click: () => app.select(detection, { move: true, isFromQueue: true }) } },
     picture,
     make("span.queue-text", {},
       make("span.queue-class", {}, swatch(entry?.color ?? "#888"), entry?.name ?? "?", verdict),
