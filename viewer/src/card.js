@@ -68,11 +68,20 @@ function aboutObject(app, detection) {
       ["Area", squareMetres(detection.area_m2), "On the map, not of the slope"],
       ["In the queue", known(detection.rank, (rank) => `no. ${count(rank)}`), "Place in the review queue; 1 is the most doubtful"],
       ["Map inside it", known(detection.own_share, percent), "Share of its own explanation that lies inside its outline"],
-      ["Drop if blurred", known(detection.own_drop, percent), "Probability lost when the pixels that its explanation names are blurred"],
+      ["When blurred", known(detection.own_drop, change), "Change of its probability when the pixels that its explanation names are blurred"],
     ]),
-    word ? make("p.evidence", {}, make("b", { style: { "--word": word.color } }, word.word), ` ${word.meaning}`)
-      : null,
+    word ? evidence(word) : null,
   ];
+}
+
+function evidence({ word, color, meaning }) {
+  return make("p.evidence", {}, make("b", { style: { "--word": color } }, word), ` ${meaning}`);
+}
+
+/** A drop of 0.2 as −20 %. */
+function change(drop) {
+  const sign = Math.round(100 * drop) > 0 ? "−" : "+";
+  return Math.round(100 * drop) === 0 ? "0 %" : `${sign}${Math.abs(Math.round(100 * drop))} %`;
 }
 
 function aboutPlace(app, place) {
@@ -151,9 +160,7 @@ function answered(app, answer) {
       }),
       legend({ legend: entries, unit })));
   return [
-    make("p.evidence", {},
-      word ? make("b", { style: { "--word": word.color } }, word.word) : null,
-      ` ${word?.meaning ?? ""}`),
+    word && answer.evidence !== app.state.get("selected")?.evidence ? evidence(word) : null,
     make("p.note", {},
       `${answer.class} with a confidence of ${percent(answer.confidence)}, in ${answer.took_s.toFixed(2)} s`),
     overlays.length ? make("fieldset", {}, make("legend", {}, "On the map"), ...overlays,

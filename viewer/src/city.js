@@ -31,7 +31,9 @@ function readRun(run, index, unreadable) {
     const cell = asObject(columns, row);
     return { ...cell, extent: grid.box(cell.row, cell.col, cell.height, cell.width) };
   });
-  return { ...run, index, grid, cells, cogs: new Cogs(grid, unreadable) };
+  // Some rasters are in some cells only; their names as a set.
+  const layers = run.layers.map((layer) => ({ ...layer, having: layer.cells && new Set(layer.cells) }));
+  return { ...run, index, grid, cells, layers, cogs: new Cogs(grid, unreadable) };
 }
 
 /** Return a row of a table as an object. */

@@ -2,7 +2,7 @@
 
 import { choice, fill, make, select, slider, swatch } from "./dom.js";
 import { isHeatmap } from "./layers.js";
-import { percent } from "./numbers.js";
+import { count, percent } from "./numbers.js";
 
 const CONTINUOUS = 16;
 /** Colours of a palette, beyond which it is a ramp. */
@@ -21,9 +21,24 @@ export function layerSwitcher(app) {
       node,
       heatmaps.length ? chooser(app, heatmaps) : null,
       ...[...plain].reverse().map(([group, members]) => plainGroup(app, group, members)),
+      troubles(app.run),
     );
   });
   return node;
+}
+
+/** Images that are nowhere on the map, and how many cells are hatched. */
+function troubles({ cells, unplaced = [] }) {
+  const missing = cells.filter((cell) => cell.status !== "done").length;
+  if (!missing && !unplaced.length) return null;
+  const hatched = missing ? `${count(missing)} of ${count(cells.length)} cells are hatched: they have no products.` : "";
+  const list = make("ul.unplaced", {}, ...unplaced.map(([name, reason]) =>
+    make("li", {}, make("b", {}, name), ` ${reason}`)));
+  return make("fieldset", {}, make("legend", {}, "Missing"),
+    make("p.note", {}, hatched),
+    unplaced.length
+      ? make("details", {}, make("summary", {}, `${count(unplaced.length)} images have no place`), list)
+      : null);
 }
 
 function plainGroup(app, group, members) {

@@ -32,7 +32,8 @@ function bar(app, panel) {
       "Run", city.runs.map((run) => [String(run.index), run.name]), String(state.get("run")),
       (value) => state.set({ run: Number(value) }), { hidden: true })));
   } else {
-    runs.textContent = city.runs[0].name;
+    const [{ name }] = city.runs;
+    runs.textContent = name === city.title ? "" : name;
   }
   return [
     toggle,

@@ -4,8 +4,8 @@ import { asObject } from "./city.js";
 import { passes } from "./filters.js";
 import { getJson } from "./server.js";
 
-const PAGE = 60;
-/** Rows that are asked for at once. */
+export const PAGE = 60;
+/** Rows that are asked for at once, and listed at once. */
 
 export class Queue {
   constructor(city, run) {

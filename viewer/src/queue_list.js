@@ -3,6 +3,7 @@
 import { button, fill, make, swatch } from "./dom.js";
 import { probability } from "./filters.js";
 import { count, percent, squareMetres } from "./numbers.js";
+import { PAGE } from "./queue.js";
 import { VERDICTS } from "./review.js";
 
 /** Return the list; it is read when it is first looked at. */
@@ -10,14 +11,23 @@ export function queueList(app) {
   const { state } = app;
   const list = make("ol.queue", { "aria-label": "Review queue" });
   const summary = make("p.note", { role: "status" });
-  const more = button("Show more", () => app.moreOfQueue(), { class: "wide" });
+  let limit = PAGE;
+  const showMore = async () => {
+    limit += PAGE;
+    if (app.queue.shown(state.get("filters")).length < limit) await app.moreOfQueue();
+    draw();
+  };
+  const more = button("Show more", showMore, { class: "wide" });
   const rows = new Map();
 
   const draw = () => {
     const queue = app.queue;
     const shown = queue.shown(state.get("filters"));
+    const current = shown.findIndex(({ id }) => id === state.get("selected")?.id);
+    limit = Math.max(limit, PAGE * Math.ceil((current + 1) / PAGE));
+    const hadFocus = list.contains(document.activeElement);
     rows.clear();
-    fill(list, ...shown.map((detection) => {
+    fill(list, ...shown.slice(0, limit).map((detection) => {
       const item = row(app, detection);
       rows.set(detection.id, item);
       return item;
@@ -26,19 +36,25 @@ export function queueList(app) {
     summary.textContent = queue.rows.length
       ? `${count(shown.length)} of ${count(queue.total)}, the most doubtful first; ${count(reviewed)} reviewed`
       : queue.isWhole ? "The queue is empty." : "Reading the queue…";
-    more.hidden = queue.isWhole;
+    more.hidden = queue.isWhole && shown.length <= limit;
     mark();
+    if (hadFocus) rows.get(state.get("selected")?.id)?.firstChild.focus({ preventScroll: true });
   };
   const mark = () => {
     const id = state.get("selected")?.id;
     for (const [key, item] of rows) {
       const isCurrent = key === id;
-      item.firstChild.toggleAttribute("aria-current", isCurrent);
+      item.firstChild.setAttribute("aria-current", String(isCurrent));
       if (isCurrent) item.scrollIntoView({ block: "nearest" });
     }
   };
   state.watch(["queued", "filters", "reviewed"], draw);
-  state.watch(["selected"], mark);
+  state.watch(["selected"], () => {
+    const id = state.get("selected")?.id;
+    const isBeyond = !rows.has(id) && app.queue.rows.some((row) => row.id === id);
+    if (isBeyond) draw();
+    else mark();
+  });
   return make("div.queue-panel", {}, summary, list, more);
 }
 

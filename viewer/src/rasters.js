@@ -6,12 +6,16 @@ import TileGrid from "ol/tilegrid/TileGrid.js";
 
 import { TILE, overlap } from "./grid.js";
 
-/** Tiles of TILE pixels whose resolutions are the grid's pixel, doubled again and again. */
-function lattice(grid, halvings) {
+/**
+ * Tiles of TILE pixels whose resolutions are the grid's pixel, doubled again and again, from
+ * `coarsest` to `finest` times.
+ */
+function lattice(grid, coarsest, finest = 0) {
   return new TileGrid({
     origin: [grid.x, grid.y],
     extent: grid.extent,
-    resolutions: Array.from({ length: halvings + 1 }, (_, n) => grid.sx * 2 ** (halvings - n)),
+    resolutions: Array.from(
+      { length: coarsest - finest + 1 }, (_, n) => grid.sx * 2 ** (coarsest - n)),
     tileSize: TILE,
   });
 }
@@ -32,7 +36,7 @@ function pictures(layer, { grid }, projection) {
   return new ImageTile({
     url,
     projection,
-    tileGrid: lattice(grid, layer.max_z),
+    tileGrid: lattice(grid, layer.max_z, layer.min_z),
     wrapX: false,
     transition: 0,
   });
@@ -94,6 +98,7 @@ function files(layer, { grid, cells }, { scale, col, row }) {
   const box = grid.box(row * size - margin, col * size - margin, size + 2 * margin, size + 2 * margin);
   return cells
     .filter((cell) => cell.status === "done" && overlap(cell.extent, box))
+    .filter((cell) => !layer.having || layer.having.has(cell.name))
     .map((cell) => layer.cell_file.replace("{cell}", encodeURIComponent(cell.name)));
 }
 

@@ -1,19 +1,35 @@
 /** Requests to where the page comes from: nothing else is ever asked. */
 
+const RETRIES = 5;
+/** While another program has the file open; verdicts that arrive twice are added once. */
+
 /** Return parsed JSON; the error of an answer is its own text. */
-export async function getJson(url, { signal } = {}) {
-  return answer(await fetch(url, { signal }), url);
+export async function getJson(url) {
+  return answer(await fetch(url), url);
 }
 
-/** Send JSON and return the answer's. */
-export async function postJson(url, body, { signal } = {}) {
-  const response = await fetch(url, {
+/** Send JSON and return the answer's; again if the server asks to come back later. */
+export async function postJson(url, body) {
+  const request = {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Capecam": "1" },
     body: JSON.stringify(body),
-    signal,
-  });
+  };
+  let response = await fetch(url, request);
+  for (let n = 0; n < RETRIES && pause(response); n++) {
+    await sleep(pause(response));
+    response = await fetch(url, request);
+  }
   return answer(response, url);
+}
+
+/** Seconds after which a request may be made again; 0 if nothing was said. */
+function pause(response) {
+  return response.status === 503 ? Number(response.headers.get("Retry-After")) : 0;
+}
+
+function sleep(seconds) {
+  return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 }
 
 async function answer(response, url) {
@@ -38,7 +54,6 @@ export async function waitFor(url, waiting) {
     }
     if (response.status !== 503) throw new Error(`${url}: the server answers ${response.status}`);
     waiting();
-    const seconds = Number(response.headers.get("Retry-After")) || 1;
-    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+    await sleep(pause(response) || 1);
   }
 }
