@@ -353,6 +353,24 @@ def test_a_failed_cell_says_why_and_texts_are_no_markup(opened, site) -> None:
     )
 
 
+def test_only_files_that_are_there_are_asked_for(opened, site) -> None:
+    described = site.runs[0].describe()
+    described["unplaced"] = [["far.tif", "it has no CRS"]]
+    for layer in described["layers"]:
+        if layer["kind"] == "tiles":
+            layer["min_z"] = 1
+        elif layer["id"] == "gradcam/solar panel":
+            layer.update(cells=["image 1"], overview=None)
+    site.overrides["runs"] = [described]
+    page = opened(site, f"#{CORNER[0] + 40},{CORNER[1] - 40},0.08")
+    rasters = {path for path in site.requests if "/cells/" in path}
+    assert rasters == {"/run/0/cells/image%201/gradcam.tif"}
+    levels = {path.split("/")[4] for path in site.requests if "/imagery/" in path}
+    assert levels == {"1"}, "an export of a large city lacks the finest"
+    page.get_by_text("Images without a place: 1").click()
+    assert "far.tif it has no CRS" in page.locator("#page-layers").inner_text()
+
+
 def test_search_takes_ids_and_longitude_latitude(opened, site) -> None:
     page = opened(site)
     found = site.runs[0].table.iloc[1]

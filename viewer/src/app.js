@@ -15,6 +15,7 @@ import { footer, makeMap, motion, showAll, tooltip, zoomButtons } from "./map.js
 import { count } from "./numbers.js";
 import { Queue } from "./queue.js";
 import { reviewOf } from "./review.js";
+import { Reviewing } from "./reviewing.js";
 import { getJson } from "./server.js";
 import { State } from "./state.js";
 
@@ -50,6 +51,7 @@ export class App {
     this.reviews = city.runs.map((run) => reviewOf(city, run));
     this.map = makeMap(city, target);
     this.layers = new Layers(city, this.map, this.state, messages);
+    this.reviewing = new Reviewing(this);
     this.explanations = new Explanations(city, this.map, this.state);
     this.selection = selectionLayer();
     this.map.addLayer(this.selection);
@@ -57,7 +59,7 @@ export class App {
     tooltip(this.map, (event) => this.#point(event));
     this.map.on("singleclick", (event) => this.#click(event));
     this.state.watch(["run"], () => this.#openRun());
-    this.state.watch(["filters"], () => this.#requeue());
+    this.state.watch(["filters"], () => this.reviewing.requeue());
     this.state.watch(["selected", "place", "explanation"], () => this.#showSelection());
   }
 
@@ -99,19 +101,10 @@ export class App {
       .catch(() => undefined); // said where it happened
     try {
       await review.read();
-      this.#marked();
+      this.reviewing.marked();
     } catch (error) {
       this.messages.fail(error);
     }
-  }
-
-  /** Verdicts have changed: outlines carry their signs. */
-  #marked() {
-    const { detections } = this.layers.current;
-    const { latest } = this.review;
-    detections.verdicts = new Map([...latest].map(([id, row]) => [id, row.verdict]));
-    detections.redraw();
-    this.state.set({ reviewed: this.state.get("reviewed") + 1 });
   }
 
   // Moving
@@ -155,7 +148,7 @@ export class App {
 
   /** Select a detection; a verdict on one from the queue goes on to the next. */
   select(detection, { move = false, isFromQueue = false } = {}) {
-    this.isStepping = isFromQueue;
+    this.reviewing.isStepping = isFromQueue;
     if (detection.id !== this.state.get("selected")?.id) this.explanations.clear();
     if (this.missed?.isDrawing) this.missed.stop();
     this.state.set({ selected: detection, place: null });
@@ -221,7 +214,8 @@ export class App {
     const outline = this.state.get("explanation")?.answer?.outline;
     const source = this.selection.getSource();
     source.clear(true);
-    if (detection) source.addFeature(new Feature(detection.geometry ?? fromExtent(detection.extent)));
+    if (detection)
+      source.addFeature(new Feature(detection.geometry ?? fromExtent(detection.extent)));
     else if (outline) source.addFeature(new Feature(geojson.readGeometry(outline)));
     else if (place) source.addFeature(new Feature(new Point(place)));
   }
@@ -254,98 +248,6 @@ export class App {
     const failed = () => this.messages.say("The link is in the address bar.");
     if (navigator.clipboard) navigator.clipboard.writeText(location.href).then(said, failed);
     else failed();
-  }
-
-  // Queue
-
-  async moreOfQueue() {
-    try {
-      const grew = await this.queue.more();
-      this.state.set({ queued: this.state.get("queued") + 1 });
-      return grew;
-    } catch (error) {
-      this.messages.fail(error);
-      return false;
-    }
-  }
-
-  #requeue() {
-    const { classes } = this.state.get("filters");
-    const classId = classes.size === 1 ? [...classes][0] : null;
-    for (const queue of this.queues) if (queue.classId !== classId) queue.restart(classId);
-    if (this.isQueueOpen && !this.queue.rows.length) this.moreOfQueue();
-  }
-
-  /** Select the row that is so many rows further on. */
-  async step(by) {
-    const at = (rows) => rows.findIndex((row) => row.id === this.state.get("selected")?.id);
-    const filters = () => this.state.get("filters");
-    let rows = this.queue.shown(filters());
-    while (at(rows) + by >= rows.length && (await this.moreOfQueue())) {
-      rows = this.queue.shown(filters());
-    }
-    const now = at(rows);
-    const next = now < 0 ? rows[0] : rows[now + by];
-    if (next) this.select(next, { move: true, isFromQueue: true });
-    else this.messages.say(by > 0 ? "This is the end of the queue." : "This is the head of the queue.");
-  }
-
-  // Review
-
-  /** Give a verdict on the selected object, and go on if it came from the queue. */
-  async judge({ verdict, trueClass = "" }) {
-    const detection = this.state.get("selected");
-    if (!detection) return;
-    if (this.review.whyNot) {
-      this.messages.say(`No verdicts: ${this.review.whyNot}`);
-      return;
-    }
-    const note = document.getElementById("note")?.value ?? "";
-    const outline = detection.geometry && geojson.writeGeometryObject(detection.geometry);
-    try {
-      await this.review.add({ ...detection, outline }, { verdict, trueClass, note });
-      this.#marked();
-      if (this.isStepping && this.state.get("selected")?.id === detection.id) await this.step(1);
-    } catch (error) {
-      this.messages.fail(error);
-    }
-  }
-
-  judgeClass(n) {
-    const [entry, detection] = [this.city.classes[n], this.state.get("selected")];
-    if (!entry || !detection) return;
-    const isSame = entry.id === detection.class_id;
-    this.judge(isSame ? { verdict: "right" } : { verdict: "wrong", trueClass: entry.name });
-  }
-
-  async addMissed(row) {
-    try {
-      await this.review.addMissed(row);
-      this.#marked();
-    } catch (error) {
-      this.messages.fail(error);
-    }
-  }
-
-  async undo() {
-    try {
-      const layer = await this.review.undo();
-      this.#marked();
-      this.messages.say(layer === "missed" ? "The drawing is taken back." : "The verdict is taken back.");
-    } catch (error) {
-      this.messages.say(error.message);
-    }
-  }
-
-  /** Save what was reviewed without a server. */
-  download() {
-    const text = JSON.stringify(this.review.file(), null, 1);
-    const url = URL.createObjectURL(new Blob([text], { type: "application/geo+json" }));
-    const link = document.createElement("a");
-    link.href = url;
-    link.download = `review-${this.run.name.replace(/[^\w-]+/g, "_")}.geojson`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(url), 1000);
   }
 
   // Explaining

@@ -40,18 +40,31 @@ function keepInView(app, node) {
   const map = app.map.getTargetElement().getBoundingClientRect();
   const card = node.getBoundingClientRect();
   const isBelow = !node.hidden && card.width >= map.width;
-  app.map.getView().padding = isBelow ? [0, 0, Math.max(0, map.bottom - card.top), 0] : [0, 0, 0, 0];
+  app.map.getView().padding = isBelow
+    ? [0, 0, Math.max(0, map.bottom - card.top), 0]
+    : [0, 0, 0, 0];
 }
 
 function head(app, ...title) {
-  return make("div.card-head", {}, make("h2", {}, ...title),
+  return make(
+    "div.card-head",
+    {},
+    make("h2", {}, ...title),
     iconButton(ICONS.link, "Copy a link to this", () => app.copyLink()),
-    iconButton(ICONS.close, "Close", () => app.unselect()));
+    iconButton(ICONS.close, "Close", () => app.unselect()),
+  );
 }
 
 function facts(rows) {
-  return make("dl.facts", {}, ...rows.filter(([, text]) => text !== null).map(([name, text, title]) =>
-    make("div", { title }, make("dt", {}, name), make("dd", {}, text))));
+  return make(
+    "dl.facts",
+    {},
+    ...rows
+      .filter(([, text]) => text !== null)
+      .map(([name, text, title]) =>
+        make("div", { title }, make("dt", {}, name), make("dd", {}, text)),
+      ),
+  );
 }
 
 function aboutObject(app, detection) {
@@ -60,15 +73,40 @@ function aboutObject(app, detection) {
   const known = (value, text) => (value === null || value === undefined ? null : text(value));
   return [
     head(app, swatch(entry?.color ?? "#888"), detection.class ?? entry?.name ?? "object"),
-    make("p.card-id", {}, make("span", {}, detection.id), make("br"),
-      degrees(...app.lonLat(getCenter(detection.extent)))),
+    make(
+      "p.card-id",
+      {},
+      make("span", {}, detection.id),
+      make("br"),
+      degrees(...app.lonLat(getCenter(detection.extent))),
+    ),
     facts([
-      ["Confidence", percent(detection.confidence), "Mean probability of its class inside the outline"],
-      ["Likely right", known(detection.p_right, percent), "How likely the detection is right, calibrated on checked ones"],
+      [
+        "Confidence",
+        percent(detection.confidence),
+        "Mean probability of its class inside the outline",
+      ],
+      [
+        "Likely right",
+        known(detection.p_right, percent),
+        "How likely the detection is right, calibrated on checked ones",
+      ],
       ["Area", squareMetres(detection.area_m2), "On the map, not of the slope"],
-      ["In the queue", known(detection.rank, (rank) => `no. ${count(rank)}`), "Place in the review queue; 1 is the most doubtful"],
-      ["Map inside it", known(detection.own_share, percent), "Share of its own explanation that lies inside its outline"],
-      ["When blurred", known(detection.own_drop, change), "Change of its probability when the pixels that its explanation names are blurred"],
+      [
+        "In the queue",
+        known(detection.rank, (rank) => `no. ${count(rank)}`),
+        "Place in the review queue; 1 is the most doubtful",
+      ],
+      [
+        "Map inside it",
+        known(detection.own_share, percent),
+        "Share of its own explanation that lies inside its outline",
+      ],
+      [
+        "When blurred",
+        known(detection.own_drop, change),
+        "Change of its probability when the pixels that its explanation names are blurred",
+      ],
     ]),
     word ? evidence(word) : null,
   ];
@@ -97,19 +135,42 @@ function review(app, detection) {
   if (store.whyNot) return [make("p.note", {}, `No verdicts: ${store.whyNot}`)];
   const said = store.latest.get(detection.id);
   const verdicts = Object.entries(VERDICTS).map(([verdict, label]) =>
-    make("button", {
-      type: "button", class: `judge ${verdict}`, "aria-pressed": String(said?.verdict === verdict),
-      "aria-keyshortcuts": KEYS[verdict].toLowerCase(), on: { click: () => app.judge({ verdict }) },
-    }, label, make("kbd", { "aria-hidden": "true" }, KEYS[verdict])));
-  const others = city.classes.map((entry, n) => ({ entry, n }))
+    make(
+      "button",
+      {
+        type: "button",
+        class: `judge ${verdict}`,
+        "aria-pressed": String(said?.verdict === verdict),
+        "aria-keyshortcuts": KEYS[verdict].toLowerCase(),
+        on: { click: () => app.reviewing.judge({ verdict }) },
+      },
+      label,
+      make("kbd", { "aria-hidden": "true" }, KEYS[verdict]),
+    ),
+  );
+  const others = city.classes
+    .map((entry, n) => ({ entry, n }))
     .filter(({ entry }) => entry.id !== detection.class_id)
-    .map(({ entry, n }) => make("button", {
-      type: "button", class: "judge-class", "aria-pressed": String(said?.true_class === entry.name),
-      "aria-keyshortcuts": String(n + 1),
-      on: { click: () => app.judge({ verdict: "wrong", trueClass: entry.name }) },
-    }, swatch(entry.color), entry.name, make("kbd", { "aria-hidden": "true" }, String(n + 1))));
+    .map(({ entry, n }) =>
+      make(
+        "button",
+        {
+          type: "button",
+          class: "judge-class",
+          "aria-pressed": String(said?.true_class === entry.name),
+          "aria-keyshortcuts": String(n + 1),
+          on: { click: () => app.reviewing.judge({ verdict: "wrong", trueClass: entry.name }) },
+        },
+        swatch(entry.color),
+        entry.name,
+        make("kbd", { "aria-hidden": "true" }, String(n + 1)),
+      ),
+    );
   const note = make("input", {
-    type: "text", id: "note", maxlength: 500, placeholder: "Note (kept with the verdict)",
+    type: "text",
+    id: "note",
+    maxlength: 500,
+    placeholder: "Note (kept with the verdict)",
     "aria-label": "Note, kept with the verdict",
   });
   note.value = said?.note ?? "";
@@ -117,8 +178,12 @@ function review(app, detection) {
     make("h3", {}, "Is it right?"),
     make("div.judges", { role: "group", "aria-label": "Verdict" }, ...verdicts),
     others.length
-      ? make("div.judge-classes", { role: "group", "aria-label": "Wrong: it should be" },
-        make("span", {}, "It is a"), ...others)
+      ? make(
+          "div.judge-classes",
+          { role: "group", "aria-label": "Wrong: it should be" },
+          make("span", {}, "It is a"),
+          ...others,
+        )
       : null,
     note,
   ];
@@ -132,10 +197,16 @@ function explanation(app) {
   const parts = [make("h3", {}, "Why does the network say so?")];
   if (explanations.whyNot) return [...parts, make("p.note", {}, explanations.whyNot)];
   if (!now?.answer) {
-    const classes = [["", "its strongest class"], ...app.city.classes.map(({ id, name }) => [id, name])];
-    if (place) parts.push(select("As", classes, app.placeClass, (value) => (app.placeClass = value)));
+    const classes = [
+      ["", "its strongest class"],
+      ...app.city.classes.map(({ id, name }) => [id, name]),
+    ];
+    if (place)
+      parts.push(select("As", classes, app.placeClass, (value) => (app.placeClass = value)));
     const ask = button(now?.isBusy ? "Explaining…" : "Explain", () => app.explain(), {
-      class: "primary wide", disabled: now?.isBusy, "aria-keyshortcuts": "e",
+      class: "primary wide",
+      disabled: now?.isBusy,
+      "aria-keyshortcuts": "e",
     });
     if (now?.isBusy) ask.prepend(make("i.spinner", { "aria-hidden": "true" }));
     else ask.append(make("kbd", { "aria-hidden": "true" }, "E"));
@@ -150,24 +221,43 @@ function answered(app, answer) {
   const { explanations, city } = app;
   const word = city.wordOf.get(answer.evidence);
   const rows = Object.entries(answer.numbers).map(([name, value]) => [
-    name.replaceAll("_", " "), measure(name, value),
+    name.replaceAll("_", " "),
+    measure(name, value),
   ]);
   const overlays = explanations.overlays.map(({ title, layer, legend: entries, unit }) =>
-    make("div.layer", {},
+    make(
+      "div.layer",
+      {},
       choice("checkbox", title, {
         checked: layer.getVisible(),
         change: ({ checked }) => layer.setVisible(checked),
       }),
-      legend({ legend: entries, unit })));
+      legend({ legend: entries, unit }),
+    ),
+  );
   return [
     word && answer.evidence !== app.state.get("selected")?.evidence ? evidence(word) : null,
-    make("p.note", {},
-      `${answer.class} with a confidence of ${percent(answer.confidence)}, in ${answer.took_s.toFixed(2)} s`),
-    overlays.length ? make("fieldset", {}, make("legend", {}, "On the map"), ...overlays,
-      slider("Opacity", {
-        min: 0, max: 1, step: 0.05, value: OPACITY, text: percent,
-        input: (value) => explanations.setOpacity(value),
-      })) : null,
+    make(
+      "p.note",
+      {},
+      `${answer.class} with a confidence of ${percent(answer.confidence)}, in ${answer.took_s.toFixed(2)} s`,
+    ),
+    overlays.length
+      ? make(
+          "fieldset",
+          {},
+          make("legend", {}, "On the map"),
+          ...overlays,
+          slider("Opacity", {
+            min: 0,
+            max: 1,
+            step: 0.05,
+            value: OPACITY,
+            text: percent,
+            input: (value) => explanations.setOpacity(value),
+          }),
+        )
+      : null,
     make("details", { open: true }, make("summary", {}, "Numbers"), facts(rows)),
     button("Take it away", () => explanations.clear(), { class: "quiet" }),
   ];

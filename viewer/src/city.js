@@ -32,7 +32,10 @@ function readRun(run, index, unreadable) {
     return { ...cell, extent: grid.box(cell.row, cell.col, cell.height, cell.width) };
   });
   // Some rasters are in some cells only; their names as a set.
-  const layers = run.layers.map((layer) => ({ ...layer, having: layer.cells && new Set(layer.cells) }));
+  const layers = run.layers.map((layer) => ({
+    ...layer,
+    having: layer.cells && new Set(layer.cells),
+  }));
   return { ...run, index, grid, cells, layers, cogs: new Cogs(grid, unreadable) };
 }
 

@@ -21,18 +21,29 @@ export function compareControls(app) {
   };
   const draw = () => {
     const compare = state.get("compare");
-    const kinds = [["", "Off"], ["layers", "Two layers"]];
+    const kinds = [
+      ["", "Off"],
+      ["layers", "Two layers"],
+    ];
     if (city.runs.length > 1) kinds.splice(1, 0, ["runs", "Two runs"]);
     const side = (name) =>
       select(name === "left" ? "Left" : "Right", layers(), compare[name], (id) =>
-        state.set({ compare: { ...state.get("compare"), [name]: id } }));
+        state.set({ compare: { ...state.get("compare"), [name]: id } }),
+      );
     fill(
       node,
       make("legend", {}, "Swipe"),
-      make("div.segments", { role: "radiogroup", "aria-label": "Compare" }, ...kinds.map(([kind, label]) =>
-        choice("radio", label, {
-          name: "compare", checked: (compare?.kind ?? "") === kind, change: () => start(kind),
-        }))),
+      make(
+        "div.segments",
+        { role: "radiogroup", "aria-label": "Compare" },
+        ...kinds.map(([kind, label]) =>
+          choice("radio", label, {
+            name: "compare",
+            checked: (compare?.kind ?? "") === kind,
+            change: () => start(kind),
+          }),
+        ),
+      ),
       ...(compare?.kind === "layers" ? [side("left"), side("right")] : []),
     );
   };
@@ -57,10 +68,18 @@ function firstPair(app) {
 export function swipeHandle(app) {
   const { state, map, city } = app;
   const titles = [make("span.swipe-left"), make("span.swipe-right")];
-  const grip = make("button.swipe-grip", {
-    type: "button", role: "slider", "aria-label": "Edge between left and right",
-    "aria-valuemin": 0, "aria-valuemax": 100, "aria-orientation": "horizontal",
-  }, icon(ICONS.swipe));
+  const grip = make(
+    "button.swipe-grip",
+    {
+      type: "button",
+      role: "slider",
+      "aria-label": "Edge between left and right",
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      "aria-orientation": "horizontal",
+    },
+    icon(ICONS.swipe),
+  );
   const node = make("div.swipe", {}, ...titles, grip);
   const move = (share) => state.set({ swipe: Math.min(0.98, Math.max(0.02, share)) });
   grip.addEventListener("pointerdown", (event) => {
@@ -87,9 +106,10 @@ export function swipeHandle(app) {
     node.style.left = `${100 * state.get("swipe")}%`;
     grip.setAttribute("aria-valuenow", Math.round(100 * state.get("swipe")));
     const titleOf = (id) => app.run.layers.find((layer) => layer.id === id)?.title ?? id;
-    const names = compare.kind === "runs"
-      ? city.runs.map((run) => run.name)
-      : [titleOf(compare.left), titleOf(compare.right)];
+    const names =
+      compare.kind === "runs"
+        ? city.runs.map((run) => run.name)
+        : [titleOf(compare.left), titleOf(compare.right)];
     titles.forEach((title, n) => (title.textContent = names[n]));
   });
   return node;

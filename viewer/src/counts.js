@@ -56,7 +56,11 @@ export class Counts {
       const [r, c] = [Math.floor(row / side), Math.floor(col / side)];
       const key = `${r} ${c}`;
       const place = places.get(key) ?? {
-        total: 0, x: 0, y: 0, byClass: new Map(), box: this.#box(r * side, c * side, side),
+        total: 0,
+        x: 0,
+        y: 0,
+        byClass: new Map(),
+        box: this.#box(r * side, c * side, side),
       };
       const [west, south, east, north] = this.#box(row, col, 1);
       place.total += n;
@@ -66,13 +70,19 @@ export class Counts {
       places.set(key, place);
     }
     return [...places.values()].map((place) => ({
-      ...place, x: place.x / place.total, y: place.y / place.total,
+      ...place,
+      x: place.x / place.total,
+      y: place.y / place.total,
     }));
   }
 
   #box(row, col, side) {
     return this.grid.box(
-      row * this.pixels, col * this.pixels, side * this.pixels, side * this.pixels);
+      row * this.pixels,
+      col * this.pixels,
+      side * this.pixels,
+      side * this.pixels,
+    );
   }
 }
 

@@ -64,7 +64,8 @@ export class Detections {
     try {
       this.counts = await Counts.read(this.run);
       await waitFor(this.run.detections.outlines, () =>
-        this.messages.say("The outlines are being prepared; they appear by themselves."));
+        this.messages.say("The outlines are being prepared; they appear by themselves."),
+      );
     } catch (error) {
       this.messages.fail(error);
       throw error;
@@ -124,7 +125,9 @@ export class Detections {
     const near = HIT_PX * resolution;
     const box = buffer([...coordinate, ...coordinate], near);
     const filters = this.state.get("filters");
-    return this.outlines.getSource().getFeaturesInExtent(box)
+    return this.outlines
+      .getSource()
+      .getFeaturesInExtent(box)
       .filter((feature) => {
         const geometry = feature.getGeometry();
         if (!passes(filters, feature.get("detection"))) return false;
@@ -172,7 +175,9 @@ export class Detections {
 }
 
 function contains(outer, inner) {
-  return outer[0] <= inner[0] && outer[1] <= inner[1] && outer[2] >= inner[2] && outer[3] >= inner[3];
+  return (
+    outer[0] <= inner[0] && outer[1] <= inner[1] && outer[2] >= inner[2] && outer[3] >= inner[3]
+  );
 }
 
 function widened([west, south, east, north], share) {
@@ -215,15 +220,18 @@ function signText(sign) {
 }
 
 function dot(color) {
-  return once(`dot ${color}`, () =>
-    new Style({
-      image: new CircleStyle({
-        radius: 4,
-        fill: new Fill({ color }),
-        stroke: new Stroke({ color: "#fff", width: 1.2 }),
+  return once(
+    `dot ${color}`,
+    () =>
+      new Style({
+        image: new CircleStyle({
+          radius: 4,
+          fill: new Fill({ color }),
+          stroke: new Stroke({ color: "#fff", width: 1.2 }),
+        }),
+        geometry: (feature) => new Point(getCenter(feature.getGeometry().getExtent())),
       }),
-      geometry: (feature) => new Point(getCenter(feature.getGeometry().getExtent())),
-    }));
+  );
 }
 
 /** The selected object, above everything else. */

@@ -62,7 +62,11 @@ export function select(label, options, value, change, { hidden = false } = {}) {
 export function slider(label, { min, max, step, value, text, input }) {
   const output = make("output", {}, text(value));
   const node = make("input", {
-    type: "range", min, max, step, "aria-label": label,
+    type: "range",
+    min,
+    max,
+    step,
+    "aria-label": label,
     on: {
       input: () => {
         output.textContent = text(Number(node.value));

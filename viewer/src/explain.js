@@ -42,7 +42,10 @@ export class Explanations {
   #show(answer) {
     this.overlays = answer.overlays.map(({ title, url, extent, legend = [], unit = "" }, n) => {
       const source = new ImageStatic({
-        url, imageExtent: extent, projection: this.city.projection, interpolate: false,
+        url,
+        imageExtent: extent,
+        projection: this.city.projection,
+        interpolate: false,
       });
       const zIndex = Z.overlays + n;
       const layer = new ImageLayer({ source, zIndex, visible: n === 0, opacity: OPACITY });
@@ -63,4 +66,3 @@ export class Explanations {
     for (const { layer } of this.overlays) layer.setOpacity(opacity);
   }
 }
-

@@ -35,39 +35,67 @@ export function filterControls(app) {
     });
     const words = [...city.evidence, { word: "", color: "#9aa4ae", meaning: "not explained" }];
     const evidence = words.map(({ word, color, meaning }) =>
-      choice("checkbox", [swatch(color, "square"), make("span", { title: meaning }, word || "not explained")], {
-        checked: filters.words.has(word),
-        change: ({ checked }) => change({ words: toggled(state.get("filters").words, word, checked) }),
-      }));
+      choice(
+        "checkbox",
+        [swatch(color, "square"), make("span", { title: meaning }, word || "not explained")],
+        {
+          checked: filters.words.has(word),
+          change: ({ checked }) =>
+            change({ words: toggled(state.get("filters").words, word, checked) }),
+        },
+      ),
+    );
     fill(
       node,
-      make("fieldset", {}, make("legend", {}, "Detections"),
+      make(
+        "fieldset",
+        {},
+        make("legend", {}, "Detections"),
         choice("checkbox", "Show detections", {
           checked: state.get("shows").has("detections"),
-          change: ({ checked }) => state.set({ shows: toggled(state.get("shows"), "detections", checked) }),
+          change: ({ checked }) =>
+            state.set({ shows: toggled(state.get("shows"), "detections", checked) }),
         }),
-        app.run.detections.zones ? choice("checkbox", "Show zones", {
-          checked: state.get("shows").has("zones"),
-          change: ({ checked }) => state.set({ shows: toggled(state.get("shows"), "zones", checked) }),
-        }) : null,
-        make("div.indented", {}, ...classes)),
-      make("fieldset", {}, make("legend", {}, "Only those with"),
+        app.run.detections.zones
+          ? choice("checkbox", "Show zones", {
+              checked: state.get("shows").has("zones"),
+              change: ({ checked }) =>
+                state.set({ shows: toggled(state.get("shows"), "zones", checked) }),
+            })
+          : null,
+        make("div.indented", {}, ...classes),
+      ),
+      make(
+        "fieldset",
+        {},
+        make("legend", {}, "Only those with"),
         slider("Probability", {
-          min: 0, max: 1, step: 0.01, value: filters.minProbability,
+          min: 0,
+          max: 1,
+          step: 0.01,
+          value: filters.minProbability,
           text: (value) => (value ? `≥ ${percent(value)}` : "any"),
           input: (minProbability) => change({ minProbability }),
         }),
         slider("Area", {
-          min: 0, max: MAX_AREA_M2, step: 0.5, value: filters.minArea,
+          min: 0,
+          max: MAX_AREA_M2,
+          step: 0.5,
+          value: filters.minArea,
           text: (value) => (value ? `≥ ${squareMetres(value)}` : "any"),
           input: (minArea) => change({ minArea }),
-        })),
+        }),
+      ),
       make("fieldset", {}, make("legend", {}, "Evidence"), make("div.words", {}, ...evidence)),
       note,
-      button("Show all again", () => {
-        state.set({ filters: noFilters(city), shows: new Set(["detections", "zones"]) });
-        draw();
-      }, { class: "quiet" }),
+      button(
+        "Show all again",
+        () => {
+          state.set({ filters: noFilters(city), shows: new Set(["detections", "zones"]) });
+          draw();
+        },
+        { class: "quiet" },
+      ),
     );
   };
   state.watch(["run"], draw);

@@ -5,13 +5,17 @@ import { ICONS, iconButton, make } from "./dom.js";
 /** Keys, what they do in words, and the action. */
 function bindings(app) {
   return [
-    [["j"], "next in the queue", () => app.step(1)],
-    [["k"], "the one before", () => app.step(-1)],
-    [["y"], "right", () => app.judge({ verdict: "right" })],
-    [["n"], "wrong", () => app.judge({ verdict: "wrong" })],
-    [["u"], "unsure", () => app.judge({ verdict: "unsure" })],
-    [digits(app), "wrong: the class that it is", (key) => app.judgeClass(Number(key) - 1)],
-    [["z"], "undo the last verdict or drawing", () => app.undo()],
+    [["j"], "next in the queue", () => app.reviewing.step(1)],
+    [["k"], "the one before", () => app.reviewing.step(-1)],
+    [["y"], "right", () => app.reviewing.judge({ verdict: "right" })],
+    [["n"], "wrong", () => app.reviewing.judge({ verdict: "wrong" })],
+    [["u"], "unsure", () => app.reviewing.judge({ verdict: "unsure" })],
+    [
+      digits(app),
+      "wrong: the class that it is",
+      (key) => app.reviewing.judgeClass(Number(key) - 1),
+    ],
+    [["z"], "undo the last verdict or drawing", () => app.reviewing.undo()],
     [["e"], "explain", () => app.explain()],
     [["m"], "draw a missed object", () => app.missed.toggle()],
     [["/"], "search", () => document.getElementById("search").focus()],
@@ -41,28 +45,47 @@ export function listenToKeys(app) {
 }
 
 function isWriting(target) {
-  return target.matches?.("select, textarea, input:not([type=checkbox], [type=radio], [type=range])");
+  return target.matches?.(
+    "select, textarea, input:not([type=checkbox], [type=radio], [type=range])",
+  );
 }
 
 /** The dialog that lists all keys. */
 export function helpDialog(app) {
   const rows = bindings(app).map(([keys, text]) => {
     const names = keys.length > 2 ? [`${keys[0]}–${keys.at(-1)}`] : keys;
-    return make("tr", {},
-      make("th", { scope: "row" }, ...names.map((key) => make("kbd", {}, key === "Escape" ? "Esc" : key))),
-      make("td", {}, text));
+    return make(
+      "tr",
+      {},
+      make(
+        "th",
+        { scope: "row" },
+        ...names.map((key) => make("kbd", {}, key === "Escape" ? "Esc" : key)),
+      ),
+      make("td", {}, text),
+    );
   });
   const more = [
     ["click", "select an object, or a place to explain"],
     ["arrows, + −", "move and zoom, with the focus on the map"],
     ["Shift + drag", "zoom to a box"],
   ].map(([key, text]) => make("tr", {}, make("th", { scope: "row" }, key), make("td", {}, text)));
-  const dialog = make("dialog.help", { "aria-labelledby": "help-title" },
-    make("div.card-head", {},
+  const dialog = make(
+    "dialog.help",
+    { "aria-labelledby": "help-title" },
+    make(
+      "div.card-head",
+      {},
       make("h2", { id: "help-title" }, "Keys"),
-      iconButton(ICONS.close, "Close", () => dialog.close())),
+      iconButton(ICONS.close, "Close", () => dialog.close()),
+    ),
     make("table", {}, ...rows, ...more),
-    make("p.note", {}, "capecam view. ",
-      make("a", { href: "licences.txt" }, "Licences of what this page is made of")));
+    make(
+      "p.note",
+      {},
+      "capecam view. ",
+      make("a", { href: "licences.txt" }, "Licences of what this page is made of"),
+    ),
+  );
   return dialog;
 }

@@ -16,7 +16,10 @@ export function layerSwitcher(app) {
   app.state.watch(["run"], () => {
     const { layers } = app.run;
     const heatmaps = layers.filter(({ id }) => isHeatmap(id));
-    const plain = Map.groupBy(layers.filter(({ id }) => !isHeatmap(id)), (layer) => layer.group);
+    const plain = Map.groupBy(
+      layers.filter(({ id }) => !isHeatmap(id)),
+      (layer) => layer.group,
+    );
     fill(
       node,
       heatmaps.length ? chooser(app, heatmaps) : null,
@@ -31,14 +34,28 @@ export function layerSwitcher(app) {
 function troubles({ cells, unplaced = [] }) {
   const missing = cells.filter((cell) => cell.status !== "done").length;
   if (!missing && !unplaced.length) return null;
-  const hatched = missing ? `${count(missing)} of ${count(cells.length)} cells are hatched: they have no products.` : "";
-  const list = make("ul.unplaced", {}, ...unplaced.map(([name, reason]) =>
-    make("li", {}, make("b", {}, name), ` ${reason}`)));
-  return make("fieldset", {}, make("legend", {}, "Missing"),
+  const hatched = missing
+    ? `${count(missing)} of ${count(cells.length)} cells are hatched: they have no products.`
+    : "";
+  const list = make(
+    "ul.unplaced",
+    {},
+    ...unplaced.map(([name, reason]) => make("li", {}, make("b", {}, name), ` ${reason}`)),
+  );
+  return make(
+    "fieldset",
+    {},
+    make("legend", {}, "Missing"),
     make("p.note", {}, hatched),
     unplaced.length
-      ? make("details", {}, make("summary", {}, `${count(unplaced.length)} images have no place`), list)
-      : null);
+      ? make(
+          "details",
+          {},
+          make("summary", {}, `Images without a place: ${count(unplaced.length)}`),
+          list,
+        )
+      : null,
+  );
 }
 
 function plainGroup(app, group, members) {
@@ -74,24 +91,30 @@ function chooser(app, heatmaps) {
   };
   const methods = [["", "None"], ...[...groups.keys()].map((group) => [group, group])];
   const method = select("Heatmap", methods, shown()?.group ?? "", choose, { hidden: true });
-  const classes = make("div.segments", { role: "radiogroup", "aria-label": "Class of the heatmap" });
+  const classes = make("div.segments", {
+    role: "radiogroup",
+    "aria-label": "Class of the heatmap",
+  });
   const details = make("div.layer-details");
   app.state.watch(["visible"], () => {
     const layer = shown();
     method.value = layer?.group ?? "";
     if (layer) wanted = classOf(layer);
     const members = layer ? groups.get(layer.group) : [];
-    fill(classes, ...(members.length > 1 ? members : []).map((member) => choice("radio", [
-      swatch(app.colorOfClass(classOf(member))), classOf(member),
-    ], {
-      name: "heatmap-class",
-      checked: member === layer,
-      change: () => {
-        wanted = classOf(member);
-        choose(member.group);
-        classes.querySelector("input:checked")?.focus();
-      },
-    })));
+    fill(
+      classes,
+      ...(members.length > 1 ? members : []).map((member) =>
+        choice("radio", [swatch(app.colorOfClass(classOf(member))), classOf(member)], {
+          name: "heatmap-class",
+          checked: member === layer,
+          change: () => {
+            wanted = classOf(member);
+            choose(member.group);
+            classes.querySelector("input:checked")?.focus();
+          },
+        }),
+      ),
+    );
     fill(details, ...(layer ? [opacity(app, heatmaps, layer), legend(layer)] : []));
   });
   return make("fieldset", {}, make("legend", {}, "Heatmap"), method, classes, details);
@@ -100,7 +123,10 @@ function chooser(app, heatmaps) {
 /** A slider for layers that are looked at as one. */
 function opacity(app, layers, shown = layers[0]) {
   return slider("Opacity", {
-    min: 0, max: 1, step: 0.05, value: app.state.get("opacity").get(shown.id) ?? 1,
+    min: 0,
+    max: 1,
+    step: 0.05,
+    value: app.state.get("opacity").get(shown.id) ?? 1,
     text: percent,
     input: (value) => {
       const opacities = new Map(app.state.get("opacity"));
@@ -114,18 +140,26 @@ function opacity(app, layers, shown = layers[0]) {
 export function legend({ palette = [], legend: entries = [], unit = "" }) {
   if (!entries.length) return null;
   if (new Set(palette).size <= CONTINUOUS && palette.length) {
-    return make("ul.legend", {}, ...entries.map(({ label, color }) =>
-      make("li", {}, swatch(color), label)));
+    return make(
+      "ul.legend",
+      {},
+      ...entries.map(({ label, color }) => make("li", {}, swatch(color), label)),
+    );
   }
   const colours = palette.length ? ramp(palette) : entries.map(({ color }) => color);
   return make(
-    "div.ramp", {},
+    "div.ramp",
+    {},
     make("div.ramp-bar", {
-      role: "img", "aria-label": `${entries[0].label} to ${entries.at(-1).label} ${unit}`,
+      role: "img",
+      "aria-label": `${entries[0].label} to ${entries.at(-1).label} ${unit}`,
       style: { "--ramp": `linear-gradient(90deg, ${colours.join(", ")})` },
     }),
-    make("div.ramp-labels", { "aria-hidden": "true" },
-      ...entries.map(({ label }) => make("span", {}, label))),
+    make(
+      "div.ramp-labels",
+      { "aria-hidden": "true" },
+      ...entries.map(({ label }) => make("span", {}, label)),
+    ),
     unit ? make("p.unit", {}, unit) : null,
   );
 }

@@ -84,7 +84,9 @@ export class Layers {
 
   #apply() {
     const compare = this.state.get("compare");
-    const [visible, opacity, shows] = ["visible", "opacity", "shows"].map((key) => this.state.get(key));
+    const [visible, opacity, shows] = ["visible", "opacity", "shows"].map((key) =>
+      this.state.get(key),
+    );
     const shown = this.shown;
     for (const layers of this.#runs.values()) {
       const isShown = shown.includes(layers);
@@ -128,7 +130,12 @@ export class Layers {
     const [left, right] = side === "left" ? [0, this.#edge] : [this.#edge, width];
     context.save();
     context.beginPath();
-    const corners = [[left, 0], [right, 0], [right, height], [left, height]];
+    const corners = [
+      [left, 0],
+      [right, 0],
+      [right, height],
+      [left, height],
+    ];
     for (const corner of corners) context.lineTo(...getRenderPixel(event, corner));
     context.closePath();
     context.clip();

@@ -24,7 +24,9 @@ export function parse(hash) {
 /** Return the hash of a state of the page. */
 export function format({ id, view: { center, metres }, run }) {
   const digits = Math.abs(center[0]) <= 360 && Math.abs(center[1]) <= 90 ? 8 : 2;
-  const parts = [`${center.map((value) => value.toFixed(digits)).join(",")},${Number(metres.toPrecision(6))}`];
+  const parts = [
+    `${center.map((value) => value.toFixed(digits)).join(",")},${Number(metres.toPrecision(6))}`,
+  ];
   if (id) parts.unshift(`id=${encodeURIComponent(id)}`);
   if (run) parts.push(`run=${run}`);
   return `#${parts.join("&")}`;

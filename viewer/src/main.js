@@ -16,7 +16,9 @@ async function start() {
   const messages = new Messages();
   map.append(messages.node);
   try {
-    const city = await readCity((url, error) => messages.say(`${url} cannot be read: ${error.message}`));
+    const city = await readCity((url, error) =>
+      messages.say(`${url} cannot be read: ${error.message}`),
+    );
     document.title = `${city.title} – capecam`;
     const app = new App(city, messages, map);
     app.missed = new Missed(app);

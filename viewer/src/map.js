@@ -26,7 +26,15 @@ const MARGIN_PX = [24, 24, 48, 24];
 
 const HATCH_PX = 14;
 
-export const Z = { rasters: 0, overlays: 400, zones: 500, cells: 510, counts: 600, outlines: 610, drawn: 700 };
+export const Z = {
+  rasters: 0,
+  overlays: 400,
+  zones: 500,
+  cells: 510,
+  counts: 600,
+  outlines: 610,
+  drawn: 700,
+};
 /** Order of the layers, lowest first; rasters have their place in the run added. */
 
 /** Make the map of a city in an element. */
@@ -69,9 +77,14 @@ export function zoomButtons(map, city) {
   const by = (levels) => () =>
     map.getView().animate({ zoom: map.getView().getZoom() + levels, duration: motion(200) });
   return make(
-    "div.zoom", { role: "group", "aria-label": "Zoom" },
-    make("span.north", { title: "Grid north is up", role: "img", "aria-label": "Grid north is up" },
-      icon(ICONS.north), make("b", {}, "N")),
+    "div.zoom",
+    { role: "group", "aria-label": "Zoom" },
+    make(
+      "span.north",
+      { title: "Grid north is up", role: "img", "aria-label": "Grid north is up" },
+      icon(ICONS.north),
+      make("b", {}, "N"),
+    ),
     iconButton(ICONS.plus, "Closer", by(1)),
     iconButton(ICONS.minus, "Further away", by(-1)),
     iconButton(ICONS.whole, "The whole city", () => showAll(map, city)),
@@ -95,7 +108,9 @@ export function footer(map, city) {
   map.on("pointermove", ({ coordinate }) => {
     const [lon, lat] = toLonLat(coordinate, city.projection);
     here.replaceChildren(
-      make("span", {}, coordinates(coordinate)), make("span", {}, degrees(lon, lat)));
+      make("span", {}, coordinates(coordinate)),
+      make("span", {}, degrees(lon, lat)),
+    );
   });
   const attribution = make("span.attribution", {}, city.attribution);
   const node = make("div.footer", {}, scale, here, attribution);

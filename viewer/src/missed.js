@@ -21,7 +21,9 @@ const style = [
     stroke: new Stroke({ color: COLOR, width: 2.5, lineDash: [6, 4] }),
     fill: new Fill({ color: `${COLOR}22` }),
     image: new CircleStyle({
-      radius: 6, fill: new Fill({ color: COLOR }), stroke: new Stroke({ color: "#fff", width: 2 }),
+      radius: 6,
+      fill: new Fill({ color: COLOR }),
+      stroke: new Stroke({ color: "#fff", width: 2 }),
     }),
   }),
 ];
@@ -32,7 +34,10 @@ export class Missed {
     this.app = app;
     this.source = new VectorSource();
     this.kind = "Polygon";
-    this.node = make("section.card.drawing", { "aria-label": "Draw a missed object", hidden: true });
+    this.node = make("section.card.drawing", {
+      "aria-label": "Draw a missed object",
+      hidden: true,
+    });
     app.map.addLayer(new VectorLayer({ source: this.source, zIndex: Z.drawn + 1, style }));
     app.state.watch(["reviewed", "run"], () => this.#showKnown());
   }
@@ -92,50 +97,82 @@ export class Missed {
     let [{ name }] = city.classes;
     const classes = city.classes.map((entry) => [entry.name, entry.name]);
     const area = make("input", { type: "number", min: 0.1, step: 0.1, value: 5, id: "missed-m2" });
-    const areaField = make("label.field", { hidden: !isPoint() }, make("span", {}, "Its area in m²"), area);
-    const note = make("input", { type: "text", maxlength: 500, placeholder: "Note", "aria-label": "Note" });
-    this.save = button("Save", async () => {
-      const m2 = isPoint() ? Number(area.value) : null;
-      if (isPoint() && !(m2 > 0)) {
-        this.app.messages.say("A point needs an area above 0 m².");
-        return;
-      }
-      await this.app.addMissed({ geometry: this.geometry, name, m2, note: note.value });
-      this.stop();
-    }, { class: "primary" });
+    const areaField = make(
+      "label.field",
+      { hidden: !isPoint() },
+      make("span", {}, "Its area in m²"),
+      area,
+    );
+    const note = make("input", {
+      type: "text",
+      maxlength: 500,
+      placeholder: "Note",
+      "aria-label": "Note",
+    });
+    this.save = button(
+      "Save",
+      async () => {
+        const m2 = isPoint() ? Number(area.value) : null;
+        if (isPoint() && !(m2 > 0)) {
+          this.app.messages.say("A point needs an area above 0 m².");
+          return;
+        }
+        const row = { geometry: this.geometry, name, m2, note: note.value };
+        if (await this.app.reviewing.addMissed(row)) this.stop();
+      },
+      { class: "primary" },
+    );
     this.finish = button("Close the outline", () => this.draw.finishDrawing());
     this.finish.hidden = isPoint();
-    const kinds = [["Polygon", "Outline"], ["Point", "Point"]].map(([kind, label]) =>
+    const kinds = [
+      ["Polygon", "Outline"],
+      ["Point", "Point"],
+    ].map(([kind, label]) =>
       choice("radio", label, {
-        name: "missed-kind", checked: this.kind === kind,
+        name: "missed-kind",
+        checked: this.kind === kind,
         change: () => {
           this.kind = kind;
           areaField.hidden = !isPoint();
           this.finish.hidden = isPoint();
           this.#listen();
         },
-      }));
+      }),
+    );
     fill(
       this.node,
       make("div.card-head", {}, make("h2", {}, "What does the map miss?")),
-      make("p.note", {}, "Click along its edge; a double click closes the outline. A point is one click."),
+      make(
+        "p.note",
+        {},
+        "Click along its edge; a double click closes the outline. A point is one click.",
+      ),
       make("div.segments", { role: "radiogroup", "aria-label": "Drawn as" }, ...kinds),
       select("It is a", classes, name, (value) => (name = value)),
       areaField,
       note,
-      make("div.buttons", {}, this.save,
+      make(
+        "div.buttons",
+        {},
+        this.save,
         this.finish,
         button("Start again", () => this.#listen()),
-        button("Cancel", () => this.stop(), { class: "quiet" })),
+        button("Cancel", () => this.stop(), { class: "quiet" }),
+      ),
     );
   }
 
   #showKnown() {
     this.source.clear();
     for (const { geometry, class: name } of this.app.review.missed) {
-      if (geometry) this.source.addFeature(geojson.readFeature({
-        type: "Feature", geometry, properties: { tip: `missed: ${name}` },
-      }));
+      if (geometry)
+        this.source.addFeature(
+          geojson.readFeature({
+            type: "Feature",
+            geometry,
+            properties: { tip: `missed: ${name}` },
+          }),
+        );
     }
   }
 }

@@ -22,15 +22,29 @@ export function layOut(app, { header, panel, map }) {
 
 function bar(app, panel) {
   const { city, state } = app;
-  const toggle = iconButton(ICONS.panel, "Panel", () => {
-    const isClosed = document.body.classList.toggle("panel-closed");
-    toggle.setAttribute("aria-expanded", String(!isClosed));
-  }, { "aria-expanded": "true", "aria-controls": panel.id });
+  const toggle = iconButton(
+    ICONS.panel,
+    "Panel",
+    () => {
+      const isClosed = document.body.classList.toggle("panel-closed");
+      toggle.setAttribute("aria-expanded", String(!isClosed));
+    },
+    { "aria-expanded": "true", "aria-controls": panel.id },
+  );
   const runs = make("div.runs");
   if (city.runs.length > 1) {
-    state.watch(["run"], () => fill(runs, select(
-      "Run", city.runs.map((run) => [String(run.index), run.name]), String(state.get("run")),
-      (value) => state.set({ run: Number(value) }), { hidden: true })));
+    state.watch(["run"], () =>
+      fill(
+        runs,
+        select(
+          "Run",
+          city.runs.map((run) => [String(run.index), run.name]),
+          String(state.get("run")),
+          (value) => state.set({ run: Number(value) }),
+          { hidden: true },
+        ),
+      ),
+    );
   } else {
     const [{ name }] = city.runs;
     runs.textContent = name === city.title ? "" : name;
@@ -39,10 +53,15 @@ function bar(app, panel) {
     toggle,
     make("div.titles", {}, make("h1", {}, city.title), runs),
     searchField(app),
-    make("div.bar-buttons", {},
-      iconButton(ICONS.draw, "Draw a missed object", () => app.missed.toggle(), { "aria-keyshortcuts": "m" }),
+    make(
+      "div.bar-buttons",
+      {},
+      iconButton(ICONS.draw, "Draw a missed object", () => app.missed.toggle(), {
+        "aria-keyshortcuts": "m",
+      }),
       themeButton(),
-      iconButton(ICONS.help, "Help", () => app.help.showModal(), { "aria-keyshortcuts": "?" })),
+      iconButton(ICONS.help, "Help", () => app.help.showModal(), { "aria-keyshortcuts": "?" }),
+    ),
   ];
 }
 
@@ -63,14 +82,18 @@ function tabs(app, panel) {
       bodies.get(key).hidden = !isOpen;
     }
     app.isQueueOpen = wanted === "queue";
-    if (app.isQueueOpen && !app.queue.rows.length) app.moreOfQueue();
+    if (app.isQueueOpen && !app.queue.rows.length) app.reviewing.more();
   };
   const list = make("div.tabs", { role: "tablist", "aria-label": "Panel" });
   for (const [key, { label, content }] of Object.entries(pages)) {
-    const tab = button(label, () => {
-      open(key);
-      document.body.classList.remove("sheet-down");
-    }, { role: "tab", id: `tab-${key}`, "aria-controls": `page-${key}` });
+    const tab = button(
+      label,
+      () => {
+        open(key);
+        document.body.classList.remove("sheet-down");
+      },
+      { role: "tab", id: `tab-${key}`, "aria-controls": `page-${key}` },
+    );
     tab.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!by) return;
@@ -80,12 +103,19 @@ function tabs(app, panel) {
     });
     buttons.set(key, tab);
     list.append(tab);
-    bodies.set(key, make(
-      "div.tab-page", { role: "tabpanel", id: `page-${key}`, "aria-labelledby": `tab-${key}` }, ...content));
+    bodies.set(
+      key,
+      make(
+        "div.tab-page",
+        { role: "tabpanel", id: `page-${key}`, "aria-labelledby": `tab-${key}` },
+        ...content,
+      ),
+    );
   }
-  app.state.watch(["run"], () => app.isQueueOpen && !app.queue.rows.length && app.moreOfQueue());
+  app.state.watch(["run"], () => app.isQueueOpen && !app.queue.rows.length && app.reviewing.more());
   const grip = make("button.grip", {
-    type: "button", "aria-label": "Fold the panel",
+    type: "button",
+    "aria-label": "Fold the panel",
     on: { click: () => document.body.classList.toggle("sheet-down") },
   });
   open("layers");
@@ -93,13 +123,22 @@ function tabs(app, panel) {
 }
 
 function reviewHead(app) {
-  const buttons = make("div.buttons", {},
-    iconButton(ICONS.previous, "Previous in the queue", () => app.step(-1), { "aria-keyshortcuts": "k" }),
-    iconButton(ICONS.next, "Next in the queue", () => app.step(1), { "aria-keyshortcuts": "j" }),
-    button("Undo", () => app.undo(), { "aria-keyshortcuts": "z" }));
+  const buttons = make(
+    "div.buttons",
+    {},
+    iconButton(ICONS.previous, "Previous in the queue", () => app.reviewing.step(-1), {
+      "aria-keyshortcuts": "k",
+    }),
+    iconButton(ICONS.next, "Next in the queue", () => app.reviewing.step(1), {
+      "aria-keyshortcuts": "j",
+    }),
+    button("Undo", () => app.reviewing.undo(), { "aria-keyshortcuts": "z" }),
+  );
   if (app.city.served) return buttons;
-  buttons.append(button("Download", () => app.download(), {
-    title: "Verdicts and drawings are kept in this browser; this saves them as a GeoJSON file",
-  }));
+  buttons.append(
+    button("Download", () => app.reviewing.download(), {
+      title: "Verdicts and drawings are kept in this browser; this saves them as a GeoJSON file",
+    }),
+  );
   return buttons;
 }

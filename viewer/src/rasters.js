@@ -15,7 +15,9 @@ function lattice(grid, coarsest, finest = 0) {
     origin: [grid.x, grid.y],
     extent: grid.extent,
     resolutions: Array.from(
-      { length: coarsest - finest + 1 }, (_, n) => grid.sx * 2 ** (coarsest - n)),
+      { length: coarsest - finest + 1 },
+      (_, n) => grid.sx * 2 ** (coarsest - n),
+    ),
     tileSize: TILE,
   });
 }
@@ -95,7 +97,12 @@ function files(layer, { grid, cells }, { scale, col, row }) {
   }
   const size = TILE * scale;
   const margin = layer.block; // blocks start up to one block after the cell, and overhang it
-  const box = grid.box(row * size - margin, col * size - margin, size + 2 * margin, size + 2 * margin);
+  const box = grid.box(
+    row * size - margin,
+    col * size - margin,
+    size + 2 * margin,
+    size + 2 * margin,
+  );
   return cells
     .filter((cell) => cell.status === "done" && overlap(cell.extent, box))
     .filter((cell) => !layer.having || layer.having.has(cell.name))

@@ -76,8 +76,13 @@ class LocalReview extends Review {
 
   async add(detection, { verdict, trueClass = "", note = "" }) {
     await this.#append({
-      layer: "verdicts", id: detection.id, class: nameOf(this.city, detection), verdict,
-      true_class: trueClass, note, geometry: detection.outline ?? boxOf(detection),
+      layer: "verdicts",
+      id: detection.id,
+      class: nameOf(this.city, detection),
+      verdict,
+      true_class: trueClass,
+      note,
+      geometry: detection.outline ?? boxOf(detection),
     });
   }
 
@@ -116,7 +121,9 @@ class LocalReview extends Review {
       proj4: crs.proj4,
       run: this.run.name,
       features: this.rows.map(({ geometry, ...properties }) => ({
-        type: "Feature", properties, geometry,
+        type: "Feature",
+        properties,
+        geometry,
       })),
     };
   }
@@ -127,6 +134,12 @@ function nameOf(city, detection) {
 }
 
 function boxOf({ extent: [west, south, east, north] }) {
-  const corners = [[west, south], [east, south], [east, north], [west, north], [west, south]];
+  const corners = [
+    [west, south],
+    [east, south],
+    [east, north],
+    [west, north],
+    [west, south],
+  ];
   return { type: "Polygon", coordinates: [corners] };
 }

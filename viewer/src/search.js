@@ -19,8 +19,12 @@ export function placeOf(text, city) {
 
 export function searchField(app) {
   const input = make("input", {
-    type: "search", id: "search", placeholder: "Id, or lon, lat", autocomplete: "off",
-    spellcheck: "false", "aria-label": "Search for an id, or go to longitude, latitude",
+    type: "search",
+    id: "search",
+    placeholder: "Id, or lon, lat",
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-label": "Search for an id, or go to longitude, latitude",
   });
   const search = async (event) => {
     event.preventDefault();

@@ -34,10 +34,12 @@ export function zonesLayer(run, messages) {
   let reading = null;
   const read = async () => {
     const found = await new FlatGeobuf(run.detections.zones).search(run.grid.extent);
-    source.addFeatures(found.map((json) => {
-      const { geometry, extent: _, ...columns } = asDetection(json);
-      return new Feature({ geometry, name: nameOf(columns) });
-    }));
+    source.addFeatures(
+      found.map((json) => {
+        const { geometry, extent: _, ...columns } = asDetection(json);
+        return new Feature({ geometry, name: nameOf(columns) });
+      }),
+    );
   };
   layer.set("load", () => (reading ??= read().catch((error) => messages.fail(error))));
   return layer;
