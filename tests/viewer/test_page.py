@@ -304,6 +304,8 @@ def test_deep_links_are_honoured_and_followed(opened, site, is_served) -> None:
     if not is_served:  # a server says 404, and the browser an error
         page.evaluate("location.hash = '#id=9_9_9'")
         page.get_by_text("There is no detection 9_9_9").wait_for()
+        page.evaluate("location.hash = '#id=%&1,2&x,y,z&run=7'")
+        page.get_by_text("There is no detection %").wait_for()
 
 
 def test_the_class_filter_and_the_sliders_filter_everything(opened, site) -> None:

@@ -253,6 +253,7 @@ export class App {
   // Explaining
 
   explain() {
+    if (this.state.get("explanation")?.isBusy) return;
     const [detection, place] = [this.state.get("selected"), this.state.get("place")];
     if (detection) this.explanations.ask(this.run, { id: detection.id });
     else if (place) {

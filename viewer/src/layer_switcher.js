@@ -24,36 +24,36 @@ export function layerSwitcher(app) {
       node,
       heatmaps.length ? chooser(app, heatmaps) : null,
       ...[...plain].reverse().map(([group, members]) => plainGroup(app, group, members)),
-      troubles(app.run),
     );
   });
   return node;
 }
 
 /** Images that are nowhere on the map, and how many cells are hatched. */
-function troubles({ cells, unplaced = [] }) {
-  const missing = cells.filter((cell) => cell.status !== "done").length;
-  if (!missing && !unplaced.length) return null;
-  const hatched = missing
-    ? `${count(missing)} of ${count(cells.length)} cells are hatched: they have no products.`
-    : "";
-  const list = make(
-    "ul.unplaced",
-    {},
-    ...unplaced.map(([name, reason]) => make("li", {}, make("b", {}, name), ` ${reason}`)),
+export function missingParts(app) {
+  const node = make("div");
+  app.state.watch(["run"], () => fill(node, missing(app.run)));
+  return node;
+}
+
+function missing({ cells, unplaced = [] }) {
+  const without = cells.filter((cell) => cell.status !== "done").length;
+  if (!without && !unplaced.length) return null;
+  const images = unplaced.map(([name, reason]) =>
+    make("li", {}, make("b", {}, name), ` ${reason}`),
   );
+  const summary = `Images without a place: ${count(images.length)}`;
   return make(
     "fieldset",
     {},
     make("legend", {}, "Missing"),
-    make("p.note", {}, hatched),
-    unplaced.length
-      ? make(
-          "details",
-          {},
-          make("summary", {}, `Images without a place: ${count(unplaced.length)}`),
-          list,
-        )
+    make(
+      "p.note",
+      {},
+      without ? `Hatched, without products: ${without} of ${cells.length} cells` : "",
+    ),
+    images.length
+      ? make("details", {}, make("summary", {}, summary), make("ul.unplaced", {}, ...images))
       : null,
   );
 }

@@ -9,7 +9,7 @@ export function parse(hash) {
   const link = { id: null, view: null, run: null };
   for (const part of hash.replace(/^#/, "").split("&")) {
     const [key, value] = part.split("=");
-    if (value !== undefined && key === "id") link.id = decodeURIComponent(value);
+    if (value !== undefined && key === "id") link.id = decoded(value);
     else if (key === "run" && /^\d+$/.test(value ?? "")) link.run = Number(value);
     else if (value === undefined) {
       const numbers = part.split(",").map(Number);
@@ -19,6 +19,14 @@ export function parse(hash) {
     }
   }
   return link;
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a % that is no escape
+  }
 }
 
 /** Return the hash of a state of the page. */

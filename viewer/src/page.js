@@ -4,7 +4,7 @@ import { compareControls, swipeHandle } from "./compare.js";
 import { ICONS, button, fill, iconButton, make, select } from "./dom.js";
 import { filterControls } from "./filter_controls.js";
 import { helpDialog } from "./keys.js";
-import { layerSwitcher } from "./layer_switcher.js";
+import { layerSwitcher, missingParts } from "./layer_switcher.js";
 import { objectCard } from "./card.js";
 import { queueList } from "./queue_list.js";
 import { searchField } from "./search.js";
@@ -67,7 +67,10 @@ function bar(app, panel) {
 
 function tabs(app, panel) {
   const pages = {
-    layers: { label: "Layers", content: [layerSwitcher(app), compareControls(app)] },
+    layers: {
+      label: "Layers",
+      content: [layerSwitcher(app), compareControls(app), missingParts(app)],
+    },
     detections: { label: "Detections", content: [filterControls(app)] },
     queue: { label: "Review", content: [reviewHead(app), queueList(app)] },
   };
