@@ -1,0 +1,145 @@
+/**
+ * What people say about a run: verdicts, and objects that the map misses.
+ *
+ * With a server it writes them to the run's review.gpkg, one by one. Without one they stay in this
+ * browser until they are downloaded as a file.
+ */
+
+import { getJson, postJson } from "./server.js";
+
+export const VERDICTS = { right: "Right", wrong: "Wrong", unsure: "Unsure" };
+
+/** Return the place where reviews of a run go. */
+export function reviewOf(city, run) {
+  return city.served ? new ServedReview(city, run) : new LocalReview(city, run);
+}
+
+class Review {
+  /** Latest row of verdicts by id. */
+  latest = new Map();
+  missed = [];
+
+  /** Why nothing can be written; empty if it can. */
+  whyNot = "";
+
+  _accept(row) {
+    this.latest.set(row.id, row);
+  }
+}
+
+class ServedReview extends Review {
+  constructor(city, run) {
+    super();
+    this.run = run;
+    this.whyNot = city.verdicts.write ? "" : city.verdicts.why_not || "verdicts cannot be written";
+  }
+
+  async read() {
+    const { verdicts, missed } = await getJson(`${this.run.path}review`);
+    this.latest = new Map();
+    for (const row of verdicts) if (row.verdict) this._accept(row);
+    this.missed = missed;
+  }
+
+  async add(detection, { verdict, trueClass = "", note = "" }) {
+    const body = { id: detection.id, verdict, true_class: trueClass, note };
+    this._accept(await postJson(`${this.run.path}verdicts`, body));
+  }
+
+  async addMissed({ geometry, name, m2, note }) {
+    const body = { geometry, class: name, note, ...(m2 === null ? {} : { m2 }) };
+    this.missed.push(await postJson(`${this.run.path}missed`, body));
+  }
+
+  async undo() {
+    const undone = await postJson(`${this.run.path}undo`, {});
+    await this.read();
+    return undone.layer;
+  }
+}
+
+/** Rows in this browser's storage, in the order in which they were made. */
+class LocalReview extends Review {
+  constructor(city, run) {
+    super();
+    this.city = city;
+    this.run = run;
+    this.key = `capecam review ${location.pathname} ${run.name}`;
+  }
+
+  async read() {
+    this.rows = JSON.parse(localStorage.getItem(this.key) ?? "[]");
+    this.latest = new Map();
+    for (const row of this.rows) if (row.layer === "verdicts") this._accept(row);
+    this.missed = this.rows.filter((row) => row.layer === "missed");
+  }
+
+  async add(detection, { verdict, trueClass = "", note = "" }) {
+    await this.#append({
+      layer: "verdicts",
+      id: detection.id,
+      class: nameOf(this.city, detection),
+      verdict,
+      true_class: trueClass,
+      note,
+      geometry: detection.outline ?? boxOf(detection),
+    });
+  }
+
+  async addMissed({ geometry, name, m2, note }) {
+    await this.#append({ layer: "missed", class: name, verdict: "missed", m2, note, geometry });
+  }
+
+  async undo() {
+    const last = this.rows.pop();
+    if (!last) throw new Error("There is nothing to undo.");
+    await this.#store();
+    return last.layer;
+  }
+
+  async #append(row) {
+    this.rows.push({ ...row, checked_at: new Date().toISOString() });
+    await this.#store();
+  }
+
+  async #store() {
+    localStorage.setItem(this.key, JSON.stringify(this.rows));
+    await this.read();
+  }
+
+  /** All rows as GeoJSON that says what it is. */
+  file() {
+    const { crs, title } = this.city;
+    return {
+      type: "FeatureCollection",
+      name: "capecam review",
+      description:
+        `Verdicts and missed objects of the run ${this.run.name} of ${title}, made in a browser ` +
+        "without a server. The property layer says to which layer of review.gpkg a row belongs. " +
+        `Coordinates are in ${crs.name}, and not in longitude and latitude.`,
+      crs: { type: "name", properties: { name: crs.code ?? crs.name } },
+      proj4: crs.proj4,
+      run: this.run.name,
+      features: this.rows.map(({ geometry, ...properties }) => ({
+        type: "Feature",
+        properties,
+        geometry,
+      })),
+    };
+  }
+}
+
+function nameOf(city, detection) {
+  return detection.class ?? city.classOf.get(detection.class_id)?.name ?? "";
+}
+
+function boxOf({ extent: [west, south, east, north] }) {
+  const corners = [
+    [west, south],
+    [east, south],
+    [east, north],
+    [west, north],
+    [west, south],
+  ];
+  return { type: "Polygon", coordinates: [corners] };
+}
