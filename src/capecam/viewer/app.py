@@ -177,9 +177,7 @@ class _Views:
 
     def overlay(self, request: Request) -> Response:
         """Send a picture of an explanation."""
-        return _picture(
-            self._city.explainer.picture(request.path_params["token"]), "image/png"
-        )
+        return _picture(self._city.explainer.picture(request.path_params["token"]), "image/png")
 
     def review(self, request: Request) -> Response:
         """Send what people have said."""

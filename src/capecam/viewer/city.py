@@ -119,7 +119,7 @@ def _cells(run: RunFolder) -> tuple[list[list[Any]], list[list[str]]]:
     hull, ledger = run.grid.window, Ledger.of(run.out)
     placed: list[list[Any]] = []
     unplaced: list[list[str]] = []
-    reasons = {name: "not processed yet" for name in run.record.cells} | run.record.failures
+    reasons = dict.fromkeys(run.record.cells, "not processed yet") | run.record.failures
     for name in sorted({*run.cells, *reasons}):
         record = run.cells.get(name) or ledger.read_failure(name)
         if record is None:

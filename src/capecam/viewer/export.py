@@ -1,4 +1,4 @@
-"""``capecam view --export``: the page as a folder for any web server that answers range requests."""
+"""``capecam view --export``: the page as a folder, for any web server with range requests."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ class Exported:
 
     def to_text(self) -> str:
         """Return a sentence."""
-        levels = ", ".join(f"1/{1 << z}" for z in self.finest)
+        scales = ", ".join(f"1/{1 << z}" for z in self.finest)
         return (
-            f"{self.folder}: {self.files} files, {self.megabytes:.1f} MB; imagery at {levels or 'no'} "
-            "resolution; any web server with range requests can show it"
+            f"{self.folder}: {self.files} files, {self.megabytes:.1f} MB, "
+            f"{f'imagery at {scales}' if scales else 'without imagery'}; any web server with range "
+            "requests can show it"
         )
 
 
@@ -107,7 +108,9 @@ def _write_run(served: ServedRun, to: Path) -> list[int]:
         return []
     finest = finest_level(run.grid)
     with ThreadPoolExecutor(THREADS) as threads:
-        for _ in threads.map(lambda place: _write_tile(served, to, *place), _tiles(run.grid, finest)):
+        for _ in threads.map(
+            lambda place: _write_tile(served, to, *place), _tiles(run.grid, finest)
+        ):
             pass
         ids = [str(row[0]) for row in queue["rows"]]
         for _ in threads.map(lambda id_: _write_thumbnail(served, to, id_), ids):

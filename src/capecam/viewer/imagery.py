@@ -32,8 +32,9 @@ from capecam.views.report.thumbnails import MARGIN_M, outlined, square_around
 TILE_PX = 256
 
 MAX_Z = 4
-"""Coarsest level of the tiles: a pixel of 2^4 = 16, as in the overviews of the run's rasters. Images
-often have no overviews of their own, so that all pixels are decoded: 17 million for such a tile."""
+"""Coarsest level of the tiles: their pixels are 2^4 = 16 pixels of the grid wide, as those of the
+run's overviews are. Images often have no overviews of their own, so that all of the 17 million
+pixels of such a tile are decoded."""
 
 STRIP_PX = 4 << 20
 """Pixels that are decoded at a time."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from capecam.detections.object_columns import MEANINGS
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M
+from capecam.detections.object_columns import MEANINGS
 from capecam.pipeline.object_explainer import MARGIN_M, NEAR_M
 from capecam.settings import OBJECT_TITLES, SCORE_TITLES, TITLES
 from capecam.views.panels.detection_lookup import Detection

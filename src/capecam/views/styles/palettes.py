@@ -25,7 +25,7 @@ class Palette:
     colors: NDArray[np.uint8]
     """(256, 4) red, green, blue and alpha."""
     legend: tuple[tuple[str, str], ...]
-    """Labels and colours #RRGGBB."""
+    """Labels, and colours #RRGGBB as they look on white."""
     unit: str = ""
 
     def to_hex(self) -> list[str]:
@@ -73,5 +73,12 @@ def _ramp_palette(ramp: ColorRamp, label: Callable[[float], str], unit: str) -> 
     colors = np.zeros((256, 4), np.uint8)
     colors[:NODATA] = ramp.at(levels)
     steps = np.linspace(0, 1, LEGEND_STEPS)
-    shown = [f"#{bytes(color[:3]).hex()}" for color in ramp.at(steps)]
+    shown = [_on_white(color) for color in ramp.at(steps)]
     return Palette(colors, tuple(zip(map(label, steps.tolist()), shown, strict=True)), unit)
+
+
+def _on_white(color: NDArray[np.uint8]) -> str:
+    """Return a colour with an alpha as it looks on white, #rrggbb."""
+    red, green, blue, alpha = color.tolist()
+    mixed = (round(255 + (value - 255) * alpha / 255) for value in (red, green, blue))
+    return f"#{bytes(mixed).hex()}"

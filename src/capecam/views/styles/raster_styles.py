@@ -52,7 +52,7 @@ class ColorRamp:
         known = [value for value, _, _ in self.stops]
         colors = np.array([[*bytes.fromhex(color[1:]), alpha] for _, color, alpha in self.stops])
         channels = [np.interp(values, known, channel) for channel in colors.T]
-        return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+        return np.asarray(np.rint(np.stack(channels, axis=-1)), np.uint8)
 
 
 HEAT = ColorRamp.of_colormap("inferno", lambda value: 0.8 * min(1.0, 2.5 * value), start=0.15)
