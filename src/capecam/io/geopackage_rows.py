@@ -65,6 +65,10 @@ class GeoPackageRows:
     path: Path
     database: sqlite3.Connection
 
+    def layers(self) -> set[str]:
+        """Return the names of the layers and tables that the file lists."""
+        return {name for (name,) in self.database.execute("SELECT table_name FROM gpkg_contents")}
+
     def insert(self, layer: str, rows: gpd.GeoDataFrame) -> int:
         """Add one row, with columns that the layer does not have yet; return its number (fid).
 
@@ -79,9 +83,11 @@ class GeoPackageRows:
             [layer],
         ).fetchone()
         own = rows.crs if srs_id in UNDEFINED else pyproj.CRS.from_wkt(crs)
-        moved = as_layer(rows, own, KINDS.get(kind.upper(), ""))
+        is_point = rows.geometry.iloc[0].geom_type == "Point"  # in a layer of polygons, too
+        moved = rows.to_crs(own) if is_point else as_layer(rows, own, KINDS.get(kind.upper(), ""))
         shape = moved.geometry.iloc[0]
-        values = {str(k): v for k, v in moved.drop(columns=moved.geometry.name).iloc[0].items()}
+        plain = moved.drop(columns=moved.geometry.name).to_dict("records")[0]
+        values = {str(name): value for name, value in plain.items()}
         self._add_columns(layer, values)
         values[column] = to_blob(shape, srs_id)
         names = ", ".join(map(quoted, values))

@@ -16,6 +16,7 @@ from typing import Any
 
 from capecam.errors import StoppedError, UsageError
 from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
+from capecam.runtime.heap import keep_heap
 from capecam.store.run_folder import RunFolder
 
 MAX_WAITING = 4
@@ -149,6 +150,7 @@ def explain_requests(parent: ParentConnection, outs: Sequence[Path]) -> None:
     """
     from capecam.viewer.explanations import RunExplanations  # noqa: PLC0415 loads PyTorch
 
+    keep_heap()
     runs: dict[int, RunExplanations] = {}
     while True:
         request = parent.receive()

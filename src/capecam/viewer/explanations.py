@@ -128,5 +128,5 @@ class RunExplanations:
         local = shapely.transform(shapes, run.grid.to_lattice)
         tiles = shapely.union_all([window.box for window in windows])
         is_other = (classes == wanted.class_id) & (np.array(ids, object) != wanted.id)
-        near = local[is_other & shapely.intersects(local, tiles)] if len(ids) else local
+        near = local[is_other & shapely.intersects(local, tiles)]
         return replace(wanted, others=tuple(near))

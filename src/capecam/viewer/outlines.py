@@ -236,6 +236,8 @@ def read_outlines(path: Path, bounds: Bounds) -> tuple[list[str], NDArray[Any], 
         bounds: in the CRS of the run.
     """
     _, table = pyogrio.read_arrow(path, bbox=bounds, columns=["id", "class_id"])
+    if not len(table):  # whose geometries are one empty buffer
+        return [], np.empty(0, np.int32), np.empty(0, object)
     shapes = shapely.from_wkb(table.column(table.num_columns - 1).to_numpy())
     return table["id"].to_pylist(), table["class_id"].to_numpy(), shapes
 

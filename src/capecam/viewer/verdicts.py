@@ -198,8 +198,7 @@ class Verdicts:
         stored = {name: None if value == "" else value for name, value in row.items()}
         table = gpd.GeoDataFrame([stored], geometry=[shape], crs=self._file.crs)
         with self._lock:
-            if LAYERS.keys() - layers_of(self._file.path).keys():
-                self._file.add({})
+            self._make_layers()
             with rows_in_place(self._file.path) as rows:
                 before = rows.last(layer, {**key, "reviewer": who["reviewer"]})
                 if before is not None and _repeats(before, stored, now):
@@ -212,6 +211,14 @@ class Verdicts:
         shown = {name: row[name] for name in SHOWN[layer]}
         more = {"geometry": _geojson(shape)} if layer == MISSED else {}
         return {"row": number, **shown, **more}
+
+    def _make_layers(self) -> None:
+        """Make the file, or the layers that it lacks."""
+        if self._file.path.exists():
+            with rows_in_place(self._file.path) as rows:
+                if rows.layers() >= LAYERS.keys():
+                    return
+        self._file.add({})
 
     def _check_class(self, name: str) -> None:
         if name not in self._file.names[1:]:
