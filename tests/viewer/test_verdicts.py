@@ -258,6 +258,7 @@ for n in range(10):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["wal", "gdal"])
 def test_another_program_edits_the_file_at_the_same_time(out: Path, how: str) -> None:
     with served(out) as client:
