@@ -73,13 +73,18 @@ def test_old_tiles_make_room_for_new_ones(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in (tmp_path / "tiles").iterdir()) == 2000
 
 
-def test_the_server_that_ends_leaves_nothing_behind(
+def test_a_server_leaves_nothing_behind(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that was killed leaves its files until the next one starts."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "capecam-view-killed"
+    left.mkdir()
+    (left / ".lock").touch()
+    (tmp_path / "capecam-view-notes").mkdir()
     before = sorted(out.rglob("*"))
-    with ServedRuns.open([out]) as city:
+    with ServedRuns.open([out]) as city, ServedRuns.open([out]):
         assert city.runs[0].imagery.tile(0, 0, 0)
-        assert any(tmp_path.iterdir())
-    assert not any(tmp_path.iterdir())
+        assert len([*tmp_path.iterdir()]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["capecam-view-notes"]
     assert sorted(out.rglob("*")) == before

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import pyproj
@@ -22,6 +25,9 @@ from capecam.viewer.imagery import Imagery
 from capecam.viewer.outlines import OUTLINES, QUEUE, PreparedDetections, read_outline
 from capecam.viewer.queue import ReviewQueue
 from capecam.viewer.verdicts import Verdicts
+
+PREFIX, LOCK = "capecam-view-", ".lock"
+"""Names of the temporary folders, and of the file in each that its server has locked."""
 
 PATIENCE_S = 120.0
 """Time that a request waits for the files of the detections, which a city needs at the start."""
@@ -125,8 +131,11 @@ class ServedRuns:
             OutputError: a folder holds no finished run.
             UsageError: two runs are in different CRSs.
         """
+        _remove_leftovers()
         with ExitStack() as files:
-            folder = Path(files.enter_context(TemporaryDirectory(prefix="capecam-view-")))
+            folder = Path(files.enter_context(TemporaryDirectory(prefix=PREFIX)))
+            lock = files.enter_context((folder / LOCK).open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
             runs = []
             for number, out in enumerate(outs):
                 run = ServedRun(out, number, folder / str(number))
@@ -165,3 +174,14 @@ class ServedRuns:
             run_json(each.run, each.number, imagery=not each.imagery_problem) for each in self.runs
         ]
         return city_json(runs, self.runs[0].run, state)
+
+
+def _remove_leftovers() -> None:
+    """Remove the folders of servers that were killed; the kernel has ended their locks."""
+    for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # of somebody else, of a server that runs, or not yet locked
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            with (folder / LOCK).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
