@@ -137,6 +137,23 @@ def test_a_run_without_its_images_and_with_raw_heatmaps(out: Path, tmp_path: Pat
         assert client.get(f"/run/0/thumbnails/{row[0]}.jpg").status_code == 404
 
 
+def test_what_is_missing_for_explanations_is_said(out: Path, tmp_path: Path) -> None:
+    copy, model = shutil.copytree(out, tmp_path / "out"), tmp_path / "model.pt"
+    record = json.loads((copy / "run.json").read_text())
+    record["settings"]["checkpoint"] = str(model)
+
+    def told() -> dict[str, Any]:
+        (copy / "run.json").write_text(json.dumps(record))
+        with ServedRuns.open([copy]) as served:
+            return served.city()["explain"]
+
+    assert told()["why_not"].startswith(f"the checkpoint is missing: {model}; ")
+    model.touch()
+    assert told() == {"ready": True, "why_not": ""}
+    record["settings"]["sources"] = [str(tmp_path / "gone")]
+    assert told()["why_not"].startswith(f"the imagery is missing: {tmp_path / 'gone'}: ")
+
+
 def test_two_runs_are_compared_if_they_are_on_the_same_crs(out: Path, tmp_path: Path) -> None:
     with ServedRuns.open([out, out]) as served:
         client = client_of(served)

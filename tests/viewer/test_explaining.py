@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,15 +130,3 @@ def test_a_process_that_dies_is_replaced(network: ServedRuns) -> None:
     first = explain(client, id=id_)["numbers"]
     network.explainer.close()
     assert explain(client, id=id_)["numbers"] == first
-
-
-def test_what_is_missing_is_said(city: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(city, tmp_path / "city")
-    (copy / "model.pt").rename(copy / "moved.pt")
-    with ServedRuns.open([copy / "out"]) as opened:
-        told = opened.city()["explain"]
-        assert "the checkpoint is missing" in told["why_not"]
-    (copy / "moved.pt").rename(copy / "model.pt")
-    shutil.rmtree(copy / "images")
-    with ServedRuns.open([copy / "out"]) as opened:
-        assert "the imagery is missing" in opened.city()["explain"]["why_not"]

@@ -10,7 +10,6 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from capecam.errors import StoppedError, UsageError
 from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
 from capecam.runtime.heap import keep_heap
 from capecam.store.run_folder import RunFolder
+from capecam.viewer.target import Target
 
 MAX_WAITING = 4
 """Requests that wait for another one; each takes seconds with a large network on a CPU."""
@@ -31,21 +31,6 @@ MAX_OVERLAYS = 48
 
 class TooManyWaitingError(UsageError):
     """As many requests wait as may; try again when one is done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is to be explained: a detection, or whatever is at a place."""
-
-    run: int
-    """Number of the run."""
-    outlines: Path
-    """``detections.fgb`` of the run."""
-    bounds: tuple[float, float, float, float]
-    """West, south, east and north of the detection; of a place, twice the same point."""
-    id: str | None = None
-    class_id: int | None = None
-    """Class to ask about; None: that of the detection, else the most probable one there."""
 
 
 def explain_problem(run: RunFolder, imagery: str) -> str:

@@ -19,9 +19,9 @@ from capecam.io.gdal import gdal_settings
 from capecam.pipeline.object_tiles import ExplainedObject, tile_windows
 from capecam.pipeline.run_explainer import RunExplainer
 from capecam.store.run_folder import RunFolder
-from capecam.viewer.explaining import Target
 from capecam.viewer.outlines import read_outlines
 from capecam.viewer.overlays import overlays_of, plain_numbers
+from capecam.viewer.target import Target
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,12 @@ import shapely
 from capecam.errors import UsageError
 from capecam.store.run_folder import RunFolder
 from capecam.viewer.city import city_json, run_json
-from capecam.viewer.explaining import Explainer, Target, explain_problem
+from capecam.viewer.explaining import Explainer, explain_problem
 from capecam.viewer.files import RunFiles
 from capecam.viewer.imagery import Imagery
 from capecam.viewer.outlines import OUTLINES, QUEUE, PreparedDetections, read_outline
 from capecam.viewer.queue import ReviewQueue
+from capecam.viewer.target import Target
 from capecam.viewer.verdicts import Verdicts
 
 PREFIX, LOCK = "capecam-view-", ".lock"
@@ -107,7 +108,7 @@ class ServedRun:
         if id_ is not None:
             return Target(self.number, path, bounds_of(self.row(id_)), id_, class_id)
         if point is None:
-            raise UsageError("give id, or x and y")
+            raise UsageError("no detection and no place is named; give id, or x and y")
         return Target(self.number, path, (*point, *point), None, class_id)
 
 
