@@ -25,6 +25,11 @@ MAX_WAITING = 4
 PATIENCE_S = 300.0
 """Time after which an explanation is given up: a network is loaded in less, on slow disks too."""
 
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads of PyTorch sleep instead of spinning while they wait for each other. With two threads on
+two cores that other processes use, too (load 6), the sample network explains an object in .44 s
+instead of 4.6, for .41 CPU-seconds instead of 2.2."""
+
 MAX_OVERLAYS = 48
 """Pictures that are kept, of 0.2 MB each: those of the last 16 objects."""
 
@@ -115,7 +120,7 @@ class Explainer:
     def _running(self) -> ChildProcess:
         """Return the process, which is started if need be."""
         if self._child is None or self._child.has_ended:
-            self._child = ChildProcess(explain_requests, self._outs)
+            self._child = ChildProcess(explain_requests, self._outs, environment=PATIENT_THREADS)
         return self._child
 
     def _kept(self, run: int, picture: bytes, about: dict[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class PreparedDetections:
                 if problem:
                     break
                 self._made[name].set()
+            self._child.kill()  # it has ended, and is waited for
         except ChildDiedError as error:
             self._problem = f"the outlines cannot be made: the process died ({error}); start again"
         for event in self._made.values():
