@@ -12,7 +12,7 @@ import typer
 from capecam.cli_options import (
     with_common_options,
 )
-from capecam.commands import exporting, judging, looking, reviewing, running, trying
+from capecam.commands import exporting, judging, looking, reviewing, running, trying, viewing
 from capecam.errors import CapecamError
 from capecam.runtime import logs
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (running, looking, judging, reviewing, exporting, trying):
+for group in (running, looking, viewing, judging, reviewing, exporting, trying):
     app.add_typer(group.app)
 
 INTERRUPTED = 130

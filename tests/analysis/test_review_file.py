@@ -91,6 +91,23 @@ def test_what_people_wrote_is_read(file) -> None:
     assert review.verdicts["true_m2"].fillna(0).tolist() == [12.5, 0, 0]
 
 
+def test_who_is_unsure_has_not_decided(file) -> None:
+    file.add({"sample": gpd.GeoDataFrame(
+        {"block": ["b1", "b2"], "probability": 0.1, "checked": True},
+        geometry=[square(0), square(1)], crs=CRS,
+    )})  # fmt: skip
+    sql(
+        file.path,
+        "UPDATE verdicts SET verdict = 'Unsure ', note = 'shade', block = 'b1' WHERE fid = 1",
+        "UPDATE verdicts SET verdict = 'right', block = 'b2' WHERE fid = 2",
+    )
+    review = file.read()
+    assert review.verdicts["verdict"].tolist() == ["", "right", ""]
+    assert review.verdicts["note"][0] == "shade"
+    assert review.looked_at["row"].tolist() == [2]
+    assert review.done_blocks() == ["b2"]
+
+
 def test_a_missed_object_may_be_a_point_with_its_area(tmp_path) -> None:
     """In a layer of any geometry, as geopandas and QGIS make them."""
     path = tmp_path / "mine.gpkg"
@@ -323,12 +340,14 @@ def test_a_link_keeps_leading_to_the_file(file, tmp_path) -> None:
     ("statement", "message"),
     [
         ("UPDATE verdicts SET verdict = 'maybe' WHERE fid > 1",
-         r"verdicts, row 2, 3 \('maybe'\): verdict must be right, wrong or empty"),
+         r"verdicts, row 2, 3 \('maybe'\): verdict must be right, wrong, unsure or empty"),
         ("UPDATE verdicts SET verdict = 'right', class = 'solar pannel'",
          "row 1, 2, 3 .*unknown class; there is solar panel"),
         ("UPDATE verdicts SET class = 'background'", "unknown class; there is solar panel, water"),
         ("UPDATE verdicts SET verdict = 'right', class = NULL", "fill in class"),
         ("UPDATE verdicts SET true_class = 'pool heater'", "has a true_class and no verdict"),
+        ("UPDATE verdicts SET verdict = 'unsure', true_class = 'pool heater'",
+         "has a true_class and no verdict"),
         ("UPDATE verdicts SET verdict = 'wrong', true_class = class", "is wrong, but true_class"),
         ("UPDATE verdicts SET verdict = 'right', true_class = 'pool heater'",
          "is right, but true_class is another class; write wrong"),

@@ -27,8 +27,8 @@ import rasterio
 from PIL import Image, ImageDraw
 
 import capecam
+from capecam.views.palette import EVIDENCE_COLORS
 from capecam.views.report.captions import EVIDENCE
-from capecam.views.styles.layers import EVIDENCE_COLORS
 
 PAGE = Path(capecam.__file__).parent / "viewer" / "page"
 TYPES = {

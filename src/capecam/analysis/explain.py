@@ -16,6 +16,7 @@ import shapely
 from capecam.detections.measurement import pixel_m
 from capecam.detections.object_columns import OBJECT_COLUMNS, evidence_words
 from capecam.errors import CapecamError, UsageError
+from capecam.grid import Grid
 from capecam.io.cog import Product, write_cog
 from capecam.io.gdal import gdal_settings
 from capecam.io.reprojection import WGS84
@@ -237,12 +238,12 @@ def _at(run: RunFolder, lon: float, lat: float) -> ExplainedObject:
     for row in table[table.intersects(shapely.Point(point[0]))].itertuples():
         outline = shapely.transform(row.geometry, run.grid.to_lattice)
         return ExplainedObject(str(row.id), int(row.class_id), shapely.transform(outline, np.round))
-    return ExplainedObject(f"at_{lon:.6f}_{lat:.6f}", 0, _square(run, here))
+    return ExplainedObject(f"at_{lon:.6f}_{lat:.6f}", 0, square_at(run.grid, here))
 
 
-def _square(run: RunFolder, here: shapely.Point) -> shapely.Geometry:
-    """Return the square that stands for a place, in lattice pixels."""
-    width, height = pixel_m(run.grid, np.array([[here.x, here.y]]))[0]
+def square_at(grid: Grid, here: shapely.Point) -> shapely.Geometry:
+    """Return the square that stands for a place; both in lattice pixels."""
+    width, height = pixel_m(grid, np.array([[here.x, here.y]]))[0]
     dx, dy = PLACE_M / width, PLACE_M / height
     return shapely.box(here.x - dx, here.y - dy, here.x + dx, here.y + dy)
 

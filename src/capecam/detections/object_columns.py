@@ -20,6 +20,15 @@ OBJECT_COLUMNS = (
 
 EVIDENCE_WORDS = ("itself", "context", "both", "either", "unproven")
 
+MEANINGS = {
+    "itself": "The object alone is enough, and its surroundings are not.",
+    "context": "Its surroundings are enough without the object, and it is not enough alone.",
+    "both": "Neither the object nor its surroundings are enough alone.",
+    "either": "The object is enough alone, and so are its surroundings.",
+    "unproven": "Blurring where the map is highest changes hardly more than anywhere.",
+}
+"""Evidence words in a sentence."""
+
 ALONE = 0.7
 """Share of its probability from which on an object stands without its surroundings. Fitted on
 cities with planted reasons (docs/method.md#words), as the next one."""

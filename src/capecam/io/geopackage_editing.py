@@ -53,7 +53,7 @@ def edited_geopackage(path: Path) -> Iterator[Path]:
         OutputError: it is open in another program, damaged, read-only, or was changed meanwhile.
     """
     path = path.resolve()
-    with _one_at_a_time(path.parent):
+    with one_at_a_time(path.parent):
         temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
         for suffix in BESIDE:  # of a command that was killed
             temporary.with_name(f"{temporary.name}{suffix}").unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def edited_geopackage(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
+def one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait until no other capecam edits a file in a folder; the kernel ends the lock with us."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -192,7 +192,7 @@ def append_rows(path: Path, layer: str, rows: pd.DataFrame) -> None:
         missing = [name for name in _attributes(rows) if name not in set(info["fields"])]
         _add_columns(path, layer, rows[missing])
         if isinstance(rows, gpd.GeoDataFrame):
-            rows = _as_layer(rows, pyproj.CRS(info["crs"]), info["geometry_type"])
+            rows = as_layer(rows, pyproj.CRS(info["crs"]), info["geometry_type"])
         pyogrio.write_dataframe(rows, path, layer=layer, driver="GPKG", append=True)
     except WRITE_ERRORS as error:
         raise OutputError(
@@ -215,8 +215,8 @@ def update_rows(path: Path, layer: str, key: str, values: pd.DataFrame) -> None:
         values: a row for each text, a column for each column to set.
     """
     names = [str(name) for name in values.columns]
-    columns = ", ".join(f"{_quoted(name)} = ?" for name in names)
-    statement = f"UPDATE {_quoted(layer)} SET {columns} WHERE {_quoted(key)} = ?"
+    columns = ", ".join(f"{quoted(name)} = ?" for name in names)
+    statement = f"UPDATE {quoted(layer)} SET {columns} WHERE {quoted(key)} = ?"
     with closing(sqlite3.connect(path)) as database, database:
         for function in GEOMETRY_FUNCTIONS:  # named by triggers, and called for new geometries only
             database.create_function(function, 1, lambda _: None)
@@ -238,14 +238,15 @@ def _add_columns(path: Path, layer: str, columns: pd.DataFrame) -> None:
     }
     with closing(sqlite3.connect(path)) as database, database:
         for name, kind in types.items():
-            database.execute(f"ALTER TABLE {_quoted(layer)} ADD COLUMN {_quoted(name)} {kind}")
+            database.execute(f"ALTER TABLE {quoted(layer)} ADD COLUMN {quoted(name)} {kind}")
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name as SQL has it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _as_layer(rows: gpd.GeoDataFrame, crs: pyproj.CRS, kind: str) -> gpd.GeoDataFrame:
+def as_layer(rows: gpd.GeoDataFrame, crs: pyproj.CRS, kind: str) -> gpd.GeoDataFrame:
     """Return rows in the CRS and, as far as it goes, the geometry type of a layer."""
     moved = reproject_table(rows, crs)
     shapes = moved.geometry.to_numpy()

@@ -159,7 +159,7 @@ class ObjectExplainer:
         removed = torch.stack([self._removed(t, detailed[n]) for n, t in enumerate(padded)])
         # (count, changes, ...): all changes of a tile follow each other.
         inside = torch.from_numpy(np.stack([t.tile.inside for t in padded])).to(device)
-        changed = replaced(pixels[:, None], _replacements(pixels, valid, inside), removed)
+        changed = replaced(pixels[:, None], replacements(pixels, valid, inside), removed)
         again = Targets(*(x.repeat_interleave(len(CHANGES), 0) for x in (targets.class_id, part)))
         after = self._engine.probability(changed.flatten(0, 1), again)
         probability = torch.cat([before[:, None], after.reshape(count, -1)], dim=1)
@@ -201,7 +201,7 @@ def top_count(valid: NDArray[np.bool_], own: NDArray[np.bool_]) -> int:
     return max(1, round(TOP_SHARE * int(valid.sum())), int(own.sum()))
 
 
-def _replacements(pixels: Tensor, valid: Tensor, inside: Tensor) -> Tensor:
+def replacements(pixels: Tensor, valid: Tensor, inside: Tensor) -> Tensor:
     """Return what each of ``CHANGES`` puts in place of removed pixels: (B, changes, 3, S, S).
 
     The surroundings become grey, since a blur keeps the colour of a roof; the object becomes like

@@ -43,6 +43,14 @@ class RunExplainer:
     ) -> None:
         self._run, self._device, self._model = run, device, model
 
+    def load(self) -> None:
+        """Load the network and the imagery now, and not for the first object.
+
+        Raises:
+            UsageError: no image can be used, or the checkpoint is another.
+        """
+        _ = self._run.mosaic, self._engine
+
     def explain(self, target: ExplainedObject) -> ObjectExplanation:
         """Explain one object.
 

@@ -33,6 +33,9 @@ from capecam.views.styles.review import missed_style, sample_style, verdicts_sty
 
 RIGHT, WRONG = "right", "wrong"
 
+UNSURE = "unsure"
+"""What people say who looked and could not tell: read as not yet looked at."""
+
 IS_MISSED, IS_NOTHING = "missed", "nothing"
 """What people say of a place where an object may be missed."""
 
@@ -55,7 +58,7 @@ class ReviewLayer:
         return pa.schema(list(self.columns.items()))
 
 
-WHO = {"note": TEXT, "reviewer": TEXT, "checked_at": TEXT}
+WHO = {"note": TEXT, "reviewer": TEXT, "checked_at": TEXT, "model": TEXT, "run": TEXT}
 
 LAYERS: Mapping[str, ReviewLayer] = {
     VERDICTS: ReviewLayer(
@@ -248,8 +251,9 @@ class ReviewFile:
         where = f"{self.path}: {VERDICTS}"
         texts = {name: text_column(table, name) for name in _names(VERDICTS, TEXT)}
         verdict = texts["verdict"] = texts["verdict"].str.lower()
-        check(where, table, ~verdict.isin(["", RIGHT, WRONG]), verdict,
-               f"verdict must be {RIGHT}, {WRONG} or empty")  # fmt: skip
+        check(where, table, ~verdict.isin(["", RIGHT, WRONG, UNSURE]), verdict,
+               f"verdict must be {RIGHT}, {WRONG}, {UNSURE} or empty")  # fmt: skip
+        verdict = texts["verdict"] = verdict.where(verdict != UNSURE, "")
         table = table.assign(**texts, true_m2=number_column(table, "true_m2", where))
         table["class_id"] = self._class_ids(table, "class", where)
         table["true_class_id"] = self._class_ids(table, "true_class", where)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M, RING_M
+from capecam.detections.object_columns import MEANINGS
 from capecam.pipeline.object_explainer import MARGIN_M, NEAR_M
 from capecam.settings import OBJECT_TITLES, SCORE_TITLES, TITLES
 from capecam.views.panels.detection_lookup import Detection
@@ -38,15 +39,6 @@ MEASURES = {
     },
 }
 """Numbers of an own map, all of them shares, by heading and column (docs/outputs.md)."""
-
-MEANINGS = {
-    "itself": "The object alone is enough, and its surroundings are not.",
-    "context": "Its surroundings are enough without the object, and it is not enough alone.",
-    "both": "Neither the object nor its surroundings are enough alone.",
-    "either": "The object is enough alone, and so are its surroundings.",
-    "unproven": "Blurring where the map is highest changes hardly more than anywhere.",
-}
-"""Evidence words in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

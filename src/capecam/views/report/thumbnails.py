@@ -134,11 +134,7 @@ class ThumbnailReader:
 
     def _window(self, outline: shapely.Geometry, around_m: float) -> Window:
         """Return a square window around an object."""
-        left, top, right, bottom = outline.bounds
-        side = max(right - left, bottom - top) + 2 * around_m / self._pixel_m
-        side = int(min(side, MAX_PX))
-        col, row = (left + right - side) // 2, (top + bottom - side) // 2
-        return Window(int(row), int(col), side, side)
+        return square_around(outline, around_m / self._pixel_m)
 
     def _imagery(self, window: Window, images: str) -> Pixels:
         """Return the pixels of a window, (height, width, 3)."""
@@ -182,6 +178,19 @@ def open_thumbnails(data: ReportData, imagery: Mosaic | None) -> Iterator[Thumbn
         yield reader
 
 
+def square_around(outline: shapely.Geometry, margin_px: float) -> Window:
+    """Return a square window around an object, of ``MAX_PX`` at most.
+
+    Args:
+        outline: in lattice pixels.
+        margin_px: on each side.
+    """
+    left, top, right, bottom = outline.bounds
+    side = int(min(max(right - left, bottom - top) + 2 * margin_px, MAX_PX))
+    col, row = (left + right - side) // 2, (top + bottom - side) // 2
+    return Window(int(row), int(col), side, side)
+
+
 def _overlay(pixels: Pixels, values: NDArray[np.float64]) -> Pixels:
     """Return a heatmap over the imagery in grey; low values are transparent."""
     strength = np.nan_to_num(values)
@@ -203,14 +212,28 @@ def _ramp() -> NDArray[np.float64]:
 def _with_outline(
     pixels: Pixels, outline: shapely.Geometry, window: Window, color: str | None
 ) -> bytes:
-    """Return pixels as WebP, with an outline: coloured with a white casing, or thin and white."""
+    """Return pixels as WebP, with an outline."""
+    stream = io.BytesIO()
+    outlined(pixels, outline, window, color).save(stream, "WEBP", quality=QUALITY, method=2)
+    return stream.getvalue()
+
+
+def outlined(
+    pixels: Pixels, outline: shapely.Geometry, window: Window, color: str | None
+) -> Image.Image:
+    """Return pixels with an outline: coloured with a white casing, or thin and white.
+
+    Args:
+        pixels: (height, width, 3) of the window.
+        outline: in lattice pixels.
+        window: a square.
+        color: #RRGGBB of the line; None: white.
+    """
     image = Image.fromarray(pixels).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
     image.paste(WHITE, mask=_line(outline, window, 4 if color else 1.5))
     if color:
         image.paste(color, mask=_line(outline, window, 2))
-    stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=QUALITY, method=2)
-    return stream.getvalue()
+    return image
 
 
 def _line(outline: shapely.Geometry, window: Window, width: float) -> Image.Image:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import numpy as np
+from numpy.typing import NDArray
 
 from capecam.views.styles.qml import LayerStyle, options, rgba
 
@@ -45,6 +46,13 @@ class ColorRamp:
     def by_root(self) -> ColorRamp:
         """Return the same colours by the square root of the value."""
         return ColorRamp(tuple((value**2, color, alpha) for value, color, alpha in self.stops))
+
+    def at(self, values: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Return red, green, blue and alpha (..., 4) of values (...) in 0..1."""
+        known = [value for value, _, _ in self.stops]
+        colors = np.array([[*bytes.fromhex(color[1:]), alpha] for _, color, alpha in self.stops])
+        channels = [np.interp(values, known, channel) for channel in colors.T]
+        return np.asarray(np.rint(np.stack(channels, axis=-1)), np.uint8)
 
 
 HEAT = ColorRamp.of_colormap("inferno", lambda value: 0.8 * min(1.0, 2.5 * value), start=0.15)

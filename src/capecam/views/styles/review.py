@@ -17,7 +17,7 @@ NULL = "{2839923C-8B7D-419E-B84B-CA2FE9B80EC7}"
 
 NOW = "format_date(now(), 'yyyy-MM-ddTHH:mm:ss')"
 
-VERDICTS = {"not yet looked at": NULL, "right": "right", "wrong": "wrong"}
+VERDICTS = {"not yet looked at": NULL, "right": "right", "wrong": "wrong", "unsure": "unsure"}
 
 MISSES = {"not yet looked at, or drawn": NULL, "missed": "missed", "nothing": "nothing"}
 
@@ -29,7 +29,11 @@ def verdicts_style(classes: Sequence[ClassSettings]) -> LayerStyle:
         for word, color in VERDICT_COLORS.items()
     ]
     rules.append(
-        Rule("not yet looked at", "coalesce(\"verdict\", '') = ''", marked(OPEN_COLOR, 4.6, CLOSE))
+        Rule(
+            "not yet looked at, or unsure",
+            "coalesce(\"verdict\", '') in ('', 'unsure')",
+            marked(OPEN_COLOR, 4.6, CLOSE),
+        )
     )
     text = "\"class\" || coalesce(' > ' || \"true_class\", '')"
     style = ruled(rules, labels=labelled(Label(text, from_scale=CLOSE)))
@@ -41,7 +45,7 @@ def verdicts_style(classes: Sequence[ClassSettings]) -> LayerStyle:
             "verdict": _choice(VERDICTS),
             "true_class": _choice(another),
         },
-        fixed=("id", "block"),
+        fixed=("id", "block", "model", "run"),
     )
 
 
@@ -61,7 +65,7 @@ def missed_style(classes: Sequence[ClassSettings]) -> LayerStyle:
     ]
     style = ruled(rules, labels=labelled(Label('"class"', from_scale=CLOSE)))
     widgets = {"class": _choice(_names(classes)), "verdict": _choice(MISSES)}
-    return _with_form(style, widgets, fixed=("id", "probability"))
+    return _with_form(style, widgets, fixed=("id", "probability", "model", "run"))
 
 
 def sample_style() -> LayerStyle:
