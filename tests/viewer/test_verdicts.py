@@ -286,6 +286,7 @@ def test_another_program_edits_the_file_at_the_same_time(out: Path, how: str) ->
     assert sql(out / "review.gpkg", "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.thorough
 def test_a_file_that_another_program_keeps_locked(out: Path) -> None:
     with served(out) as client:
         (a, _), (b, _), *_ = ids(client)
