@@ -282,7 +282,8 @@ def test_another_program_edits_the_file_at_the_same_time(out: Path, how: str) ->
         out / "review.gpkg",
         "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = 'verdicts'",
     )
-    assert count == len(told)
+    assert count in (None, len(told))  # with None, GDAL counts
+    assert len(pyogrio.read_dataframe(out / "review.gpkg", layer=VERDICTS)) == len(told)
     assert sql(out / "review.gpkg", "PRAGMA integrity_check") == [("ok",)]
 
 
