@@ -282,10 +282,12 @@ def test_another_program_edits_the_file_at_the_same_time(out: Path, how: str) ->
         out / "review.gpkg",
         "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = 'verdicts'",
     )
-    assert count == len(told)
+    assert count in (None, len(told))  # with None, GDAL counts
+    assert len(pyogrio.read_dataframe(out / "review.gpkg", layer=VERDICTS)) == len(told)
     assert sql(out / "review.gpkg", "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.thorough
 def test_a_file_that_another_program_keeps_locked(out: Path) -> None:
     with served(out) as client:
         (a, _), (b, _), *_ = ids(client)

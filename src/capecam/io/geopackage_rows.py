@@ -153,7 +153,21 @@ class GeoPackageRows:
         )
         self._touch(layer)
 
+    def forget_count(self, layer: str) -> None:
+        """Let GDAL count the rows of a layer itself, instead of believing what the file says.
+
+        A GDAL that has had the file open meanwhile writes the number of rows that it knows of, and
+        others then read no more than so many.
+        """
+        if self._columns("gpkg_ogr_contents"):  # which only GDAL makes
+            self.database.execute(
+                "UPDATE gpkg_ogr_contents SET feature_count = NULL "
+                "WHERE table_name = ? AND feature_count IS NOT NULL",
+                [layer],
+            )
+
     def _touch(self, layer: str) -> None:
+        self.forget_count(layer)
         self.database.execute(
             "UPDATE gpkg_contents SET last_change = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') "
             "WHERE table_name = ?",

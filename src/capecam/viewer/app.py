@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 
 AGAIN = {"retry-after": "1"}
 
+MAKING_S = 20.0
+"""Time that a request waits for a file of the detections, since browsers print answers of 503 as
+errors; those of a city of 664,000 objects are there 10 s after the start."""
+
 HOUR = {"cache-control": "private, max-age=3600"}
 """Of pictures, whose content does not change while the server runs."""
 
@@ -140,9 +144,9 @@ class _Views:
         return self._made(request, COUNTS)
 
     def _made(self, request: Request, name: str) -> Response:
-        """Send a file of the detections; 503 while it is being made."""
+        """Send a file of the detections; 503 if it takes long to make it."""
         try:
-            path = self._run(request).prepared.path(name, 0)
+            path = self._run(request).prepared.path(name, MAKING_S)
         except TimeoutError:
             return JSONResponse({"error": f"{name} is being made"}, 503, AGAIN)
         return _file(path if path.exists() else None)

@@ -30,7 +30,7 @@ class ReviewQueue:
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as file:
             self._table = pa.ipc.open_file(file).read_all()
-        self._of_class = lru_cache(maxsize=None)(self._rows_of_class)
+        self._of_class = lru_cache(maxsize=16)(self._rows_of_class)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -12,6 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -155,6 +156,8 @@ class Verdicts:
         with self._lock:
             if not self._file.path.exists():
                 return {VERDICTS: [], MISSED: []}
+            with suppress(OutputError):  # read-only, or busy: what can be read is read
+                self._forget_counts()
             try:
                 verdicts, missed = (self._rows(layer) for layer in (VERDICTS, MISSED))
             except (OSError, RuntimeError, ValueError) as error:
@@ -165,6 +168,12 @@ class Verdicts:
         for row in shown:
             del row["verdict"]
         return {VERDICTS: verdicts, MISSED: [row for row in shown if row["geometry"]]}
+
+    def _forget_counts(self) -> None:
+        """Let no row be left out that was added while QGIS had the file open."""
+        with rows_in_place(self._file.path) as rows:
+            for layer in {VERDICTS, MISSED} & rows.layers():
+                rows.forget_count(layer)
 
     def _rows(self, layer: str) -> list[dict[str, Any]]:
         """Return the rows of a layer; there may be fewer columns, and more."""
