@@ -91,6 +91,14 @@ def test_what_people_wrote_is_read(file) -> None:
     assert review.verdicts["true_m2"].fillna(0).tolist() == [12.5, 0, 0]
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_no_row_is_left_out_whatever_the_file_says_is_their_number(file, count: int) -> None:
+    """QGIS writes the number that it knows of, also if another program has added rows meanwhile."""
+    with closing(sqlite3.connect(file.path)) as database, database:
+        database.execute("UPDATE gpkg_ogr_contents SET feature_count = ?", [count])
+    assert len(file.read().verdicts) == 3
+
+
 def test_who_is_unsure_has_not_decided(file) -> None:
     file.add({"sample": gpd.GeoDataFrame(
         {"block": ["b1", "b2"], "probability": 0.1, "checked": True},

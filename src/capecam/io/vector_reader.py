@@ -36,6 +36,10 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, shapely.er
 
 EMPTY = "%s: holds no features; check that it is the right layer"
 
+EVERY_ROW = "1 = 1"
+"""Condition by which GDAL counts the rows of a GeoPackage, instead of believing the number in it: a
+program that had the file open while another added rows may have written the number of before."""
+
 MAX_FEATURES = 2_000_000
 """A million small polygons take up to 1.7 GB of memory (docs/inputs.md)."""
 
@@ -156,14 +160,15 @@ def _read_gdal(choice: LayerChoice, kind: str, query: VectorQuery) -> gpd.GeoDat
     check_crs(path, info["crs"])
     crs = pyproj.CRS(info["crs"])
     box = query.box(crs)
-    table = _read_box(source, layer, query, box)
+    where = EVERY_ROW if info["driver"] == "GPKG" else None
+    table = _read_box(source, layer, query, box, where)
     if box is not None and table.empty:
         bounds = pyogrio.read_info(source, layer=layer, force_total_bounds=True)["total_bounds"]
         box = _turned(box, bounds, crs)
         if box is None:
             _warn_if_misplaced(path, crs, bounds)
         else:
-            table = _read_box(source, layer, query, box)
+            table = _read_box(source, layer, query, box, where)
     _check_count(len(table), path)
     if table.empty and (query.near is None or info["features"] == 0):
         log.warning(EMPTY, path)
@@ -176,11 +181,11 @@ def _read_gdal(choice: LayerChoice, kind: str, query: VectorQuery) -> gpd.GeoDat
 
 
 def _read_box(
-    source: str, layer: str | None, query: VectorQuery, box: Floats | None
+    source: str, layer: str | None, query: VectorQuery, box: Floats | None, where: str | None
 ) -> gpd.GeoDataFrame:
     return pyogrio.read_dataframe(
         source, layer=layer, columns=query.columns, bbox=None if box is None else tuple(box),
-        max_features=MAX_FEATURES + 1,
+        where=where, max_features=MAX_FEATURES + 1,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from capecam.analysis.review.strict_columns import check, flag_column, number_co
 from capecam.errors import OutputError, UsageError
 from capecam.io.geopackage_editing import append_rows, edited_geopackage, layers_of, make_layer
 from capecam.io.vector_file_type import kind_of
-from capecam.io.vector_reader import read_polygons
+from capecam.io.vector_reader import EVERY_ROW, read_polygons
 from capecam.settings import ClassSettings
 from capecam.store.file_names import MISSED, REVIEW, SAMPLE, SAMPLE_DESIGN, VERDICTS
 from capecam.store.run_folder import RunFolder
@@ -238,14 +238,20 @@ class ReviewFile:
     def _read(self, name: str, layers: Mapping[str, Sequence[str]]) -> gpd.GeoDataFrame:
         """Read a layer as it is, with ``row``; without one, no rows."""
         source = Path(f"{self.path}|layername={name}")
-        is_empty = name not in layers or not pyogrio.read_info(self.path, layer=name)["features"]
-        if is_empty:
+        if name not in layers or self._is_empty(name):
             table = gpd.GeoDataFrame(geometry=gpd.GeoSeries(crs=self.crs))
         else:
             table = read_polygons(
                 source, self.crs, near=self.near, everywhere=True, with_points=name == MISSED
             )
         return table.assign(row=table.index.to_numpy(np.int64) + 1).reset_index(drop=True)
+
+    def _is_empty(self, name: str) -> bool:
+        """Return True for a layer without rows."""
+        first = pyogrio.read_dataframe(
+            self.path, layer=name, read_geometry=False, where=EVERY_ROW, max_features=1
+        )
+        return not len(first)
 
     def _verdicts(self, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         where = f"{self.path}: {VERDICTS}"
