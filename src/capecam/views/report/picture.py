@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,15 +51,17 @@ class CityPicture:
 def city_picture(run: RunFolder, imagery: Mosaic | None) -> CityPicture | None:
     """Return the picture of a run; None if there are neither images nor classes.
 
+    Where anything has failed, it is of the classes.
+
     Args:
         run: the run.
         imagery: imagery of the run, if it is open already.
     """
     with gdal_settings():
-        try:
-            drawn = draw_picture(imagery or run.mosaic, run.grid.window, LONGEST_PX)
-        except CapecamError:  # the thumbnails say why
-            drawn = None
+        drawn = None
+        if not run.record.failures:  # an image that failed may crash this process, too
+            with suppress(CapecamError):  # the thumbnails say why
+                drawn = draw_picture(imagery or run.mosaic, run.grid.window, LONGEST_PX)
         if drawn is not None:
             return CityPicture(encoded(drawn[1]), drawn[0], "imagery")
         classes = _draw_classes(run)
