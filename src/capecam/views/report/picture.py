@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,9 @@ QUALITIES = (72, 50, 25)
 MAX_CLASSES_PX = 16_000_000
 """Maximum number of pixels of the overview of classes that are read."""
 
+ENDED = re.compile(r"\bworkers? ended\b")
+"""In the reasons of ``run.executors`` and ``run.ray_executor``."""
+
 CLASSES = "classes"
 
 Rgba = NDArray[np.uint8]
@@ -51,7 +55,7 @@ class CityPicture:
 def city_picture(run: RunFolder, imagery: Mosaic | None) -> CityPicture | None:
     """Return the picture of a run; None if there are neither images nor classes.
 
-    Where anything has failed, it is of the classes.
+    Where a worker has ended at an image, it is of the classes.
 
     Args:
         run: the run.
@@ -59,13 +63,18 @@ def city_picture(run: RunFolder, imagery: Mosaic | None) -> CityPicture | None:
     """
     with gdal_settings():
         drawn = None
-        if not run.record.failures:  # an image that failed may crash this process, too
+        if not _may_crash(run):
             with suppress(CapecamError):  # the thumbnails say why
                 drawn = draw_picture(imagery or run.mosaic, run.grid.window, LONGEST_PX)
         if drawn is not None:
             return CityPicture(encoded(drawn[1]), drawn[0], "imagery")
         classes = _draw_classes(run)
     return None if classes is None else CityPicture(encoded(classes[1]), classes[0], "classes")
+
+
+def _may_crash(run: RunFolder) -> bool:
+    """Return True if an image has crashed a worker, and may crash this process, too."""
+    return any(ENDED.search(reason) for reason in run.record.failures.values())
 
 
 def _draw_classes(run: RunFolder) -> tuple[Window, Rgba] | None:
