@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.chromium import browser  # noqa: F401 a fixture
 from support.cities import blobs, write_tif
 from support.commands import capecam
 from support.networks import smp_network

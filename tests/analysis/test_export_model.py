@@ -16,8 +16,8 @@ from support.commands import typed
 
 from capecam.analysis import export_model
 from capecam.analysis.benchmark.workload import sample_tiles
-from capecam.attribution.graph import onnx_session
 from capecam.model.model import load_model
+from capecam.runtime import extras
 from capecam.settings.loading import load
 
 DATA = Path(str(files("capecam.demo") / "data"))
@@ -87,7 +87,7 @@ def test_a_file_that_is_off_is_not_kept(config: Path, monkeypatch: pytest.Monkey
 
 def test_a_missing_package_is_one_line(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        onnx_session, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
+        extras, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
     )
     out, text = exported(config, code=2)
     assert text.strip() == (

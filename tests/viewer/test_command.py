@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 from support.commands import typed
 
-from capecam.viewer import requirements
+from capecam.runtime import extras
 
 
 def test_a_missing_package_is_named_with_the_remedy(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        requirements, "find_spec", lambda name: None if name == "uvicorn" else find(name)
-    )
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     said = typed("view", out, "--no-browser", code=2).stderr
     assert said.startswith("capecam: uvicorn is not installed")
     assert "pip install 'capecam[view]'" in said

@@ -20,11 +20,6 @@ from viewer.page_server import Run, Site, served
 
 from capecam.run.supervisor import run
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 DESKTOP, PHONE = {"width": 1200, "height": 800}, {"width": 390, "height": 800}
 SIDE, IMAGE = 1300, 650
 """Edges of the city and of its four images in pixels; blocks of 10 px do not fit either."""
@@ -54,17 +49,6 @@ def out(tmp_path_factory) -> Path:
 @pytest.fixture
 def site(out, tmp_path) -> Site:
     return Site([Run(out, failed={FAILED: REASON})], tmp_path)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not there; apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=[*ARGUMENTS])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

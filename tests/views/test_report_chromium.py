@@ -15,28 +15,12 @@ from support.outputs import write_output
 from capecam.grid import Window
 from capecam.views.report.report import write_report
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 812}
 CONTEXT = {"viewport": DESKTOP, "offline": True, "reduced_motion": "reduce"}
 AA, AA_LARGE = 4.5, 3.0
 """Minimum contrast of text (WCAG 2.2, 1.4.3)."""
 
 pytestmark = pytest.mark.chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not there; apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=[*ARGUMENTS])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

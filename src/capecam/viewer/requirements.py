@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from capecam.errors import SettingsError
+from capecam.runtime.extras import require_extra
 
 PACKAGES = ("starlette", "uvicorn")
 
@@ -15,9 +13,4 @@ def require_view() -> None:
     Raises:
         SettingsError: one is missing.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise SettingsError(
-            f"{' and '.join(missing)} is not installed, which capecam view needs; "
-            "pip install 'capecam[view]'"
-        )
+    require_extra("view", PACKAGES, "capecam view needs")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be explained: a detection, or whatever is at a place."""
+    """Detection to explain, or place, with whatever is there."""
 
     run: int
     """Number of the run."""

@@ -86,7 +86,7 @@ class PageColors:
     frame: str
     """Borders that mean something: images on the map, controls."""
     bad: str
-    """What failed."""
+    """Colour of failures."""
     shades: tuple[str, ...]
     """Amounts, from few to many."""
     edge: str

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from capecam.errors import SettingsError
+from capecam.runtime.extras import require_extra
 from capecam.settings import PIXEL_METHODS
 
 PACKAGES = ("onnx", "onnxruntime")
@@ -34,12 +33,7 @@ def require_onnx() -> None:
     Raises:
         SettingsError: one is missing.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise SettingsError(
-            f"{' and '.join(missing)} is not installed, which ONNX files need; "
-            "pip install 'capecam[onnx]'"
-        )
+    require_extra("onnx", PACKAGES, "ONNX files need")
 
 
 class OnnxSession:

@@ -1,0 +1,27 @@
+"""Optional packages, which the extras of this one install."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from capecam.errors import SettingsError
+
+
+def require_extra(extra: str, packages: Sequence[str], user: str) -> None:
+    """Raise unless the packages of an extra are installed.
+
+    Args:
+        extra: name of the extra.
+        packages: names of its packages, as they are imported.
+        user: what needs them, with its verb.
+
+    Raises:
+        SettingsError: one is missing.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"{' and '.join(missing)} is not installed, which {user}; "
+            f"pip install 'capecam[{extra}]'"
+        )
