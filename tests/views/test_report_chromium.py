@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from capecam.views.report.report import write_report
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 812}
 CONTEXT = {"viewport": DESKTOP, "offline": True, "reduced_motion": "reduce"}
+VIEW_WIDTH = "document.getElementById('map-svg').viewBox.baseVal.width"
 AA, AA_LARGE = 4.5, 3.0
 """Minimum contrast of text (WCAG 2.2, 1.4.3)."""
 
@@ -61,6 +63,14 @@ def opened(browser) -> Iterator[Any]:
 def view(page) -> list[float]:
     """Return x, y, width and height of the visible part of the map, in metres."""
     return [float(value) for value in page.get_attribute("#map-svg", "viewBox").split()]
+
+
+def wait_until(page, condition: str) -> None:
+    """Wait for a condition in the page; wait_for_function is forbidden by the page's policy."""
+    end = time.monotonic() + 10
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(20)
 
 
 def shown(page) -> list[dict]:
@@ -227,15 +237,13 @@ def test_the_map_by_wheel_and_mouse(opened, report) -> None:
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.wheel(0, 40)
-    page.wait_for_function("scrollY > 0")
+    wait_until(page, "scrollY > 0")
     assert view(page) == pytest.approx(whole), "the wheel belongs to the page"
     svg.scroll_into_view_if_needed()
     page.locator("#map-svg").focus()
     before = view(page)
     page.mouse.wheel(0, -480)
-    page.wait_for_function(
-        f"document.getElementById('map-svg').viewBox.baseVal.width < {before[2] * 0.9}"
-    )
+    wait_until(page, f"{VIEW_WIDTH} < {before[2] * 0.9}")
     near = view(page)
     page.mouse.move(x, y)
     page.mouse.down()
@@ -266,9 +274,7 @@ def test_the_map_by_two_fingers(opened, report) -> None:
     for apart in (25, 30, 35, 40):
         fingers("touchMove", apart)
     fingers("touchEnd", None)
-    page.wait_for_function(
-        f"document.getElementById('map-svg').viewBox.baseVal.width < {whole[2] / 1.5}"
-    )
+    wait_until(page, f"{VIEW_WIDTH} < {whole[2] / 1.5}")
     page.locator("#map-home").tap()
     assert view(page) == pytest.approx(whole)
 
@@ -454,7 +460,6 @@ def test_tables_scroll_on_a_phone_and_say_so(opened, tmp_path) -> None:
     box.focus()
     page.keyboard.press("End")
     box.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
-    # wait_for_function would evaluate a text again and again, which the page's policy forbids.
     cue.filter(has_text="←").wait_for()
     assert "more-left" in box.get_attribute("class")
     wide = opened(tmp_path / "report.html")
