@@ -6,7 +6,9 @@
  */
 
 import { decompress } from "fzstd";
-import { BaseDecoder, addDecoder, fromUrl } from "geotiff";
+import { BaseDecoder, addDecoder, fromArrayBuffer, fromUrl } from "geotiff";
+
+import { bytesOf } from "./files.js";
 
 const ZSTD = 50000;
 const OPEN_FILES = 48;
@@ -115,7 +117,10 @@ class Reads {
  */
 class Cog {
   static async open(url, grid) {
-    const file = await fromUrl(url, { blockSize: 1 << 16, cacheSize: 16 });
+    const bytes = bytesOf(url);
+    const file = bytes
+      ? await fromArrayBuffer(bytes.buffer)
+      : await fromUrl(url, { blockSize: 1 << 16, cacheSize: 16 });
     const count = await file.getImageCount();
     const images = await Promise.all(Array.from({ length: count }, (_, n) => file.getImage(n)));
     const full = images[0];

@@ -19,7 +19,6 @@ export class Explanations {
 
   /** Why nothing can be explained; empty if it can. */
   get whyNot() {
-    if (!this.city.served) return "This is a folder of files; only capecam view explains on click.";
     return this.city.explain.ready ? "" : this.city.explain.why_not || "not possible here";
   }
 

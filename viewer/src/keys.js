@@ -1,6 +1,7 @@
 /** The keyboard: one table for what keys do, and for the help that lists them. */
 
 import { ICONS, iconButton, make } from "./dom.js";
+import { addressOf } from "./files.js";
 
 /** Keys, what they do in words, and the action. */
 function bindings(app) {
@@ -84,7 +85,11 @@ export function helpDialog(app) {
       "p.note",
       {},
       "capecam view. ",
-      make("a", { href: "licences.txt" }, "Licences of what this page is made of"),
+      make(
+        "a",
+        { href: addressOf("licences.txt"), target: "_blank" },
+        "Licences of what this page is made of",
+      ),
     ),
   );
   return dialog;

@@ -5,6 +5,7 @@ import "./viewer.css";
 
 import { App } from "./app.js";
 import { readCity } from "./city.js";
+import { isSingle } from "./files.js";
 import { listenToKeys } from "./keys.js";
 import { keepLink } from "./links.js";
 import { Messages } from "./messages.js";
@@ -25,6 +26,7 @@ async function start() {
     layOut(app, { header, panel, map });
     listenToKeys(app);
     await keepLink(app);
+    if (isSingle && !app.state.get("selected")) await app.reviewing.step(1);
     document.documentElement.dataset.ready = "true";
   } catch (error) {
     messages.fail(new Error(`The city cannot be shown: ${error.message}`));

@@ -2,6 +2,7 @@
 
 import { compareControls, swipeHandle } from "./compare.js";
 import { ICONS, button, fill, iconButton, make, select } from "./dom.js";
+import { isSingle } from "./files.js";
 import { filterControls } from "./filter_controls.js";
 import { helpDialog } from "./keys.js";
 import { layerSwitcher, missingParts } from "./layer_switcher.js";
@@ -121,7 +122,7 @@ function tabs(app, panel) {
     "aria-label": "Fold the panel",
     on: { click: () => document.body.classList.toggle("sheet-down") },
   });
-  open("layers");
+  open(isSingle ? "queue" : "layers");
   return [grip, list, make("div.tab-pages", {}, ...bodies.values())];
 }
 

@@ -1,6 +1,7 @@
 /** The review queue as a list with thumbnails. */
 
 import { button, fill, make, swatch } from "./dom.js";
+import { addressOf } from "./files.js";
 import { probability } from "./filters.js";
 import { count, percent, squareMetres } from "./numbers.js";
 import { PAGE } from "./queue.js";
@@ -67,7 +68,7 @@ function row(app, detection) {
   const { city } = app;
   const { id, class_id: classId, evidence } = detection;
   const picture = make("img", {
-    src: `${app.run.path}thumbnails/${encodeURIComponent(id)}.jpg`,
+    src: addressOf(`${app.run.path}thumbnails/${encodeURIComponent(id)}.jpg`),
     alt: "",
     loading: "lazy",
     width: 64,

@@ -4,6 +4,7 @@ import TileLayer from "ol/layer/Tile.js";
 import ImageTile from "ol/source/ImageTile.js";
 import TileGrid from "ol/tilegrid/TileGrid.js";
 
+import { addressOf } from "./files.js";
 import { TILE, overlap } from "./grid.js";
 
 /**
@@ -31,10 +32,12 @@ export function rasterLayer(layer, run, projection) {
 
 function pictures(layer, { grid }, projection) {
   const url = (z, col, row) =>
-    layer.url
-      .replace("{z}", layer.max_z - z)
-      .replace("{col}", col)
-      .replace("{row}", row);
+    addressOf(
+      layer.url
+        .replace("{z}", layer.max_z - z)
+        .replace("{col}", col)
+        .replace("{row}", row),
+    );
   return new ImageTile({
     url,
     projection,

@@ -98,7 +98,7 @@ class LocalReview extends Review {
   }
 
   async #append(row) {
-    this.rows.push({ ...row, checked_at: new Date().toISOString() });
+    this.rows.push({ ...row, ...this.run.about, checked_at: new Date().toISOString() });
     await this.#store();
   }
 
@@ -115,7 +115,8 @@ class LocalReview extends Review {
       name: "capecam review",
       description:
         `Verdicts and missed objects of the run ${this.run.name} of ${title}, made in a browser ` +
-        "without a server. The property layer says to which layer of review.gpkg a row belongs. " +
+        "without a server. capecam review OUT --add adds them to the run's review.gpkg. The " +
+        "property layer says to which of its layers a row belongs. " +
         `Coordinates are in ${crs.name}, and not in longitude and latitude.`,
       crs: { type: "name", properties: { name: crs.code ?? crs.name } },
       proj4: crs.proj4,

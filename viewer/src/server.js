@@ -1,24 +1,26 @@
 /** Requests to where the page comes from: nothing else is ever asked. */
 
+import { request } from "./files.js";
+
 const RETRIES = 5;
 /** While another program has the file open; verdicts that arrive twice are added once. */
 
 /** Return parsed JSON; the error of an answer is its own text. */
 export async function getJson(url) {
-  return answer(await fetch(url), url);
+  return answer(await request(url), url);
 }
 
 /** Send JSON and return the answer's; again if the server asks to come back later. */
 export async function postJson(url, body) {
-  const request = {
+  const message = {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Capecam": "1" },
     body: JSON.stringify(body),
   };
-  let response = await fetch(url, request);
+  let response = await fetch(url, message);
   for (let n = 0; n < RETRIES && pause(response); n++) {
     await sleep(pause(response));
-    response = await fetch(url, request);
+    response = await fetch(url, message);
   }
   return answer(response, url);
 }
@@ -46,7 +48,7 @@ async function answer(response, url) {
 /** Wait until a file is there: the server answers 503 while it makes one. */
 export async function waitFor(url, waiting) {
   for (;;) {
-    const response = await fetch(url, { headers: { Range: "bytes=0-7" } });
+    const response = await request(url, { headers: { Range: "bytes=0-7" } });
     if (response.ok) {
       if (response.status === 206) await response.arrayBuffer();
       else await response.body.cancel(); // the whole file

@@ -44,17 +44,31 @@ def review_command(
         bool,
         typer.Option("--misses", help="places where an object is most likely missed instead"),
     ] = False,
+    add: Annotated[
+        Path | None,
+        typer.Option(
+            "--add",
+            metavar="FILE.geojson",
+            help="verdicts downloaded from a page without a server instead",
+        ),
+    ] = None,
     reviews: ReviewFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add detections or places to look at to OUT/review.gpkg.
+    """Add detections or places to look at to OUT/review.gpkg, or verdicts.
 
     The file is made if need be. Its layers are filled in with QGIS or any other tool. What is in it
     stays as it is, and is not added again.
     """
+    from capecam.analysis.review.downloads import add_download
     from capecam.analysis.review.queue import add_misses, add_queue
 
-    added = (add_misses if misses else add_queue)(out, top, reviews)
+    if add is None:
+        added = (add_misses if misses else add_queue)(out, top, reviews)
+    elif misses:
+        raise UsageError("--add and --misses add different rows; give one at a time")
+    else:
+        added = add_download(out, add, reviews)
     show(added, as_json=as_json)
 
 

@@ -40,25 +40,47 @@ def view_command(
             "--export", metavar="DIR", help="write the page into a folder for any web server"
         ),
     ] = None,
+    single: Annotated[
+        Path | None,
+        typer.Option(
+            "--single", metavar="FILE.html", help="write the head of the review queue as one file"
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", metavar="N", min=1, help="detections of --single  [default: 20]"),
+    ] = None,
 ) -> None:
     """Show a run in the browser, explain what is clicked on, and take verdicts.
 
     With OUT2, two runs are compared. Verdicts go to OUT/review.gpkg. Runs until Ctrl-C; with
-    --export, writes a folder that is shown without capecam instead, and ends.
+    --export or --single, writes what can be shown without capecam instead, and ends.
     """
     from capecam.viewer.requirements import require_view
 
     require_view()
     outs = [out] if later is None else [out, later]
+    if export is None and single is None:
+        from capecam.viewer.serving import serve
+
+        if top is not None:
+            raise UsageError("--top is for --single; give that, too, or leave it out")
+        serve(outs, host=host, port=port, browser=not no_browser)
+        return
+    if port is not None or no_browser:
+        raise UsageError("--export and --single serve nothing; leave out --port and --no-browser")
     if export is not None:
-        if port is not None or no_browser:
-            raise UsageError("--export serves nothing; leave out --port and --no-browser")
         from capecam.viewer.export import export_page
 
-        made = export_page(outs, export)
-        if not quiet():
-            print(made.to_text())
-        return
-    from capecam.viewer.serving import serve
+        _say(export_page(outs, export).to_text())
+    if single is not None:
+        from capecam.viewer.single import DEFAULT_TOP, write_single
 
-    serve(outs, host=host, port=port, browser=not no_browser)
+        if later is not None:
+            raise UsageError("--single shows one run; leave out OUT2")
+        _say(write_single(out, single, top or DEFAULT_TOP).to_text())
+
+
+def _say(text: str) -> None:
+    if not quiet():
+        print(text)

@@ -181,3 +181,11 @@ def _geodesy(crs: str) -> tuple[pyproj.Transformer, pyproj.Geod]:
 def parse_crs(wkt: str) -> pyproj.CRS:
     """Return a CRS of pyproj, which is read once."""
     return pyproj.CRS.from_wkt(wkt)
+
+
+def proj_string(crs: pyproj.CRS) -> str:
+    """Return the PROJ string of a CRS, by which a browser projects: without its datum, and with
+    axes in the order east, north."""
+    with warnings.catch_warnings():  # of what is left out
+        warnings.simplefilter("ignore", UserWarning)
+        return str(crs.to_proj4())

@@ -56,6 +56,20 @@ class Product:
     coarse: bool = False
     """True if the raster is on the grid of blocks, False if it is on the grid of pixels."""
 
+    @classmethod
+    def like(cls, dataset: Any, name: str) -> Self:
+        """Return the description of another raster of the same kind, without its metadata."""
+        is_palette = dataset.colorinterp[0].name == "palette"
+        palette = dataset.colormap(1) if is_palette else {}
+        return cls(
+            name,
+            dataset.descriptions,
+            dataset.dtypes[0],
+            dataset.nodata,
+            dataset.scales[0],
+            {index: rgba[:3] for index, rgba in palette.items()} or None,
+        )
+
 
 class CogBlockWriter:
     """Writer of one COG, which takes blocks in any order.

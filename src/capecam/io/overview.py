@@ -55,11 +55,10 @@ def write_overview(path: Path, layer: Layer, previous: Path) -> None:
     """
     with ExitStack() as files:
         template = files.enter_context(open_readonly(layer.tiles[0].path))
-        palette = template.colormap(1) if template.colorinterp[0].name == "palette" else None
-        product, grid = _product(template, palette), _grid(template, layer.grid)
+        product, grid = Product.like(template, "overview"), _grid(template, layer.grid)
         blocks = list(_blocks(layer, *grid.window.shape))
         old = _PreviousOverview.open(previous, files, grid.window.shape)
-        resampling = Resampling.nearest if palette else Resampling.average
+        resampling = Resampling.nearest if product.palette else Resampling.average
         reduced = _ReducedTiles(layer.grid.window, template, resampling)
         writer = CogBlockWriter(path, product, grid, {KEYS: _keys(blocks)})
         files.enter_context(closing(writer))
@@ -70,18 +69,6 @@ def write_overview(path: Path, layer: Layer, previous: Path) -> None:
                     pixels = reduced.read(block)
                 writer.write(block.window.row, block.window.col, pixels)
         writer.finish()
-
-
-def _product(template: Any, palette: dict[int, tuple[int, ...]] | None) -> Product:
-    """Return the description of an overview of such a tile."""
-    return Product(
-        "overview",
-        template.descriptions,
-        template.dtypes[0],
-        template.nodata,
-        template.scales[0],
-        {index: rgba[:3] for index, rgba in palette.items()} if palette else None,
-    )
 
 
 def _grid(template: Any, grid: Grid) -> Grid:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import pyarrow.parquet as pq
 import pyproj
 
 from capecam import __version__
+from capecam.analysis.review.review_file import about
 from capecam.detections.object_columns import EVIDENCE_WORDS, MEANINGS
+from capecam.imagery.crs import proj_string
 from capecam.io.cog import NODATA
 from capecam.io.overview import FACTOR
 from capecam.settings import TITLES
@@ -70,10 +71,7 @@ def city_json(
 def crs_json(crs: pyproj.CRS) -> dict[str, Any]:
     """Return name, code and PROJ string of a CRS, in which the order of axes is east, north."""
     authority = crs.to_authority()
-    with warnings.catch_warnings():  # it drops the datum, which the page has no use for
-        warnings.simplefilter("ignore", UserWarning)
-        proj4 = crs.to_proj4()
-    return {"name": crs.name, "code": authority and ":".join(authority), "proj4": proj4}
+    return {"name": crs.name, "code": authority and ":".join(authority), "proj4": proj_string(crs)}
 
 
 def run_json(
@@ -93,6 +91,7 @@ def run_json(
     has_zones = (run.out / ZONES_TABLE).exists() if zones is None else zones
     return {
         "name": run.out.resolve().name,
+        "about": about(run),
         "path": base,
         "grid": {
             "origin": [left, top],

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ QUEUE_ROWS = 1_000
 MAX_TILES = 50_000
 """Tiles of imagery of a run, of 10 to 20 kB each. A city of 2,799 images has 26,000 at 1.28 m a
 pixel, and would have 6 million at 8 cm: finer levels are left out where there are more."""
+
+Place = tuple[int, int, int]
+"""Level, row and column of a tile of the imagery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,9 @@ def export_page(outs: Sequence[Path], folder: Path) -> Exported:
         for file, path in page_files().items():
             shutil.copyfile(path, made / file)
         finest = tuple(z for run in city.runs for z in _write_run(run, made / f"run/{run.number}"))
-        tree = _with_levels(city.city(served=False), finest)
-        (made / "city.json").write_text(json.dumps(tree, separators=(",", ":")), encoding="utf-8")
+        tree = city.city(served=False)
+        set_levels(tree, finest)
+        write_json(made / "city.json", tree)
         if folder.is_dir():
             folder.rmdir()
         os.replace(made, folder)
@@ -82,12 +86,16 @@ def export_page(outs: Sequence[Path], folder: Path) -> Exported:
     return Exported(folder, len(sizes), sum(sizes) / 1e6, finest)
 
 
-def _with_levels(tree: dict[str, Any], finest: Sequence[int]) -> dict[str, Any]:
-    """Set the finest level of the layers of imagery, in place, and return the tree."""
+def set_levels(tree: dict[str, Any], finest: Sequence[int]) -> None:
+    """Set the finest level of the layers of imagery of ``city.json``."""
     layers = [entry for run in tree["runs"] for entry in run["layers"] if entry["kind"] == "tiles"]
     for entry, z in zip(layers, finest, strict=True):
         entry["min_z"] = z
-    return tree
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON without spaces."""
+    path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
 
 def _write_run(served: ServedRun, to: Path) -> list[int]:
@@ -102,20 +110,30 @@ def _write_run(served: ServedRun, to: Path) -> list[int]:
     for name in wanted:
         _copy(served.prepared.path(name), to / name)
     queue = served.queue.page(0, QUEUE_ROWS)
-    (to / "queue.json").write_text(json.dumps(queue, separators=(",", ":")), encoding="utf-8")
-    if served.imagery_problem:
-        log.warning("%s: exported without imagery: %s", run.out, served.imagery_problem)
-        return []
+    write_json(to / "queue.json", queue)
     finest = finest_level(run.grid)
+    has_imagery = write_pictures(served, to, tiles(run.grid, finest), queue)
+    return [finest] if has_imagery else []
+
+
+def write_pictures(
+    served: ServedRun, to: Path, places: Iterable[Place], queue: dict[str, Any]
+) -> bool:
+    """Write tiles of the imagery, and thumbnails of the detections of a part of the queue.
+
+    Returns:
+        Whether there is any imagery; without it, the reason is logged.
+    """
+    if served.imagery_problem:
+        log.warning("%s: exported without imagery: %s", served.run.out, served.imagery_problem)
+        return False
     with ThreadPoolExecutor(THREADS) as threads:
-        for _ in threads.map(
-            lambda place: _write_tile(served, to, *place), _tiles(run.grid, finest)
-        ):
+        for _ in threads.map(lambda place: _write_tile(served, to, *place), places):
             pass
         ids = [str(row[0]) for row in queue["rows"]]
         for _ in threads.map(lambda id_: _write_thumbnail(served, to, id_), ids):
             pass
-    return [finest]
+    return True
 
 
 def _copy(source: Path | None, to: Path) -> None:
@@ -127,13 +145,13 @@ def _copy(source: Path | None, to: Path) -> None:
 def finest_level(grid: Grid) -> int:
     """Return the finest level from which on the imagery has at most ``MAX_TILES`` tiles."""
     z = max_z(grid)
-    while z > 0 and sum(1 for _ in _tiles(grid, z - 1)) <= MAX_TILES:
+    while z > 0 and sum(1 for _ in tiles(grid, z - 1)) <= MAX_TILES:
         z -= 1
     return z
 
 
-def _tiles(grid: Grid, finest: int) -> Iterator[tuple[int, int, int]]:
-    """Yield level, row and column of all tiles, from the coarsest level to the finest."""
+def tiles(grid: Grid, finest: int) -> Iterator[Place]:
+    """Yield all tiles, from the coarsest level to the finest."""
     for z in range(max_z(grid), finest - 1, -1):
         rows, cols = (-(-length // (TILE_PX << z)) for length in grid.window.shape)
         yield from ((z, row, col) for row in range(rows) for col in range(cols))

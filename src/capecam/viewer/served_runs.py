@@ -34,6 +34,10 @@ PATIENCE_S = 120.0
 """Time that a request waits for the files of the detections, which a city needs at the start."""
 
 
+NOT_SERVED = "explaining on a click needs capecam view OUT, where the network is"
+"""Reason that a page without a server gives."""
+
+
 class ServedRun:
     """One run.
 
@@ -165,7 +169,11 @@ class ServedRuns:
             served: whether the page has a server behind it.
         """
         verdicts = self.runs[0].verdicts.problem() if served else ""
-        explain = self.explain_problem if served else "explaining needs capecam view OUT"
+        explain = (
+            self.explain_problem
+            if served
+            else "explaining on a click needs capecam view OUT, with its network"
+        )
         state = {
             "served": served,
             "verdicts": {"write": served and not verdicts, "why_not": verdicts},

@@ -20,7 +20,7 @@ import geopandas as gpd
 import pyogrio
 import shapely
 
-from capecam.analysis.review.review_file import LAYERS, RIGHT, UNSURE, WRONG, ReviewFile
+from capecam.analysis.review.review_file import LAYERS, RIGHT, UNSURE, WRONG, ReviewFile, about
 from capecam.errors import OutputError, UsageError
 from capecam.io.geopackage_editing import layers_of
 from capecam.io.geopackage_rows import rows_in_place
@@ -61,11 +61,7 @@ class Verdicts:
         """Layer, number and ``checked_at`` of the rows that this server has added."""
         self._lock = threading.Lock()
         """Held while the file is open in any way; see ``io.geopackage_rows``."""
-        checkpoint = run.record.checkpoint
-        self._about = {
-            "model": f"{checkpoint.architecture} {checkpoint.sha256[:12]}",
-            "run": " ".join(filter(None, (run.out.resolve().name, run.record.started))),
-        }
+        self._about = about(run)
 
     def problem(self) -> str:
         """Return why verdicts cannot be written; "" if they can."""

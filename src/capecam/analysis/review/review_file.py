@@ -122,6 +122,15 @@ class Review:
         return [block for block in checked if block not in unfilled]
 
 
+def about(run: RunFolder) -> dict[str, str]:
+    """Return which model and which run a verdict is on, for the columns of these names."""
+    checkpoint = run.record.checkpoint
+    return {
+        "model": f"{checkpoint.architecture} {checkpoint.sha256[:12]}",
+        "run": " ".join(filter(None, (run.out.resolve().name, run.record.started))),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class ReviewFile:
     """The review file of a run, which may not exist yet."""
@@ -252,6 +261,14 @@ class ReviewFile:
             self.path, layer=name, read_geometry=False, where=EVERY_ROW, max_features=1
         )
         return not len(first)
+
+    def checked(self, name: str, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+        """Return rows of verdicts or missed objects as :meth:`read` does.
+
+        Raises:
+            UsageError: something in them is wrong, in a row of this file.
+        """
+        return self._verdicts(table) if name == VERDICTS else self._missed(table)
 
     def _verdicts(self, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         where = f"{self.path}: {VERDICTS}"
