@@ -119,8 +119,12 @@ class _Views:
         with self._warming:
             if not self._warmed and not self._city.explain_problem:
                 self._warmed = True
-                with suppress(ChildDiedError):  # the first explanation says so
+                # If it fails, the first click says so.
+                with suppress(ChildDiedError, CapecamError, TimeoutError):
                     self._city.explainer.warm_up(0)
+                    first = self._city.runs[0]
+                    for row in first.queue.page(0, 1)["rows"]:
+                        self._city.explainer.rehearse(first.target(id_=row[0]))
 
     def cell_raster(self, request: Request) -> Response:
         """Send a raster of a cell, or a part of it."""

@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Explainer:
     def __init__(self, outs: Sequence[Path]) -> None:
         self._outs = tuple(outs)
         self._child: ChildProcess | None = None
+        self._has_explained = False
         self._one_at_a_time = threading.Lock()
         self._places = threading.BoundedSemaphore(1 + MAX_WAITING)
         self._pictures: OrderedDict[str, bytes] = OrderedDict()
@@ -76,6 +78,14 @@ class Explainer:
         """Let the process load the network and the imagery of a run; do not wait for it."""
         with self._one_at_a_time:
             self._running().send(run)
+
+    def rehearse(self, target: Target) -> None:
+        """Let the process explain something once, since the first time takes a second longer with
+        a large network; do not wait for it."""
+        with self._one_at_a_time:
+            if not self._has_explained:
+                self._running().send(replace(target, is_rehearsal=True))
+                self._has_explained = True
 
     def explain(self, target: Target) -> dict[str, Any]:
         """Return an explanation, as the page is sent it.
@@ -103,6 +113,7 @@ class Explainer:
 
     def _ask(self, target: Target) -> Any:
         child = self._running()
+        self._has_explained = True
         try:
             child.send(target)
             return child.receive(PATIENCE_S)
@@ -134,9 +145,9 @@ class Explainer:
 def explain_requests(parent: ParentConnection, outs: Sequence[Path]) -> None:
     """Answer requests one after the other; this is the task of the process.
 
-    A request is a :class:`Target`, or the number of a run to be loaded, which has no answer. An
-    answer is what the page is sent, with overlays as pairs of a picture and what is said of it; or
-    a text: why there is none.
+    A request is a :class:`Target`, or the number of a run to be loaded; that and a rehearsal have
+    no answer. An answer is what the page is sent, with overlays as pairs of a picture and what is
+    said of it; or a text: why there is none.
     """
     from capecam.viewer.explanations import RunExplanations  # noqa: PLC0415 loads PyTorch
 
@@ -149,5 +160,7 @@ def explain_requests(parent: ParentConnection, outs: Sequence[Path]) -> None:
             runs[number] = RunExplanations(outs[number])
         if isinstance(request, int):
             runs[number].warm_up()
-        else:
-            parent.send(runs[number].answer(request))
+            continue
+        answer = runs[number].answer(request)
+        if not request.is_rehearsal:
+            parent.send(answer)

@@ -19,3 +19,5 @@ class Target:
     id: str | None = None
     class_id: int | None = None
     """Class to ask about; None: that of the detection, else the most probable one there."""
+    is_rehearsal: bool = False
+    """True if nobody waits for the answer, which is not sent."""
