@@ -22,6 +22,7 @@ import pyogrio
 import pyproj
 import pytest
 import shapely
+from support.qgis_editing import editing_in_qgis
 from support.reviews import sql
 
 from capecam.analysis.review.review_file import ReviewFile
@@ -481,61 +482,14 @@ def test_a_damaged_file_is_not_replaced(file) -> None:
     assert file.path.read_bytes() == before
 
 
-IN_QGIS = """
-import os, sys
-os.environ["QT_QPA_PLATFORM"] = "offscreen"
-from qgis.core import QgsApplication, QgsVectorLayer
-from qgis.gui import QgsAttributeForm, QgsGui
-
-application = QgsApplication([], True)
-application.initQgis()
-QgsGui.editorWidgetRegistry().initEditors()
-layer = QgsVectorLayer(sys.argv[1] + "|layername=verdicts", "verdicts", "ogr")
-assert layer.renderer().type() == "RuleRenderer", layer.renderer().type()
-fields = layer.fields()
-for name in ("class", "verdict", "true_class"):
-    assert layer.editorWidgetSetup(fields.indexOf(name)).type() == "ValueMap", name
-assert layer.editFormConfig().readOnly(fields.indexOf("id"))
-layer.startEditing()
-feature = next(layer.getFeatures())
-print("editing", flush=True)
-sys.stdin.readline()
-form = QgsAttributeForm(layer, feature)
-form.changeAttribute("verdict", "wrong")
-form.changeAttribute("true_class", "pool heater")
-assert form.save()
-assert layer.commitChanges(), layer.commitErrors()
-print("saved", flush=True)
-sys.stdin.readline()
-del form
-layer.startEditing()
-layer.changeAttributeValue(2, fields.indexOf("verdict"), "right")
-assert layer.commitChanges(), layer.commitErrors()
-del layer
-application.exitQgis()
-os._exit(0)  # without the destructors of offscreen Qt
-"""
-
-
 @pytest.mark.qgis
 def test_the_form_of_real_qgis_is_filled_in(file) -> None:
     """While somebody edits, nothing is added; what is added between two edits loses neither."""
-    python = "/usr/bin/python3"
-    found = subprocess.run([python, "-c", "import qgis.gui"], capture_output=True, check=False)
-    if found.returncode:
-        pytest.skip(f"{python} has no QGIS; apt-get install --no-install-recommends python3-qgis")
-    with subprocess.Popen(
-        [python, "-c", IN_QGIS, file.path],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-    ) as qgis:  # fmt: skip
-        assert qgis.stdout.readline() == "editing\n"
+    with editing_in_qgis(file.path) as qgis:
         with pytest.raises(OutputError, match="is open in another program"):
             file.add({"verdicts": rows(1, 5)})
-        qgis.stdin.write("go on\n")
-        assert qgis.stdout.readline() == "saved\n"
+        qgis.save()
         file.add({"verdicts": rows(1, 5)})
-        qgis.stdin.write("go on\n")
-        qgis.communicate()
     file.add({"verdicts": rows(1, 6)})
     filled = file.read().looked_at
     assert filled["id"].tolist() == ["1_0_0", "1_1_0"]

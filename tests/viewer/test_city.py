@@ -127,9 +127,10 @@ def test_a_run_without_its_images_and_with_raw_heatmaps(out: Path, tmp_path: Pat
     with ServedRuns.open([copy]) as served:
         client = client_of(served)
         city = client.get("/city.json").json()
-        ids = [layer["id"] for layer in city["runs"][0]["layers"]]
-        assert "imagery" not in ids
-        assert not any("gradcam" in name for name in ids)
+        layers = {layer["id"]: layer for layer in city["runs"][0]["layers"]}
+        assert "imagery" not in layers
+        assert layers["guided_gradcam/solar panel"]["raw"]["by_root"]
+        assert "raw" not in layers["probability/solar panel"]
         answer = client.get("/run/0/imagery/0/0/0.webp")
         assert answer.status_code == 404
         assert answer.json()["error"].startswith("the imagery is missing: ")

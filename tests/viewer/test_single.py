@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import make_city
 from PIL import Image
 from starlette.testclient import TestClient
 from support.commands import typed
@@ -139,3 +140,21 @@ def test_it_opens_from_the_disk_and_is_reviewed(
     found = ReviewFile.of(RunFolder.open(out), review).read().verdicts
     assert found[["id", "verdict"]].to_numpy().tolist() == [[first, "wrong"], [second, "right"]]
     assert (found["run"].str.startswith(out.name)).all()
+
+
+@pytest.mark.chromium
+@pytest.mark.thorough
+def test_raw_heatmaps_look_like_levels(browser: Any, tmp_path: Path) -> None:
+    errors: list[str] = []
+    pictures = []
+    for dtype in ("uint8", "float32"):
+        folder = tmp_path / dtype
+        folder.mkdir()
+        given = {"explain__methods": ["guided_gradcam"], "objects__explain": 0}
+        out = make_city(folder, explain__heatmap_dtype=dtype, **given)
+        page = opened(browser, write_single(out, folder / "a.html", 1).file.as_uri(), errors)
+        pictures.append(picture(page))
+    assert errors == []
+    levels, raw = pictures
+    assert np.ptp(levels, axis=(0, 1)).max() > 100, "there is a heatmap"
+    assert (np.abs(raw - levels).max(axis=2) > 6).mean() < 0.01, "but for rounding"

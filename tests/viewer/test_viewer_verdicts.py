@@ -23,6 +23,7 @@ from conftest import WRITES, client_of
 from starlette.testclient import TestClient
 from support.cities import CORNER, CRS
 from support.outputs import write_output
+from support.qgis_editing import editing_in_qgis
 from support.reviews import sql
 
 from capecam.analysis.review.review_file import ReviewFile
@@ -347,3 +348,25 @@ def test_no_verdict_is_lost_or_doubled_when_the_server_is_killed(out: Path) -> N
     assert list(zip(rows["id"], rows["verdict"], strict=True)) == verdicts
     with closing(sqlite3.connect(out / "review.gpkg")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.qgis
+@pytest.mark.thorough
+def test_real_qgis_edits_the_same_file_meanwhile(out: Path) -> None:
+    with served(out) as client:
+        first, second, *more = [id_ for id_, class_id in ids(client) if class_id != 3][:6]
+        for id_ in (first, second):
+            post(client, "verdicts", id=id_, verdict="unsure")
+        with editing_in_qgis(out / "review.gpkg") as qgis:
+            post(client, "verdicts", id=more[0], verdict="right")
+            qgis.save()
+            post(client, "verdicts", id=more[1], verdict="wrong")
+        post(client, "verdicts", id=more[2], verdict="right")
+        shown = client.get("/run/0/review").json()["verdicts"]
+    told = {row["id"]: (row["verdict"], row["true_class"]) for row in shown}
+    assert len(shown) == len(told) == 5
+    assert told == {
+        first: ("wrong", "pool heater"), second: ("right", ""), more[0]: ("right", ""),
+        more[1]: ("wrong", ""), more[2]: ("right", ""),
+    }  # fmt: skip
+    assert len(review_of(out).verdicts) == 5

@@ -49,16 +49,27 @@ function pictures(layer, { grid }, projection) {
 
 function values(layer, run, projection) {
   const colours = Uint32Array.from(layer.palette, abgr);
+  const levels = layer.raw ? levelsOf(layer.raw, layer.nodata) : (data) => data;
   const { halvings } = run.grid;
   return new ImageTile({
     loader: (z, col, row, { signal }) =>
-      drawTile({ layer, run, colours }, { scale: 2 ** (halvings - z), col, row }, signal),
+      drawTile({ layer, run, colours, levels }, { scale: 2 ** (halvings - z), col, row }, signal),
     projection,
     tileGrid: lattice(run.grid, halvings),
     interpolate: false,
     wrapX: false,
     transition: 0,
   });
+}
+
+/** Return a function from raw values to the levels of the palette, which ends at `top`. */
+function levelsOf({ top, by_root: byRoot }, nodata) {
+  const level = (value) => {
+    if (Number.isNaN(value)) return nodata;
+    const share = top ? Math.min(Math.max(value / top, 0), 1) : 0;
+    return Math.round((nodata - 1) * (byRoot ? Math.sqrt(share) : share));
+  };
+  return (data) => Uint8Array.from(data, level);
 }
 
 /** "#rrggbbaa" as the 32 bits of a canvas, which are little-endian on all browsers there are. */
@@ -68,7 +79,7 @@ function abgr(text) {
 }
 
 /** Return a canvas with a tile of the lattice; `scale` is the width of its pixels in grid pixels. */
-async function drawTile({ layer, run, colours }, tile, signal) {
+async function drawTile({ layer, run, colours, levels }, tile, signal) {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = TILE;
   const context = canvas.getContext("2d");
@@ -81,7 +92,11 @@ async function drawTile({ layer, run, colours }, tile, signal) {
     for (const part of parts(cog, tile)) {
       const { level, blockRow, blockCol } = part;
       const block = run.cogs.block(cog, level, blockRow, blockCol, layer.band, signal);
-      reads.push(block.then((values) => paint(pixels, colours, layer.nodata, part, values)));
+      reads.push(
+        block.then(({ data, ...place }) =>
+          paint(pixels, colours, layer.nodata, part, { data: levels(data), ...place }),
+        ),
+      );
     }
     await Promise.all(reads);
   };

@@ -132,10 +132,7 @@ def _cells(run: RunFolder) -> tuple[list[list[Any]], list[list[str]]]:
 
 
 def _layers(run: RunFolder, base: str, *, imagery: bool) -> list[dict[str, Any]]:
-    """Return the layers, the lowest first; one of the objects' explanations or heatmaps is shown.
-
-    Heatmaps that are stored as raw numbers have no levels, and are left out.
-    """
+    """Return the layers, lowest first; one of the heatmaps or objects' explanations is shown."""
     layers = [_imagery_layer(run, base)] if imagery else []
     classes = run.settings.model.classes[1:]
     stems = [Path(product).stem for product in run.products]
@@ -148,13 +145,16 @@ def _layers(run: RunFolder, base: str, *, imagery: bool) -> list[dict[str, Any]]
             palette = probability_palette(entry.color)
             layers.append(draw.layer(PROBABILITY, band, entry.name, "Probability", palette))
     most = _most_frequent(run)
-    methods = [m for m in run.settings.explain.methods if m in stems and not run.raw]
+    methods = [method for method in run.settings.explain.methods if method in stems]
     for method in methods:
-        palette = heat_palette(by_root=run.is_by_root(method))
+        by_root, tops = run.is_by_root(method), run.scale_max(method)
+        palette = heat_palette(by_root=by_root)
         shown = method == methods[0] and OBJECTS not in stems
         for band, entry in enumerate(classes):
             is_shown = shown and entry.name == most
             layer = draw.layer(method, band, entry.name, TITLES[method], palette, shown=is_shown)
+            if run.raw:
+                layer["raw"] = {"top": tops[band], "by_root": by_root}
             layers.append(layer)
     for band, entry in enumerate(classes):
         if OBJECTS in stems:
