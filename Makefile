@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: help setup demo test thorough check bench viewer nightly clean
+.PHONY: help setup demo test thorough check bench docs viewer nightly clean
 
 help:
 	@echo "make demo    draw a sample city, explain it, compare with the truth, leave pictures and a report"
@@ -12,6 +12,7 @@ help:
 	@echo "make check   lint, format and types"
 	@echo "make nightly CONFIG=FILE   run and verify what is new; a log in OUT/logs (cron, systemd)"
 	@echo "make bench   the engine beside other libraries; memory at full size (an hour)"
+	@echo "make docs    the documentation as a site, in site/index.html"
 	@echo "make viewer  the page of capecam view from its sources in viewer/; needs node and npm"
 	@echo "make setup   .venv with everything that these need"
 
@@ -48,6 +49,9 @@ nightly: setup
 bench: setup
 	$(BIN)/capecam bench
 	$(BIN)/python benchmarks/memory.py
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 viewer:
 	cd viewer && npm ci --ignore-scripts && npm run build
