@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import pyogrio
 import pytest
 import shapely
 from support.commands import typed
@@ -36,7 +37,8 @@ def download(out: Path, *features: Any, **content: object) -> Path:
     """A file as the page saves it (viewer/src/review.js)."""
     proj4 = proj_string(ReviewFile.of(RunFolder.open(out)).crs)
     path = out / "review-out.geojson"
-    named = {"type": "FeatureCollection", "name": "capecam review", "proj4": proj4}
+    crs = {"type": "name", "properties": {"name": "ESRI:102562"}}
+    named = {"type": "FeatureCollection", "name": "capecam review", "crs": crs, "proj4": proj4}
     path.write_text(json.dumps({**named, "features": features, **content}))
     return path
 
@@ -51,12 +53,17 @@ def test_rows_are_added_once(out: Path) -> None:
         shapely.Point(second.geometry.centroid), "missed", **{"class": second["class"]}, m2=4.5,
         verdict="missed",
     )  # fmt: skip
+    third = detections.iloc[2]
+    unsure = feature(third.geometry, id=third["id"], **{"class": third["class"]}, verdict="unsure")
     typed("review", out, "--top", 0)
     assert "1 row(s) added" in typed("review", out, "--add", download(out, wrong)).stdout
     assert "1 row(s) added" in typed("review", out, "--add", download(out, wrong, missed)).stdout
-    assert "0 row(s) added" in typed("review", out, "--add", download(out, missed)).stdout
+    said = typed("review", out, "--add", download(out, missed, unsure, unsure)).stdout
+    assert "1 row(s) added; 1 to be looked at, 1 looked at" in said
+    kept = pyogrio.read_dataframe(out / "review.gpkg", layer="verdicts")
+    assert kept["verdict"].tolist() == ["wrong", "unsure"], "the viewer shows it, with its note"
     review = ReviewFile.of(RunFolder.open(out)).read()
-    (verdict,) = review.verdicts.to_dict("records")
+    verdict, _ = review.verdicts.to_dict("records")
     assert (verdict["id"], verdict["verdict"], verdict["run"]) == (first["id"], "wrong", "out")
     assert verdict["geometry"].equals(first.geometry)
     assert verdict["checked_at"].endswith("30.123")
@@ -70,6 +77,7 @@ def test_what_is_wrong_in_a_file_is_named_and_nothing_is_added(out: Path) -> Non
     for features, content, reason in (
         ([feature(point)], {"name": "other"}, "is no file of verdicts"),
         ([maybe], {"proj4": "+proj=longlat"}, "the run that it was made with"),
+        ([{**maybe, "geometry": None}], {}, "row 1 ('verdicts'): has no geometry"),
         ([maybe], {}, "verdicts, row 1 ('maybe')"),
     ):
         path = download(out, *features, **content)

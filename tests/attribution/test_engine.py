@@ -22,6 +22,7 @@ from support.networks import (
     FunctionalReLU,
     cape_town_model,
     images,
+    normalise,
     sample_model,
     smp_network,
     tiny_model,
@@ -395,6 +396,20 @@ def test_the_users_network_stays_unchanged() -> None:
     after = network.state_dict()
     assert list(after) == list(weights)
     assert all(after[key].equal(value) for key, value in weights.items())
+
+
+def test_a_pooling_with_a_forward_of_its_own_keeps_it() -> None:
+    class PaddedPool(nn.MaxPool2d):
+        """As those of timm that pad like TensorFlow."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), PaddedPool(2, 1), nn.Conv2d(4, 4, 1)
+    network = nn.Sequential(*layers).double().eval()
+    pixels, _ = tiles(2, 32)
+    expected = network(normalise(pixels.double(), TINY_INPUT)).detach()
+    assert Engine(tiny_model(network, "0")).logits(pixels).equal(expected)
 
 
 def test_maps_carry_no_graph() -> None:

@@ -67,7 +67,7 @@ def test_more_than_the_budget_is_not_decoded(tmp_path: Path) -> None:
 
 def test_overviews_cost_less(tmp_path: Path) -> None:
     mosaic, _ = city(tmp_path, overviews=True)
-    budget = SIZE * SIZE * 3 // 2 // 64 + 2 * OPENING_PX
+    budget = SIZE * SIZE * 3 // 2 // 64 + 4 * OPENING_PX
     assert draw_picture(mosaic, mosaic.grid.window, 2 * SIZE // 16, budget) is not None
     assert draw_picture(mosaic, mosaic.grid.window, 2 * SIZE // 4, budget) is None, "too coarse"
 

@@ -189,13 +189,24 @@ def test_onnxruntime_gives_the_products_of_autograd_but_for_rounding(one, tmp_pa
     assert explain(one, tmp_path / "onnx", compute__engine="graph").done == 1
 
 
-def test_channels_last_is_another_rounding_whose_cells_are_its_own(one, tmp_path) -> None:
-    explain(one, tmp_path)
+def test_channels_last_is_another_rounding_whose_cells_are_its_own(
+    one, tmp_path, monkeypatch
+) -> None:
+    laid_out: list[Engine] = []
+    use = Engine.use_channels_last
+    monkeypatch.setattr(Engine, "use_channels_last", lambda e: (use(e), laid_out.append(e)))
+    plain = {"objects__explain": 0}  # whose engine is channels-last anyway
+    last = {**plain, "compute__channels_last": True}
+    explain(one, tmp_path, **plain)
+    assert not laid_out
     expected = {p: layer(tmp_path, p) for p in PRODUCTS}
-    assert explain(one, tmp_path, compute__channels_last=True).done == 1
-    assert explain(one, tmp_path, compute__channels_last=True).done == 0
+    assert explain(one, tmp_path, **last).done == 1
+    assert laid_out
+    assert explain(one, tmp_path, **last, compute__engine="autograd").done == 0
     assert (expected["classes"] != layer(tmp_path, "classes")).mean() <= 1e-4
-    assert explain(one, tmp_path).done == 1
+    assert explain(one, tmp_path, **plain).done == 1
+    with pytest.raises(SettingsError, match=r"compute\.channels_last"):
+        explain(one, tmp_path, **last, compute__engine="onnx")
 
 
 def test_two_runs_give_the_same_bytes(reference, one, tmp_path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capecam.model.model import Model, Normalisation, find_layer, load_model
+from capecam.analysis.benchmark import workload
+from capecam.model.model import Model, Normalisation, find_layer
 from capecam.settings import CAPE_TOWN_CLASSES, IMAGENET_MEAN, IMAGENET_STD
-from capecam.settings.loading import load
 
 CAPE_TOWN_LAYER = "encoder.layer4.2.conv3"
 """Layer of FPN-resnext50_32x4d that the original notebook explains."""
@@ -211,9 +210,4 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
     return x.clamp(0, 255).to(torch.uint8)
 
 
-@cache
-def sample_model() -> Model:
-    """Load the trained model that comes with the package."""
-    data = Path(str(files("capecam.demo") / "data"))
-    settings = load(data / "demo.yaml")
-    return load_model(data / "sample_model.safetensors", settings.model)
+sample_model = cache(workload.sample_model)

@@ -27,7 +27,7 @@ from support.cities import CORNER, GSD, blobs, colours_model, write_tif
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.methods import resample
-from capecam.detections.object_columns import EVIDENCE_WORDS, OBJECT_COLUMNS
+from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.errors import CheckpointError, OutputError, UsageError
 from capecam.grid import Tiling, Window
 from capecam.mosaic.aoi import EVERYWHERE, AreaOfInterest
@@ -294,7 +294,6 @@ def test_title_and_measures_are_those_of_the_detection(city, panel) -> None:
 def test_every_name_has_a_text() -> None:
     assert set(captions.TITLES) == set(METHODS)
     assert set(captions.OBJECT_TITLES) == set(OBJECT_METHODS)
-    assert set(captions.MEANINGS) == set(EVIDENCE_WORDS)
     columns = [column for texts in captions.MEASURES.values() for column in texts]
     assert sorted([*columns, "own_peak_m"]) == sorted(OBJECT_COLUMNS)
 

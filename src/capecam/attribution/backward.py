@@ -48,7 +48,7 @@ def replace_backward(
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             _replace(module, partial(relu, module.inplace))
-        elif isinstance(module, nn.MaxPool2d) and not module.return_indices:
+        elif type(module) is nn.MaxPool2d and not module.return_indices:
             _replace(module, partial(_MaxPool.apply, module, memory_format))
         elif type(module) is nn.Conv2d and not isinstance(module.padding, str):
             norm = norms.get(module)

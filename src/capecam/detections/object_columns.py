@@ -18,8 +18,6 @@ OBJECT_COLUMNS = (
     "without",
 )
 
-EVIDENCE_WORDS = ("itself", "context", "both", "either", "unproven")
-
 MEANINGS = {
     "itself": "The object alone is enough, and its surroundings are not.",
     "context": "Its surroundings are enough without the object, and it is not enough alone.",
@@ -28,6 +26,8 @@ MEANINGS = {
     "unproven": "Blurring where the map is highest changes hardly more than anywhere.",
 }
 """Evidence words in a sentence."""
+
+EVIDENCE_WORDS = tuple(MEANINGS)
 
 ALONE = 0.7
 """Share of its probability from which on an object stands without its surroundings. Fitted on

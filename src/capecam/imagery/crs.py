@@ -189,3 +189,9 @@ def proj_string(crs: pyproj.CRS) -> str:
     with warnings.catch_warnings():  # of what is left out
         warnings.simplefilter("ignore", UserWarning)
         return str(crs.to_proj4())
+
+
+def name_of(crs: pyproj.CRS) -> str:
+    """Return the code of a CRS, such as ``EPSG:2048``, or its name if it has none."""
+    authority = crs.to_authority()
+    return ":".join(authority) if authority else str(crs.name)

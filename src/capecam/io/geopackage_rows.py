@@ -1,7 +1,7 @@
 """Adding and removing single rows of a GeoPackage in place, while other programs have it open.
 
-Each call is one transaction of SQLite: whatever is killed in it has done nothing. QGIS may edit the
-same file at the same time; it holds a lock only while it saves.
+Each block of :func:`rows_in_place` is one transaction of SQLite: whatever is killed in it has done
+nothing. QGIS may edit the same file at the same time; it holds a lock only while it saves.
 
 GDAL must not have the file open in the same process meanwhile: it has an SQLite of its own, and
 when that closes the file, the locks of the process are gone (sqlite.org/howtocorrupt.html, 2.2).
@@ -62,7 +62,6 @@ class BusyFileError(OutputError):
 class GeoPackageRows:
     """Rows of a GeoPackage, in one transaction."""
 
-    path: Path
     database: sqlite3.Connection
 
     def layers(self) -> set[str]:
@@ -197,7 +196,7 @@ def rows_in_place(path: Path) -> Iterator[GeoPackageRows]:
             _add_functions(database)
             try:
                 database.execute("BEGIN IMMEDIATE")
-                yield GeoPackageRows(path, database)
+                yield GeoPackageRows(database)
                 database.execute("COMMIT")
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

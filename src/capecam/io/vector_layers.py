@@ -19,6 +19,10 @@ import shapely
 from capecam.errors import UsageError
 from capecam.io.polygon_repair import POLYGONAL
 
+EVERY_ROW = "1 = 1"
+"""Condition by which GDAL counts the rows of a GeoPackage, instead of believing the number in it: a
+program that had the file open while another added rows may have written the number of before."""
+
 log = logging.getLogger(__name__)
 
 FLAT = ("Point", "MultiPoint", "LineString", "MultiLineString")
@@ -109,11 +113,19 @@ def _named(choice: LayerChoice, names: Sequence[str]) -> str:
     )
 
 
+def every_row(driver: str) -> str | None:
+    """Return the condition by which all rows of a layer are read."""
+    return EVERY_ROW if driver == "GPKG" else None
+
+
 def _has_polygons(source: str, layer: str, kind: str) -> bool:
     """Return whether a layer has polygons, and not only could have."""
     if kind in FLAT:
         return False
-    first = pyogrio.read_dataframe(source, layer=layer, columns=[], max_features=LOOKED_AT)
+    where = every_row(pyogrio.read_info(source, layer=layer)["driver"])
+    first = pyogrio.read_dataframe(
+        source, layer=layer, columns=[], where=where, max_features=LOOKED_AT
+    )
     parts = shapely.get_parts(first.geometry.dropna().to_numpy())
     return bool(np.isin(shapely.get_type_id(parts), POLYGONAL).any())
 

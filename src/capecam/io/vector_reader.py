@@ -25,7 +25,7 @@ from capecam.errors import UsageError
 from capecam.io.longitudes import TURN, length_of_turn, without_turns
 from capecam.io.polygon_cleaning import Place, check_crs, clean_polygons, move_polygons
 from capecam.io.vector_file_type import DRIVERS, FORMATS, kind_of, member_of
-from capecam.io.vector_layers import LayerChoice, choose_layer
+from capecam.io.vector_layers import LayerChoice, choose_layer, every_row
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, shapely.er
 """Errors of pyogrio, pyarrow, pyproj and GEOS about damaged files."""
 
 EMPTY = "%s: holds no features; check that it is the right layer"
-
-EVERY_ROW = "1 = 1"
-"""Condition by which GDAL counts the rows of a GeoPackage, instead of believing the number in it: a
-program that had the file open while another added rows may have written the number of before."""
 
 MAX_FEATURES = 2_000_000
 """A million small polygons take up to 1.7 GB of memory (docs/inputs.md)."""
@@ -159,8 +155,7 @@ def _read_gdal(choice: LayerChoice, kind: str, query: VectorQuery) -> gpd.GeoDat
         raise UsageError(f"{path}: is a table without geometry; polygons are needed")
     check_crs(path, info["crs"])
     crs = pyproj.CRS(info["crs"])
-    box = query.box(crs)
-    where = EVERY_ROW if info["driver"] == "GPKG" else None
+    box, where = query.box(crs), every_row(info["driver"])
     table = _read_box(source, layer, query, box, where)
     if box is not None and table.empty:
         bounds = pyogrio.read_info(source, layer=layer, force_total_bounds=True)["total_bounds"]

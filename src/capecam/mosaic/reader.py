@@ -25,6 +25,7 @@ from capecam.mosaic.decoder import Decoder, to_bytes
 from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.mosaic.turning import Turn
 from capecam.mosaic.warping import warp, warp_mask
+from capecam.settings import ValueRange
 
 OPEN_FILES = 8
 """Open files of a reader; a block of windows touches at most four images of a city."""
@@ -98,14 +99,7 @@ class Reader:
         self, source: Source, part: Window
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         values, valid = self.stored(source, part)
-        if not source.header.pixels.scaled:
-            return values, valid
-        if self.mosaic.value_range is None:
-            raise ImageError(
-                f"{source.header.path}: pixels are {source.header.pixels.dtype}, and no scale "
-                "was found for them; give values, --scale LOW,HIGH"
-            )
-        return to_bytes(values, self.mosaic.value_range), valid
+        return in_bytes(source, self.mosaic.value_range, values), valid
 
     def stored(self, source: Source, part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return values (3, height, width) of a part of an image's window, not scaled, and validity
@@ -168,6 +162,25 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def in_bytes(
+    source: Source, value_range: ValueRange | None, values: NDArray[Any]
+) -> NDArray[np.uint8]:
+    """Return the values of an image as 0..255.
+
+    Raises:
+        ImageError: they have to be scaled, and no scale is known.
+    """
+    pixels = source.header.pixels
+    if not pixels.scaled:
+        return values
+    if value_range is None:
+        raise ImageError(
+            f"{source.header.path}: pixels are {pixels.dtype}, and no scale was found for them; "
+            "give values, --scale LOW,HIGH"
+        )
+    return to_bytes(values, value_range)
 
 
 def _close_with(files: ExitStack, dataset: T) -> T:

@@ -9,7 +9,7 @@ from capecam.attribution.engine import Engine
 from capecam.attribution.graph.graph_engine import GraphEngine
 from capecam.attribution.graph.onnx_engine import OnnxEngine
 from capecam.attribution.object_engine import ObjectEngine
-from capecam.errors import CheckpointError
+from capecam.errors import CheckpointError, SettingsError
 from capecam.model.model import Model, check_tile, load_model
 from capecam.settings import ObjectSettings, Settings
 from capecam.settings.tree import required
@@ -59,7 +59,12 @@ def build_engine(settings: Settings, model: Model) -> Engine:
         precision="fp32" if compute.precision == "auto" else compute.precision,
         device=pick_device(compute.device),
     )
-    if compute.channels_last and engine.device.type == "cpu":
+    if compute.channels_last:
+        if engine.device.type != "cpu" or compute.engine == "onnx":
+            raise SettingsError(
+                "compute.channels_last is for PyTorch on a CPU; leave it out, or give --device cpu "
+                "and another --engine than onnx"
+            )
         engine.use_channels_last()
     return engine
 
@@ -74,13 +79,16 @@ def build_run_engine(run: RunFolder, model: Model, device: str | None = None) ->
     """
     chosen = pick_device(device or run.settings.compute.device)
     explain, record = run.settings.explain, run.record
-    return Engine(
+    engine = Engine(
         model,
         explain.methods,
         score=explain.score,
         precision=record.precision if chosen.type == record.device else "fp32",
         device=chosen,
     )
+    if run.settings.compute.channels_last and chosen.type == "cpu":
+        engine.use_channels_last()
+    return engine
 
 
 def build_object_engine(

@@ -22,7 +22,7 @@ from capecam.pipeline.preparation import RunConstants
 from capecam.run.outcome import PreparedRun
 from capecam.run.worker_process import WorkerProcess
 from capecam.settings import Settings
-from capecam.store.records import RunRecord
+from capecam.store.records import WORKER_ENDED, RunRecord
 from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class ProcessExecutor(Executor):
                     if not alone:
                         suspects = died_at
                     elif died_at:
-                        events.put(failed(first, f"its worker ended: {worker.ended}"))
+                        events.put(failed(first, f"{WORKER_ENDED}: {worker.ended}"))
             except BaseException as error:  # to be raised in the main thread
                 events.put(error)
             else:

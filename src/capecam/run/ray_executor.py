@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -24,8 +24,9 @@ from capecam.pipeline.preparation import RunConstants
 from capecam.run.executors import Executor, OnTiles, WorkQueue
 from capecam.run.outcome import PreparedRun
 from capecam.runtime import logs
+from capecam.runtime.extras import require_extra
 from capecam.settings import Settings
-from capecam.store.records import RunRecord
+from capecam.store.records import WORKER_ENDED, RunRecord
 from capecam.store.staleness import ImageHashes
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ LOCAL = "local-ray"
 """In place of an address: a cluster of this machine, started and ended with the run."""
 
 CONNECT_TIMEOUT_S = 10.0
+
+KILL_TIMEOUT_S = 30.0
+"""Time to wait until workers that were killed are gone."""
 
 ATTEMPTS = 3
 """Workers that a cell may take along before it has failed."""
@@ -121,9 +125,34 @@ class RayExecutor(Executor):
             """Return the request, and its actor, which has no work yet."""
             return actor.load_city.remote(*shared), (actor, None)
 
-        todo, losses = WorkQueue(work), Counter[str]()
+        self._actors = self._actors or [self._start() for _ in range(self.count)]
         pending = dict(map(load_city, self._actors))
-        idle: list[Any] = []
+        try:
+            yield from self._results(pending, WorkQueue(work), load_city, on_tiles)
+        except BaseException:  # also that the caller has closed it
+            for actor in self._actors:
+                self._ray.kill(actor)
+            self._actors = []
+            if pending:
+                self._ray.wait(list(pending), num_returns=len(pending), timeout=KILL_TIMEOUT_S)
+            raise
+
+    def _results(
+        self,
+        pending: dict[Any, tuple[Any, Work | None]],
+        todo: WorkQueue,
+        load_city: Callable[[Any], tuple[Any, tuple[Any, Work | None]]],
+        on_tiles: OnTiles,
+    ) -> Generator[Result, None, None]:
+        """Yield results as they come, and give the next work to whose they are.
+
+        Args:
+            pending: actor and work by request, kept up to date.
+            todo: work.
+            load_city: gets an actor ready.
+            on_tiles: is told the number of tiles of each result.
+        """
+        losses, idle = Counter[str](), list[Any]()
         while pending:
             (ended, *_), _ = self._ray.wait(list(pending), num_returns=1)
             actor, lost = pending.pop(ended)
@@ -133,7 +162,8 @@ class RayExecutor(Executor):
                 idle.append(actor)
             except self._ray.exceptions.RayActorError as error:
                 log.warning("a Ray worker is gone: %s", str(error).splitlines()[0])
-                pending.update([load_city(self._start())])
+                replacement = self._actors[self._actors.index(actor)] = self._start()
+                pending.update([load_city(replacement)])
                 result = None if lost is None else _retry(lost, losses, todo)
             if isinstance(result, StoppedError):
                 raise result
@@ -154,10 +184,8 @@ class RayExecutor(Executor):
 def _connect(address: str) -> Any:
     """Import Ray, an optional dependency, and connect to a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # capecam sends no data anywhere
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise UsageError("--cluster needs Ray; install it with: pip install capecam[ray]") from None
+    require_extra("ray", ["ray"], "--cluster needs")
+    ray: Any = import_module("ray")
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == LOCAL:
@@ -189,7 +217,7 @@ def _retry(work: Work, losses: Counter[str], todo: WorkQueue) -> Result | None:
     """Queue the work of a lost worker again, or fail it if it has taken too many along."""
     losses[work.name] += 1
     if losses[work.name] == ATTEMPTS:
-        return failed(work, f"{ATTEMPTS} workers ended at it")
+        return failed(work, f"{WORKER_ENDED}, {ATTEMPTS} times")
     todo.put_back(work)
     return None
 

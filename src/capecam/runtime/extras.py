@@ -14,7 +14,7 @@ def require_extra(extra: str, packages: Sequence[str], user: str) -> None:
     Args:
         extra: name of the extra.
         packages: names of its packages, as they are imported.
-        user: what needs them, with its verb.
+        user: what needs them, with its verb, such as "capecam view needs".
 
     Raises:
         SettingsError: one is missing.
@@ -22,6 +22,5 @@ def require_extra(extra: str, packages: Sequence[str], user: str) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise SettingsError(
-            f"{' and '.join(missing)} is not installed, which {user}; "
-            f"pip install 'capecam[{extra}]'"
+            f"{missing[0]} is not installed, which {user}; pip install 'capecam[{extra}]'"
         )

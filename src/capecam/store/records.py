@@ -94,6 +94,8 @@ class CellInputs(Record):
     precision: str = ""
     engine: str = ""
     """Written only where it gives other pixels than autograd."""
+    layout: str = ""
+    """Memory layout of the network, written only where it is not PyTorch's own."""
     model: JsonTree = {}
     align: str = ""
     tiling: dict[str, int] = {}
@@ -105,6 +107,10 @@ class CellInputs(Record):
     """Written only where it is another."""
     reading: dict[str, JsonTree] = {}
     """Ways of reading images that differ from the default, by image."""
+
+
+WORKER_ENDED = "its worker ended"
+"""Beginning of the reason of work that has ended worker processes: its images may crash others."""
 
 
 class FailureRecord(Record):

@@ -71,10 +71,10 @@ def cell_inputs(cell: Cell, inputs: Inputs, images: Sequence[Source]) -> CellInp
     optional: dict[str, object] = {}
     if settings.imagery.collar != "none":
         optional["collar"] = settings.imagery.collar
-    compute = settings.compute
-    if compute.engine == "onnx" or compute.channels_last:
-        layout = " channels-last" if compute.channels_last else ""
-        optional["engine"] = f"{compute.engine}{layout}"
+    if settings.compute.engine == "onnx":
+        optional["engine"] = "onnx"
+    if settings.compute.channels_last:
+        optional["layout"] = "channels-last"
     floor, explain = inputs.calibration.floor, settings.explain
     if by_root := [method for method in explain.methods if method in PIXEL_METHODS]:
         optional["floor"] = {method: floor.get(method, ()) for method in by_root}

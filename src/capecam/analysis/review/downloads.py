@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import pandas as pd
+import numpy as np
 import pyproj
 
 from capecam.analysis.review.queue import ReviewRows
 from capecam.analysis.review.review_file import LAYERS, ReviewFile
+from capecam.analysis.review.strict_columns import check
 from capecam.errors import UsageError
-from capecam.imagery.crs import proj_string
+from capecam.imagery.crs import name_of, proj_string
 from capecam.io.geopackage_rows import rows_in_place
 from capecam.store.file_names import MISSED, VERDICTS
 from capecam.store.run_folder import RunFolder
@@ -41,54 +42,59 @@ def add_download(out: Path, download: Path, path: Path | None = None) -> ReviewR
     """
     run = RunFolder.open_finished(out)
     file = ReviewFile.of(run, path)
-    content = _read(download)
-    if content["proj4"] != (own := proj_string(file.crs)):
-        raise UsageError(
-            f"{download}: its coordinates are in {content['proj4']}, those of {out} in {own}; add "
-            "it to the run that it was made with"
-        )
-    review, named = file.read(if_any=True), ReviewFile(download, file.crs, file.classes)
-    known = {VERDICTS: review.verdicts, MISSED: pd.concat([review.missed, review.proposed])}
-    new: dict[str, gpd.GeoDataFrame] = {}
-    for layer in (VERDICTS, MISSED):
-        given = named.checked(layer, _rows(content, layer, file.crs))
-        there = set(_keys(known[layer]))
-        is_new = [key not in there for key in _keys(given)]
-        columns = [*LAYERS[layer].columns, "geometry"]
-        new[layer] = given.loc[is_new, columns].replace({"": None})
+    given, added = _read(download, file.crs), 0
+    layers = {layer: _rows(given, layer) for layer in (VERDICTS, MISSED)}
+    for layer, table in layers.items():
+        ReviewFile(download, file.crs, file.classes).checked(layer, table)
     file.add({})  # makes the file, or layers that it lacks
     with rows_in_place(file.path) as rows:
-        for layer, table in new.items():
-            for n in range(len(table)):
-                rows.insert(layer, table.iloc[[n]])
-    added, filled = sum(map(len, new.values())), len(review.looked_at) + len(new[VERDICTS])
-    not_yet = len(review.verdicts) - len(review.looked_at)
-    return ReviewRows(file.path, added, not_yet, filled, 0, 0, "row(s)")
+        for layer, table in layers.items():
+            plain = table.drop(columns="row").replace({"": None, np.nan: None})
+            for n, key in enumerate(plain[["id", "checked_at"]].to_dict("records")):
+                if rows.last(layer, {str(name): value for name, value in key.items()}) is None:
+                    rows.insert(layer, plain.iloc[[n]])
+                    added += 1
+    review = file.read()
+    filled = len(review.looked_at)
+    return ReviewRows(file.path, added, len(review.verdicts) - filled, filled, 0, 0, "row(s)")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a downloaded file."""
+def _read(path: Path, crs: pyproj.CRS) -> gpd.GeoDataFrame:
+    """Return the features of a downloaded file, with their row in it, from 1.
+
+    Args:
+        path: of the file.
+        crs: that it must be in.
+    """
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        table = gpd.GeoDataFrame.from_features(content["features"])
-        if content["name"] == DOWNLOAD and set(table["layer"]) <= {VERDICTS, MISSED}:
-            return content
+        content = json.loads(path.read_bytes())
+        table = gpd.GeoDataFrame.from_features(content["features"], crs)
+        known = content["name"] == DOWNLOAD and set(table["layer"]) <= {VERDICTS, MISSED}
+        given = content["crs"]["properties"]["name"], content["proj4"]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); correct the path") from error
     except (ValueError, KeyError, TypeError, AttributeError):
-        pass  # it is something else
-    raise UsageError(
-        f"{path}: is no file of verdicts; download it with the page of capecam view --export or "
-        "--single"
-    )
+        known = False  # it is something else
+    if not known:
+        raise UsageError(
+            f"{path}: is no file of verdicts; download it with the page of capecam view --export "
+            "or --single"
+        )
+    if given != (own := (name_of(crs), proj_string(crs))):
+        raise UsageError(
+            f"{path}: its coordinates are in {' '.join(given)}, those of the run in "
+            f"{' '.join(own)}; add it to the run that it was made with"
+        )
+    table = table.assign(row=table.index + 1)
+    check(str(path), table, table.geometry.isna(), table["layer"], "has no geometry; remove it")
+    return table
 
 
-def _rows(content: dict[str, Any], layer: str, crs: pyproj.CRS) -> gpd.GeoDataFrame:
-    """Return the features of a layer as its columns, with their row in the file, from 1."""
-    table = gpd.GeoDataFrame.from_features(content["features"], crs)
-    table = table.assign(row=table.index + 1)[table["layer"] == layer]
-    table = table.reindex(columns=[*LAYERS[layer].columns, "row", "geometry"])
-    return table.assign(checked_at=table["checked_at"].map(_local)).reset_index(drop=True)
+def _rows(table: gpd.GeoDataFrame, layer: str) -> gpd.GeoDataFrame:
+    """Return the rows of a layer with its columns, and ``row``."""
+    rows = table[table["layer"] == layer]
+    rows = rows.reindex(columns=[*LAYERS[layer].columns, "row", "geometry"])
+    return rows.assign(checked_at=rows["checked_at"].map(_local)).reset_index(drop=True)
 
 
 def _local(text: Any) -> str:
@@ -98,8 +104,3 @@ def _local(text: Any) -> str:
     except ValueError:
         return str(text or "")
     return moment.replace(tzinfo=None).isoformat(timespec="milliseconds")
-
-
-def _keys(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return what tells rows apart: the object and the time of looking."""
-    return list(zip(rows["id"], rows["checked_at"], strict=True))

@@ -24,7 +24,8 @@ from capecam.analysis.review.strict_columns import check, flag_column, number_co
 from capecam.errors import OutputError, UsageError
 from capecam.io.geopackage_editing import append_rows, edited_geopackage, layers_of, make_layer
 from capecam.io.vector_file_type import kind_of
-from capecam.io.vector_reader import EVERY_ROW, read_polygons
+from capecam.io.vector_layers import EVERY_ROW
+from capecam.io.vector_reader import read_polygons
 from capecam.settings import ClassSettings
 from capecam.store.file_names import MISSED, REVIEW, SAMPLE, SAMPLE_DESIGN, VERDICTS
 from capecam.store.run_folder import RunFolder
@@ -214,7 +215,9 @@ class ReviewFile:
             missed[is_missed],
             missed[is_proposed],
             self._sample(self._read(SAMPLE, layers)),
-            pyogrio.read_dataframe(self.path, layer=SAMPLE_DESIGN, read_geometry=False)
+            pyogrio.read_dataframe(
+                self.path, layer=SAMPLE_DESIGN, read_geometry=False, where=EVERY_ROW
+            )
             if SAMPLE_DESIGN in layers
             else LAYERS[SAMPLE_DESIGN].schema.empty_table().to_pandas(),
         )

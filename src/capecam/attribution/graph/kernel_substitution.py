@@ -175,7 +175,7 @@ class _Rewriter:
             weight = self._constants.tensor(conv.weight)
             packed = self._operations.packed_weight(weight, conv.groups, conv.transposed)
             self._weights[key] = self._constants.add(packed)
-        return self._graph.graph.get_attr(str(self._weights[key].target))
+        return self._weights[key]
 
     def _factors(
         self, norm: BatchNorm | None, bias: Node | None

@@ -44,6 +44,7 @@ def operand(g: OnnxGraph, x: Any, dtype: torch.dtype) -> Any:
 
 
 def dtype_of(call: Call) -> torch.dtype:
+    """Return the type of the elements of an operation's result."""
     if call.dtype is None:
         raise NotImplementedError("an operation by element with several results")
     return call.dtype

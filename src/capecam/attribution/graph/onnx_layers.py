@@ -134,32 +134,32 @@ def _upsample_backward(mode: str) -> Writer:
         x, size, before = call.args[:3]
         align_corners = call.args[3] if mode == "linear" else None
         rows, cols = (
-            interpolation(n, m, mode, align_corners) for n, m in zip(before[2:], size, strict=True)
+            _interpolation(n, m, mode, align_corners) for n, m in zip(before[2:], size, strict=True)
         )
         return _products(g, rows, x, cols.mT)
 
     return write
 
 
-def interpolation(n: int, size: int, mode: str, align_corners: bool | None) -> Tensor:
+def _interpolation(n: int, size: int, mode: str, align_corners: bool | None) -> Tensor:
     """Return (n, size) weights: the share of each of n samples in each of ``size``."""
     return F.interpolate(torch.eye(n)[None], size, mode=mode, align_corners=align_corners)[0]
 
 
 def _adaptive_pool(g: OnnxGraph, call: Call) -> Result:
     x, size = call.args
-    rows, cols = (shares(int(n), m) for n, m in zip(x.shape[-2:], size, strict=True))
+    rows, cols = (_shares(int(n), m) for n, m in zip(x.shape[-2:], size, strict=True))
     return _products(g, rows, x, cols.mT)
 
 
 def _adaptive_pool_backward(g: OnnxGraph, call: Call) -> Result:
     gradient, x = call.args
     sizes = zip(x.shape[-2:], gradient.shape[-2:], strict=True)
-    rows, cols = (shares(int(n), int(m)) for n, m in sizes)
+    rows, cols = (_shares(int(n), int(m)) for n, m in sizes)
     return _products(g, rows.mT, gradient, cols)
 
 
-def shares(n: int, windows: int) -> Tensor:
+def _shares(n: int, windows: int) -> Tensor:
     """Return (windows, n) weights of an adaptive average: 1 / length of a window in it."""
     return F.adaptive_avg_pool1d(torch.eye(n)[None], windows)[0].mT.contiguous()
 

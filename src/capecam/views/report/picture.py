@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ from capecam.io.gdal import gdal_settings, open_pixels
 from capecam.io.overview import FACTOR
 from capecam.mosaic.mosaic import Mosaic
 from capecam.mosaic.picture import draw_picture
+from capecam.store.records import WORKER_ENDED
 from capecam.store.run_folder import RunFolder
 
 LONGEST_PX = 1024
@@ -32,9 +32,6 @@ QUALITIES = (72, 50, 25)
 
 MAX_CLASSES_PX = 16_000_000
 """Maximum number of pixels of the overview of classes that are read."""
-
-ENDED = re.compile(r"\bworkers? ended\b")
-"""In the reasons of ``run.executors`` and ``run.ray_executor``."""
 
 CLASSES = "classes"
 
@@ -74,7 +71,7 @@ def city_picture(run: RunFolder, imagery: Mosaic | None) -> CityPicture | None:
 
 def _may_crash(run: RunFolder) -> bool:
     """Return True if an image has crashed a worker, and may crash this process, too."""
-    return any(ENDED.search(reason) for reason in run.record.failures.values())
+    return any(reason.startswith(WORKER_ENDED) for reason in run.record.failures.values())
 
 
 def _draw_classes(run: RunFolder) -> tuple[Window, Rgba] | None:
