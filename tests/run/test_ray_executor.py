@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,19 @@ def test_a_node_that_dies_costs_nothing_but_time(city: Path, cluster: str, tmp_p
         assert run.wait(4 * PATIENCE_S) == 0
     assert done(out) == 9
     same_products(out, city / "out")
+
+
+def test_a_run_that_gives_up_stops_its_workers_first(
+    city: Path, cluster: str, tmp_path: Path
+) -> None:
+    out, images = tmp_path / "out", tmp_path / "images"
+    shutil.copytree(city / "images", images)
+    spoiled = images / "5.tif"
+    spoiled.write_bytes(spoiled.read_bytes()[:4000])
+    options = ("--max-failures", "0", "--out", out, "--cluster", cluster)
+    capecam("run", images, "--config", city / "city.yaml", *options, code=3)
+    assert not in_the_making(out)
+    assert done(out) < 8
 
 
 def test_no_cluster_is_an_error(city: Path, tmp_path: Path) -> None:
