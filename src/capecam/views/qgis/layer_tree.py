@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from capecam.detections.measurement import middle_pixel_m
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M
@@ -17,7 +18,7 @@ from capecam.views.palette import EVIDENCE_COLORS
 from capecam.views.qgis import abstracts
 from capecam.views.qgis.product_styles import CLASSES, IMAGERY, PROBABILITY, method_styles
 from capecam.views.qgis.project import Bounds, Group, MapLayer, Project, Theme
-from capecam.views.qgis.review_pages import review_pages
+from capecam.views.qgis.review_pages import EXPLAIN, REVIEW, review_pages
 from capecam.views.styles.layers import (
     FAR,
     cells_style,
@@ -47,23 +48,18 @@ def project_of(run: RunFolder, counts: Mapping[str, int]) -> Project:
         run: a run with its city products.
         counts: number of detections by class name.
     """
-    queue, detections, imagery = _queue(), _detections(run), _imagery(run)
+    columns = pq.read_schema(run.detections()).names
+    queue, detections, imagery = _queue(columns), _detections(run, columns), _imagery(run)
     objects, heatmaps = _objects(run, counts), _heatmaps(run, counts)
-    explanations = (objects + heatmaps)[:1]
+    explained = (objects + heatmaps)[:1]
     groups = (
         queue, detections, _ledger(), *objects, *heatmaps, _probability(run), _classes(run),
         *imagery,
     )  # fmt: skip
-    themes = {
-        "Overview": (detections, *imagery),
-        "Explain": (detections, *explanations, *imagery),
-        "Review": (queue, *imagery),
-    }
     bounds, record = _bounds(run), run.record
     pages = review_pages(
         queue.layers[0],
-        [group.layers[0] for group in explanations],
-        [layer for group in imagery for layer in group.layers],
+        explained[0].layers[0] if explained else None,
         bounds=bounds,
         metres=float(middle_pixel_m(run.grid).mean() / np.mean(run.grid.pixel)),
         footer=_provenance(run),
@@ -75,12 +71,29 @@ def project_of(run: RunFolder, counts: Mapping[str, int]) -> Project:
         crs=run.grid.crs,
         bounds=bounds,
         groups=groups,
-        themes=tuple(Theme(name, _ticked(shown)) for name, shown in themes.items()),
+        themes=tuple(_themes(queue, detections, explained, imagery, run.names[1:])),
         layouts=(pages,),
     )
 
 
-def _ticked(groups: Sequence[Group]) -> frozenset[str]:
+def _themes(
+    queue: Group,
+    detections: Group,
+    explained: Sequence[Group],
+    imagery: Sequence[Group],
+    names: Sequence[str],
+) -> Iterator[Theme]:
+    """Yield what is shown together; explanations of the ticked class, and of each of them."""
+    found = _ticked(detections, *imagery)
+    yield Theme("Overview", found)
+    yield Theme(EXPLAIN, found | _ticked(*explained))
+    yield Theme(REVIEW, _ticked(queue, *imagery))
+    for group in explained:
+        for name, layer in zip(names, group.layers, strict=True):
+            yield Theme(f"{EXPLAIN}, {name}", found | {layer.id})
+
+
+def _ticked(*groups: Group) -> frozenset[str]:
     """Return the ids of the layers that are ticked in some groups."""
     return frozenset(layer.id for group in groups for layer in group.layers if layer.ticked)
 
@@ -110,19 +123,19 @@ def _bounds(run: RunFolder) -> Bounds:
     return run.layer(f"{CLASSES}.tif").grid.bounds
 
 
-def _queue() -> Group:
+def _queue(columns: Sequence[str]) -> Group:
     source = f'{GEOPACKAGE}|layername={LAYER}|subset="review" <= {QUEUE}'
     about = abstracts.QUEUE.format(count=QUEUE)
     nodes = {"legend/node-order": ",".join(map(str, range(1, len(EVIDENCE_COLORS) + 2)))}
     layer = MapLayer(
-        "review", f"First {QUEUE} to look at", source, about, queue_style(), legend=nodes
+        "review", f"First {QUEUE} to look at", source, about, queue_style(columns), legend=nodes
     )
     return Group("Review queue", (layer,))
 
 
-def _detections(run: RunFolder) -> Group:
+def _detections(run: RunFolder, columns: Sequence[str]) -> Group:
     source = f"{GEOPACKAGE}|layername="
-    outlines = replace(detections_style(run.settings.model.classes), from_scale=FAR)
+    outlines = replace(detections_style(run.settings.model.classes, columns), from_scale=FAR)
     layers = [
         MapLayer(LAYER, "All detections", source + LAYER, abstracts.DETECTIONS, outlines),
         _density(run),
@@ -170,7 +183,7 @@ def _objects(run: RunFolder, counts: Mapping[str, int]) -> list[Group]:
                 default[1],
                 dict(others),
                 ticked=name == ticked,
-                legend=_unit(f"share of the explanation in a block of {block_m:.2g} m"),
+                legend=_unit(f"share in a block of {block_m:.2g} m"),
             )
         )
     return [Group("Each object's explanation", tuple(layers), ticked=True, exclusive=True)]
@@ -201,7 +214,7 @@ def _heatmap(run: RunFolder, method: str, counts: Mapping[str, int]) -> list[Map
     ticked = _most_frequent(nonempty or names, counts)
     unit = "raw value" if run.raw else "0 to 1 of the city's scale"
     if run.is_by_root(method) and not run.raw:
-        unit = f"square root of {unit}"
+        unit = "root of 0 to 1 of the scale"
     layers = []
     for band, (name, top) in enumerate(zip(names, scale, strict=True), start=1):
         default, *others = method_styles(run, method, band).items()

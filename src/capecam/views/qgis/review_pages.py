@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from xml.etree import ElementTree as ET
 
@@ -21,6 +21,9 @@ LARGEST = 250
 
 SPACE = 1.6
 """Edge of a map, as a multiple of a large object."""
+
+REVIEW, EXPLAIN = "Review", "Explain"
+"""Themes that the maps show; the right one that of the object's class, which has its name."""
 
 ITEM = {
     "page": 65638, "map": 65639, "label": 65641, "legend": 65642, "scale bar": 65646,
@@ -47,8 +50,7 @@ Box = tuple[float, float, float, float]
 
 def review_pages(
     queue: MapLayer,
-    explanations: Sequence[MapLayer],
-    imagery: Sequence[MapLayer],
+    explanation: MapLayer | None,
     *,
     bounds: Bounds,
     metres: float,
@@ -58,9 +60,7 @@ def review_pages(
 
     Args:
         queue: layer with an object a page.
-        explanations: what the right map shows of class 1, if there is such a map; the ids of those
-            of other classes end with their number.
-        imagery: what both maps show underneath.
+        explanation: one of the layers that the right map shows; None: there is no such map.
         bounds: of the data.
         metres: length of a unit of the CRS.
         footer: text at the bottom of each page.
@@ -68,20 +68,15 @@ def review_pages(
     layout = ET.Element("Layout", name=NAME, units="mm", printResolution="200")
     pages = ET.SubElement(layout, "PageCollection")
     pages.append(_item("page", (0, 0, *PAGE_MM), "page"))
-    ground = [layer.id for layer in imagery]
     boxes = [(LEFT_MM + n * (MAP_MM + GAP_MM), TOP_MM, MAP_MM, MAP_MM) for n in range(2)]
-    where = "'" + "|".join([queue.id, *ground]) + "'"
-    layout.append(_map("imagery", boxes[0], where, bounds, metres))
-    layout.append(_label(_above(boxes[0]), "Imagery", 9, bold=True))
-    layout.append(_scale_bar(boxes[0], "imagery"))
-    legend = {"Evidence": queue}
-    for layer in explanations:
-        stem, rest = layer.id.rpartition("_")[0], "".join(f"|{entry}" for entry in ground)
-        why = f"""'{queue.id}|{stem}_' || "class_id" || '{rest}'"""
-        layout.append(_map("explanation", boxes[1], why, bounds, metres))
-        layout.append(_label(_above(boxes[1]), "Explanation", 9, bold=True))
-        layout.append(_scale_bar(boxes[1], "explanation"))
-        legend["Explanation"] = layer
+    maps, legend = {"Imagery": f"'{REVIEW}'"}, {"Evidence": queue}
+    if explanation is not None:
+        maps["Explanation"] = f"""'{EXPLAIN}, ' || "class\""""
+        legend["Explanation"] = explanation
+    for (name, theme), box in zip(maps.items(), boxes, strict=False):
+        layout.append(_map(name, box, theme, bounds, metres))
+        layout.append(_label(_above(box), name, 9, bold=True))
+        layout.append(_scale_bar(box, name))
     side = LEFT_MM + 2 * (MAP_MM + GAP_MM)
     layout.append(_legend((side, TOP_MM, PAGE_MM[0] - side - 5, 90), legend))
     title = f"""[% "review" %]  [% "class" %], {shown("area_m2", 1)} m²"""
@@ -122,24 +117,24 @@ def _item(kind: str, box: Box, key: str = "", **attributes: str) -> ET.Element:
 
 def _above(box: Box) -> Box:
     left, top, width, _ = box
-    return left, top - 5, width, 5
+    return left, top - 6, width, 6
 
 
-def _map(key: str, box: Box, layers: str, bounds: Bounds, metres: float) -> ET.Element:
+def _map(key: str, box: Box, theme: str, bounds: Bounds, metres: float) -> ET.Element:
     """Return a map around the object of the page.
 
     Args:
         key: name of the item.
         box: place on the page.
-        layers: QGIS expression of their ids, the topmost first.
+        theme: QGIS expression of the theme that it shows.
         bounds: extent until there is an object.
         metres: length of a unit of the CRS.
     """
-    element = _item("map", box, key, frame="true", followPreset="false", keepLayerSet="false")
+    element = _item("map", box, key, frame="true", followPreset="true")
     size = "max(bounds_width(@atlas_geometry), bounds_height(@atlas_geometry))"
     large = f"{SPACE * 1000 * metres / MAP_MM!r} * {size}"
     scale = f"50 * ceil(max({LARGEST}, coalesce({large}, 0)) / 50)"
-    properties = {"dataDefinedMapLayers": layers, "dataDefinedMapScale": scale}
+    properties = {"dataDefinedMapStylePreset": theme, "dataDefinedMapScale": scale}
     ET.SubElement(element, "LayoutObject").append(expressions(properties, "dataDefinedProperties"))
     corners = zip(("xmin", "ymin", "xmax", "ymax"), map(repr, bounds), strict=True)
     ET.SubElement(element, "Extent", dict(corners))
@@ -177,7 +172,7 @@ def _label(
 def _legend(box: Box, layers: Mapping[str, MapLayer]) -> ET.Element:
     """Return the legend of some layers, under other names."""
     element = _item(
-        "legend", box, "legend", map_uuid="{imagery}", resizeToContents="1", columnCount="1",
+        "legend", box, "legend", map_uuid="{Imagery}", resizeToContents="1", columnCount="1",
         symbolWidth="6", symbolHeight="3.5", title="", wrapChar="|",
     )  # fmt: skip
     styles = ET.SubElement(element, "styles")

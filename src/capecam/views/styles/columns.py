@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from capecam.detections.object_columns import MEANINGS
@@ -28,15 +28,15 @@ OBJECT = {
 """Names by column of a detection (docs/outputs.md)."""
 
 OWN = {
-    "own_share": "On the object (share of its map)",
-    "own_near": "On it or within 2 m (share of its map)",
-    "own_peak_m": "Distance of the peak (m)",
-    "leak": "On others of its class (share of its map)",
-    "own_drop": "Lost by blurring where its map is highest (share)",
-    "distance_drop": "Lost by blurring what is nearest (share)",
-    "random_drop": "Lost by blurring at random (share)",
-    "alone": "Left with the object alone (share)",
-    "without": "Left without the object (share)",
+    "own_share": "Its map: share on the object",
+    "own_near": "Its map: share on it or within 2 m",
+    "own_peak_m": "Its map: distance of the peak (m)",
+    "leak": "Its map: share on others of its class",
+    "own_drop": "Blurred where its map is highest: share lost",
+    "distance_drop": "Blurred where it is nearest: share lost",
+    "random_drop": "Blurred at random: share lost",
+    "alone": "The object alone: share left",
+    "without": "Without the object: share left",
 }
 """Names of the numbers of its own explanation."""
 
@@ -63,6 +63,8 @@ HEATMAPS = {
     for method in METHODS
     for end, name in HEATMAP.items()
 }
+
+DETECTION = OBJECT | OWN | SIGNALS | HEATMAPS
 
 CELL = {
     "cell": "Image",
@@ -99,6 +101,9 @@ VERDICT = {
 DECIMALS = {"lon": 6, "lat": 6, "area_m2": 1, "own_peak_m": 1}
 """Decimals of numbers; all others have 2."""
 
+LARGEST = 10**12
+"""Range of the widgets of numbers."""
+
 TEXTS = ("id", "class", "class_id", "review", "evidence", "reason", "rival", "images")
 
 TABS = {
@@ -121,11 +126,6 @@ def shown(column: str, decimals: int = 2) -> str:
     return f"[% coalesce({value}, '–') %]"
 
 
-def _row(text: str, *columns: str) -> str:
-    cells = "".join(f"<td align='right'>{shown(column)}</td>" for column in columns)
-    return f"<tr><td>{text}</td>{cells}</tr>"
-
-
 MEANING = ", ".join(f"{quoted(word)}, {quoted(text)}" for word, text in MEANINGS.items())
 
 EVIDENCE_SENTENCE = f"coalesce(\"evidence\" || '. ' || map_get(map({MEANING}), \"evidence\"), '–')"
@@ -136,23 +136,20 @@ PANEL = f"file_path(layer_property(@layer, 'path')) || '/{PANELS}/' || \"id\" ||
 
 PICTURE = (
     f'[% CASE WHEN file_exists({PANEL}) THEN \'<img width="480" src="file:///\' || '
-    f"ltrim({PANEL}, '/') || '\">' ELSE '' END %]"
+    f"regexp_replace({PANEL}, '^/', '') || '\">' ELSE '' END %]"
 )
 
 TIP = f"""<b>[% "class" %]</b> {shown("area_m2", 1)} m²<br>
 Evidence: [% {EVIDENCE_SENTENCE} %]
-<table cellspacing="0" cellpadding="1">
-{_row("Confidence", "confidence")}
-{_row("Probability of being right", "p_right")}
-{_row("Share of its map on the object", "own_share")}
-{_row("Lost by blurring where its map is highest", "own_drop")}
-{_row("Lost by blurring at random", "random_drop")}
-{_row("Left with the object alone", "alone")}
-{_row("Left without the object", "without")}
-<tr><td>Rival: [% coalesce("rival", '–') %]</td><td align='right'>{shown("rival_in")}</td></tr>
-</table>
+<table cellspacing="0" cellpadding="1">{{numbers}}</table>
 [% "id" %], number [% "review" %] of the review queue<br>{PICTURE}"""
 """What is shown over a detection: its numbers, and its panel if there is one."""
+
+IN_TIP = (
+    "confidence", "p_right", "rival", "rival_in", "own_share", "own_drop", "random_drop", "alone",
+    "without",
+)  # fmt: skip
+"""Columns whose values are in it."""
 
 
 def named(names: Mapping[str, str]) -> ET.Element:
@@ -163,33 +160,47 @@ def named(names: Mapping[str, str]) -> ET.Element:
     return element
 
 
-def detection_form() -> tuple[ET.Element, ...]:
+def detection_form(columns: Sequence[str]) -> tuple[ET.Element, ...]:
     """Return names, tabs and formats of the columns of detections, and the tip over one.
 
     Numbers have two decimals, and can therefore not be edited in the form, which would round them.
+
+    Args:
+        columns: those of the table.
     """
-    names = OBJECT | OWN | SIGNALS | HEATMAPS
     formats, editable = ET.Element("fieldConfiguration"), ET.Element("editable")
-    for column in names:
-        if column not in TEXTS:
-            ET.SubElement(formats, "field", name=column).append(_number(DECIMALS.get(column, 2)))
-            ET.SubElement(editable, "field", name=column, editable="0")
     layout, form = ET.Element("editorlayout"), ET.Element("attributeEditorForm")
     layout.text = "tablayout"
-    for title, columns in TABS.items():
-        tab = ET.SubElement(form, "attributeEditorContainer", {
-            "name": title, "groupBox": "0", "columnCount": "1", "showLabel": "1",
-        })  # fmt: skip
-        for column in columns:
+    for title, names in TABS.items():
+        present = [column for column in names if column in columns]
+        if present:
+            tab = ET.SubElement(form, "attributeEditorContainer", {
+                "name": title, "groupBox": "0", "columnCount": "1", "showLabel": "1",
+            })  # fmt: skip
+        for column in present:
             ET.SubElement(tab, "attributeEditorField", name=column, showLabel="1")
+            if column not in TEXTS:
+                number = _number(DECIMALS.get(column, 2))
+                ET.SubElement(formats, "field", name=column).append(number)
+                ET.SubElement(editable, "field", name=column, editable="0")
     tip = ET.Element("mapTip")
-    tip.text = TIP
-    return named(names), formats, editable, layout, form, tip
+    tip.text = TIP.format(numbers="".join(map(_row, filter(columns.__contains__, IN_TIP))))
+    return named(DETECTION), formats, editable, layout, form, tip
+
+
+def _row(column: str) -> str:
+    value = f'[% "{column}" %]' if column in TEXTS else shown(column)
+    return f"<tr><td>{DETECTION[column]}</td><td align='right'>{value}</td></tr>"
 
 
 def _number(decimals: int) -> ET.Element:
     """Return the widget of a number with a fixed number of decimals."""
     widget = ET.Element("editWidget", type="Range")
     config = ET.SubElement(ET.SubElement(widget, "config"), "Option", type="Map")
-    ET.SubElement(config, "Option", type="int", name="Precision", value=str(decimals))
+    for name, kind, value in (
+        ("AllowNull", "bool", "true"), ("Min", "double", f"{-LARGEST}"),
+        ("Max", "double", f"{LARGEST}"), ("Step", "double", "1"),
+        ("Precision", "int", f"{decimals}"), ("Style", "QString", "SpinBox"),
+    ):  # fmt: skip
+        ET.SubElement(config, "Option", type=kind, name=name, value=value)
     return widget

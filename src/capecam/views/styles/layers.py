@@ -111,27 +111,35 @@ def object_styles(band: int) -> dict[str, LayerStyle]:
     return {name: ramped(band, ramp, top, label) for name, ramp in ramps.items()}
 
 
-def detections_style(classes: Sequence[ClassSettings]) -> LayerStyle:
-    """Return outlines by class, with labels at large scales."""
+def detections_style(classes: Sequence[ClassSettings], columns: Sequence[str]) -> LayerStyle:
+    """Return outlines by class, with labels at large scales.
+
+    Args:
+        classes: all classes, the background first.
+        columns: those of the table.
+    """
     rules = [
         Rule(entry.name, f'"class_id" = {class_id}', outlined(entry.color))
         for class_id, entry in enumerate(classes[1:], start=1)
     ]
     label = Label(EVIDENCE_LABEL, from_scale=CLOSE)
-    return ruled(rules, *detection_form(), labels=labelled(label))
+    return ruled(rules, *detection_form(columns), labels=labelled(label))
 
 
 def density_style(counts: NDArray[np.float64]) -> LayerStyle:
     """Return cells shaded by their number of pieces, for small scales."""
     shades = graduated('"detections"', counts, DENSITY_COLOR, "not done")
     number = Label('"detections"', "inside", 7.0, from_scale=COUNTED)
-    return replace(ruled(shades, labels=labelled(number)), to_scale=FAR)
+    return replace(ruled(shades, named(CELL), labels=labelled(number)), to_scale=FAR)
 
 
-def queue_style() -> LayerStyle:
+def queue_style(columns: Sequence[str]) -> LayerStyle:
     """Return the review queue by evidence: discs when zoomed out, outlines when zoomed in.
 
     The object of a printed page has a halo; its rule is the first, and not for legends.
+
+    Args:
+        columns: those of the table.
     """
     rules = [Rule("on this page", "coalesce(@atlas_featureid = $id, false)", halo(SELECTED_COLOR))]
     rules += [
@@ -146,7 +154,7 @@ def queue_style() -> LayerStyle:
     order = {"sortExpression": '"review"', "sortOrder": "0"}
     table = ET.Element("attributetableconfig", order)
     labels = labelled_by_rule([number, text])
-    return ruled(rules, *detection_form(), table, labels=labels)
+    return ruled(rules, *detection_form(columns), table, labels=labels)
 
 
 def rejected_style() -> LayerStyle:

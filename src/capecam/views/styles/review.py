@@ -95,7 +95,8 @@ def _with_form(
         fixed: columns that cannot be changed in the form.
     """
     fields = ET.Element("fieldConfiguration")
-    for name, widget in widgets.items():
+    hidden = {"fid": ET.Element("editWidget", type="Hidden")}
+    for name, widget in (hidden | dict(widgets)).items():
         ET.SubElement(fields, "field", name=name).append(widget)
     defaults, editable = ET.Element("defaults"), ET.Element("editable")
     for name, expression in {"reviewer": "@user_full_name", "checked_at": NOW}.items():
