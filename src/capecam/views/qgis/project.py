@@ -226,7 +226,11 @@ def _map_layer(layer: MapLayer, title: str, crs: str) -> ET.Element:
 
 
 def _presets(project: Project) -> ET.Element:
-    """Return the themes; a group is ticked if one of its layers is shown."""
+    """Return the themes; a group is ticked if one of its layers is shown.
+
+    QGIS ticks the layers that a theme lists. Those of other groups are listed, too, so that ticking
+    such a group shows something, as when the project was opened.
+    """
     element = ET.Element("visibility-presets")
     for theme in project.themes:
         preset = ET.SubElement(element, "visibility-preset", {
@@ -234,12 +238,12 @@ def _presets(project: Project) -> ET.Element:
         })  # fmt: skip
         checked = ET.Element("checked-group-nodes")
         for group in project.groups:
-            shown = [layer.id in theme.layers for layer in group.layers]
-            for layer, visible in zip(group.layers, shown, strict=True):
+            shown = [layer for layer in group.layers if layer.id in theme.layers]
+            for layer in shown or [entry for entry in group.layers if entry.ticked]:
                 ET.SubElement(
-                    preset, "layer", id=layer.id, style="default", visible=str(int(visible))
+                    preset, "layer", id=layer.id, style="default", visible=str(int(bool(shown)))
                 )
-            if any(shown):
+            if shown:
                 ET.SubElement(checked, "checked-group-node", id=group.name)
         preset.append(checked)
     return element

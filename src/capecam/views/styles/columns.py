@@ -101,13 +101,13 @@ VERDICT = {
 DECIMALS = {"lon": 6, "lat": 6, "area_m2": 1, "own_peak_m": 1}
 """Decimals of numbers; all others have 2."""
 
-LARGEST = 10**12
-"""Range of the widgets of numbers."""
+LARGEST = 10**6
+"""Ends of the range of the widgets of numbers, which are as wide as these."""
 
 TEXTS = ("id", "class", "class_id", "review", "evidence", "reason", "rival", "images")
 
 TABS = {
-    "Object": tuple(OBJECT),
+    "Object": tuple(column for column in OBJECT if column != "class_id"),
     "Its explanation": ("evidence", *OWN),
     "Signals": tuple(SIGNALS),
     "Heatmaps of tiles": tuple(HEATMAPS),
@@ -122,7 +122,8 @@ def quoted(text: str) -> str:
 
 def shown(column: str, decimals: int = 2) -> str:
     """Return the part of a tip that shows a number, or a dash where there is none."""
-    value = f"format_number(attribute($currentfeature, '{column}'), {decimals})"
+    rounded = f"round(attribute($currentfeature, '{column}'), {decimals}) + 0"  # no -0.00
+    value = f"format_number({rounded}, {decimals})"
     return f"[% coalesce({value}, '–') %]"
 
 
