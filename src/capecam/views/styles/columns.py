@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 from capecam.detections.object_columns import MEANINGS
 from capecam.settings import METHODS, TITLES
 from capecam.store.file_names import PANELS
+from capecam.views.palette import WHITE
 
 OBJECT = {
     "id": "Id",
@@ -140,10 +141,11 @@ PICTURE = (
     f"regexp_replace({PANEL}, '^/', '') || '\">' ELSE '' END %]"
 )
 
-TIP = f"""<b>[% "class" %]</b> {shown("area_m2", 1)} m²<br>
+TIP = f"""<table bgcolor="{WHITE}" cellpadding="4"><tr><td>
+<b>[% "class" %]</b> {shown("area_m2", 1)} m²<br>
 Evidence: [% {EVIDENCE_SENTENCE} %]
 <table cellspacing="0" cellpadding="1">{{numbers}}</table>
-[% "id" %], number [% "review" %] of the review queue<br>{PICTURE}"""
+[% "id" %], number [% "review" %] of the review queue<br>{PICTURE}</td></tr></table>"""
 """What is shown over a detection: its numbers, and its panel if there is one."""
 
 IN_TIP = (
