@@ -289,7 +289,7 @@ def _imagery(run: RunFolder) -> list[Group]:
         about += abstracts.IMAGERY_SCALE.format(scale=scale)
     layer = MapLayer(
         "imagery", "Images of the run", IMAGERY, about, imagery_style(run.grid),
-        legend={"legend/node-order": "empty"}, attribution=run.settings.qgis.attribution,
+        legend={"legend/node-order": "empty"}, attribution=run.settings.qgis.attribution or "",
     )  # fmt: skip
     return [Group("Imagery", (layer,), ticked=True)]
 
