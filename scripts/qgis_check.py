@@ -411,6 +411,8 @@ def pages(project: QgsProject, pictures: Path | None) -> Iterator[str]:
         for item in (x for x in layout.items() if isinstance(x, QgsLayoutItemMap)):
             if not item.extent().contains(feature.geometry().boundingBox()):
                 yield f"page {rank} does not show its object in {item.id()}"
+            if abs(item.rect().width() - item.rect().height()) > 0.1:
+                yield f"{item.id()} of page {rank} is not square"
             if not mapped(image, item.sceneBoundingRect()):
                 yield f"{item.id()} of page {rank} is white"
         if pictures:

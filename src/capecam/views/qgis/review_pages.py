@@ -136,7 +136,10 @@ def _map(key: str, box: Box, theme: str, bounds: Bounds, metres: float) -> ET.El
     scale = f"50 * ceil(max({LARGEST}, coalesce({large}, 0)) / 50)"
     properties = {"dataDefinedMapStylePreset": theme, "dataDefinedMapScale": scale}
     ET.SubElement(element, "LayoutObject").append(expressions(properties, "dataDefinedProperties"))
-    corners = zip(("xmin", "ymin", "xmax", "ymax"), map(repr, bounds), strict=True)
+    left, bottom, right, top = bounds
+    x, y, half = (left + right) / 2, (bottom + top) / 2, max(right - left, top - bottom) / 2
+    square = (x - half, y - half, x + half, y + half)  # the map would take the shape of its extent
+    corners = zip(("xmin", "ymin", "xmax", "ymax"), map(repr, square), strict=True)
     ET.SubElement(element, "Extent", dict(corners))
     ET.SubElement(element, "AtlasMap", atlasDriven="1", scalingMode="0", margin="0.1")
     return element

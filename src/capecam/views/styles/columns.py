@@ -145,7 +145,7 @@ TIP = f"""<table bgcolor="{WHITE}" cellpadding="4"><tr><td>
 <b>[% "class" %]</b> {shown("area_m2", 1)} m²<br>
 Evidence: [% {EVIDENCE_SENTENCE} %]
 <table cellspacing="0" cellpadding="1">{{numbers}}</table>
-[% "id" %], number [% "review" %] of the review queue<br>{PICTURE}</td></tr></table>"""
+[% "id" %], number [% "review" %] of the review queue</td></tr></table>{PICTURE}"""
 """What is shown over a detection: its numbers, and its panel if there is one."""
 
 IN_TIP = (
@@ -193,7 +193,7 @@ def detection_form(columns: Sequence[str]) -> tuple[ET.Element, ...]:
 
 def _row(column: str) -> str:
     value = f'[% "{column}" %]' if column in TEXTS else shown(column)
-    return f"<tr><td>{DETECTION[column]}</td><td align='right'>{value}</td></tr>"
+    return f"<tr><td align='right'>{value}</td><td>{DETECTION[column]}</td></tr>"
 
 
 def _number(decimals: int) -> ET.Element:
