@@ -103,7 +103,7 @@ def _provenance(run: RunFolder) -> str:
     record, checkpoint = run.record, run.settings.checkpoint
     name = f"{checkpoint.name}, " if checkpoint else ""
     parts = [
-        f"capecam {record.capecam}, run of {record.started[:10]}" if record.started else "capecam",
+        f"capecam {record.capecam}" + (f", run of {record.started[:10]}" if record.started else ""),
         f"network: {name}{record.checkpoint.architecture}, sha256 {record.checkpoint.sha256[:12]}",
     ]
     if run.settings.qgis.attribution:
@@ -126,10 +126,11 @@ def _bounds(run: RunFolder) -> Bounds:
 def _queue(columns: Sequence[str]) -> Group:
     source = f'{GEOPACKAGE}|layername={LAYER}|subset="review" <= {QUEUE}'
     about = abstracts.QUEUE.format(count=QUEUE)
-    nodes = {"legend/node-order": ",".join(map(str, range(1, len(EVIDENCE_COLORS) + 2)))}
+    nodes = range(1, len(EVIDENCE_COLORS) + 2)  # without the object of a page
     layer = MapLayer(
-        "review", f"First {QUEUE} to look at", source, about, queue_style(columns), legend=nodes
-    )
+        "review", f"First {QUEUE} to look at", source, about, queue_style(columns),
+        legend=_only(nodes),
+    )  # fmt: skip
     return Group("Review queue", (layer,))
 
 

@@ -75,25 +75,25 @@ def review_pages(
         legend["Explanation"] = explanation
     for (name, theme), box in zip(maps.items(), boxes, strict=False):
         layout.append(_map(name, box, theme, bounds, metres))
-        layout.append(_label(_above(box), name, 9, bold=True))
+        layout.append(_label(f"title of {name}", _above(box), name, 9, bold=True))
         layout.append(_scale_bar(box, name))
     side = LEFT_MM + 2 * (MAP_MM + GAP_MM)
     layout.append(_legend((side, TOP_MM, PAGE_MM[0] - side - 5, 90), legend))
     title = f"""[% "review" %]  [% "class" %], {shown("area_m2", 1)} m²"""
-    layout.append(_label((LEFT_MM, 8, 200, 8), title, 15, bold=True))
+    layout.append(_label("object", (LEFT_MM, 8, 200, 8), title, 15, bold=True))
     count = "Page [% @atlas_featurenumber %] of [% @atlas_totalfeatures %]"
-    layout.append(_label((227, 8, 60, 8), count, 9, align="right"))
+    layout.append(_label("page number", (227, 8, 60, 8), count, 9, align="right"))
     below = TOP_MM + MAP_MM + GAP_MM
     names, values = "\n".join(NUMBERS.values()), "\n".join(map(shown, NUMBERS))
-    layout.append(_label((LEFT_MM, below, 78, 60), names, 8))
-    layout.append(_label((LEFT_MM + 78, below, 20, 60), values, 8, align="right"))
+    layout.append(_label("names of numbers", (LEFT_MM, below, 78, 60), names, 8))
+    layout.append(_label("numbers", (LEFT_MM + 78, below, 20, 60), values, 8, align="right"))
     about = (
         f"Evidence: [% {EVIDENCE_SENTENCE} %]\nRival class: [% coalesce(\"rival\", '–') %]\n\n"
         f'Object [% "id" %]\n{shown("lat", 6)}°, {shown("lon", 6)}°\nImages: [% "images" %]'
     )
-    layout.append(_label((boxes[1][0], below, 80, 60), about, 8))
-    layout.append(_label((side - 28, below, 80, 60), VERDICT, 9))
-    layout.append(_label((LEFT_MM, 200, 277, 6), footer, 7))
+    layout.append(_label("evidence and location", (boxes[1][0], below, 80, 60), about, 8))
+    layout.append(_label("verdict", (side - 28, below, 80, 60), VERDICT, 9))
+    layout.append(_label("footer", (LEFT_MM, 200, 277, 6), footer, 7))
     ET.SubElement(layout, "Atlas", {
         "enabled": "1", "coverageLayer": queue.id, "coverageLayerName": queue.name,
         "coverageLayerProvider": queue.provider, "coverageLayerSource": f"./{queue.source}",
@@ -104,8 +104,8 @@ def review_pages(
     return layout
 
 
-def _item(kind: str, box: Box, key: str = "", **attributes: str) -> ET.Element:
-    """Return an item of the page."""
+def _item(kind: str, box: Box, key: str, **attributes: str) -> ET.Element:
+    """Return an item of the page; its key is unique."""
     left, top, width, height = box
     place, size = f"{left:g},{top:g},mm", f"{width:g},{height:g},mm"
     return ET.Element("LayoutItem", {
@@ -162,11 +162,13 @@ def _scale_bar(box: Box, of_map: str) -> ET.Element:
 
 
 def _label(
-    box: Box, text: str, size_pt: int, *, bold: bool = False, align: str = "left"
+    key: str, box: Box, text: str, size_pt: int, *, bold: bool = False, align: str = "left"
 ) -> ET.Element:
     """Return a text, in which QGIS expressions stand between ``[%`` and ``%]``."""
     codes = {"left": "1", "right": "2"}
-    element = _item("label", box, labelText=text, htmlState="0", valign="32", halign=codes[align])
+    element = _item(
+        "label", box, key, labelText=text, htmlState="0", valign="32", halign=codes[align]
+    )
     weight = 75 if bold else 50
     ET.SubElement(element, "LabelFont", description=f"Sans Serif,{size_pt},-1,5,{weight},0,0,0,0,0")
     return element
@@ -176,7 +178,7 @@ def _legend(box: Box, layers: Mapping[str, MapLayer]) -> ET.Element:
     """Return the legend of some layers, under other names."""
     element = _item(
         "legend", box, "legend", map_uuid="{Imagery}", resizeToContents="1", columnCount="1",
-        symbolWidth="6", symbolHeight="3.5", title="", wrapChar="|",
+        symbolWidth="6", symbolHeight="3.5", title="",
     )  # fmt: skip
     styles = ET.SubElement(element, "styles")
     for name, size, margin in (

@@ -49,6 +49,7 @@ SIGNALS = {
     "compactness": "Compactness (0 to 1)",
     "rectangularity": "Rectangularity (0 to 1)",
 }
+"""Names of what tells right ones from wrong ones."""
 
 HEATMAP = {
     "in": "mean inside (0 to 1)",
@@ -66,6 +67,7 @@ HEATMAPS = {
 }
 
 DETECTION = OBJECT | OWN | SIGNALS | HEATMAPS
+"""Names of all columns of a detection."""
 
 CELL = {
     "cell": "Image",
@@ -106,6 +108,7 @@ LARGEST = 10**6
 """Ends of the range of the widgets of numbers, which are as wide as these."""
 
 TEXTS = ("id", "class", "class_id", "review", "evidence", "reason", "rival", "images")
+"""Columns that are shown as they are; all others are numbers with decimals."""
 
 TABS = {
     "Object": tuple(column for column in OBJECT if column != "class_id"),
@@ -144,7 +147,7 @@ PICTURE = (
 TIP = f"""<table bgcolor="{WHITE}" cellpadding="4"><tr><td>
 <b>[% "class" %]</b> {shown("area_m2", 1)} m²<br>
 Evidence: [% {EVIDENCE_SENTENCE} %]
-<table cellspacing="0" cellpadding="1">{{numbers}}</table>
+<table cellspacing="0" cellpadding="2">{{numbers}}</table>
 [% "id" %], number [% "review" %] of the review queue</td></tr></table>{PICTURE}"""
 """What is shown over a detection: its numbers, and its panel if there is one."""
 
