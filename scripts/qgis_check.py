@@ -351,20 +351,21 @@ def tip_of(layer: QgsVectorLayer, feature: QgsFeature) -> str:
 
 
 def selection(project: QgsProject) -> Iterator[str]:
-    """Whether selected detections differ from others, and from white."""
-    layer = project.mapLayer("capecam_detections")
+    """Whether selected detections differ from others, and from white, from afar and close up."""
     color = project.selectionColor()
     if color == QColor(Qt.white) or color.alpha() == 255:
         yield f"what is selected is {color.name(QColor.HexArgb)}"
-    for feature in largest(layer):
-        settings = close_up(project, feature)
-        settings.setFlag(QgsMapSettings.DrawSelection, True)
-        settings.setLayers([layer])
-        before = render(settings)
-        layer.select(feature.id())
-        if render(settings) == before:
-            yield "a selected detection looks like the others"
-        layer.removeSelection()
+    for name in ("capecam_detections", "capecam_review"):
+        layer = project.mapLayer(name)
+        for feature in largest(layer):
+            for settings in (close_up(project, feature), as_opened(project)):
+                settings.setFlag(QgsMapSettings.DrawSelection, True)
+                settings.setLayers([layer])
+                before = render(settings)
+                layer.select(feature.id())
+                if layer.isInScaleRange(settings.scale()) and render(settings) == before:
+                    yield f"a selected object of {name} looks like the others"
+                layer.removeSelection()
 
 
 def labels(project: QgsProject) -> Iterator[str]:

@@ -75,7 +75,9 @@ def marked(color: str, size_mm: float, to_scale: int) -> ET.Element:
         "name": "circle", "color": rgba(color, 235), "size": f"{size_mm:g}", "size_unit": "MM",
         "outline_color": rgba(_against(color)), "outline_width": "0.3", "outline_width_unit": "MM",
     }  # fmt: skip
-    centre = layer("CentroidFill", {"point_on_surface": "1", "point_on_all_parts": "0"})
+    # Not a CentroidFill, which QGIS 3.22 does not draw in the colour of what is selected.
+    point = {"SymbolType": "Marker", "geometryModifier": "point_on_surface($geometry)"}
+    centre = layer("GeometryGenerator", point | {"units": "MapUnit"})
     centre.append(expressions({"enabled": f"@map_scale > {to_scale}"}))
     centre.append(symbol("marker", layer("SimpleMarker", disc), name="@0@3"))
     element = outlined(color, dash=True, alpha=0)
