@@ -4,7 +4,8 @@ Usage: /usr/bin/python3 scripts/qgis_check.py OUT [--pictures DIR]
 
 Run it with the Python that QGIS belongs to (Debian: apt-get install --no-install-recommends
 python3-qgis); capecam is not needed. A line a check; the exit code is 1 if one is bad. The pictures
-are there to be looked at: the map as it opens, close up, every group, and a page with the legend.
+are there to be looked at: the map as it opens, close up, with everything selected, every theme and
+every group, a page with the legend, and the first pages of the review queue.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ from qgis.core import (
     QgsApplication,
     QgsCoordinateReferenceSystem,
     QgsDataProvider,
+    QgsExpression,
     QgsExpressionContext,
     QgsExpressionContextUtils,
+    QgsFeature,
     QgsFeatureRequest,
+    QgsGeometry,
     QgsLayerTreeGroup,
+    QgsLayerTreeModel,
     QgsLayoutExporter,
     QgsLayoutItemLegend,
     QgsLayoutItemMap,
@@ -48,7 +53,7 @@ from qgis.core import (
     QgsRectangle,
     QgsVectorLayer,
 )
-from qgis.PyQt.QtCore import QRectF, QSize
+from qgis.PyQt.QtCore import QRectF, QSize, Qt
 from qgis.PyQt.QtGui import QColor, QImage
 
 SIZE = QSize(1400, 1000)
@@ -59,6 +64,8 @@ CELLS = 20
 """Cells of which every product is opened alone; they are made alike."""
 SAMPLE = 200
 """Detections that are looked for on the map."""
+PAGES = 3
+"""Pages of the review queue that are looked at; they are made alike."""
 PALE = 24
 """Levels by which a pixel must differ from the empty map."""
 OBJECTS, OBJECTS_TOP = "objects", 0.1
@@ -130,8 +137,14 @@ def main() -> None:
         report.check("every layer is valid, in the CRS of the imagery", layers(project, run))
         report.check("renderers, ranges and styles", renderers(project, run))
         report.check("groups, and what shows at first", tree(project, run))
+        report.check("legends name everything once, with a unit", legends(project))
+        report.check("themes", themes(project))
+        report.check("columns have names, detections a tip and a form", columns(project))
         report.check("detections are on the map", drawn(project, run))
         report.check("every layer that is not empty draws something", not_blank(project, run))
+        report.check("what is selected is seen, and what is under it", selection(project))
+        report.check("labels lie at their objects", labels(project))
+        report.check("a page for each object of the queue", pages(project, arguments.pictures))
         if arguments.pictures:
             take_pictures(project, arguments.pictures)
     with tempfile.TemporaryDirectory(dir=out.parent) as moved:
@@ -275,6 +288,163 @@ def tree(project: QgsProject, run: Run) -> Iterator[str]:
         yield f"the map opens at {view.toString(0)}, the data are at {data.toString(0)}"
 
 
+def legends(project: QgsProject) -> Iterator[str]:
+    """What the legend says twice, or without a unit."""
+    root = project.layerTreeRoot()
+    model = QgsLayerTreeModel(root)
+    for group in root.findGroups():
+        for node in group.findLayers():
+            if node.name() == group.name():
+                yield f"{group.name()} is in {group.name()}"
+            entries = [x.data(Qt.DisplayRole) for x in model.layerLegendNodes(node)]
+            if any(str(text).startswith("Band ") for text in entries) or (
+                node.layer().type() == QgsMapLayer.RasterLayer and node.name() in entries
+            ):
+                yield f"the legend of {node.name()} in {group.name()} has {entries}"
+
+
+def themes(project: QgsProject) -> Iterator[str]:
+    """What is wrong with the themes, and what they leave behind."""
+    collection, root = project.mapThemeCollection(), project.layerTreeRoot()
+    model = QgsLayerTreeModel(root)
+    as_it_opens = collection.createThemeFromCurrentState(root, model)
+    for wanted in ("Overview", "Explain", "Review"):
+        if not collection.hasMapTheme(wanted):
+            yield f"there is no theme {wanted}, but {collection.mapThemes()}"
+            continue
+        collection.applyTheme(wanted, root, model)
+        shown = {node.layer().id() for node in root.findLayers() if node.isVisible()}
+        of_theme = {layer.id() for layer in collection.mapThemeVisibleLayers(wanted)}
+        if shown != of_theme or not shown:
+            yield f"{wanted} shows {sorted(shown)}, not {sorted(of_theme)}"
+        for group in root.findGroups():
+            if not any(node.itemVisibilityChecked() for node in group.findLayers()):
+                yield f"after {wanted}, ticking {group.name()} would show nothing"
+    collection.insert("as it opens", as_it_opens)
+    collection.applyTheme("as it opens", root, model)
+    collection.removeMapTheme("as it opens")
+
+
+def columns(project: QgsProject) -> Iterator[str]:
+    """Columns without a name, and what is wrong with the tip over a detection."""
+    for layer in project.mapLayers().values():
+        if isinstance(layer, QgsVectorLayer):
+            nameless = [f.name() for f in layer.fields() if not f.alias() and f.name() != "fid"]
+            if nameless:
+                yield f"{layer.id()} has no names for {nameless}"
+    for name in ("capecam_detections", "capecam_review"):
+        layer = project.mapLayer(name)
+        if not layer.editFormConfig().tabs():
+            yield f"{name} has no form"
+        for feature in layer.getFeatures(QgsFeatureRequest().setLimit(1)):
+            tip = tip_of(layer, feature)
+            if "[%" in tip or feature["class"] not in tip or feature["id"] not in tip:
+                yield f"the tip of {name} is {tip!r}"
+
+
+def tip_of(layer: QgsVectorLayer, feature: QgsFeature) -> str:
+    """What is shown over a feature."""
+    scopes = QgsExpressionContextUtils.globalProjectLayerScopes(layer)
+    context = QgsExpressionContext(scopes)
+    context.setFeature(feature)
+    return QgsExpression.replaceExpressionText(layer.mapTipTemplate(), context)
+
+
+def selection(project: QgsProject) -> Iterator[str]:
+    """Whether selected detections differ from others, and from white, from afar and close up."""
+    color = project.selectionColor()
+    if color == QColor(Qt.white) or color.alpha() == 255:
+        yield f"what is selected is {color.name(QColor.HexArgb)}"
+    for name in ("capecam_detections", "capecam_review"):
+        layer = project.mapLayer(name)
+        for feature in largest(layer):
+            for settings in (close_up(project, feature), as_opened(project)):
+                settings.setFlag(QgsMapSettings.DrawSelection, True)
+                settings.setLayers([layer])
+                before = render(settings)
+                layer.select(feature.id())
+                if layer.isInScaleRange(settings.scale()) and render(settings) == before:
+                    yield f"a selected object of {name} looks like the others"
+                layer.removeSelection()
+
+
+def labels(project: QgsProject) -> Iterator[str]:
+    """Labels that are not within 2 mm of their object."""
+    layer = project.mapLayer("capecam_detections")
+    for feature in largest(layer):
+        settings = close_up(project, feature)
+        settings.setLayers([layer])
+        job = QgsMapRendererParallelJob(settings)
+        job.start()
+        job.waitForFinished()
+        found = job.takeLabelingResults().labelsWithinRect(settings.visibleExtent())
+        if not found:
+            yield f"there is no label at 1:{CLOSE}"
+        for label in found:
+            shape = layer.getFeature(label.featureId).geometry()
+            away = QgsGeometry.fromRect(label.labelRect).distance(shape)
+            if away > 2 * settings.extent().width() / (settings.outputSize().width() / DPI * 25.4):
+                yield f"{label.labelText} is {away:.1f} units away"
+
+
+def pages(project: QgsProject, pictures: Path | None) -> Iterator[str]:
+    """What is wrong with the pages of the review queue; the first ones are pictures."""
+    layout = project.layoutManager().layoutByName("Review queue")
+    if layout is None:
+        yield "there is no layout Review queue"
+        return
+    atlas, queue = layout.atlas(), project.mapLayer("capecam_review")
+    atlas.updateFeatures()
+    if (
+        not atlas.enabled()
+        or atlas.coverageLayer() != queue
+        or atlas.count() != sum(1 for _ in queue.getFeatures())
+    ):
+        yield f"{atlas.count()} pages of {atlas.coverageLayer()}"
+    atlas.beginRender()
+    for rank in range(1, PAGES + 1):
+        if not atlas.next():
+            break
+        feature = layout.reportContext().feature()
+        if feature["review"] != rank:
+            yield f"page {rank} is of {feature['review']}"
+        image = QgsLayoutExporter(layout).renderPageToImage(0, dpi=DPI)
+        for item in (x for x in layout.items() if isinstance(x, QgsLayoutItemMap)):
+            if not item.extent().contains(feature.geometry().boundingBox()):
+                yield f"page {rank} does not show its object in {item.id()}"
+            if abs(item.rect().width() - item.rect().height()) > 0.1:
+                yield f"{item.id()} of page {rank} is not square"
+            if not mapped(image, item.sceneBoundingRect()):
+                yield f"{item.id()} of page {rank} is white"
+        if pictures:
+            pictures.mkdir(parents=True, exist_ok=True)
+            image.save(str(pictures / f"{atlas.currentFilename()}.png"))
+    atlas.endRender()
+
+
+def mapped(image: QImage, box: QRectF) -> bool:
+    """Whether there is anything but white in a box of a page, in mm."""
+    scale = DPI / 25.4
+    part = image.copy(QRectF(
+        box.x() * scale, box.y() * scale, box.width() * scale, box.height() * scale
+    ).toRect().adjusted(3, 3, -3, -3))  # fmt: skip
+    empty = QImage(part)
+    empty.fill(Qt.white)
+    return part != empty
+
+
+def largest(layer: QgsVectorLayer) -> list[QgsFeature]:
+    """The largest detection, if there is one."""
+    return list(layer.getFeatures(QgsFeatureRequest().addOrderBy('"area_m2"', False).setLimit(1)))
+
+
+def close_up(project: QgsProject, feature: QgsFeature) -> QgsMapSettings:
+    """The map at an object."""
+    settings = as_opened(project)
+    zoom(settings, feature.geometry().centroid().asPoint(), CLOSE)
+    return settings
+
+
 def by_name(group: QgsLayerTreeGroup) -> set[str]:
     """The products that a group shows."""
     return {Path(node.layer().source()).stem for node in group.findLayers()}
@@ -350,6 +520,8 @@ def as_opened(project: QgsProject) -> QgsMapSettings:
     settings.setBackgroundColor(project.backgroundColor())
     settings.setOutputSize(SIZE)
     settings.setOutputDpi(DPI)
+    settings.setSelectionColor(project.selectionColor())
+    settings.setLabelingEngineSettings(project.labelingEngineSettings())
     settings.setExtent(QgsRectangle(project.viewSettings().defaultViewExtent()))
     for flag in ("Antialiasing", "DrawLabeling", "UseRenderingOptimization"):  # as the window has
         settings.setFlag(getattr(QgsMapSettings, flag), True)
@@ -382,10 +554,18 @@ def take_pictures(project: QgsProject, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = as_opened(project)
     render(settings).save(str(folder / "whole.png"))
-    largest = QgsFeatureRequest().addOrderBy('"area_m2"', False).setLimit(1)
-    for feature in project.mapLayer("capecam_detections").getFeatures(largest):
-        zoom(settings, feature.geometry().centroid().asPoint(), CLOSE)
-    render(settings).save(str(folder / "close.png"))
+    layer = project.mapLayer("capecam_detections")
+    for feature in largest(layer):
+        settings = close_up(project, feature)
+        render(settings).save(str(folder / "close.png"))
+        settings.setFlag(QgsMapSettings.DrawSelection, True)
+        layer.selectByRect(settings.extent())
+        render(settings).save(str(folder / "selected.png"))
+        layer.removeSelection()
+        collection = project.mapThemeCollection()
+        for theme in collection.mapThemes():
+            settings.setLayers(collection.mapThemeVisibleLayers(theme))
+            render(settings).save(str(folder / f"theme_{theme.lower().replace(' ', '_')}.png"))
     imagery = project.mapLayer("capecam_imagery")
     for group in project.layerTreeRoot().findGroups():
         ticked = [node.layer() for node in group.findLayers() if node.itemVisibilityChecked()]

@@ -24,7 +24,7 @@ from capecam.run.plan import make_plan
 from capecam.run.progress import Progress
 from capecam.run.supervisor import run
 from capecam.settings import AuditSettings
-from capecam.store.records import RunRecord
+from capecam.store.records import FileFacts, RunRecord
 from capecam.store.run_folder import known_run
 from capecam.store.verify import verify
 from capecam.views.report.report import write_report
@@ -207,10 +207,16 @@ def test_a_file_in_place_of_the_folder_of_edited_files_is_named(city) -> None:
 
 
 def test_a_style_of_an_earlier_version_is_no_edit(city) -> None:
-    gpkg = city / "out" / "detections.gpkg"
+    explain(city, qgis__imagery=True)
+    gpkg, qml = city / "out" / "detections.gpkg", city / "out" / "imagery.qml"
     edit(gpkg, "UPDATE layer_styles SET description = '', styleQML = '<qgis/>'")
-    explain(city, detections__min_area_m2=9.0)
+    qml.write_text("<qgis/>")
+    record = json.loads((city / "out" / "run.json").read_text())
+    record["written"]["imagery.qml"] = FileFacts.of(qml).to_json()
+    (city / "out" / "run.json").write_text(json.dumps(record))
+    explain(city, qgis__imagery=True, detections__min_area_m2=9.0)
     assert not (city / "out" / "edited").exists()
+    assert "multibandcolor" in qml.read_text()
 
 
 def contents(path: Path) -> list[str]:

@@ -21,7 +21,10 @@ from capecam.views.palette import (
     EVIDENCE_COLORS,
     LIGHT_PAGE,
     MARK_CONTRAST,
+    MISSED_COLOR,
+    OPEN_COLOR,
     PRINTED_PAGE,
+    SELECTED_COLOR,
     STATUS_COLORS,
     TEXT_CONTRAST,
     VERDICT_COLORS,
@@ -33,6 +36,7 @@ from capecam.views.palette import (
     page_variables,
     rgb,
 )
+from capecam.views.styles.raster_styles import HEAT
 
 PAGES = {"light": LIGHT_PAGE, "dark": DARK_PAGE, "print": PRINTED_PAGE}
 
@@ -104,6 +108,17 @@ def test_the_differences_are_those_of_the_paper() -> None:
     ):
         found = ciede2000(np.array(one, float), np.array(other, float))
         assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_what_is_selected_looks_like_nothing_else(vision: str) -> None:
+    others = [
+        *EVIDENCE_COLORS.values(), *VERDICT_COLORS.values(), OPEN_COLOR, MISSED_COLOR,
+        *(entry.color for entry in CAPE_TOWN_CLASSES[1:]),
+        *(color for _, color, alpha in HEAT.stops if alpha),
+    ]  # fmt: skip
+    own = seen(SELECTED_COLOR, VISION[vision])
+    assert min(ciede2000(own, seen(color, VISION[vision])) for color in others) > FROM_CLASSES
 
 
 @pytest.mark.parametrize("vision", VISION)

@@ -10,6 +10,7 @@ import subprocess
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -24,6 +25,8 @@ from capecam.run.supervisor import run
 from capecam.settings.loading import load
 from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
+from capecam.views.qgis.layer_tree import project_of
+from capecam.views.qgis.project import to_element
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path("/usr/bin/python3")
@@ -48,7 +51,7 @@ def make(folder: Path, crs: str = "ESRI:102562", brightest: int = 255, **options
     defaults = {
         "sources": [str(images)], "out": str(folder / "out"), "compute.readers": 0,
         "explain.calibration_tiles": 8, "detections.min_area_m2": 0.0,
-        "qgis.imagery": True,
+        "qgis.imagery": True, "qgis.attribution": "City of Blobs",
     }  # fmt: skip
     return run(load(None, defaults | given), model=colours_model()).out
 
@@ -107,7 +110,49 @@ def test_at_first_there_are_detections_and_explanations_of_what_was_found_most(o
         )
         for layer in group.iterfind("layer-tree-layer[@checked='Qt::Checked']")
     ]
-    assert shown == ["Detections", "Found, from afar", f"Explanations, {most}", "Imagery"]
+    assert shown == ["All detections", "Regions in each image", most, "Images of the run"]
+
+
+def test_themes_show_what_they_are_called_for(out, other) -> None:
+    def themes(folder: Path) -> dict[str, set[str]]:
+        return {
+            theme.get("name"): {
+                layer.get("id").removeprefix("capecam_")
+                for layer in theme.iterfind("layer[@visible='1']")
+            }
+            for theme in project(folder).iterfind("visibility-presets/visibility-preset")
+        }
+
+    found = {"detections", "density"}
+    names = [entry.name for entry in load(None).model.classes[1:]]
+    for folder, ground in ((out, {"imagery"}), (other, set())):
+        shown = themes(folder)
+        assert shown["Overview"] == found | ground
+        assert shown["Review"] == {"review"} | ground
+        per_class = [shown[f"Explain, {name}"] for name in names]
+        assert per_class == [found | {f"objects_{band}"} | ground for band in (1, 2, 3)]
+        assert shown["Explain"] in per_class
+
+
+def test_the_project_says_what_it_shows(out) -> None:
+    record = json.loads((out / "run.json").read_text())
+    abstract = project(out).findtext("projectMetadata/abstract")
+    for text in (
+        *(f"{name} {count}" for name, (count, _) in record["totals"]["by_class"].items()),
+        "2 of 2 images", f"capecam {record['capecam']}, run of {record['started'][:10]}",
+        record["checkpoint"]["architecture"], "City of Blobs", "capecam review",
+    ):  # fmt: skip
+        assert text in abstract
+    assert layers(out)["imagery"].findtext("resourceMetadata/rights") == "City of Blobs"
+
+
+def test_a_project_does_not_grow_with_its_images(out) -> None:
+    few = RunFolder.open(out)
+    cells = {f"{name}_{n}": cell for name, cell in few.cells.items() for n in range(1_400)}
+    texts = [
+        ET.tostring(to_element(project_of(run, {}))) for run in (few, replace(few, cells=cells))
+    ]
+    assert len(texts[1]) < len(texts[0]) + 100
 
 
 def test_every_path_is_relative_and_every_layer_explained(out, other) -> None:
@@ -292,8 +337,9 @@ def check() -> Callable[..., subprocess.CompletedProcess]:
 def test_real_qgis_opens_it(request, check, kind: str, tmp_path) -> None:
     done = check(request.getfixturevalue(kind), "--pictures", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok ") == 10
-    assert {"whole.png", "close.png", "page.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert done.stdout.count("ok ") == 16
+    wanted = {"whole.png", "close.png", "page.png", "selected.png", "theme_review.png"}
+    assert wanted <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.qgis

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+import pyarrow.parquet as pq
 import pyproj
 
 from capecam.detections.assembly import AssemblyRules
@@ -71,7 +72,7 @@ class EditableProducts:
             is_new = any(is_edited(table, self.written) for table in tables)
             if not is_new and is_intact(path):
                 log.info(STAYS, path)
-                _embed_styles(path, self.rules)
+                _embed_styles(path, self.out, self.rules)
                 return self.written.get(GEOPACKAGE)
             set_aside(path)
         write_geopackage(self.out, self.rules)
@@ -96,7 +97,7 @@ def write_geopackage(out: Path, rules: AssemblyRules) -> None:
     """Write the finished tables of detections once more, as styled layers of a GeoPackage."""
     with atomic_write(out / GEOPACKAGE) as gpkg:
         write_gpkg(gpkg, _tables(out, rules), pyproj.CRS.from_wkt(rules.grid.crs))
-        _embed_styles(gpkg, rules)
+        _embed_styles(gpkg, out, rules)
         index_column(gpkg, LAYER, "review")  # the queue is a few of many
         remove_journals(out / GEOPACKAGE)
 
@@ -109,7 +110,8 @@ def _tables(out: Path, rules: AssemblyRules) -> dict[str, Path]:
     return tables
 
 
-def _embed_styles(gpkg: Path, rules: AssemblyRules) -> None:
-    embed_style(gpkg, LAYER, detections_style(rules.classes))
+def _embed_styles(gpkg: Path, out: Path, rules: AssemblyRules) -> None:
+    columns = pq.read_schema(out / DETECTIONS).names
+    embed_style(gpkg, LAYER, detections_style(rules.classes, columns))
     if rules.settings.keep_rejected:
         embed_style(gpkg, REJECTED, rejected_style())

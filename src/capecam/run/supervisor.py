@@ -211,6 +211,7 @@ def _write_city(
     """Write the city's products, if a cell is done; the workers explain its objects."""
     if not outcome.done + outcome.kept or prepared.settings.run.shard:
         return
+    prepared.record(outcome).write(outcome.out / RUN_JSON)  # with its start, for the QGIS project
     seconds = 0.0
 
     def explain(groups: Sequence[ObjectGroup]) -> Iterator[GroupResult]:

@@ -32,6 +32,9 @@ PROJECT = "capecam.qgz"
 
 REPORT = "report.html"
 
+PANELS = "panels"
+"""Default folder of ``capecam panel``."""
+
 ESTIMATES, ESTIMATES_JSON = "estimates", "estimates.json"
 """Stem of the tables of ``capecam estimate``, and its result."""
 

@@ -56,6 +56,11 @@ OPEN_COLOR, MISSED_COLOR = "#FFD92F", "#00C2C7"
 
 DENSITY_COLOR = "#08519C"
 
+SELECTED_COLOR, SELECTED_ALPHA = "#00FFFF", 120
+"""What is selected in QGIS, which draws all of an object in this colour. Translucent, so that the
+roof shows through, and at least 9 by CIEDE2000, with any kind of colour blindness, from the default
+classes, the words, the verdicts and the colours of heatmaps; yellow, that of QGIS, is 3.5 away."""
+
 NO_VALUE, OUTLINE = "#C8C8C8", "#505050"
 """Areas without a value, and thin outlines of areas."""
 

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Self
 
 from capecam.errors import ImageError, OutputError, UsageError
+from capecam.store.file_names import PANELS
 from capecam.views.panels.panel import FORMATS, Panel
 from capecam.views.panels.panel_data import PanelStyle
 from capecam.views.panels.panels import Panels
-
-FOLDER = "panels"
-"""Default folder, in OUT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class PanelDestination:
         Raises:
             UsageError: the format is unknown, or differs from the suffix.
         """
-        to = out / FOLDER if to is None else to
+        to = out / PANELS if to is None else to
         suffix = "" if to.is_dir() else to.suffix.removeprefix(".").lower()
         if suffix and suffix != (kind or suffix):
             raise UsageError(f"--to {to} is no {kind}; leave out --format, or name it .{kind}")

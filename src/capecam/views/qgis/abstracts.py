@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+PROJECT = (
+    "Detected objects: {found}, in {done:,} of {cells:,} images. {about}.\n\n"
+    "Themes (the eye above the layers): Overview is what was found, Explain what the network's "
+    "decisions rest on, Review the objects that are the most likely wrong. Project > Layouts > "
+    "Review queue prints a page an object.\n\n"
+    "To record verdicts, type capecam review with the folder of this project, and drag the file "
+    "review.gpkg that it makes into the project: its layers come with forms. Explanations show the "
+    "network's reasons, not what is true."
+)
+
 DETECTIONS = (
     "All detected objects, in the colour of their class. Zoomed in: class, confidence (mean "
     "probability inside, 0..1) and evidence, from blurring parts of its tile. itself: found from "
@@ -24,7 +34,8 @@ QUEUE = (
     "The first {count} detections of the review queue, 1 first: the least confident (with a "
     "calibration, the least likely right: p_right), among equal ones the smallest. The attribute "
     'table has this order. The layer\'s filter (Ctrl+F) sets how many are shown; "evidence" = '
-    "'context' selects these only."
+    "'context' selects these only. For verdicts, type capecam review with the folder of this "
+    "project, and drag its review.gpkg into the project."
 )
 
 CELLS = (
@@ -41,9 +52,10 @@ PROBABILITY = (
     "against truth. Values below 0.1 are transparent."
 )
 
-IMAGERY = (
-    "The images of the run, read from their original files. Shown at 1:{scale:,} and larger: at "
-    "smaller scales too many pixels would have to be read."
+IMAGERY = "The images of the run, read from their original files."
+
+IMAGERY_SCALE = (
+    " Shown at 1:{scale:,} and larger: at smaller scales too many pixels would have to be read."
 )
 
 EMPTY = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from capecam.detections.measurement import middle_pixel_m
 from capecam.detections.neighbourhood import NEIGHBOURHOOD_M
@@ -13,16 +14,18 @@ from capecam.io.heat_layer import OBJECT_SHARE_MAX
 from capecam.settings import OBJECT_TITLES, PIXEL_METHODS, TITLES
 from capecam.store.file_names import GEOPACKAGE, LAYER, OBJECTS, REJECTED
 from capecam.store.run_folder import RunFolder
+from capecam.views.palette import EVIDENCE_COLORS
 from capecam.views.qgis import abstracts
 from capecam.views.qgis.product_styles import CLASSES, IMAGERY, PROBABILITY, method_styles
-from capecam.views.qgis.project import Bounds, Group, MapLayer, Project
+from capecam.views.qgis.project import Bounds, Group, MapLayer, Project, Theme
+from capecam.views.qgis.review_pages import EXPLAIN, REVIEW, review_pages
 from capecam.views.styles.layers import (
     FAR,
-    IMAGERY_SCALE,
     cells_style,
     classes_style,
     density_style,
     detections_style,
+    imagery_scale,
     imagery_style,
     object_styles,
     probability_style,
@@ -45,17 +48,74 @@ def project_of(run: RunFolder, counts: Mapping[str, int]) -> Project:
         run: a run with its city products.
         counts: number of detections by class name.
     """
-    groups = [
-        _queue(),
-        _detections(run),
-        _ledger(),
-        *_objects(run, counts),
-        *_heatmaps(run, counts),
-        _probability(run),
-        _classes(run),
-        *_imagery(run),
+    columns = pq.read_schema(run.detections()).names
+    queue, detections, imagery = _queue(columns), _detections(run, columns), _imagery(run)
+    objects, heatmaps = _objects(run, counts), _heatmaps(run, counts)
+    explained = (objects + heatmaps)[:1]
+    groups = (
+        queue, detections, _ledger(), *objects, *heatmaps, _probability(run), _classes(run),
+        *imagery,
+    )  # fmt: skip
+    bounds, record = _bounds(run), run.record
+    pages = review_pages(
+        queue.layers[0],
+        explained[0].layers[0] if explained else None,
+        bounds=bounds,
+        metres=float(middle_pixel_m(run.grid).mean() / np.mean(run.grid.pixel)),
+        footer=_provenance(run),
+    )
+    return Project(
+        title=TITLE,
+        abstract=_abstract(run, counts),
+        created=record.started or "",
+        crs=run.grid.crs,
+        bounds=bounds,
+        groups=groups,
+        themes=tuple(_themes(queue, detections, explained, imagery, run.names[1:])),
+        layouts=(pages,),
+    )
+
+
+def _themes(
+    queue: Group,
+    detections: Group,
+    explained: Sequence[Group],
+    imagery: Sequence[Group],
+    names: Sequence[str],
+) -> Iterator[Theme]:
+    """Yield what is shown together; explanations of the ticked class, and of each of them."""
+    found = _ticked(detections, *imagery)
+    yield Theme("Overview", found)
+    yield Theme(EXPLAIN, found | _ticked(*explained))
+    yield Theme(REVIEW, _ticked(queue, *imagery))
+    for group in explained:
+        for name, layer in zip(names, group.layers, strict=True):
+            yield Theme(f"{EXPLAIN}, {name}", found | {layer.id})
+
+
+def _ticked(*groups: Group) -> frozenset[str]:
+    """Return the ids of the layers that are ticked in some groups."""
+    return frozenset(layer.id for group in groups for layer in group.layers if layer.ticked)
+
+
+def _provenance(run: RunFolder) -> str:
+    """Return in a line which network found this, when, and in whose images."""
+    record, checkpoint = run.record, run.settings.checkpoint
+    name = f"{checkpoint.name}, " if checkpoint else ""
+    parts = [
+        f"capecam {record.capecam}" + (f", run of {record.started[:10]}" if record.started else ""),
+        f"network: {name}{record.checkpoint.architecture}, sha256 {record.checkpoint.sha256[:12]}",
     ]
-    return Project(TITLE, run.grid.crs, _bounds(run), tuple(groups))
+    if run.settings.qgis.attribution:
+        parts.append(f"imagery: {run.settings.qgis.attribution}")
+    return "; ".join(parts)
+
+
+def _abstract(run: RunFolder, counts: Mapping[str, int]) -> str:
+    found = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return abstracts.PROJECT.format(
+        found=found, done=len(run.cells), cells=len(run.record.cells), about=_provenance(run)
+    )
 
 
 def _bounds(run: RunFolder) -> Bounds:
@@ -63,18 +123,22 @@ def _bounds(run: RunFolder) -> Bounds:
     return run.layer(f"{CLASSES}.tif").grid.bounds
 
 
-def _queue() -> Group:
+def _queue(columns: Sequence[str]) -> Group:
     source = f'{GEOPACKAGE}|layername={LAYER}|subset="review" <= {QUEUE}'
     about = abstracts.QUEUE.format(count=QUEUE)
-    layer = MapLayer("review", f"First {QUEUE} to look at", source, about, queue_style())
+    nodes = range(1, len(EVIDENCE_COLORS) + 2)  # without the object of a page
+    layer = MapLayer(
+        "review", f"First {QUEUE} to look at", source, about, queue_style(columns),
+        legend=_only(nodes),
+    )  # fmt: skip
     return Group("Review queue", (layer,))
 
 
-def _detections(run: RunFolder) -> Group:
+def _detections(run: RunFolder, columns: Sequence[str]) -> Group:
     source = f"{GEOPACKAGE}|layername="
-    outlines = replace(detections_style(run.settings.model.classes), from_scale=FAR)
+    outlines = replace(detections_style(run.settings.model.classes, columns), from_scale=FAR)
     layers = [
-        MapLayer(LAYER, "Detections", source + LAYER, abstracts.DETECTIONS, outlines),
+        MapLayer(LAYER, "All detections", source + LAYER, abstracts.DETECTIONS, outlines),
         _density(run),
     ]
     if run.settings.detections.keep_rejected:
@@ -87,11 +151,11 @@ def _detections(run: RunFolder) -> Group:
 def _density(run: RunFolder) -> MapLayer:
     counts = np.array([cell.detections for cell in run.cells.values()], np.float64)
     about = abstracts.DENSITY.format(scale=FAR)
-    return MapLayer("density", "Found, from afar", CELLS, about, density_style(counts))
+    return MapLayer("density", "Regions in each image", CELLS, about, density_style(counts))
 
 
 def _ledger() -> Group:
-    layer = MapLayer("cells", "Cells", CELLS, abstracts.CELLS, cells_style())
+    layer = MapLayer("cells", "State of each image", CELLS, abstracts.CELLS, cells_style())
     return Group("Cells ledger", (layer,))
 
 
@@ -114,12 +178,13 @@ def _objects(run: RunFolder, counts: Mapping[str, int]) -> list[Group]:
         layers.append(
             MapLayer(
                 f"{OBJECTS}_{band}",
-                f"Explanations, {name}",
+                name,
                 f"{OBJECTS}.vrt",
                 about,
                 default[1],
                 dict(others),
                 ticked=name == ticked,
+                legend=_unit(f"share in a block of {block_m:.2g} m"),
             )
         )
     return [Group("Each object's explanation", tuple(layers), ticked=True, exclusive=True)]
@@ -148,18 +213,22 @@ def _heatmap(run: RunFolder, method: str, counts: Mapping[str, int]) -> list[Map
     names, scale = run.names[1:], run.scale_max(method)
     nonempty = [name for name, top in zip(names, scale, strict=True) if top is not None]
     ticked = _most_frequent(nonempty or names, counts)
+    unit = "raw value" if run.raw else "0 to 1 of the city's scale"
+    if run.is_by_root(method) and not run.raw:
+        unit = "root of 0 to 1 of the scale"
     layers = []
     for band, (name, top) in enumerate(zip(names, scale, strict=True), start=1):
         default, *others = method_styles(run, method, band).items()
         layers.append(
             MapLayer(
                 f"{method}_{band}",
-                f"{TITLES[method]}, {name}{'' if top is not None else ' (empty)'}",
+                f"{name}{'' if top is not None else ' (empty)'}",
                 f"{method}.vrt",
                 _about(run, method, name, top),
                 default[1],
                 dict(others),
                 ticked=name == ticked,
+                legend=_unit(unit),
             )
         )
     return layers
@@ -192,10 +261,11 @@ def _probability(run: RunFolder) -> Group:
     layers = (
         MapLayer(
             f"{PROBABILITY}_{band}",
-            f"Probability, {entry.name}",
+            entry.name,
             f"{PROBABILITY}.vrt",
             abstracts.PROBABILITY.format(name=entry.name),
             probability_style(band, entry.color),
+            legend=_unit("probability, 0 to 1"),
         )
         for band, entry in enumerate(run.settings.model.classes[1:], start=1)
     )
@@ -203,14 +273,33 @@ def _probability(run: RunFolder) -> Group:
 
 
 def _classes(run: RunFolder) -> Group:
-    style = classes_style(run.settings.model.classes)
-    layer = MapLayer(CLASSES, "Classes", f"{CLASSES}.vrt", abstracts.CLASSES, style)
+    classes = run.settings.model.classes
+    nodes = range(2, len(classes) + 1)  # without the band and the background
+    layer = MapLayer(
+        CLASSES, "Class of each pixel", f"{CLASSES}.vrt", abstracts.CLASSES, classes_style(classes),
+        legend=_only(nodes),
+    )  # fmt: skip
     return Group("Classes", (layer,))
 
 
 def _imagery(run: RunFolder) -> list[Group]:
     if not (run.out / IMAGERY).exists():
         return []
-    about = abstracts.IMAGERY.format(scale=IMAGERY_SCALE)
-    layer = MapLayer("imagery", "Imagery", IMAGERY, about, imagery_style())
+    about, scale = abstracts.IMAGERY, imagery_scale(run.grid)
+    if scale:
+        about += abstracts.IMAGERY_SCALE.format(scale=scale)
+    layer = MapLayer(
+        "imagery", "Images of the run", IMAGERY, about, imagery_style(run.grid),
+        legend={"legend/node-order": "empty"}, attribution=run.settings.qgis.attribution or "",
+    )  # fmt: skip
     return [Group("Imagery", (layer,), ticked=True)]
+
+
+def _only(nodes: Iterable[int]) -> dict[str, str]:
+    """Return the property of a legend that has only some entries, counted from 0."""
+    return {"legend/node-order": ",".join(map(str, nodes))}
+
+
+def _unit(text: str) -> dict[str, str]:
+    """Return the property of a legend that has a unit in place of the band's name."""
+    return {"legend/label-0": text}

@@ -46,8 +46,9 @@ def style_of(run: RunFolder, product: str) -> LayerStyle:
 def update_imagery_layer(out: Path, mosaic: Mosaic, *, wanted: bool) -> None:
     """Write ``imagery.vrt`` into OUT, or remove that of an earlier run.
 
-    Its style is written first: without one QGIS looks for the darkest and the brightest pixel of
-    the city, which took 415 s for 2,616 images of 12,500 x 12,500 px.
+    Its style is there first: without one QGIS looks for the darkest and the brightest pixel of the
+    city, which took 415 s for 2,616 images of 12,500 x 12,500 px. An earlier one stays until all
+    styles are written, so that it is not taken for one that somebody has edited.
     """
     path = out / IMAGERY
     style = path.with_suffix(".qml")
@@ -55,7 +56,8 @@ def update_imagery_layer(out: Path, mosaic: Mosaic, *, wanted: bool) -> None:
         path.unlink(missing_ok=True)
         style.unlink(missing_ok=True)
         return
-    _write_text(style, imagery_style().to_qml())
+    if not style.exists():
+        _write_text(style, imagery_style(mosaic.grid).to_qml())
     with atomic_write(path) as temporary:
         write_imagery(temporary, mosaic)
 
@@ -70,7 +72,8 @@ def write_styles(run: RunFolder) -> None:
         for path in _qml_paths(run, product):
             _write_text(path, text)
     if (run.out / IMAGERY).exists():
-        _write_text((run.out / IMAGERY).with_suffix(".qml"), imagery_style().to_qml())
+        style = imagery_style(run.grid)
+        _write_text((run.out / IMAGERY).with_suffix(".qml"), style.to_qml())
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from capecam.views.styles.qml import VERSION, LayerStyle
+from capecam.views.palette import SELECTED_ALPHA, SELECTED_COLOR, rgb
+from capecam.views.styles.qml import VERSION, LayerStyle, options
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """Earliest time of a zip member, so that the bytes do not depend on the time of writing."""
@@ -37,6 +38,10 @@ class MapLayer:
     """Further styles by name, for the user to choose."""
     ticked: bool = True
     """Whether it is ticked in its group; it is visible if the group is ticked, too."""
+    legend: Mapping[str, str] = field(default_factory=dict)
+    """Properties of its entries in legends, by the names of QGIS."""
+    attribution: str = ""
+    """Whose data it shows."""
 
     @property
     def id(self) -> str:
@@ -70,16 +75,31 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Theme:
+    """Layers that are shown together, for the user to choose by name."""
+
+    name: str
+    layers: frozenset[str]
+    """Ids."""
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """Contents of a project file."""
 
     title: str
+    abstract: str
+    created: str
+    """ISO time of what it shows; empty if that is not known."""
     crs: str
     """WKT."""
     bounds: Bounds
     """Bounds of the data: left, bottom, right, top."""
     groups: tuple[Group, ...]
     """The topmost first, in the legend and on the map."""
+    themes: tuple[Theme, ...]
+    layouts: tuple[ET.Element, ...]
+    """Print layouts, as QGIS stores them."""
 
     @property
     def layers(self) -> list[MapLayer]:
@@ -108,10 +128,14 @@ def to_element(project: Project) -> ET.Element:
     root.append(_canvas(project))
     layers = ET.SubElement(root, "projectlayers")
     order = ET.SubElement(root, "layerorder")
-    for layer in project.layers:
-        layers.append(_map_layer(layer, project.crs))
-        ET.SubElement(order, "layer", id=layer.id)
+    for group in project.groups:
+        for layer in group.layers:
+            layers.append(_map_layer(layer, f"{group.name}: {layer.name}", project.crs))
+            ET.SubElement(order, "layer", id=layer.id)
     root.append(_properties())
+    root.append(_presets(project))
+    root.append(_metadata(project))
+    ET.SubElement(root, "Layouts").extend(project.layouts)
     view = ET.SubElement(root, "ProjectViewSettings", UseProjectScales="0")
     names = ("xmin", "ymin", "xmax", "ymax")
     extent = dict(zip(names, map(repr, _with_margin(project.bounds)), strict=True))
@@ -136,11 +160,18 @@ def _tree(groups: Sequence[Group]) -> ET.Element:
             attributes |= {"mutually-exclusive": "1", "mutually-exclusive-child": str(first)}
         element = ET.SubElement(root, "layer-tree-group", attributes)
         for layer in group.layers:
-            ET.SubElement(element, "layer-tree-layer", {
-                "id": layer.id, "name": layer.name, "source": f"./{layer.source}",
-                "providerKey": layer.provider, **_state(layer.ticked),
-            })  # fmt: skip
+            element.append(tree_layer(layer))
     return root
+
+
+def tree_layer(layer: MapLayer) -> ET.Element:
+    """Return the entry of a layer in a layer tree, such as that of a legend."""
+    element = ET.Element("layer-tree-layer", {
+        "id": layer.id, "name": layer.name, "source": f"./{layer.source}",
+        "providerKey": layer.provider, **_state(layer.ticked),
+    })  # fmt: skip
+    ET.SubElement(element, "customproperties").append(options(layer.legend))
+    return element
 
 
 def _state(ticked: bool) -> dict[str, str]:
@@ -170,7 +201,7 @@ def _with_margin(bounds: Bounds) -> Bounds:
     return left - space, bottom - space, right + space, top + space
 
 
-def _map_layer(layer: MapLayer, crs: str) -> ET.Element:
+def _map_layer(layer: MapLayer, title: str, crs: str) -> ET.Element:
     element = ET.Element("maplayer", type="vector" if layer.vector else "raster")
     if layer.vector:
         element.set("geometry", "Polygon")
@@ -182,8 +213,10 @@ def _map_layer(layer: MapLayer, crs: str) -> ET.Element:
         ET.SubElement(element, name).text = text
     ET.SubElement(element, "srs").append(_crs(crs))
     metadata = ET.SubElement(element, "resourceMetadata")
-    ET.SubElement(metadata, "title").text = layer.name
+    ET.SubElement(metadata, "title").text = title
     ET.SubElement(metadata, "abstract").text = layer.abstract
+    if layer.attribution:
+        ET.SubElement(metadata, "rights").text = layer.attribution
     ET.SubElement(element, "provider", encoding="UTF-8").text = layer.provider
     manager = ET.SubElement(element, "map-layer-style-manager", current="default")
     ET.SubElement(manager, "map-layer-style", name="default")
@@ -192,10 +225,57 @@ def _map_layer(layer: MapLayer, crs: str) -> ET.Element:
     return layer.style.put_on(element)
 
 
-def _properties() -> ET.Element:
-    element = ET.Element("properties")
-    for section, name, kind, value in (
-        ("SpatialRefSys", "ProjectionsEnabled", "int", "1"), ("Paths", "Absolute", "bool", "false"),
+def _presets(project: Project) -> ET.Element:
+    """Return the themes; a group is ticked if one of its layers is shown.
+
+    QGIS ticks the layers that a theme lists. Those of other groups are listed, too, so that ticking
+    such a group shows something, as when the project was opened.
+    """
+    element = ET.Element("visibility-presets")
+    for theme in project.themes:
+        preset = ET.SubElement(element, "visibility-preset", {
+            "name": theme.name, "has-checked-group-info": "1", "has-expanded-info": "0",
+        })  # fmt: skip
+        checked = ET.Element("checked-group-nodes")
+        for group in project.groups:
+            shown = [layer for layer in group.layers if layer.id in theme.layers]
+            for layer in shown or [entry for entry in group.layers if entry.ticked]:
+                ET.SubElement(
+                    preset, "layer", id=layer.id, style="default", visible=str(int(bool(shown)))
+                )
+            if shown:
+                ET.SubElement(checked, "checked-group-node", id=group.name)
+        preset.append(checked)
+    return element
+
+
+def _metadata(project: Project) -> ET.Element:
+    element = ET.Element("projectMetadata")
+    for name, text in (
+        ("title", project.title), ("abstract", project.abstract), ("author", "capecam"),
+        ("creation", project.created),
     ):  # fmt: skip
-        ET.SubElement(ET.SubElement(element, section), name, type=kind).text = value
+        ET.SubElement(element, name).text = text
+    return element
+
+
+def _properties() -> ET.Element:
+    """Return settings of the project; without a colour of its own, what is selected is white."""
+    element = ET.Element("properties")
+    channels = dict(zip(("Red", "Green", "Blue"), rgb(SELECTED_COLOR), strict=True))
+    for section, values in {
+        "SpatialRefSys": {"ProjectionsEnabled": ("int", "1")},
+        "Paths": {"Absolute": ("bool", "false")},
+        "Gui": {
+            f"SelectionColor{name}Part": ("int", str(value))
+            for name, value in (channels | {"Alpha": SELECTED_ALPHA}).items()
+        },
+        "PAL": {
+            "PlacementEngineVersion": ("int", "1"),
+            "ShowingPartialsLabels": ("bool", "false"),  # no half of a label at the map's edge
+        },
+    }.items():
+        group = ET.SubElement(element, section)
+        for name, (kind, value) in values.items():
+            ET.SubElement(group, name, type=kind).text = value
     return element

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
+from capecam.grid import Grid
 from capecam.io.heat_layer import OBJECT_SHARE_MAX
 from capecam.settings import ClassSettings
 from capecam.views.palette import (
@@ -19,9 +20,12 @@ from capecam.views.palette import (
     EVIDENCE_COLORS,
     KEPT_COLORS,
     LIGHT,
+    NO_VALUE,
     REASON_COLORS,
+    SELECTED_COLOR,
     STATUS_COLORS,
 )
+from capecam.views.styles.columns import CELL, OBJECT, detection_form, named
 from capecam.views.styles.qml import LayerStyle
 from capecam.views.styles.raster_styles import (
     HEAT,
@@ -37,6 +41,7 @@ from capecam.views.styles.vector_styles import (
     Rule,
     area,
     graduated,
+    halo,
     labelled,
     labelled_by_rule,
     marked,
@@ -54,9 +59,10 @@ minute for all of them (664,000 outlines took 62 s on two busy cores)."""
 COUNTED = 100_000
 """At 1:100,000 and larger a square kilometre is a centimetre wide, with room for a number."""
 
-IMAGERY_SCALE = 2_500
+IMAGERY_SCALE, IMAGERY_PX = 2_500, 140_000_000
 """A screen of 1,920 x 1,080 shows 140 million pixels of 8 cm at this scale. Many images come
-without overviews, so that all of these pixels are decoded."""
+without overviews, so that all of these pixels are decoded. A city that has no more of them is shown
+at every scale."""
 
 CLASS_ALPHA = 200
 
@@ -64,11 +70,6 @@ CLASS_ALPHA = 200
 SUMMARY = """"class" || ' ' || format_number("confidence", 2) || '\\n' || """
 EVIDENCE_LABEL, REASON_LABEL = f'{SUMMARY}"evidence"', f'{SUMMARY}"reason"'
 """QGIS expressions: class and confidence, with the evidence or the reason below."""
-
-TIP = """<b>[% "class" %]</b> [% "id" %]<br>[% format_number("area_m2", 1) %] m², confidence
-[% format_number("confidence", 2) %]<br>rival [% "rival" %] [% format_number("rival_in", 2) %]<br>
-evidence: [% "evidence" %]; [% "review" %] in the queue"""
-"""Map tip of a detection."""
 
 
 def classes_style(classes: Sequence[ClassSettings]) -> LayerStyle:
@@ -110,39 +111,50 @@ def object_styles(band: int) -> dict[str, LayerStyle]:
     return {name: ramped(band, ramp, top, label) for name, ramp in ramps.items()}
 
 
-def detections_style(classes: Sequence[ClassSettings]) -> LayerStyle:
-    """Return outlines by class, with labels at large scales."""
+def detections_style(classes: Sequence[ClassSettings], columns: Sequence[str]) -> LayerStyle:
+    """Return outlines by class, with labels at large scales.
+
+    Args:
+        classes: all classes, the background first.
+        columns: those of the table.
+    """
     rules = [
         Rule(entry.name, f'"class_id" = {class_id}', outlined(entry.color))
         for class_id, entry in enumerate(classes[1:], start=1)
     ]
-    return ruled(rules, _tip(), labels=labelled(Label(EVIDENCE_LABEL, from_scale=CLOSE)))
+    label = Label(EVIDENCE_LABEL, from_scale=CLOSE)
+    return ruled(rules, *detection_form(columns), labels=labelled(label))
 
 
 def density_style(counts: NDArray[np.float64]) -> LayerStyle:
     """Return cells shaded by their number of pieces, for small scales."""
     shades = graduated('"detections"', counts, DENSITY_COLOR, "not done")
     number = Label('"detections"', "inside", 7.0, from_scale=COUNTED)
-    return replace(ruled(shades, labels=labelled(number)), to_scale=FAR)
+    return replace(ruled(shades, named(CELL), labels=labelled(number)), to_scale=FAR)
 
 
-def queue_style() -> LayerStyle:
-    """Return the review queue by evidence: discs when zoomed out, outlines when zoomed in."""
-    rules = [
+def queue_style(columns: Sequence[str]) -> LayerStyle:
+    """Return the review queue by evidence: discs when zoomed out, outlines when zoomed in.
+
+    The object of a printed page has a halo; its rule is the first, and not for legends.
+
+    Args:
+        columns: those of the table.
+    """
+    rules = [Rule("on this page", "coalesce(@atlas_featureid = $id, false)", halo(SELECTED_COLOR))]
+    rules += [
         Rule(word, f"\"evidence\" = '{word}'", marked(color, 4.6, CLOSE))
         for word, color in EVIDENCE_COLORS.items()
     ]
+    rules.append(
+        Rule("not explained", "coalesce(\"evidence\", '') = ''", marked(NO_VALUE, 4.6, CLOSE))
+    )
     number = Label('"review"', "centred", 6.5, DARK, None, to_scale=CLOSE)
     text = Label(f"'#' || \"review\" || ' ' || {EVIDENCE_LABEL}", from_scale=CLOSE)
     order = {"sortExpression": '"review"', "sortOrder": "0"}
     table = ET.Element("attributetableconfig", order)
-    return ruled(rules, _tip(), table, labels=labelled_by_rule([number, text]))
-
-
-def _tip() -> ET.Element:
-    element = ET.Element("mapTip")
-    element.text = TIP
-    return element
+    labels = labelled_by_rule([number, text])
+    return ruled(rules, *detection_form(columns), table, labels=labels)
 
 
 def rejected_style() -> LayerStyle:
@@ -151,7 +163,8 @@ def rejected_style() -> LayerStyle:
         Rule(reason, f"\"reason\" = '{reason}'", outlined(color, dash=True))
         for reason, color in REASON_COLORS.items()
     ]
-    return ruled(rules, labels=labelled(Label(REASON_LABEL, from_scale=CLOSE)))
+    label = Label(REASON_LABEL, from_scale=CLOSE)
+    return ruled(rules, named(OBJECT), labels=labelled(label))
 
 
 def cells_style() -> LayerStyle:
@@ -162,7 +175,8 @@ def cells_style() -> LayerStyle:
     ]
     rules.append(Rule("done", "\"status\" = 'done'", area(DONE_COLOR, 0)))
     failed = "\"cell\" || coalesce('\\n' || left(\"error\", 60), '')"
-    return ruled(rules, labels=labelled(Label(failed, "inside", 7.0, from_scale=30_000)))
+    label = Label(failed, "inside", 7.0, from_scale=30_000)
+    return ruled(rules, named(CELL), labels=labelled(label))
 
 
 def zones_style(
@@ -214,6 +228,12 @@ def changes_style() -> LayerStyle:
     return ruled(rules)
 
 
-def imagery_style() -> LayerStyle:
-    """Return the style of the imagery, whose mask is the fourth band."""
-    return photograph(4, IMAGERY_SCALE)
+def imagery_style(grid: Grid) -> LayerStyle:
+    """Return the style of the imagery of a mosaic, whose mask is the fourth band."""
+    return photograph(4, imagery_scale(grid))
+
+
+def imagery_scale(grid: Grid) -> int | None:
+    """Return the denominator of the smallest scale at which imagery is shown; None: any scale."""
+    pixels = grid.window.width * grid.window.height
+    return IMAGERY_SCALE if pixels > IMAGERY_PX else None

@@ -140,7 +140,7 @@ def paletted(entries: Mapping[int, tuple[str, str, int]]) -> LayerStyle:
     return _style(renderer)
 
 
-def photograph(alpha_band: int, from_scale: int) -> LayerStyle:
+def photograph(alpha_band: int, from_scale: int | None) -> LayerStyle:
     """Return a style that shows bands 1 to 3 as red, green and blue."""
     renderer = _renderer("multibandcolor", redBand="1", greenBand="2", blueBand="3")
     renderer.set("alphaBand", str(alpha_band))

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 from capecam.settings import ClassSettings
 from capecam.views.palette import MISSED_COLOR, OPEN_COLOR, VERDICT_COLORS
+from capecam.views.styles.columns import VERDICT, named, quoted
 from capecam.views.styles.layers import CLOSE
 from capecam.views.styles.qml import LayerStyle
 from capecam.views.styles.vector_styles import Label, Rule, labelled, marked, outlined, ruled
@@ -54,7 +55,7 @@ def missed_style(classes: Sequence[ClassSettings]) -> LayerStyle:
     is_open = "coalesce(\"id\", '') <> '' and coalesce(\"verdict\", '') = ''"
     is_nothing = "coalesce(\"verdict\", '') = 'nothing'"
     objects = [
-        Rule(entry.name, f'"class" = {_quoted(entry.name)}', outlined(entry.color, dash=True))
+        Rule(entry.name, f'"class" = {quoted(entry.name)}', outlined(entry.color, dash=True))
         for entry in classes[1:]
     ]
     objects.append(Rule("class is missing", "coalesce(\"class\", '') = ''", outlined(MISSED_COLOR)))
@@ -94,14 +95,16 @@ def _with_form(
         fixed: columns that cannot be changed in the form.
     """
     fields = ET.Element("fieldConfiguration")
-    for name, widget in widgets.items():
+    hidden = {"fid": ET.Element("editWidget", type="Hidden")}
+    for name, widget in (hidden | dict(widgets)).items():
         ET.SubElement(fields, "field", name=name).append(widget)
     defaults, editable = ET.Element("defaults"), ET.Element("editable")
     for name, expression in {"reviewer": "@user_full_name", "checked_at": NOW}.items():
         ET.SubElement(defaults, "default", field=name, expression=expression, applyOnUpdate="1")
     for name in fixed:
         ET.SubElement(editable, "field", name=name, editable="0")
-    return replace(style, elements=(*style.elements, fields, defaults, editable))
+    elements = (*style.elements, named(VERDICT), fields, defaults, editable)
+    return replace(style, elements=elements)
 
 
 def _choice(values: Mapping[str, str]) -> ET.Element:
@@ -113,8 +116,3 @@ def _choice(values: Mapping[str, str]) -> ET.Element:
         entry = ET.SubElement(entries, "Option", type="Map")
         ET.SubElement(entry, "Option", type="QString", name=shown, value=value)
     return widget
-
-
-def _quoted(text: str) -> str:
-    """Return a text as a literal of a QGIS expression."""
-    return "'" + text.replace("'", "''") + "'"
