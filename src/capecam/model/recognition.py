@@ -1,0 +1,303 @@
+"""Recognise the network of a checkpoint by the names and shapes of its tensors.
+
+The decoder shows the architecture and most of its options; an index finds the few encoders that
+have such tensors. What comes of it is built on the meta device and compared, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from capecam.errors import CheckpointError, SettingsError
+from capecam.model.architecture import BANDS, find_architecture
+from capecam.model.checkpoint import Weights
+from capecam.model.checkpoint_networks import PARTS, choose_network, head_key
+from capecam.model.decoder_shapes import DECODERS, HEAD, Decoder, Options, decoder_of
+from capecam.model.encoder_index import (
+    TIMM,
+    IndexedEncoder,
+    Shapes,
+    other_name,
+    same_names,
+    same_shapes,
+)
+from capecam.model.introspection import PROBE_PX, REFUSALS
+from capecam.model.meta import meta_network
+from capecam.settings import ModelSettings
+
+MAX_BUILT = 40
+"""Networks that are built at most: of 0.05 to 1 s each."""
+
+BY_HAND = "name model.architecture and model.encoder in a configuration by hand"
+
+INVISIBLE = (
+    "encoder_output_stride", "decoder_interpolation", "decoder_atrous_rates", "upsampling",
+)  # fmt: skip
+"""Arguments that change what a network computes and no tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """A network that has exactly the tensors of a checkpoint."""
+
+    architecture: str
+    encoder: str
+    options: Options
+    """Arguments that are not the architecture's defaults."""
+    channels: int
+    """Number of output channels."""
+    tensors: int
+    """Number of tensors that were compared."""
+    same: tuple[str, ...] = ()
+    """Other names of the encoder."""
+    alike: tuple[str, ...] = ()
+    """Other encoders with the same tensors, which compute something else."""
+    named: bool = False
+    """Whether the checkpoint itself names the encoder."""
+    tried: bool = False
+    """Whether batch norms decided between encoders with the same tensors."""
+    described: bool = False
+    """Whether the folder of the checkpoint describes the whole network."""
+    unseen: Options = field(default_factory=dict)
+    """Arguments that no tensor shows, with the defaults that are taken."""
+
+    @property
+    def title(self) -> str:
+        """Architecture and encoder in one text."""
+        return f"{self.architecture} ({self.encoder})"
+
+    def settings(self, encoder: str) -> ModelSettings:
+        """Return the settings of the network with an encoder."""
+        if self.described:
+            return ModelSettings()
+        return ModelSettings(architecture=self.architecture, encoder=encoder, options=self.options)
+
+    def with_encoder(self, encoder: str) -> Recognition:
+        """Return the network with another encoder of those with the same tensors."""
+        others = {self.encoder, *self.same, *self.alike} - {encoder}
+        return replace(
+            self, encoder=encoder, same=(), alike=tuple(sorted(others, key=_preference)), tried=True
+        )
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the floating-point tensors; counters and indices are left out."""
+    return {k: tuple(x.shape) for k, x in tensors.items() if x.is_floating_point()}
+
+
+def recognize(weights: Weights, name: str | None = None) -> Recognition:
+    """Find the architecture, the encoder and their options.
+
+    Args:
+        weights: the tensors of a checkpoint, and what it says about itself.
+        name: of the network, if there are several (``model.weights``).
+
+    Raises:
+        CheckpointError: there is no network, or none that can be recognised.
+    """
+    prefix = choose_network(weights.path, weights.tensors, name)
+    starts = tuple(prefix + part for part in PARTS)
+    own = {k.removeprefix(prefix): x for k, x in weights.tensors.items() if k.startswith(starts)}
+    shapes = shapes_of(own)
+    if weights.config is not None:
+        return Recognition(
+            str(weights.config.get("_model_class")),
+            str(weights.config.get("encoder_name")),
+            {},
+            weights.tensors[head_key(weights.tensors, prefix)].shape[0],
+            len(shapes),
+            described=True,
+        )
+    decoder = decoder_of(shapes)
+    if decoder is None:
+        raise CheckpointError(
+            f"{weights.path}: its decoder is that of none of {', '.join(DECODERS)}; {BY_HAND}"
+        )
+    return _Search(weights, shapes, decoder).result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A network that fits, with its arguments."""
+
+    encoder: str
+    options: Options
+    network: nn.Module
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Search for the encoder of a network whose decoder is known."""
+
+    weights: Weights
+    shapes: Shapes
+    decoder: Decoder
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels."""
+        return self.shapes[HEAD][0]
+
+    def result(self) -> Recognition:
+        """Return the network that fits, and what else does."""
+        encoder = self._part("encoder.")
+        found = same_shapes(encoder)
+        near = same_names(encoder)  # of which shapes may depend on the output stride
+        fits = list(self._fits(found)) or list(self._fits(near)) or list(self._widened(near))
+        if not fits:
+            raise CheckpointError(f"{self.weights.path}: {self._why_none(found or near)}")
+        names = self._named()
+        first = min(fits, key=lambda fit: (fit.encoder not in names, *_preference(fit.encoder)))
+        description = repr(first.network.encoder)
+        same = {fit.encoder for fit in fits if repr(fit.network.encoder) == description}
+        others = {fit.encoder for fit in fits} - same
+        aliases = filter(None, map(other_name, same))
+        options = first.options | _upsampling(first.network, self.decoder.architecture)
+        return Recognition(
+            self.decoder.architecture,
+            first.encoder,
+            options,
+            self.channels,
+            len(self.shapes),
+            tuple(sorted({*same, *aliases} - {first.encoder})),
+            tuple(sorted(others, key=_preference)),
+            bool(names & {first.encoder, other_name(first.encoder)}),
+            _unseen(self.decoder.architecture, options),
+        )
+
+    def _part(self, start: str) -> Shapes:
+        return {k.removeprefix(start): s for k, s in self.shapes.items() if k.startswith(start)}
+
+    def _named(self) -> set[str]:
+        """Return the texts of the checkpoint, among which the encoder may be."""
+        texts = {text for text in self.weights.facts.values() if isinstance(text, str)}
+        return {*texts, *(TIMM + text.split(".")[0] for text in texts)}
+
+    def _fits(self, found: list[IndexedEncoder], extra: Options | None = None) -> Iterator[_Fit]:
+        """Yield the networks that have exactly these tensors, one for each encoder."""
+        fitting = set[str]()
+        for entry in sorted(found, key=_order)[:MAX_BUILT]:
+            for depth in self._depths(entry):
+                if entry.name in fitting:
+                    continue
+                options = self._options(depth) | (extra or {})
+                network = self._built(entry.name, options)
+                if network is not None and shapes_of(network.state_dict()) == self.shapes:
+                    fitting.add(entry.name)
+                    yield _Fit(entry.name, options, network)
+
+    def _depths(self, entry: IndexedEncoder) -> list[int]:
+        """Return the depths that may be meant, the architecture's default first."""
+        visible = self.decoder.options.get("encoder_depth")
+        default = _defaults(self.decoder.architecture)["encoder_depth"]
+        depths = [visible] if visible else [entry.depth] if entry.depth else [default, 5, 4, 3]
+        return [depth for depth in dict.fromkeys(depths) if isinstance(depth, int)]
+
+    def _options(self, depth: int) -> Options:
+        """Return the options of the network that are not its defaults."""
+        defaults = _defaults(self.decoder.architecture)
+        said = {k: v for k, v in self.weights.facts.items() if k in INVISIBLE and k in defaults}
+        given = {**self.decoder.options, "encoder_depth": depth, **said}
+        return {k: v for k, v in given.items() if v != _listed(defaults.get(k))}
+
+    def _built(self, encoder: str, options: Options) -> nn.Module | None:
+        settings = ModelSettings(
+            architecture=self.decoder.architecture, encoder=encoder, options=options
+        )
+        try:
+            return meta_network(settings, self.channels)
+        except SettingsError:
+            return None  # an encoder that this architecture cannot have
+
+    def _widened(self, found: list[IndexedEncoder]) -> Iterator[_Fit]:
+        """Yield networks of timm's ResNets with other widths, which they take as ``channels``."""
+        widths = [
+            next((s[0] for key, s in self.shapes.items() if key.endswith(last)), 0)
+            for last in (f".layer{stage}.0.conv2.weight" for stage in (1, 2, 3, 4))
+        ]
+        if all(widths):
+            timms = [entry for entry in found if entry.name.startswith(TIMM)]
+            yield from self._fits(timms, {"channels": widths})
+
+    def _why_none(self, near: list[IndexedEncoder]) -> str:
+        """Explain why nothing fits, by the tensors that differ from those of the nearest network."""
+        architecture = self.decoder.architecture
+        nearest = min(self._misfits(near), key=lambda misfit: len(misfit[1]), default=None)
+        if nearest is None:
+            return (
+                f"its decoder is that of {architecture}, but no encoder that is known has its "
+                f"{len(self._part('encoder.'))} tensors; {BY_HAND}"
+            )
+        encoder, differing = nearest
+        key, expected = next(iter(differing.items()))
+        shape = self.shapes.get(key)
+        if len(differing) == 1 and shape and expected and shape[2:] == expected[2:] != ():
+            return (
+                f"the network takes {shape[1]} bands, but images are read as {BANDS} (R, G, B); it "
+                "cannot be used; train it on red, green and blue"
+            )
+        return (
+            f"is nearest to {architecture} with {encoder}, but {len(differing)} of "
+            f"{len(self.shapes)} tensors differ, the first of them {key}: {shape or 'missing'}, "
+            f"there {expected or 'missing'}; {BY_HAND}, and model.options"
+        )
+
+    def _misfits(
+        self, near: list[IndexedEncoder]
+    ) -> Iterator[tuple[str, dict[str, tuple[int, ...] | None]]]:
+        """Yield encoders, with the shapes that they need where they differ from the checkpoint."""
+        for entry in sorted(near, key=_order)[:MAX_BUILT]:
+            network = self._built(entry.name, self._options(self._depths(entry)[0]))
+            expected = shapes_of(network.state_dict()) if network else {}
+            keys = dict.fromkeys((*expected, *self.shapes))
+            yield (
+                entry.name,
+                {
+                    key: expected.get(key)
+                    for key in keys
+                    if expected.get(key) != self.shapes.get(key)
+                },
+            )
+
+
+def _order(entry: IndexedEncoder) -> tuple[tuple[bool, int, str], int]:
+    return _preference(entry.name), -entry.depth
+
+
+def _preference(encoder: str) -> tuple[bool, int, str]:
+    """Sort key of encoders with the same tensors: the plainest name first."""
+    return encoder.startswith("timm-"), len(encoder), encoder
+
+
+def _defaults(architecture: str) -> Options:
+    parameters = inspect.signature(find_architecture(architecture)).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unseen(architecture: str, options: Options) -> Options:
+    """Return the arguments that no tensor shows, with their defaults."""
+    defaults = _defaults(architecture)
+    return {k: _listed(defaults[k]) for k in INVISIBLE if k in defaults and k not in options}
+
+
+def _upsampling(network: nn.Module, architecture: str) -> Options:
+    """Return the upsampling with which the output has the size of the input, if not the default."""
+    default = _defaults(architecture).get("upsampling")
+    if not isinstance(default, int):
+        return {}
+    try:
+        with torch.no_grad():
+            height = network(torch.empty(1, BANDS, PROBE_PX, PROBE_PX, device="meta")).shape[-2]
+    except REFUSALS:
+        return {}  # loading the network tries, too
+    factor = default * PROBE_PX // height
+    return {} if factor == default else {"upsampling": factor}
