@@ -1,7 +1,7 @@
 """Write the index of encoders (capecam.model.encoder_index) for the versions installed here.
 
-Builds every encoder of segmentation_models_pytorch and timm on the meta device, those of timm at the
-depths 5, 4 and 3; takes about half an hour of a core.
+Builds every encoder of segmentation_models_pytorch and timm on the meta device, those of timm at
+the depths 5, 4 and 3; takes about half an hour of a core.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def triples_in(entries: Mapping[str, object]) -> dict[str, Tensor]:
 def facts_in(value: Mapping[str, object]) -> dict[str, object]:
     """Return texts, numbers and short lists of them in dicts in dicts, by their last key."""
     plain = str, int, float
-    facts = {}
+    facts: dict[str, object] = {}
     for _, entries in _dicts(value, "", set()):
         for key, part in entries.items():
             parts = part if isinstance(part, (list, tuple)) else (part,)

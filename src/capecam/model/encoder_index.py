@@ -1,8 +1,8 @@
 """Index of encoders by their tensors, so that a few of some 1,400 have to be built.
 
-``scripts/encoder_index.py`` writes it from all encoders that segmentation_models_pytorch and timm can
-build. It only narrows a search: what is found is built and compared (``model.recognition``), so an
-index of other versions may miss an encoder, and never leads to a wrong one.
+``scripts/encoder_index.py`` writes it from all encoders that segmentation_models_pytorch and timm
+can build. It only narrows a search: what is found is built and compared (``model.recognition``), so
+an index of other versions may miss an encoder, and never leads to a wrong one.
 """
 
 from __future__ import annotations

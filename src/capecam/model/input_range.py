@@ -1,11 +1,12 @@
 """Judge which range of its input a network was trained on, by what its batch norms remember.
 
-A batch norm keeps the mean and the variance of every channel over the training. Imagery like that of
-the training has about the same ones, if it enters the network in the same range.
+A batch norm keeps the mean and the variance of every channel over the training. Imagery like that
+of the training has about the same ones, if it enters the network in the same range.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,16 +17,18 @@ from capecam.model.normalisation import Normalisation
 from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, Triple
 
 NORMS = 8
-"""Batch norms that are compared, the first that run: later ones say the same, at the price of more of
-the forward."""
+"""Batch norms that are compared, the first that run: later ones say the same, at the price of more
+of the forward."""
 
 CLEAR = 20.0
 """Ratio of misfits from which a range is beyond doubt: a factor of 255 gives 20 to a million."""
 
 LIKELY = 5.0
-"""Ratio from which a range is preferred to those before it in the list. Another mean and deviation of
-the same range gives 4 to 30, and imagery of another contrast than that of the training up to 8 (FPN
-with regnetx_002 and resnet18d, drawn and real imagery)."""
+"""Ratio from which a range is preferred to those before it in the list. Another mean and deviation
+of the same range gives 4 to 30, and imagery of another contrast than that of the training up to 8
+(FPN with regnetx_002 and resnet18d, drawn and real imagery)."""
+
+TINY = 1e-9
 
 HALF = (0.5, 0.5, 0.5)
 NOTHING: tuple[Triple, Triple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -44,12 +47,14 @@ class InputRange:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The range that is taken, and how sure that is."""
+    """The range that is taken, and how sure that is: ``sure``, ``likely`` or ``guess``."""
 
     ranges: tuple[InputRange, ...]
     """All that were tried, the one that is taken first, then by misfit."""
-    sure: str
-    """``sure``, ``likely`` or ``guess``."""
+    sure_max: str
+    """Of the maximum of the input."""
+    sure_mean: str
+    """Of mean and std."""
 
     @property
     def taken(self) -> InputRange:
@@ -89,23 +94,35 @@ def judge(network: nn.Module, own: tuple[Triple, Triple] | None, pixels: Tensor)
         own: mean and std of the checkpoint, if it has any.
         pixels: (B, 3, H, W) uint8, with imagery everywhere if possible.
     """
+    encoder = getattr(network, "encoder", network)
+    if not any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
+        pixels = pixels[:1]  # the first batch norm is in the decoder, after most of the forward
     ranges = [
         InputRange(normalisation, name, misfit(network, normalisation, pixels))
         for name, normalisation in possible_ranges(own).items()
     ]
-    values = [(each, each.misfit) for each in ranges if each.misfit is not None]
-    if not values:
-        return Judgement(tuple(ranges), "likely" if len(ranges) == 1 else "guess")
-    values.sort(key=lambda pair: pair[1])  # with the order of the list where they are equal
-    near = [each for each, value in values if value <= LIKELY * values[0][1]]
-    taken = min(near, key=ranges.index)
-    others = [(each, value) for each, value in values if each is not taken]
-    ratio = min((value / max(taken.misfit or 0, 1e-9) for _, value in others), default=CLEAR)
-    sure = "sure" if ratio >= CLEAR else "likely" if ratio >= LIKELY else "guess"
-    return Judgement((taken, *(each for each, _ in others)), sure)
+    least = min((each.misfit for each in ranges if each.misfit is not None), default=None)
+    if least is None:
+        return Judgement(tuple(ranges), "guess", "guess" if own is None else "sure")
+    taken = next(each for each in ranges if _misfit(each) <= LIKELY * least)
+    others = sorted((each for each in ranges if each is not taken), key=_misfit)
+    top = taken.normalisation.input_max
+    same_max = [each for each in others if each.normalisation.input_max == top]
+    other_max = [each for each in others if each.normalisation.input_max != top]
+    return Judgement((taken, *others), _how_sure(taken, other_max), _how_sure(taken, same_max))
 
 
-class _Enough(Exception):
+def _misfit(each: InputRange) -> float:
+    return math.inf if each.misfit is None else each.misfit
+
+
+def _how_sure(taken: InputRange, others: Sequence[InputRange]) -> str:
+    """Return how much better a range fits than others."""
+    ratio = min((_misfit(other) for other in others), default=math.inf) / max(_misfit(taken), TINY)
+    return "sure" if ratio >= CLEAR else "likely" if ratio >= LIKELY else "guess"
+
+
+class _ComparedError(Exception):
     """The batch norms that are compared have run."""
 
 
@@ -122,25 +139,25 @@ def misfit(
         norms: number of batch norms.
 
     Returns:
-        Median over channels of the Kullback-Leibler divergence between normal distributions; None if
-        the network has no batch norm, or none that was trained.
+        Median over channels of the Kullback-Leibler divergence between normal distributions; None
+        if the network has no batch norm, or none that was trained.
     """
     found: list[Tensor] = []
 
-    def compare(norm: nn.Module, inputs: Sequence[Tensor]) -> None:
+    def compare(norm: nn.BatchNorm2d, inputs: Sequence[Tensor]) -> None:
         mean, variance = norm.running_mean, norm.running_var
         if isinstance(mean, Tensor) and isinstance(variance, Tensor):
             if mean.any() or (variance != 1).any():  # as they are made
                 found.append(_divergence(inputs[0], mean, variance + norm.eps))
             if len(found) >= norms:
-                raise _Enough
+                raise _ComparedError
 
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     handles = [layer.register_forward_pre_hook(compare) for layer in layers]
     dtype = next(network.parameters()).dtype
     try:
         network(normalisation.on(pixels.device, dtype)(pixels.to(dtype)))
-    except _Enough:
+    except _ComparedError:
         pass
     finally:
         for handle in handles:

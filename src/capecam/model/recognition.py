@@ -35,10 +35,9 @@ MAX_BUILT = 40
 
 BY_HAND = "name model.architecture and model.encoder in a configuration by hand"
 
-INVISIBLE = (
-    "encoder_output_stride", "decoder_interpolation", "decoder_atrous_rates", "upsampling",
-)  # fmt: skip
-"""Arguments that change what a network computes and no tensor."""
+INVISIBLE = ("encoder_output_stride", "decoder_interpolation", "decoder_atrous_rates")
+"""Arguments that change what a network computes and no tensor. Upsampling is another one, which the
+size of the output tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ class _Search:
         encoder = self._part("encoder.")
         found = same_shapes(encoder)
         near = same_names(encoder)  # of which shapes may depend on the output stride
-        fits = list(self._fits(found)) or list(self._fits(near)) or list(self._widened(near))
+        fits = list(self._fits(found)) or list(self._fits(near)) or list(self._widened(encoder))
         if not fits:
             raise CheckpointError(f"{self.weights.path}: {self._why_none(found or near)}")
         names = self._named()
@@ -166,8 +165,8 @@ class _Search:
             len(self.shapes),
             tuple(sorted({*same, *aliases} - {first.encoder})),
             tuple(sorted(others, key=_preference)),
-            bool(names & {first.encoder, other_name(first.encoder)}),
-            _unseen(self.decoder.architecture, options),
+            named=bool(names & {first.encoder, other_name(first.encoder)}),
+            unseen=_unseen(self.decoder.architecture, options),
         )
 
     def _part(self, start: str) -> Shapes:
@@ -180,28 +179,28 @@ class _Search:
 
     def _fits(self, found: list[IndexedEncoder], extra: Options | None = None) -> Iterator[_Fit]:
         """Yield the networks that have exactly these tensors, one for each encoder."""
-        fitting = set[str]()
-        for entry in sorted(found, key=_order)[:MAX_BUILT]:
-            for depth in self._depths(entry):
-                if entry.name in fitting:
-                    continue
+        for encoder, indexed in _by_name(found):
+            for depth in self._depths(indexed):
                 options = self._options(depth) | (extra or {})
-                network = self._built(entry.name, options)
+                network = self._built(encoder, options)
                 if network is not None and shapes_of(network.state_dict()) == self.shapes:
-                    fitting.add(entry.name)
-                    yield _Fit(entry.name, options, network)
+                    yield _Fit(encoder, options, network)
+                    break
 
-    def _depths(self, entry: IndexedEncoder) -> list[int]:
-        """Return the depths that may be meant, the architecture's default first."""
+    def _depths(self, indexed: list[int]) -> list[int]:
+        """Return the depths that an encoder may have, the architecture's default first."""
         visible = self.decoder.options.get("encoder_depth")
         default = _defaults(self.decoder.architecture)["encoder_depth"]
-        depths = [visible] if visible else [entry.depth] if entry.depth else [default, 5, 4, 3]
-        return [depth for depth in dict.fromkeys(depths) if isinstance(depth, int)]
+        depths = [visible] if visible else [default, 5, 4, 3]
+        any_depth = visible or 0 in indexed
+        unique = (depth for depth in dict.fromkeys(depths) if any_depth or depth in indexed)
+        return [depth for depth in unique if isinstance(depth, int)]
 
     def _options(self, depth: int) -> Options:
         """Return the options of the network that are not its defaults."""
         defaults = _defaults(self.decoder.architecture)
-        said = {k: v for k, v in self.weights.facts.items() if k in INVISIBLE and k in defaults}
+        facts = self.weights.facts
+        said = {k: facts[k] for k in INVISIBLE if k in defaults and k in facts}
         given = {**self.decoder.options, "encoder_depth": depth, **said}
         return {k: v for k, v in given.items() if v != _listed(defaults.get(k))}
 
@@ -214,18 +213,20 @@ class _Search:
         except SettingsError:
             return None  # an encoder that this architecture cannot have
 
-    def _widened(self, found: list[IndexedEncoder]) -> Iterator[_Fit]:
+    def _widened(self, encoder: Shapes) -> Iterator[_Fit]:
         """Yield networks of timm's ResNets with other widths, which they take as ``channels``."""
         widths = [
-            next((s[0] for key, s in self.shapes.items() if key.endswith(last)), 0)
+            next((s[0] for key, s in encoder.items() if key.endswith(last)), 0)
             for last in (f".layer{stage}.0.conv2.weight" for stage in (1, 2, 3, 4))
         ]
+        # A first stage of another width than the stem needs a projection.
+        usual = {k: s for k, s in encoder.items() if ".layer1.0.downsample." not in k}
+        found = [entry for entry in same_names(usual) if entry.name.startswith(TIMM)]
         if all(widths):
-            timms = [entry for entry in found if entry.name.startswith(TIMM)]
-            yield from self._fits(timms, {"channels": widths})
+            yield from self._fits(found, {"channels": widths})
 
     def _why_none(self, near: list[IndexedEncoder]) -> str:
-        """Explain why nothing fits, by the tensors that differ from those of the nearest network."""
+        """Explain why nothing fits, by what differs from the nearest network."""
         architecture = self.decoder.architecture
         nearest = min(self._misfits(near), key=lambda misfit: len(misfit[1]), default=None)
         if nearest is None:
@@ -251,12 +252,12 @@ class _Search:
         self, near: list[IndexedEncoder]
     ) -> Iterator[tuple[str, dict[str, tuple[int, ...] | None]]]:
         """Yield encoders, with the shapes that they need where they differ from the checkpoint."""
-        for entry in sorted(near, key=_order)[:MAX_BUILT]:
-            network = self._built(entry.name, self._options(self._depths(entry)[0]))
+        for encoder, indexed in _by_name(near):
+            network = self._built(encoder, self._options(self._depths(indexed)[0]))
             expected = shapes_of(network.state_dict()) if network else {}
             keys = dict.fromkeys((*expected, *self.shapes))
             yield (
-                entry.name,
+                encoder,
                 {
                     key: expected.get(key)
                     for key in keys
@@ -265,8 +266,10 @@ class _Search:
             )
 
 
-def _order(entry: IndexedEncoder) -> tuple[tuple[bool, int, str], int]:
-    return _preference(entry.name), -entry.depth
+def _by_name(found: list[IndexedEncoder]) -> list[tuple[str, list[int]]]:
+    """Return encoders and their depths in the index, the plainest names first."""
+    names = sorted({entry.name for entry in found}, key=_preference)[:MAX_BUILT]
+    return [(name, [e.depth for e in found if e.name == name]) for name in names]
 
 
 def _preference(encoder: str) -> tuple[bool, int, str]:

@@ -165,7 +165,7 @@ def _judge(model: Model, weights: Weights, pixels: torch.Tensor) -> Judgement:
         return judgement
     named = [each for each in judgement.ranges if each.normalisation.input_max == said]
     others = [each for each in judgement.ranges if each not in named]
-    return Judgement((*named, *others), "sure") if named else judgement
+    return replace(judgement, ranges=(*named, *others), sure_max="sure") if named else judgement
 
 
 def _best(models: Mapping[str, Model], judgement: Judgement, pixels: torch.Tensor) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from capecam import __version__
 from capecam.errors import OutputError, UsageError
-from capecam.run.text_table import key_value_table
+from capecam.run.text_table import WIDTH, key_value_table
 from capecam.runtime.files import atomic_write
 from capecam.settings import VSI
 
 if TYPE_CHECKING:
+    from capecam.model.input_range import Judgement
+    from capecam.model.normalisation import Normalisation
+    from capecam.model.recognition import Recognition
     from capecam.run.configuration_guess import ConfigurationGuess
 
 DPI = 110
@@ -114,15 +118,19 @@ def write_configuration(
     with atomic_write(files.config) as temporary:
         text = "\n".join(_lines(guess, checkpoint, listed, files)) + "\n"
         temporary.write_text(text, encoding="utf-8")
-    return f"{_summary(guess, files)}\n\nnow look at the picture, and then type:\n  capecam run --config {config}"
+    following = f"now look at the picture, and then type:\n  capecam run --config {config}"
+    return f"{_summary(guess, files)}\n\n{following}"
 
 
 def _lines(
     guess: ConfigurationGuess, checkpoint: Path, sources: Sequence[str], files: Destination
 ) -> Iterator[str]:
     """Yield the lines of the configuration."""
-    yield f"# Written by capecam init, version {__version__}. It says how each value was found; correct what"
-    yield f"# is wrong, and look at {files.picture.name}. Paths are relative to this file."
+    yield from _comment(
+        f"Written by capecam init {__version__}. Comments say how each value was found; correct "
+        f"what is wrong, and look at {files.picture.name}. Paths are relative to this file.",
+        "",
+    )
     yield "sources:"
     for source in sources:
         at = "@" if source.startswith("@") else ""
@@ -131,78 +139,101 @@ def _lines(
     yield "out: out"
     yield "model:"
     yield from _network_lines(guess)
-    yield f"  # Names: {guess.names_from}. The number of classes is that of the output: sure."
+    yield from _comment(f"Number of classes: sure. Names: {guess.names_from}.")
     yield "  classes:"
     for entry in guess.classes:
         yield f"    - {{name: {json.dumps(entry.name)}, color: {json.dumps(entry.color)}}}"
     yield from _input_lines(guess)
-    yield f"  # Pixel size on the ground, of {guess.gsd_from}; in training it should have been the same."
+    yield from _comment(
+        f"Metres of a pixel on the ground in training, taken from {guess.gsd_from}."
+    )
     yield f"  gsd_m: {guess.gsd_m:g}"
     if guess.imagery.scale is not None:
-        yield "# The images are not uint8: these percentiles of their values become 0 and 255 (a guess)."
+        yield from _comment(
+            "A guess: images are not uint8, and these percentiles of them become 0 and 255.", ""
+        )
         yield f"imagery: {{scale: {json.dumps(str(guess.imagery.scale))}}}"
-    yield "# Tiles that the network takes; the size of those in training is best, if it is known."
+    yield from _comment("Tiles that the network takes; best is the size of those in training.", "")
     yield "tiling:"
     yield from (f"  {key}: {getattr(guess.tiling, key)}" for key in ("size", "overlap", "stride"))
 
 
+def _comment(text: str, indent: str = "  ") -> list[str]:
+    """Return a text as the lines of a comment."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{indent}# ",
+        subsequent_indent=f"{indent}# ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _network_lines(guess: ConfigurationGuess) -> Iterator[str]:
     network = guess.network
-    if network.described:
-        yield f"  # {network.title}: sure, as config.json beside the weights describes it."
-    else:
-        yield f"  # {_how_sure(guess)}"
+    yield from _comment(how_sure(network))
+    if not network.described:
         if network.same:
-            yield f"  # Other names of this encoder: {', '.join(network.same)}."
+            yield from _comment(f"Other names of this encoder: {', '.join(network.same)}.")
         if network.alike:
-            yield f"  # The same tensors have, and compute something else: {', '.join(network.alike)}."
+            alike = ", ".join(network.alike)
+            yield from _comment(f"Others with these tensors, which compute differently: {alike}.")
         yield f"  architecture: {network.architecture}"
         yield f"  encoder: {_yaml(network.encoder)}"
         if network.unseen:
             unseen = ", ".join(f"{k}: {json.dumps(v)}" for k, v in network.unseen.items())
-            yield f"  # No tensor shows these, of which the defaults are taken: {unseen}."
+            yield from _comment(
+                f"No tensor shows these options; defaults, unless they are set: {unseen}."
+            )
         if network.options:
             yield f"  options: {json.dumps(network.options)}"
     if guess.weights is not None:
         yield f"  weights: {_yaml(guess.weights)}"
 
 
-def _how_sure(guess: ConfigurationGuess) -> str:
-    """Return how sure the network is, as a sentence."""
-    network = guess.network
-    fits = f"{network.tensors} of {network.tensors} tensors have its names and shapes"
+def how_sure(network: Recognition) -> str:
+    """Return how sure a network is, as a sentence."""
+    if network.described:
+        return f"Sure: config.json beside the weights describes it, {network.title}."
+    fits = f"all {network.tensors} tensors have the names and shapes of this network"
     if not network.alike:
-        return f"Sure: {fits}, and those of no other that is known."
+        return f"Sure: {fits}, and of no other that is known."
     if network.named:
         return f"Sure: {fits}, and the checkpoint names the encoder."
     if network.tried:
-        return f"Likely: {fits}, and its batch norms know such imagery best."
-    return f"A guess: {fits}; it is the plainest of the encoders that have them."
+        return f"Likely: {fits}; of the encoders that have them, its batch norms fit best."
+    return f"A guess: {fits}; of the encoders that have them, it has the plainest name."
 
 
 def _input_lines(guess: ConfigurationGuess) -> Iterator[str]:
     judgement = guess.input
-    yield f"  # Input: {judgement.sure}. {_reason(guess)}"
-    for other in judgement.ranges[1:]:
-        norm = other.normalisation
-        misfit = "" if other.misfit is None else f" ({other.misfit:.2g})"
-        yield (
-            f"  #   else{misfit}: input_max: {norm.input_max:g}, mean: {json.dumps(norm.mean)}, "
-            f"std: {json.dumps(norm.std)}"
+    if judgement.taken.misfit is None:
+        reason = "No trained batch norm tells the range: look at the picture."
+    else:
+        reason = (
+            "Misfit of imagery in this range to what the batch norms remember: "
+            f"{judgement.taken.misfit:.2g}."
         )
-    norm = judgement.taken.normalisation
-    yield f"  input_max: {norm.input_max:g}"
-    yield f"  mean: {json.dumps(norm.mean)}"
-    yield f"  std: {json.dumps(norm.std)}"
+    yield from _comment(f"{sure_input(judgement)}. {reason}")
+    for other in judgement.ranges[1:]:
+        misfit = "" if other.misfit is None else f" ({other.misfit:.2g})"
+        yield f"  # instead{misfit}: {', '.join(_scaling(other.normalisation))}"
+    yield from (f"  {line}" for line in _scaling(judgement.taken.normalisation))
 
 
-def _reason(guess: ConfigurationGuess) -> str:
-    taken = guess.input.taken
-    if taken.misfit is None:
-        return "The network has no trained batch norm to compare the imagery with: look at the picture."
-    return (
-        f"Misfit of the imagery to what batch norms remember of the training: {taken.misfit:.2g}."
-    )
+def sure_input(judgement: Judgement) -> str:
+    """Return how sure the range of the input is."""
+    top, name = judgement.taken.name.split(", ")
+    return f"{top}: {judgement.sure_max}; {name}: {judgement.sure_mean}"
+
+
+def _scaling(norm: Normalisation) -> list[str]:
+    return [
+        f"input_max: {norm.input_max:g}",
+        f"mean: {json.dumps(norm.mean)}",
+        f"std: {json.dumps(norm.std)}",
+    ]
 
 
 def _yaml(text: str) -> str:
@@ -214,23 +245,21 @@ def _yaml(text: str) -> str:
 def _summary(guess: ConfigurationGuess, files: Destination) -> str:
     """Return what was found, and how sure it is."""
     network, judgement = guess.network, guess.input
-    others = [f"the same as {', '.join(network.same)}"] if network.same else []
-    others += [f"with the same tensors: {', '.join(network.alike)}"] if network.alike else []
-    sure = "Sure: described by config.json." if network.described else _how_sure(guess)
     names = ", ".join(entry.name for entry in guess.classes)
-    next_best = judgement.ranges[1].name if len(judgement.ranges) > 1 else None
+    others = ", ".join(each.name for each in judgement.ranges[1:2])
     pairs = [
         ("network", network.title),
-        ("", sure),
-        *(("", other) for other in others),
-        *([("options", json.dumps(network.options))] if network.options else []),
+        ("", how_sure(network)),
+        ("same network", ", ".join(network.same)),
+        ("same tensors", ", ".join(network.alike)),
+        ("options", json.dumps(network.options) if network.options else ""),
         ("classes", f"{names} (names: {guess.names_from})"),
-        ("input", f"{judgement.taken.name}: {judgement.sure}"),
-        *([("", f"next best: {next_best}")] if next_best else []),
-        ("pixel", f"{guess.gsd_m:g} m, of {guess.gsd_from}"),
+        ("input", sure_input(judgement)),
+        ("next best", others),
+        ("pixel", f"{guess.gsd_m:g} m, from {guess.gsd_from}"),
         ("tile", f"{guess.tiling.size} px, overlap {guess.tiling.overlap} px"),
         ("looked at", guess.image),
         ("configuration", str(files.config)),
         ("picture", str(files.picture)),
     ]
-    return key_value_table(pairs)
+    return key_value_table([(name, text) for name, text in pairs if text])

@@ -83,7 +83,7 @@ def draw_trial(trial: Trial) -> Drawing:
         sheet.text(x, top - line_cm(SMALL) - 0.05, note, SMALL, color=FAINT)
         classes = tinted(tile, prediction.predicted, colours)
         draw_image(sheet.axes(x, top, TILE, TILE), classes, trial.valid, smooth=False)
-        heat = ramp.colours(prediction.foreground)
+        heat = ramp.colours(prediction.foreground.astype(float))
         draw_image(sheet.axes(x, below, TILE, TILE), heat, trial.valid, smooth=False)
     _legend(sheet, trial, below, ramp.colours(np.linspace(0, 1, 64)[None]))
     return sheet.cut(below + TILE + MARGIN)
