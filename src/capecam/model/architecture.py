@@ -77,7 +77,8 @@ def _description(
         return settings.architecture, options | {"classes": channels}
     raise SettingsError(
         "the checkpoint does not say what network it is for; "
-        "set model.architecture and model.encoder in the configuration"
+        "let capecam init guess it, or set model.architecture and model.encoder in the "
+        "configuration"
     )
 
 

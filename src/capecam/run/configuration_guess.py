@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from capecam.attribution.engine import Engine
 from capecam.attribution.methods import decide
 from capecam.errors import SettingsError, UsageError
 from capecam.grid import Tiling
@@ -205,13 +204,17 @@ def _trial(
     """Predict the tile with most detections in several ranges of the input."""
 
     def predict(scaling: InputRange, pixels: torch.Tensor) -> Prediction:
-        engine = Engine(replace(model, normalisation=scaling.normalisation), ["gradcam"])
-        probability = engine.logits(pixels).softmax(dim=1)
-        predicted = decide(probability, sigmoid=model.sigmoid)
+        dtype = next(model.network.parameters()).dtype
+        normalised = scaling.normalisation.on(pixels.device, dtype)(pixels.to(dtype))
+        with torch.no_grad():
+            logits = model.network(normalised).float()
+        if model.sigmoid:  # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        probability = logits.softmax(dim=1)
         return Prediction(
             scaling.name,
-            predicted.numpy(),
-            (1 - probability[:, 0]).float().numpy(),
+            decide(probability, sigmoid=model.sigmoid).numpy(),
+            (1 - probability[:, 0]).numpy(),
             "" if scaling.misfit is None else f"misfit {scaling.misfit:.2g}",
         )
 
