@@ -127,16 +127,13 @@ class _ComparedError(Exception):
 
 
 @torch.no_grad()
-def misfit(
-    network: nn.Module, normalisation: Normalisation, pixels: Tensor, norms: int = NORMS
-) -> float | None:
+def misfit(network: nn.Module, normalisation: Normalisation, pixels: Tensor) -> float | None:
     """Compare imagery in a range with what a network's first batch norms remember.
 
     Args:
         network: in eval mode.
         normalisation: of the input.
         pixels: (B, 3, H, W) uint8.
-        norms: number of batch norms.
 
     Returns:
         Median over channels of the Kullback-Leibler divergence between normal distributions; None
@@ -149,7 +146,7 @@ def misfit(
         if isinstance(mean, Tensor) and isinstance(variance, Tensor):
             if mean.any() or (variance != 1).any():  # as they are made
                 found.append(_divergence(inputs[0], mean, variance + norm.eps))
-            if len(found) >= norms:
+            if len(found) >= NORMS:
                 raise _ComparedError
 
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -7,8 +7,9 @@ have such tensors. What comes of it is built on the meta device and compared, te
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,6 @@ class Recognition:
     """Other encoders with the same tensors, which compute something else."""
     named: bool = False
     """Whether the checkpoint itself names the encoder."""
-    tried: bool = False
-    """Whether batch norms decided between encoders with the same tensors."""
     described: bool = False
     """Whether the folder of the checkpoint describes the whole network."""
     unseen: Options = field(default_factory=dict)
@@ -70,17 +69,13 @@ class Recognition:
         """Architecture and encoder in one text."""
         return f"{self.architecture} ({self.encoder})"
 
-    def settings(self, encoder: str) -> ModelSettings:
-        """Return the settings of the network with an encoder."""
+    @property
+    def settings(self) -> ModelSettings:
+        """Settings of the network."""
         if self.described:
             return ModelSettings()
-        return ModelSettings(architecture=self.architecture, encoder=encoder, options=self.options)
-
-    def with_encoder(self, encoder: str) -> Recognition:
-        """Return the network with another encoder of those with the same tensors."""
-        others = {self.encoder, *self.same, *self.alike} - {encoder}
-        return replace(
-            self, encoder=encoder, same=(), alike=tuple(sorted(others, key=_preference)), tried=True
+        return ModelSettings(
+            architecture=self.architecture, encoder=self.encoder, options=self.options
         )
 
 
@@ -155,7 +150,6 @@ class _Search:
         description = repr(first.network.encoder)
         same = {fit.encoder for fit in fits if repr(fit.network.encoder) == description}
         others = {fit.encoder for fit in fits} - same
-        aliases = filter(None, map(other_name, same))
         options = first.options | _upsampling(first.network, self.decoder.architecture)
         return Recognition(
             self.decoder.architecture,
@@ -163,8 +157,8 @@ class _Search:
             options,
             self.channels,
             len(self.shapes),
-            tuple(sorted({*same, *aliases} - {first.encoder})),
-            tuple(sorted(others, key=_preference)),
+            tuple(_with_other_names(same - {first.encoder}, first.encoder)),
+            tuple(_with_other_names(others)),
             named=bool(names & {first.encoder, other_name(first.encoder)}),
             unseen=_unseen(self.decoder.architecture, options),
         )
@@ -272,9 +266,21 @@ def _by_name(found: list[IndexedEncoder]) -> list[tuple[str, list[int]]]:
     return [(name, [e.depth for e in found if e.name == name]) for name in names]
 
 
+def _with_other_names(encoders: Set[str], *taken: str) -> Iterator[str]:
+    """Yield encoders, each with its deprecated name, and that of the one that is taken."""
+    for encoder in [*taken, *sorted(encoders, key=_preference)]:
+        yield from () if encoder in taken else (encoder,)
+        yield from filter(None, (other_name(encoder),))
+
+
+@cache
 def _preference(encoder: str) -> tuple[bool, int, str]:
-    """Sort key of encoders with the same tensors: the plainest name first."""
-    return encoder.startswith("timm-"), len(encoder), encoder
+    """Sort key of encoders: those that training can begin with, then the plainest name."""
+    import timm  # noqa: PLC0415 slow
+
+    is_timm = encoder.startswith(TIMM)
+    has_weights = not is_timm or timm.models.is_model_pretrained(encoder.removeprefix(TIMM))
+    return not has_weights, len(encoder), encoder
 
 
 def _defaults(architecture: str) -> Options:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import sqrt
@@ -16,7 +16,7 @@ from capecam.grid import Tiling
 from capecam.imagery.discovery import find_images
 from capecam.model.checkpoint import Weights, read_weights
 from capecam.model.checkpoint_facts import gsd_m, guess_classes, input_max, tile_px
-from capecam.model.input_range import InputRange, Judgement, judge, misfit
+from capecam.model.input_range import InputRange, Judgement, judge
 from capecam.model.introspection import sizes, why_not_size
 from capecam.model.model import Model, build_model, check_tile
 from capecam.model.recognition import Recognition, recognize
@@ -32,14 +32,6 @@ TILES = 4
 
 MAX_DRAWN = 4
 """Ranges in the picture."""
-
-MAX_ALIKE = 6
-"""Encoders with the same tensors that are tried."""
-
-BETTER = 1.5
-"""Ratio of misfits from which another encoder with the same tensors is taken."""
-
-EVERY_NORM = 10_000
 
 MAX_IMAGES = 5
 """Images that are tried until one can be used."""
@@ -90,20 +82,12 @@ def guess_configuration(
     network = recognize(weights, weights_name)
     classes, names_from = guess_classes(network.channels, weights.facts)
     given = {"classes": classes, "weights": weights_name}
-
-    def model_with(encoder: str) -> Model:
-        return build_model(weights, network.settings(encoder).model_copy(update=given))
-
-    model = model_with(network.encoder)
+    model = build_model(weights, network.settings.model_copy(update=given))
     tiling = _tiling(model, tile_px(weights.facts))
     city, imagery = _open(sources)
     tiles = _tiles(city, tiling.tiling)
     pixels = torch.stack([tile.pixels for tile in tiles])
     judgement = _judge(model, weights, pixels)
-    models = {name: model_with(name) for name in network.alike[:MAX_ALIKE]}
-    best = _best({network.encoder: model, **models}, judgement, pixels)
-    if best is not None:
-        network, model = network.with_encoder(best), models[best]
     source = city.mosaic.sources[0]
     width, height = source.header.placement.ground_m
     said = gsd_m(weights.facts)
@@ -165,19 +149,6 @@ def _judge(model: Model, weights: Weights, pixels: torch.Tensor) -> Judgement:
     named = [each for each in judgement.ranges if each.normalisation.input_max == said]
     others = [each for each in judgement.ranges if each not in named]
     return replace(judgement, ranges=(*named, *others), sure_max="sure") if named else judgement
-
-
-def _best(models: Mapping[str, Model], judgement: Judgement, pixels: torch.Tensor) -> str | None:
-    """Return the encoder whose batch norms know such imagery best; None if that is the first."""
-    if len(models) == 1:
-        return None
-    scaling = judgement.taken.normalisation
-    found = {k: misfit(m.network, scaling, pixels, EVERY_NORM) for k, m in models.items()}
-    measured = {name: value for name, value in found.items() if value is not None}
-    if len(measured) < len(found):
-        return None
-    first, best = next(iter(measured)), min(measured, key=lambda name: measured[name])
-    return best if measured[best] * BETTER < measured[first] else None
 
 
 def _tiling(model: Model, said: int | None) -> TilingSettings:

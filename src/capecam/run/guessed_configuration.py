@@ -201,9 +201,10 @@ def how_sure(network: Recognition) -> str:
         return f"Sure: {fits}, and of no other that is known."
     if network.named:
         return f"Sure: {fits}, and the checkpoint names the encoder."
-    if network.tried:
-        return f"Likely: {fits}; of the encoders that have them, its batch norms fit best."
-    return f"A guess: {fits}; of the encoders that have them, it has the plainest name."
+    return (
+        f"A guess: {fits}; of the encoders that have them, it is one with pretrained weights, and "
+        "has the plainest name."
+    )
 
 
 def _input_lines(guess: ConfigurationGuess) -> Iterator[str]:
