@@ -30,8 +30,8 @@ def gsd_m(facts: Facts) -> float | None:
 
 def tile_px(facts: Facts) -> int | None:
     """Return the edge of a tile in training; None if it is not said."""
-    found = (int(size) for size in _numbers(facts, TILE))
-    return next((size for size in found if TILE_PX[0] <= size <= TILE_PX[1]), None)
+    sizes = _numbers(facts, TILE)
+    return next((int(size) for size in sizes if TILE_PX[0] <= size <= TILE_PX[1]), None)
 
 
 def _numbers(facts: Facts, pattern: re.Pattern[str]) -> list[float]:

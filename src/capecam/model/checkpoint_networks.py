@@ -54,12 +54,15 @@ def triples_in(entries: Mapping[str, object]) -> dict[str, Tensor]:
 
 def facts_in(value: Mapping[str, object]) -> dict[str, object]:
     """Return texts, numbers and short lists of them in dicts in dicts, by their last key."""
-    plain = str, int, float
+
+    def is_plain(part: object) -> bool:
+        return isinstance(part, (int, float)) or (isinstance(part, str) and len(part) <= MAX_KEY)
+
     facts: dict[str, object] = {}
     for _, entries in _dicts(value, "", set()):
         for key, part in entries.items():
             parts = part if isinstance(part, (list, tuple)) else (part,)
-            if len(parts) <= MAX_LIST and all(isinstance(each, plain) for each in parts):
+            if len(parts) <= MAX_LIST and all(map(is_plain, parts)):
                 facts.setdefault(key[:MAX_KEY], part)
     return facts
 

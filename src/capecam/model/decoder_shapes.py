@@ -27,6 +27,8 @@ def decoder_of(shapes: Shapes) -> Decoder | None:
     Args:
         shapes: of the tensors of the network, whose names begin with ``decoder.`` and so on.
     """
+    if len(shapes.get(HEAD, ())) != 4:
+        return None
     for architecture, (key, read) in DECODERS.items():
         if f"decoder.{key}" in shapes:
             try:

@@ -154,7 +154,7 @@ def _judge(model: Model, weights: Weights, pixels: torch.Tensor) -> Judgement:
 def _tiling(model: Model, said: int | None) -> TilingSettings:
     """Return tiles that the network takes: as in training if the checkpoint says so."""
     default = TilingSettings()
-    reasons = []
+    errors = list[SettingsError]()
     for size in dict.fromkeys(chain([said or default.size], sizes(model.network, default.size))):
         for stride in STRIDES:
             overlap = round(size * default.overlap / default.size / stride) * stride
@@ -162,11 +162,11 @@ def _tiling(model: Model, said: int | None) -> TilingSettings:
                 tiling = TilingSettings(size=size, overlap=overlap, stride=stride)
                 check_tile(model.network, tiling.tiling)
             except SettingsError as error:
-                reasons.append(error)
-                continue
-            if why_not_size(model.network, size) is None:
-                return tiling
-    raise reasons[0]
+                errors.append(error)
+            else:
+                if why_not_size(model.network, size) is None:
+                    return tiling
+    raise next(iter(errors), SettingsError("the network takes no tiles; correct model.options"))
 
 
 def _trial(

@@ -28,7 +28,7 @@ DPI = 110
 MAX_SOURCES = 100
 """Sources that the configuration itself lists; more are in a list beside it."""
 
-PLAIN = re.compile(r"[A-Za-z./_][\w./-]*", re.ASCII)
+PLAIN = re.compile(r"[A-Za-z/_][\w./-]*", re.ASCII)
 """Texts that need no quotes in YAML, unless they are words such as ``true``."""
 
 WORDS = {"true", "false", "null"}
@@ -216,7 +216,7 @@ def _input_lines(guess: ConfigurationGuess) -> Iterator[str]:
             "Misfit of imagery in this range to what the batch norms remember: "
             f"{judgement.taken.misfit:.2g}."
         )
-    yield from _comment(f"{sure_input(judgement)}. {reason}")
+    yield from _comment(f"Input: {sure_input(judgement)}. {reason}")
     for other in judgement.ranges[1:]:
         misfit = "" if other.misfit is None else f" ({other.misfit:.2g})"
         yield f"  # instead{misfit}: {', '.join(_scaling(other.normalisation))}"
