@@ -102,6 +102,10 @@ def test_encoders_with_the_same_tensors_are_named() -> None:
     assert "tu-tf_efficientnet_b0" in guessed.alike  # pads otherwise than efficientnet_b0
     named = recognize(weights(state, arch="Unet", backbone="tf_efficientnet_b0.ns_jft_in1k"))
     assert (named.encoder, named.named) == ("tu-tf_efficientnet_b0", True)
+    state = network("Unet", "timm-mobilenetv3_small_100").state_dict()
+    assert "timm-mobilenetv3_small_100" in recognize(weights(state)).alike
+    named = recognize(weights(state, encoder_name="timm-mobilenetv3_small_100"))
+    assert (named.encoder, named.named) == ("tu-tf_mobilenetv3_small_100", True)
 
 
 def test_what_no_tensor_shows_is_said_or_taken_from_the_hyperparameters() -> None:

@@ -145,8 +145,9 @@ class _Search:
         fits = list(self._fits(found)) or list(self._fits(near)) or list(self._widened(encoder))
         if not fits:
             raise CheckpointError(f"{self.weights.path}: {self._why_none(found or near)}")
-        names = self._named()
-        first = min(fits, key=lambda fit: (fit.encoder not in names, *_preference(fit.encoder)))
+        first = min(
+            fits, key=lambda fit: (not self._is_named(fit.encoder), *_preference(fit.encoder))
+        )
         description = repr(first.network.encoder)
         same = {fit.encoder for fit in fits if repr(fit.network.encoder) == description}
         others = {fit.encoder for fit in fits} - same
@@ -159,17 +160,18 @@ class _Search:
             len(self.shapes),
             tuple(_with_other_names(same - {first.encoder}, first.encoder)),
             tuple(_with_other_names(others)),
-            named=bool(names & {first.encoder, other_name(first.encoder)}),
+            named=self._is_named(first.encoder),
             unseen=_unseen(self.decoder.architecture, options),
         )
 
     def _part(self, start: str) -> Shapes:
         return {k.removeprefix(start): s for k, s in self.shapes.items() if k.startswith(start)}
 
-    def _named(self) -> set[str]:
-        """Return the texts of the checkpoint, among which the encoder may be."""
-        texts = {text for text in self.weights.facts.values() if isinstance(text, str)}
-        return {*texts, *(TIMM + text.split(".")[0] for text in texts)}
+    def _is_named(self, encoder: str) -> bool:
+        """Return whether the checkpoint names an encoder, perhaps as timm does."""
+        names = {encoder, encoder.removeprefix(TIMM), other_name(encoder)}
+        texts = (text for text in self.weights.facts.values() if isinstance(text, str))
+        return any(text.split(".")[0] in names for text in texts)
 
     def _fits(self, found: list[IndexedEncoder], extra: Options | None = None) -> Iterator[_Fit]:
         """Yield the networks that have exactly these tensors, one for each encoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -26,6 +27,8 @@ from capecam.pipeline.calibration import sample_tiles
 from capecam.pipeline.tiles import Tile
 from capecam.settings import ClassSettings, ImagerySettings, Settings, TilingSettings, ValueRange
 from capecam.views.panels.trial import Prediction, Trial
+
+log = logging.getLogger(__name__)
 
 TILES = 4
 """Tiles on which ranges of the input are compared; the one with most detections is drawn."""
@@ -79,7 +82,9 @@ def guess_configuration(
         UsageError: no image can be used.
     """
     weights = read_weights(checkpoint)
+    log.info("comparing the tensors of %s with known networks", checkpoint)
     network = recognize(weights, weights_name)
+    log.info("it is %s; trying it on one image", network.title)
     classes, names_from = guess_classes(network.channels, weights.facts)
     given = {"classes": classes, "weights": weights_name}
     model = build_model(weights, network.settings.model_copy(update=given))
