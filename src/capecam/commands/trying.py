@@ -46,7 +46,7 @@ def init_command(
         Path, typer.Argument(metavar="MODEL", help="checkpoint: .ckpt, .pt, .safetensors, folder")
     ],
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES...", help="images, folders, globs, or @list.txt")
+        list[str], typer.Argument(metavar="IMAGES", help="images, folders, globs, or @list.txt")
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="configuration to write")
