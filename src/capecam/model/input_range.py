@@ -21,8 +21,8 @@ NORMS = 8
 of the forward."""
 
 CLEAR = 20.0
-"""Ratio of misfits from which a range is beyond doubt. A factor of 255 gives 7 to a million, and 3 to
-20 behind the layer norms of a transformer; see also ``LIKELY``."""
+"""Ratio of misfits from which a range is beyond doubt. A factor of 255 gives 7 to a million, and 3
+to 20 behind the layer norms of a transformer; see also ``LIKELY``."""
 
 LIKELY = 5.0
 """Ratio from which a range is preferred to those before it in the list. Another mean and deviation
