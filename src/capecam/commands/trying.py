@@ -39,6 +39,37 @@ def demo_command(
         print(f"a sample city is in {folder}; now type:\n  capecam run --config {folder}/demo.yaml")
 
 
+@app.command("init")
+@with_common_options
+def init_command(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="checkpoint: .ckpt, .pt, .safetensors, folder")
+    ],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES", help="images, folders, globs, or @list.txt")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="configuration to write")
+    ] = Path("capecam.yaml"),
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", metavar="NAME", help="network of a checkpoint that holds several"
+        ),
+    ] = None,
+) -> None:
+    """Guess a configuration from a checkpoint and images.
+
+    Writes a YAML file, with comments, for run --config, and beside it a picture of one tile in each
+    plausible range of the input. What is there already is not overwritten.
+    """
+    from capecam.run.guessed_configuration import write_configuration
+
+    summary = write_configuration(model, images, out, weights)
+    if not quiet():
+        print(summary)
+
+
 @app.command("bench")
 @with_common_options
 def bench_command(

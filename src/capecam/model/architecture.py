@@ -47,7 +47,7 @@ def build_network(
         SettingsError: the description is missing, or not of a network.
     """
     name, options = _description(settings, config, channels)
-    architecture = _find_architecture(name)
+    architecture = find_architecture(name)
     _check_options(options, architecture)
     # Explanations need logits, not activations, and no auxiliary classifier.
     fixed = {"encoder_weights": None, "activation": None, "aux_params": None}
@@ -77,11 +77,17 @@ def _description(
         return settings.architecture, options | {"classes": channels}
     raise SettingsError(
         "the checkpoint does not say what network it is for; "
-        "set model.architecture and model.encoder in the configuration"
+        "let capecam init guess it, or set model.architecture and model.encoder in the "
+        "configuration"
     )
 
 
-def _find_architecture(name: str) -> type[nn.Module]:
+def find_architecture(name: str) -> type[nn.Module]:
+    """Return the class of an architecture, whatever the case of its name.
+
+    Raises:
+        SettingsError: there is none; the message has the nearest name.
+    """
     # Slow to import (timm), and not needed to inspect a checkpoint.
     import segmentation_models_pytorch as smp  # noqa: PLC0415
 

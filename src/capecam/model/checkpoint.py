@@ -11,16 +11,16 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from capecam.errors import CheckpointError
-from capecam.model.checkpoint_networks import state_dict_of, triples_in
+from capecam.model.checkpoint_networks import facts_in, state_dict_of, triples_in
 from capecam.model.checkpoint_pickle import LIMIT_BYTES, PickleContent, interpret_pickle
 from capecam.model.checkpoint_tensors import DTYPES, item_sizes, map_tensors
 from capecam.model.checkpoint_zip import MappedFile, ZipMember, check_crc32, zip_members
@@ -60,6 +60,8 @@ class Weights:
     sha256: str
     config: dict[str, object] | None
     """Constructor arguments and class of the network if the checkpoint is a saved folder."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """Texts, numbers and lists of them beside the tensors, by the last part of their keys."""
 
 
 def read_weights(path: Path) -> Weights:
@@ -70,7 +72,7 @@ def read_weights(path: Path) -> Weights:
     """
     file, config = _locate(path)
     try:
-        tensors = _read(file)
+        tensors, facts = _read(file)
     except OSError as error:
         raise _unreadable(file, error) from error
     except CheckpointError as error:
@@ -80,7 +82,7 @@ def read_weights(path: Path) -> Weights:
         raise CheckpointError(f"{file}: {message}{remedy}") from error
     if not tensors:
         raise CheckpointError(f"{file}: holds no tensors; expected the weights of a network")
-    return Weights(path, tensors, checkpoint_sha256(path), config)
+    return Weights(path, tensors, checkpoint_sha256(path), config, facts)
 
 
 def checkpoint_sha256(path: Path) -> str:
@@ -146,8 +148,12 @@ def _read_config(file: Path) -> dict[str, object]:
     return tree
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file, in the format that its first bytes say."""
+Content = tuple[dict[str, Tensor], dict[str, object]]
+"""Tensors and facts of a file."""
+
+
+def _read(file: Path) -> Content:
+    """Read the contents of a file, in the format that its first bytes say."""
     with file.open("rb") as stream:
         head = stream.read(512)
         if head[8:9] == b"{":
@@ -171,7 +177,7 @@ def _describe_other_format(file: Path, head: bytes) -> str:
     return f"damaged or not {expected}: it begins with {head[:8]!r}"
 
 
-def _read_safetensors(file: Path, head: bytes) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, head: bytes) -> Content:
     (size,) = struct.unpack_from("<Q", head)
     if size > min(HEADER_BYTES, file.stat().st_size):
         raise CheckpointError(f"damaged or not safetensors: its header says it has {size} bytes")
@@ -182,10 +188,11 @@ def _read_safetensors(file: Path, head: bytes) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         if tensor.dtype not in DTYPES.values():
             raise CheckpointError(f"{key[:120]} is of {tensor.dtype}; save it as float32")
-    return tensors
+    with safe_open(file, "pt") as opened:
+        return tensors, facts_in(opened.metadata() or {})
 
 
-def _read_zip(data: MappedFile) -> dict[str, Tensor]:
+def _read_zip(data: MappedFile) -> Content:
     """Read what torch.save writes: ``NAME/data.pkl`` and a member for each storage."""
     members = zip_members(data)
     folder = _pytorch_folder(members)
@@ -224,7 +231,7 @@ def _pytorch_folder(members: dict[str, ZipMember]) -> str:
     return folder
 
 
-def _read_legacy(data: mmap.mmap) -> dict[str, Tensor]:
+def _read_legacy(data: mmap.mmap) -> Content:
     """Read what PyTorch wrote before 1.6: five pickles, then the storages, each after its length.
 
     The pickles are: magic number, protocol version, system, state dict, keys of the storages.
@@ -259,13 +266,11 @@ def _storages(
         start = storage.end
 
 
-def _map_networks(
-    data: mmap.mmap, value: object, storages: Mapping[str, ZipMember]
-) -> dict[str, Tensor]:
+def _map_networks(data: mmap.mmap, value: object, storages: Mapping[str, ZipMember]) -> Content:
     """Map the tensors of the networks in the content of a file."""
     if not isinstance(value, dict):
         raise CheckpointError(
             f"holds a {type(value).__name__}, expected a state dict; save the state_dict alone"
         )
     entries = state_dict_of(value)
-    return map_tensors(data, entries, storages) | triples_in(entries)
+    return map_tensors(data, entries, storages) | triples_in(entries), facts_in(value)

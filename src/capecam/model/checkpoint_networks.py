@@ -35,6 +35,9 @@ MAX_DEPTH = 6
 MAX_KEY = 100
 """Limits on dicts in dicts and on the characters of their keys: paths could have gigabytes."""
 
+MAX_LIST = 64
+"""Limit on a list of facts: names of classes, mean and deviation."""
+
 MAX_SHOWN = 6
 """Number of networks in a message."""
 
@@ -47,6 +50,21 @@ def triples_in(entries: Mapping[str, object]) -> dict[str, Tensor]:
         if NORMALISATION.fullmatch(key) and isinstance(value, (list, tuple)) and len(value) == 3
         if all(isinstance(x, (int, float)) and abs(x) < MAX_VALUE for x in value)
     }
+
+
+def facts_in(value: Mapping[str, object]) -> dict[str, object]:
+    """Return texts, numbers and short lists of them in dicts in dicts, by their last key."""
+
+    def is_plain(part: object) -> bool:
+        return isinstance(part, (int, float)) or (isinstance(part, str) and len(part) <= MAX_KEY)
+
+    facts: dict[str, object] = {}
+    for _, entries in _dicts(value, "", set()):
+        for key, part in entries.items():
+            parts = part if isinstance(part, (list, tuple)) else (part,)
+            if len(parts) <= MAX_LIST and all(map(is_plain, parts)):
+                facts.setdefault(key[:MAX_KEY], part)
+    return facts
 
 
 @dataclass(slots=True)

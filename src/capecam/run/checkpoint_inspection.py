@@ -42,7 +42,7 @@ def _weights_facts(weights: Weights, prefix: str) -> dict[str, object]:
     return {
         "tensors": len(tensors),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "to see more": "name model.architecture and model.encoder in a --config",
+        "to see more": "type capecam init, which guesses the network and writes a configuration",
         "last layer": head_key(weights.tensors, prefix),
     }
 
