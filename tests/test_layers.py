@@ -18,7 +18,7 @@ import capecam
 PACKAGE = Path(capecam.__file__).parent
 
 ORDER = """
-    errors < runtime < grid < settings < io model < imagery attribution demo < mosaic < store
+    errors < runtime tile_size < grid < settings < io model < imagery attribution demo < mosaic < store
     < detections < pipeline < views < run < analysis < viewer < api cli_options < commands < cli
     < __main__
 """

@@ -63,7 +63,7 @@ def export_model_command(
     The file is checked with onnxruntime on tiles; it appears only if its maps are PyTorch's within
     1e-4 of their range.
     """
-    from capecam.attribution.graph.onnx_session import require_onnx
+    from capecam.runtime.extras import require_onnx
 
     require_onnx()
     from capecam.analysis.export_model import export_model

@@ -31,6 +31,9 @@ def run_command(settings: Settings) -> None:
     A run that was interrupted continues when the same command is given again; images that have not
     changed are not processed again.
     """
+    from capecam.run.preflight import check_settings
+
+    check_settings(settings, plan=settings.run.dry_run)
     from capecam.run.plan import make_plan
     from capecam.run.progress import Progress, ProgressBar, summary
     from capecam.run.supervisor import run
@@ -60,6 +63,9 @@ def plan_command(settings: Settings, as_json: AsJson = False) -> None:
 
     The plan is made from the headers of the images, without a GPU.
     """
+    from capecam.run.preflight import check_settings
+
+    check_settings(settings, plan=True)
     from capecam.run.plan import make_plan
 
     plan = make_plan(settings)

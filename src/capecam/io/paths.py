@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -75,3 +76,11 @@ def in_words(path: Location, error: BaseException) -> str:
 def _behind_scheme(text: str) -> str:
     """Return a URL without its scheme, as curl reports it."""
     return text.partition("://")[2] or text
+
+
+def inside(path: Location, folders: tuple[str, ...]) -> bool:
+    """Return whether a path, links resolved, is in one of some folders, given by real paths."""
+    if isinstance(path, VsiPath):
+        return False
+    real = os.path.realpath(path)
+    return any(os.path.commonpath((real, folder)) == folder for folder in folders)
