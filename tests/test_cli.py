@@ -104,7 +104,8 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     assert capecam("panel", out, "--top", 1, "--to", pdf).stdout == f"{pdf}\n"
     assert pdf.read_bytes().startswith(b"%PDF")
     assert (
-        "with one of --detection ID, --at X,Y and --top N" in capecam("panel", out, code=2).stderr
+        "with one of --detection ID, --at LON,LAT and --top N"
+        in capecam("panel", out, code=2).stderr
     )
 
 
@@ -116,6 +117,43 @@ def test_one_bad_image_is_exit_3(city: Path, tmp_path: Path) -> None:
     done = capecam("run", good, bad, "--config", city / "city.yaml", "--out", out, code=3)
     assert done.stderr.splitlines()[-1].startswith("capecam: bad failed: ")
     assert (out / "cells" / "a" / "cell.json").exists()
+
+
+QUICK = """
+import sys, capecam.cli
+for call in {calls}:
+    sys.argv = ["capecam", *call.split()]
+    try:
+        capecam.cli.main()
+    except SystemExit as end:
+        assert end.code == 2, call
+    assert not {{"torch", "rasterio", "geopandas", "pandas", "numpy"}} & set(sys.modules), call
+"""
+
+
+def test_a_wrong_call_is_refused_before_anything_slow_is_imported(tmp_path: Path) -> None:
+    calls = [
+        "run", "run --checkpoint x.pt --aoi y.gpkg --engine onnx --precision bf16 nowhere",
+        "plan --overlap 45", "inspect x.pt", "finish nowhere", "view nowhere", "report nowhere",
+        "panel nowhere --top 1", "calibrate nowhere", "evaluate nowhere",
+        "export-model x.pt --out y.onnx", "estimate nowhere", "run --hurry",
+    ]  # fmt: skip
+    code = QUICK.format(calls=calls)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, *_ = done.stderr.split("capecam: ")[1:]
+    for missing in ("checkpoint is not set", "out is not set", "model.architecture and", "@list"):
+        assert missing in first
+    assert len(first.splitlines()) == 5
+    for wrong in (
+        "x.pt does not exist",
+        "nowhere: there is no",
+        "mosaic.aoi: y.gpkg",
+        "on the CPU",
+    ):
+        assert wrong in second
 
 
 def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]:

@@ -24,7 +24,7 @@ from capecam.errors import CapecamError
 from capecam.settings import METHODS, leaves
 from capecam.settings.loading import load
 from capecam.views.panels.panel_data import PanelStyle
-from capecam.views.panels.writing import PanelSelection
+from capecam.views.panels.selection import PanelSelection
 
 ROOT = Path(__file__).parents[1]
 TREES = {path: ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")}
@@ -160,9 +160,8 @@ def every_call() -> list[tuple[str, list[str]]]:
 def filled(word: str) -> str:
     """A word of a call, with something for what the reader is to put there."""
     word = re.sub(r"\$\{?\w+\}?", "1", word)
-    word = {"ID": "1_2_3", "X,Y": "1,2", "N": "2", "I/N": "1/2", "M2": "1", "PX": "2"}.get(
-        word, word
-    )
+    word = {"ID": "1_2_3", "N": "2", "I/N": "1/2", "M2": "1", "PX": "2"}.get(word, word)
+    word = {"LON,LAT": "1,2"}.get(word, word)
     word = {"LOW,HIGH": "0,1", "R,G,B": "1,2,3", "X0,Y0,X1,Y1": "0,0,1,1"}.get(word, word)
     return word.split("|")[0] if re.fullmatch(r"[a-z:\[\]]+(\|[a-z:\[\]]+)+", word) else word
 

@@ -15,7 +15,7 @@ from capecam import __version__
 from capecam.runtime import logs
 from capecam.settings import Setting, leaves
 from capecam.settings.loading import load
-from capecam.store.file_names import REVIEW
+from capecam.store.file_names import REVIEW, check_is_run
 
 Sources = Annotated[
     list[str] | None,
@@ -43,6 +43,8 @@ Reviews = Annotated[
     ),
 ]
 """Option of commands of the class ``OptionalFile``; see :func:`reviews_path`."""
+PLACE = "in degrees, or as X,Y in the CRS of the imagery"
+"""How a place is given with ``--at``, for the help."""
 Top = Annotated[
     int | None,
     typer.Option("--top", metavar="N", min=1, help="the first N detections of the review queue"),
@@ -131,9 +133,16 @@ def reviews_path(out: Path, value: str) -> Path:
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of ``COMMON`` to a command; their callbacks do the work."""
+    """Add the options of ``COMMON`` to a command; their callbacks do the work.
+
+    The folders of runs that are its arguments are checked before it imports anything slow.
+    """
+    outs = [p.name for p in _parameters(command) if p.annotation in (Out, Earlier, Later)]
 
     def called(**given: Any) -> None:
+        for out in outs:
+            if given[out] is not None:
+                check_is_run(given[out])
         command(**{name: value for name, value in given.items() if name not in COMMON})
 
     common = [_keyword(name, Annotated[bool, o], False) for name, o in COMMON.items()]

@@ -63,9 +63,11 @@ def export_model_command(
     The file is checked with onnxruntime on tiles; it appears only if its maps are PyTorch's within
     1e-4 of their range.
     """
+    from capecam.model.checkpoint_file import check_file
     from capecam.runtime.extras import require_onnx
 
     require_onnx()
+    check_file(model)
     from capecam.analysis.export_model import export_model
 
     options: dict[str, object] = {

@@ -66,10 +66,10 @@ def evaluate_command(
     --reviews, count what the verdicts of people say; --truth and --reviews exclude each other.
     """
     if reviews is not None and truth is None:
-        from capecam.analysis.review.review_scores import evaluate_reviews
-
         if area is not None or steps or misses:
             raise UsageError("--area, --steps and --misses need --truth; leave them out")
+        from capecam.analysis.review.review_scores import evaluate_reviews
+
         show(evaluate_reviews(found, reviews_path(found, reviews), to), as_json=as_json)
         return
     if truth is None or reviews is not None:

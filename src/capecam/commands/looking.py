@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from capecam.cli_options import (
+    PLACE,
     AsJson,
     Device,
     Out,
@@ -72,7 +73,7 @@ def panel_command(
     ] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="X,Y", help="location in the CRS of the imagery"),
+        typer.Option("--at", metavar="LON,LAT", help=f"a place, {PLACE}; may be repeated"),
     ] = None,
     top: Top = None,
     to: Annotated[
@@ -102,10 +103,12 @@ def panel_command(
     and --top. The maps are computed again from the imagery, with the
     network and settings of the run, so imagery and checkpoint must still be where they were.
     """
-    from capecam.views.panels.panel_data import PanelStyle
-    from capecam.views.panels.writing import PanelDestination, PanelSelection, write_panels
+    from capecam.views.panels.selection import PanelSelection
 
     selection = PanelSelection.parse(detection or [], at or [], top)
+    from capecam.views.panels.panel_data import PanelStyle
+    from capecam.views.panels.writing import PanelDestination, write_panels
+
     destination = PanelDestination.parse(out, to, kind)
     style = PanelStyle(ramp, all_classes)
     on_written = (lambda _: None) if quiet() else print
@@ -128,7 +131,7 @@ def explain_command(
     at: Annotated[
         str | None,
         typer.Option(
-            "--at", metavar="LON,LAT", help="the detection at a place in degrees, or the place"
+            "--at", metavar="LON,LAT", help=f"the detection at a place, or the place, {PLACE}"
         ),
     ] = None,
     geometry: Annotated[
@@ -153,11 +156,14 @@ def explain_command(
     Prints how much of the decision is left when parts of the tile are blurred, and writes the map
     of each object as a GeoTIFF. The imagery and the checkpoint must still be where they were.
     """
-    from capecam.analysis.explain import FOLDER, Selection, explain_and_write
+    from capecam.analysis.explain_selection import FOLDER, Selection
+    from capecam.mosaic.place import parse_place
 
     ids = tuple(part for text in detections or () for part in text.split(",") if part)
-    place = None if at is None else Selection.parse_place(at)
+    place = None if at is None else parse_place(at)
     selection = Selection(ids, top, place, geometry, class_name)
+    from capecam.analysis.explain import explain_and_write
+
     result = explain_and_write(out, selection, to or out / FOLDER, device=device)
     for name, reason in result.failures.items():
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)

@@ -93,13 +93,13 @@ def calibrate_command(
     Scores are of blocks of ground that the fit has not seen. run --calibrate-with applies the file
     that is written; it holds for the network and the kind of place that it was made with.
     """
-    from capecam.analysis.review.calibration import CalibrationRequest, calibrate
-    from capecam.analysis.scoring import Rules
-
     if (truth is None) == (reviews is None):
         raise UsageError("calibrate: exactly one of --truth and --reviews must be given")
     if truth is None and area is not None:
         raise UsageError("--area needs --truth; leave it out")
+    from capecam.analysis.review.calibration import CalibrationRequest, calibrate
+    from capecam.analysis.scoring import Rules
+
     verdicts = None if reviews is None else reviews_path(out, reviews)
     request = CalibrationRequest(out, truth, area, verdicts, Rules(iou), load(config), to)
     found = calibrate(request)
@@ -152,6 +152,8 @@ def sample_command(
     Blocks where the map is most likely wrong are drawn more often, with known probabilities. They
     are added to the review file, with the detections in them. capecam estimate needs it.
     """
+    if more is not None and (looks, block, zones, seed) != (None, None, None, None):
+        raise UsageError("--more adds to the sample that there is; leave out how that was drawn")
     from capecam.analysis.review.sampling import SampleRequest, add_looks, draw_sample
     from capecam.analysis.zones import ZoneRules
 
@@ -160,8 +162,6 @@ def sample_command(
     given: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
     if more is None:
         drawn = draw_sample(out, SampleRequest(**given), file)
-    elif given:
-        raise UsageError("--more adds to the sample that there is; leave out how that was drawn")
     else:
         drawn = add_looks(out, more, file)
     if atlas is not None:

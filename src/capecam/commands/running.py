@@ -80,6 +80,9 @@ def inspect_command(
     as_json: AsJson = False,
 ) -> None:
     """Describe a checkpoint or an image; say whether it can be used."""
+    from capecam.run.preflight import check_inspected
+
+    check_inspected(path)
     from capecam.run.inspection import inspect_path
 
     found = inspect_path(path, load(config))

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeGuard
 
 from capecam.settings import VSI
 
@@ -62,6 +63,11 @@ Location = Path | VsiPath
 def location(text: str) -> Location:
     """Return the path that a user has given."""
     return VsiPath(text) if text.startswith(VSI) else Path(text)
+
+
+def names_checkpoint(path: Location) -> TypeGuard[Path]:
+    """Return whether a path is that of a checkpoint, and not of an image."""
+    return isinstance(path, Path) and path.suffix.lower() not in (*TIFFS, VRT)
 
 
 def in_words(path: Location, error: BaseException) -> str:

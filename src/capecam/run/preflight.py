@@ -13,6 +13,7 @@ from pathlib import Path
 
 from capecam.errors import OutputError, SettingsError, UsageError
 from capecam.imagery.discovery import find_images
+from capecam.io.paths import location, names_checkpoint
 from capecam.model.checkpoint_file import check_file
 from capecam.runtime.extras import require_extra, require_onnx
 from capecam.settings import Settings, leaves
@@ -41,12 +42,25 @@ def check_settings(settings: Settings, *, plan: bool = False) -> None:
         )
 
 
+def check_inspected(name: str) -> None:
+    """Check that a checkpoint can be inspected; images are checked when they are opened.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    path = location(name)
+    if names_checkpoint(path):
+        check_file(path)
+
+
 def _missing(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each setting that a run needs and that is not set."""
     for setting in leaves():
         if setting.key in CHECKED_APART and getattr(settings, setting.key) is None:
-            flag = setting.option.flag if setting.option else ""
-            yield f"{setting.key} is not set ({setting.help}); give {flag} or set it in a --config"
+            option = f"{setting.option.flag} {setting.option.metavar}" if setting.option else ""
+            yield (
+                f"{setting.key} is not set ({setting.help}); give {option}, or set it in a --config"
+            )
     config = None
     if settings.checkpoint is not None:
         with suppress(UsageError):  # which is reported on its own

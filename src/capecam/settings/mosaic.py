@@ -86,7 +86,9 @@ class MosaicSettings(Section):
         tuple[float, float, float, float] | None,
         BeforeValidator(lambda value: value if value is None else _bounds(value)),
         Option("--bbox", "X0,Y0,X1,Y1"),
-    ] = Field(None, description="area of interest as a rectangle in the CRS of the mosaic")
+    ] = Field(
+        None, description="area of interest as a rectangle, in the CRS of the mosaic or in degrees"
+    )
     footprints: Annotated[Path | None, Option("--footprints", "FILE")] = Field(
         None,
         description="vector file of building footprints: tiles without a building are skipped, and "
