@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from support.cities import blobs, write_tif
 from support.commands import capecam, typed
 from support.networks import smp_network
 
 from capecam import __version__, cli
+from capecam.cli_options import GROUPS, PANELS
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,6 +119,42 @@ def test_one_bad_image_is_exit_3(city: Path, tmp_path: Path) -> None:
     done = capecam("run", good, bad, "--config", city / "city.yaml", "--out", out, code=3)
     assert done.stderr.splitlines()[-1].startswith("capecam: bad failed: ")
     assert (out / "cells" / "a" / "cell.json").exists()
+
+
+def test_help_lists_every_command_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = typer.main.get_command(cli.app).commands
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert set(commands) <= set(grouped)
+    lines = typed("--help").stdout.splitlines()
+    for name, command in commands.items():
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert line.endswith(command.get_short_help_str(200))
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_of_run_is_in_panels_without_types_of_python() -> None:
+    text = typed("run", "--help").stdout
+    assert re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE) == [*PANELS, "Options"]
+    assert not re.search(r"<[a-z]+", text)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("capecam export-", "export-model"), ("capecam run --align s", "snap"),
+     ("capecam panel --at", "--at"), ("capecam run im", "")],
+)  # fmt: skip
+def test_bash_completes(words: str, expected: str) -> None:
+    """Nothing for a file, whose name bash completes by itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['capecam']\n"
+         "from capecam.cli import main; main()"],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "_CAPECAM_COMPLETE": "complete_bash", "COMP_WORDS": words,
+             "COMP_CWORD": str(words.count(" "))},
+    )  # fmt: skip
+    assert done.stdout.strip() == expected
 
 
 QUICK = """

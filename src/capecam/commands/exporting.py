@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from capecam.cli_options import (
+    Commands,
     Config,
     quiet,
     with_common_options,
 )
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("export-model")

@@ -10,6 +10,7 @@ import typer
 from capecam.cli_options import (
     Area,
     AsJson,
+    Commands,
     Config,
     Device,
     Earlier,
@@ -29,7 +30,7 @@ from capecam.commands.results import show
 from capecam.errors import UsageError
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("evaluate", cls=OptionalFile)

@@ -11,6 +11,7 @@ import typer
 from capecam.cli_options import (
     PLACE,
     AsJson,
+    Commands,
     Device,
     Out,
     Top,
@@ -20,7 +21,7 @@ from capecam.cli_options import (
 from capecam.commands.results import show
 from capecam.errors import UsageError
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("report")
@@ -97,7 +98,7 @@ def panel_command(
     ] = "inferno",
     device: Device = None,
 ) -> None:
-    """Draw the heatmaps at detections or locations.
+    """Draw the heatmaps at detections or places.
 
     A panel shows a tile: imagery, prediction and heatmaps by class. Give one of --detection, --at
     and --top. The maps are computed again from the imagery, with the

@@ -10,6 +10,7 @@ import typer
 from capecam.cli_options import (
     Area,
     AsJson,
+    Commands,
     Config,
     Earlier,
     Iou,
@@ -28,7 +29,7 @@ from capecam.commands.results import show
 from capecam.errors import UsageError
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("review")
@@ -88,7 +89,7 @@ def calibrate_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit how likely a detection is right, to annotations or reviews.
+    """Fit how likely detections are right, to truth or reviews.
 
     Scores are of blocks of ground that the fit has not seen. run --calibrate-with applies the file
     that is written; it holds for the network and the kind of place that it was made with.

@@ -9,6 +9,7 @@ import typer
 
 from capecam.cli_options import (
     AsJson,
+    Commands,
     Config,
     Out,
     quiet,
@@ -19,14 +20,14 @@ from capecam.commands.results import show
 from capecam.settings import Settings
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("run")
 @with_common_options
 @with_settings
 def run_command(settings: Settings) -> None:
-    """Write rasters, heatmaps and polygons for the images in SOURCES.
+    """Map the images in SOURCES: classes, heatmaps and polygons.
 
     A run that was interrupted continues when the same command is given again; images that have not
     changed are not processed again.

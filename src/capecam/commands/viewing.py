@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from capecam.cli_options import Later, Out, quiet, with_common_options
+from capecam.cli_options import Commands, Later, Out, quiet, with_common_options
 from capecam.errors import UsageError
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("view")
@@ -51,7 +51,7 @@ def view_command(
         typer.Option("--top", metavar="N", min=1, help="detections of --single  [default: 20]"),
     ] = None,
 ) -> None:
-    """Show a run in the browser, explain what is clicked on, and take verdicts.
+    """Show a run in the browser; explain and judge what is clicked.
 
     With OUT2, two runs are compared. Verdicts go to OUT/review.gpkg. Runs until Ctrl-C; with
     --export or --single, writes what can be shown without capecam instead, and ends.
