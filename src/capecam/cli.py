@@ -11,6 +11,7 @@ import typer
 
 from capecam.cli_options import HELP_COLUMNS, CommandGroup, with_common_options
 from capecam.commands import exporting, judging, looking, reviewing, running, trying, viewing
+from capecam.commands.results import print_error
 from capecam.errors import CapecamError
 from capecam.runtime import logs
 
@@ -58,7 +59,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"capecam: {message}", file=sys.stderr)
+    print_error(message)
     sys.exit(code)
 
 

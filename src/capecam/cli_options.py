@@ -115,6 +115,16 @@ Earlier = Annotated[
 Later = Annotated[Path | None, typer.Argument(metavar="OUT2", help="folder of the later run")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
+ProgressKind = Annotated[
+    str,
+    typer.Option(
+        "--progress",
+        metavar="auto|json",
+        help="how to say how far it is: for people, or as JSON (docs/operations.md)",
+        autocompletion=lambda: ["auto", "json"],
+    ),
+]
+
 log = logging.getLogger("capecam")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from capecam.cli_options import (
     Commands,
     Device,
     Out,
+    ProgressKind,
     Top,
     quiet,
     with_common_options,
@@ -45,18 +47,21 @@ def report_command(
         ),
     ] = 12,
     device: Device = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Write OUT/report.html: map, charts and the objects to review.
 
     Panels are computed again with the network of the run; --panels 0 leaves them out.
     """
-    from capecam.run.progress import Counter
-    from capecam.views.report.with_panels import write_report_with_panels
+    from capecam.runtime.progress import progress_of
 
-    counter = (lambda _done, _of: None) if quiet() else Counter("panel")
-    path = write_report_with_panels(
-        out, queue=queue, panels=panels, device=device, on_progress=counter
-    )
+    with progress_of(progress, quiet=quiet()) as shown:
+        shown.at("start")
+        from capecam.views.report.with_panels import write_report_with_panels
+
+        path = write_report_with_panels(
+            out, queue=queue, panels=panels, device=device, on_progress=partial(shown.at, "panels")
+        )
     if not quiet():
         print(path)
 

@@ -20,6 +20,7 @@ from capecam.pipeline.calibration import (
     why_not_usable,
 )
 from capecam.pipeline.tiles import Tile, batches
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import Settings, ValueRange
 from capecam.store.provenance import recorded_value_range
 from capecam.store.records import CalibrationRecord, RunRecord
@@ -64,6 +65,8 @@ def prepare(
     city: City,
     previous: RunRecord | None,
     on_reading: OnReading = lambda _names: None,
+    *,
+    progress: Progress = SILENT,
 ) -> RunConstants:
     """Choose the constants of a run, or take them from an earlier run.
 
@@ -73,6 +76,7 @@ def prepare(
         city: its images.
         previous: record of an earlier run into the same folder.
         on_reading: called with the names of images before they are read, and with none after.
+        progress: hears of the tiles with which heatmaps are calibrated.
 
     Raises:
         UsageError: no image can be sampled, or the calibration that is named does not fit.
@@ -89,7 +93,7 @@ def prepare(
     engine = engine.at(_precision(settings, engine, sampler, same_device))
     batch_size = _batch_size(settings, engine, same_device)
     started = time.perf_counter()
-    calibration = _calibration(settings, engine, sampler, batch_size, previous)
+    calibration = _calibration(settings, engine, sampler, batch_size, previous, progress=progress)
     return RunConstants(
         engine.device.type,
         engine.precision,
@@ -149,6 +153,8 @@ def _calibration(
     sampler: Sampler,
     batch_size: int,
     previous: RunRecord | None,
+    *,
+    progress: Progress,
 ) -> CalibrationRecord:
     """Return the calibration that is named, or of an earlier run if it still fits, or a new one."""
     explain = settings.explain
@@ -158,5 +164,10 @@ def _calibration(
         previous = None
     if previous is not None and why_not_usable(previous.calibration, engine) is None:
         return previous.calibration
-    tiles = sampler(explain.calibration_tiles)
-    return calibrate(tiles, settings.tiling.tiling, engine, batch_size)
+    count = explain.calibration_tiles
+
+    def on_tiles(done: int) -> None:
+        progress.at("calibration", done, count)
+
+    on_tiles(0)
+    return calibrate(sampler(count), settings.tiling.tiling, engine, batch_size, on_tiles)

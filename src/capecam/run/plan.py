@@ -17,6 +17,7 @@ from capecam.pipeline.calibration import read_calibration
 from capecam.run.applied_calibration import read_for
 from capecam.run.supervisor import anchor, share
 from capecam.run.text_table import text_table
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import PIXEL_METHODS, Settings
 from capecam.store.file_names import OBJECTS
 from capecam.store.ledger import Ledger
@@ -110,7 +111,7 @@ def _disk_size(gb: float) -> str:
     return f"{gb:.1f} GB" if gb >= 1 else f"{1000 * gb:.0f} MB"
 
 
-def make_plan(settings: Settings) -> Plan:
+def make_plan(settings: Settings, progress: Progress = SILENT) -> Plan:
     """Read the headers, compare with what is done, and count.
 
     Raises:
@@ -118,7 +119,7 @@ def make_plan(settings: Settings) -> Plan:
     """
     read_for(settings)
     previous = read_run(settings.out) if settings.out else None
-    city = city_of(settings, anchor(settings, previous))
+    city = city_of(settings, anchor(settings, previous), progress=progress)
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
     states = _states(settings, city, cells, previous)
