@@ -82,7 +82,8 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
         capecam("plan", "--config", city / "city.yaml", "--out", out, "--json").stdout
     )
     assert set(plan["cells"]) == {"a", "b"}
-    assert plan["seconds"] is None
+    assert plan["trial"]["tiles"] == 12
+    assert plan["seconds"] * plan["tiles_per_second"] == pytest.approx(plan["tiles"] + 2)
     assert not out.exists()
     done = capecam("run", "--config", city / "city.yaml", "--out", out, "--min-area", "0")
     assert "2 cell(s) done" in done.stdout

@@ -36,7 +36,7 @@ def run_command(settings: Settings, progress: ProgressKind = "auto") -> None:
 
     check_settings(settings, plan=settings.run.dry_run)
     if settings.run.dry_run:
-        _show_plan(settings, progress, as_json=False)
+        _show_plan(settings, progress, as_json=False, measure=False)
         return
     from capecam.runtime.progress import progress_of
 
@@ -63,26 +63,37 @@ def run_command(settings: Settings, progress: ProgressKind = "auto") -> None:
 @with_common_options
 @with_settings
 def plan_command(
-    settings: Settings, as_json: AsJson = False, progress: ProgressKind = "auto"
+    settings: Settings,
+    as_json: AsJson = False,
+    progress: ProgressKind = "auto",
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="without an earlier run: measure the network on a few tiles  [default: measure]",
+            show_default=False,
+        ),
+    ] = True,
 ) -> None:
     """Show the cells, time, memory and disk space that run needs.
 
-    The plan is made from the headers of the images, without a GPU.
+    All but the time follows from the headers of the images. The time is that of an earlier run into
+    the same folder; without one, a few tiles are run through the network of --checkpoint.
     """
     from capecam.run.preflight import check_settings
 
     check_settings(settings, plan=True)
-    _show_plan(settings, progress, as_json=as_json)
+    _show_plan(settings, progress, as_json=as_json, measure=measure)
 
 
-def _show_plan(settings: Settings, progress: str, *, as_json: bool) -> None:
+def _show_plan(settings: Settings, progress: str, *, as_json: bool, measure: bool) -> None:
     from capecam.runtime.progress import progress_of
 
     with progress_of(progress, quiet=quiet()) as shown:
         shown.at("start")
         from capecam.run.plan import make_plan
 
-        plan = make_plan(settings, shown)
+        plan = make_plan(settings, shown, measure=measure)
     show(plan, as_json=as_json)
 
 

@@ -83,8 +83,8 @@ def prepare(
     """
     if engine.model.doubt:  # here and not where it is loaded, which every worker does
         log.warning("%s", engine.model.doubt)
-    value_range = _value_range(settings, city, previous, on_reading)
-    city = city.with_value_range(value_range)
+    scale = value_range(settings, city, previous, on_reading)
+    city = city.with_value_range(scale)
 
     def sampler(tiles: int) -> Iterator[Tile]:
         return sample_tiles(city, settings.tiling.tiling, tiles, settings.explain.seed, on_reading)
@@ -98,7 +98,7 @@ def prepare(
         engine.device.type,
         engine.precision,
         batch_size,
-        value_range,
+        scale,
         calibration,
         time.perf_counter() - started,
         engine.model.sha256,
@@ -108,10 +108,17 @@ def prepare(
     )
 
 
-def _value_range(
-    settings: Settings, city: City, previous: RunRecord | None, on_reading: OnReading
+def value_range(
+    settings: Settings,
+    city: City,
+    previous: RunRecord | None,
+    on_reading: OnReading = lambda _names: None,
 ) -> ValueRange | None:
-    """Return the known value range; percentiles that are not known yet are computed."""
+    """Return the known value range; percentiles that are not known yet are computed.
+
+    Raises:
+        UsageError: no image has a valid pixel to take percentiles of.
+    """
     known = recorded_value_range(city.mosaic, settings, previous)
     if known is None or not known.percent:
         return known

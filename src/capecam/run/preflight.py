@@ -37,9 +37,8 @@ def check_settings(settings: Settings, *, plan: bool = False) -> None:
     if len(problems) == 1:
         raise UsageError(*problems)
     if problems:
-        raise UsageError(
-            "\n  ".join(["nothing was started; there are several problems:", *problems])
-        )
+        lines = ["nothing was started, for several reasons; correct them:", *problems]
+        raise UsageError("\n  ".join(lines))
 
 
 def check_inspected(name: str) -> None:
@@ -84,9 +83,8 @@ def _check_checkpoint(settings: Settings) -> None:
 def _check_output(settings: Settings) -> None:
     if settings.out is None:
         return
-    nearest = next(
-        path for path in (settings.out, *settings.out.absolute().parents) if path.exists()
-    )
+    out = settings.out.absolute()
+    nearest = next(path for path in (out, *out.parents) if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         reason = "has no permission to write" if nearest.is_dir() else "is a file"
         raise OutputError(
