@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import torch
@@ -102,6 +103,11 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     explained = json.loads(capecam("explain", out, "--top", 2, "--json").stdout)
     assert len(explained["objects"]) == len(explained["files"]) == 2
     assert all(Path(file).exists() for file in explained["files"])
+    row = gpd.read_parquet(out / "detections.parquet").iloc[0]
+    point = row.geometry.representative_point()
+    for place in (f"{row.lon},{row.lat}", f"{point.x},{point.y}"):
+        (found,) = json.loads(capecam("explain", out, "--at", place, "--json").stdout)["objects"]
+        assert found["id"] == row.id
     assert "exactly one of --detections" in capecam("explain", out, code=2).stderr
     pdf = tmp_path / "panel.pdf"
     assert capecam("panel", out, "--top", 1, "--to", pdf).stdout == f"{pdf}\n"

@@ -111,7 +111,8 @@ class Evidence:
         order = np.lexsort((row, col // SQUARE_PX, row // SQUARE_PX, cell))
         chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
         tasks = [(objects.geometry[c], objects.class_id[c].tolist(), pixel[c]) for c in chunks]
-        self._progress.at("evidence", 0, len(objects))
+        if len(objects):
+            self._progress.at("evidence", 0, len(objects))
         for chunk, rows in zip(chunks, self._sample(tasks), strict=True):
             numbers[chunk] = rows
             self._progress.advance(len(chunk))

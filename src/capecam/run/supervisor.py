@@ -129,7 +129,8 @@ def _process_cells(
     limit = len(todo) if settings.max_failures is None else settings.max_failures
     tiling = prepared.settings.tiling.tiling
     tiles = {cell.name: city.interest.count(tiling, cell.core) for cell in todo}
-    progress.at("cells", 0, sum(tiles.values()))
+    if todo:
+        progress.at("cells", 0, sum(tiles.values()))
     layer = StatusLayer(outcome.out, city.mosaic.grid, prepared.cells, city.failures)
     processing = executor.process(prepared, layer.running(todo), hashes, progress.advance)
     beside = not isinstance(executor, SerialExecutor) and settings.shard is None

@@ -252,7 +252,7 @@ class ProgressBar(ShownProgress):
         self._close()
         title, unit = STAGES[moment.stage]
         self._bar = tqdm(
-            total=moment.total, desc=title, unit=unit, leave=False, file=self._stream,
+            total=moment.total, desc=title, unit=f" {unit}s", leave=False, file=self._stream,
             smoothing=0.1, dynamic_ncols=True,
             bar_format=None if moment.total is not None else "{desc} [{elapsed}]",
         )  # fmt: skip
