@@ -56,18 +56,18 @@ def review_command(
     reviews: ReviewFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add detections or places to look at to OUT/review.gpkg, or verdicts.
+    """Add detections, places or verdicts to OUT/review.gpkg.
 
     The file is made if need be. Its layers are filled in with QGIS or any other tool. What is in it
     stays as it is, and is not added again.
     """
+    if add is not None and misses:
+        raise UsageError("--add and --misses add different rows; give one at a time")
     from capecam.analysis.review.downloads import add_download
     from capecam.analysis.review.queue import add_misses, add_queue
 
     if add is None:
         added = (add_misses if misses else add_queue)(out, top, reviews)
-    elif misses:
-        raise UsageError("--add and --misses add different rows; give one at a time")
     else:
         added = add_download(out, add, reviews)
     show(added, as_json=as_json)

@@ -61,10 +61,10 @@ def view_command(
     require_view()
     outs = [out] if later is None else [out, later]
     if export is None and single is None:
-        from capecam.viewer.serving import serve
-
         if top is not None:
             raise UsageError("--top is for --single; give that, too, or leave it out")
+        from capecam.viewer.serving import serve
+
         serve(outs, host=host, port=port, browser=not no_browser)
         return
     if port is not None or no_browser:
@@ -74,10 +74,10 @@ def view_command(
 
         _say(export_page(outs, export).to_text())
     if single is not None:
-        from capecam.viewer.single import DEFAULT_TOP, write_single
-
         if later is not None:
             raise UsageError("--single shows one run; leave out OUT2")
+        from capecam.viewer.single import DEFAULT_TOP, write_single
+
         _say(write_single(out, single, top or DEFAULT_TOP).to_text())
 
 
