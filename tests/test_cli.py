@@ -201,6 +201,16 @@ def test_a_wrong_call_is_refused_before_anything_slow_is_imported(tmp_path: Path
         assert wrong in second
 
 
+def test_a_program_that_reads_the_progress_gets_errors_as_json(tmp_path: Path) -> None:
+    done = capecam("finish", tmp_path, "--progress", "json", code=2)
+    event = json.loads(done.stderr)
+    assert event == {
+        "event": "error",
+        "text": f"{tmp_path}: holds no run.json; start with capecam run",
+    }
+    assert "must be auto or json, got 'xml'" in capecam("plan", "--progress", "xml", code=2).stderr
+
+
 def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     """Return (arguments, part of the message) by name."""
     config = ["--config", city / "city.yaml"]

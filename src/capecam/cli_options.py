@@ -80,7 +80,7 @@ Reviews = Annotated[
     ),
 ]
 """Option of commands of the class ``OptionalFile``; see :func:`reviews_path`."""
-PLACE = "in degrees, or as X,Y in the CRS of the imagery"
+PLACE = "degrees, or X,Y in the CRS of the imagery"
 """How a place is given with ``--at``, for the help."""
 Top = Annotated[
     int | None,
@@ -115,16 +115,6 @@ Earlier = Annotated[
 Later = Annotated[Path | None, typer.Argument(metavar="OUT2", help="folder of the later run")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
 
-ProgressKind = Annotated[
-    str,
-    typer.Option(
-        "--progress",
-        metavar="auto|json",
-        help="how to say how far it is: for people, or as JSON (docs/operations.md)",
-        autocompletion=lambda: ["auto", "json"],
-    ),
-]
-
 log = logging.getLogger("capecam")
 
 
@@ -142,6 +132,30 @@ def _set_verbose(is_given: bool) -> None:
 def _set_quiet(is_given: bool) -> None:
     if is_given:
         logs.set_level(logging.ERROR)
+
+
+PROGRESS = ("auto", "json")
+
+
+def _set_progress(kind: str) -> str:
+    """Check the kind of progress; with JSON, all messages from now on are JSON, too."""
+    if kind not in PROGRESS:
+        raise typer.BadParameter(f"must be {' or '.join(PROGRESS)}, got {kind!r}")
+    if kind == "json":
+        logs.use_json()
+    return kind
+
+
+ProgressKind = Annotated[
+    str,
+    typer.Option(
+        "--progress",
+        metavar="auto|json",
+        help="how to say how far it is: for people, or as JSON (docs/operations.md)",
+        autocompletion=lambda: PROGRESS,
+        callback=_set_progress,
+    ),
+]
 
 
 def quiet() -> bool:

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from capecam.errors import UsageError
 from capecam.runtime.progress import (
     Moment,
     ProgressBar,
@@ -16,7 +15,6 @@ from capecam.runtime.progress import (
     ProgressLines,
     ShownProgress,
     duration,
-    progress_of,
 )
 
 
@@ -73,8 +71,3 @@ def test_times_are_in_words() -> None:
     ]  # fmt: skip
     assert str(Moment("cells", 0, 9, 70)) == "processing cells: 0 of 9 tiles"
     assert str(Moment("network", 0, None, 70)) == "loading the network, for 70 s"
-
-
-def test_another_kind_is_refused() -> None:
-    with pytest.raises(UsageError, match="--progress must be auto or json"):
-        progress_of("xml", quiet=True)

@@ -192,7 +192,7 @@ def _at(run: RunFolder, place: Point) -> ExplainedObject:
         outline = shapely.transform(row.geometry, run.grid.to_lattice)
         return ExplainedObject(str(row.id), int(row.class_id), shapely.transform(outline, np.round))
     here = shapely.Point(run.grid.to_pixels(np.array([[x, y]]))[0])
-    return ExplainedObject("at_{:.10g}_{:.10g}".format(*place), 0, square_at(run.grid, here))
+    return ExplainedObject(f"at_{place[0]:.6f}_{place[1]:.6f}", 0, square_at(run.grid, here))
 
 
 def square_at(grid: Grid, here: shapely.Point) -> shapely.Geometry:

@@ -79,7 +79,7 @@ def panel_command(
     ] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="LON,LAT", help=f"a place, {PLACE}; may be repeated"),
+        typer.Option("--at", metavar="LON,LAT", help=f"place: {PLACE}; may be repeated"),
     ] = None,
     top: Top = None,
     to: Annotated[
@@ -137,7 +137,7 @@ def explain_command(
     at: Annotated[
         str | None,
         typer.Option(
-            "--at", metavar="LON,LAT", help=f"the detection at a place, or the place, {PLACE}"
+            "--at", metavar="LON,LAT", help=f"the detection at a place, or the place: {PLACE}"
         ),
     ] = None,
     geometry: Annotated[

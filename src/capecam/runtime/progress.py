@@ -13,9 +13,6 @@ from typing import Never, Self, TextIO
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from capecam.errors import UsageError
-from capecam.runtime import logs
-
 STAGES = {
     "start": ("starting", ""),
     "headers": ("reading headers", "image"),
@@ -295,14 +292,8 @@ def progress_of(kind: str, *, quiet: bool) -> Progress:
     Args:
         kind: ``auto`` for people, or ``json``.
         quiet: show nothing to people.
-
-    Raises:
-        UsageError: it is another kind.
     """
-    if kind not in ("auto", "json"):
-        raise UsageError(f"--progress must be auto or json; got {kind!r}")
     if kind == "json":
-        logs.use_json()
         return ProgressJson(sys.stderr, JSON_S)
     if quiet:
         return Progress()
