@@ -9,14 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import torch
+import typer
 from support.cities import blobs, write_tif
 from support.commands import capecam, typed
 from support.networks import smp_network
 
 from capecam import __version__, cli
+from capecam.cli_options import GROUPS, PANELS
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,7 +83,8 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
         capecam("plan", "--config", city / "city.yaml", "--out", out, "--json").stdout
     )
     assert set(plan["cells"]) == {"a", "b"}
-    assert plan["seconds"] is None
+    assert plan["trial"]["tiles"] == 12
+    assert plan["seconds"] * plan["tiles_per_second"] == pytest.approx(plan["tiles"] + 2)
     assert not out.exists()
     done = capecam("run", "--config", city / "city.yaml", "--out", out, "--min-area", "0")
     assert "2 cell(s) done" in done.stdout
@@ -99,12 +103,18 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     explained = json.loads(capecam("explain", out, "--top", 2, "--json").stdout)
     assert len(explained["objects"]) == len(explained["files"]) == 2
     assert all(Path(file).exists() for file in explained["files"])
+    row = gpd.read_parquet(out / "detections.parquet").iloc[0]
+    point = row.geometry.representative_point()
+    for place in (f"{row.lon},{row.lat}", f"{point.x},{point.y}"):
+        (found,) = json.loads(capecam("explain", out, "--at", place, "--json").stdout)["objects"]
+        assert found["id"] == row.id
     assert "exactly one of --detections" in capecam("explain", out, code=2).stderr
     pdf = tmp_path / "panel.pdf"
     assert capecam("panel", out, "--top", 1, "--to", pdf).stdout == f"{pdf}\n"
     assert pdf.read_bytes().startswith(b"%PDF")
     assert (
-        "with one of --detection ID, --at X,Y and --top N" in capecam("panel", out, code=2).stderr
+        "with one of --detection ID, --at LON,LAT and --top N"
+        in capecam("panel", out, code=2).stderr
     )
 
 
@@ -116,6 +126,89 @@ def test_one_bad_image_is_exit_3(city: Path, tmp_path: Path) -> None:
     done = capecam("run", good, bad, "--config", city / "city.yaml", "--out", out, code=3)
     assert done.stderr.splitlines()[-1].startswith("capecam: bad failed: ")
     assert (out / "cells" / "a" / "cell.json").exists()
+
+
+def test_help_lists_every_command_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = typer.main.get_command(cli.app).commands
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert set(commands) <= set(grouped)
+    lines = typed("--help").stdout.splitlines()
+    for name, command in commands.items():
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert line.endswith(command.get_short_help_str(200))
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_of_run_is_in_panels_without_types_of_python() -> None:
+    text = typed("run", "--help").stdout
+    assert re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE) == [*PANELS, "Options"]
+    assert not re.search(r"<[a-z]+", text)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("capecam export-", "export-model"), ("capecam run --align s", "snap"),
+     ("capecam panel --at", "--at"), ("capecam run im", "")],
+)  # fmt: skip
+def test_bash_completes(words: str, expected: str) -> None:
+    """Nothing for a file, whose name bash completes by itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['capecam']\n"
+         "from capecam.cli import main; main()"],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "_CAPECAM_COMPLETE": "complete_bash", "COMP_WORDS": words,
+             "COMP_CWORD": str(words.count(" "))},
+    )  # fmt: skip
+    assert done.stdout.strip() == expected
+
+
+QUICK = """
+import sys, capecam.cli
+for call in {calls}:
+    sys.argv = ["capecam", *call.split()]
+    try:
+        capecam.cli.main()
+    except SystemExit as end:
+        assert end.code == 2, call
+    assert not {{"torch", "rasterio", "geopandas", "pandas", "numpy"}} & set(sys.modules), call
+"""
+
+
+def test_a_wrong_call_is_refused_before_anything_slow_is_imported(tmp_path: Path) -> None:
+    calls = [
+        "run", "run --checkpoint x.pt --aoi y.gpkg --engine onnx --precision bf16 nowhere",
+        "plan --overlap 45", "inspect x.pt", "finish nowhere", "view nowhere", "report nowhere",
+        "panel nowhere --top 1", "calibrate nowhere", "evaluate nowhere",
+        "export-model x.pt --out y.onnx", "estimate nowhere", "run --hurry",
+    ]  # fmt: skip
+    code = QUICK.format(calls=calls)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, *_ = done.stderr.split("capecam: ")[1:]
+    for missing in ("checkpoint is not set", "out is not set", "model.architecture and", "@list"):
+        assert missing in first
+    assert len(first.splitlines()) == 5
+    for wrong in (
+        "x.pt does not exist",
+        "nowhere: there is no",
+        "mosaic.aoi: y.gpkg",
+        "on the CPU",
+    ):
+        assert wrong in second
+
+
+def test_a_program_that_reads_the_progress_gets_errors_as_json(tmp_path: Path) -> None:
+    done = capecam("finish", tmp_path, "--progress", "json", code=2)
+    event = json.loads(done.stderr)
+    assert event == {
+        "event": "error",
+        "text": f"{tmp_path}: holds no run.json; start with capecam run",
+    }
+    assert "must be auto or json, got 'xml'" in capecam("plan", "--progress", "xml", code=2).stderr
 
 
 def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]:

@@ -18,9 +18,9 @@ import capecam
 PACKAGE = Path(capecam.__file__).parent
 
 ORDER = """
-    errors < runtime < grid < settings < io model < imagery attribution demo < mosaic < store
-    < detections < pipeline < views < run < analysis < viewer < api cli_options < commands < cli
-    < __main__
+    errors < runtime tile_size < grid < settings < io model < imagery attribution demo < mosaic
+    < store < detections < pipeline < views < run < analysis < viewer < api cli_options < commands
+    < cli < __main__
 """
 """A package imports only from those left of the last < before it, and from itself."""
 

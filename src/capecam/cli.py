@@ -9,18 +9,18 @@ import sys
 
 import typer
 
-from capecam.cli_options import (
-    with_common_options,
-)
+from capecam.cli_options import HELP_COLUMNS, CommandGroup, with_common_options
 from capecam.commands import exporting, judging, looking, reviewing, running, trying, viewing
+from capecam.commands.results import print_error
 from capecam.errors import CapecamError
 from capecam.runtime import logs
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode=None,  # plain text: rich's tables leave a third of 80 columns to sentences
+    context_settings={"max_content_width": HELP_COLUMNS},
 )
 for group in (running, looking, viewing, judging, reviewing, exporting, trying):
     app.add_typer(group.app)
@@ -59,7 +59,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"capecam: {message}", file=sys.stderr)
+    print_error(message)
     sys.exit(code)
 
 

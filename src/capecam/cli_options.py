@@ -6,24 +6,61 @@ import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from capecam import __version__
 from capecam.runtime import logs
 from capecam.settings import Setting, leaves
 from capecam.settings.loading import load
-from capecam.store.file_names import REVIEW
+from capecam.store.file_names import REVIEW, check_is_run
 
+Function = TypeVar("Function", bound=Callable[..., None])
+
+INPUT, NETWORK, EXPLANATION, DETECTIONS, OUTPUT, MACHINE = PANELS = (
+    "Input", "Network", "Explanation", "Detections", "Output", "Machine",
+)  # fmt: skip
+"""Titles of the parts of the help of ``run``."""
+
+PANEL_OF = {
+    "checkpoint": NETWORK, "model": NETWORK, "tiling": NETWORK, "tiling.cell_size": MACHINE,
+    "imagery": INPUT, "mosaic": INPUT,
+    "explain": EXPLANATION, "objects": EXPLANATION, "audit": EXPLANATION,
+    "detections": DETECTIONS,
+    "out": OUTPUT, "qgis": OUTPUT, "run": OUTPUT,
+    "compute": MACHINE, "run.shard": MACHINE, "run.in_process": MACHINE,
+}  # fmt: skip
+"""Titles by setting, or by section for all others of it."""
+
+GROUPS = {
+    "Begin": ("demo", "init", "inspect"),
+    "Make a map": ("plan", "run", "finish", "verify"),
+    "Look at it": ("view", "report", "panel", "explain"),
+    "Judge it": ("review", "evaluate", "calibrate", "audit"),
+    "Count": ("summarize", "sample", "estimate"),
+    "Take it elsewhere": ("export", "export-model"),
+    "Measure speed": ("bench",),
+}
+"""Commands by title, as the help lists them."""
+
+HELP_COLUMNS = 120
+"""Width up to which the help fills a terminal."""
+
+CONFIG_HELP = "configuration (docs/configuration.md)"
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="SOURCES", help="images, folders of images, globs, or @list.txt"),
+    typer.Argument(
+        metavar="SOURCES",
+        help="images, folders of images, globs, or @list.txt",
+        rich_help_panel=INPUT,
+    ),
 ]
-Config = Annotated[
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE.yaml", help=CONFIG_HELP)]
+RunConfig = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE.yaml", help="configuration (docs/configuration.md)"),
+    typer.Option("--config", metavar="FILE.yaml", help=CONFIG_HELP, rich_help_panel=INPUT),
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="folder of a run")]
 Device = Annotated[
@@ -43,6 +80,8 @@ Reviews = Annotated[
     ),
 ]
 """Option of commands of the class ``OptionalFile``; see :func:`reviews_path`."""
+PLACE = "degrees, or X,Y in the CRS of the imagery"
+"""How a place is given with ``--at``, for the help."""
 Top = Annotated[
     int | None,
     typer.Option("--top", metavar="N", min=1, help="the first N detections of the review queue"),
@@ -95,6 +134,30 @@ def _set_quiet(is_given: bool) -> None:
         logs.set_level(logging.ERROR)
 
 
+PROGRESS = ("auto", "json")
+
+
+def _set_progress(kind: str) -> str:
+    """Check the kind of progress; with JSON, all messages from now on are JSON, too."""
+    if kind not in PROGRESS:
+        raise typer.BadParameter(f"must be {' or '.join(PROGRESS)}, got {kind!r}")
+    if kind == "json":
+        logs.use_json()
+    return kind
+
+
+ProgressKind = Annotated[
+    str,
+    typer.Option(
+        "--progress",
+        metavar="auto|json",
+        help="how to say how far it is: for people, or as JSON (docs/operations.md)",
+        autocompletion=lambda: PROGRESS,
+        callback=_set_progress,
+    ),
+]
+
+
 def quiet() -> bool:
     """Return True if only errors are to be printed, which is the logger's level."""
     return not log.isEnabledFor(logging.INFO)
@@ -111,7 +174,54 @@ COMMON = {
 }
 
 
-class OptionalFile(TyperCommand):
+class Command(TyperCommand):
+    """Command whose help groups arguments and options by subject, in plain text."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each ``rich_help_panel``, in the order in which they come."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (row := parameter.get_help_record(ctx)) is not None:
+                is_argument = parameter.param_type_name == "argument"
+                title = "Arguments" if is_argument else "Options"
+                title = getattr(parameter, "rich_help_panel", None) or title
+                first = parameter.metavar if is_argument else row[0]  # without its Python type
+                sections.setdefault(title, []).append((first or row[0], row[1]))
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class CommandGroup(TyperGroup):
+    """All commands, listed by ``GROUPS`` with whole sentences."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands, and then the options, which are few."""
+        width = max(map(len, self.commands))
+        for title, names in GROUPS.items():
+            rows = [
+                (f"{name:<{width}}", self.commands[name].get_short_help_str(HELP_COLUMNS))
+                for name in names
+                if name in self.commands
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+        options = [parameter.get_help_record(ctx) for parameter in self.get_params(ctx)]
+        with formatter.section("Options"):
+            formatter.write_dl([row for row in options if row is not None])
+
+
+class Commands(typer.Typer):
+    """Commands of one subject, with the help of ``Command``."""
+
+    def command(  # type: ignore[override]
+        self, name: str, *, cls: type[TyperCommand] = Command
+    ) -> Callable[[Function], Function]:
+        """Register a function as a command; see typer."""
+        return super().command(name, cls=cls)
+
+
+class OptionalFile(Command):
     """Command whose ``--reviews`` may stand without a value, which typer's options cannot."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -131,9 +241,16 @@ def reviews_path(out: Path, value: str) -> Path:
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of ``COMMON`` to a command; their callbacks do the work."""
+    """Add the options of ``COMMON`` to a command; their callbacks do the work.
+
+    The folders of runs that are its arguments are checked before it imports anything slow.
+    """
+    outs = [p.name for p in _parameters(command) if p.annotation in (Out, Earlier, Later)]
 
     def called(**given: Any) -> None:
+        for out in outs:
+            if given[out] is not None:
+                check_is_run(given[out])
         command(**{name: value for name, value in given.items() if name not in COMMON})
 
     common = [_keyword(name, Annotated[bool, o], False) for name, o in COMMON.items()]
@@ -174,14 +291,19 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         options["sources"] = given.pop("sources") or None
         command(settings=load(given.pop("config"), options), **given)
 
-    first = [_keyword("sources", Sources), _keyword("config", Config)]
-    extra = [_option(name, setting) for name, setting in settings_by_name.items()]
+    first = [_keyword("sources", Sources), _keyword("config", RunConfig)]
+    by_panel = sorted(settings_by_name.items(), key=lambda item: PANELS.index(_panel(item[1])))
+    extra = [_option(name, setting) for name, setting in by_panel]
     rest = [p for p in _parameters(command) if p.name != "settings"]
     return _with_signature(called, command, [*first, *extra, *rest])
 
 
 def _parameter(key: str) -> str:
     return key.replace(".", "_")
+
+
+def _panel(setting: Setting) -> str:
+    return PANEL_OF.get(setting.key) or PANEL_OF[setting.key.partition(".")[0]]
 
 
 def _listed(setting: Setting, value: Any) -> Any:
@@ -200,12 +322,14 @@ def _option(name: str, setting: Setting) -> inspect.Parameter:
     if isinstance(shown, tuple):
         shown = ",".join(shown)
     choices = getattr(setting.annotation, "__args__", ()) if kind is str else ()
-    names = "|".join(c for c in choices if isinstance(c, str))
+    names = [choice for choice in choices if isinstance(choice, str)]
     default = "" if shown is None else f"  [default: {shown}]"
     info = typer.Option(
         option.flag,
-        metavar=None if kind is bool else option.metavar or names or "NAME",
+        metavar=None if kind is bool else option.metavar or "|".join(names) or "NAME",
         help=setting.help + default,
         show_default=False,
+        autocompletion=(lambda: names) if names else None,
+        rich_help_panel=_panel(setting),
     )
     return _keyword(name, Annotated[kind | None, info])

@@ -16,7 +16,7 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
-from capecam.errors import SettingsError
+from capecam.tile_size import TileSize
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -181,37 +181,8 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
+class Tiling(TileSize):
     """The grid of tiles: they start at ``k * step`` for every integer k, on both axes."""
-
-    size: int = 320
-    overlap: int = 70
-    stride: int = 10
-    """Edge of a heatmap block in pixels; tiles start and end on blocks."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.stride < 1:
-            raise SettingsError(
-                f"tile and stride must be at least 1, got {self.size} and {self.stride}"
-            )
-        if not 0 <= self.overlap < self.size:
-            raise SettingsError(
-                f"overlap must be from 0 to {self.size - 1} (one less than the tile), "
-                f"got {self.overlap}"
-            )
-        for name, value in (("tile", self.size), ("step (tile - overlap)", self.step)):
-            if value % self.stride:
-                below = value - value % self.stride
-                above = below + self.stride
-                raise SettingsError(
-                    f"{name} must be a multiple of {self.stride}, got {value}; "
-                    f"the nearest are {below} and {above}"
-                )
-
-    @property
-    def step(self) -> int:
-        """Distance in pixels between the starts of neighbouring tiles."""
-        return self.size - self.overlap
 
     def steps(self, start: int, stop: int) -> range:
         """Return the k of all tiles that touch pixels ``start`` to ``stop - 1`` of one axis."""

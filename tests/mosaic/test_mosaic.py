@@ -417,6 +417,7 @@ def test_what_is_not_of_interest_is_not_run(tmp_path: Path) -> None:
     assert chosen(bbox=",".join(map(str, place(120, 40, 240, 120)))) == part
     aoi = gpd.GeoSeries([shapely.box(*place(120, 40, 240, 120))], crs=CRS)
     shrunk = aoi.buffer(-0.01)
+    assert chosen(bbox=tuple(shrunk.to_crs("EPSG:4326").total_bounds)) >= part
     shrunk.to_crs("EPSG:4326").to_file(tmp_path / "aoi.geojson")
     assert chosen(aoi=tmp_path / "aoi.geojson") == part
     houses = gpd.GeoSeries([shapely.box(*place(*p)) for p in ((5, 5, 9, 9), (130, 50, 170, 60))])

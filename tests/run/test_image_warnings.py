@@ -14,7 +14,7 @@ from capecam.grid import Cell, Window
 from capecam.mosaic.border_probe import BorderProbe
 from capecam.run.city_products import finish
 from capecam.run.plan import make_plan
-from capecam.run.progress import summary
+from capecam.run.summary import summary
 from capecam.run.supervisor import run
 from capecam.run.unusual_images import pixel_warnings
 from capecam.store.run_folder import known_run

@@ -21,8 +21,8 @@ from capecam.io.geopackage import holds
 from capecam.run.city_products import finish
 from capecam.run.outcome import RunOutcome
 from capecam.run.plan import make_plan
-from capecam.run.progress import Progress
 from capecam.run.supervisor import run
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import AuditSettings
 from capecam.store.records import FileFacts, RunRecord
 from capecam.store.run_folder import known_run
@@ -47,7 +47,7 @@ def city(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "city"))
 
 
-def explain(city: Path, progress: Progress | None = None, **options: object) -> RunOutcome:
+def explain(city: Path, progress: Progress = SILENT, **options: object) -> RunOutcome:
     return run(quick_settings(city, **options), model=colours_model(), progress=progress)
 
 
@@ -72,8 +72,9 @@ def times(record: RunRecord) -> list[object]:
 class Cut(Progress):
     """Interrupts a run before its first cell."""
 
-    def start(self, *_: int) -> None:
-        raise KeyboardInterrupt
+    def at(self, stage: str, *_: object) -> None:
+        if stage == "cells":
+            raise KeyboardInterrupt
 
 
 def test_times_are_those_of_the_run_that_worked(city) -> None:

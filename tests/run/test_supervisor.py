@@ -31,8 +31,9 @@ from capecam.io.cog import CogSet
 from capecam.pipeline.calibration import PERCENTILE, calibrate
 from capecam.pipeline.tiles import Tile
 from capecam.run.outcome import RunOutcome
-from capecam.run.progress import Progress, summary
+from capecam.run.summary import summary
 from capecam.run.supervisor import run
+from capecam.runtime.progress import Progress
 from capecam.settings import CAPE_TOWN_CLASSES
 from capecam.settings.loading import load
 
@@ -456,8 +457,12 @@ def test_heat_that_is_not_finite_fails_its_cell(pixels, tmp_path) -> None:
 class Interrupting(Progress):
     """Acts like Ctrl-C after the first tiles."""
 
-    def tiles(self, _count: int) -> None:
-        raise KeyboardInterrupt
+    def advance(self, _count: int) -> None:
+        if self.stage == "cells":
+            raise KeyboardInterrupt
+
+    def at(self, stage: str, *_: object) -> None:
+        self.stage = stage
 
 
 def test_readers_stop_after_an_interruption(one, tmp_path) -> None:

@@ -48,8 +48,9 @@ from capecam.views.panels.page_layout import TEXT, fitting, joined, width_cm, wr
 from capecam.views.panels.panel import Panel
 from capecam.views.panels.panel_data import PanelStyle
 from capecam.views.panels.panels import Panels, tile_of
+from capecam.views.panels.selection import PanelSelection
 from capecam.views.panels.tile_drawing import COLORMAPS, round_down, smooth, stretched
-from capecam.views.panels.writing import PanelDestination, PanelSelection, write_panels
+from capecam.views.panels.writing import PanelDestination, write_panels
 
 SIZE = 160
 METHOD_LIST = ("gradcam", "gradcampp", "guided_gradcam")
@@ -210,6 +211,7 @@ def test_a_place_is_in_its_tile(city) -> None:
             assert shown.grid.window.contains(Window(row, col, 1, 1))
             assert shown.detection is None
             assert shown.lonlat == pytest.approx((18.45, -33.99), abs=0.02)
+            assert panels.at(*shown.lonlat).point == pytest.approx((x, y), abs=1e-3)
         for x, y in ((CORNER[0] - 1, CORNER[1] - 1), (CORNER[0] + 50, CORNER[1] - 1)):
             with pytest.raises(
                 UsageError, match=r"outside of the imagery, which goes from -51000 t"
@@ -630,12 +632,12 @@ def test_a_panel_is_written_for_print_and_for_the_screen(panel, tmp_path) -> Non
 
 def test_exactly_one_option_selects() -> None:
     assert PanelSelection.parse(["a, b", "c"], [], None).detections == ("a", "b", "c")
-    assert PanelSelection.parse([], ["-1.5,2"], None).points == ((-1.5, 2.0),)
+    assert PanelSelection.parse([], ["-1.5,2"], None).places == ((-1.5, 2.0),)
     for options in (([], [], None), (["a"], [], 1), (["a"], ["1,2"], None)):
-        with pytest.raises(UsageError, match="one of --detection ID, --at X,Y and --top N"):
+        with pytest.raises(UsageError, match="one of --detection ID, --at LON,LAT and --top N"):
             PanelSelection.parse(*options)
     for point in ("1", "1,x", "1,2,3", "nan,1"):
-        with pytest.raises(UsageError, match="must be X,Y"):
+        with pytest.raises(UsageError, match="must be LON,LAT"):
             PanelSelection.parse([], [point], None)
 
 

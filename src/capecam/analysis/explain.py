@@ -10,18 +10,18 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyproj
 import shapely
 
+from capecam.analysis.explain_selection import Selection
 from capecam.detections.measurement import pixel_m
 from capecam.detections.object_columns import OBJECT_COLUMNS, evidence_words
 from capecam.errors import CapecamError, UsageError
 from capecam.grid import Grid
 from capecam.io.cog import Product, write_cog
 from capecam.io.gdal import gdal_settings
-from capecam.io.reprojection import WGS84
 from capecam.model.model import Model
 from capecam.mosaic.aoi import read_shapes
+from capecam.mosaic.place import Point, map_point
 from capecam.pipeline.object_explainer import ObjectExplanation, ObjectPart
 from capecam.pipeline.object_tiles import ExplainedObject
 from capecam.pipeline.run_explainer import RunExplainer
@@ -31,47 +31,6 @@ from capecam.views.panels.detection_lookup import find, queue
 
 PLACE_M = 1.0
 """Half the edge of the square that stands for a place without a detection."""
-
-FOLDER = "explained"
-"""In the folder of a run, by default."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Objects to explain; of the four exactly one is given."""
-
-    detections: tuple[str, ...] = ()
-    """Ids."""
-    top: int | None = None
-    """Number of detections at the head of the review queue."""
-    at: tuple[float, float] | None = None
-    """Longitude and latitude, WGS 84."""
-    geometry: Path | None = None
-    """File with polygons."""
-    class_name: str | None = None
-    """Class to ask about; None: that of the detection, else the most probable one there."""
-
-    def __post_init__(self) -> None:
-        given = [bool(self.detections), self.top is not None, self.at is not None]
-        if sum([*given, self.geometry is not None]) != 1:
-            raise UsageError("exactly one of --detections, --top, --at, --geometry must be given")
-
-    @staticmethod
-    def parse_place(text: str) -> tuple[float, float]:
-        """Parse ``LON,LAT``.
-
-        Raises:
-            UsageError: it is no place on Earth.
-        """
-        try:
-            lon, lat = map(float, text.split(","))
-        except ValueError:
-            lon, lat = np.nan, np.nan
-        if not (-180 <= lon <= 180 and -90 <= lat <= 90):
-            raise UsageError(
-                f"--at takes longitude and latitude in degrees, such as 18.42,-33.92; got {text!r}"
-            )
-        return lon, lat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +122,7 @@ def explain_object(
     Args:
         out: folder of the run.
         detection: id of a detection; or
-        at: longitude and latitude of a place, WGS 84; or
+        at: longitude and latitude of a place, WGS 84, or its map coordinates; or
         geometry: file with a polygon, of which the first on the images counts.
         class_name: class to ask about; None: that of the detection, else the most probable.
         device: device to compute on; None: as in the settings of the run.
@@ -209,7 +168,7 @@ def _shapes(run: RunFolder, selection: Selection) -> Iterator[ExplainedObject]:
     """Yield the selected shapes; class 0 is not known yet."""
     grid = run.grid
     if selection.at is not None:
-        yield _at(run, *selection.at)
+        yield _at(run, selection.at)
     elif selection.geometry is not None:
         shapes = read_shapes(selection.geometry, grid)
         inside = [shape for shape in shapes if shapely.intersects(shape, grid.window.box)]
@@ -225,20 +184,15 @@ def _shapes(run: RunFolder, selection: Selection) -> Iterator[ExplainedObject]:
             yield ExplainedObject(id_, detection.class_id, outline)
 
 
-def _at(run: RunFolder, lon: float, lat: float) -> ExplainedObject:
+def _at(run: RunFolder, place: Point) -> ExplainedObject:
     """Return the detection at a place, or a square around it."""
-    to_crs = pyproj.Transformer.from_crs(WGS84, run.grid.crs, always_xy=True)
-    point = np.array([to_crs.transform(lon, lat)])
-    here = shapely.Point(run.grid.to_pixels(point)[0])
-    if not shapely.intersects(run.grid.window.box, here):
-        raise UsageError(
-            f"--at {lon:.10g},{lat:.10g} is outside of the imagery; give longitude, then latitude"
-        )
+    x, y = map_point(place, run.grid)
     table = gpd.read_parquet(run.detections(), columns=["id", "class_id", "geometry"])
-    for row in table[table.intersects(shapely.Point(point[0]))].itertuples():
+    for row in table[table.intersects(shapely.Point(x, y))].itertuples():
         outline = shapely.transform(row.geometry, run.grid.to_lattice)
         return ExplainedObject(str(row.id), int(row.class_id), shapely.transform(outline, np.round))
-    return ExplainedObject(f"at_{lon:.6f}_{lat:.6f}", 0, square_at(run.grid, here))
+    here = shapely.Point(run.grid.to_pixels(np.array([[x, y]]))[0])
+    return ExplainedObject(f"at_{place[0]:.6f}_{place[1]:.6f}", 0, square_at(run.grid, here))
 
 
 def square_at(grid: Grid, here: shapely.Point) -> shapely.Geometry:

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from capecam.cli_options import (
+    Commands,
     Config,
     quiet,
     with_common_options,
 )
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("export-model")
@@ -63,9 +64,11 @@ def export_model_command(
     The file is checked with onnxruntime on tiles; it appears only if its maps are PyTorch's within
     1e-4 of their range.
     """
-    from capecam.attribution.graph.onnx_session import require_onnx
+    from capecam.model.checkpoint_file import check_file
+    from capecam.runtime.extras import require_onnx
 
     require_onnx()
+    check_file(model)
     from capecam.analysis.export_model import export_model
 
     options: dict[str, object] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from capecam.cli_options import (
     Area,
     AsJson,
+    Commands,
     Config,
     Device,
     Earlier,
@@ -17,6 +19,7 @@ from capecam.cli_options import (
     Later,
     OptionalFile,
     Out,
+    ProgressKind,
     ResultFolder,
     Reviews,
     Truth,
@@ -29,7 +32,7 @@ from capecam.commands.results import show
 from capecam.errors import UsageError
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("evaluate", cls=OptionalFile)
@@ -66,10 +69,10 @@ def evaluate_command(
     --reviews, count what the verdicts of people say; --truth and --reviews exclude each other.
     """
     if reviews is not None and truth is None:
-        from capecam.analysis.review.review_scores import evaluate_reviews
-
         if area is not None or steps or misses:
             raise UsageError("--area, --steps and --misses need --truth; leave them out")
+        from capecam.analysis.review.review_scores import evaluate_reviews
+
         show(evaluate_reviews(found, reviews_path(found, reviews), to), as_json=as_json)
         return
     if truth is None or reviews is not None:
@@ -116,6 +119,7 @@ def summarize_command(
 @with_common_options
 def audit_command(
     out: Out,
+    *,
     sample: Annotated[
         int, typer.Option("--sample", metavar="N", min=1, help="number of detections to test")
     ] = 30,
@@ -124,16 +128,20 @@ def audit_command(
     ] = 0,
     device: Device = None,
     as_json: AsJson = False,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Test which maps of a run can be believed about objects.
 
     A sample of detections is tested: their probability as parts of the tile go or come, randomised
     weights and shifted tiles.
     """
-    from capecam.analysis.audit.audit import audit
-    from capecam.run.progress import Counter
+    from capecam.runtime.progress import progress_of
     from capecam.settings import AuditSettings
 
-    counter = (lambda _done, _of: None) if quiet() else Counter("detection")
-    found = audit(out, AuditSettings(sample=sample, seed=seed), device=device, progress=counter)
+    rules = AuditSettings(sample=sample, seed=seed)
+    with progress_of(progress, quiet=quiet()) as shown:
+        shown.at("start")
+        from capecam.analysis.audit.audit import audit
+
+        found = audit(out, rules, device=device, progress=partial(shown.at, "audit"))
     show(found, as_json=as_json)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from capecam.cli_options import (
+    PLACE,
     AsJson,
+    Commands,
     Device,
     Out,
+    ProgressKind,
     Top,
     quiet,
     with_common_options,
@@ -19,7 +23,7 @@ from capecam.cli_options import (
 from capecam.commands.results import show
 from capecam.errors import UsageError
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("report")
@@ -43,18 +47,21 @@ def report_command(
         ),
     ] = 12,
     device: Device = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Write OUT/report.html: map, charts and the objects to review.
 
     Panels are computed again with the network of the run; --panels 0 leaves them out.
     """
-    from capecam.run.progress import Counter
-    from capecam.views.report.with_panels import write_report_with_panels
+    from capecam.runtime.progress import progress_of
 
-    counter = (lambda _done, _of: None) if quiet() else Counter("panel")
-    path = write_report_with_panels(
-        out, queue=queue, panels=panels, device=device, on_progress=counter
-    )
+    with progress_of(progress, quiet=quiet()) as shown:
+        shown.at("start")
+        from capecam.views.report.with_panels import write_report_with_panels
+
+        path = write_report_with_panels(
+            out, queue=queue, panels=panels, device=device, on_progress=partial(shown.at, "panels")
+        )
     if not quiet():
         print(path)
 
@@ -72,7 +79,7 @@ def panel_command(
     ] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="X,Y", help="location in the CRS of the imagery"),
+        typer.Option("--at", metavar="LON,LAT", help=f"place: {PLACE}; may be repeated"),
     ] = None,
     top: Top = None,
     to: Annotated[
@@ -96,16 +103,18 @@ def panel_command(
     ] = "inferno",
     device: Device = None,
 ) -> None:
-    """Draw the heatmaps at detections or locations.
+    """Draw the heatmaps at detections or places.
 
     A panel shows a tile: imagery, prediction and heatmaps by class. Give one of --detection, --at
     and --top. The maps are computed again from the imagery, with the
     network and settings of the run, so imagery and checkpoint must still be where they were.
     """
-    from capecam.views.panels.panel_data import PanelStyle
-    from capecam.views.panels.writing import PanelDestination, PanelSelection, write_panels
+    from capecam.views.panels.selection import PanelSelection
 
     selection = PanelSelection.parse(detection or [], at or [], top)
+    from capecam.views.panels.panel_data import PanelStyle
+    from capecam.views.panels.writing import PanelDestination, write_panels
+
     destination = PanelDestination.parse(out, to, kind)
     style = PanelStyle(ramp, all_classes)
     on_written = (lambda _: None) if quiet() else print
@@ -128,7 +137,7 @@ def explain_command(
     at: Annotated[
         str | None,
         typer.Option(
-            "--at", metavar="LON,LAT", help="the detection at a place in degrees, or the place"
+            "--at", metavar="LON,LAT", help=f"the detection at a place, or the place: {PLACE}"
         ),
     ] = None,
     geometry: Annotated[
@@ -153,11 +162,14 @@ def explain_command(
     Prints how much of the decision is left when parts of the tile are blurred, and writes the map
     of each object as a GeoTIFF. The imagery and the checkpoint must still be where they were.
     """
-    from capecam.analysis.explain import FOLDER, Selection, explain_and_write
+    from capecam.analysis.explain_selection import FOLDER, Selection
+    from capecam.mosaic.place import parse_place
 
     ids = tuple(part for text in detections or () for part in text.split(",") if part)
-    place = None if at is None else Selection.parse_place(at)
+    place = None if at is None else parse_place(at)
     selection = Selection(ids, top, place, geometry, class_name)
+    from capecam.analysis.explain import explain_and_write
+
     result = explain_and_write(out, selection, to or out / FOLDER, device=device)
     for name, reason in result.failures.items():
         print(f"capecam: {name} failed: {reason}", file=sys.stderr)

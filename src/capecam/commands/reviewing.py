@@ -10,6 +10,7 @@ import typer
 from capecam.cli_options import (
     Area,
     AsJson,
+    Commands,
     Config,
     Earlier,
     Iou,
@@ -28,7 +29,7 @@ from capecam.commands.results import show
 from capecam.errors import UsageError
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("review")
@@ -55,18 +56,18 @@ def review_command(
     reviews: ReviewFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add detections or places to look at to OUT/review.gpkg, or verdicts.
+    """Add detections, places or verdicts to OUT/review.gpkg.
 
     The file is made if need be. Its layers are filled in with QGIS or any other tool. What is in it
     stays as it is, and is not added again.
     """
+    if add is not None and misses:
+        raise UsageError("--add and --misses add different rows; give one at a time")
     from capecam.analysis.review.downloads import add_download
     from capecam.analysis.review.queue import add_misses, add_queue
 
     if add is None:
         added = (add_misses if misses else add_queue)(out, top, reviews)
-    elif misses:
-        raise UsageError("--add and --misses add different rows; give one at a time")
     else:
         added = add_download(out, add, reviews)
     show(added, as_json=as_json)
@@ -88,18 +89,18 @@ def calibrate_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit how likely a detection is right, to annotations or reviews.
+    """Fit how likely detections are right, to truth or reviews.
 
     Scores are of blocks of ground that the fit has not seen. run --calibrate-with applies the file
     that is written; it holds for the network and the kind of place that it was made with.
     """
-    from capecam.analysis.review.calibration import CalibrationRequest, calibrate
-    from capecam.analysis.scoring import Rules
-
     if (truth is None) == (reviews is None):
         raise UsageError("calibrate: exactly one of --truth and --reviews must be given")
     if truth is None and area is not None:
         raise UsageError("--area needs --truth; leave it out")
+    from capecam.analysis.review.calibration import CalibrationRequest, calibrate
+    from capecam.analysis.scoring import Rules
+
     verdicts = None if reviews is None else reviews_path(out, reviews)
     request = CalibrationRequest(out, truth, area, verdicts, Rules(iou), load(config), to)
     found = calibrate(request)
@@ -152,6 +153,8 @@ def sample_command(
     Blocks where the map is most likely wrong are drawn more often, with known probabilities. They
     are added to the review file, with the detections in them. capecam estimate needs it.
     """
+    if more is not None and (looks, block, zones, seed) != (None, None, None, None):
+        raise UsageError("--more adds to the sample that there is; leave out how that was drawn")
     from capecam.analysis.review.sampling import SampleRequest, add_looks, draw_sample
     from capecam.analysis.zones import ZoneRules
 
@@ -160,8 +163,6 @@ def sample_command(
     given: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
     if more is None:
         drawn = draw_sample(out, SampleRequest(**given), file)
-    elif given:
-        raise UsageError("--more adds to the sample that there is; leave out how that was drawn")
     else:
         drawn = add_looks(out, more, file)
     if atlas is not None:

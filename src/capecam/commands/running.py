@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from capecam.cli_options import (
     AsJson,
+    Commands,
     Config,
     Out,
+    ProgressKind,
     quiet,
     with_common_options,
     with_settings,
 )
-from capecam.commands.results import show
+from capecam.commands.results import print_error, show
 from capecam.settings import Settings
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("run")
 @with_common_options
 @with_settings
-def run_command(settings: Settings) -> None:
-    """Write rasters, heatmaps and polygons for the images in SOURCES.
+def run_command(settings: Settings, progress: ProgressKind = "auto") -> None:
+    """Map the images in SOURCES: classes, heatmaps and polygons.
 
     A run that was interrupted continues when the same command is given again; images that have not
     changed are not processed again.
     """
-    from capecam.run.plan import make_plan
-    from capecam.run.progress import Progress, ProgressBar, summary
-    from capecam.run.supervisor import run
+    from capecam.run.preflight import check_settings
 
+    check_settings(settings, plan=settings.run.dry_run)
     if settings.run.dry_run:
-        print(make_plan(settings).to_text())
+        _show_plan(settings, progress, as_json=False, measure=False)
         return
-    outcome = run(settings, progress=Progress() if quiet() else ProgressBar())
+    from capecam.runtime.progress import progress_of
+
+    with progress_of(progress, quiet=quiet()) as shown:
+        shown.at("start")
+        from capecam.run.summary import summary
+        from capecam.run.supervisor import run
+
+        outcome = run(settings, progress=shown)
     if not quiet():
         print(summary(outcome))
     for name, reason in outcome.failures.items():
-        print(f"capecam: {name} failed: {reason}", file=sys.stderr)
+        print_error(f"{name} failed: {reason}")
     if settings.audit.sample and outcome.found:
         from capecam.analysis.audit.audit import audit
         from capecam.views.report.report import write_report
@@ -55,14 +62,38 @@ def run_command(settings: Settings) -> None:
 @app.command("plan")
 @with_common_options
 @with_settings
-def plan_command(settings: Settings, as_json: AsJson = False) -> None:
+def plan_command(
+    settings: Settings,
+    as_json: AsJson = False,
+    progress: ProgressKind = "auto",
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="without an earlier run: measure the network on a few tiles  [default: measure]",
+            show_default=False,
+        ),
+    ] = True,
+) -> None:
     """Show the cells, time, memory and disk space that run needs.
 
-    The plan is made from the headers of the images, without a GPU.
+    All but the time follows from the headers of the images. The time is that of an earlier run into
+    the same folder; without one, a few tiles are run through the network of --checkpoint.
     """
-    from capecam.run.plan import make_plan
+    from capecam.run.preflight import check_settings
 
-    plan = make_plan(settings)
+    check_settings(settings, plan=True)
+    _show_plan(settings, progress, as_json=as_json, measure=measure)
+
+
+def _show_plan(settings: Settings, progress: str, *, as_json: bool, measure: bool) -> None:
+    from capecam.runtime.progress import progress_of
+
+    with progress_of(progress, quiet=quiet()) as shown:
+        shown.at("start")
+        from capecam.run.plan import make_plan
+
+        plan = make_plan(settings, shown, measure=measure)
     show(plan, as_json=as_json)
 
 
@@ -74,29 +105,34 @@ def inspect_command(
     as_json: AsJson = False,
 ) -> None:
     """Describe a checkpoint or an image; say whether it can be used."""
+    from capecam.run.preflight import check_inspected
+
+    check_inspected(path)
     from capecam.run.inspection import inspect_path
 
     found = inspect_path(path, load(config))
     show(found, as_json=as_json)
     if found.refusal is not None:
-        print(f"capecam: {found.refusal}", file=sys.stderr)
+        print_error(found.refusal)
     raise typer.Exit(found.exit_code)
 
 
 @app.command("finish")
 @with_common_options
-def finish_command(
-    out: Out,
-) -> None:
+def finish_command(out: Out, progress: ProgressKind = "auto") -> None:
     """Write the layers and tables of the city from finished cells.
 
     The command run does so at its end; runs of shards (--shard) leave it to this command.
     """
-    from capecam.run.city_products import finish
-    from capecam.run.progress import totals_table
-    from capecam.run.unusual_images import pixel_warnings
+    from capecam.runtime.progress import progress_of
 
-    record = finish(out)
+    with progress_of(progress, quiet=quiet()) as shown:
+        shown.at("start")
+        from capecam.run.city_products import finish
+        from capecam.run.summary import totals_table
+        from capecam.run.unusual_images import pixel_warnings
+
+        record = finish(out, progress=shown)
     if not quiet():
         print("\n".join([totals_table(record.totals), *pixel_warnings(record)]))
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from capecam.cli_options import (
+    Commands,
     Config,
     quiet,
     with_common_options,
@@ -16,7 +17,7 @@ from capecam.cli_options import (
 from capecam.errors import UsageError
 from capecam.settings.loading import load
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("demo")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from capecam.cli_options import Later, Out, quiet, with_common_options
+from capecam.cli_options import Commands, Later, Out, quiet, with_common_options
 from capecam.errors import UsageError
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("view")
@@ -51,7 +51,7 @@ def view_command(
         typer.Option("--top", metavar="N", min=1, help="detections of --single  [default: 20]"),
     ] = None,
 ) -> None:
-    """Show a run in the browser, explain what is clicked on, and take verdicts.
+    """Show a run in the browser; explain and judge what is clicked.
 
     With OUT2, two runs are compared. Verdicts go to OUT/review.gpkg. Runs until Ctrl-C; with
     --export or --single, writes what can be shown without capecam instead, and ends.
@@ -61,10 +61,10 @@ def view_command(
     require_view()
     outs = [out] if later is None else [out, later]
     if export is None and single is None:
-        from capecam.viewer.serving import serve
-
         if top is not None:
             raise UsageError("--top is for --single; give that, too, or leave it out")
+        from capecam.viewer.serving import serve
+
         serve(outs, host=host, port=port, browser=not no_browser)
         return
     if port is not None or no_browser:
@@ -74,10 +74,10 @@ def view_command(
 
         _say(export_page(outs, export).to_text())
     if single is not None:
-        from capecam.viewer.single import DEFAULT_TOP, write_single
-
         if later is not None:
             raise UsageError("--single shows one run; leave out OUT2")
+        from capecam.viewer.single import DEFAULT_TOP, write_single
+
         _say(write_single(out, single, top or DEFAULT_TOP).to_text())
 
 

@@ -6,7 +6,7 @@ joined, so the numbers do not depend on how the work was divided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
@@ -29,6 +29,7 @@ from capecam.detections.regions import Integers, Pieces, first_pixels
 from capecam.detections.signals import NEAR_PX, SIGNALS
 from capecam.grid import Grid
 from capecam.runtime.process_pool import ProcessPool
+from capecam.runtime.progress import SILENT, Progress
 from capecam.store.run_folder import RunFolder
 
 CHUNK = 64
@@ -56,6 +57,7 @@ class Evidence:
         grid: Grid,
         processes: int,
         cache: EvidenceCache,
+        progress: Progress = SILENT,
     ) -> None:
         """Prepare the keys of objects.
 
@@ -64,8 +66,10 @@ class Evidence:
             grid: the pixel grid of the mosaic.
             processes: number of processes; with 0 everything is computed in this one.
             cache: numbers that are known, of as many columns as the rasters have.
+            progress: hears of objects that are measured.
         """
         self._rasters, self._grid, self._processes = rasters, grid, processes
+        self._progress = progress
         self._files = ExitStack()
         self._pool: ProcessPool[Task, NDArray[np.float64]] | None = None
         self._cache, self._keys = cache, _keys(rasters, grid)
@@ -107,8 +111,11 @@ class Evidence:
         order = np.lexsort((row, col // SQUARE_PX, row // SQUARE_PX, cell))
         chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
         tasks = [(objects.geometry[c], objects.class_id[c].tolist(), pixel[c]) for c in chunks]
+        if len(objects):
+            self._progress.at("evidence", 0, len(objects))
         for chunk, rows in zip(chunks, self._sample(tasks), strict=True):
             numbers[chunk] = rows
+            self._progress.advance(len(chunk))
         return numbers
 
     def _cells(self, col: Integers, row: Integers) -> Integers:
@@ -129,8 +136,11 @@ class Evidence:
             self._pool = self._files.enter_context(pool)
         if self._pool is not None:
             return self._pool.map(tasks)
+        return self._sample_here(tasks)
+
+    def _sample_here(self, tasks: Sequence[Task]) -> Iterator[NDArray[np.float64]]:
         with heatmap_sampler(self._rasters) as sampler:
-            return [sampler(task) for task in tasks]
+            yield from map(sampler, tasks)
 
 
 def _keys(rasters: EvidenceRasters, grid: Grid) -> EvidenceKeys:

@@ -18,8 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from capecam.errors import UsageError
-from capecam.imagery.validation.sidecars import inside
-from capecam.io.paths import TIFFS, VRT, Location, VsiPath, location
+from capecam.io.paths import TIFFS, VRT, Location, VsiPath, inside, location
 from capecam.settings import VSI
 
 MAX_NAME_BYTES = 200

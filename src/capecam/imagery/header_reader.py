@@ -83,8 +83,17 @@ def read_header(
     return answer
 
 
-def read_headers(paths: Sequence[Location], rules: HeaderRules = HeaderRules()) -> list[Answer]:
+def read_headers(
+    paths: Sequence[Location],
+    rules: HeaderRules = HeaderRules(),
+    on_read: Callable[[], object] = lambda: None,
+) -> list[Answer]:
     """Read the headers of many files, in several processes if there are thousands.
+
+    Args:
+        paths: of the files.
+        rules: for all of them.
+        on_read: called after each file, from several threads.
 
     Returns:
         A header or an error for each path.
@@ -97,12 +106,17 @@ def read_headers(paths: Sequence[Location], rules: HeaderRules = HeaderRules()) 
     items = list(enumerate(paths))
     answers: dict[int, Answer] = {}
     if count == 1 and not rules.apart:
-        _read_here(items, rules, HEADER_THREADS, answers.__setitem__)
+
+        def on_answer(index: int, answer: Answer) -> None:
+            answers[index] = answer
+            on_read()
+
+        _read_here(items, rules, HEADER_THREADS, on_answer)
     else:
         edges = [len(items) * n // count for n in range(count + 1)]
         shares = [items[start:stop] for start, stop in pairwise(edges)]
         with ThreadPoolExecutor(count) as threads:
-            for part in threads.map(lambda share: _read_apart(share, rules), shares):
+            for part in threads.map(lambda share: _read_apart(share, rules, on_read), shares):
                 answers |= part
     return [answers[index] for index, _ in items]
 
@@ -145,7 +159,10 @@ def _answer(path: Location, rules: HeaderRules) -> Answer:
 
 
 def _read_apart(
-    items: Sequence[Item], rules: HeaderRules, threads: int = HEADER_THREADS
+    items: Sequence[Item],
+    rules: HeaderRules,
+    on_read: Callable[[], object],
+    threads: int = HEADER_THREADS,
 ) -> dict[int, Answer]:
     """Read headers in a child process; a file that crashes it fails alone.
 
@@ -156,11 +173,11 @@ def _read_apart(
     rest = list(items)
     while rest:
         reading = _Reading()
-        reading.run(rest, rules, threads)
+        reading.run(rest, rules, threads, on_read)
         answers |= reading.answers
         suspects = [item for item in rest if item[0] in reading.started]
         if len(suspects) > 1 and threads > 1 and not reading.is_late:
-            answers |= _read_apart(suspects, rules, 1)
+            answers |= _read_apart(suspects, rules, on_read, 1)
         elif reading.failure:  # without suspects it is not the files
             answers |= {i: ImageError(f"{p}: {reading.failure}") for i, p in suspects or rest}
         rest = [item for item in rest if item[0] not in answers]
@@ -179,7 +196,13 @@ class _Reading:
     is_late: bool = False
     """It was stopped, since the files in ``started`` took too long."""
 
-    def run(self, items: Sequence[Item], rules: HeaderRules, threads: int) -> None:
+    def run(
+        self,
+        items: Sequence[Item],
+        rules: HeaderRules,
+        threads: int,
+        on_read: Callable[[], object],
+    ) -> None:
         """Start the process and take its messages until all files have an answer.
 
         It is not waited for, since a decoder may hang when the process ends.
@@ -205,6 +228,7 @@ class _Reading:
                 else:
                     self.started.pop(index, None)
                     self.answers[index] = answer
+                    on_read()
         except ChildDiedError as error:
             self.failure = f"the decoder crashed ({error}); deliver it again"
         finally:

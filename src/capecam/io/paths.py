@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeGuard
 
 from capecam.settings import VSI
 
@@ -63,6 +65,11 @@ def location(text: str) -> Location:
     return VsiPath(text) if text.startswith(VSI) else Path(text)
 
 
+def names_checkpoint(path: Location) -> TypeGuard[Path]:
+    """Return whether a path is that of a checkpoint, and not of an image."""
+    return isinstance(path, Path) and path.suffix.lower() not in (*TIFFS, VRT)
+
+
 def in_words(path: Location, error: BaseException) -> str:
     """Return an error of GDAL about an image as one line without secrets."""
     message = " ".join(str(error).split())
@@ -75,3 +82,11 @@ def in_words(path: Location, error: BaseException) -> str:
 def _behind_scheme(text: str) -> str:
     """Return a URL without its scheme, as curl reports it."""
     return text.partition("://")[2] or text
+
+
+def inside(path: Location, folders: tuple[str, ...]) -> bool:
+    """Return whether a path, links resolved, is in one of some folders, given by real paths."""
+    if isinstance(path, VsiPath):
+        return False
+    real = os.path.realpath(path)
+    return any(os.path.commonpath((real, folder)) == folder for folder in folders)

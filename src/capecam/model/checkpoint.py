@@ -6,20 +6,26 @@ The format is recognised by the file's content, never by its name.
 from __future__ import annotations
 
 import io
-import json
 import mmap
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from capecam.errors import CheckpointError
+from capecam.model.checkpoint_file import (
+    HEAD_BYTES,
+    describe_other_format,
+    is_legacy,
+    is_safetensors,
+    is_zip,
+    locate,
+    naming,
+)
 from capecam.model.checkpoint_networks import facts_in, state_dict_of, triples_in
 from capecam.model.checkpoint_pickle import LIMIT_BYTES, PickleContent, interpret_pickle
 from capecam.model.checkpoint_tensors import DTYPES, item_sizes, map_tensors
@@ -29,26 +35,8 @@ from capecam.runtime.files import file_digest
 MAGIC = 0x1950A86A20F9469CFC6C
 """Number with which PyTorch before 1.6 begins a file."""
 
-CONFIG_BYTES = 1 << 20
-CHECKPOINT_BYTES = 16 << 30
-"""Ten times the largest network of segmentation_models_pytorch with the state of its optimizer."""
-
 HEADER_BYTES = 100 << 20
 """Maximum that safetensors itself allows for its header."""
-
-OTHER_FORMATS = {
-    b"version https://git-lfs": "a pointer of Git LFS and not the file; fetch it with git lfs pull",
-    b"<": "a web page or XML, probably an error page; download the file again",
-    b"\x89HDF": "HDF5, as of Keras; capecam reads networks of segmentation_models_pytorch",
-    b"\x1f\x8b": "compressed with gzip; unpack it first",
-    b"BZh": "compressed with bzip2; unpack it first",
-    b"7z\xbc\xaf": "a 7-Zip archive; unpack it first",
-    b"\x08": "perhaps ONNX; capecam reads networks of segmentation_models_pytorch",
-}
-"""Other formats that are found under a checkpoint's name, by their first bytes."""
-
-COPY_AGAIN = "; copy the file again, or save the state_dict again"
-SAVE_AGAIN = "; save the network again with save_pretrained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +58,9 @@ def read_weights(path: Path) -> Weights:
     Raises:
         CheckpointError: the file cannot be read, or holds anything but tensors.
     """
-    file, config = _locate(path)
-    try:
+    file, config = locate(path)
+    with naming(file):
         tensors, facts = _read(file)
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    except CheckpointError as error:
-        # The message may quote names from the file.
-        message = "".join(c if c.isprintable() else "?" for c in str(error))
-        remedy = "" if "; " in message else COPY_AGAIN
-        raise CheckpointError(f"{file}: {message}{remedy}") from error
     if not tensors:
         raise CheckpointError(f"{file}: holds no tensors; expected the weights of a network")
     return Weights(path, tensors, checkpoint_sha256(path), config, facts)
@@ -91,61 +72,9 @@ def checkpoint_sha256(path: Path) -> str:
     Raises:
         CheckpointError: the file does not exist, or cannot be read.
     """
-    file, _ = _locate(path)
-    try:
+    file, _ = locate(path)
+    with naming(file):
         return file_digest(file)
-    except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"cannot read the checkpoint {file}: {error.strerror}; check its permissions and its disk"
-    )
-
-
-def _locate(path: Path) -> tuple[Path, dict[str, object] | None]:
-    """Find the file with the tensors, and read the configuration beside it."""
-    if not os.path.isdir(path):
-        if not os.path.exists(path):  # False for a name that is too long, too
-            raise CheckpointError(f"the checkpoint {path} does not exist; check the path")
-        return _check_size(path), None
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (path / name).exists() and (path / "config.json").exists():
-            return _check_size(path / name), _read_config(path / "config.json")
-    raise CheckpointError(
-        f"{path}: not a saved model; expected config.json beside model.safetensors"
-    )
-
-
-def _check_size(file: Path) -> Path:
-    if not file.is_file():  # reading a pipe or a device might never end
-        raise CheckpointError(f"{file}: is no ordinary file; copy the checkpoint to disk first")
-    if file.stat().st_size > CHECKPOINT_BYTES:
-        raise CheckpointError(
-            f"{file}: has {file.stat().st_size / 1e9:.0f} GB, more than any network that can be "
-            "used; save the state_dict alone"
-        )
-    return file
-
-
-def _read_config(file: Path) -> dict[str, object]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number of JSON")
-
-    if not file.is_file() or file.stat().st_size > CONFIG_BYTES:
-        raise CheckpointError(
-            f"{file}: is no file of at most 1 MB, as the settings of a network{SAVE_AGAIN}"
-        )
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not valid JSON: {str(error)[:200]}{SAVE_AGAIN}") from error
-    if not isinstance(tree, dict):
-        raise CheckpointError(
-            f"{file}: must hold a network's arguments, found a list or a value{SAVE_AGAIN}"
-        )
-    return tree
 
 
 Content = tuple[dict[str, Tensor], dict[str, object]]
@@ -155,26 +84,14 @@ Content = tuple[dict[str, Tensor], dict[str, object]]
 def _read(file: Path) -> Content:
     """Read the contents of a file, in the format that its first bytes say."""
     with file.open("rb") as stream:
-        head = stream.read(512)
-        if head[8:9] == b"{":
+        head = stream.read(HEAD_BYTES)
+        if is_safetensors(head):
             return _read_safetensors(file, head)
-        if head[:4] == b"PK\3\4" or head[:1] == b"\x80":
+        if is_zip(head) or is_legacy(head):
             # Never closed here: the tensors are views of it.
             data = MappedFile(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-            return _read_zip(data) if head[:4] == b"PK\3\4" else _read_legacy(data)
-    raise CheckpointError(_describe_other_format(file, head))
-
-
-def _describe_other_format(file: Path, head: bytes) -> str:
-    if not head:
-        return "damaged or not a checkpoint: it is empty; copy it again"
-    if head[257:262] == b"ustar":
-        return "a tar archive, as PyTorch wrote before 0.2; load it there and save the state_dict"
-    for start, description in OTHER_FORMATS.items():
-        if head.lstrip().startswith(start):
-            return f"damaged or not a checkpoint: it is {description}"
-    expected = "safetensors" if file.suffix == ".safetensors" else "a PyTorch checkpoint"
-    return f"damaged or not {expected}: it begins with {head[:8]!r}"
+            return _read_zip(data) if is_zip(head) else _read_legacy(data)
+    raise CheckpointError(describe_other_format(file, head))
 
 
 def _read_safetensors(file: Path, head: bytes) -> Content:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from capecam.errors import UsageError
 from capecam.grid import Grid, Tiling, Window
+from capecam.io.reprojection import WGS84, reproject
 from capecam.io.vector_reader import read_polygons
+from capecam.mosaic.place import in_degrees
 from capecam.settings import MosaicSettings
 
 TileIndices = frozenset[tuple[int, int]]
@@ -83,8 +85,7 @@ def read_aoi(settings: MosaicSettings, grid: Grid) -> AreaOfInterest:
     extent = grid.window.box
     layers = []
     if settings.bbox:
-        box = np.array([shapely.box(*settings.bbox)])
-        layers.append(("bbox", shapely.transform(box, grid.to_pixels)))
+        layers.append(("bbox", _box(settings.bbox, grid)))
     for name, path in (("aoi", settings.aoi), ("footprints", settings.footprints)):
         if path:
             layers.append((name, read_shapes(path, grid)))
@@ -92,6 +93,15 @@ def read_aoi(settings: MosaicSettings, grid: Grid) -> AreaOfInterest:
         if not shapely.intersects(shapes, extent).any():
             raise UsageError(f"--{name}: nothing of it is on the images; check its CRS")
     return AreaOfInterest(tuple(shapely.STRtree(shapes) for _, shapes in layers))
+
+
+def _box(bounds: tuple[float, float, float, float], grid: Grid) -> NDArray[np.object_]:
+    """Return a rectangle in pixels of the grid; it is in map units, or else in degrees."""
+    box = np.array([shapely.box(*bounds)])
+    extent = shapely.transform(grid.window.box, grid.to_map)
+    if not shapely.intersects(box, extent).any() and in_degrees(bounds[:2], bounds[2:]):
+        box, _ = reproject(box, WGS84, pyproj.CRS.from_wkt(grid.crs), extent)
+    return np.asarray(shapely.transform(box, grid.to_pixels), object)
 
 
 def read_shapes(path: Path, grid: Grid) -> NDArray[np.object_]:

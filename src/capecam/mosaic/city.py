@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from capecam.errors import ImageError, UsageError
@@ -16,6 +17,7 @@ from capecam.mosaic.aoi import AreaOfInterest, read_aoi
 from capecam.mosaic.collar_cache import CollarCache
 from capecam.mosaic.common_grid import GridRules
 from capecam.mosaic.mosaic import Mosaic, build_mosaic
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import ImagerySettings, MosaicSettings, Settings, TilingSettings, ValueRange
 
 
@@ -36,7 +38,13 @@ class City:
         return replace(self, mosaic=replace(self.mosaic, value_range=value_range))
 
 
-def city_of(settings: Settings, anchor: tuple[float, float] | None, *, apart: bool = True) -> City:
+def city_of(
+    settings: Settings,
+    anchor: tuple[float, float] | None,
+    *,
+    apart: bool = True,
+    progress: Progress = SILENT,
+) -> City:
     """Open the city of a run's settings; see :func:`open_city`.
 
     With ``run.in_process``, headers are read in this process whatever ``apart`` says.
@@ -49,6 +57,7 @@ def city_of(settings: Settings, anchor: tuple[float, float] | None, *, apart: bo
         settings.target_gsd_m,
         apart=apart and not settings.run.in_process,
         cache_folder=settings.out,
+        progress=progress,
     )
 
 
@@ -61,6 +70,7 @@ def open_city(
     *,
     apart: bool = False,
     cache_folder: Path | None = None,
+    progress: Progress = SILENT,
 ) -> City:
     """Find the images, read their headers and place them on one grid.
 
@@ -73,13 +83,14 @@ def open_city(
             they are.
         apart: read headers in a child process, which a broken file may crash.
         cache_folder: folder in which checksums are cached, if it exists.
+        progress: hears of each header.
 
     Raises:
         UsageError: no image can be used (names every reason), or the area of interest cannot.
     """
     discovered = find_images(sources, vrt=imagery.allow_vrt)
     rules = HeaderRules(imagery, discovered.folders, apart, mosaic.align)
-    headers, failures = _read_headers(discovered, rules)
+    headers, failures = _read_headers(discovered, rules, progress)
     if imagery.checksums:
         paths = {name: header.path for name, header in headers.items()}
         failures |= check_images(paths, imagery.checksums, cache_folder)
@@ -96,7 +107,7 @@ def open_city(
 
 
 def _read_headers(
-    discovered: DiscoveredImages, rules: HeaderRules
+    discovered: DiscoveredImages, rules: HeaderRules, progress: Progress
 ) -> tuple[dict[str, Header], dict[str, str]]:
     """Return headers by image name, and the reasons why other images have none."""
     images = name_images(discovered.paths)
@@ -104,7 +115,9 @@ def _read_headers(
     failures = {name: refused[path] for name, path in images.items() if path in refused}
     readable = {name: path for name, path in images.items() if path not in refused}
     headers: dict[str, Header] = {}
-    for name, answer in zip(readable, read_headers(list(readable.values()), rules), strict=True):
+    progress.at("headers", 0, len(readable))
+    answers = read_headers(list(readable.values()), rules, partial(progress.advance, 1))
+    for name, answer in zip(readable, answers, strict=True):
         if isinstance(answer, ImageError):
             failures[name] = str(answer)
         else:

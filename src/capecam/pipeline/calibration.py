@@ -107,12 +107,23 @@ def why_not_usable(calibration: CalibrationRecord, engine: Engine) -> str | None
 
 
 def calibrate(
-    sample: Iterable[Tile], tiling: Tiling, engine: Engine, batch_size: int
+    sample: Iterable[Tile],
+    tiling: Tiling,
+    engine: Engine,
+    batch_size: int,
+    on_tiles: Callable[[int], object] = lambda _done: None,
 ) -> CalibrationRecord:
     """Take percentiles of raw values of the sample, resampled as they are written.
 
     For maps at full resolution: of the pixels that a tile's own argmax gives the class, and of the
     others for the floor (docs/method.md#the-scale-of-guided-maps).
+
+    Args:
+        sample: tiles of the city.
+        tiling: their grid.
+        engine: computes their maps.
+        batch_size: number of tiles at once.
+        on_tiles: called after each batch with the number of tiles so far.
 
     Raises:
         NotFiniteError: the network's gradients overflowed.
@@ -134,6 +145,7 @@ def calibrate(
                 inside = seen & (predicted == c + 1) if method in PIXEL_METHODS else seen
                 values[method][c].add(raw[:, c], inside, seen & ~inside)
         tiles += len(batch.windows)
+        on_tiles(tiles)
     scales = {
         method: [raw.scale(by_root=method in PIXEL_METHODS) for raw in by_class]
         for method, by_class in values.items()

@@ -26,6 +26,7 @@ from capecam.pipeline.object_group import GroupResult, ObjectGroup
 from capecam.pipeline.preparation import RunConstants, prepare
 from capecam.pipeline.run_engine import build_engine, build_object_engine
 from capecam.runtime.lanes import map_in_lanes
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import Settings
 from capecam.settings.tree import required
 from capecam.store.ledger import Ledger, products_in
@@ -95,10 +96,14 @@ class CellRunner:
         self._object_engine: ObjectEngine | None = None
 
     def prepare(
-        self, city: City, previous: RunRecord | None, on_reading: OnReading = lambda _names: None
+        self,
+        city: City,
+        previous: RunRecord | None,
+        on_reading: OnReading = lambda _names: None,
+        progress: Progress = SILENT,
     ) -> RunConstants:
         """Choose the constants of a run: see :func:`capecam.pipeline.preparation.prepare`."""
-        return prepare(self._engine, self._settings, city, previous, on_reading)
+        return prepare(self._engine, self._settings, city, previous, on_reading, progress=progress)
 
     def load_city(
         self, city: City, constants: RunConstants, hashes: ImageHashes | None = None

@@ -20,6 +20,7 @@ from capecam.pipeline.calibration import (
     why_not_usable,
 )
 from capecam.pipeline.tiles import Tile, batches
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import Settings, ValueRange
 from capecam.store.provenance import recorded_value_range
 from capecam.store.records import CalibrationRecord, RunRecord
@@ -64,6 +65,8 @@ def prepare(
     city: City,
     previous: RunRecord | None,
     on_reading: OnReading = lambda _names: None,
+    *,
+    progress: Progress = SILENT,
 ) -> RunConstants:
     """Choose the constants of a run, or take them from an earlier run.
 
@@ -73,14 +76,15 @@ def prepare(
         city: its images.
         previous: record of an earlier run into the same folder.
         on_reading: called with the names of images before they are read, and with none after.
+        progress: hears of the tiles with which heatmaps are calibrated.
 
     Raises:
         UsageError: no image can be sampled, or the calibration that is named does not fit.
     """
     if engine.model.doubt:  # here and not where it is loaded, which every worker does
         log.warning("%s", engine.model.doubt)
-    value_range = _value_range(settings, city, previous, on_reading)
-    city = city.with_value_range(value_range)
+    scale = value_range(settings, city, previous, on_reading)
+    city = city.with_value_range(scale)
 
     def sampler(tiles: int) -> Iterator[Tile]:
         return sample_tiles(city, settings.tiling.tiling, tiles, settings.explain.seed, on_reading)
@@ -89,12 +93,12 @@ def prepare(
     engine = engine.at(_precision(settings, engine, sampler, same_device))
     batch_size = _batch_size(settings, engine, same_device)
     started = time.perf_counter()
-    calibration = _calibration(settings, engine, sampler, batch_size, previous)
+    calibration = _calibration(settings, engine, sampler, batch_size, previous, progress=progress)
     return RunConstants(
         engine.device.type,
         engine.precision,
         batch_size,
-        value_range,
+        scale,
         calibration,
         time.perf_counter() - started,
         engine.model.sha256,
@@ -104,10 +108,17 @@ def prepare(
     )
 
 
-def _value_range(
-    settings: Settings, city: City, previous: RunRecord | None, on_reading: OnReading
+def value_range(
+    settings: Settings,
+    city: City,
+    previous: RunRecord | None,
+    on_reading: OnReading = lambda _names: None,
 ) -> ValueRange | None:
-    """Return the known value range; percentiles that are not known yet are computed."""
+    """Return the known value range; percentiles that are not known yet are computed.
+
+    Raises:
+        UsageError: no image has a valid pixel to take percentiles of.
+    """
     known = recorded_value_range(city.mosaic, settings, previous)
     if known is None or not known.percent:
         return known
@@ -149,6 +160,8 @@ def _calibration(
     sampler: Sampler,
     batch_size: int,
     previous: RunRecord | None,
+    *,
+    progress: Progress,
 ) -> CalibrationRecord:
     """Return the calibration that is named, or of an earlier run if it still fits, or a new one."""
     explain = settings.explain
@@ -158,5 +171,10 @@ def _calibration(
         previous = None
     if previous is not None and why_not_usable(previous.calibration, engine) is None:
         return previous.calibration
-    tiles = sampler(explain.calibration_tiles)
-    return calibrate(tiles, settings.tiling.tiling, engine, batch_size)
+    count = explain.calibration_tiles
+
+    def on_tiles(done: int) -> None:
+        progress.at("calibration", done, count)
+
+    on_tiles(0)
+    return calibrate(sampler(count), settings.tiling.tiling, engine, batch_size, on_tiles)

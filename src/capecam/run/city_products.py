@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
 from capecam.io.vrt import write_vrt
 from capecam.model.model import Model
+from capecam.pipeline.object_group import GroupResult, ObjectGroup
 from capecam.pipeline.run_explainer import RunExplainer
 from capecam.run.applied_calibration import applied_calibration, calibration_record
 from capecam.run.editable_products import EditableProducts
@@ -38,6 +39,7 @@ from capecam.run.object_stage import Explain, explain_detections, object_table
 from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
+from capecam.runtime.progress import SILENT, Progress
 from capecam.store.edited import keep_edited
 from capecam.store.file_names import (
     DETECTIONS,
@@ -59,12 +61,13 @@ UNREADABLE = (OSError, *DAMAGED, DataSourceError, DataLayerError, ArrowInvalid, 
 """Errors of reading and writing products, where files or the disk are damaged."""
 
 
-def finish(out: Path, *, model: Model | None = None) -> RunRecord:
+def finish(out: Path, *, model: Model | None = None, progress: Progress = SILENT) -> RunRecord:
     """Write the city products and the report, as ``capecam finish`` does.
 
     Args:
         out: folder of a run.
         model: its network, which explains detections that are not explained yet; None loads it.
+        progress: hears how far it is.
 
     Raises:
         OutputError: the folder holds no run, or no finished cell, or a run is in progress.
@@ -72,23 +75,32 @@ def finish(out: Path, *, model: Model | None = None) -> RunRecord:
     RunFolder.open_finished(out)  # before a lock is left in a folder of something else
     with output_lock(out), gdal_settings():
         explainer = RunExplainer(RunFolder.open(out), model=model)
-        record = write_city_products(out, explainer.explain_groups)
+
+        def explain(groups: Sequence[ObjectGroup]) -> Iterator[GroupResult]:
+            progress.at("explanation", 0, sum(len(group.objects) for group in groups))
+            for result in explainer.explain_groups(groups):
+                progress.advance(len(result.group.objects))
+                yield result
+
+        record = write_city_products(out, explain, progress)
+        progress.at("report")
         write_report(out)
     return record
 
 
-def write_city_products(out: Path, explain: Explain) -> RunRecord:
+def write_city_products(out: Path, explain: Explain, progress: Progress = SILENT) -> RunRecord:
     """Write the city products from the cells that are done, and their totals into ``run.json``.
 
     Args:
         out: folder of a run.
         explain: explains the objects that are not explained yet.
+        progress: hears how far it is.
 
     Raises:
         StoppedError: a product of a cell is damaged or gone, or the disk is full.
     """
     try:
-        return _write(RunFolder.open_finished(out), explain)
+        return _write(RunFolder.open_finished(out), explain, progress)
     except IsADirectoryError as error:
         raise StoppedError(
             f"{error.filename2 or error.filename}: is a folder, where a file of the run belongs; "
@@ -103,15 +115,16 @@ def write_city_products(out: Path, explain: Explain) -> RunRecord:
         ) from error
 
 
-def _write(run: RunFolder, explain: Explain) -> RunRecord:
+def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
     with _LayerWriter() as layers:
         layers.start(run, [product for product in run.products if product != f"{OBJECTS}.tif"])
-        found = _assemble(run, rules)
+        found = _assemble(run, rules, progress)
         calibration = applied_calibration(run, found.table.columns)
         explained = explain_detections(run, found, explain, calibration)
+        progress.at("layers")
         objects = write_object_rasters(run, found, explained)
         run = replace(run, record=run.record.model_copy(update={"objects": objects}))
         layers.start(run, [product for product in run.products if product == f"{OBJECTS}.tif"])
@@ -148,12 +161,13 @@ def _write(run: RunFolder, explain: Explain) -> RunRecord:
     return record
 
 
-def _assemble(run: RunFolder, rules: AssemblyRules) -> Detections:
+def _assemble(run: RunFolder, rules: AssemblyRules, progress: Progress) -> Detections:
     """Make the detections, with their evidence."""
+    progress.at("joining")
     processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
     rasters = evidence_rasters(run)
     cache = EvidenceCache(run.out / EVIDENCE_CACHE, len(rasters.columns))
-    with Evidence(rasters, run.grid, processes, cache) as evidence:
+    with Evidence(rasters, run.grid, processes, cache, progress) as evidence:
         found = assemble(cell_pieces(run), rules, evidence)
     cache.save()
     return found

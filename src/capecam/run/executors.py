@@ -21,6 +21,7 @@ from capecam.pipeline.object_group import GroupResult
 from capecam.pipeline.preparation import RunConstants
 from capecam.run.outcome import PreparedRun
 from capecam.run.worker_process import WorkerProcess
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import Settings
 from capecam.store.records import WORKER_ENDED, RunRecord
 from capecam.store.staleness import ImageHashes
@@ -37,7 +38,9 @@ class Executor(Protocol):
     count: int
     """Number of engines, each of which runs one cell at a time."""
 
-    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
+    def prepare(
+        self, city: City, previous: RunRecord | None, progress: Progress = SILENT
+    ) -> RunConstants:
         """Find out what all cells have in common; once, before any cell."""
 
     def process(
@@ -75,9 +78,11 @@ class SerialExecutor(Executor):
     def __init__(self, settings: Settings, model: Model | None = None) -> None:
         self._runner = CellRunner(settings, model)
 
-    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
+    def prepare(
+        self, city: City, previous: RunRecord | None, progress: Progress = SILENT
+    ) -> RunConstants:
         """See :class:`Executor`."""
-        return self._runner.prepare(city, previous)
+        return self._runner.prepare(city, previous, progress=progress)
 
     def process(
         self, run: PreparedRun, work: Iterable[Work], hashes: ImageHashes, on_tiles: OnTiles
@@ -130,13 +135,15 @@ class ProcessExecutor(Executor):
         self.count = len(devices)
         self._workers = [WorkerProcess(_on_device(settings, d, devices.count(d))) for d in devices]
 
-    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
+    def prepare(
+        self, city: City, previous: RunRecord | None, progress: Progress = SILENT
+    ) -> RunConstants:
         """See :class:`Executor`; the first worker does it."""
         worker = self._workers[0]
         while True:
             worker.start()
             try:
-                return worker.prepare(city, previous)
+                return worker.prepare(city, previous, progress)
             except WorkerError:
                 if not worker.reading:
                     raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from capecam.errors import ImageError
 from capecam.imagery.header_reader import read_header
-from capecam.io.paths import TIFFS, VRT, VsiPath, location
+from capecam.io.paths import location, names_checkpoint
 from capecam.mosaic.diagnostics import Diagnostic, image_diagnostics
 from capecam.run.text_table import key_value_table, text_table
 from capecam.settings import Settings
@@ -57,7 +57,7 @@ def inspect_path(name: str, settings: Settings) -> Inspection:
         CheckpointError: it is a checkpoint that cannot be used.
     """
     path = location(name)
-    if path.suffix.lower() not in (*TIFFS, VRT) and not isinstance(path, VsiPath):
+    if names_checkpoint(path):
         from capecam.run.checkpoint_inspection import inspect_checkpoint  # noqa: PLC0415 torch is slow to import
 
         return Inspection(inspect_checkpoint(path, settings.model))

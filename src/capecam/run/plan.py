@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from capecam.errors import CapecamError
 from capecam.grid import Cell
+from capecam.io.gdal import gdal_settings
 from capecam.model.checkpoint import checkpoint_sha256
 from capecam.mosaic.city import City, city_of, find_cells
 from capecam.mosaic.diagnostics import (
@@ -17,6 +21,8 @@ from capecam.pipeline.calibration import read_calibration
 from capecam.run.applied_calibration import read_for
 from capecam.run.supervisor import anchor, share
 from capecam.run.text_table import text_table
+from capecam.run.trial import Trial, try_network
+from capecam.runtime.progress import SILENT, Progress, duration
 from capecam.settings import PIXEL_METHODS, Settings
 from capecam.store.file_names import OBJECTS
 from capecam.store.ledger import Ledger
@@ -61,7 +67,15 @@ class Plan:
     host_memory_gb: float
     costs: tuple[Cost, ...]
     tiles_per_second: float | None
-    """Measured by an earlier run into the same folder; None if there was none."""
+    """Measured by an earlier run into the same folder, or by a trial; None without both."""
+    calibration_tiles: int
+    """Number of tiles that are processed before the first cell, for the colour scale."""
+    trial: Trial | None
+    """Measurement of a few tiles, where nothing has run into the folder yet."""
+    why_no_trial: str
+    """Why nothing was measured, where that was tried."""
+    free_gb: float | None
+    """Free space on the disk of the output folder."""
 
     @property
     def tiles(self) -> int:
@@ -70,8 +84,10 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Wall time at the measured rate."""
-        return self.tiles / self.tiles_per_second if self.tiles_per_second else None
+        """Wall time at the measured rate, without explaining the objects, which are not known."""
+        if not self.tiles_per_second:
+            return None
+        return (self.tiles + self.calibration_tiles) / self.tiles_per_second
 
     def to_json(self) -> dict[str, object]:
         """Return the plan as ``--json`` prints it."""
@@ -88,37 +104,53 @@ class Plan:
             f"cells     {len(self.cells)}, of which {len(self.todo)} are to be made"
             + (f" ({self.by_cause})" if self.todo else ""),
             f"tiles     at most {self.tiles} (those without imagery are not run)",
-            f"memory    about {self.host_memory_gb:.1f} GB beside the network",
+            f"memory    about {self.host_memory_gb:.1f} GB beside the network"
+            + (f", which takes {self.trial.memory_gb:.1f} GB (measured)" if self.trial else ""),
+            f"disk      about {_disk_size(sum(cost.disk_gb for cost in self.costs))}"
+            + (f"; {_disk_size(self.free_gb)} are free" if self.free_gb is not None else ""),
         ]
         lines += [
             f"product   {c.product:<18} about {_disk_size(c.disk_gb)}, "
             f"{c.cpu_seconds:.0f} CPU-seconds"
             for c in self.costs
         ]
-        rate = self.tiles_per_second
-        lines.append(
-            f"time      about {self.seconds:.0f} s at {rate:.1f} tiles/s, as measured before"
-            if rate
-            else "time      unknown: nothing has been measured into this folder yet"
-        )
+        lines.append(f"time      {self._time()}")
         lines += ["", diagnostics_table(self.diagnostics), ""]
         lines += [f"make      {n}: {self.cells[n]} tiles; {why}" for n, why in self.todo.items()]
         return "\n".join(lines).rstrip()
+
+    def _time(self) -> str:
+        """Return the time in words, and how it is known."""
+        if self.seconds is None:
+            return f"unknown: {self.why_no_trial or 'nothing has run into this folder yet'}"
+        text = f"about {duration(self.seconds)} at {self.tiles_per_second:.3g} tiles/s, as measured"
+        if self.trial is None:
+            return f"{text} before"
+        return (
+            f"{text} now: the network on {self.trial.tiles} tiles, {self.trial.device}, "
+            f"{self.trial.precision}; with {self.calibration_tiles} tiles for the colour scale, "
+            "without explaining objects"
+        )
 
 
 def _disk_size(gb: float) -> str:
     return f"{gb:.1f} GB" if gb >= 1 else f"{1000 * gb:.0f} MB"
 
 
-def make_plan(settings: Settings) -> Plan:
+def make_plan(settings: Settings, progress: Progress = SILENT, *, measure: bool = False) -> Plan:
     """Read the headers, compare with what is done, and count.
+
+    Args:
+        settings: of a run.
+        progress: hears how far it is.
+        measure: run a few tiles through the network if no run has measured its speed.
 
     Raises:
         UsageError: no image can be used, or a calibration does not fit.
     """
     read_for(settings)
     previous = read_run(settings.out) if settings.out else None
-    city = city_of(settings, anchor(settings, previous))
+    city = city_of(settings, anchor(settings, previous), progress=progress)
     tiling = settings.tiling.tiling
     cells = share(find_cells(city, settings.tiling), settings.run.shard)
     states = _states(settings, city, cells, previous)
@@ -127,6 +159,15 @@ def make_plan(settings: Settings) -> Plan:
         for kind in ("todo", "failed")
     )
     window = city.mosaic.grid.window
+    rate = previous.tiles / previous.stages["cells"] if previous and previous.tiles else None
+    trial, why_no_trial = None, ""
+    if measure and rate is None and settings.checkpoint is not None and todo:
+        try:
+            with gdal_settings():
+                trial = try_network(settings, city, progress)
+        except CapecamError as error:
+            why_no_trial = str(error)
+    is_calibrated = previous is not None or settings.explain.calibration is not None
     return Plan(
         cells={cell.name: city.interest.count(tiling, cell.core) for cell in cells},
         todo=todo,
@@ -141,10 +182,18 @@ def make_plan(settings: Settings) -> Plan:
         size=(window.width, window.height),
         host_memory_gb=max((_memory_gb(cell, settings) for cell in cells), default=0.0),
         costs=_costs([cell for cell in cells if cell.name in todo], settings),
-        tiles_per_second=(
-            previous.tiles / previous.stages["cells"] if previous and previous.tiles else None
-        ),
+        tiles_per_second=trial.tiles_per_second if trial else rate,
+        calibration_tiles=0 if is_calibrated else settings.explain.calibration_tiles,
+        trial=trial,
+        why_no_trial=why_no_trial,
+        free_gb=_free_gb(settings.out) if settings.out else None,
     )
+
+
+def _free_gb(out: Path) -> float:
+    """Return the free space on the disk of a folder, which may not exist yet."""
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    return shutil.disk_usage(nearest).free / 1e9
 
 
 def _states(

@@ -25,6 +25,7 @@ from capecam.run.executors import Executor, OnTiles, WorkQueue
 from capecam.run.outcome import PreparedRun
 from capecam.runtime import logs
 from capecam.runtime.extras import require_extra
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import Settings
 from capecam.store.records import WORKER_ENDED, RunRecord
 from capecam.store.staleness import ImageHashes
@@ -100,8 +101,11 @@ class RayExecutor(Executor):
     def _start(self) -> Any:
         return self._ray.remote(**self._share)(Actor).remote(self._settings)
 
-    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
-        """See :class:`capecam.run.executors.Executor`."""
+    def prepare(
+        self, city: City, previous: RunRecord | None, progress: Progress = SILENT
+    ) -> RunConstants:
+        """See :class:`capecam.run.executors.Executor`; how far it is stays on its node."""
+        progress.at("calibration")
         request = self._actors[0].prepare.remote(_absolute_city(city), previous)
         try:
             answer: RunConstants | CapecamError = self._ray.get(request)

@@ -20,10 +20,10 @@ from capecam.run.city_products import write_city_products
 from capecam.run.early_process import EarlyEvidenceProcess
 from capecam.run.executors import Executor, ProcessExecutor, SerialExecutor, devices
 from capecam.run.outcome import PreparedRun, RunOutcome
-from capecam.run.progress import Progress
 from capecam.run.ray_executor import RayExecutor
 from capecam.run.status_layer import StatusLayer
 from capecam.runtime.lock import output_lock
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import Settings
 from capecam.settings.tree import required
 from capecam.store.edited import keep_edited
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    settings: Settings, *, model: Model | None = None, progress: Progress | None = None
+    settings: Settings, *, model: Model | None = None, progress: Progress = SILENT
 ) -> RunOutcome:
     """Do everything that ``capecam run`` does.
 
@@ -57,17 +57,16 @@ def run(
     ledger = Ledger.open(outcome.out)
     with output_lock(outcome.out, settings.run.shard), gdal_settings():
         previous = read_run(outcome.out)
-        city = city_of(settings, anchor(settings, previous), apart=model is None)
+        where = anchor(settings, previous)
+        city = city_of(settings, where, apart=model is None, progress=progress)
         outcome.failures.update(city.failures)
         with _executor(settings, model) as executor:
-            prepared = _prepare(settings, city, previous, executor, outcome)
+            prepared = _prepare(settings, city, previous, executor, outcome, progress=progress)
             hashes = ImageHashes()
-            _process_cells(
-                prepared, ledger, executor, outcome, hashes, progress=progress or Progress()
-            )
+            _process_cells(prepared, ledger, executor, outcome, hashes, progress=progress)
             outcome.end("cells")
-            _write_city(prepared, executor, outcome, hashes)
-        _finish(prepared, outcome)
+            _write_city(prepared, executor, outcome, hashes, progress)
+        _finish(prepared, outcome, progress)
     return outcome
 
 
@@ -93,11 +92,14 @@ def _prepare(
     previous: RunRecord | None,
     executor: Executor,
     outcome: RunOutcome,
+    *,
+    progress: Progress,
 ) -> PreparedRun:
     """Find out what all cells have in common, and record it before the first one is processed."""
     diagnostics, cells = _diagnostics(city, settings), find_cells(city, settings.tiling)
     outcome.workers = executor.count
-    constants = executor.prepare(city, previous)
+    progress.at("network")
+    constants = executor.prepare(city, previous, progress)
     city = city.with_value_range(constants.scale)
     if previous is not None:
         keep_edited(outcome.out, previous.last_written)
@@ -122,12 +124,15 @@ def _process_cells(
     if settings.prune:
         for name in ledger.names() - {cell.name for cell in prepared.cells}:
             ledger.remove(name)
+    progress.at("check")
     todo = _check(prepared, ledger, hashes, outcome)
     limit = len(todo) if settings.max_failures is None else settings.max_failures
     tiling = prepared.settings.tiling.tiling
-    progress.start(sum(city.interest.count(tiling, cell.core) for cell in todo), len(todo))
+    tiles = {cell.name: city.interest.count(tiling, cell.core) for cell in todo}
+    if todo:
+        progress.at("cells", 0, sum(tiles.values()))
     layer = StatusLayer(outcome.out, city.mosaic.grid, prepared.cells, city.failures)
-    processing = executor.process(prepared, layer.running(todo), hashes, progress.tiles)
+    processing = executor.process(prepared, layer.running(todo), hashes, progress.advance)
     beside = not isinstance(executor, SerialExecutor) and settings.shard is None
     evidence = EarlyEvidenceProcess(outcome.out, prepared.cells, todo, wanted=beside)
     try:
@@ -139,7 +144,9 @@ def _process_cells(
                 layer.update(result.cell)
                 evidence.settled(result.cell)
                 ending = f"failed: {result.reason}" if result.reason else "done"
-                progress.cell(result.cell.name, ending)
+                progress.skip(tiles[result.cell.name] - result.tiles)
+                ended = outcome.done + outcome.failed
+                progress.cell(result.cell.name, ending, ended, len(todo))
                 if outcome.failed > limit:
                     outcome.stopped = f"more than {limit} cells failed"
                     break
@@ -206,7 +213,11 @@ def _note(
 
 
 def _write_city(
-    prepared: PreparedRun, executor: Executor, outcome: RunOutcome, hashes: ImageHashes
+    prepared: PreparedRun,
+    executor: Executor,
+    outcome: RunOutcome,
+    hashes: ImageHashes,
+    progress: Progress,
 ) -> None:
     """Write the city's products, if a cell is done; the workers explain its objects."""
     if not outcome.done + outcome.kept or prepared.settings.run.shard:
@@ -217,7 +228,8 @@ def _write_city(
     def explain(groups: Sequence[ObjectGroup]) -> Iterator[GroupResult]:
         nonlocal seconds
         started = time.perf_counter()
-        work = executor.process(prepared, groups, hashes, lambda _count: None)
+        progress.at("explanation", 0, sum(len(group.objects) for group in groups))
+        work = executor.process(prepared, groups, hashes, progress.advance)
         with closing(work) as results:
             for result in results:
                 if isinstance(result, GroupResult):
@@ -226,15 +238,16 @@ def _write_city(
                     yield result
         seconds = time.perf_counter() - started
 
-    outcome.city = write_city_products(outcome.out, explain)
+    outcome.city = write_city_products(outcome.out, explain, progress)
     outcome.end("finish", objects=seconds)
 
 
-def _finish(prepared: PreparedRun, outcome: RunOutcome) -> None:
+def _finish(prepared: PreparedRun, outcome: RunOutcome, progress: Progress) -> None:
     """Record how the run ended, and write the report."""
     out = outcome.out
     prepared.record(outcome).write(out / RUN_JSON)
     if outcome.city is not None:
+        progress.at("report")
         write_report(out, imagery=prepared.city.mosaic)
 
 

@@ -16,6 +16,7 @@ from capecam.pipeline.preparation import RunConstants
 from capecam.runtime import logs
 from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
 from capecam.runtime.heap import keep_heap
+from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import Settings
 from capecam.store.records import RunRecord
 from capecam.store.staleness import ImageHashes
@@ -30,8 +31,28 @@ class _Reading:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Message of a worker: see :meth:`capecam.runtime.progress.Progress.at`."""
+
+    stage: str
+    done: int
+    total: int | None
+
+
 class _Ready:
     """Message of a worker: it can begin the next work."""
+
+
+class _SentProgress(Progress):
+    """Progress of a worker, sent to its parent."""
+
+    def __init__(self, parent: ParentConnection) -> None:
+        self._parent = parent
+
+    def at(self, stage: str, done: int = 0, total: int | None = None) -> None:
+        """See :class:`Progress`."""
+        self._parent.send(_At(stage, done, total))
 
 
 class WorkerProcess:
@@ -61,13 +82,15 @@ class WorkerProcess:
         level = log.getEffectiveLevel()
         self._child = ChildProcess(_serve, self._settings, level, environment=environment)
 
-    def prepare(self, city: City, previous: RunRecord | None) -> RunConstants:
+    def prepare(
+        self, city: City, previous: RunRecord | None, progress: Progress = SILENT
+    ) -> RunConstants:
         """Find out what all cells of a run have in common.
 
         Raises:
             CapecamError: of the worker; WorkerError if it died, with the images in ``reading``.
         """
-        constants: RunConstants = self._request(_prepare, city, previous)
+        constants: RunConstants = self._request(_prepare, city, previous, progress=progress)
         return constants
 
     def get_ready(self, city: City, constants: RunConstants, known: ImageHashes) -> None:
@@ -127,11 +150,14 @@ class WorkerProcess:
             raise ValueError("start comes before a request")
         return self._child
 
-    def _request(self, *request: object) -> Any:
+    def _request(self, *request: object, progress: Progress = SILENT) -> Any:
         try:
             self._running.send(request)
-            while isinstance(answer := self._running.receive(), _Reading):
-                self.reading = answer.names
+            while isinstance(answer := self._running.receive(), (_Reading, _At)):
+                if isinstance(answer, _At):
+                    progress.at(answer.stage, answer.done, answer.total)
+                else:
+                    self.reading = answer.names
         except ChildDiedError as error:
             raise WorkerError(
                 f"a worker ended before its first cell: {error}"
@@ -160,7 +186,9 @@ def _serve(parent: ParentConnection, settings: Settings, level: int) -> None:
 def _prepare(
     parent: ParentConnection, runner: CellRunner, city: City, previous: RunRecord | None
 ) -> RunConstants:
-    return runner.prepare(city, previous, lambda names: parent.send(_Reading(names)))
+    return runner.prepare(
+        city, previous, lambda names: parent.send(_Reading(names)), _SentProgress(parent)
+    )
 
 
 def _load_city(

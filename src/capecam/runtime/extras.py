@@ -24,3 +24,12 @@ def require_extra(extra: str, packages: Sequence[str], user: str) -> None:
         raise SettingsError(
             f"{missing[0]} is not installed, which {user}; pip install 'capecam[{extra}]'"
         )
+
+
+def require_onnx() -> None:
+    """Raise unless the packages of the extra ``onnx`` are installed.
+
+    Raises:
+        SettingsError: one is missing.
+    """
+    require_extra("onnx", ("onnx", "onnxruntime"), "ONNX files need")

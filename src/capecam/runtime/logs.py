@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 
 LIBRARIES = ("rasterio", "pyogrio", "fiona", "py.warnings")
 """Loggers whose messages on a file are in the error or warning of capecam that follows."""
+
+
+FORMAT = "CAPECAM_LOG"
+"""Environment variable that is ``json`` for this process and its children, to log as JSON."""
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object as a line."""
+        fields = {"level": record.levelname.lower(), "from": record.name}
+        return json.dumps({"event": "message", **fields, "text": record.getMessage()})
+
+
+def use_json() -> None:
+    """Log as JSON from now on, in processes that are started later, too."""
+    os.environ[FORMAT] = "json"
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_JsonFormatter())
+
+
+def is_json() -> bool:
+    """Return whether messages are JSON."""
+    return os.environ.get(FORMAT) == "json"
 
 
 def configure(level: int) -> None:
@@ -17,6 +43,8 @@ def configure(level: int) -> None:
     logging.captureWarnings(True)
     os.environ.setdefault("CPL_LOG", os.devnull)  # of rasterio's GDAL and of pyogrio's
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if is_json():
+        use_json()
     set_level(level)
 
 

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from capecam.errors import SettingsError
 from capecam.settings.base import Option, Section
+from capecam.tile_size import TileSize
 
 if TYPE_CHECKING:
     from capecam.grid import Tiling
@@ -36,13 +37,13 @@ class TilingSettings(Section):
     @property
     def tiling(self) -> Tiling:
         """The grid of tiles."""
-        from capecam.grid import Tiling  # noqa: PLC0415 numpy would take 0.1 s of every --help
+        from capecam.grid import Tiling  # noqa: PLC0415 numpy would take 0.2 s of every --help
 
         return Tiling(self.size, self.overlap, self.stride)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        step = self.tiling.step
+        step = TileSize(self.size, self.overlap, self.stride).step
         if self.cell_size < step:
             raise SettingsError(
                 f"cell_size must be at least one step of {step} px, got {self.cell_size}"
@@ -85,7 +86,9 @@ class MosaicSettings(Section):
         tuple[float, float, float, float] | None,
         BeforeValidator(lambda value: value if value is None else _bounds(value)),
         Option("--bbox", "X0,Y0,X1,Y1"),
-    ] = Field(None, description="area of interest as a rectangle in the CRS of the mosaic")
+    ] = Field(
+        None, description="area of interest as a rectangle, in the CRS of the mosaic or in degrees"
+    )
     footprints: Annotated[Path | None, Option("--footprints", "FILE")] = Field(
         None,
         description="vector file of building footprints: tiles without a building are skipped, and "

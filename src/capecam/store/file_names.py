@@ -1,5 +1,9 @@
 """Names of the files in the folder of a run: the contract with everything that reads them."""
 
+from pathlib import Path
+
+from capecam.errors import OutputError
+
 RUN_JSON = "run.json"
 
 DETECTIONS, GEOPACKAGE = "detections.parquet", "detections.gpkg"
@@ -43,3 +47,13 @@ REVIEW = "review.gpkg"
 
 VERDICTS, MISSED, SAMPLE, SAMPLE_DESIGN = "verdicts", "missed", "sample", "sample_design"
 """Layers of the review file."""
+
+
+def check_is_run(out: Path) -> None:
+    """Check that a folder holds a run.
+
+    Raises:
+        OutputError: it does not.
+    """
+    if not (out / RUN_JSON).exists():
+        raise OutputError(f"{out}: holds no run.json; start with capecam run")

@@ -15,7 +15,7 @@ from capecam.io.vrt import Layer, VrtTile
 from capecam.mosaic.aoi import AreaOfInterest, read_aoi
 from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
-from capecam.store.file_names import DETECTIONS, OBJECTS, RUN_JSON
+from capecam.store.file_names import DETECTIONS, OBJECTS, RUN_JSON, check_is_run
 from capecam.store.ledger import Ledger
 from capecam.store.provenance import imagery_of, settings_of
 from capecam.store.records import CalibrationRecord, CellRecord, FileFacts, RunRecord, read_record
@@ -28,9 +28,10 @@ def read_run(out: Path) -> RunRecord | None:
     Raises:
         OutputError: it exists and cannot be read.
     """
-    path = out / RUN_JSON
-    if not path.exists():
-        return None
+    return _read(out / RUN_JSON) if (out / RUN_JSON).exists() else None
+
+
+def _read(path: Path) -> RunRecord:
     try:
         return read_record(path, RunRecord)
     except (OSError, ValueError) as error:
@@ -45,10 +46,8 @@ def known_run(out: Path) -> RunRecord:
     Raises:
         OutputError: the folder holds none, or one that cannot be read.
     """
-    record = read_run(out)
-    if record is None:
-        raise OutputError(f"{out}: holds no run.json; start with capecam run")
-    return record
+    check_is_run(out)
+    return _read(out / RUN_JSON)
 
 
 def product(out: Path, name: str) -> Path:

@@ -12,12 +12,12 @@ from capecam.attribution.graph.onnx_session import (
     TOLERANCE,
     OnnxSession,
     decisive_errors,
-    require_onnx,
 )
 from capecam.attribution.graph.replaying_engine import Replay, ReplayingEngine
 from capecam.attribution.maps import Explanation
 from capecam.errors import SettingsError
 from capecam.model.model import Model
+from capecam.runtime.extras import require_onnx
 from capecam.settings import DEFAULT_METHODS
 
 log = logging.getLogger(__name__)

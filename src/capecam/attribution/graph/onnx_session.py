@@ -9,10 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from capecam.runtime.extras import require_extra
 from capecam.settings import PIXEL_METHODS
-
-PACKAGES = ("onnx", "onnxruntime")
 
 TOLERANCE = 1e-4
 """Largest difference from autograd's maps that is close enough, relative to their range."""
@@ -25,15 +22,6 @@ moved 267 of 307,200 values by 1e-5 to 4e-3 of the range (sample model, a drawn 
 
 FATAL = 4
 """Level of onnxruntime's log: it warns of every constant that it does not fold."""
-
-
-def require_onnx() -> None:
-    """Raise unless the packages of the extra are installed.
-
-    Raises:
-        SettingsError: one is missing.
-    """
-    require_extra("onnx", PACKAGES, "ONNX files need")
 
 
 class OnnxSession:

@@ -18,7 +18,7 @@ from xml.parsers import expat
 from capecam.errors import ImageError
 from capecam.imagery.validation.file_type import check_kind, check_tiff
 from capecam.imagery.validation.tiff import StructureError, has_jpeg_mask
-from capecam.io.paths import Location, VsiPath
+from capecam.io.paths import Location, inside
 
 MASK = ".msk"
 RASTERS = (MASK, ".ovr")
@@ -107,14 +107,6 @@ def check_metadata(path: Location, dataset: Any) -> None:
             f"{path}: its metadata send readers to another file ({key}={value}), which is not "
             "followed; rewrite it with gdal_translate -nomd, or remove its .aux.xml"
         )
-
-
-def inside(path: Location, folders: tuple[str, ...]) -> bool:
-    """Return whether a path, links resolved, is in one of some folders, given by real paths."""
-    if isinstance(path, VsiPath):
-        return False
-    real = os.path.realpath(path)
-    return any(os.path.commonpath((real, folder)) == folder for folder in folders)
 
 
 def _check_aux(sidecar: Path, size: int) -> None:

@@ -13,9 +13,9 @@ from xml.etree import ElementTree as ET
 
 from capecam.errors import ImageError
 from capecam.imagery.validation.file_type import check_kind, check_tiff
-from capecam.imagery.validation.sidecars import check_sidecars, inside
+from capecam.imagery.validation.sidecars import check_sidecars
 from capecam.imagery.validation.tiff import PX_PER_BYTE, SPARSE_PX
-from capecam.io.paths import VRT
+from capecam.io.paths import VRT, inside
 from capecam.settings import VSI
 
 MAX_XML_BYTES = 32 << 20

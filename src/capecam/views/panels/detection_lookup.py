@@ -92,7 +92,7 @@ def queue(path: Path, count: int) -> list[str]:
     """
     table = pd.read_parquet(path, columns=["id", "review"])
     if table.empty:
-        raise UsageError(f"{path}: holds no detection, so there is nothing to show; try --at X,Y")
+        raise UsageError(f"{path}: holds no detection, so nothing can be shown; try --at LON,LAT")
     return [str(id_) for id_ in table.nsmallest(count, "review")["id"]]
 
 

@@ -15,7 +15,6 @@ from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
-import pyproj
 import shapely
 import torch
 
@@ -29,6 +28,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.model.model import Model
 from capecam.mosaic.aoi import AreaOfInterest
 from capecam.mosaic.mosaic import Mosaic
+from capecam.mosaic.place import map_point
 from capecam.mosaic.reader import Reader
 from capecam.pipeline.object_tiles import ExplainedObject
 from capecam.pipeline.run_engine import build_run_engine, load_run_model
@@ -104,20 +104,14 @@ class Panels:
         """Return the panel of a place, in the tile with most imagery whose centre is nearest.
 
         Args:
-            x: coordinate in the CRS of the imagery.
-            y: coordinate in the CRS of the imagery.
+            x: longitude, WGS 84; or coordinate in the CRS of the imagery.
+            y: latitude; or coordinate in the CRS of the imagery.
 
         Raises:
             UsageError: there is no imagery; otherwise as :meth:`of_detection`.
         """
         grid = self._run.mosaic.grid
-        left, bottom, right, top = grid.bounds
-        if not (left <= x < right and bottom < y <= top):
-            raise UsageError(
-                f"{x:.10g}, {y:.10g} lies outside of the imagery, which goes from {left:.10g} to "
-                f"{right:.10g} and from {bottom:.10g} to {top:.10g} in {pyproj.CRS(grid.crs).name}"
-                "; give coordinates in that CRS"
-            )
+        x, y = map_point((x, y), grid)
         col, row = map(floor, grid.to_lattice_exact(x, y))
         return self._panel(Window(row, col, 1, 1).box, (x, y), None)
 

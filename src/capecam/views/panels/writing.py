@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import Self
 
@@ -14,54 +12,7 @@ from capecam.store.file_names import PANELS
 from capecam.views.panels.panel import FORMATS, Panel
 from capecam.views.panels.panel_data import PanelStyle
 from capecam.views.panels.panels import Panels
-
-
-@dataclass(frozen=True, slots=True)
-class PanelSelection:
-    """Selection of panels: detections, points, or the first of the review queue."""
-
-    detections: tuple[str, ...] = ()
-    """Ids."""
-    points: tuple[tuple[float, float], ...] = ()
-    """(x, y) in the CRS of the imagery."""
-    top: int | None = None
-    """Number of detections of the review queue."""
-
-    def __post_init__(self) -> None:
-        given = [bool(self.detections), bool(self.points), self.top is not None]
-        if sum(given) != 1:
-            raise UsageError(
-                "say what to show, with one of --detection ID, --at X,Y and --top N; got "
-                f"{sum(given) or 'none'} of them"
-            )
-
-    @classmethod
-    def parse(cls, detections: list[str], points: list[str], top: int | None) -> Self:
-        """Parse the options of the command line; ids may be joined by commas.
-
-        Raises:
-            UsageError: a point is not two numbers, or not exactly one option is given.
-        """
-        ids = (id_.strip() for option in detections for id_ in option.split(","))
-        return cls(tuple(id_ for id_ in ids if id_), tuple(map(_parse_point, points)), top)
-
-    def tasks(self, panels: Panels) -> Sequence[tuple[str, Callable[[], Panel]]]:
-        """Return a name for each panel, and a function that computes it."""
-        ids = panels.top(self.top) if self.top else self.detections
-        of_ids = [(id_, partial(panels.of_detection, id_)) for id_ in ids]
-        return of_ids + [(f"{x:.10g},{y:.10g}", partial(panels.at, x, y)) for x, y in self.points]
-
-
-def _parse_point(text: str) -> tuple[float, float]:
-    try:
-        x, y = map(float, text.split(","))
-    except ValueError:
-        x = y = float("nan")
-    if not (isfinite(x) and isfinite(y)):
-        raise UsageError(
-            f"--at must be X,Y, two map coordinates such as -50930.5,-3771015.2; got {text!r}"
-        )
-    return x, y
+from capecam.views.panels.selection import PanelSelection
 
 
 @dataclass(frozen=True, slots=True)

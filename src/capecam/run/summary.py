@@ -1,79 +1,12 @@
-"""Progress of a run: a bar on a terminal, plain lines in a log, and a closing summary."""
+"""Closing summary of a run."""
 
 from __future__ import annotations
-
-import sys
-from typing import Never
-
-from tqdm import tqdm
 
 from capecam.detections.filters import REASONS
 from capecam.run.outcome import RunOutcome
 from capecam.run.unusual_images import pixel_warnings
 from capecam.store.records import RunRecord, TotalsRecord
 from capecam.store.run_folder import stage_seconds
-
-
-class Progress:
-    """Hears how far a run is; this one shows nothing, for notebooks and tests."""
-
-    def start(self, tiles: int, cells: int) -> None:
-        """Begin with a number of cells, and the largest possible number of their tiles."""
-
-    def tiles(self, count: int) -> None:
-        """Count more finished tiles."""
-
-    def cell(self, name: str, outcome: str) -> None:
-        """Note that a cell has ended."""
-
-
-class ProgressBar(Progress):
-    """Progress by tiles on a terminal, elsewhere a line a cell."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Never] | None = None
-        self._cells = self._ended = 0
-
-    def start(self, tiles: int, cells: int) -> None:
-        """Draw the bar. Tiles without imagery are skipped, so the total is an upper bound."""
-        self._cells = cells
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=tiles, unit="tile", smoothing=0.1, dynamic_ncols=True)
-        else:
-            print(f"{cells} cell(s), at most {tiles} tiles", file=sys.stderr, flush=True)
-
-    def tiles(self, count: int) -> None:
-        """Advance the bar."""
-        if self._bar is not None:
-            self._bar.update(count)
-
-    def cell(self, name: str, outcome: str) -> None:
-        """Print a line."""
-        self._ended += 1
-        line = f"[{self._ended}/{self._cells}] {name}: {outcome}"
-        if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
-            return
-        self._bar.write(line, file=sys.stderr)
-        if self._ended == self._cells:
-            self._bar.close()
-
-
-class Counter:
-    """Bar of something that is counted; on a terminal only."""
-
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
-        self._bar: tqdm[Never] | None = None
-
-    def __call__(self, done: int, of: int) -> None:
-        """Show how many are done."""
-        if self._bar is None:
-            # disable=None: show it only where standard error is a terminal.
-            self._bar = tqdm(total=of, unit=self._unit, dynamic_ncols=True, disable=None)
-        self._bar.update(done - self._bar.n)
-        if done == of:
-            self._bar.close()
 
 
 def summary(outcome: RunOutcome) -> str:
