@@ -67,7 +67,7 @@ def _missing(settings: Settings) -> Iterator[str]:
     if config is None and not (settings.model.architecture and settings.model.encoder):
         yield (
             "model.architecture and model.encoder are not set, and no checkpoint says them but a "
-            "folder of save_pretrained; set them in a --config (docs/configuration.md)"
+            "folder of save_pretrained; capecam init guesses them and writes a --config"
         )
 
 
