@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +38,8 @@ MAKING_S = 20.0
 errors; those of a city of 664,000 objects are there 10 s after the start."""
 
 HOUR = {"cache-control": "private, max-age=3600"}
-"""Of pictures, whose content does not change while the server runs."""
+"""Of pictures of explanations, whose addresses are used once. Those of tiles and thumbnails are the
+same for every run, so that a browser would show those of the run that was viewed before."""
 
 
 def make_app(city: ServedRuns, access: Access) -> Starlette:
@@ -185,7 +187,8 @@ class _Views:
 
     def overlay(self, request: Request) -> Response:
         """Send a picture of an explanation."""
-        return _picture(self._city.explainer.picture(request.path_params["token"]), "image/png")
+        picture = self._city.explainer.picture(request.path_params["token"])
+        return _picture(picture, "image/png", HOUR)
 
     def review(self, request: Request) -> Response:
         """Send what people have said."""
@@ -247,10 +250,12 @@ def _file(path: Path | None) -> Response:
     return FileResponse(path, media_type=kind)
 
 
-def _picture(content: bytes | None, kind: str) -> Response:
+def _picture(
+    content: bytes | None, kind: str, headers: Mapping[str, str] | None = None
+) -> Response:
     if content is None:
         raise HTTPException(404, "there is no such picture")
-    return Response(content, media_type=kind, headers=HOUR)
+    return Response(content, media_type=kind, headers=headers)
 
 
 def _whole(request: Request, name: str, default: int) -> int:
