@@ -172,7 +172,11 @@ def test_undo_takes_back_what_this_server_has_added(out: Path) -> None:
     assert review_of(out).verdicts["id"].tolist() == [a, b]
 
 
-def test_a_repeated_request_is_one_verdict(out: Path) -> None:
+@pytest.mark.parametrize("user", ["ann", ""])
+def test_a_repeated_request_is_one_verdict(
+    out: Path, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capecam.viewer.verdicts._user", lambda: user)
     with served(out) as client:
         (a, _), *_ = ids(client)
         first = post(client, "verdicts", id=a, verdict="right", note="n")

@@ -205,7 +205,7 @@ class Verdicts:
         with self._lock:
             self._make_layers()
             with rows_in_place(self._file.path) as rows:
-                before = rows.last(layer, {**key, "reviewer": who["reviewer"]})
+                before = rows.last(layer, {**key, "reviewer": stored["reviewer"]})
                 if before is not None and _repeats(before, stored, now):
                     number, row["checked_at"] = int(before["row"]), before["checked_at"]
                 else:
