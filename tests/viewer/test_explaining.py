@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import shapely
 from conftest import WRITES, client_of
 from PIL import Image
 from starlette.testclient import TestClient
+from support.commands import wait_for, workers_of
 
 from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.viewer.explaining import MAX_WAITING
@@ -128,5 +131,17 @@ def test_a_process_that_dies_is_replaced(network: ServedRuns) -> None:
     client = client_of(network)
     id_ = client.get("/run/0/queue.json?limit=1").json()["rows"][0][0]
     first = explain(client, id=id_)["numbers"]
-    network.explainer.close()
+    pid = workers_of(os.getpid())[-1]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: "State:\tZ" in Path(f"/proc/{pid}/status").read_text())
     assert explain(client, id=id_)["numbers"] == first
+
+
+def test_no_process_is_started_after_the_end(city: Path) -> None:
+    with ServedRuns.open([city / "out"]) as opened:
+        client = client_of(opened)
+        id_ = client.get("/run/0/queue.json?limit=1").json()["rows"][0][0]
+        opened.runs[0].prepared.path("detections.fgb", 60)
+    before = workers_of(os.getpid())
+    assert "has ended" in explain(client, 500, id=id_)["error"]
+    assert workers_of(os.getpid()) == before
