@@ -69,7 +69,10 @@ def test_what_cannot_be_written_is_said(out: Path, tmp_path: Path) -> None:
         (["--single", tmp_path / "a.txt"], r"name it \*\.html"),
         (["--single", tmp_path / "no/a.html"], "make it first"),
         (["--top", 5], "--top is for --single"),
-        ([out, "--single", tmp_path / "a.html"], "leave out OUT2"),
+        (["--top", 5, "--export", tmp_path / "a"], "--top is for --single"),
+        (["--top", 1001, "--single", tmp_path / "a.html"], "less than or equal to 1000"),
+        ([out, "--export", tmp_path / "a", "--single", tmp_path / "a.html"], "leave out OUT2"),
+        (["--single", tmp_path / "a.html", "--host", "127.0.0.1"], "serve nothing"),
         (["--single", tmp_path / "a.html", "--no-browser"], "serve nothing"),
     ):
         assert re.search(reason, typed("view", out, *options, code=2).stderr)
