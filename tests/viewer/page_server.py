@@ -54,6 +54,7 @@ class Run:
     out: Path
     index: int = 0
     name: str = "2023"
+    about: dict[str, str] = field(default_factory=lambda: {"run": "first", "model": "a"})
     failed: Mapping[str, str] = field(default_factory=dict)
     """Reason by cell that is said to have failed."""
 
@@ -189,7 +190,8 @@ class Run:
         ]
         path = f"run/{self.index}/"
         return {
-            "name": self.name, "path": path,
+            "name": self.name, "path": path, "about": self.about,
+            "verdicts_problem": "", "explain_problem": "",
             "grid": {
                 "origin": [x0, y0], "pixel": [sx, sy], "height": window["height"],
                 "width": window["width"], "anchor": self.record["anchor"],
@@ -323,8 +325,6 @@ class Site:
                 {"word": word, "color": EVIDENCE_COLORS[word], "meaning": meaning}
                 for word, meaning in EVIDENCE.items()
             ],
-            "verdicts": {"write": True, "why_not": ""},
-            "explain": {"ready": True, "why_not": ""},
             "runs": [run.describe() for run in self.runs],
             **self.overrides,
         }  # fmt: skip
@@ -380,11 +380,9 @@ class Site:
                 self.order.append("missed")
                 return 200, self.missed[-1]
             case "undo":
-                if not self.order:
-                    return 409, {"error": "there is nothing to undo"}
-                layer = self.order.pop()
-                getattr(self, layer).pop()
-                return 200, {"layer": layer, "row": len(self.order)}
+                rows = getattr(self, body["layer"])
+                rows[:] = [row for row in rows if row["row"] != body["row"]]
+                return 200, body
             case "explain":
                 return self._explain(run, body)
         return 404, {"error": f"{path} is not there"}

@@ -47,7 +47,7 @@ def picture(client: TestClient, url: str) -> np.ndarray:
 
 def test_an_explanation_is_that_of_the_run(network: ServedRuns, city: Path) -> None:
     client = client_of(network)
-    assert client.get("/city.json").json()["explain"] == {"ready": True, "why_not": ""}
+    assert client.get("/city.json").json()["runs"][0]["explain_problem"] == ""
     made = gpd.read_parquet(city / "out/detections.parquet")
     known = made[made["alone"].notna()].set_index("id")
     assert len(known) >= 3

@@ -647,10 +647,10 @@ def test_a_place_is_explained_or_the_reason_is_told(opened, site, errors) -> Non
 
 
 def test_what_cannot_be_explained_or_written_says_why(opened, site) -> None:
-    site.overrides |= {
-        "verdicts": {"write": False, "why_not": "review.gpkg is read-only"},
-        "explain": {"ready": False, "why_not": "the checkpoint is missing: model.pt"},
-    }
+    described = site.runs[0].describe()
+    described["verdicts_problem"] = "review.gpkg is read-only"
+    described["explain_problem"] = "the checkpoint is missing: model.pt"
+    site.overrides["runs"] = [described]
     page = opened(site, f"#id={site.runs[0].table.iloc[0]['id']}")
     card = page.locator("section.card").first.inner_text()
     assert "No verdicts: review.gpkg is read-only" in card

@@ -80,6 +80,15 @@ def test_large_requests_are_refused(client: TestClient) -> None:
     assert client.post("/run/0/explain", content=b'{"x": NaN}', headers=kind).status_code == 400
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + 400 * "0", "true", '"1"', "1.7"])
+def test_numbers_are_finite_and_those_that_count_are_whole(client: TestClient, number: str) -> None:
+    kind = {**WRITES, "Content-Type": "application/json"}
+    for path, name in (("explain", "class_id"), ("undo", "row"), ("missed", "m2")):
+        body = f'{{"{name}": {number}, "geometry": {{}}}}'
+        answer = client.post(f"/run/0/{path}", content=body, headers=kind)
+        assert (answer.status_code == 400) == (number != "1.7" or name != "m2"), answer.text
+
+
 @pytest.mark.parametrize(
     "path",
     [

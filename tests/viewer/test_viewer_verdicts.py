@@ -159,17 +159,18 @@ def test_undo_takes_back_what_this_server_has_added(out: Path) -> None:
         (a, _), (b, _), *_ = ids(client)
         post(client, "verdicts", id=a, verdict="right")
     with served(out) as client:
-        assert "error" in post(client, "undo", 409)
-        post(client, "verdicts", id=b, verdict="right")
-        post(client, "verdicts", id=b, verdict="wrong")
-        assert post(client, "undo") == {"layer": VERDICTS, "row": 3}
-        assert [row["verdict"] for row in client.get("/run/0/review").json()["verdicts"]] == [
-            "right", "right",
-        ]  # fmt: skip
-        sql(out / "review.gpkg", f"UPDATE verdicts SET checked_at = 'x' WHERE id = '{b}'")
-        assert "error" in post(client, "undo", 409)
-        assert "error" in post(client, "undo", 409)
-    assert review_of(out).verdicts["id"].tolist() == [a, b]
+        for refused in ({"layer": VERDICTS, "row": 1}, {"layer": "x", "row": 2}, {}):
+            assert "since the server started" in post(client, "undo", 409, **refused)["error"]
+        for verdict in ("right", "wrong", "unsure"):
+            post(client, "verdicts", id=b, verdict=verdict)
+        wanted = {"layer": VERDICTS, "row": 3}
+        assert post(client, "undo", **wanted) == wanted, "though somebody has added another since"
+        assert "error" in post(client, "undo", 409, **wanted)
+        told = client.get("/run/0/review").json()["verdicts"]
+        assert [row["verdict"] for row in told] == ["right", "right", "unsure"]
+        sql(out / "review.gpkg", "UPDATE verdicts SET checked_at = 'x' WHERE fid = 4")
+        assert "it stays" in post(client, "undo", 409, layer=VERDICTS, row=4)["error"]
+    assert review_of(out).verdicts["id"].tolist() == [a, b, b]
 
 
 @pytest.mark.parametrize("user", ["ann", ""])
@@ -187,7 +188,7 @@ def test_a_repeated_request_is_one_verdict(
         assert changed == [2, 3]
         sql(out / "review.gpkg", "UPDATE verdicts SET checked_at = '2026-01-01T10:00:00'")
         assert post(client, "verdicts", id=a, verdict="right")["row"] == 4
-        assert post(client, "undo")["row"] == 4
+        assert post(client, "undo", layer=VERDICTS, row=4)["row"] == 4
 
 
 def test_a_file_of_another_version_gets_the_columns_that_it_lacks(out: Path) -> None:
@@ -214,9 +215,8 @@ def test_a_file_of_another_version_gets_the_columns_that_it_lacks(out: Path) -> 
 def test_a_file_that_is_something_else_is_left_alone(out: Path) -> None:
     (out / "review.gpkg").write_text("my notes")
     with served(out) as client:
-        told = client.get("/city.json").json()["verdicts"]
-        assert told["write"] is False
-        assert "review.gpkg" in told["why_not"]
+        told = client.get("/city.json").json()["runs"][0]["verdicts_problem"]
+        assert "review.gpkg" in told
         assert "error" in post(client, "verdicts", 409, id=ids(client)[0][0], verdict="right")
         assert client.get("/run/0/review").status_code == 409
     assert (out / "review.gpkg").read_text() == "my notes"

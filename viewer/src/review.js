@@ -11,7 +11,7 @@ export const VERDICTS = { right: "Right", wrong: "Wrong", unsure: "Unsure" };
 
 /** Return the place where reviews of a run go. */
 export function reviewOf(city, run) {
-  return city.served ? new ServedReview(city, run) : new LocalReview(city, run);
+  return city.served ? new ServedReview(run) : new LocalReview(city, run);
 }
 
 class Review {
@@ -28,10 +28,10 @@ class Review {
 }
 
 class ServedReview extends Review {
-  constructor(city, run) {
+  constructor(run) {
     super();
     this.run = run;
-    this.whyNot = city.verdicts.write ? "" : city.verdicts.why_not || "verdicts cannot be written";
+    this.whyNot = run.verdicts_problem;
   }
 
   async read() {

@@ -39,15 +39,12 @@ OWN = "Each object's explanation"
 """Group of the layers of ``objects``."""
 
 
-def city_json(
-    runs: Sequence[Mapping[str, Any]], first: RunFolder, state: Mapping[str, Any]
-) -> dict[str, Any]:
+def city_json(runs: Sequence[Mapping[str, Any]], first: RunFolder) -> dict[str, Any]:
     """Return ``city.json``.
 
     Args:
         runs: of :func:`run_json`.
         first: the first run, whose CRS and classes are those of the page.
-        state: ``served``, ``verdicts`` and ``explain``.
     """
     classes = first.settings.model.classes
     return {
@@ -63,7 +60,6 @@ def city_json(
             {"word": word, "color": EVIDENCE_COLORS[word], "meaning": MEANINGS[word]}
             for word in EVIDENCE_WORDS
         ],
-        **state,
         "runs": list(runs),
     }
 
