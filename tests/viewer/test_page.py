@@ -523,10 +523,11 @@ def test_the_queue_by_keys(opened, site) -> None:
         (ids[2], "wrong", name, ""), (ids[3], "unsure", "", ""),
     ]  # fmt: skip
     assert page.locator(".verdict").all_inner_texts() == ["Right", "Wrong", "Wrong", "Unsure"]
+    site.verdicts.append({"row": 99, "id": ids[4], "verdict": "right"})  # of somebody else
     page.keyboard.press("z")
     page.get_by_text("The verdict is taken back").wait_for()
-    assert len(site.verdicts) == 3
-    assert page.locator(".verdict").count() == 3
+    assert [row["id"] for row in site.verdicts] == [*ids[:3], ids[4]]
+    assert page.locator(".verdict").count() == 4
     page.keyboard.press("?")
     assert page.get_by_role("dialog").is_visible()
 

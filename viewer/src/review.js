@@ -28,6 +28,9 @@ class Review {
 }
 
 class ServedReview extends Review {
+  /** Layer and number of the rows that this page has added, in order: undo takes back these. */
+  #added = [];
+
   constructor(run) {
     super();
     this.run = run;
@@ -43,18 +46,35 @@ class ServedReview extends Review {
 
   async add(detection, { verdict, trueClass = "", note = "" }) {
     const body = { id: detection.id, verdict, true_class: trueClass, note };
-    this._accept(await postJson(`${this.run.path}verdicts`, body));
+    const row = await postJson(`${this.run.path}verdicts`, body);
+    this._accept(row);
+    this.#remember("verdicts", row);
   }
 
   async addMissed({ geometry, name, m2, note }) {
     const body = { geometry, class: name, note, ...(m2 === null ? {} : { m2 }) };
-    this.missed.push(await postJson(`${this.run.path}missed`, body));
+    const row = await postJson(`${this.run.path}missed`, body);
+    this.missed.push(row);
+    this.#remember("missed", row);
+  }
+
+  /** A repeated verdict has the row of the first one. */
+  #remember(layer, { row }) {
+    if (!this.#added.some((added) => added.layer === layer && added.row === row))
+      this.#added.push({ layer, row });
   }
 
   async undo() {
-    const undone = await postJson(`${this.run.path}undo`, {});
+    const last = this.#added.pop();
+    if (!last) throw new Error("This page has added nothing that it could take back.");
+    try {
+      await postJson(`${this.run.path}undo`, last);
+    } catch (error) {
+      if (error.status !== 409) this.#added.push(last); // it may work the next time
+      throw error;
+    }
     await this.read();
-    return undone.layer;
+    return last.layer;
   }
 }
 

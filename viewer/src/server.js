@@ -42,7 +42,11 @@ async function answer(response, url) {
   } catch {
     // Not an answer of capecam's; the status says enough.
   }
-  throw new Error(text || `${url}: the server answers ${response.status} ${response.statusText}`);
+  const error = new Error(
+    text || `${url}: the server answers ${response.status} ${response.statusText}`,
+  );
+  error.status = response.status;
+  throw error;
 }
 
 /** Wait until a file is there: the server answers 503 while it makes one. */
