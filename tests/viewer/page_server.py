@@ -325,7 +325,10 @@ class Site:
                 {"word": word, "color": EVIDENCE_COLORS[word], "meaning": meaning}
                 for word, meaning in EVIDENCE.items()
             ],
-            "runs": [run.describe() for run in self.runs],
+            "runs": [
+                run.describe() | ({} if self.is_served else {"explain_problem": "without a server"})
+                for run in self.runs
+            ],
             **self.overrides,
         }  # fmt: skip
 

@@ -15,6 +15,7 @@ import pytest
 import rasterio
 from PIL import Image
 from shapely import box
+from shapely.geometry import shape
 from support.cities import CORNER, GSD, blobs, colours_model, quick_settings, write_tif
 from viewer.page_server import Run, Site, served
 
@@ -570,15 +571,21 @@ def test_a_missed_object_is_drawn(opened, site, kind) -> None:
 
 
 def test_without_a_server_verdicts_are_downloaded(opened, site) -> None:
+    """Also a verdict that comes before the outline has been read."""
     site.is_served = False
-    found = site.runs[0].table.iloc[0]
-    page = opened(site)
+    found, x0, y0 = site.runs[0].table.iloc[0], *site.runs[0].transform[:2]
+    page = opened(site, f"#{x0 - 500},{y0 + 500},0.05")
     page.get_by_role("tab", name="Review").click()
     settle(page)
+    held: list[Any] = []
+    page.route("**/detections.fgb", lambda route: held.append(route))  # noqa: PLW0108 it sets a mark
     page.keyboard.press("j")
-    settle(page)
     page.keyboard.press("n")
-    settle(page)
+    page.wait_for_timeout(200)
+    assert held
+    assert page.locator(".verdict").count() == 0
+    page.unroute("**/detections.fgb")  # what was held goes on
+    page.locator(".verdict").wait_for()
     assert page.get_by_role("button", name="Explain").count() == 0
     page.reload()
     page.wait_for_selector("html[data-ready]")
@@ -593,10 +600,24 @@ def test_without_a_server_verdicts_are_downloaded(opened, site) -> None:
     [feature] = file["features"]
     assert feature["properties"] | {"checked_at": ""} == {
         "layer": "verdicts", "id": found["id"], "class": found["class"], "verdict": "wrong",
-        "true_class": "", "note": "", "checked_at": "",
+        "true_class": "", "note": "", "checked_at": "", **site.runs[0].about,
     }  # fmt: skip
-    ring = np.array(feature["geometry"]["coordinates"][0]).reshape(-1, 2)
-    assert ring.min(0) == pytest.approx(found.geometry.bounds[:2], abs=1e-6)
+    assert shape(feature["geometry"]).equals(found.geometry)
+
+    key = "capecam review first a"
+    [row] = json.loads(page.evaluate("key => localStorage.getItem(key)", key))
+    both = json.dumps([row, {**row, "id": "of another tab"}])
+    page.evaluate("([key, rows]) => localStorage.setItem(key, rows)", [key, both])
+    page.keyboard.press("j")
+    settle(page)
+    page.keyboard.press("y")
+    settle(page)
+    stored = json.loads(page.evaluate("key => localStorage.getItem(key)", key))
+    assert [row["verdict"] for row in stored] == ["wrong", "wrong", "right"]
+    page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('no room'); }; }")
+    page.keyboard.press("u")
+    page.get_by_text("no room").wait_for()
+    assert page.locator(".verdict", has_text="Unsure").count() == 0
     assert not any("verdicts" in path for path in site.requests)
 
 

@@ -147,6 +147,25 @@ def test_it_opens_from_the_disk_and_is_reviewed(
 
 @pytest.mark.chromium
 @pytest.mark.thorough
+def test_in_a_sandbox_verdicts_last_until_it_is_closed(
+    browser: Any, file: Path, tmp_path: Path
+) -> None:
+    """As an e-mail shows it, where the browser forbids the page to keep anything."""
+    frame = f'<iframe sandbox="allow-scripts" src="{file.as_uri()}" width="1000" height="600">'
+    (tmp_path / "mail.html").write_text(frame)
+    page = browser.new_page()
+    page.goto((tmp_path / "mail.html").as_uri())
+    shown = page.frame_locator("iframe")
+    shown.get_by_text("This browser keeps nothing here").wait_for()
+    shown.get_by_role("button", name="Wrong").click()
+    shown.locator(".verdict", has_text="Wrong").wait_for()
+    shown.get_by_role("button", name="Dark colours").click()
+    assert shown.locator("html[data-theme=dark]").count() == 1
+    page.close()
+
+
+@pytest.mark.chromium
+@pytest.mark.thorough
 def test_raw_heatmaps_look_like_levels(browser: Any, tmp_path: Path) -> None:
     errors: list[str] = []
     pictures = []

@@ -48,7 +48,11 @@ export class App {
       reviewed: 0,
     });
     this.queues = city.runs.map((run) => new Queue(city, run));
-    this.reviews = city.runs.map((run) => reviewOf(city, run));
+    this.reviews = city.runs.map((run) =>
+      reviewOf(city, run, ({ id, extent }) =>
+        this.layers.of(run.index).detections.find(id, extent),
+      ),
+    );
     this.map = makeMap(city, target);
     this.layers = new Layers(city, this.map, this.state, messages);
     this.reviewing = new Reviewing(this);

@@ -5,13 +5,18 @@
  * browser until they are downloaded as a file.
  */
 
+import GeoJSON from "ol/format/GeoJSON.js";
+
 import { getJson, postJson } from "./server.js";
+import { storage } from "./storage.js";
+
+const geojson = new GeoJSON();
 
 export const VERDICTS = { right: "Right", wrong: "Wrong", unsure: "Unsure" };
 
-/** Return the place where reviews of a run go. */
-export function reviewOf(city, run) {
-  return city.served ? new ServedReview(run) : new LocalReview(city, run);
+/** Return the place where reviews of a run go; `find` reads a detection with its outline. */
+export function reviewOf(city, run, find) {
+  return city.served ? new ServedReview(run) : new LocalReview(city, run, find);
 }
 
 class Review {
@@ -80,21 +85,23 @@ class ServedReview extends Review {
 
 /** Rows in this browser's storage, in the order in which they were made. */
 class LocalReview extends Review {
-  constructor(city, run) {
+  constructor(city, run, find) {
     super();
-    this.city = city;
-    this.run = run;
-    this.key = `capecam review ${location.pathname} ${run.name}`;
+    Object.assign(this, { city, run, find });
+    // Of this run wherever its page lies, and not of another one whose folder has the same name.
+    this.key = `capecam review ${run.about.run} ${run.about.model}`;
   }
 
   async read() {
-    this.rows = JSON.parse(localStorage.getItem(this.key) ?? "[]");
+    this.rows = JSON.parse(storage.getItem(this.key) ?? "[]");
     this.latest = new Map();
     for (const row of this.rows) if (row.layer === "verdicts") this._accept(row);
     this.missed = this.rows.filter((row) => row.layer === "missed");
   }
 
   async add(detection, { verdict, trueClass = "", note = "" }) {
+    const whole = detection.geometry ? detection : await this.find(detection);
+    if (!whole) throw new Error(`The outline of ${detection.id} cannot be read; reload the page.`);
     await this.#append({
       layer: "verdicts",
       id: detection.id,
@@ -102,7 +109,7 @@ class LocalReview extends Review {
       verdict,
       true_class: trueClass,
       note,
-      geometry: detection.outline ?? boxOf(detection),
+      geometry: geojson.writeGeometryObject(whole.geometry),
     });
   }
 
@@ -111,19 +118,22 @@ class LocalReview extends Review {
   }
 
   async undo() {
-    const last = this.rows.pop();
+    await this.read(); // another tab may have added rows
+    const last = this.rows.at(-1);
     if (!last) throw new Error("There is nothing to undo.");
-    await this.#store();
+    await this.#store(this.rows.slice(0, -1));
     return last.layer;
   }
 
   async #append(row) {
-    this.rows.push({ ...row, ...this.run.about, checked_at: new Date().toISOString() });
-    await this.#store();
+    await this.read();
+    const added = { ...row, ...this.run.about, checked_at: new Date().toISOString() };
+    await this.#store([...this.rows, added]);
   }
 
-  async #store() {
-    localStorage.setItem(this.key, JSON.stringify(this.rows));
+  /** Keep these rows; if the browser has no room for them, the page keeps what it had. */
+  async #store(rows) {
+    storage.setItem(this.key, JSON.stringify(rows));
     await this.read();
   }
 
@@ -152,15 +162,4 @@ class LocalReview extends Review {
 
 function nameOf(city, detection) {
   return detection.class ?? city.classOf.get(detection.class_id)?.name ?? "";
-}
-
-function boxOf({ extent: [west, south, east, north] }) {
-  const corners = [
-    [west, south],
-    [east, south],
-    [east, north],
-    [west, north],
-    [west, south],
-  ];
-  return { type: "Polygon", coordinates: [corners] };
 }

@@ -1,8 +1,5 @@
 /** Going through the review queue, and saying what is right and wrong. */
 
-import GeoJSON from "ol/format/GeoJSON.js";
-
-const geojson = new GeoJSON();
 const MAX_READS = 20;
 /** Pages of the queue that are read in search of a row that passes the filters. */
 
@@ -69,9 +66,8 @@ export class Reviewing {
       return;
     }
     const note = document.getElementById("note")?.value ?? "";
-    const outline = detection.geometry && geojson.writeGeometryObject(detection.geometry);
     try {
-      await this.app.review.add({ ...detection, outline }, { verdict, trueClass, note });
+      await this.app.review.add(detection, { verdict, trueClass, note });
       this.marked();
       if (this.isStepping && this.app.state.get("selected")?.id === detection.id)
         await this.step(1);
