@@ -194,7 +194,8 @@ def test_a_repeated_request_is_one_verdict(
 def test_a_file_of_another_version_gets_the_columns_that_it_lacks(out: Path) -> None:
     """In degrees, without a layer, with columns and rules of somebody's own."""
     table = gpd.GeoDataFrame(
-        {"id": ["1_2_3"], "class": ["solar panel"], "verdict": ["Right"], "mine": [7]},
+        {"id": ["1_2_3"], "class": ["solar panel"], "verdict": ["Right"], "mine": [7],
+         "checked_at": ["2999-01-01"]},
         geometry=[shapely.box(*CORNER, CORNER[0] + 2, CORNER[1] + 2)], crs=CRS,
     ).to_crs("EPSG:4326")  # fmt: skip
     table.to_file(out / "review.gpkg", layer=VERDICTS, driver="GPKG")
@@ -202,8 +203,8 @@ def test_a_file_of_another_version_gets_the_columns_that_it_lacks(out: Path) -> 
         id_, _ = ids(client)[0]
         row = post(client, "verdicts", id=id_, verdict="wrong")
         told = client.get("/run/0/review").json()["verdicts"]
-    assert told[1] == row
-    assert (told[0]["verdict"], told[0]["note"]) == ("Right", "")
+    assert told[0] == row
+    assert (told[1]["verdict"], told[1]["note"]) == ("right", ""), "the latest is last"
     review = review_of(out)
     assert review.verdicts["verdict"].tolist() == ["right", "wrong"]
     made = gpd.read_parquet(out / "detections.parquet").set_index("id").geometry[id_]

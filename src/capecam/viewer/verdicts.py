@@ -146,7 +146,7 @@ class Verdicts:
         return {"layer": layer, "row": row}
 
     def read(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the rows of both layers, also those of other people.
+        """Return the rows of both layers, also those of other people, the latest verdict last.
 
         Raises:
             OutputError: the file cannot be read.
@@ -162,6 +162,9 @@ class Verdicts:
                 raise OutputError(
                     f"{self._file.path}: cannot be read ({str(error)[:200]}); try again"
                 ) from error
+        verdicts.sort(key=lambda row: (row["checked_at"], row["row"]))  # as they are counted
+        for row in verdicts:
+            row["verdict"] = row["verdict"].strip().lower()
         shown = [row for row in missed if not row.pop("id") or row["verdict"] == "missed"]
         for row in shown:
             del row["verdict"]
