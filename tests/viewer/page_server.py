@@ -302,8 +302,8 @@ class Site:
     missed: list[dict[str, Any]] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     explained: list[dict[str, Any]] = field(default_factory=list)
-    preparing: int = 0
-    """Number of times that the outlines are still being made."""
+    preparing: dict[str, int] = field(default_factory=dict)
+    """Number of times that files are still being made, by name."""
 
     def __post_init__(self) -> None:
         for run in self.runs:
@@ -455,8 +455,9 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.site.get(unquote(parts.path).lstrip("/"), parse_qs(parts.query))
         except IndexError:
             answer = None
-        if parts.path.endswith("detections.fgb") and self.site.preparing > 0:
-            self.site.preparing -= 1
+        name = parts.path.rpartition("/")[2]
+        if self.site.preparing.get(name):
+            self.site.preparing[name] -= 1
             self._send(503, b'{"error": "it is being made"}', ".json")
             return
         if isinstance(answer, Path):

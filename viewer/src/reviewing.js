@@ -1,5 +1,7 @@
 /** Going through the review queue, and saying what is right and wrong. */
 
+import { count } from "./numbers.js";
+
 const MAX_READS = 20;
 /** Pages of the queue that are read in search of a row that passes the filters. */
 
@@ -51,10 +53,13 @@ export class Reviewing {
     const now = at(rows);
     const next = now < 0 ? rows[0] : rows[now + by];
     if (next) this.app.select(next, { move: true, isFromQueue: true });
-    else
-      this.app.messages.say(
-        by > 0 ? "This is the end of the queue." : "This is the head of the queue.",
-      );
+    else this.app.messages.say(by > 0 ? this.#end() : "This is the head of the queue.");
+  }
+
+  #end() {
+    const { isWhole, rows } = this.app.queue;
+    if (isWhole) return "This is the end of the queue.";
+    return `None of the first ${count(rows.length)} beyond this passes the filters; J reads on.`;
   }
 
   /** Give a verdict on the selected object, and go on if it came from the queue. */
