@@ -133,11 +133,7 @@ class Run:
         counts: dict[str, list[list[int]]] = {}
         for (class_id, row, col), n in grouped.items():
             counts.setdefault(str(class_id), []).append([int(row), int(col), int(n)])
-        window = self.record["grid"]["window"]
-        return {
-            "pixels": COUNTED_PX, "rows": -(-window["height"] // COUNTED_PX),
-            "cols": -(-window["width"] // COUNTED_PX), "counts": counts,
-        }  # fmt: skip
+        return {"pixels": COUNTED_PX, "counts": counts}
 
     def queue(
         self, offset: int = 0, limit: int = 500, class_id: int | None = None
@@ -215,7 +211,7 @@ class Run:
         layers: list[dict[str, Any]] = [{
             "id": "imagery", "title": "Imagery", "group": "Imagery", "kind": "tiles",
             "visible": True, "opacity": 1, "url": f"{path}imagery/{{z}}/{{col}}/{{row}}.jpg",
-            "tile": TILE, "max_z": max(0, int(np.ceil(np.log2(side / TILE)))),
+            "max_z": max(0, int(np.ceil(np.log2(side / TILE)))),
         }]  # fmt: skip
         classes = classes_of(self.record)
         colors = ["#00000000", *(f"{entry['color']}c8" for entry in classes)]

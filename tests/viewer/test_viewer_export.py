@@ -12,6 +12,7 @@ from support.tracing import LO19
 from capecam.errors import OutputError
 from capecam.grid import Window
 from capecam.viewer.export import MAX_TILES, export_page, finest_level
+from capecam.viewer.imagery import TILE_PX
 
 
 def test_an_export_has_what_the_server_sends(out: Path, client: TestClient, tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_an_export_has_what_the_server_sends(out: Path, client: TestClient, tmp_
             named.add(layer["overview"])
         else:
             for z in range(layer["max_z"] + 1):
-                size = layer["tile"] << z
+                size = TILE_PX << z
                 rows, cols = -(-640 // size), -(-1280 // size)
                 named |= {
                     layer["url"].format(z=z, row=row, col=col)

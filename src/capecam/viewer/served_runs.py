@@ -147,8 +147,10 @@ class ServedRuns:
         _remove_leftovers()
         with ExitStack() as files:
             folder = Path(files.enter_context(TemporaryDirectory(prefix=PREFIX)))
-            lock = files.enter_context((folder / LOCK).open("w"))
+            # Under another name until it is locked, or another start could take it for a leftover.
+            lock = files.enter_context((folder / f"{LOCK}-new").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / f"{LOCK}-new").rename(folder / LOCK)
             runs = []
             for number, out in enumerate(outs):
                 run = ServedRun(out, number, folder / str(number))
