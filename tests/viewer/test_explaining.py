@@ -17,9 +17,10 @@ import shapely
 from conftest import WRITES, client_of
 from PIL import Image
 from starlette.testclient import TestClient
-from support.commands import wait_for, workers_of
+from support.commands import workers_of
 
 from capecam.detections.object_columns import OBJECT_COLUMNS
+from capecam.errors import StoppedError
 from capecam.viewer.explaining import MAX_WAITING
 from capecam.viewer.served_runs import ServedRuns
 
@@ -133,15 +134,15 @@ def test_a_process_that_dies_is_replaced(network: ServedRuns) -> None:
     first = explain(client, id=id_)["numbers"]
     pid = workers_of(os.getpid())[-1]
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: "State:\tZ" in Path(f"/proc/{pid}/status").read_text())
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert explain(client, id=id_)["numbers"] == first
 
 
 def test_no_process_is_started_after_the_end(city: Path) -> None:
     with ServedRuns.open([city / "out"]) as opened:
-        client = client_of(opened)
-        id_ = client.get("/run/0/queue.json?limit=1").json()["rows"][0][0]
-        opened.runs[0].prepared.path("detections.fgb", 60)
+        served = opened.runs[0]
+        target = served.target(id_=served.queue.page(0, 1)["rows"][0][0])
     before = workers_of(os.getpid())
-    assert "has ended" in explain(client, 500, id=id_)["error"]
+    with pytest.raises(StoppedError, match="has ended"):
+        opened.explainer.explain(target)
     assert workers_of(os.getpid()) == before
