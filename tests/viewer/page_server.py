@@ -54,6 +54,7 @@ class Run:
     out: Path
     index: int = 0
     name: str = "2023"
+    about: dict[str, str] = field(default_factory=lambda: {"run": "first", "model": "a"})
     failed: Mapping[str, str] = field(default_factory=dict)
     """Reason by cell that is said to have failed."""
 
@@ -132,11 +133,7 @@ class Run:
         counts: dict[str, list[list[int]]] = {}
         for (class_id, row, col), n in grouped.items():
             counts.setdefault(str(class_id), []).append([int(row), int(col), int(n)])
-        window = self.record["grid"]["window"]
-        return {
-            "pixels": COUNTED_PX, "rows": -(-window["height"] // COUNTED_PX),
-            "cols": -(-window["width"] // COUNTED_PX), "counts": counts,
-        }  # fmt: skip
+        return {"pixels": COUNTED_PX, "counts": counts}
 
     def queue(
         self, offset: int = 0, limit: int = 500, class_id: int | None = None
@@ -189,7 +186,8 @@ class Run:
         ]
         path = f"run/{self.index}/"
         return {
-            "name": self.name, "path": path,
+            "name": self.name, "path": path, "about": self.about,
+            "verdicts_problem": "", "explain_problem": "",
             "grid": {
                 "origin": [x0, y0], "pixel": [sx, sy], "height": window["height"],
                 "width": window["width"], "anchor": self.record["anchor"],
@@ -213,7 +211,7 @@ class Run:
         layers: list[dict[str, Any]] = [{
             "id": "imagery", "title": "Imagery", "group": "Imagery", "kind": "tiles",
             "visible": True, "opacity": 1, "url": f"{path}imagery/{{z}}/{{col}}/{{row}}.jpg",
-            "tile": TILE, "max_z": max(0, int(np.ceil(np.log2(side / TILE)))),
+            "max_z": max(0, int(np.ceil(np.log2(side / TILE)))),
         }]  # fmt: skip
         classes = classes_of(self.record)
         colors = ["#00000000", *(f"{entry['color']}c8" for entry in classes)]
@@ -300,8 +298,8 @@ class Site:
     missed: list[dict[str, Any]] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     explained: list[dict[str, Any]] = field(default_factory=list)
-    preparing: int = 0
-    """Number of times that the outlines are still being made."""
+    preparing: dict[str, int] = field(default_factory=dict)
+    """Number of times that files are still being made, by name."""
 
     def __post_init__(self) -> None:
         for run in self.runs:
@@ -323,9 +321,10 @@ class Site:
                 {"word": word, "color": EVIDENCE_COLORS[word], "meaning": meaning}
                 for word, meaning in EVIDENCE.items()
             ],
-            "verdicts": {"write": True, "why_not": ""},
-            "explain": {"ready": True, "why_not": ""},
-            "runs": [run.describe() for run in self.runs],
+            "runs": [
+                run.describe() | ({} if self.is_served else {"explain_problem": "without a server"})
+                for run in self.runs
+            ],
             **self.overrides,
         }  # fmt: skip
 
@@ -380,11 +379,9 @@ class Site:
                 self.order.append("missed")
                 return 200, self.missed[-1]
             case "undo":
-                if not self.order:
-                    return 409, {"error": "there is nothing to undo"}
-                layer = self.order.pop()
-                getattr(self, layer).pop()
-                return 200, {"layer": layer, "row": len(self.order)}
+                rows = getattr(self, body["layer"])
+                rows[:] = [row for row in rows if row["row"] != body["row"]]
+                return 200, body
             case "explain":
                 return self._explain(run, body)
         return 404, {"error": f"{path} is not there"}
@@ -454,8 +451,9 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.site.get(unquote(parts.path).lstrip("/"), parse_qs(parts.query))
         except IndexError:
             answer = None
-        if parts.path.endswith("detections.fgb") and self.site.preparing > 0:
-            self.site.preparing -= 1
+        name = parts.path.rpartition("/")[2]
+        if self.site.preparing.get(name):
+            self.site.preparing[name] -= 1
             self._send(503, b'{"error": "it is being made"}', ".json")
             return
         if isinstance(answer, Path):

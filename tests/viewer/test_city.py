@@ -113,9 +113,9 @@ def test_the_proj_string_of_a_crs_leads_to_the_same_place(code: str) -> None:
 
 def test_what_cannot_be_done_is_said(client: TestClient, city: dict[str, Any]) -> None:
     assert city["served"] is True
-    assert city["verdicts"] == {"write": True, "why_not": ""}
-    assert city["explain"]["ready"] is False
-    assert city["explain"]["why_not"].startswith("the checkpoint is missing")
+    (run,) = city["runs"]
+    assert run["verdicts_problem"] == ""
+    assert run["explain_problem"].startswith("the checkpoint is missing")
 
 
 def test_a_run_without_its_images_and_with_raw_heatmaps(out: Path, tmp_path: Path) -> None:
@@ -143,20 +143,32 @@ def test_what_is_missing_for_explanations_is_said(out: Path, tmp_path: Path) -> 
     record = json.loads((copy / "run.json").read_text())
     record["settings"]["checkpoint"] = str(model)
 
-    def told() -> dict[str, Any]:
+    def told() -> str:
         (copy / "run.json").write_text(json.dumps(record))
-        with ServedRuns.open([copy]) as served:
-            return served.city()["explain"]
+        (copy / "review.gpkg").write_text("my notes")
+        with ServedRuns.open([out, copy]) as served:
+            first, second = served.city()["runs"]
+            assert "does not name it" in first["explain_problem"]
+            assert first["verdicts_problem"] == ""
+            assert "review.gpkg" in second["verdicts_problem"]
+            return str(second["explain_problem"])
 
-    assert told()["why_not"].startswith(f"the checkpoint is missing: {model}; ")
+    assert told().startswith(f"the checkpoint is missing: {model}; ")
     model.touch()
-    assert told() == {"ready": True, "why_not": ""}
+    assert told() == ""
     record["settings"]["sources"] = [str(tmp_path / "gone")]
-    assert told()["why_not"].startswith(f"the imagery is missing: {tmp_path / 'gone'}: ")
+    assert told().startswith(f"the imagery is missing: {tmp_path / 'gone'}: ")
 
 
 def test_two_runs_are_compared_if_they_are_on_the_same_crs(out: Path, tmp_path: Path) -> None:
-    with ServedRuns.open([out, out]) as served:
+    (tmp_path / "link").symlink_to(out)
+    with (
+        pytest.raises(UsageError, match="same run twice"),
+        ServedRuns.open([out, tmp_path / "link"]),
+    ):
+        pass
+    copy = shutil.copytree(out, tmp_path / "later" / out.name)
+    with ServedRuns.open([out, copy]) as served:
         client = client_of(served)
         first, second = client.get("/city.json").json()["runs"]
         assert (first["path"], second["path"]) == ("run/0/", "run/1/")

@@ -13,13 +13,15 @@ from capecam.runtime import extras
 
 
 def test_a_missing_package_is_named_with_the_remedy(
-    out: Path, monkeypatch: pytest.MonkeyPatch
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     said = typed("view", out, "--no-browser", code=2).stderr
     assert said.startswith("capecam: uvicorn is not installed")
     assert "pip install 'capecam[view]'" in said
+    said = typed("view", tmp_path, "--single", tmp_path / "a.html", code=2).stderr
+    assert "run.json" in said, "without a server, it is not needed"
 
 
 def test_what_cannot_be_served_is_said(out: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,10 @@ import shapely
 from conftest import WRITES, client_of
 from PIL import Image
 from starlette.testclient import TestClient
+from support.commands import workers_of
 
 from capecam.detections.object_columns import OBJECT_COLUMNS
+from capecam.errors import StoppedError
 from capecam.viewer.explaining import MAX_WAITING
 from capecam.viewer.served_runs import ServedRuns
 
@@ -44,7 +48,7 @@ def picture(client: TestClient, url: str) -> np.ndarray:
 
 def test_an_explanation_is_that_of_the_run(network: ServedRuns, city: Path) -> None:
     client = client_of(network)
-    assert client.get("/city.json").json()["explain"] == {"ready": True, "why_not": ""}
+    assert client.get("/city.json").json()["runs"][0]["explain_problem"] == ""
     made = gpd.read_parquet(city / "out/detections.parquet")
     known = made[made["alone"].notna()].set_index("id")
     assert len(known) >= 3
@@ -128,5 +132,17 @@ def test_a_process_that_dies_is_replaced(network: ServedRuns) -> None:
     client = client_of(network)
     id_ = client.get("/run/0/queue.json?limit=1").json()["rows"][0][0]
     first = explain(client, id=id_)["numbers"]
-    network.explainer.close()
+    pid = workers_of(os.getpid())[-1]
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert explain(client, id=id_)["numbers"] == first
+
+
+def test_no_process_is_started_after_the_end(city: Path) -> None:
+    with ServedRuns.open([city / "out"]) as opened:
+        served = opened.runs[0]
+        target = served.target(id_=served.queue.page(0, 1)["rows"][0][0])
+    before = workers_of(os.getpid())
+    with pytest.raises(StoppedError, match="has ended"):
+        opened.explainer.explain(target)
+    assert workers_of(os.getpid()) == before

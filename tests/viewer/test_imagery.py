@@ -39,6 +39,7 @@ def test_tiles_are_means_of_the_pixels(client: TestClient, z: int) -> None:
         for col in range(cols):
             answer = client.get(f"/run/0/imagery/{z}/{col}/{row}.webp")
             assert answer.headers["content-type"] == "image/webp"
+            assert answer.headers["cache-control"] == "no-cache", "another run has the same address"
             tile = decoded(answer.content)
             wanted = expected[row * TILE_PX :, col * TILE_PX :][:TILE_PX, :TILE_PX]
             if col * size < 960 - size:  # the third image cannot be decoded everywhere

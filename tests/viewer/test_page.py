@@ -15,6 +15,7 @@ import pytest
 import rasterio
 from PIL import Image
 from shapely import box
+from shapely.geometry import shape
 from support.cities import CORNER, GSD, blobs, colours_model, quick_settings, write_tif
 from viewer.page_server import Run, Site, served
 
@@ -389,6 +390,11 @@ def test_many_are_counted_by_place(opened, site) -> None:
     assert (np.abs(seen - [0x16, 0x20, 0x2B]).max(-1) <= 4).sum() > 600, "two dark discs"
     page.get_by_role("tab", name="Detections").click()
     assert page.locator("#page-detections .total").all_inner_texts() == ["1,999", "2,001", ""]
+    site.requests.clear()
+    page.get_by_role("checkbox", name="water heater").uncheck()
+    settle(page)
+    assert (np.abs(screen(page) - [0x16, 0x20, 0x2B]).max(-1) <= 4).sum() > 300, "one disc"
+    assert not any("detections.fgb" in path for path in site.requests), "which has all classes"
     page.get_by_role("slider", name="Area").fill("10")
     assert "Zoom in to filter" in page.locator("#page-detections .note").inner_text()
 
@@ -470,13 +476,13 @@ def test_zones_have_their_names(opened, site) -> None:
 
 
 def test_outlines_that_are_being_made_appear_by_themselves(opened, site, errors) -> None:
-    site.preparing = 2
+    site.preparing = {"counts.json": 1, "detections.fgb": 2}
     page = opened(site)
     found = object_of(site)
     point = found.geometry.representative_point()
     page.evaluate("link => { location.hash = link; }", f"#{point.x},{point.y},0.08")
     page.get_by_text("being prepared").wait_for()
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(3500)
     settle(page)
     spot = map_box(page)
     page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
@@ -485,7 +491,45 @@ def test_outlines_that_are_being_made_appear_by_themselves(opened, site, errors)
     errors.clear()
 
 
+def test_a_raster_that_failed_is_read_again(opened, site, errors) -> None:
+    only(site, "classes", ["#3060a0ff"] * 256)
+    x0, y0, *_ = site.runs[0].transform
+    page = opened(site, f"#{x0 - 500},{y0 + 500},0.05")
+    hide_detections(page)
+    page.route("**/classes.tif", lambda route: route.abort())
+    go(page, Projected(page, site.runs[0], 300, 300, 1))
+    page.get_by_text("cannot be read").first.wait_for()
+    page.unroute("**/classes.tif")
+    go(page, Projected(page, site.runs[0], 300, 300, 0.5))
+    assert (screen(page) == [0x30, 0x60, 0xA0]).all(-1).mean() > 0.5
+    assert errors, "browsers print every failure"
+    errors.clear()
+
+
+def test_a_run_without_detections_is_shown(opened, out, tmp_path) -> None:
+    empty = Run(out)
+    empty.table = empty.table.iloc[:0]
+    page = opened(Site([empty], tmp_path))
+    page.keyboard.press("j")
+    page.get_by_text("the end of the queue").wait_for()
+    assert page.locator(".message.error").count() == 0
+
+
 # Reviewing
+
+
+def test_a_queue_that_is_not_read_to_its_end_says_so(opened, site) -> None:
+    """More pages than are read at once, without a row that passes the filters."""
+    known = site.runs[0].queue(0, 60)
+    site.runs[0].queue = lambda offset, **_: {
+        **known, "total": 9_999,
+        "rows": [[f"1_{offset + n}_0", *row[1:]] for n, row in enumerate(known["rows"])],
+    }  # fmt: skip
+    page = opened(site)
+    page.get_by_role("tab", name="Detections").click()
+    page.get_by_role("slider", name="Area").fill("50")
+    page.keyboard.press("j")
+    page.get_by_text(re.compile("None of the first 1,[0-9]+ .*; J reads on")).wait_for()
 
 
 def test_the_queue_by_keys(opened, site) -> None:
@@ -504,8 +548,10 @@ def test_the_queue_by_keys(opened, site) -> None:
     page.keyboard.press("j")
     page.keyboard.press("k")
     assert selected() == ids[0]
-    page.keyboard.press("y")
-    assert selected() == ids[1], "a verdict goes on to the next"
+    for _ in range(3):
+        page.keyboard.down("y")
+    page.keyboard.up("y")
+    assert selected() == ids[1], "a verdict goes on to the next, also of a key that is held"
     page.locator("#note").fill("in the n shade")
     assert len(site.verdicts) == 1, "keys are letters where somebody writes"
     page.locator("#note").press("Tab")
@@ -523,10 +569,11 @@ def test_the_queue_by_keys(opened, site) -> None:
         (ids[2], "wrong", name, ""), (ids[3], "unsure", "", ""),
     ]  # fmt: skip
     assert page.locator(".verdict").all_inner_texts() == ["Right", "Wrong", "Wrong", "Unsure"]
+    site.verdicts.append({"row": 99, "id": ids[4], "verdict": "right"})  # of somebody else
     page.keyboard.press("z")
     page.get_by_text("The verdict is taken back").wait_for()
-    assert len(site.verdicts) == 3
-    assert page.locator(".verdict").count() == 3
+    assert [row["id"] for row in site.verdicts] == [*ids[:3], ids[4]]
+    assert page.locator(".verdict").count() == 4
     page.keyboard.press("?")
     assert page.get_by_role("dialog").is_visible()
 
@@ -569,15 +616,21 @@ def test_a_missed_object_is_drawn(opened, site, kind) -> None:
 
 
 def test_without_a_server_verdicts_are_downloaded(opened, site) -> None:
+    """Also a verdict that comes before the outline has been read."""
     site.is_served = False
-    found = site.runs[0].table.iloc[0]
-    page = opened(site)
+    found, x0, y0 = site.runs[0].table.iloc[0], *site.runs[0].transform[:2]
+    page = opened(site, f"#{x0 - 500},{y0 + 500},0.05")
     page.get_by_role("tab", name="Review").click()
     settle(page)
+    held: list[Any] = []
+    page.route("**/detections.fgb", lambda route: held.append(route))  # noqa: PLW0108 it sets a mark
     page.keyboard.press("j")
-    settle(page)
     page.keyboard.press("n")
-    settle(page)
+    page.wait_for_timeout(200)
+    assert held
+    assert page.locator(".verdict").count() == 0
+    page.unroute("**/detections.fgb")  # what was held goes on
+    page.locator(".verdict").wait_for()
     assert page.get_by_role("button", name="Explain").count() == 0
     page.reload()
     page.wait_for_selector("html[data-ready]")
@@ -592,10 +645,24 @@ def test_without_a_server_verdicts_are_downloaded(opened, site) -> None:
     [feature] = file["features"]
     assert feature["properties"] | {"checked_at": ""} == {
         "layer": "verdicts", "id": found["id"], "class": found["class"], "verdict": "wrong",
-        "true_class": "", "note": "", "checked_at": "",
+        "true_class": "", "note": "", "checked_at": "", **site.runs[0].about,
     }  # fmt: skip
-    ring = np.array(feature["geometry"]["coordinates"][0]).reshape(-1, 2)
-    assert ring.min(0) == pytest.approx(found.geometry.bounds[:2], abs=1e-6)
+    assert shape(feature["geometry"]).equals(found.geometry)
+
+    key = "capecam review first a"
+    [row] = json.loads(page.evaluate("key => localStorage.getItem(key)", key))
+    both = json.dumps([row, {**row, "id": "of another tab"}])
+    page.evaluate("([key, rows]) => localStorage.setItem(key, rows)", [key, both])
+    page.keyboard.press("j")
+    settle(page)
+    page.keyboard.press("y")
+    settle(page)
+    stored = json.loads(page.evaluate("key => localStorage.getItem(key)", key))
+    assert [row["verdict"] for row in stored] == ["wrong", "wrong", "right"]
+    page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('no room'); }; }")
+    page.keyboard.press("u")
+    page.get_by_text("no room").wait_for()
+    assert page.locator(".verdict", has_text="Unsure").count() == 0
     assert not any("verdicts" in path for path in site.requests)
 
 
@@ -647,10 +714,10 @@ def test_a_place_is_explained_or_the_reason_is_told(opened, site, errors) -> Non
 
 
 def test_what_cannot_be_explained_or_written_says_why(opened, site) -> None:
-    site.overrides |= {
-        "verdicts": {"write": False, "why_not": "review.gpkg is read-only"},
-        "explain": {"ready": False, "why_not": "the checkpoint is missing: model.pt"},
-    }
+    described = site.runs[0].describe()
+    described["verdicts_problem"] = "review.gpkg is read-only"
+    described["explain_problem"] = "the checkpoint is missing: model.pt"
+    site.overrides["runs"] = [described]
     page = opened(site, f"#id={site.runs[0].table.iloc[0]['id']}")
     card = page.locator("section.card").first.inner_text()
     assert "No verdicts: review.gpkg is read-only" in card

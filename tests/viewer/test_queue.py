@@ -74,7 +74,7 @@ def test_every_detection_is_counted_in_its_square(drawn: Path) -> None:
         city.runs[0].prepared.path("counts.json", 60)
         told = client_of(city).get("/run/0/counts.json").json()
     size = told["pixels"]
-    assert (size, told["rows"], told["cols"]) == (MIN_SQUARE_PX, 10, 10)
+    assert size == MIN_SQUARE_PX
     expected: dict[str, dict[tuple[int, int], int]] = {}
     for class_id, point in zip(made["class_id"], made.centroid, strict=True):
         col = (point.x - LO19.anchor[0]) / 0.08 - 500

@@ -69,7 +69,10 @@ def test_what_cannot_be_written_is_said(out: Path, tmp_path: Path) -> None:
         (["--single", tmp_path / "a.txt"], r"name it \*\.html"),
         (["--single", tmp_path / "no/a.html"], "make it first"),
         (["--top", 5], "--top is for --single"),
-        ([out, "--single", tmp_path / "a.html"], "leave out OUT2"),
+        (["--top", 5, "--export", tmp_path / "a"], "--top is for --single"),
+        (["--top", 1001, "--single", tmp_path / "a.html"], "less than or equal to 1000"),
+        ([out, "--export", tmp_path / "a", "--single", tmp_path / "a.html"], "leave out OUT2"),
+        (["--single", tmp_path / "a.html", "--host", "127.0.0.1"], "serve nothing"),
         (["--single", tmp_path / "a.html", "--no-browser"], "serve nothing"),
     ):
         assert re.search(reason, typed("view", out, *options, code=2).stderr)
@@ -140,6 +143,25 @@ def test_it_opens_from_the_disk_and_is_reviewed(
     found = ReviewFile.of(RunFolder.open(out), review).read().verdicts
     assert found[["id", "verdict"]].to_numpy().tolist() == [[first, "wrong"], [second, "right"]]
     assert (found["run"].str.startswith(out.name)).all()
+
+
+@pytest.mark.chromium
+@pytest.mark.thorough
+def test_in_a_sandbox_verdicts_last_until_it_is_closed(
+    browser: Any, file: Path, tmp_path: Path
+) -> None:
+    """As an e-mail shows it, where the browser forbids the page to keep anything."""
+    frame = f'<iframe sandbox="allow-scripts" src="{file.as_uri()}" width="1000" height="600">'
+    (tmp_path / "mail.html").write_text(frame)
+    page = browser.new_page()
+    page.goto((tmp_path / "mail.html").as_uri())
+    shown = page.frame_locator("iframe")
+    shown.get_by_text("This browser keeps nothing here").wait_for()
+    shown.get_by_role("button", name="Wrong").click()
+    shown.locator(".verdict", has_text="Wrong").wait_for()
+    shown.get_by_role("button", name="Dark colours").click()
+    assert shown.locator("html[data-theme=dark]").count() == 1
+    page.close()
 
 
 @pytest.mark.chromium

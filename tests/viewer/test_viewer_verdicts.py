@@ -159,20 +159,25 @@ def test_undo_takes_back_what_this_server_has_added(out: Path) -> None:
         (a, _), (b, _), *_ = ids(client)
         post(client, "verdicts", id=a, verdict="right")
     with served(out) as client:
-        assert "error" in post(client, "undo", 409)
-        post(client, "verdicts", id=b, verdict="right")
-        post(client, "verdicts", id=b, verdict="wrong")
-        assert post(client, "undo") == {"layer": VERDICTS, "row": 3}
-        assert [row["verdict"] for row in client.get("/run/0/review").json()["verdicts"]] == [
-            "right", "right",
-        ]  # fmt: skip
-        sql(out / "review.gpkg", f"UPDATE verdicts SET checked_at = 'x' WHERE id = '{b}'")
-        assert "error" in post(client, "undo", 409)
-        assert "error" in post(client, "undo", 409)
-    assert review_of(out).verdicts["id"].tolist() == [a, b]
+        for refused in ({"layer": VERDICTS, "row": 1}, {"layer": "x", "row": 2}, {}):
+            assert "since the server started" in post(client, "undo", 409, **refused)["error"]
+        for verdict in ("right", "wrong", "unsure"):
+            post(client, "verdicts", id=b, verdict=verdict)
+        wanted = {"layer": VERDICTS, "row": 3}
+        assert post(client, "undo", **wanted) == wanted, "though somebody has added another since"
+        assert "error" in post(client, "undo", 409, **wanted)
+        told = client.get("/run/0/review").json()["verdicts"]
+        assert [row["verdict"] for row in told] == ["right", "right", "unsure"]
+        sql(out / "review.gpkg", "UPDATE verdicts SET checked_at = 'x' WHERE fid = 4")
+        assert "it stays" in post(client, "undo", 409, layer=VERDICTS, row=4)["error"]
+    assert review_of(out).verdicts["id"].tolist() == [a, b, b]
 
 
-def test_a_repeated_request_is_one_verdict(out: Path) -> None:
+@pytest.mark.parametrize("user", ["ann", ""])
+def test_a_repeated_request_is_one_verdict(
+    out: Path, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capecam.viewer.verdicts._user", lambda: user)
     with served(out) as client:
         (a, _), *_ = ids(client)
         first = post(client, "verdicts", id=a, verdict="right", note="n")
@@ -183,13 +188,14 @@ def test_a_repeated_request_is_one_verdict(out: Path) -> None:
         assert changed == [2, 3]
         sql(out / "review.gpkg", "UPDATE verdicts SET checked_at = '2026-01-01T10:00:00'")
         assert post(client, "verdicts", id=a, verdict="right")["row"] == 4
-        assert post(client, "undo")["row"] == 4
+        assert post(client, "undo", layer=VERDICTS, row=4)["row"] == 4
 
 
 def test_a_file_of_another_version_gets_the_columns_that_it_lacks(out: Path) -> None:
     """In degrees, without a layer, with columns and rules of somebody's own."""
     table = gpd.GeoDataFrame(
-        {"id": ["1_2_3"], "class": ["solar panel"], "verdict": ["Right"], "mine": [7]},
+        {"id": ["1_2_3"], "class": ["solar panel"], "verdict": ["Right"], "mine": [7],
+         "checked_at": ["2999-01-01"]},
         geometry=[shapely.box(*CORNER, CORNER[0] + 2, CORNER[1] + 2)], crs=CRS,
     ).to_crs("EPSG:4326")  # fmt: skip
     table.to_file(out / "review.gpkg", layer=VERDICTS, driver="GPKG")
@@ -197,8 +203,8 @@ def test_a_file_of_another_version_gets_the_columns_that_it_lacks(out: Path) -> 
         id_, _ = ids(client)[0]
         row = post(client, "verdicts", id=id_, verdict="wrong")
         told = client.get("/run/0/review").json()["verdicts"]
-    assert told[1] == row
-    assert (told[0]["verdict"], told[0]["note"]) == ("Right", "")
+    assert told[0] == row
+    assert (told[1]["verdict"], told[1]["note"]) == ("right", ""), "the latest is last"
     review = review_of(out)
     assert review.verdicts["verdict"].tolist() == ["right", "wrong"]
     made = gpd.read_parquet(out / "detections.parquet").set_index("id").geometry[id_]
@@ -210,9 +216,8 @@ def test_a_file_of_another_version_gets_the_columns_that_it_lacks(out: Path) -> 
 def test_a_file_that_is_something_else_is_left_alone(out: Path) -> None:
     (out / "review.gpkg").write_text("my notes")
     with served(out) as client:
-        told = client.get("/city.json").json()["verdicts"]
-        assert told["write"] is False
-        assert "review.gpkg" in told["why_not"]
+        told = client.get("/city.json").json()["runs"][0]["verdicts_problem"]
+        assert "review.gpkg" in told
         assert "error" in post(client, "verdicts", 409, id=ids(client)[0][0], verdict="right")
         assert client.get("/run/0/review").status_code == 409
     assert (out / "review.gpkg").read_text() == "my notes"

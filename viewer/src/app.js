@@ -48,7 +48,11 @@ export class App {
       reviewed: 0,
     });
     this.queues = city.runs.map((run) => new Queue(city, run));
-    this.reviews = city.runs.map((run) => reviewOf(city, run));
+    this.reviews = city.runs.map((run) =>
+      reviewOf(city, run, ({ id, extent }) =>
+        this.layers.of(run.index).detections.find(id, extent),
+      ),
+    );
     this.map = makeMap(city, target);
     this.layers = new Layers(city, this.map, this.state, messages);
     this.reviewing = new Reviewing(this);
@@ -120,7 +124,7 @@ export class App {
   /** Move to a place; metres a pixel, if it should not stay as it is. */
   goTo(center, metres = null) {
     const view = this.map.getView();
-    const perUnit = this.city.projection.getMetersPerUnit() ?? 1;
+    const { metresPerUnit: perUnit } = this.city;
     const resolution = metres === null ? view.getResolution() : metres / perUnit;
     const from = view.getCenter();
     const isNear = Math.hypot(center[0] - from[0], center[1] - from[1]) < 2000 * resolution;
@@ -133,7 +137,7 @@ export class App {
   }
 
   #moveTo(detection) {
-    const perUnit = this.city.projection.getMetersPerUnit() ?? 1;
+    const { metresPerUnit: perUnit } = this.city;
     const view = this.map.getView();
     const [west, south, east, north] = detection.extent;
     const size = Math.min(...this.map.getSize());

@@ -190,12 +190,12 @@ function review(app, detection) {
 }
 
 function explanation(app) {
-  const { state, explanations } = app;
+  const { state, run } = app;
   const [detection, place] = [state.get("selected"), state.get("place")];
   if (!detection && !place) return [];
   const now = state.get("explanation");
   const parts = [make("h3", {}, "Why does the network say so?")];
-  if (explanations.whyNot) return [...parts, make("p.note", {}, explanations.whyNot)];
+  if (run.explain_problem) return [...parts, make("p.note", {}, run.explain_problem)];
   if (!now?.answer) {
     const classes = [
       ["", "its strongest class"],

@@ -18,6 +18,7 @@ export async function readCity(unreadable) {
   register(proj4);
   city.projection = getProjection(PROJECTION);
   city.runs = city.runs.map((run, index) => readRun(run, index, unreadable));
+  city.metresPerUnit = city.projection.getMetersPerUnit() ?? 1;
   city.projection.setExtent(city.runs[0].grid.extent);
   city.classOf = new Map(city.classes.map((entry) => [entry.id, entry]));
   city.wordOf = new Map(city.evidence.map((entry) => [entry.word, entry]));

@@ -76,7 +76,7 @@ class Reads {
   start(cache, { key, size, task }, signal) {
     const known = cache.get(key);
     if (known) {
-      known.signals.push(signal);
+      known.signals?.push(signal);
       return known.promise;
     }
     const entry = { signals: [signal], forget: () => cache.delete(key), task };
@@ -98,9 +98,11 @@ class Reads {
       return;
     }
     this.#running += 1;
+    job.signals = null; // it waits no more
     try {
       job.resolve(await job.task());
     } catch (error) {
+      job.forget();
       job.reject(error);
     } finally {
       this.#running -= 1;
@@ -170,6 +172,7 @@ export class Cogs {
         return await Cog.open(url, this.grid);
       } catch (error) {
         this.failed(url, error);
+        this.#files.delete(url); // the next tile tries again
         return null;
       }
     };
@@ -194,7 +197,7 @@ export class Cogs {
         throw error;
       }
     };
-    const size = (bottom - top) * (right - left);
+    const size = (bottom - top) * (right - left) * level.image.getSampleByteSize(band);
     return this.#reads.start(this.#blocks, { key, size, task }, signal);
   }
 }

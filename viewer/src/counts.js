@@ -38,11 +38,11 @@ export class Counts {
     return totals;
   }
 
-  /** Return about how many detections of these classes lie in a box. */
-  within(box, classes) {
+  /** Return about how many detections lie in a box. */
+  within(box) {
     let total = 0;
-    for (const { classId, row, col, n } of this.squares) {
-      if (classes.has(classId) && overlap(box, this.#box(row, col, 1))) total += n;
+    for (const { row, col, n } of this.squares) {
+      if (overlap(box, this.#box(row, col, 1))) total += n;
     }
     return total;
   }

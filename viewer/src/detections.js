@@ -85,7 +85,7 @@ export class Detections {
     }
     if (this.wanted !== box) return;
     const { classes } = this.state.get("filters");
-    const isMany = this.counts.within(box, classes) > MANY;
+    const isMany = this.counts.within(box) > MANY; // of all classes, which are read together
     this.rings.setVisible(isMany);
     this.outlines.setVisible(!isMany);
     this.state.set({ isCounted: isMany });
@@ -100,7 +100,7 @@ export class Detections {
     if (this.loaded && contains(this.loaded, box)) return;
     const around = widened(box, AROUND);
     try {
-      const found = await this.file.search(around, () => this.wanted === box);
+      const found = await this.#search(around, () => this.wanted === box);
       if (this.wanted !== box) return;
       const source = this.outlines.getSource();
       const features = found.map((feature) => this.#feature(asDetection(feature)));
@@ -110,6 +110,11 @@ export class Detections {
     } catch (error) {
       this.messages.fail(error);
     }
+  }
+
+  /** Return GeoJSON features in a box; the reader fails at a file without any. */
+  async #search(box, stillWanted) {
+    return this.run.detections.count ? this.file.search(box, stillWanted) : [];
   }
 
   #feature(detection) {
@@ -154,7 +159,7 @@ export class Detections {
     await this.prepared;
     const shown = this.outlines.getSource().getFeatureById(id);
     if (shown) return shown.get("detection");
-    const found = (await this.file.search(box)).find(({ properties }) => properties.id === id);
+    const found = (await this.#search(box)).find(({ properties }) => properties.id === id);
     return found ? { ...asDetection(found), run: this.run.index } : null;
   }
 

@@ -17,14 +17,9 @@ export class Explanations {
     this.overlays = [];
   }
 
-  /** Why nothing can be explained; empty if it can. */
-  get whyNot() {
-    return this.city.explain.ready ? "" : this.city.explain.why_not || "not possible here";
-  }
-
   /** Ask about an object, `{id}`, or a place, `{x, y}`, of a run. */
   async ask(run, question) {
-    if (this.whyNot) return;
+    if (run.explain_problem) return;
     this.clear();
     const number = ++this.#latest;
     this.state.set({ explanation: { isBusy: true } });

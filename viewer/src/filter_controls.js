@@ -19,15 +19,12 @@ export function filterControls(app) {
 
   const node = make("div.filters");
   const note = make("p.note", { role: "status" });
+  const totals = new Map(city.classes.map(({ id }) => [id, make("span.total")]));
   const draw = () => {
     const filters = state.get("filters");
     const classes = city.classes.map((entry) => {
-      const total = make("span.total");
-      state.watch(["totals"], () => {
-        const known = state.get("totals")?.get(entry.id);
-        total.textContent = known === undefined ? "" : count(known);
-      });
-      return choice("checkbox", [swatch(entry.color), make("span", {}, entry.name), total], {
+      const label = [swatch(entry.color), make("span", {}, entry.name), totals.get(entry.id)];
+      return choice("checkbox", label, {
         checked: filters.classes.has(entry.id),
         change: ({ checked }) =>
           change({ classes: toggled(state.get("filters").classes, entry.id, checked) }),
@@ -99,6 +96,12 @@ export function filterControls(app) {
     );
   };
   state.watch(["run"], draw);
+  state.watch(["totals"], () => {
+    for (const [id, total] of totals) {
+      const known = state.get("totals")?.get(id);
+      total.textContent = known === undefined ? "" : count(known);
+    }
+  });
   state.watch(["filters", "isCounted"], () => {
     const isMisleading = state.get("isCounted") && isNarrow(state.get("filters"), city);
     note.textContent = isMisleading

@@ -1,11 +1,10 @@
 /** Which detections are shown. */
 
-export const ANY = { minProbability: 0, minArea: 0 };
-
 /** Filters that let everything through. */
 export function noFilters(city) {
   return {
-    ...ANY,
+    minProbability: 0,
+    minArea: 0,
     classes: new Set(city.classes.map((entry) => entry.id)),
     words: new Set([...city.evidence.map((entry) => entry.word), ""]),
   };

@@ -3,12 +3,12 @@
 import { fromFeature } from "flatgeobuf/lib/mjs/geojson/feature.js";
 import { HttpReader } from "flatgeobuf/lib/mjs/http-reader.js";
 
-import { request } from "./files.js";
+import { ask } from "./server.js";
 
 /** Return the bytes of a range; a server that sends whole files instead is of no use. */
 async function range(url, begin, length) {
   const headers = { Range: `bytes=${begin}-${begin + length - 1}` };
-  const response = await request(url, { headers });
+  const response = await ask(url, { headers });
   if (response.status !== 206) throw new Error(`${url}: no range, but status ${response.status}`);
   return response.arrayBuffer();
 }

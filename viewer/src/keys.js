@@ -3,6 +3,9 @@
 import { ICONS, iconButton, make } from "./dom.js";
 import { addressOf } from "./files.js";
 
+const STEPS = ["j", "k"];
+/** Keys that go on while they are held. */
+
 /** Keys, what they do in words, and the action. */
 function bindings(app) {
   return [
@@ -38,8 +41,9 @@ export function listenToKeys(app) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || app.help.open) return;
     if (event.key !== "Escape" && isWriting(event.target)) return;
-    const action = actions.get(event.key.length === 1 ? event.key.toLowerCase() : event.key);
-    if (!action) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const action = actions.get(key);
+    if (!action || (event.repeat && !STEPS.includes(key))) return;
     event.preventDefault();
     action(event.key);
   });

@@ -10,9 +10,10 @@ const STOPS = 16;
 
 const classOf = (layer) => layer.id.slice(layer.id.indexOf("/") + 1);
 
-/** Return the controls of the layers of the run that is chosen. */
+/** Return the controls of the layers of the run that is chosen: parts that can be updated. */
 export function layerSwitcher(app) {
   const node = make("div.layers");
+  let parts = [];
   app.state.watch(["run"], () => {
     const { layers } = app.run;
     const heatmaps = layers.filter(({ id }) => isHeatmap(id));
@@ -20,12 +21,14 @@ export function layerSwitcher(app) {
       layers.filter(({ id }) => !isHeatmap(id)),
       (layer) => layer.group,
     );
-    fill(
-      node,
-      heatmaps.length ? chooser(app, heatmaps) : null,
+    parts = [
+      ...(heatmaps.length ? [chooser(app, heatmaps)] : []),
       ...[...plain].reverse().map(([group, members]) => plainGroup(app, group, members)),
-    );
+    ];
+    fill(node, ...parts.map((part) => part.node));
+    for (const part of parts) part.update();
   });
+  app.state.watch(["visible"], () => parts.forEach((part) => part.update()));
   return node;
 }
 
@@ -59,13 +62,14 @@ function missing({ cells, unplaced = [] }) {
 }
 
 function plainGroup(app, group, members) {
+  const updates = [];
   const rows = [...members].reverse().map((layer) => {
     const details = make("div.layer-details");
     const box = choice("checkbox", layer.title, {
       checked: app.visible().has(layer.id),
       change: ({ checked }) => app.setVisible(layer.id, checked),
     });
-    app.state.watch(["visible"], () => {
+    updates.push(() => {
       const isShown = app.visible().has(layer.id);
       box.firstChild.checked = isShown;
       fill(details, ...(isShown ? [opacity(app, [layer]), legend(layer)] : []));
@@ -73,7 +77,11 @@ function plainGroup(app, group, members) {
     return make("div.layer", {}, box, details);
   });
   const isAlone = members.length === 1 && members[0].title === group;
-  return make("fieldset", {}, make("legend", isAlone ? { class: "hidden" } : {}, group), ...rows);
+  const title = make("legend", isAlone ? { class: "hidden" } : {}, group);
+  return {
+    node: make("fieldset", {}, title, ...rows),
+    update: () => updates.forEach((update) => update()),
+  };
 }
 
 /** Method and class of the heatmap that is shown. */
@@ -96,7 +104,7 @@ function chooser(app, heatmaps) {
     "aria-label": "Class of the heatmap",
   });
   const details = make("div.layer-details");
-  app.state.watch(["visible"], () => {
+  const update = () => {
     const layer = shown();
     method.value = layer?.group ?? "";
     if (layer) wanted = classOf(layer);
@@ -116,8 +124,11 @@ function chooser(app, heatmaps) {
       ),
     );
     fill(details, ...(layer ? [opacity(app, heatmaps, layer), legend(layer)] : []));
-  });
-  return make("fieldset", {}, make("legend", {}, "Heatmap"), method, classes, details);
+  };
+  return {
+    node: make("fieldset", {}, make("legend", {}, "Heatmap"), method, classes, details),
+    update,
+  };
 }
 
 /** A slider for layers that are looked at as one. */

@@ -44,7 +44,7 @@ export function format({ id, view: { center, metres }, run }) {
 export function keepLink(app) {
   const { map, city, state } = app;
   const view = map.getView();
-  const perUnit = city.projection.getMetersPerUnit() ?? 1;
+  const { metresPerUnit: perUnit } = city;
   let written = location.hash;
 
   const follow = async () => {

@@ -1,5 +1,6 @@
 /** Drawing an object that the map misses, as an outline or as a point. */
 
+import Feature from "ol/Feature.js";
 import GeoJSON from "ol/format/GeoJSON.js";
 import Draw from "ol/interaction/Draw.js";
 import VectorLayer from "ol/layer/Vector.js";
@@ -164,15 +165,8 @@ export class Missed {
 
   #showKnown() {
     this.source.clear();
-    for (const { geometry, class: name } of this.app.review.missed) {
-      if (geometry)
-        this.source.addFeature(
-          geojson.readFeature({
-            type: "Feature",
-            geometry,
-            properties: { tip: `missed: ${name}` },
-          }),
-        );
+    for (const { geometry } of this.app.review.missed) {
+      if (geometry) this.source.addFeature(new Feature(geojson.readGeometry(geometry)));
     }
   }
 }

@@ -9,6 +9,7 @@ import { layerSwitcher, missingParts } from "./layer_switcher.js";
 import { objectCard } from "./card.js";
 import { queueList } from "./queue_list.js";
 import { searchField } from "./search.js";
+import { isKept } from "./storage.js";
 import { themeButton } from "./theme.js";
 
 /** Put everything in its place. */
@@ -141,8 +142,12 @@ function reviewHead(app) {
   if (app.city.served) return buttons;
   buttons.append(
     button("Download", () => app.reviewing.download(), {
-      title: "Verdicts and drawings are kept in this browser; this saves them as a GeoJSON file",
+      title: isKept
+        ? "Verdicts and drawings are kept in this browser; this saves them as a GeoJSON file"
+        : "Saves verdicts and drawings as a GeoJSON file",
     }),
   );
-  return buttons;
+  if (isKept) return buttons;
+  const warning = "This browser keeps nothing here: download before you close the page.";
+  return make("div", {}, buttons, make("p.note", {}, warning));
 }

@@ -25,25 +25,30 @@ export class Queue {
   /** Read the next rows, if there are any; return whether there were. */
   async more() {
     if (this.isWhole) return false;
-    this.reading ??= this.#read().finally(() => (this.reading = null));
+    if (!this.reading) {
+      const reading = this.#read().finally(() => {
+        if (this.reading === reading) this.reading = null;
+      });
+      this.reading = reading;
+    }
     return this.reading;
   }
 
   async #read() {
-    const { classId } = this;
-    const before = this.rows.length;
+    const { classId, rows: before } = this;
     let url = this.run.detections.queue;
     if (this.city.served) {
-      url += `?offset=${before}&limit=${PAGE}${classId === null ? "" : `&class=${classId}`}`;
+      url += `?offset=${before.length}&limit=${PAGE}${classId === null ? "" : `&class=${classId}`}`;
     }
     const { total, columns, rows } = await getJson(url);
-    if (classId !== this.classId) return true; // it has begun again meanwhile
-    const known = new Set(this.rows.map((row) => row.id));
+    if (before !== this.rows) return true; // it has begun again meanwhile
+    const known = new Set(before.map((row) => row.id));
     const found = rows.map((row) => this.asDetection(asObject(columns, row)));
-    this.rows.push(...found.filter((row) => !known.has(row.id)));
+    const fresh = found.filter((row) => !known.has(row.id));
+    this.rows.push(...fresh);
     this.total = total;
     this.isWhole = !this.city.served || rows.length === 0 || this.rows.length >= total;
-    return this.rows.length > before;
+    return fresh.length > 0;
   }
 
   /** Turn a row into a detection, as the outlines are. */

@@ -64,17 +64,22 @@ export function queueList(app) {
   return make("div.queue-panel", {}, summary, list, more);
 }
 
+const thumbnails = new Map();
+
+/** Return the picture at an address, which is asked for once, however often the list is drawn. */
+function thumbnail(src) {
+  if (!thumbnails.has(src)) {
+    const on = { error: () => picture.classList.add("absent") };
+    const picture = make("img", { src, alt: "", loading: "lazy", width: 64, height: 64, on });
+    thumbnails.set(src, picture);
+  }
+  return thumbnails.get(src);
+}
+
 function row(app, detection) {
   const { city } = app;
   const { id, class_id: classId, evidence } = detection;
-  const picture = make("img", {
-    src: addressOf(`${app.run.path}thumbnails/${encodeURIComponent(id)}.jpg`),
-    alt: "",
-    loading: "lazy",
-    width: 64,
-    height: 64,
-    on: { error: () => picture.classList.add("absent") },
-  });
+  const src = addressOf(`${app.run.path}thumbnails/${encodeURIComponent(id)}.jpg`);
   const said = app.review.latest.get(id);
   const verdict = said
     ? make(`span.verdict.${said.verdict}`, {}, VERDICTS[said.verdict] ?? said.verdict)
@@ -92,7 +97,7 @@ function row(app, detection) {
         data: { id },
         on: { click: () => app.select(detection, { move: true, isFromQueue: true }) },
       },
-      picture,
+      thumbnail(src),
       make(
         "span.queue-text",
         {},

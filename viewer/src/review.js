@@ -5,13 +5,18 @@
  * browser until they are downloaded as a file.
  */
 
+import GeoJSON from "ol/format/GeoJSON.js";
+
 import { getJson, postJson } from "./server.js";
+import { storage } from "./storage.js";
+
+const geojson = new GeoJSON();
 
 export const VERDICTS = { right: "Right", wrong: "Wrong", unsure: "Unsure" };
 
-/** Return the place where reviews of a run go. */
-export function reviewOf(city, run) {
-  return city.served ? new ServedReview(city, run) : new LocalReview(city, run);
+/** Return the place where reviews of a run go; `find` reads a detection with its outline. */
+export function reviewOf(city, run, find) {
+  return city.served ? new ServedReview(run) : new LocalReview(city, run, find);
 }
 
 class Review {
@@ -28,10 +33,13 @@ class Review {
 }
 
 class ServedReview extends Review {
-  constructor(city, run) {
+  /** Layer and number of the rows that this page has added, in order: undo takes back these. */
+  #added = [];
+
+  constructor(run) {
     super();
     this.run = run;
-    this.whyNot = city.verdicts.write ? "" : city.verdicts.why_not || "verdicts cannot be written";
+    this.whyNot = run.verdicts_problem;
   }
 
   async read() {
@@ -43,38 +51,57 @@ class ServedReview extends Review {
 
   async add(detection, { verdict, trueClass = "", note = "" }) {
     const body = { id: detection.id, verdict, true_class: trueClass, note };
-    this._accept(await postJson(`${this.run.path}verdicts`, body));
+    const row = await postJson(`${this.run.path}verdicts`, body);
+    this._accept(row);
+    this.#remember("verdicts", row);
   }
 
   async addMissed({ geometry, name, m2, note }) {
     const body = { geometry, class: name, note, ...(m2 === null ? {} : { m2 }) };
-    this.missed.push(await postJson(`${this.run.path}missed`, body));
+    const row = await postJson(`${this.run.path}missed`, body);
+    this.missed.push(row);
+    this.#remember("missed", row);
+  }
+
+  /** A repeated verdict has the row of the first one. */
+  #remember(layer, { row }) {
+    if (!this.#added.some((added) => added.layer === layer && added.row === row))
+      this.#added.push({ layer, row });
   }
 
   async undo() {
-    const undone = await postJson(`${this.run.path}undo`, {});
+    const last = this.#added.pop();
+    if (!last) throw new Error("This page has added nothing that it could take back.");
+    try {
+      await postJson(`${this.run.path}undo`, last);
+    } catch (error) {
+      if (error.status !== 409) this.#added.push(last); // it may work the next time
+      throw error;
+    }
     await this.read();
-    return undone.layer;
+    return last.layer;
   }
 }
 
 /** Rows in this browser's storage, in the order in which they were made. */
 class LocalReview extends Review {
-  constructor(city, run) {
+  constructor(city, run, find) {
     super();
-    this.city = city;
-    this.run = run;
-    this.key = `capecam review ${location.pathname} ${run.name}`;
+    Object.assign(this, { city, run, find });
+    // Of this run wherever its page lies, and not of another one whose folder has the same name.
+    this.key = `capecam review ${run.about.run} ${run.about.model}`;
   }
 
   async read() {
-    this.rows = JSON.parse(localStorage.getItem(this.key) ?? "[]");
+    this.rows = JSON.parse(storage.getItem(this.key) ?? "[]");
     this.latest = new Map();
     for (const row of this.rows) if (row.layer === "verdicts") this._accept(row);
     this.missed = this.rows.filter((row) => row.layer === "missed");
   }
 
   async add(detection, { verdict, trueClass = "", note = "" }) {
+    const whole = detection.geometry ? detection : await this.find(detection);
+    if (!whole) throw new Error(`The outline of ${detection.id} cannot be read; reload the page.`);
     await this.#append({
       layer: "verdicts",
       id: detection.id,
@@ -82,7 +109,7 @@ class LocalReview extends Review {
       verdict,
       true_class: trueClass,
       note,
-      geometry: detection.outline ?? boxOf(detection),
+      geometry: geojson.writeGeometryObject(whole.geometry),
     });
   }
 
@@ -91,19 +118,22 @@ class LocalReview extends Review {
   }
 
   async undo() {
-    const last = this.rows.pop();
+    await this.read(); // another tab may have added rows
+    const last = this.rows.at(-1);
     if (!last) throw new Error("There is nothing to undo.");
-    await this.#store();
+    await this.#store(this.rows.slice(0, -1));
     return last.layer;
   }
 
   async #append(row) {
-    this.rows.push({ ...row, ...this.run.about, checked_at: new Date().toISOString() });
-    await this.#store();
+    await this.read();
+    const added = { ...row, ...this.run.about, checked_at: new Date().toISOString() };
+    await this.#store([...this.rows, added]);
   }
 
-  async #store() {
-    localStorage.setItem(this.key, JSON.stringify(this.rows));
+  /** Keep these rows; if the browser has no room for them, the page keeps what it had. */
+  async #store(rows) {
+    storage.setItem(this.key, JSON.stringify(rows));
     await this.read();
   }
 
@@ -132,15 +162,4 @@ class LocalReview extends Review {
 
 function nameOf(city, detection) {
   return detection.class ?? city.classOf.get(detection.class_id)?.name ?? "";
-}
-
-function boxOf({ extent: [west, south, east, north] }) {
-  const corners = [
-    [west, south],
-    [east, south],
-    [east, north],
-    [west, north],
-    [west, south],
-  ];
-  return { type: "Polygon", coordinates: [corners] };
 }

@@ -1,8 +1,7 @@
 /** Going through the review queue, and saying what is right and wrong. */
 
-import GeoJSON from "ol/format/GeoJSON.js";
+import { count } from "./numbers.js";
 
-const geojson = new GeoJSON();
 const MAX_READS = 20;
 /** Pages of the queue that are read in search of a row that passes the filters. */
 
@@ -54,10 +53,13 @@ export class Reviewing {
     const now = at(rows);
     const next = now < 0 ? rows[0] : rows[now + by];
     if (next) this.app.select(next, { move: true, isFromQueue: true });
-    else
-      this.app.messages.say(
-        by > 0 ? "This is the end of the queue." : "This is the head of the queue.",
-      );
+    else this.app.messages.say(by > 0 ? this.#end() : "This is the head of the queue.");
+  }
+
+  #end() {
+    const { isWhole, rows } = this.app.queue;
+    if (isWhole) return "This is the end of the queue.";
+    return `None of the first ${count(rows.length)} beyond this passes the filters; J reads on.`;
   }
 
   /** Give a verdict on the selected object, and go on if it came from the queue. */
@@ -69,9 +71,8 @@ export class Reviewing {
       return;
     }
     const note = document.getElementById("note")?.value ?? "";
-    const outline = detection.geometry && geojson.writeGeometryObject(detection.geometry);
     try {
-      await this.app.review.add({ ...detection, outline }, { verdict, trueClass, note });
+      await this.app.review.add(detection, { verdict, trueClass, note });
       this.marked();
       if (this.isStepping && this.app.state.get("selected")?.id === detection.id)
         await this.step(1);

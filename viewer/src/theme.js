@@ -1,12 +1,13 @@
 /** Dark or light: as the system says, or as somebody chose here. */
 
 import { ICONS, iconButton } from "./dom.js";
+import { storage } from "./storage.js";
 
 const KEY = "capecam theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
 
 function isDark() {
-  const chosen = localStorage.getItem(KEY);
+  const chosen = storage.getItem(KEY);
   return chosen ? chosen === "dark" : system.matches;
 }
 
@@ -18,8 +19,8 @@ export function themeButton() {
   };
   const node = iconButton(ICONS.half, "Dark colours", () => {
     const wanted = isDark() ? "light" : "dark";
-    if ((wanted === "dark") === system.matches) localStorage.removeItem(KEY);
-    else localStorage.setItem(KEY, wanted);
+    if ((wanted === "dark") === system.matches) storage.removeItem(KEY);
+    else storage.setItem(KEY, wanted);
     apply();
   });
   system.addEventListener("change", apply);

@@ -41,7 +41,11 @@ export function zonesLayer(run, messages) {
       }),
     );
   };
-  layer.set("load", () => (reading ??= read().catch((error) => messages.fail(error))));
+  const failed = (error) => {
+    reading = null; // the next look tries again
+    messages.fail(error);
+  };
+  layer.set("load", () => (reading ??= read().catch(failed)));
   return layer;
 }
 

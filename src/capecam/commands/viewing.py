@@ -20,11 +20,13 @@ def view_command(
     later: Later = None,
     *,
     host: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--host", metavar="ADDRESS", help="address to listen on; others need the link printed"
+            "--host",
+            metavar="ADDRESS",
+            help="address to listen on; others need the link printed  [default: 127.0.0.1]",
         ),
-    ] = "127.0.0.1",
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -48,7 +50,9 @@ def view_command(
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option("--top", metavar="N", min=1, help="detections of --single  [default: 20]"),
+        typer.Option(
+            "--top", metavar="N", min=1, max=1000, help="detections of --single  [default: 20]"
+        ),
     ] = None,
 ) -> None:
     """Show a run in the browser; explain and judge what is clicked.
@@ -56,26 +60,28 @@ def view_command(
     With OUT2, two runs are compared. Verdicts go to OUT/review.gpkg. Runs until Ctrl-C; with
     --export or --single, writes what can be shown without capecam instead, and ends.
     """
-    from capecam.viewer.requirements import require_view
-
-    require_view()
     outs = [out] if later is None else [out, later]
+    if top is not None and single is None:
+        raise UsageError("--top is for --single; give that, too, or leave it out")
+    if single is not None and later is not None:
+        raise UsageError("--single shows one run; leave out OUT2")
     if export is None and single is None:
-        if top is not None:
-            raise UsageError("--top is for --single; give that, too, or leave it out")
+        from capecam.viewer.requirements import require_view
+
+        require_view()
         from capecam.viewer.serving import serve
 
-        serve(outs, host=host, port=port, browser=not no_browser)
+        serve(outs, host=host or "127.0.0.1", port=port, browser=not no_browser)
         return
-    if port is not None or no_browser:
-        raise UsageError("--export and --single serve nothing; leave out --port and --no-browser")
+    if host is not None or port is not None or no_browser:
+        raise UsageError(
+            "--export and --single serve nothing; leave out --host, --port and --no-browser"
+        )
     if export is not None:
         from capecam.viewer.export import export_page
 
         _say(export_page(outs, export).to_text())
     if single is not None:
-        if later is not None:
-            raise UsageError("--single shows one run; leave out OUT2")
         from capecam.viewer.single import DEFAULT_TOP, write_single
 
         _say(write_single(out, single, top or DEFAULT_TOP).to_text())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +39,8 @@ MAKING_S = 20.0
 errors; those of a city of 664,000 objects are there 10 s after the start."""
 
 HOUR = {"cache-control": "private, max-age=3600"}
-"""Of pictures, whose content does not change while the server runs."""
+"""Of pictures of explanations, whose addresses are used once. Those of tiles and thumbnails are the
+same for every run, so that a browser would show those of the run that was viewed before."""
 
 
 def make_app(city: ServedRuns, access: Access) -> Starlette:
@@ -117,12 +120,12 @@ class _Views:
 
     def _warm_up(self) -> None:
         with self._warming:
-            if not self._warmed and not self._city.explain_problem:
+            first = self._city.runs[0]
+            if not self._warmed and not first.explain_problem:
                 self._warmed = True
                 # If it fails, the first click says so.
                 with suppress(ChildDiedError, CapecamError, TimeoutError):
                     self._city.explainer.warm_up(0)
-                    first = self._city.runs[0]
                     for row in first.queue.page(0, 1)["rows"]:
                         self._city.explainer.rehearse(first.target(id_=row[0]))
 
@@ -185,7 +188,8 @@ class _Views:
 
     def overlay(self, request: Request) -> Response:
         """Send a picture of an explanation."""
-        return _picture(self._city.explainer.picture(request.path_params["token"]), "image/png")
+        picture = self._city.explainer.picture(request.path_params["token"])
+        return _picture(picture, "image/png", HOUR)
 
     def review(self, request: Request) -> Response:
         """Send what people have said."""
@@ -194,13 +198,12 @@ class _Views:
     async def explain(self, request: Request) -> Response:
         """Explain a detection or a place."""
         served, given = self._run(request), await read_json(request)
-        id_, class_id = _text(given, "id") or None, _number(given, "class_id")
+        id_, class_id = _text(given, "id") or None, _integer(given, "class_id")
         x, y = _number(given, "x"), _number(given, "y")
         point = None if x is None or y is None else (x, y)
 
         def work() -> dict[str, Any]:
-            wanted = None if class_id is None else int(class_id)
-            target = served.target(id_=id_, point=point, class_id=wanted)
+            target = served.target(id_=id_, point=point, class_id=class_id)
             return self._city.explainer.explain(target)
 
         return JSONResponse(await run_in_threadpool(work))
@@ -221,10 +224,10 @@ class _Views:
         return JSONResponse(await run_in_threadpool(served.verdicts.add_missed, geometry, *rest))
 
     async def undo(self, request: Request) -> Response:
-        """Remove the row that was added last."""
-        served = self._run(request)
-        await read_json(request)
-        return JSONResponse(await run_in_threadpool(served.verdicts.undo))
+        """Remove a row that was added."""
+        served, given = self._run(request), await read_json(request)
+        row = _text(given, "layer"), _integer(given, "row") or 0
+        return JSONResponse(await run_in_threadpool(served.verdicts.undo, *row))
 
     def _run(self, request: Request) -> ServedRun:
         number = int(request.path_params["run"])
@@ -247,10 +250,12 @@ def _file(path: Path | None) -> Response:
     return FileResponse(path, media_type=kind)
 
 
-def _picture(content: bytes | None, kind: str) -> Response:
+def _picture(
+    content: bytes | None, kind: str, headers: Mapping[str, str] | None = None
+) -> Response:
     if content is None:
         raise HTTPException(404, "there is no such picture")
-    return Response(content, media_type=kind, headers=HOUR)
+    return Response(content, media_type=kind, headers=headers)
 
 
 def _whole(request: Request, name: str, default: int) -> int:
@@ -271,6 +276,17 @@ def _text(given: dict[str, Any], name: str) -> str:
 
 def _number(given: dict[str, Any], name: str) -> float | None:
     value = given.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise HTTPException(400, f"{name} must be a number")
-    return value
+    if value is None:
+        return None
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        with suppress(OverflowError):  # a whole number of 400 digits
+            if math.isfinite(number := float(value)):
+                return number
+    raise HTTPException(400, f"{name} must be a number")
+
+
+def _integer(given: dict[str, Any], name: str) -> int | None:
+    number = _number(given, name)
+    if number is not None and not number.is_integer():
+        raise HTTPException(400, f"{name} must be a whole number")
+    return None if number is None else int(number)

@@ -21,7 +21,7 @@ from capecam.store.ledger import Ledger
 from capecam.store.records import FailureRecord
 from capecam.store.run_folder import RunFolder
 from capecam.viewer.files import RunFiles, overview_name
-from capecam.viewer.imagery import TILE_PX, max_z
+from capecam.viewer.imagery import max_z
 from capecam.viewer.outlines import COUNTS, OUTLINES, ZONES, ZONES_TABLE
 from capecam.views.palette import EVIDENCE_COLORS
 from capecam.views.qgis.product_styles import CLASSES, PROBABILITY
@@ -39,15 +39,12 @@ OWN = "Each object's explanation"
 """Group of the layers of ``objects``."""
 
 
-def city_json(
-    runs: Sequence[Mapping[str, Any]], first: RunFolder, state: Mapping[str, Any]
-) -> dict[str, Any]:
+def city_json(runs: Sequence[Mapping[str, Any]], first: RunFolder) -> dict[str, Any]:
     """Return ``city.json``.
 
     Args:
         runs: of :func:`run_json`.
         first: the first run, whose CRS and classes are those of the page.
-        state: ``served``, ``verdicts`` and ``explain``.
     """
     classes = first.settings.model.classes
     return {
@@ -63,7 +60,6 @@ def city_json(
             {"word": word, "color": EVIDENCE_COLORS[word], "meaning": MEANINGS[word]}
             for word in EVIDENCE_WORDS
         ],
-        **state,
         "runs": list(runs),
     }
 
@@ -74,21 +70,17 @@ def crs_json(crs: pyproj.CRS) -> dict[str, Any]:
     return {"name": crs.name, "code": authority and ":".join(authority), "proj4": proj_string(crs)}
 
 
-def run_json(
-    run: RunFolder, number: int, *, imagery: bool, zones: bool | None = None
-) -> dict[str, Any]:
+def run_json(run: RunFolder, number: int, *, imagery: bool) -> dict[str, Any]:
     """Return what ``city.json`` says about a run.
 
     Args:
         run: the run.
         number: its number on the page.
         imagery: whether its images can be shown.
-        zones: whether there are zones; None: if ``capecam summarize`` has written them.
     """
     base, grid = f"run/{number}/", run.grid
     left, _, _, top = grid.bounds
     placed, unplaced = _cells(run)
-    has_zones = (run.out / ZONES_TABLE).exists() if zones is None else zones
     return {
         "name": run.out.resolve().name,
         "about": about(run),
@@ -108,7 +100,7 @@ def run_json(
             "outlines": base + OUTLINES,
             "counts": base + COUNTS,
             "queue": f"{base}queue.json",
-            "zones": base + ZONES if has_zones else None,
+            "zones": base + ZONES if (run.out / ZONES_TABLE).exists() else None,
         },
     }
 
@@ -140,8 +132,8 @@ def _layers(run: RunFolder, base: str, *, imagery: bool) -> list[dict[str, Any]]
     if CLASSES in stems:
         palette = classes_palette(run.settings.model.classes)
         layers.append(draw.layer(CLASSES, 0, CLASSES, "Classes", palette, shown=not imagery))
-    for band, entry in enumerate(classes):
-        if PROBABILITY in stems:
+    if PROBABILITY in stems:
+        for band, entry in enumerate(classes):
             palette = probability_palette(entry.color)
             layers.append(draw.layer(PROBABILITY, band, entry.name, "Probability", palette))
     most = _most_frequent(run)
@@ -156,8 +148,8 @@ def _layers(run: RunFolder, base: str, *, imagery: bool) -> list[dict[str, Any]]
             if run.raw:
                 layer["raw"] = {"top": tops[band], "by_root": by_root}
             layers.append(layer)
-    for band, entry in enumerate(classes):
-        if OBJECTS in stems:
+    if OBJECTS in stems:
+        for band, entry in enumerate(classes):
             shown = entry.name == most
             layer = draw.layer(OBJECTS, band, entry.name, OWN, object_palette(), shown=shown)
             layers.append(layer)
@@ -179,7 +171,6 @@ def _imagery_layer(run: RunFolder, base: str) -> dict[str, Any]:
         "visible": True,
         "opacity": 1.0,
         "url": f"{base}imagery/{{z}}/{{col}}/{{row}}.webp",
-        "tile": TILE_PX,
         "min_z": 0,
         "max_z": max_z(run.grid),
         "legend": [],

@@ -64,13 +64,14 @@ class Explainer:
     def __init__(self, outs: Sequence[Path]) -> None:
         self._outs = tuple(outs)
         self._child: ChildProcess | None = None
-        self._has_explained = False
+        self._is_closed = self._has_explained = False
         self._one_at_a_time = threading.Lock()
         self._places = threading.BoundedSemaphore(1 + MAX_WAITING)
         self._pictures: OrderedDict[str, bytes] = OrderedDict()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and let no request that waits start another one."""
+        self._is_closed = True
         if self._child is not None:
             self._child.kill()
 
@@ -129,7 +130,13 @@ class Explainer:
             ) from error
 
     def _running(self) -> ChildProcess:
-        """Return the process, which is started if need be."""
+        """Return the process, which is started if need be.
+
+        Raises:
+            StoppedError: the server has ended.
+        """
+        if self._is_closed:
+            raise StoppedError("the server has ended; start capecam view again")
         if self._child is None or self._child.has_ended:
             self._child = ChildProcess(explain_requests, self._outs, environment=PATIENT_THREADS)
         return self._child

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from capecam.errors import CapecamError, OutputError
-from capecam.grid import Grid
+from capecam.grid import Grid, Window
 from capecam.viewer.files import overview_name, page_files
 from capecam.viewer.imagery import THREADS, TILE_PX, max_z
 from capecam.viewer.outlines import COUNTS, OUTLINES, ZONES, ZONES_TABLE
@@ -28,6 +28,9 @@ QUEUE_ROWS = 1_000
 MAX_TILES = 50_000
 """Tiles of imagery of a run, of 10 to 20 kB each. A city of 2,799 images has 26,000 at 1.28 m a
 pixel, and would have 6 million at 8 cm: finer levels are left out where there are more."""
+
+WHOLE_TILES = 32
+"""Tiles that a city may have at a level of which all of it is shown, though only places are."""
 
 Place = tuple[int, int, int]
 """Level, row and column of a tile of the imagery."""
@@ -150,11 +153,28 @@ def finest_level(grid: Grid) -> int:
     return z
 
 
-def tiles(grid: Grid, finest: int) -> Iterator[Place]:
-    """Yield all tiles, from the coarsest level to the finest."""
+def tiles(grid: Grid, finest: int, windows: Sequence[Window] | None = None) -> Iterator[Place]:
+    """Yield all tiles, from the coarsest level to the finest.
+
+    Args:
+        grid: of the run.
+        finest: level to end with.
+        windows: pixels of the grid; of levels with over ``WHOLE_TILES``, only tiles that touch one.
+    """
+    hull = grid.window
     for z in range(max_z(grid), finest - 1, -1):
-        rows, cols = (-(-length // (TILE_PX << z)) for length in grid.window.shape)
-        yield from ((z, row, col) for row in range(rows) for col in range(cols))
+        size = TILE_PX << z
+        rows, cols = (-(-length // size) for length in hull.shape)
+        if windows is None or rows * cols <= WHOLE_TILES:
+            yield from ((z, row, col) for row in range(rows) for col in range(cols))
+            continue
+        found = {
+            (row, col)
+            for w in windows
+            for row in range((w.row - hull.row) // size, -(-(w.bottom - hull.row) // size))
+            for col in range((w.col - hull.col) // size, -(-(w.right - hull.col) // size))
+        }
+        yield from ((z, row, col) for row, col in sorted(found))
 
 
 def _write_tile(served: ServedRun, to: Path, z: int, row: int, col: int) -> None:

@@ -77,10 +77,6 @@ class PreparedDetections:
         """End the process."""
         self._child.kill()
 
-    def is_made(self, name: str) -> bool:
-        """Return whether a file is there."""
-        return self._made[name].is_set() and not self._problem
-
     def path(self, name: str, timeout_s: float | None = None) -> Path:
         """Wait for a file, and return its path.
 
@@ -188,7 +184,7 @@ def count_by_square(table: pa.Table, grid: Grid) -> dict[str, Any]:
         square, at_col = divmod(key, cols)
         at_class, at_row = divmod(square, rows)
         found.setdefault(str(at_class), []).append([at_row, at_col, count])
-    return {"pixels": size, "rows": rows, "cols": cols, "counts": found}
+    return {"pixels": size, "counts": found}
 
 
 def square_px(grid: Grid) -> int:

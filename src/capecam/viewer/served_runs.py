@@ -33,9 +33,8 @@ PREFIX, LOCK = "capecam-view-", ".lock"
 PATIENCE_S = 120.0
 """Time that a request waits for the files of the detections, which a city needs at the start."""
 
-
 NOT_SERVED = "explaining on a click needs capecam view OUT, where the network is"
-"""Reason that a page without a server gives."""
+"""Why a page without a server explains nothing."""
 
 
 class ServedRun:
@@ -57,6 +56,11 @@ class ServedRun:
         self.imagery_problem = self.imagery.problem()
         self.verdicts = Verdicts(self.run, self.class_and_outline)
         self._opening = threading.Lock()
+
+    @property
+    def explain_problem(self) -> str:
+        """Why nothing can be explained; "" if it can."""
+        return explain_problem(self.run, self.imagery_problem)
 
     def close(self) -> None:
         """End what is being made."""
@@ -134,13 +138,19 @@ class ServedRuns:
 
         Raises:
             OutputError: a folder holds no finished run.
-            UsageError: two runs are in different CRSs.
+            UsageError: two runs are the same, or in different CRSs.
         """
+        if len({out.resolve() for out in outs}) < len(outs):
+            raise UsageError(
+                f"{outs[-1]}: is the same run twice; name another one, or leave it out"
+            )
         _remove_leftovers()
         with ExitStack() as files:
             folder = Path(files.enter_context(TemporaryDirectory(prefix=PREFIX)))
-            lock = files.enter_context((folder / LOCK).open("w"))
+            # Under another name until it is locked, or another start could take it for a leftover.
+            lock = files.enter_context((folder / f"{LOCK}-new").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / f"{LOCK}-new").rename(folder / LOCK)
             runs = []
             for number, out in enumerate(outs):
                 run = ServedRun(out, number, folder / str(number))
@@ -156,33 +166,21 @@ class ServedRuns:
             files.callback(explainer.close)
             yield cls(runs, explainer)
 
-    @cached_property
-    def explain_problem(self) -> str:
-        """Why nothing can be explained in the first run; "" if it can."""
-        first = self.runs[0]
-        return explain_problem(first.run, first.imagery_problem)
-
     def city(self, *, served: bool = True) -> dict[str, Any]:
         """Return ``city.json``.
 
         Args:
             served: whether the page has a server behind it.
         """
-        verdicts = self.runs[0].verdicts.problem() if served else ""
-        explain = (
-            self.explain_problem
-            if served
-            else "explaining on a click needs capecam view OUT, with its network"
-        )
-        state = {
-            "served": served,
-            "verdicts": {"write": served and not verdicts, "why_not": verdicts},
-            "explain": {"ready": not explain, "why_not": explain},
-        }
         runs = [
-            run_json(each.run, each.number, imagery=not each.imagery_problem) for each in self.runs
+            {
+                **run_json(each.run, each.number, imagery=not each.imagery_problem),
+                "verdicts_problem": each.verdicts.problem() if served else "",
+                "explain_problem": each.explain_problem if served else NOT_SERVED,
+            }
+            for each in self.runs
         ]
-        return city_json(runs, self.runs[0].run, state)
+        return {"served": served, **city_json(runs, self.runs[0].run)}
 
 
 def _remove_leftovers() -> None:

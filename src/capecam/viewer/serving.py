@@ -62,9 +62,9 @@ def serve(
 
 def _listen(host: str, port: int | None) -> socket.socket:
     """Return a socket that listens, so that a browser waits for the server instead of failing."""
-    ports = range(PORT, PORT + TRIED) if port is None else [port]
+    tried, last = (PORT, PORT + TRIED - 1) if port is None else (port, port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for tried in ports:
+    while True:
         sock = socket.socket(family)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -72,11 +72,11 @@ def _listen(host: str, port: int | None) -> socket.socket:
             sock.listen()
         except (OSError, OverflowError) as error:
             sock.close()
-            if getattr(error, "errno", None) != errno.EADDRINUSE or tried == ports[-1]:
+            if getattr(error, "errno", None) != errno.EADDRINUSE or tried == last:
                 raise UsageError(
                     f"cannot listen on {host}, port {tried} ({error}); give another --port, or a "
                     "--host of this machine"
                 ) from error
+            tried += 1
         else:
             return sock
-    raise UsageError("no port was tried; give --port")

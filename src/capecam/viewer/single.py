@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -32,9 +32,8 @@ from capecam.io.gdal import gdal_settings, open_readonly
 from capecam.io.layer_reader import LayerReader
 from capecam.runtime.files import atomic_write
 from capecam.store.run_folder import RunFolder
-from capecam.viewer.export import Place, write_json, write_pictures
+from capecam.viewer.export import tiles, write_json, write_pictures
 from capecam.viewer.files import PAGE
-from capecam.viewer.imagery import TILE_PX, max_z
 from capecam.viewer.outlines import COUNTS, OUTLINES, count_by_square
 from capecam.viewer.served_runs import PATIENCE_S, ServedRun, ServedRuns, bounds_of
 
@@ -43,9 +42,6 @@ DEFAULT_TOP = 20
 
 MARGIN_M = 25.0
 """Shown around each detection: its roof, and what is beside it."""
-
-WHOLE_TILES = 32
-"""Tiles that a city may have at the coarsest level, so that all of it is shown from afar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +115,7 @@ def _write_files(
         layer |= {"cells": None, "overview": None}
     for product in sorted({Path(layer["cell_file"]).name for layer in rasters}):
         _write_cutouts(run, product, {to / "cells" / name / product: cells[name] for name in cells})
-    write_pictures(served, to, _tiles(run.grid, windows), queue)
+    write_pictures(served, to, tiles(run.grid, 0, windows), queue)
 
 
 def _surroundings(grid: Grid, bounds: tuple[float, float, float, float]) -> Window:
@@ -170,22 +166,6 @@ def _write_cutouts(run: RunFolder, product: str, windows: Mapping[Path, Window])
             if (grid := run.grid.crop(window).coarsen(stride)) is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_cog(path, description, grid, reader.read_bands(grid.window))
-
-
-def _tiles(grid: Grid, windows: Sequence[Window]) -> Iterator[Place]:
-    """Yield the tiles of the imagery that touch some windows, and all of levels with few."""
-    hull = grid.window
-    for z in range(max_z(grid), -1, -1):
-        size = TILE_PX << z
-        rows, cols = (-(-length // size) for length in hull.shape)
-        shown = [hull] if rows * cols <= WHOLE_TILES else windows
-        found = {
-            (row, col)
-            for w in shown
-            for row in range((w.row - hull.row) // size, -(-(w.bottom - hull.row) // size))
-            for col in range((w.col - hull.col) // size, -(-(w.right - hull.col) // size))
-        }
-        yield from ((z, row, col) for row, col in sorted(found))
 
 
 def _write_page(path: Path, folder: Path) -> None:

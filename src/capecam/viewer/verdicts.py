@@ -57,8 +57,8 @@ class Verdicts:
     def __init__(self, run: RunFolder, shape_of: Shapes) -> None:
         self._run, self._shape_of = run, shape_of
         self._file = ReviewFile.of(run)
-        self._added: list[tuple[str, int, str]] = []
-        """Layer, number and ``checked_at`` of the rows that this server has added."""
+        self._added: dict[tuple[str, int], str] = {}
+        """``checked_at`` of the rows that this server has added, by layer and number."""
         self._lock = threading.Lock()
         """Held while the file is open in any way; see ``io.geopackage_rows``."""
         self._about = about(run)
@@ -125,26 +125,28 @@ class Verdicts:
         said = {"class": class_name, "m2": area, "note": _checked_note(note)}
         return self._insert(MISSED, said, shape, {"class": class_name, "m2": area})
 
-    def undo(self) -> dict[str, object]:
-        """Remove the last row that this server has added and not removed.
+    def undo(self, layer: str, row: int) -> dict[str, object]:
+        """Remove a row that this server has added.
 
         Raises:
-            UsageError: there is none, or somebody else has removed it.
+            UsageError: it has not, or somebody else has removed or changed the row.
             OutputError: the file cannot be written.
         """
         with self._lock:
-            if not self._added:
-                raise UsageError("nothing was added since the server started; see the review file")
-            layer, row, checked_at = self._added[-1]
+            checked_at = self._added.get((layer, row))
+            if checked_at is None:
+                raise UsageError(
+                    "that row was not added since the server started; see the review file"
+                )
             with rows_in_place(self._file.path) as rows:
                 is_removed = rows.delete(layer, row, {"checked_at": checked_at})
-            self._added.pop()
+            del self._added[layer, row]
         if not is_removed:
             raise UsageError(f"row {row} of {layer} is not as it was added any more; it stays")
         return {"layer": layer, "row": row}
 
     def read(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the rows of both layers, also those of other people.
+        """Return the rows of both layers, also those of other people, the latest verdict last.
 
         Raises:
             OutputError: the file cannot be read.
@@ -160,6 +162,9 @@ class Verdicts:
                 raise OutputError(
                     f"{self._file.path}: cannot be read ({str(error)[:200]}); try again"
                 ) from error
+        verdicts.sort(key=lambda row: (row["checked_at"], row["row"]))  # as they are counted
+        for row in verdicts:
+            row["verdict"] = row["verdict"].strip().lower()
         shown = [row for row in missed if not row.pop("id") or row["verdict"] == "missed"]
         for row in shown:
             del row["verdict"]
@@ -205,14 +210,12 @@ class Verdicts:
         with self._lock:
             self._make_layers()
             with rows_in_place(self._file.path) as rows:
-                before = rows.last(layer, {**key, "reviewer": who["reviewer"]})
+                before = rows.last(layer, {**key, "reviewer": stored["reviewer"]})
                 if before is not None and _repeats(before, stored, now):
                     number, row["checked_at"] = int(before["row"]), before["checked_at"]
                 else:
                     number = rows.insert(layer, table)
-            added = (layer, number, str(row["checked_at"]))
-            if added not in self._added:
-                self._added.append(added)
+            self._added[layer, number] = str(row["checked_at"])
         shown = {name: row[name] for name in SHOWN[layer]}
         more = {"geometry": _geojson(shape)} if layer == MISSED else {}
         return {"row": number, **shown, **more}
