@@ -106,10 +106,14 @@ def settle(page: Any) -> None:
 
 
 def picture(page: Any) -> np.ndarray:
-    """Return the left half of the map, beside the card and above the footer."""
+    """Return the left half of the map, without card and footer, when it stands still."""
     box = page.locator("#map").bounding_box()
     clip = {**box, "width": box["width"] / 2, "height": box["height"] - 60}
-    return np.asarray(Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")).astype(int)
+    last, now = b"", page.screenshot(clip=clip)
+    while now != last:
+        page.wait_for_timeout(700)
+        last, now = now, page.screenshot(clip=clip)
+    return np.asarray(Image.open(io.BytesIO(now)).convert("RGB")).astype(int)
 
 
 @pytest.mark.chromium
