@@ -270,6 +270,7 @@ def test_one_spot_is_refused(tmp_path: Path) -> None:
 
 
 def test_either_truth_or_reviews(tmp_path: Path) -> None:
+    (tmp_path / "run.json").touch()
     error = typed("calibrate", tmp_path, code=2).stderr
     assert "exactly one of --truth and --reviews must be given" in error
 
