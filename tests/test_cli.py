@@ -76,6 +76,14 @@ def test_a_nightly_run_leaves_a_log_and_its_exit_code(city: Path, tmp_path: Path
     assert "exit 3: done, but for" in lines[-1]
 
 
+def test_a_plan_leaves_a_gpu_alone(
+    city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capecam.run.plan.pick_device", lambda _: torch.device("cuda"))
+    said = typed("plan", "--config", city / "city.yaml", "--out", tmp_path / "out").stdout
+    assert "time      unknown: a GPU is left alone; give --measure" in said
+
+
 @pytest.mark.thorough
 def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -67,13 +67,13 @@ def plan_command(
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
     measure: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--measure/--no-measure",
-            help="without an earlier run: measure the network on a few tiles  [default: measure]",
+            help="without an earlier run: measure the network on a few tiles  [default: on a CPU]",
             show_default=False,
         ),
-    ] = True,
+    ] = None,
 ) -> None:
     """Show the cells, time, memory and disk space that run needs.
 
@@ -86,7 +86,7 @@ def plan_command(
     _show_plan(settings, progress, as_json=as_json, measure=measure)
 
 
-def _show_plan(settings: Settings, progress: str, *, as_json: bool, measure: bool) -> None:
+def _show_plan(settings: Settings, progress: str, *, as_json: bool, measure: bool | None) -> None:
     from capecam.runtime.progress import progress_of
 
     with progress_of(progress, quiet=quiet()) as shown:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from capecam.attribution.device import pick_device
 from capecam.errors import CapecamError
 from capecam.grid import Cell
 from capecam.io.gdal import gdal_settings
@@ -73,7 +74,7 @@ class Plan:
     trial: Trial | None
     """Measurement of a few tiles, where nothing has run into the folder yet."""
     why_no_trial: str
-    """Why nothing was measured, where that was tried."""
+    """Why nothing was measured; empty if nothing was to be."""
     free_gb: float | None
     """Free space on the disk of the output folder."""
 
@@ -137,13 +138,16 @@ def _disk_size(gb: float) -> str:
     return f"{gb:.1f} GB" if gb >= 1 else f"{1000 * gb:.0f} MB"
 
 
-def make_plan(settings: Settings, progress: Progress = SILENT, *, measure: bool = False) -> Plan:
+def make_plan(
+    settings: Settings, progress: Progress = SILENT, *, measure: bool | None = False
+) -> Plan:
     """Read the headers, compare with what is done, and count.
 
     Args:
         settings: of a run.
         progress: hears how far it is.
-        measure: run a few tiles through the network if no run has measured its speed.
+        measure: run a few tiles through the network if no run has measured its speed; None: only
+            on a CPU.
 
     Raises:
         UsageError: no image can be used, or a calibration does not fit.
@@ -161,10 +165,13 @@ def make_plan(settings: Settings, progress: Progress = SILENT, *, measure: bool 
     window = city.mosaic.grid.window
     rate = previous.tiles / previous.stages["cells"] if previous and previous.tiles else None
     trial, why_no_trial = None, ""
-    if measure and rate is None and settings.checkpoint is not None and todo:
+    if measure is not False and rate is None and settings.checkpoint is not None and todo:
         try:
-            with gdal_settings():
-                trial = try_network(settings, city, progress)
+            if measure is None and pick_device(settings.compute.device).type != "cpu":
+                why_no_trial = "a GPU is left alone; give --measure to run a few tiles on it"
+            else:
+                with gdal_settings():
+                    trial = try_network(settings, city, progress)
         except CapecamError as error:
             why_no_trial = str(error)
     is_calibrated = previous is not None or settings.explain.calibration is not None
