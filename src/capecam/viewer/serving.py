@@ -57,7 +57,27 @@ def serve(
                 lifespan="off",
                 timeout_graceful_shutdown=PATIENCE_S,
             )
-            uvicorn.Server(config).run(sockets=[sock])
+            _Server(config, city).run(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """Server that ends what requests wait for, before it waits for them to end.
+
+    Args:
+        config: see uvicorn.
+        city: whose outlines may still be in the making.
+    """
+
+    def __init__(self, config: uvicorn.Config, city: ServedRuns) -> None:
+        super().__init__(config)
+        self._city = city
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop."""
+        for served in self._city.runs:
+            served.prepared.close()
+        self._city.explainer.close()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
