@@ -36,7 +36,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 thorough: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m thorough
 
 check: setup
 	$(BIN)/ruff check .

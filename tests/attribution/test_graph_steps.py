@@ -213,14 +213,21 @@ def test_running_out_of_memory_drops_the_graphs(monkeypatch: pytest.MonkeyPatch)
     assert not engine.replays
 
 
-@pytest.mark.thorough
+OTHERS = (
+    "Linknet resnet18", "MAnet resnet18", "PSPNet resnet18", "UPerNet resnet18", "FPN se_resnet50",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "kind",
     [
-        "Unet resnet18", "Linknet resnet18", "MAnet resnet18", "PSPNet resnet18",
-        "UPerNet resnet18", "Unet efficientnet-b0", "FPN se_resnet50", "FPN mit_b0",
+        *(
+            pytest.param(kind, marks=pytest.mark.thorough)
+            for kind in ("Unet resnet18", "Unet efficientnet-b0", "FPN mit_b0")
+        ),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS),
     ],
-)  # fmt: skip
+)
 def test_other_networks_go_through_the_steps_and_run_on_a_gpu(kind: str) -> None:
     architecture, encoder = kind.split()
     model = tiny_model(smp_network(architecture, encoder), None)

@@ -381,7 +381,7 @@ ALL = (
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_city_survives_a_dead_machine_and_a_broken_image(tmp_path: Path) -> None:
     day = Day(tmp_path, core=True)
     for step in CORE:

@@ -73,7 +73,7 @@ class Cut(Progress):
     """Interrupts a run before its first cell."""
 
     def at(self, stage: str, *_: object) -> None:
-        if stage == "cells":
+        if stage == "check":
             raise KeyboardInterrupt
 
 
