@@ -48,6 +48,15 @@ os._exit(0)  # without the destructors of offscreen Qt
 """
 
 
+def require_qgis(module: str) -> None:
+    """Skip the test without Debian's QGIS, which pip does not have."""
+    found = subprocess.run(
+        [PYTHON, "-c", f"import qgis.{module}"], capture_output=True, check=False
+    )
+    if found.returncode:
+        pytest.skip(f"{PYTHON} has no QGIS; apt-get install --no-install-recommends python3-qgis")
+
+
 @dataclass
 class Editing:
     """The process of QGIS, which has the layer in its editing mode."""
@@ -63,9 +72,7 @@ class Editing:
 @contextmanager
 def editing_in_qgis(path: Path) -> Iterator[Editing]:
     """Edit the first row; then set the verdict of the second one to right, and close the file."""
-    found = subprocess.run([PYTHON, "-c", "import qgis.gui"], capture_output=True, check=False)
-    if found.returncode:
-        pytest.skip(f"{PYTHON} has no QGIS; apt-get install --no-install-recommends python3-qgis")
+    require_qgis("gui")
     with subprocess.Popen(
         [PYTHON, "-c", IN_QGIS, path],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,

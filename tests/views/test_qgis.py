@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import rasterio
 from support.cities import CUSTOM_WKT, blobs, colours_model, write_tif
+from support.qgis_editing import PYTHON, require_qgis
 
 from capecam.errors import OutputError
 from capecam.run.city_products import finish
@@ -29,7 +30,6 @@ from capecam.views.qgis.layer_tree import project_of
 from capecam.views.qgis.project import to_element
 
 ROOT = Path(__file__).parents[2]
-PYTHON = Path("/usr/bin/python3")
 """The Python interpreter that has the modules of QGIS."""
 
 
@@ -321,9 +321,7 @@ def test_imagery_is_the_images_where_they_are_valid(out, other) -> None:
 @pytest.fixture(scope="module")
 def check() -> Callable[..., subprocess.CompletedProcess]:
     """Run ``scripts/qgis_check.py`` with the Python of QGIS."""
-    found = subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, check=False)
-    if found.returncode:
-        pytest.skip(f"{PYTHON} has no QGIS; apt-get install --no-install-recommends python3-qgis")
+    require_qgis("core")
 
     def check(*arguments: object) -> subprocess.CompletedProcess:
         command = [PYTHON, ROOT / "scripts" / "qgis_check.py", *arguments]

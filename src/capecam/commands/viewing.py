@@ -9,6 +9,7 @@ import typer
 
 from capecam.cli_options import Commands, Later, Out, quiet, with_common_options
 from capecam.errors import UsageError
+from capecam.runtime.extras import require_extra
 
 app = Commands()
 
@@ -66,9 +67,7 @@ def view_command(
     if single is not None and later is not None:
         raise UsageError("--single shows one run; leave out OUT2")
     if export is None and single is None:
-        from capecam.viewer.requirements import require_view
-
-        require_view()
+        require_extra("view", ("starlette", "uvicorn"), "capecam view needs")
         from capecam.viewer.serving import serve
 
         serve(outs, host=host or "127.0.0.1", port=port, browser=not no_browser)

@@ -14,7 +14,7 @@ Options = dict[str, object]
 
 
 class Decoder(NamedTuple):
-    """What a decoder's tensors show."""
+    """Architecture and options that a decoder's tensors show."""
 
     architecture: str
     options: Options

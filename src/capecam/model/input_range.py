@@ -53,9 +53,9 @@ class Judgement:
     ranges: tuple[InputRange, ...]
     """All that were tried, the one that is taken first, then by misfit."""
     sure_max: str
-    """Of the maximum of the input."""
+    """Certainty of the maximum of the input."""
     sure_mean: str
-    """Of mean and std."""
+    """Certainty of mean and std."""
 
     @property
     def taken(self) -> InputRange:

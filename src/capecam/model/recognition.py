@@ -58,9 +58,9 @@ class Recognition:
     alike: tuple[str, ...] = ()
     """Other encoders with the same tensors, which compute something else."""
     named: bool = False
-    """Whether the checkpoint itself names the encoder."""
+    """True if the checkpoint itself names the encoder."""
     described: bool = False
-    """Whether the folder of the checkpoint describes the whole network."""
+    """True if the folder of the checkpoint describes the whole network."""
     unseen: Options = field(default_factory=dict)
     """Arguments that no tensor shows, with the defaults that are taken."""
 

@@ -34,7 +34,7 @@ class Trial:
     """Result of a trial."""
 
     tiles_per_second: float
-    """Of the network and its heatmaps alone, on all devices of a run together."""
+    """Rate of the network and its heatmaps alone, on all devices of a run together."""
     tiles: int
     """Number of tiles that were measured."""
     device: str

@@ -80,7 +80,7 @@ def export_page(outs: Sequence[Path], folder: Path) -> Exported:
             shutil.copyfile(path, made / file)
         finest = tuple(z for run in city.runs for z in _write_run(run, made / f"run/{run.number}"))
         tree = city.city(served=False)
-        set_levels(tree, finest)
+        _set_levels(tree, finest)
         write_json(made / "city.json", tree)
         if folder.is_dir():
             folder.rmdir()
@@ -89,7 +89,7 @@ def export_page(outs: Sequence[Path], folder: Path) -> Exported:
     return Exported(folder, len(sizes), sum(sizes) / 1e6, finest)
 
 
-def set_levels(tree: dict[str, Any], finest: Sequence[int]) -> None:
+def _set_levels(tree: dict[str, Any], finest: Sequence[int]) -> None:
     """Set the finest level of the layers of imagery of ``city.json``."""
     layers = [entry for run in tree["runs"] for entry in run["layers"] if entry["kind"] == "tiles"]
     for entry, z in zip(layers, finest, strict=True):

@@ -37,7 +37,7 @@ class Prediction:
     foreground: NDArray[np.float32]
     """(size, size) probability of all classes but the background."""
     note: str = ""
-    """How well the range fits."""
+    """Text that says how well the range fits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
