@@ -190,7 +190,10 @@ def test_a_wrong_call_is_refused_before_anything_slow_is_imported(tmp_path: Path
         "plan --overlap 45", "inspect x.pt", "finish nowhere", "view nowhere", "report nowhere",
         "panel nowhere --top 1", "calibrate nowhere", "evaluate nowhere",
         "export-model x.pt --out y.onnx", "estimate nowhere", "run --hurry",
+        "evaluate made --truth none.gpkg", "summarize made --zones none.gpkg|layername=a",
     ]  # fmt: skip
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/run.json").touch()
     code = QUICK.format(calls=calls)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False

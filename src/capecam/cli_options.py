@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from capecam import __version__
+from capecam.errors import UsageError
+from capecam.io.paths import is_there
 from capecam.runtime import logs
 from capecam.settings import Setting, leaves
 from capecam.settings.loading import load
@@ -163,6 +165,9 @@ def quiet() -> bool:
     return not log.isEnabledFor(logging.INFO)
 
 
+FILES_READ = ("truth", "area", "zones", "footprints", "geometry", "sample", "sample2", "add")
+"""Names of options of commands but ``run`` and ``plan`` that take a file, which must be there."""
+
 COMMON = {
     "verbose": typer.Option(
         "--verbose", "-v", callback=_set_verbose, help="print debug messages and tracebacks"
@@ -243,14 +248,21 @@ def reviews_path(out: Path, value: str) -> Path:
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of ``COMMON`` to a command; their callbacks do the work.
 
-    The folders of runs that are its arguments are checked before it imports anything slow.
+    The folders of runs and the files that it reads are checked before it imports anything slow.
     """
     outs = [p.name for p in _parameters(command) if p.annotation in (Out, Earlier, Later)]
+    files = [p.name for p in _parameters(command) if p.name in FILES_READ]
 
     def called(**given: Any) -> None:
         for out in outs:
             if given[out] is not None:
                 check_is_run(given[out])
+        absent = [
+            name for name in files if isinstance(given[name], Path) and not is_there(given[name])
+        ]
+        if absent:
+            told = ", ".join(f"--{name} {given[name]}" for name in absent)
+            raise UsageError(f"{told}: there is no such file; check its path")
         command(**{name: value for name, value in given.items() if name not in COMMON})
 
     common = [_keyword(name, Annotated[bool, o], False) for name, o in COMMON.items()]

@@ -65,6 +65,11 @@ def location(text: str) -> Location:
     return VsiPath(text) if text.startswith(VSI) else Path(text)
 
 
+def is_there(path: Path) -> bool:
+    """Return whether a file is there, also one that is named with a layer, FILE|layername=NAME."""
+    return os.path.exists(path) or os.path.exists(str(path).partition("|")[0])
+
+
 def names_checkpoint(path: Location) -> TypeGuard[Path]:
     """Return whether a path is that of a checkpoint, and not of an image."""
     return isinstance(path, Path) and path.suffix.lower() not in (*TIFFS, VRT)

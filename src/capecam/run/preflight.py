@@ -13,7 +13,7 @@ from pathlib import Path
 
 from capecam.errors import OutputError, SettingsError, UsageError
 from capecam.imagery.discovery import find_images
-from capecam.io.paths import location, names_checkpoint
+from capecam.io.paths import is_there, location, names_checkpoint
 from capecam.model.checkpoint_file import check_file
 from capecam.runtime.extras import require_extra, require_onnx
 from capecam.settings import Settings, leaves
@@ -99,14 +99,8 @@ def _absent_files(settings: Settings) -> Iterator[str]:
         if setting.is_path and setting.key not in CHECKED_APART:
             section, _, name = setting.key.rpartition(".")
             path: Path | None = getattr(getattr(settings, section), name)
-            if path is not None and not _exists(path):
+            if path is not None and not is_there(path):
                 yield f"{setting.key}: {path}: there is no such file; check its path"
-
-
-def _exists(path: Path) -> bool:
-    """Return whether a file is there, also one that is named with a layer, FILE|layername=NAME."""
-    file = str(path).partition("|")[0]
-    return os.path.exists(path) or os.path.exists(file)
 
 
 def _check_choices(settings: Settings) -> None:

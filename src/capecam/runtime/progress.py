@@ -155,7 +155,7 @@ class ShownProgress(Progress):
             is_new, self._done, self._total = stage != self._stage, done, total
             if is_new:
                 self._stage, self._began = stage, time.monotonic()
-                self.begin(self.moment)
+                self.begin(Moment(stage, done, total, elapsed_s=0))
             self.change(self.moment)
 
     def advance(self, count: int) -> None:
