@@ -1,4 +1,4 @@
-"""Fill the tables of README.md and of pages of docs/ from benchmarks/results/; a test compares.
+"""Fill the tables of pages of docs/ from benchmarks/results/; a test compares.
 
 A table stands between two comments. The first one names the CSV file and the columns: the heading,
 and after a colon the column and a Python format, where these differ from the heading::
@@ -17,10 +17,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    *(ROOT / "docs" / f"{name}.md" for name in ("performance", "method", "review")),
-    ROOT / "README.md",
-)
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("performance", "method", "review"))
 TABLE = re.compile(r"(<!-- results ([\w-]+): (.*?) -->)\n.*?<!-- end -->", re.DOTALL)
 
 Row = dict[str, str]

@@ -44,9 +44,7 @@ def test_the_configuration_page_is_up_to_date() -> None:
     assert (ROOT / "docs/configuration.md").read_text() == made, "run scripts/configuration_docs.py"
 
 
-@pytest.mark.parametrize(
-    "page", ["docs/performance.md", "docs/method.md", "docs/review.md", "README.md"]
-)
+@pytest.mark.parametrize("page", ["docs/performance.md", "docs/method.md", "docs/review.md"])
 def test_tables_of_results_are_up_to_date(page: str) -> None:
     text = (ROOT / page).read_text()
     assert "<!-- results " in text
@@ -107,9 +105,11 @@ def test_shipped_configurations_are_valid(name: str) -> None:
     ]  # fmt: skip
 
 
-def test_the_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_example_in_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     """As it stands, on a sample city small enough for a test."""
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     write_demo(Path("demo"), seed=3, size=400)
     path = Path("demo/demo.yaml")
@@ -118,7 +118,7 @@ def test_the_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tree["tiling"] = {"overlap": 0}
     tree["run"] = {"in_process": True}
     path.write_text(yaml.safe_dump(tree))
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(example, "api.md", "exec"), {})
     assert "torch.Size([2, 4, 320, 320]) torch.Size([2, 3, 10, 10])" in capsys.readouterr().out
 
 
@@ -195,7 +195,7 @@ def check_call(call: list[str]) -> None:
 
 def test_every_command_line_of_the_documents_is_one() -> None:
     """Parsed by the command's own parser, and not run. Many are run elsewhere, too: the demo by
-    ``make demo`` and its tests, the README's notebook below, nights by ``tests/test_cli.py``."""
+    ``make demo`` and its tests, docs/api.md above, nights by ``tests/test_cli.py``."""
     wrong = []
     for page, call in every_call():
         try:
@@ -231,7 +231,7 @@ def test_options_that_are_only_named_exist() -> None:
     known = {flag for c in commands for p in c.params for flag in (*p.opts, *p.secondary_opts)}
     for script in (*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")):
         known.update(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
-    known.add("--head")  # of ray start
+    known |= {"--help", "--head"}  # the second is an option of ray start
     for page in PAGES:
         named = {m for code in code_of(page) for m in re.findall(r"^(--[a-z][\w-]*)", code)}
         assert named - known == set(), page.name
