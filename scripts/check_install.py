@@ -2,11 +2,12 @@
 
 Usage: check_install.py [--python PYTHON] [--torch VERSION] [--lowest] [--tests FILE ...]
 
-Builds the wheel, installs it into a fresh environment in a temporary folder (TMPDIR; torch with its
-CUDA libraries takes gigabytes there), and runs the sample city from an empty folder: demo, run,
-verify, evaluate, panel. Nothing of the source tree is on the path then. What it installs comes
-from pip's own index; at run time nothing is downloaded. Prints the versions; everything is removed
-at the end. The exit code is 1 if a step fails.
+Builds the wheel, looks for the files of the source tree in it, installs it into a fresh environment
+in a temporary folder (TMPDIR; torch with its CUDA libraries takes gigabytes there), and runs the
+sample city from an empty folder: demo, plan, run, verify, evaluate, panel, view. Nothing of the
+source tree is on the path then. What it installs comes from pip's own index; at run time nothing is
+downloaded. Ends with a row of versions for the table in docs/installing.md; everything is removed.
+The exit code is 1 if a step fails.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SIZE_PX = 600
 """Of an image of the sample city: a few dozen tiles."""
-MODEL = "capecam/demo/data/sample_model.safetensors"
 VERSIONS = """
 import platform, sys
 from importlib.metadata import version
 import rasterio
 import capecam, capecam.api
 assert capecam.__file__.startswith(sys.prefix), f"capecam comes from {capecam.__file__}"
-names = "capecam torch torchvision segmentation-models-pytorch numpy rasterio".split()
-found = [f"python {platform.python_version()}", *(f"{n} {version(n)}" for n in names)]
-print(*found, f"GDAL {rasterio.__gdal_version__}", sep="; ")
+names = "torch torchvision segmentation-models-pytorch numpy rasterio".split()
+found = [platform.python_version(), *map(version, names), rasterio.__gdal_version__]
+print("| Python |", *(f"{name} |" for name in names), "GDAL |")
+print("|", *(f"{each} |" for each in found))
 """
 
 
@@ -59,6 +60,9 @@ def main() -> int:
         except subprocess.CalledProcessError as error:
             print(f"check_install: {told(error.cmd)} ended with {error.returncode}", flush=True)
             return 1
+        except LookupError as error:
+            print(f"check_install: {error}", flush=True)
+            return 1
     print("check_install: it installs and works")
     return 0
 
@@ -76,19 +80,22 @@ def check(folder: Path, python: str, pins: list[str], tests: list[str]) -> None:
     empty.mkdir()
     say(empty, python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", wheels, ROOT)
     (wheel,) = wheels.glob("capecam-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        size = archive.getinfo(MODEL).file_size  # a KeyError says what is missing
-        print(f"{wheel.name}: {wheel.stat().st_size:,} bytes; {MODEL} of {size:,}", flush=True)
+    print(f"{wheel.name}: {wheel.stat().st_size:,} bytes", flush=True)
+    if missing := missing_from(wheel):
+        raise LookupError(f"{wheel.name} lacks {', '.join(missing)}")
     say(empty, python, "-m", "venv", venv)
     inside = venv / "bin" / "python"
-    say(empty, inside, "-m", "pip", "install", "-q", wheel, *pins)
-    say(empty, inside, "-c", VERSIONS)
+    say(empty, inside, "-m", "pip", "install", "-q", f"{wheel}[view]", *pins)
     capecam, config = venv / "bin" / "capecam", "demo/demo.yaml"
+    say(empty, capecam, "--help", stdout=subprocess.DEVNULL)
     say(empty, capecam, "demo", "demo", "--size", SIZE_PX)
+    say(empty, capecam, "plan", "--config", config)
     say(empty, capecam, "run", "--config", config)
     say(empty, capecam, "verify", "demo/out")
     say(empty, capecam, "evaluate", "demo/out", "--truth", "demo/truth.gpkg")
     say(empty, capecam, "panel", "demo/out", "--top", 1)
+    say(empty, capecam, "view", "demo/out", "--export", "site")
+    say(empty, inside, "-c", VERSIONS)
     if tests:
         extras = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
         say(empty, inside, "-m", "pip", "install", "-q", f"{wheel}[bench]", *extras, *pins)
@@ -96,7 +103,15 @@ def check(folder: Path, python: str, pins: list[str], tests: list[str]) -> None:
         say(ROOT, inside, "-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=900", *files)
 
 
-def say(where: Path, *command: object) -> None:
+def missing_from(wheel: Path) -> list[str]:
+    """Files below src/ that git knows and a wheel lacks: code, page, sample model, templates."""
+    listed = ["git", "-C", str(ROOT / "src"), "ls-files"]
+    expected = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    with zipfile.ZipFile(wheel) as archive:
+        return sorted(set(expected) - set(archive.namelist()))
+
+
+def say(where: Path, *command: object, stdout: int | None = None) -> None:
     """Run a command in a folder; one line when it has ended, after its own.
 
     PYTHONPATH would put a source tree before the wheel.
@@ -104,7 +119,7 @@ def say(where: Path, *command: object) -> None:
     started = time.monotonic()
     words = [str(word) for word in command]
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    subprocess.run(words, cwd=where, env=own, check=True)
+    subprocess.run(words, cwd=where, env=own, stdout=stdout, check=True)
     print(f"{time.monotonic() - started:6.1f} s  {told(words)}", flush=True)
 
 

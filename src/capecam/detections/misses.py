@@ -7,7 +7,6 @@ soft edge, and the rest is ranked by its mean probability.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from capecam.detections.tracing import Tracer
 from capecam.grid import Window
 from capecam.io.cog import LEVELS, NODATA
 from capecam.io.gdal import gdal_settings, open_readonly
+from capecam.runtime.machine import usable_cpus
 from capecam.runtime.process_pool import ProcessPool
 from capecam.store.run_folder import RunFolder
 
@@ -91,7 +91,7 @@ def _pieces(run: RunFolder) -> Iterator[tuple[Pieces, float]]:
     tasks = [Task(run.path(name, PROBABILITY), core, image) for core, name, image in cores]
     batches = [tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH)]
     ends = [batch[0].core.row for batch in batches[1:]] + [inf]
-    processes = 0 if run.settings.run.in_process else min(len(os.sched_getaffinity(0)), len(tasks))
+    processes = 0 if run.settings.run.in_process else min(usable_cpus(), len(tasks))
     with ExitStack() as stack:
         if processes > 1:
             pool = ProcessPool[Task, Pieces](cell_tracer, None, processes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from capecam.grid import Grid
 from capecam.io.cog_layout import Template, write_layout
 from capecam.io.pyramid import BLOCK, Pyramid, level_shapes
 from capecam.runtime.files import atomic_write
+from capecam.runtime.machine import usable_cpus
 
 NODATA = 255
 """Nodata value of uint8 products; values are 0..254, with the scale 1/254."""
@@ -33,7 +33,7 @@ COG = {
 }  # fmt: skip
 """Profile of the small file whose tags a COG takes over."""
 
-THREADS = min(4, len(os.sched_getaffinity(0)))
+THREADS = min(4, usable_cpus())
 """Threads that compress blocks of a cell's rasters. numpy and zstd release Python's lock."""
 
 

@@ -7,7 +7,6 @@ exclusive lock keeps other programs from writing into the one that is about to g
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -27,6 +26,7 @@ from capecam.errors import OutputError
 from capecam.io.geopackage import is_intact
 from capecam.io.reprojection import reproject_table
 from capecam.runtime.files import atomic_write
+from capecam.runtime.lock import lock_file
 
 BESIDE = ("-wal", "-shm", "-journal")
 """Suffixes of the files that SQLite keeps beside a database."""
@@ -84,7 +84,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # where a filesystem has no locks, SQLite's are left
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True)
         yield
     finally:
         os.close(handle)

@@ -39,6 +39,7 @@ from capecam.run.object_stage import Explain, explain_detections, object_table
 from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
+from capecam.runtime.machine import usable_cpus
 from capecam.runtime.progress import SILENT, Progress
 from capecam.store.edited import keep_edited
 from capecam.store.file_names import (
@@ -164,7 +165,7 @@ def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
 def _assemble(run: RunFolder, rules: AssemblyRules, progress: Progress) -> Detections:
     """Make the detections, with their evidence."""
     progress.at("joining")
-    processes = 0 if run.settings.run.in_process else len(os.sched_getaffinity(0))
+    processes = 0 if run.settings.run.in_process else usable_cpus()
     rasters = evidence_rasters(run)
     cache = EvidenceCache(run.out / EVIDENCE_CACHE, len(rasters.columns))
     with Evidence(rasters, run.grid, processes, cache, progress) as evidence:

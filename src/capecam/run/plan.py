@@ -100,13 +100,14 @@ class Plan:
 
     def to_text(self) -> str:
         """Return the plan as text."""
+        measured_gb = self.trial.memory_gb if self.trial else None
         lines = [
             f"mosaic    {self.size[0]} x {self.size[1]} px",
             f"cells     {len(self.cells)}, of which {len(self.todo)} are to be made"
             + (f" ({self.by_cause})" if self.todo else ""),
             f"tiles     at most {self.tiles} (those without imagery are not run)",
             f"memory    about {self.host_memory_gb:.1f} GB beside the network"
-            + (f", which takes {self.trial.memory_gb:.1f} GB (measured)" if self.trial else ""),
+            + (f", which takes {measured_gb:.1f} GB (measured)" if measured_gb else ""),
             f"disk      about {_disk_size(sum(cost.disk_gb for cost in self.costs))}"
             + (f"; {_disk_size(self.free_gb)} are free" if self.free_gb is not None else ""),
         ]

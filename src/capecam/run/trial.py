@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from capecam.pipeline.preparation import value_range
 from capecam.pipeline.run_engine import build_engine
 from capecam.pipeline.tiles import batches
 from capecam.run.executors import devices
+from capecam.runtime.machine import peak_memory_gb
 from capecam.runtime.progress import Progress
 from capecam.settings import Settings
 from capecam.settings.tree import required
@@ -39,8 +39,8 @@ class Trial:
     """Number of tiles that were measured."""
     device: str
     precision: str
-    memory_gb: float
-    """Largest memory of this process, with the libraries and the network."""
+    memory_gb: float | None
+    """Largest memory of this process, with the libraries and the network; None: unknown."""
 
 
 def try_network(settings: Settings, city: City, progress: Progress) -> Trial | None:
@@ -81,5 +81,5 @@ def try_network(settings: Settings, city: City, progress: Progress) -> Trial | N
         batch_size * len(counted),
         engine.device.type,
         engine.precision,
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        peak_memory_gb(),
     )

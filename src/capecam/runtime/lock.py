@@ -1,9 +1,8 @@
-"""The lock of an output folder: one run at a time."""
+"""Locks of files, and of an output folder: one run at a time."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -14,12 +13,39 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from capecam.errors import OutputError
+from capecam.errors import OutputError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+def lock_file(file: IO[str] | int, *, shared: bool = False, wait: bool = False) -> None:
+    """Lock an open file; the kernel releases the lock when the file is closed or the process ends.
+
+    Args:
+        file: the file, or its descriptor.
+        shared: allow other shared locks beside this one.
+        wait: wait until other locks are released.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the filesystem has no locks.
+        UsageError: the system has none.
+    """
+    if fcntl is None:
+        raise UsageError(
+            "this system has no POSIX file locks, which keep two commands from writing to one "
+            "place; use Linux or macOS, and on Windows WSL"
+        )
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -34,19 +60,20 @@ def output_lock(out: Path, shard: tuple[int, int] | None = None) -> Iterator[Non
 
     Raises:
         OutputError: another run holds the lock; the message names it.
+        UsageError: the system has no locks.
     """
     with ExitStack() as stack:
         file = stack.enter_context((out / NAME).open("a+"))
-        _lock(file, fcntl.LOCK_SH if shard else fcntl.LOCK_EX)
+        _lock(file, shared=shard is not None)
         if shard:
             path = out / f"{NAME}-{shard[0]}-of-{shard[1]}"
-            _lock(stack.enter_context(path.open("a+")), fcntl.LOCK_EX)
+            _lock(stack.enter_context(path.open("a+")))
         yield
 
 
-def _lock(file: IO[str], kind: int) -> None:
+def _lock(file: IO[str], *, shared: bool = False) -> None:
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        lock_file(file, shared=shared)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "another run"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import threading
@@ -17,6 +16,7 @@ import pyproj
 import shapely
 
 from capecam.errors import UsageError
+from capecam.runtime.lock import lock_file
 from capecam.store.run_folder import RunFolder
 from capecam.viewer.city import city_json, run_json
 from capecam.viewer.explaining import Explainer, explain_problem
@@ -149,7 +149,7 @@ class ServedRuns:
             folder = Path(files.enter_context(TemporaryDirectory(prefix=PREFIX)))
             # Under another name until it is locked, or another start could take it for a leftover.
             lock = files.enter_context((folder / f"{LOCK}-new").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock)
             (folder / f"{LOCK}-new").rename(folder / LOCK)
             runs = []
             for number, out in enumerate(outs):
@@ -190,5 +190,5 @@ def _remove_leftovers() -> None:
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
             with (folder / LOCK).open("r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(lock)
                 shutil.rmtree(folder)
