@@ -135,6 +135,10 @@ def code_of(page: Path) -> list[str]:
     return [line for block in fenced for line in block.splitlines()] + indented + spans
 
 
+COMMANDS = ("capecam", ".venv/bin/capecam", "capecam:latest")
+"""The command as it is typed; the last one is an image for containers."""
+
+
 def calls_of(code: str) -> list[list[str]]:
     """Arguments of each ``capecam`` in a line of a shell; empty where it is only the name."""
     if "capecam" not in code:
@@ -144,7 +148,7 @@ def calls_of(code: str) -> list[list[str]]:
     except ValueError:  # an apostrophe: prose
         return []
     inner = [call for word in words if " " in word for call in calls_of(word)]
-    starts = [i for i, word in enumerate(words) if word in ("capecam", ".venv/bin/capecam")]
+    starts = [i for i, word in enumerate(words) if word in COMMANDS]
     calls = [[w for w in words[i + 1 :] if w != "..."] for i in starts[:1]]
     return [call for call in calls if call] + inner
 
