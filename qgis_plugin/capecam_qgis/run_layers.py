@@ -1,0 +1,29 @@
+"""The layers of a run in the project that is open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qgis.core import QgsLayerDefinition, QgsProcessingException, QgsProject, QgsReadWriteContext
+from qgis.PyQt.QtXml import QDomDocument
+
+
+def add_run(out: Path, project: QgsProject) -> None:
+    """Add the layers of ``OUT/capecam.qgz`` to a project, as a group with the name of OUT.
+
+    Groups, styles, names of columns and forms are those of the run's own project.
+
+    Args:
+        out: folder of the run.
+        project: the project.
+
+    Raises:
+        QgsProcessingException: QGIS cannot read the run's own project.
+    """
+    path, own = out / "capecam.qgz", QgsProject()
+    if not own.read(str(path)):
+        raise QgsProcessingException(f"{path}: {own.error()}; write it again with capecam finish")
+    layers, context = QDomDocument("qgis-layer-definition"), QgsReadWriteContext()
+    QgsLayerDefinition.exportLayerDefinition(layers, own.layerTreeRoot().children(), context)
+    group = project.layerTreeRoot().insertGroup(0, out.name)
+    QgsLayerDefinition.loadLayerDefinition(layers, project, group, context)
