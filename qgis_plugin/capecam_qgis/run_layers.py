@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qgis.core import QgsLayerDefinition, QgsProcessingException, QgsProject, QgsReadWriteContext
+from qgis.core import (
+    QgsLayerDefinition,
+    QgsMapLayer,
+    QgsProcessingException,
+    QgsProject,
+    QgsProviderRegistry,
+    QgsReadWriteContext,
+)
 from qgis.PyQt.QtXml import QDomDocument
 
 
 def add_run(out: Path, project: QgsProject) -> None:
     """Add the layers of ``OUT/capecam.qgz`` to a project, as a group with the name of OUT.
 
-    Groups, styles, names of columns and forms are those of the run's own project.
+    Groups, styles, names of columns and forms are those of the run's own project. Layers that are
+    in the project already are only drawn anew.
 
     Args:
         out: folder of the run.
@@ -20,6 +28,12 @@ def add_run(out: Path, project: QgsProject) -> None:
     Raises:
         QgsProcessingException: QGIS cannot read the run's own project.
     """
+    shown = [layer for layer in project.mapLayers().values() if _folder(layer) == out]
+    for layer in shown:
+        layer.reload()
+        layer.triggerRepaint()
+    if shown:
+        return
     path, own = out / "capecam.qgz", QgsProject()
     if not own.read(str(path)):
         raise QgsProcessingException(f"{path}: {own.error()}; write it again with capecam finish")
@@ -27,3 +41,9 @@ def add_run(out: Path, project: QgsProject) -> None:
     QgsLayerDefinition.exportLayerDefinition(layers, own.layerTreeRoot().children(), context)
     group = project.layerTreeRoot().insertGroup(0, out.name)
     QgsLayerDefinition.loadLayerDefinition(layers, project, group, context)
+
+
+def _folder(layer: QgsMapLayer) -> Path | None:
+    """Return the folder of a layer's file, if it has one."""
+    parts = QgsProviderRegistry.instance().decodeUri(layer.providerType(), layer.source())
+    return Path(parts["path"]).parent if "path" in parts else None

@@ -67,7 +67,7 @@ def city_json(runs: Sequence[Mapping[str, Any]], first: RunFolder) -> dict[str, 
 
 
 def crs_json(crs: pyproj.CRS) -> dict[str, Any]:
-    """Return name, code, WKT and PROJ string of a CRS, in which the order of axes is east, north."""
+    """Return name, code, WKT and PROJ string of a CRS; the latter's axes are east, north."""
     authority = crs.to_authority()
     return {
         "name": crs.name,
