@@ -16,26 +16,26 @@ from qgis.core import (
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
-    QgsProcessingLayerPostProcessorInterface,
     QgsProcessingOutputFile,
+    QgsProcessingOutputFolder,
     QgsProcessingOutputNumber,
     QgsProcessingOutputVectorLayer,
     QgsProcessingParameterBoolean,
     QgsProcessingParameterDefinition,
     QgsProcessingParameterField,
     QgsProcessingParameterFile,
-    QgsProcessingParameterFolderDestination,
     QgsProcessingParameterMultipleLayers,
     QgsProcessingParameterNumber,
     QgsProcessingParameterString,
     QgsProcessingParameterVectorLayer,
     QgsProviderRegistry,
+    QgsVectorLayer,
 )
 from qgis.PyQt.QtCore import QThread
 from qgis.PyQt.QtGui import QIcon
 
 from .command import run_command
-from .run_layers import add_run
+from .run_layers import PROJECT, add_run
 
 COMMAND = "CAPECAM_COMMAND"
 """Name of the provider's setting: where capecam is."""
@@ -164,7 +164,7 @@ def polygons(name: str, title: str, *, optional: bool = True) -> QgsProcessingPa
 
 
 def folder(name: str, title: str, *, optional: bool = True) -> QgsProcessingParameterFile:
-    """Return a parameter for a folder that is there."""
+    """Return a parameter for a folder, which is no destination: those are temporary if empty."""
     kind = QgsProcessingParameterFile.Behavior.Folder
     return QgsProcessingParameterFile(name, title, kind, optional=optional)
 
@@ -175,14 +175,9 @@ def configuration(title: str) -> QgsProcessingParameterFile:
     return QgsProcessingParameterFile("CONFIG", title, optional=True, fileFilter=files)
 
 
-def results_folder() -> QgsProcessingParameterFolderDestination:
+def results_folder() -> QgsProcessingParameterFile:
     """Return a parameter for the folder of the results on a run."""
-    return QgsProcessingParameterFolderDestination(
-        "TO",
-        "Folder for the results (empty: that of the run)",
-        optional=True,
-        createByDefault=False,
-    )
+    return folder("TO", "Folder for the results (empty: that of the run)")
 
 
 class MosaicAlgorithm(CommandAlgorithm):
@@ -241,23 +236,15 @@ class Run(MosaicAlgorithm):
         """Return the parameters."""
         return [
             *super().inputs(),
-            QgsProcessingParameterFolderDestination("OUT", "Folder for all results"),
+            folder("OUT", "Folder for all results", optional=False),
             QgsProcessingParameterBoolean("LOAD", "Add the layers to the project", True),
         ]
 
     def initAlgorithm(self, configuration: Parameters | None = None) -> None:
         """Declare parameters and outputs."""
         super().initAlgorithm(configuration)
+        self.addOutput(QgsProcessingOutputFolder("OUT", "Folder of all results"))
         self.addOutput(QgsProcessingOutputVectorLayer("DETECTIONS", "Detections"))
-
-    def checkParameterValues(
-        self, parameters: Parameters, context: QgsProcessingContext
-    ) -> tuple[bool, str]:
-        """Return whether the parameters are usable, and why not."""
-        if parameters.get("OUT") in (None, "", QgsProcessing.TEMPORARY_OUTPUT):
-            return False, "name a folder for the results: a temporary one is deleted with QGIS"
-        is_fine, why = super().checkParameterValues(parameters, context)
-        return is_fine, why
 
     def results(self, given: Given) -> Parameters:
         """Return the folder and the detections."""
@@ -269,12 +256,13 @@ class Run(MosaicAlgorithm):
         self, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> Parameters:
         """Add the layers of the run to the project."""
-        if not self._is_shown or context.project() is None:
+        has_project = (self._out / PROJECT).exists()  # no shard, and no dry run, writes one
+        if not (self._is_shown and has_project and context.project()):
             return {}
         if QThread.currentThread() == QgsApplication.instance().thread():
             add_run(self._out, context.project())
         else:
-            feedback.pushWarning("a model adds no layers of a run; open capecam.qgz in its folder")
+            feedback.pushWarning(f"a model adds no layers of a run; open {PROJECT} in its folder")
         return {}
 
 
@@ -322,6 +310,7 @@ class Summarize(CommandAlgorithm):
     def initAlgorithm(self, configuration: Parameters | None = None) -> None:
         """Declare parameters and outputs."""
         super().initAlgorithm(configuration)
+        self.addOutput(QgsProcessingOutputFolder("TO", "Folder of the results"))
         self.addOutput(QgsProcessingOutputVectorLayer("COUNTS", "Zones with counts"))
         self.addOutput(QgsProcessingOutputVectorLayer("CHANGES", "Changes between two runs"))
 
@@ -349,9 +338,10 @@ class Summarize(CommandAlgorithm):
         found = {}
         for output, name in names.items():
             found[output] = f"{Path(to) / name}.gpkg|layername={name}"
+            # As a layer, which has the style in its file; Processing would load a path without it.
+            layer = context.temporaryLayerStore().addMapLayer(QgsVectorLayer(found[output], name))
             details = QgsProcessingContext.LayerDetails(name, context.project(), output)
-            details.setPostProcessor(STYLED)
-            context.addLayerToLoadOnCompletion(found[output], details)
+            context.addLayerToLoadOnCompletion(layer.id(), details)
         return {"TO": to, **found}
 
     def _folder(self, given: Given) -> str:
@@ -421,23 +411,10 @@ class Evaluate(CommandAlgorithm):
     def results(self, given: Given) -> Parameters:
         """Return the file that was written."""
         to = self._folder(given)
-        return {"TO": to, "SCORES": str(Path(to) / "evaluation.json")} if to else {}
+        return {"SCORES": str(Path(to) / "evaluation.json")} if to else {}
 
     def _folder(self, given: Given) -> str:
         return given.path("TO") or given.path("RUN")
 
-
-class _Styled(QgsProcessingLayerPostProcessorInterface):
-    """Gives a loaded layer the style that is in its file, which Processing leaves out."""
-
-    def postProcessLayer(
-        self, layer: QgsMapLayer, context: QgsProcessingContext, feedback: QgsProcessingFeedback
-    ) -> None:
-        """Load the style."""
-        layer.loadDefaultStyle()
-
-
-STYLED = _Styled()
-"""Kept here, since a context does not keep it."""
 
 ALGORITHMS = (Run, Plan, Summarize, Evaluate)

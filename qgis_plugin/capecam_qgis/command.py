@@ -55,13 +55,15 @@ def run_command(setting: str, arguments: list[str], feedback: QgsProcessingFeedb
     program = find_program(setting)
     check_version(program)
     feedback.pushCommandInfo(shlex.join([*program, *arguments]))
+    if feedback.isCanceled():
+        raise QgsProcessingException("cancelled before it began")
     messages = _Messages(feedback)
     code, text = _run([*program, *arguments], messages, feedback)
-    feedback.pushConsoleInfo(text)
+    feedback.pushConsoleInfo(text.replace("  ", "\u00a0\u00a0"))  # or tables lose their columns
     if code not in (DONE, PARTLY):
-        raise QgsProcessingException(f"{messages.reason} (exit code {code})")
-    if code == PARTLY:
-        feedback.reportError("done, but what is named above failed; the rest is complete")
+        raise QgsProcessingException(f"{messages.reason or 'capecam ended'} (exit code {code})")
+    for error in messages.errors:
+        feedback.reportError(error)
     return code
 
 
@@ -110,7 +112,7 @@ def check_version(program: tuple[str, ...]) -> None:
 def _run(
     words: list[str], messages: _Messages, feedback: QgsProcessingFeedback | None = None
 ) -> tuple[int, str]:
-    """Run a program; return its exit code, and its standard output."""
+    """Run a program; return its exit code (-N: signal N ended it), and its standard output."""
     if os.name == "posix":  # env leaves the environment of QGIS itself as it is
         without = [word for name in FOREIGN for word in ("-u", name)]
         words = ["/usr/bin/env", *without, "CAPECAM_LOG=json", *words]
@@ -126,7 +128,8 @@ def _run(
     code = process.run(feedback)
     messages.add(QByteArray(b"\n"))
     if process.exitStatus() == QProcess.ExitStatus.CrashExit:
-        messages.plain.append("capecam was killed; the same parameters continue where it stopped")
+        code = -code  # it is the number of a signal
+        messages.plain.append("capecam was killed; run again, it continues where it stopped")
     return code, b"".join(output).decode(errors="replace")
 
 
@@ -142,7 +145,7 @@ class _Messages:
         self._rest = b""
         self._told_at = 0.0
         self.errors: list[str] = []
-        """What failed, in the words of capecam."""
+        """What failed, in the words of capecam, which says so at its end."""
         self.plain: list[str] = []
         """Lines that are no events: the usage of an option that there is not, or a traceback."""
 
@@ -172,7 +175,6 @@ class _Messages:
             self._feedback.pushInfo("[{ended}/{cells}] {cell}: {outcome}".format(**event))
         elif kind == "error":
             self.errors.append(event["text"])
-            self._feedback.reportError(event["text"])
         elif kind == "message":
             is_info = event["level"] in ("debug", "info")
             show = self._feedback.pushInfo if is_info else self._feedback.pushWarning

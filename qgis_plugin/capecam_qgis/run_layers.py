@@ -14,6 +14,9 @@ from qgis.core import (
 )
 from qgis.PyQt.QtXml import QDomDocument
 
+PROJECT = "capecam.qgz"
+"""File of a run with its own project."""
+
 
 def add_run(out: Path, project: QgsProject) -> None:
     """Add the layers of ``OUT/capecam.qgz`` to a project, as a group with the name of OUT.
@@ -34,7 +37,7 @@ def add_run(out: Path, project: QgsProject) -> None:
         layer.triggerRepaint()
     if shown:
         return
-    path, own = out / "capecam.qgz", QgsProject()
+    path, own = out / PROJECT, QgsProject()
     if not own.read(str(path)):
         raise QgsProcessingException(f"{path}: {own.error()}; write it again with capecam finish")
     layers, context = QDomDocument("qgis-layer-definition"), QgsReadWriteContext()
