@@ -61,6 +61,17 @@ class Given:
 
     text = path
 
+    def words(self, name: str) -> list[str]:
+        """Return the words of a command line.
+
+        Raises:
+            QgsProcessingException: a quotation is not closed.
+        """
+        try:
+            return shlex.split(self.text(name))
+        except ValueError as error:
+            raise QgsProcessingException(f"{self.text(name)}: {error}; correct it") from error
+
     def flag(self, name: str) -> bool:
         """Return whether something is asked for."""
         return bool(self.algorithm.parameterAsBool(self.parameters, name, self.context))
@@ -215,7 +226,7 @@ class MosaicAlgorithm(CommandAlgorithm):
                 footprints=given.layer("FOOTPRINTS"),
                 out=given.path("OUT"),
             ),
-            *shlex.split(given.text("OPTIONS")),
+            *given.words("OPTIONS"),
         ]
 
 

@@ -51,7 +51,7 @@ class ExplainPanel(QgsDockWidget):
     def __init__(self, canvas: QgsMapCanvas) -> None:
         super().__init__("Explain here (capecam)")
         self.setObjectName("capecam_explain_here")  # by which QGIS remembers its place
-        self._canvas, self._layers = canvas, ExplanationLayers(canvas)
+        self._canvas, self._layers = canvas, ExplanationLayers()
         self._client: ViewerClient | None = None
         self._address = QLineEdit(QgsSettings().value(SETTING, ADDRESS))
         self._run, self._text = QComboBox(), QTextBrowser()

@@ -8,36 +8,31 @@ from typing import Any
 
 from qgis.core import (
     QgsCoordinateReferenceSystem,
-    QgsCoordinateTransform,
+    QgsFeature,
+    QgsFillSymbol,
     QgsGeometry,
     QgsPointXY,
     QgsProject,
     QgsRasterLayer,
-    QgsWkbTypes,
+    QgsVectorLayer,
 )
-from qgis.gui import QgsMapCanvas, QgsRubberBand
-from qgis.PyQt.QtGui import QColor, QImage
+from qgis.PyQt.QtGui import QImage
 
-GROUP = "Explained here"
-"""Name of the group of layers."""
+GROUP, OUTLINE = "Explained here", "outline"
+"""Names of the group of layers, and of one of them; the others are named by the server."""
 
 OPACITY = 0.75
 """That of the viewer's page: the roof shows through."""
 
+UNASKED = ("skipMemoryLayersCheck", 1)
+"""Property of layers for which QGIS does not ask whether to save them."""
+
 
 class ExplanationLayers:
-    """Layers and outline of one explanation, until they are cleared.
+    """The layers of one explanation: pictures, and the outline of the object."""
 
-    Args:
-        canvas: the map.
-    """
-
-    def __init__(self, canvas: QgsMapCanvas) -> None:
-        self._canvas = canvas
+    def __init__(self) -> None:
         self._ids: list[str] = []
-        self._outline = QgsRubberBand(canvas, QgsWkbTypes.GeometryType.PolygonGeometry)
-        self._outline.setFillColor(QColor(0, 0, 0, 0))
-        self._outline.setWidth(2)
         self._files = TemporaryDirectory(prefix="capecam-qgis-")
         self._count = 0
 
@@ -57,25 +52,23 @@ class ExplanationLayers:
             color: of the class, #RRGGBB.
         """
         self.clear()
+        overlays = answer["overlays"]
+        layers = [
+            _outline(answer["outline"], crs, color),
+            *(self._picture(*pair, crs) for pair in zip(overlays, pictures)),
+        ]
+        shown = (OUTLINE, overlays[0]["title"])  # in as many pictures as the object has parts
         project = QgsProject.instance()
         group = project.layerTreeRoot().insertGroup(0, GROUP)
-        for n, (overlay, content) in enumerate(zip(answer["overlays"], pictures)):
-            layer = self._layer(overlay, content, crs)
-            layer.setName(f"{overlay['title']}: {answer['class']}")
+        for layer in layers:
             project.addMapLayer(layer, False)
             node = group.addLayer(layer)
-            node.setItemVisibilityChecked(n == 0)
+            node.setItemVisibilityChecked(layer.name() in shown)
             node.setExpanded(False)  # the legend is in the panel
             self._ids.append(layer.id())
-        outline = _geometry(answer["outline"])
-        outline.transform(
-            QgsCoordinateTransform(crs, self._canvas.mapSettings().destinationCrs(), project)
-        )
-        self._outline.setStrokeColor(QColor(color))
-        self._outline.setToGeometry(outline, None)
 
     def clear(self) -> None:
-        """Take layers and outline off the map."""
+        """Take the layers off the map."""
         project = QgsProject.instance()
         project.removeMapLayers([id_ for id_ in self._ids if project.mapLayer(id_)])
         self._ids = []
@@ -83,15 +76,13 @@ class ExplanationLayers:
         group = root.findGroup(GROUP)
         if group is not None and not group.children():
             root.removeChildNode(group)
-        self._outline.reset(QgsWkbTypes.GeometryType.PolygonGeometry)
 
     def close(self) -> None:
         """Remove everything, files included."""
         self.clear()
-        self._canvas.scene().removeItem(self._outline)
         self._files.cleanup()
 
-    def _layer(
+    def _picture(
         self, overlay: dict[str, Any], content: bytes, crs: QgsCoordinateReferenceSystem
     ) -> QgsRasterLayer:
         """Return a layer of a temporary PNG with a world file."""
@@ -104,19 +95,33 @@ class ExplanationLayers:
         world = (x, 0, 0, -y, west + x / 2, north - y / 2)
         path.with_suffix(".pgw").write_text("\n".join(f"{number:.12g}" for number in world))
         options = QgsRasterLayer.LayerOptions()
-        options.skipCrsValidation = True  # or QGIS may ask for it
+        options.skipCrsValidation = True  # or QGIS may ask for the CRS
         layer = QgsRasterLayer(str(path), overlay["title"], "gdal", options)
         layer.setCrs(crs)
         layer.setOpacity(OPACITY)
-        layer.setCustomProperty("skipMemoryLayersCheck", 1)  # no question when QGIS is closed
+        layer.setCustomProperty(*UNASKED)
         return layer
 
 
-def _geometry(outline: dict[str, Any]) -> QgsGeometry:
-    """Return a polygon or multipolygon of GeoJSON, in whose CRS it stays."""
-    parts = (
-        outline["coordinates"] if outline["type"] == "MultiPolygon" else [outline["coordinates"]]
+def _outline(
+    outline: dict[str, Any], crs: QgsCoordinateReferenceSystem, color: str
+) -> QgsVectorLayer:
+    """Return a layer in memory with a polygon or multipolygon of GeoJSON, in the CRS of the run."""
+    coordinates = outline["coordinates"]
+    parts = coordinates if outline["type"] == "MultiPolygon" else [coordinates]
+    feature = QgsFeature()
+    feature.setGeometry(
+        QgsGeometry.fromMultiPolygonXY(
+            [[[QgsPointXY(*point[:2]) for point in ring] for ring in part] for part in parts]
+        )
     )
-    return QgsGeometry.fromMultiPolygonXY(
-        [[[QgsPointXY(*point[:2]) for point in ring] for ring in part] for part in parts]
-    )
+    options = QgsVectorLayer.LayerOptions()
+    options.skipCrsValidation = True  # as above
+    layer = QgsVectorLayer("MultiPolygon", OUTLINE, "memory", options)
+    layer.setCrs(crs)
+    layer.dataProvider().addFeature(feature)
+    layer.updateExtents()
+    line = {"style": "no", "outline_color": color, "outline_width": "0.6"}
+    layer.renderer().setSymbol(QgsFillSymbol.createSimple(line))
+    layer.setCustomProperty(*UNASKED)
+    return layer

@@ -1,28 +1,17 @@
-"""QGIS with the plugin that ``make plugin`` builds."""
+"""QGIS with the plugin, which tests drive."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from support.qgis_editing import PYTHON, require_qgis
-
-import capecam
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def plugin_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    command = [sys.executable, ROOT / "scripts/plugin_zip.py", tmp_path_factory.mktemp("dist")]
-    return Path(subprocess.check_output(command, text=True).strip())
 
 
 class Qgis:
@@ -42,11 +31,16 @@ class Qgis:
         return json.loads(line)
 
 
-@pytest.fixture(scope="module")
-def qgis(plugin_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qgis]:
+@contextmanager
+def qgis_with_plugin(plugin: Path, folder: Path) -> Iterator[Qgis]:
+    """Start QGIS with a plugin that is installed from its zip.
+
+    Args:
+        plugin: the zip.
+        folder: an empty one, for plugins and settings.
+    """
     require_qgis("gui")
-    folder = tmp_path_factory.mktemp("qgis")
-    with zipfile.ZipFile(plugin_zip) as archive:
+    with zipfile.ZipFile(plugin) as archive:
         archive.extractall(folder / "plugins")
     with subprocess.Popen(
         [PYTHON, Path(__file__).with_name("in_qgis.py"), folder / "plugins"],
@@ -55,13 +49,3 @@ def qgis(plugin_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ) as process:  # fmt: skip
         yield Qgis(process)
         process.stdin.close()
-
-
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program capecam, as an environment has it, but with the code that is tested."""
-    path = tmp_path_factory.mktemp("bin") / "capecam"
-    source = Path(capecam.__file__).parents[1]
-    path.write_text(f'#!/bin/sh\nPYTHONPATH="{source}" exec "{sys.executable}" -m capecam "$@"\n')
-    path.chmod(0o755)
-    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from configparser import ConfigParser
@@ -13,9 +14,32 @@ from pathlib import Path
 import geopandas as gpd
 import pytest
 import shapely
-from conftest import Qgis
+from support.qgis_plugin import Qgis, qgis_with_plugin
 
 import capecam
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def plugin_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    command = [sys.executable, ROOT / "scripts/plugin_zip.py", tmp_path_factory.mktemp("dist")]
+    return Path(subprocess.check_output(command, text=True).strip())
+
+
+@pytest.fixture(scope="module")
+def qgis(plugin_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qgis]:
+    with qgis_with_plugin(plugin_zip, tmp_path_factory.mktemp("qgis")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program capecam, as an environment has it, but with the code that is tested."""
+    path, source = tmp_path_factory.mktemp("bin") / "capecam", Path(capecam.__file__).parents[1]
+    path.write_text(f'#!/bin/sh\nPYTHONPATH="{source}" exec "{sys.executable}" -m capecam "$@"\n')
+    path.chmod(0o755)
+    return path
 
 
 def test_the_zip_is_what_qgis_installs(plugin_zip: Path) -> None:
@@ -84,7 +108,7 @@ def test_a_run_is_cancelled_and_continued(processing: Qgis, city: Path, tmp_path
     }
     assert all(str(out) in layer["source"] for layer in layers)
 
-    given["OPTIONS"] += " --dry-run"
+    given.update(IMAGES=None, LAYERS=[images / "0.tif"], OPTIONS="--dry-run")
     assert "results" in processing("run", algorithm="capecam:run", parameters=given)
     assert processing("layers") == layers, "they are there already"
 
@@ -172,13 +196,14 @@ def test_a_click_is_answered_by_the_viewer(qgis: Qgis, viewer: str, city: Path) 
     assert told["text"].startswith(f"{found['class']}, ")
     assert f"{found['evidence']} " in told["text"]
     assert found["id"] in told["text"]
-    assert len(told["layers"]) == 3
+    assert told["layers"].pop("outline") == pytest.approx(found.geometry.bounds, abs=0.01)
+    assert set(told["layers"]) == {"its own map", "only the object", "without the object"}
     for extent in told["layers"].values():
         assert shapely.box(*extent).covers(found.geometry)
         assert extent[2] - extent[0] == pytest.approx(64 * 0.08, abs=0.05)
 
     again = qgis("click", address=viewer, **place)
-    assert again["layers"] == told["layers"], "of one explanation at a time"
+    assert len(again["layers"]) == 4, "of one explanation at a time"
     outside = qgis("click", address=viewer, **{**place, "x": x - 500})
     assert "outside of the imagery" in outside["text"]
     assert outside["layers"] == {}

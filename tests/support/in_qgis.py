@@ -1,4 +1,4 @@
-"""The plugin in real QGIS: the program behind ``Qgis`` of conftest.py, run by the Python of QGIS.
+"""The plugin in real QGIS: the program behind qgis_plugin.py, run by the Python of QGIS.
 
 The argument is a folder into which the zip of the plugin was unpacked. Each line of standard input
 is a call, ``[name, arguments]``, of a method of ``Steps``; a line of standard output is its answer.
