@@ -53,6 +53,7 @@ class ExplainPanel(QgsDockWidget):
         self.setObjectName("capecam_explain_here")  # by which QGIS remembers its place
         self._canvas, self._layers = canvas, ExplanationLayers()
         self._client: ViewerClient | None = None
+        self._entered = ""
         self._address = QLineEdit(QgsSettings().value(SETTING, ADDRESS))
         self._run, self._text = QComboBox(), QTextBrowser()
         clear = QPushButton("Take it off the map")
@@ -64,26 +65,19 @@ class ExplainPanel(QgsDockWidget):
         column.addWidget(self._text)
         column.addWidget(clear)
         self.setWidget(box)
-        self._address.editingFinished.connect(self.connect_viewer)
+        self._address.returnPressed.connect(self.connect_viewer)
         clear.clicked.connect(self.clear)
         self._text.setHtml(START)
 
     def connect_viewer(self) -> None:
         """Ask the viewer which runs it shows, whereupon it loads the network."""
-        if self._client is not None:
-            self._client.close()
-        self._client = ViewerClient(self._address.text())
-        self._client.failed.connect(self._show_problem)
-        QgsSettings().setValue(SETTING, self._client.address)
-        self._client.city(self._show_runs)
+        self._viewer().city(self._show_runs)
 
     def explain(self, point: QgsPointXY) -> None:
         """Explain what is at a place of the map, given in its CRS."""
-        if self._client is None:
-            self.connect_viewer()
         self._text.setHtml("Explaining ...")
         # Asked each time, since another run may be shown at the same address by now.
-        self._client.city(partial(self._ask, point))
+        self._viewer().city(partial(self._ask, point))
 
     def clear(self) -> None:
         """Take the explanation away."""
@@ -91,10 +85,24 @@ class ExplainPanel(QgsDockWidget):
         self._text.setHtml(START)
 
     def close_viewer(self) -> None:
-        """Give up what is waited for, and take everything away."""
+        """Give up what is waited for."""
         if self._client is not None:
             self._client.close()
+
+    def remove(self) -> None:
+        """Take everything away, for good."""
+        self.close_viewer()
         self._layers.close()
+
+    def _viewer(self) -> ViewerClient:
+        """Return the client of the viewer whose address is entered."""
+        entered = self._address.text()
+        if self._client is None or entered != self._entered:
+            self.close_viewer()
+            self._client, self._entered = ViewerClient(entered), entered
+            self._client.failed.connect(self._show_problem)
+            QgsSettings().setValue(SETTING, self._client.address)
+        return self._client
 
     def _show_runs(self, city: dict[str, Any]) -> None:
         names = [run["name"] for run in city["runs"]]
@@ -122,15 +130,22 @@ class ExplainPanel(QgsDockWidget):
         except QgsCsException as error:
             self._show_problem(f"that place is not in {city['crs']['name']}: {error}")
             return
-        self._client.explain(run["path"], place.x(), place.y(), partial(self._load, city, []))
+        self._viewer().explain(
+            run["path"], place.x(), place.y(), partial(self._load, city, crs, [])
+        )
 
-    def _load(self, city: dict[str, Any], pictures: list[bytes], answer: dict[str, Any]) -> None:
+    def _load(
+        self,
+        city: dict[str, Any],
+        crs: QgsCoordinateReferenceSystem,
+        pictures: list[bytes],
+        answer: dict[str, Any],
+    ) -> None:
         """Load the pictures of an explanation one after the other, and show it."""
         if len(pictures) < len(answer["overlays"]):
             url = answer["overlays"][len(pictures)]["url"]
-            self._client.picture(url, lambda png: self._load(city, [*pictures, png], answer))
+            self._viewer().picture(url, lambda png: self._load(city, crs, [*pictures, png], answer))
             return
-        crs = QgsCoordinateReferenceSystem.fromWkt(city["crs"]["wkt"])
         colors = {entry["id"]: entry["color"] for entry in city["classes"]}
         self._layers.show(answer, pictures, crs, colors[answer["class_id"]])
         self._text.setHtml(explanation_html(city, answer))

@@ -49,7 +49,7 @@ class CapecamPlugin:
         self._iface.mapCanvas().unsetMapTool(self._tool)
         self._iface.removeToolBarIcon(self._action)
         self._iface.removePluginMenu("capecam", self._action)
-        self._panel.close_viewer()
+        self._panel.remove()
         self._iface.removeDockWidget(self._panel)
         self._panel.deleteLater()
 

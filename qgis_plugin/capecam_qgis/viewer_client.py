@@ -19,6 +19,8 @@ RETRIES, RETRY_MS = 5, 1000
 
 BUSY = 503
 
+START = "start capecam view with the folder of the run, and enter the address that it prints"
+
 
 class ViewerClient(QObject):
     """One server. A new request takes the place of one that waits.
@@ -36,6 +38,7 @@ class ViewerClient(QObject):
         self._token = QUrlQuery(url).queryItemValue("token")
         self._base = QUrl(f"{url.scheme()}://{url.authority()}/")
         self._reply: QNetworkReply | None = None
+        self._turn = 0  # number of the last request
 
     @property
     def address(self) -> str:
@@ -49,7 +52,19 @@ class ViewerClient(QObject):
             query = QUrlQuery()
             query.addQueryItem("token", self._token)
             url.setQuery(query)
-        self._send(url, None, lambda content: then(json.loads(content)))
+
+        def check(content: bytes) -> None:
+            try:
+                city = json.loads(content)
+                city["numbers"]  # which came with this plugin
+            except (ValueError, TypeError, KeyError):
+                self.failed.emit(
+                    f"{self.address}: this is no capecam view of this version; {START}"
+                )
+            else:
+                then(city)
+
+        self._send(url, None, check)
 
     def explain(self, run: str, x: float, y: float, then: Callable[[dict[str, Any]], None]) -> None:
         """Ask for the explanation of what is at a place.
@@ -70,6 +85,7 @@ class ViewerClient(QObject):
 
     def close(self) -> None:
         """Give up what is waited for."""
+        self._turn += 1
         reply, self._reply = self._reply, None
         if reply is not None:
             reply.abort()
@@ -99,18 +115,19 @@ class ViewerClient(QObject):
         timer = reply.findChild(QTimer, "timeoutTimer")
         if timer is not None:
             timer.start(PATIENCE_MS)
-        self._reply = reply
-        reply.finished.connect(lambda: self._receive(reply, body, then, retries))
+        self._reply, turn = reply, self._turn
+        reply.finished.connect(lambda: self._receive(reply, turn, body, then, retries))
 
     def _receive(
         self,
         reply: QNetworkReply,
+        turn: int,
         body: bytes | None,
         then: Callable[[bytes], None],
         retries: int,
     ) -> None:
         reply.deleteLater()
-        if reply is not self._reply:
+        if turn != self._turn:
             return
         self._reply = None
         status = reply.attribute(QNetworkRequest.Attribute.HttpStatusCodeAttribute)
@@ -118,8 +135,10 @@ class ViewerClient(QObject):
         if reply.error() == QNetworkReply.NetworkError.NoError:
             then(content)
         elif status == BUSY and retries:
+            url = reply.request().url()
             QTimer.singleShot(
-                RETRY_MS, lambda: self._send(reply.request().url(), body, then, retries - 1)
+                RETRY_MS,
+                lambda: turn == self._turn and self._send(url, body, then, retries - 1),
             )
         else:
             self.failed.emit(self._problem(reply, content))
@@ -129,7 +148,4 @@ class ViewerClient(QObject):
         try:
             return str(json.loads(content)["error"])
         except (ValueError, TypeError, KeyError):
-            return (
-                f"{self.address}: {reply.errorString()}; start capecam view with the folder of the "
-                "run, and enter the address that it prints"
-            )
+            return f"{self.address}: {reply.errorString()}; {START}"
