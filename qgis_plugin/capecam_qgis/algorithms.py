@@ -22,12 +22,12 @@ from qgis.core import (
     QgsProcessingOutputVectorLayer,
     QgsProcessingParameterBoolean,
     QgsProcessingParameterDefinition,
+    QgsProcessingParameterFeatureSource,
     QgsProcessingParameterField,
     QgsProcessingParameterFile,
     QgsProcessingParameterMultipleLayers,
     QgsProcessingParameterNumber,
     QgsProcessingParameterString,
-    QgsProcessingParameterVectorLayer,
     QgsProviderRegistry,
     QgsVectorLayer,
 )
@@ -55,11 +55,9 @@ class Given:
     context: QgsProcessingContext
     feedback: QgsProcessingFeedback
 
-    def path(self, name: str) -> str:
-        """Return a file or folder; "" if none is given."""
+    def text(self, name: str) -> str:
+        """Return a text, or the path of a file or folder; "" if none is given."""
         return str(self.algorithm.parameterAsString(self.parameters, name, self.context))
-
-    text = path
 
     def words(self, name: str) -> list[str]:
         """Return the words of a command line.
@@ -168,10 +166,12 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
         return {"EXIT_CODE": code, **self.results(given)}
 
 
-def polygons(name: str, title: str, *, optional: bool = True) -> QgsProcessingParameterVectorLayer:
-    """Return a parameter for a layer of polygons."""
+def polygons(
+    name: str, title: str, *, optional: bool = True
+) -> QgsProcessingParameterFeatureSource:
+    """Return a parameter for a layer of polygons, or those of it that are selected."""
     types = [QgsProcessing.SourceType.TypeVectorPolygon]
-    return QgsProcessingParameterVectorLayer(name, title, types, optional=optional)
+    return QgsProcessingParameterFeatureSource(name, title, types, optional=optional)
 
 
 def folder(name: str, title: str, *, optional: bool = True) -> QgsProcessingParameterFile:
@@ -216,15 +216,15 @@ class MosaicAlgorithm(CommandAlgorithm):
     def arguments(self, given: Given) -> list[str]:
         """Return images and options."""
         return [
-            *filter(None, [given.path("IMAGES")]),
+            *filter(None, [given.text("IMAGES")]),
             *given.images("LAYERS"),
             *options(
                 progress="json",
-                config=given.path("CONFIG"),
-                checkpoint=given.path("CHECKPOINT"),
+                config=given.text("CONFIG"),
+                checkpoint=given.text("CHECKPOINT"),
                 aoi=given.layer("AOI"),
                 footprints=given.layer("FOOTPRINTS"),
-                out=given.path("OUT"),
+                out=given.text("OUT"),
             ),
             *given.words("OPTIONS"),
         ]
@@ -259,7 +259,7 @@ class Run(MosaicAlgorithm):
 
     def results(self, given: Given) -> Parameters:
         """Return the folder and the detections."""
-        self._out, self._is_shown = Path(given.path("OUT")), given.flag("LOAD")
+        self._out, self._is_shown = Path(given.text("OUT")), given.flag("LOAD")
         detections = f"{self._out / 'detections.gpkg'}|layername=detections"
         return {"OUT": str(self._out), "DETECTIONS": detections}
 
@@ -331,7 +331,7 @@ class Summarize(CommandAlgorithm):
         The folder is always named: so the layers are there, or the command fails.
         """
         return [
-            *filter(None, [given.path("RUN"), given.path("LATER")]),
+            *filter(None, [given.text("RUN"), given.text("LATER")]),
             *options(
                 zones=given.layer("ZONES"),
                 name=given.text("NAME"),
@@ -344,7 +344,7 @@ class Summarize(CommandAlgorithm):
         """Return the layers that were written, and let them be loaded."""
         to, context = self._folder(given), given.context
         names = {"COUNTS": "zones"}
-        if given.path("LATER"):
+        if given.text("LATER"):
             names["CHANGES"] = "changes"
         found = {}
         for output, name in names.items():
@@ -356,7 +356,7 @@ class Summarize(CommandAlgorithm):
         return {"TO": to, **found}
 
     def _folder(self, given: Given) -> str:
-        return given.path("TO") or given.path("LATER") or given.path("RUN")
+        return given.text("TO") or given.text("LATER") or given.text("RUN")
 
 
 class Evaluate(CommandAlgorithm):
@@ -408,12 +408,12 @@ class Evaluate(CommandAlgorithm):
         """Return what is compared, and options."""
         iou = self.parameterAsDouble(given.parameters, "IOU", given.context)
         return [
-            given.path("RUN") or given.layer("LAYER"),
+            given.text("RUN") or given.layer("LAYER"),
             *options(
                 truth=given.layer("TRUTH"),
                 area=given.layer("AREA"),
                 iou=f"{iou:g}",
-                config=given.path("CONFIG"),
+                config=given.text("CONFIG"),
                 to=self._folder(given),
             ),
             *(["--steps"] if given.flag("STEPS") else []),
@@ -425,7 +425,7 @@ class Evaluate(CommandAlgorithm):
         return {"SCORES": str(Path(to) / "evaluation.json")} if to else {}
 
     def _folder(self, given: Given) -> str:
-        return given.path("TO") or given.path("RUN")
+        return given.text("TO") or given.text("RUN")
 
 
 ALGORITHMS = (Run, Plan, Summarize, Evaluate)

@@ -22,6 +22,7 @@ from qgis.core import (
     QgsFeatureRequest,
     QgsMapLayer,
     QgsProcessingException,
+    QgsProcessingFeatureSourceDefinition,
     QgsProcessingFeedback,
     QgsProject,
     QgsRectangle,
@@ -137,11 +138,14 @@ class Steps:
         return {"results": results, "log": feedback.lines, "percents": feedback.percents}
 
     def _value(self, value: Any) -> Any:
-        """Return the value of a parameter: ``{"memory": PATH}`` is a copy of a layer in memory."""
+        """Return the value of a parameter; ``{"selected": PATH}`` is the first feature of a copy of
+        a layer in memory."""
         if not isinstance(value, dict):
             return value
-        self._copy = QgsVectorLayer(value["memory"], "", "ogr").materialize(QgsFeatureRequest())
-        return self._copy
+        layer = QgsVectorLayer(value["selected"], "", "ogr").materialize(QgsFeatureRequest())
+        QgsProject.instance().addMapLayer(layer, False)
+        layer.select(next(layer.getFeatures()).id())
+        return QgsProcessingFeatureSourceDefinition(layer.id(), selectedFeaturesOnly=True)
 
     def layers(self) -> list[dict[str, Any]]:
         """Return the layers of the project, from the top."""
