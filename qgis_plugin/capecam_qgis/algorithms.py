@@ -35,7 +35,7 @@ from qgis.PyQt.QtCore import QThread
 from qgis.PyQt.QtGui import QIcon
 
 from .command import run_command
-from .run_layers import PROJECT, add_run
+from .run_layers import DETECTIONS, PROJECT, add_run
 
 COMMAND = "CAPECAM_COMMAND"
 """Name of the provider's setting: where capecam is."""
@@ -260,7 +260,7 @@ class Run(MosaicAlgorithm):
     def results(self, given: Given) -> Parameters:
         """Return the folder and the detections."""
         self._out, self._is_shown = Path(given.text("OUT")), given.flag("LOAD")
-        detections = f"{self._out / 'detections.gpkg'}|layername=detections"
+        detections = f"{self._out / DETECTIONS}|layername=detections"
         return {"OUT": str(self._out), "DETECTIONS": detections}
 
     def postProcessAlgorithm(

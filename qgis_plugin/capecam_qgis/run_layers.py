@@ -14,8 +14,8 @@ from qgis.core import (
 )
 from qgis.PyQt.QtXml import QDomDocument
 
-PROJECT = "capecam.qgz"
-"""File of a run with its own project."""
+PROJECT, DETECTIONS = "capecam.qgz", "detections.gpkg"
+"""Files of a run: its own project, and a layer that every such project has."""
 
 
 def add_run(out: Path, project: QgsProject) -> None:
@@ -31,11 +31,12 @@ def add_run(out: Path, project: QgsProject) -> None:
     Raises:
         QgsProcessingException: QGIS cannot read the run's own project.
     """
-    shown = [layer for layer in project.mapLayers().values() if _folder(layer) == out]
-    for layer in shown:
-        layer.reload()
-        layer.triggerRepaint()
-    if shown:
+    files = [(layer, _file(layer)) for layer in project.mapLayers().values()]
+    if any(file == out / DETECTIONS for _, file in files):
+        for layer, file in files:
+            if file is not None and file.parent == out:
+                layer.reload()
+                layer.triggerRepaint()
         return
     path, own = out / PROJECT, QgsProject()
     if not own.read(str(path)):
@@ -46,7 +47,7 @@ def add_run(out: Path, project: QgsProject) -> None:
     QgsLayerDefinition.loadLayerDefinition(layers, project, group, context)
 
 
-def _folder(layer: QgsMapLayer) -> Path | None:
-    """Return the folder of a layer's file, if it has one."""
+def _file(layer: QgsMapLayer) -> Path | None:
+    """Return the file of a layer, if it has one."""
     parts = QgsProviderRegistry.instance().decodeUri(layer.providerType(), layer.source())
-    return Path(parts["path"]).parent if "path" in parts else None
+    return Path(parts["path"]) if "path" in parts else None
