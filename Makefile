@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: help setup demo test thorough check bench docs viewer nightly clean
+.PHONY: help setup demo test thorough check bench docs viewer plugin nightly clean
 
 help:
 	@echo "make demo    draw a sample city, explain it, compare with the truth, leave pictures and a report"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench   the engine beside other libraries; memory at full size (an hour)"
 	@echo "make docs    the documentation as a site, in site/index.html"
 	@echo "make viewer  the page of capecam view from its sources in viewer/; needs node and npm"
+	@echo "make plugin  the QGIS plugin as a zip, in dist/"
 	@echo "make setup   .venv with everything that these need"
 
 setup: .venv/ready
@@ -55,6 +56,9 @@ docs: setup
 
 viewer:
 	cd viewer && npm ci --ignore-scripts && npm run build
+
+plugin:
+	$(PYTHON) scripts/plugin_zip.py
 
 clean:
 	rm -rf .venv $(DEMO)

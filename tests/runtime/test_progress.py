@@ -53,6 +53,7 @@ def test_machines_get_an_object_a_line() -> None:
     assert inside
     for event in inside:
         assert (event["done"], event["total"], event["unit"]) == (20, 100, "tile")
+        assert event["text"].startswith("processing cells: 20 of 100 tiles, ")
         assert event["left_s"] == pytest.approx(4 * event["elapsed_s"], abs=0.3)
     assert events[-1] == {
         "event": "cell", "cell": "a", "outcome": "done", "ended": 1, "cells": 2,

@@ -102,6 +102,7 @@ def test_colours_are_those_of_the_rasters_and_of_the_qgis_styles(
 def test_the_proj_string_of_a_crs_leads_to_the_same_place(code: str) -> None:
     crs = pyproj.CRS(code)
     told = crs_json(crs)
+    assert pyproj.CRS.from_wkt(told["wkt"]) == crs
     assert told["code"] == code
     lon, lat = crs.area_of_use.west + 0.3, crs.area_of_use.south + 0.2
     places = [

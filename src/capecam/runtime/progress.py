@@ -69,6 +69,7 @@ class Moment:
             "per_s": self.per_s and round(self.per_s, 3),
             "elapsed_s": round(self.elapsed_s, 1),
             "left_s": None if self.left_s is None else round(self.left_s, 1),
+            "text": str(self),
         }
 
     def __str__(self) -> str:

@@ -25,6 +25,7 @@ from capecam.viewer.imagery import max_z
 from capecam.viewer.outlines import COUNTS, OUTLINES, ZONES, ZONES_TABLE
 from capecam.views.palette import EVIDENCE_COLORS
 from capecam.views.qgis.product_styles import CLASSES, PROBABILITY
+from capecam.views.styles.columns import OWN as OWN_COLUMNS
 from capecam.views.styles.palettes import (
     Palette,
     classes_palette,
@@ -60,14 +61,20 @@ def city_json(runs: Sequence[Mapping[str, Any]], first: RunFolder) -> dict[str, 
             {"word": word, "color": EVIDENCE_COLORS[word], "meaning": MEANINGS[word]}
             for word in EVIDENCE_WORDS
         ],
+        "numbers": OWN_COLUMNS,
         "runs": list(runs),
     }
 
 
 def crs_json(crs: pyproj.CRS) -> dict[str, Any]:
-    """Return name, code and PROJ string of a CRS, in which the order of axes is east, north."""
+    """Return name, code, WKT and PROJ string of a CRS; the latter's axes are east, north."""
     authority = crs.to_authority()
-    return {"name": crs.name, "code": authority and ":".join(authority), "proj4": proj_string(crs)}
+    return {
+        "name": crs.name,
+        "code": authority and ":".join(authority),
+        "wkt": crs.to_wkt(),
+        "proj4": proj_string(crs),
+    }
 
 
 def run_json(run: RunFolder, number: int, *, imagery: bool) -> dict[str, Any]:
