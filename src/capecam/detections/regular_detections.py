@@ -1,0 +1,98 @@
+"""Regular outlines of the detections of a run, of which no two overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import shapely
+
+from capecam.detections.measurement import Floats, middle_pixel_m, multipolygons
+from capecam.detections.outline_edges import TOLERANCE_PX
+from capecam.detections.regions import Integers, Polygons
+from capecam.detections.regularization import is_usable, regular_outlines
+from capecam.grid import Grid
+
+BATCH = 4_096
+"""Objects whose outlines of pixels are in memory at once; more are not faster."""
+
+MAX_OVERLAP_PX2 = 1e-6
+"""Area of an overlap that is an error of rounding."""
+
+REGULAR, SIMPLIFIED, OWN = range(3)
+"""Outlines that an object gets, one after the other, as long as it overlaps another object."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelOutlines:
+    """Outlines of detections as they were traced, in a file."""
+
+    path: Path
+    """GeoParquet of a run."""
+    grid: Grid
+
+    @property
+    def size(self) -> Floats:
+        """(2,) width and height of a pixel on the ground, divided by the root of its area."""
+        size_m = middle_pixel_m(self.grid)
+        return np.asarray(size_m / np.sqrt(size_m.prod()))
+
+    def batches(self) -> Iterator[Polygons]:
+        """Yield (n,) outlines in pixels that are square on the ground, in the order of the file."""
+        size = self.size
+        with pq.ParquetFile(self.path) as table:
+            for batch in table.iter_batches(BATCH, columns=["geometry"]):
+                shapes = shapely.from_wkb(batch["geometry"].to_numpy(zero_copy_only=False))
+                yield shapely.transform(shapes, lambda xy: self.grid.to_lattice(xy) * size)
+
+    def take(self, rows: Integers) -> Polygons:
+        """Return the (N,) outlines of ascending rows."""
+        found, start = [], 0
+        for shapes in self.batches():
+            inside = (rows >= start) & (rows < start + len(shapes))
+            found.append(shapes[rows[inside] - start])
+            start += len(shapes)
+        return np.concatenate([np.empty(0, object), *found])
+
+    def to_map(self, shapes: Polygons) -> Polygons:
+        """Return shapes in map coordinates."""
+        size = self.size
+        return np.asarray(shapely.transform(shapes, lambda xy: self.grid.to_map(xy / size)))
+
+
+def regular_geometry(path: Path, grid: Grid) -> Polygons:
+    """Return (N,) regular outlines of all detections, in map coordinates.
+
+    Objects that would overlap are simplified together instead, by the borders that they share, and
+    keep their own outlines if that does not help.
+
+    Args:
+        path: GeoParquet of a run.
+        grid: the pixel grid.
+    """
+    pixels = PixelOutlines(path, grid)
+    outlines = np.concatenate([np.empty(0, object), *map(regular_outlines, pixels.batches())])
+    given = np.full(len(outlines), REGULAR)
+    changed = np.arange(len(outlines))
+    while len(changed):
+        rows = overlapping(outlines, changed)
+        changed = rows[given[rows] != OWN]
+        own = pixels.take(changed)
+        simple = shapely.coverage_simplify(shapely.segmentize(own, 1.0), TOLERANCE_PX)
+        is_simple = (given[changed] == REGULAR) & is_usable(simple, own)
+        outlines[changed] = multipolygons(np.where(is_simple, simple, own))
+        given[changed] = np.where(is_simple, SIMPLIFIED, OWN)
+    return pixels.to_map(outlines)
+
+
+def overlapping(outlines: Polygons, some: Integers) -> Integers:
+    """Return the rows of outlines that overlap, if one of the two is among ``some``; ascending."""
+    first, second = shapely.STRtree(outlines).query(outlines[some], predicate="intersects")
+    first = some[first]
+    first, second = first[first != second], second[first != second]
+    overlap = shapely.area(shapely.intersection(outlines[first], outlines[second]))
+    pairs = np.stack([first, second])[:, overlap > MAX_OVERLAP_PX2]
+    return np.unique(pairs)
