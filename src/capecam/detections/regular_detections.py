@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import shapely
 
@@ -15,6 +19,7 @@ from capecam.detections.outline_edges import TOLERANCE_PX
 from capecam.detections.regions import Integers, Polygons
 from capecam.detections.regularization import is_usable, regular_outlines
 from capecam.grid import Grid
+from capecam.io.vector_writer import crs_of, write_geoparquet
 
 BATCH = 4_096
 """Objects whose outlines of pixels are in memory at once; more are not faster."""
@@ -61,6 +66,23 @@ class PixelOutlines:
         """Return shapes in map coordinates."""
         size = self.size
         return np.asarray(shapely.transform(shapes, lambda xy: self.grid.to_map(xy / size)))
+
+
+@contextmanager
+def regular_copy(path: Path, grid: Grid) -> Iterator[Path]:
+    """Yield a temporary copy of a GeoParquet of detections in which they have regular outlines.
+
+    Args:
+        path: GeoParquet of a run.
+        grid: the pixel grid.
+    """
+    names = pq.read_schema(path).names
+    table = pd.read_parquet(path, columns=names[: names.index("geometry")])
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        geometry = regular_geometry(path, grid)
+        write_geoparquet(copy, gpd.GeoDataFrame(table, geometry=geometry, crs=crs_of(path)))
+        yield copy
 
 
 def regular_geometry(path: Path, grid: Grid) -> Polygons:
