@@ -29,6 +29,9 @@ TOLERANCE_PX = 1.0
 """Tolerance of Douglas & Peucker (1973), by which possible corners are chosen. With 0.7 and 1.4,
 outlines of the sample city are as accurate within 0.003 of IoU."""
 
+SHORT_PX = 40.0
+"""Length of a ring below which the tolerance falls with it, and prices with its cube."""
+
 MAX_SPAN = 64
 """Largest number of possible corners along an edge, which bounds time and memory of long rings."""
 
@@ -70,7 +73,8 @@ class Knots:
         closed = np.argsort(line, kind="stable")
         vertex = np.concatenate([np.arange(len(ring)), start])[closed]
         lines = shapely.linestrings(xy[vertex, 0], xy[vertex, 1], vertex, indices=line[closed])
-        kept = shapely.simplify(lines, TOLERANCE_PX, preserve_topology=False)
+        tolerance = TOLERANCE_PX * np.minimum(length / SHORT_PX, 1)
+        kept = shapely.simplify(lines, tolerance, preserve_topology=False)
         vertex = np.unique(shapely.get_coordinates(kept, include_z=True)[:, 2].astype(np.int64))
         return cls(ring[vertex], xy[vertex], np.add.reduceat(moments, vertex))
 
@@ -199,15 +203,17 @@ def find_edges(knots: Knots, direction: Floats, prices: Floats) -> Edges:
     Args:
         knots: of R rings.
         direction: (R,) main direction of each in radians.
-        prices: (R, 3) prices of edges by kind, in px³.
+        prices: (3,) prices of edges by kind, in px³.
     """
     count, start = np.bincount(knots.ring), starts(knots.ring)
+    length = np.bincount(knots.ring, knots.moments[:, 0])
+    scaled = prices * (np.minimum(length / SHORT_PX, 1) ** 3)[:, None]
     kind = np.full(len(knots.ring), -1)
     for rings in _chunks(count):
         offset = np.arange(count[rings].max())
         knot = start[rings, None] + np.minimum(offset, count[rings, None] - 1)
         moments = np.where(offset < count[rings, None], knots.moments.T[:, knot], 0)
-        row, end, found = _cheapest(moments, count[rings], direction[rings], prices[rings])
+        row, end, found = _cheapest(moments, count[rings], direction[rings], scaled[rings])
         kind[start[rings[row]] + end - 1] = found
     ends = kind >= 0
     begin = np.flatnonzero(np.roll(ends, 1))

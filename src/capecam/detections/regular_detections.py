@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import shapely
 
 from capecam.detections.measurement import Floats, middle_pixel_m, multipolygons
-from capecam.detections.outline_edges import TOLERANCE_PX
 from capecam.detections.regions import Integers, Polygons
 from capecam.detections.regularization import is_usable, regular_outlines
 from capecam.grid import Grid
@@ -23,6 +22,10 @@ from capecam.io.vector_writer import crs_of, write_geoparquet
 
 BATCH = 4_096
 """Objects whose outlines of pixels are in memory at once; more are not faster."""
+
+TOLERANCE_PX = 2.0
+"""Tolerance of Visvalingam & Whyatt (1993) for objects that overlap; with 3, half of the touching
+ones of the sample city lose more than 1 % of their area, with 4 most lose too much."""
 
 MAX_OVERLAP_PX2 = 1e-6
 """Area of an overlap that is an error of rounding."""
@@ -100,7 +103,8 @@ def regular_geometry(path: Path, grid: Grid) -> Polygons:
     given = np.full(len(outlines), REGULAR)
     changed = np.arange(len(outlines))
     while len(changed):
-        rows = overlapping(outlines, changed)
+        invalid = changed[~shapely.is_valid(pixels.to_map(outlines[changed]))]
+        rows = np.union1d(overlapping(outlines, changed), invalid)
         changed = rows[given[rows] != OWN]
         own = pixels.take(changed)
         simple = shapely.coverage_simplify(shapely.segmentize(own, 1.0), TOLERANCE_PX)

@@ -28,15 +28,13 @@ from capecam.detections.outline_edges import (
 )
 from capecam.detections.regions import Booleans, Integers, Polygons
 
-PRICES = (20.0, 20.0, 30.0)
-"""Prices of edges along, across and free, in px³. A step of 1 px between edges of 40 px is
-worth its two additional edges."""
+PRICES = (20.0, 20.0, 80.0)
+"""Prices of edges along, across and free, in px³. A step of 1 px between edges of 40 px is worth
+its two additional edges. With free edges for 30 to 120, detections of the sample city have the same
+IoU with the true objects within 0.003, and right angles at 33 to 86 % of the corners."""
 
 FREE_PRICES = (np.inf, np.inf, 2.0)
 """Prices for round objects, and for those that have no usable outline at ``PRICES``."""
-
-SMALL_PX2 = 64.0
-"""Area below which prices fall with the distances that they are compared with."""
 
 ROUND = 1.008
 """``roundness`` below which an object is round. Drawn circles have up to 1.004, squares 1.047."""
@@ -63,24 +61,27 @@ def regular_outlines(shapes: Polygons) -> Polygons:
     Args:
         shapes: (N,) valid polygons or multipolygons, in pixels that are square on the ground.
     """
-    polygons, owner = shapely.get_parts(shapes, return_index=True)
-    origin = np.floor(shapely.bounds(shapes)[:, :2])[owner]
-    local = _moved(shapely.orient_polygons(polygons), -origin)
-    missing, is_round = np.ones(len(local), np.bool_), roundness(local) < ROUND
+    if not len(shapes):
+        return shapes
+    origin = np.floor(shapely.bounds(shapes)[:, :2])
+    polygons, owner = shapely.get_parts(_moved(shapes, -origin), return_index=True)
+    given = shapely.orient_polygons(polygons)
+    missing, is_round = np.ones(len(given), np.bool_), roundness(given) < ROUND
     for prices in (PRICES, FREE_PRICES, None):
         index = np.flatnonzero(missing & ~is_round if prices is PRICES else missing)
         if prices is None:
-            found = shapely.simplify(local[index], TOLERANCE_PX)
+            found = shapely.simplify(given[index], TOLERANCE_PX)
         else:
             objects = np.unique(owner[index], return_inverse=True)[1]
-            found = _regularize(local[index], objects, prices)
-        usable = is_usable(found, local[index])
-        polygons[index[usable]] = _moved(found[usable], origin[index[usable]])
+            found = _regularize(given[index], objects, prices)
+        usable = is_usable(found, given[index])
+        polygons[index[usable]] = found[usable]
         missing[index[usable]] = False
     outlines = shapely.multipolygons(polygons, indices=owner)
-    overlapping = np.flatnonzero(~shapely.is_valid(outlines))
-    outlines[overlapping] = multipolygons(shapes[overlapping])
-    return np.asarray(outlines, object)
+    parts_overlap = ~shapely.is_valid(outlines)
+    outlines = _moved(outlines, origin)
+    outlines[parts_overlap] = multipolygons(shapes[parts_overlap])
+    return outlines
 
 
 def roundness(polygons: Polygons) -> Floats:
@@ -149,13 +150,12 @@ def _regularize(
         return polygons
     rings = _Rings.of(polygons)
     areas, owner = rings.areas(), owner[rings.polygon]
-    scale = np.minimum(np.abs(areas) / SMALL_PX2, 1) ** 1.5
     knots = Knots.of(rings.xy, rings.ring)
     directions = main_directions(knots, owner)
     first = starts(knots.ring)
     for _ in range(ROUNDS):
         knots = knots.rotated(first)
-        edges = find_edges(knots, directions[owner], scale[:, None] * prices)
+        edges = find_edges(knots, directions[owner], np.array(prices))
         directions = fitted_directions(edges, owner, directions)
         first = edges.knot[edges.longest]
     corners = _Corners.of(edges, directions[owner]).with_areas(areas)
