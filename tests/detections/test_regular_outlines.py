@@ -14,7 +14,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.affinity import rotate, translate
-from support.commands import capecam
+from support.commands import typed
 from support.runs import make_run
 from support.tracing import LO19, rasters, trace
 
@@ -170,8 +170,8 @@ def out(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("kind", ["gpkg", "geojson"])
 def test_exported_objects_do_not_overlap(out: Path, tmp_path: Path, kind: str) -> None:
-    capecam("export", out, "--format", kind, "--to", tmp_path / f"regular.{kind}", "-q")
-    capecam(
+    typed("export", out, "--format", kind, "--to", tmp_path / f"regular.{kind}", "-q")
+    typed(
         "export", out, "--format", kind, "--to", tmp_path / f"pixel.{kind}", "--outline", "pixel",
         "-q",
     )  # fmt: skip

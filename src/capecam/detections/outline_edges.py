@@ -41,6 +41,10 @@ PADDED = 20_000
 BINS = 90
 """Bins of the directions from 0° to 90°, after which they repeat."""
 
+TURNS = np.radians([0, 30, 60])
+"""Turns from the main direction to those that edges are tried in; of the sample city, four of 22.5°
+are not better, and without any the IoU with the true objects is lower by 0.003."""
+
 SPREAD = 8
 """Number of bins within which directions support each other."""
 
@@ -104,6 +108,18 @@ class Edges:
         """(R,) index of the longest edge of each ring."""
         return first_highest(self.moments[:, 0], self.ring)
 
+    def angles(self, direction: Floats) -> Floats:
+        """Return (E,) angles of the lines in radians, from (R,) main directions of the rings."""
+        _, c, s = scatter(self.moments.T)
+        along = direction[self.ring]
+        return np.choose(self.kind, [along, along + np.pi / 2, np.arctan2(s, c) / 2])
+
+    def deviations(self, direction: Floats) -> Floats:
+        """Return (E,) integrals of the squared distance from the lines, in px³."""
+        level, c, s = scatter(self.moments.T)
+        angle = 2 * self.angles(direction)
+        return np.asarray(level - c * np.cos(angle) - s * np.sin(angle))
+
 
 def starts(ring: Integers) -> Integers:
     """Return (R,) the index of the first vertex of each ring."""
@@ -157,8 +173,32 @@ def scatter(moments: Floats) -> tuple[Floats, Floats, Floats]:
     return (xx + yy) / 2, (xx - yy) / 2, xy
 
 
+def best_directions(knots: Knots, owner: Integers, prices: Floats) -> Floats:
+    """Return (N,) the directions in radians in which objects have the edges of the lowest cost.
+
+    What is blurred to a blob has no direction in its outline that a vote would find. Edges are
+    found in the main direction and in others, which are fitted to them.
+
+    Args:
+        knots: of R rings.
+        owner: (R,) the objects 0..N-1 that rings belong to.
+        prices: (3,) prices of edges by kind, in px³.
+    """
+    main, costs, fitted = main_directions(knots, owner), [], []
+    for turn in TURNS:
+        direction = main + turn
+        edges = find_edges(knots, direction[owner], prices)
+        direction = fitted_directions(edges, owner, direction)
+        off = edges.deviations(direction[owner])
+        price = _scaled(prices, knots)[edges.ring, edges.kind]
+        costs.append(np.bincount(owner[edges.ring], off + price))
+        fitted.append(direction)
+    best = np.argmin(costs, axis=0)
+    return np.asarray(np.take_along_axis(np.array(fitted), best[None], axis=0)[0])
+
+
 def main_directions(knots: Knots, owner: Integers) -> Floats:
-    """Return (N,) the direction of most of the outline of objects, in radians, modulo 90°.
+    """Return (N,) the direction in radians of most of the outline of objects.
 
     Lines between knots vote with their squared length; the direction is the mean of those that are
     near the highest sum.
@@ -206,8 +246,7 @@ def find_edges(knots: Knots, direction: Floats, prices: Floats) -> Edges:
         prices: (3,) prices of edges by kind, in px³.
     """
     count, start = np.bincount(knots.ring), starts(knots.ring)
-    length = np.bincount(knots.ring, knots.moments[:, 0])
-    scaled = prices * (np.minimum(length / SHORT_PX, 1) ** 3)[:, None]
+    scaled = _scaled(prices, knots)
     kind = np.full(len(knots.ring), -1)
     for rings in _chunks(count):
         offset = np.arange(count[rings].max())
@@ -219,6 +258,12 @@ def find_edges(knots: Knots, direction: Floats, prices: Floats) -> Edges:
     begin = np.flatnonzero(np.roll(ends, 1))
     moments = np.add.reduceat(knots.moments, begin)
     return Edges(knots.ring[begin], kind[ends], begin, knots.xy[begin], moments)
+
+
+def _scaled(prices: Floats, knots: Knots) -> Floats:
+    """Return (R, 3) prices by ring and kind, lower for short rings."""
+    length = np.bincount(knots.ring, knots.moments[:, 0])
+    return np.asarray(prices * (np.minimum(length / SHORT_PX, 1) ** 3)[:, None])
 
 
 def _chunks(count: Integers) -> Iterator[Integers]:

@@ -79,11 +79,11 @@ def regular_copy(path: Path, grid: Grid) -> Iterator[Path]:
         path: GeoParquet of a run.
         grid: the pixel grid.
     """
+    geometry = regular_geometry(path, grid)
     names = pq.read_schema(path).names
     table = pd.read_parquet(path, columns=names[: names.index("geometry")])
     with TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        geometry = regular_geometry(path, grid)
         write_geoparquet(copy, gpd.GeoDataFrame(table, geometry=geometry, crs=crs_of(path)))
         yield copy
 

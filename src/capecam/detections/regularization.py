@@ -19,11 +19,10 @@ from capecam.detections.outline_edges import (
     Edges,
     Floats,
     Knots,
+    best_directions,
     find_edges,
     fitted_directions,
     following,
-    main_directions,
-    scatter,
     starts,
 )
 from capecam.detections.regions import Booleans, Integers, Polygons
@@ -151,7 +150,7 @@ def _regularize(
     rings = _Rings.of(polygons)
     areas, owner = rings.areas(), owner[rings.polygon]
     knots = Knots.of(rings.xy, rings.ring)
-    directions = main_directions(knots, owner)
+    directions = best_directions(knots, owner, np.array(prices))
     first = starts(knots.ring)
     for _ in range(ROUNDS):
         knots = knots.rotated(first)
@@ -183,9 +182,7 @@ class _Corners:
         """
         after = following(edges.ring)
         length, x, y = edges.moments.T[:3]
-        _, c, s = scatter(edges.moments.T)
-        along = direction[edges.ring]
-        angle = np.choose(edges.kind, [along, along + np.pi / 2, np.arctan2(s, c) / 2])
+        angle = edges.angles(direction)
         ahead = (edges.xy[after] - edges.xy).T
         angle += np.pi * (ahead[0] * np.cos(angle) + ahead[1] * np.sin(angle) < 0)
         normal = np.column_stack([np.sin(angle), -np.cos(angle)])
