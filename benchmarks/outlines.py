@@ -64,10 +64,11 @@ def main() -> None:
         sets += [(arguments.polygons.stem, *edges) for edges in both_edges(polygons, rng)]
     if arguments.city:
         sets.append((arguments.city.name, "detected", *city(arguments.city)))
-    rows = [row for each in sets for row in measure(*each)]
-    for row in rows:
-        print(row)
-    append_rows(arguments.csv, rows)
+    for each in sets:
+        rows = list(measure(*each))
+        for row in rows:
+            print(row)
+        append_rows(arguments.csv, rows)
 
 
 def drawn(count: int, rng: np.random.Generator) -> Iterator[tuple[str, str, Shapes, Shapes]]:
@@ -135,10 +136,12 @@ def city(folder: Path) -> tuple[Shapes, Shapes]:
 
 def measure(name: str, edges: str, pixels: Shapes, true: Shapes) -> Iterator[dict[str, object]]:
     """Yield a row for each way to make outlines."""
+    before = iou(pixels, true).mean()
     for way, make in WAYS.items():
         start = time.process_time()
         outlines = make(pixels)
         seconds = time.process_time() - start
+        shares = iou(outlines, true)
         error = np.abs(shapely.area(outlines) / shapely.area(pixels) - 1)
         yield {
             "shape": name,
@@ -146,7 +149,8 @@ def measure(name: str, edges: str, pixels: Shapes, true: Shapes) -> Iterator[dic
             "outline": way,
             "objects": len(pixels),
             "vertices": round(float(shapely.get_num_coordinates(outlines).mean()), 2),
-            "iou_true": round(float(iou(outlines, true).mean()), 4),
+            "iou_true": round(float(shares.mean()), 4),
+            "gain": round(float(shares.mean() - before), 4),
             "iou_pixels": round(float(iou(outlines, pixels).mean()), 4),
             "right_angles": round(right_angles(outlines), 3),
             "area_error_max": round(float(error.max()), 4),
