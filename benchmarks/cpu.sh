@@ -5,7 +5,7 @@ set -euo pipefail
 bounds=$(realpath "$1")
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-rm -f benchmarks/results/{engine-cpu,techniques,engines,image,memory,products,cog,node,node_model,workers,city,finish,specks,target-layer}.csv benchmarks/results/planted*.csv
+rm -f benchmarks/results/{engine-cpu,techniques,engines,image,memory,products,cog,node,node_model,workers,city,finish,specks,outlines,target-layer}.csv benchmarks/results/planted*.csv
 
 "$PYTHON" -m capecam bench --rounds 2 --batch 1,8 --csv benchmarks/results/engine-cpu.csv
 "$PYTHON" benchmarks/techniques.py
@@ -19,5 +19,6 @@ rm -f benchmarks/results/{engine-cpu,techniques,engines,image,memory,products,co
 "$PYTHON" benchmarks/city.py "$bounds"
 "$PYTHON" benchmarks/finish.py "$bounds" --like demo/out
 "$PYTHON" benchmarks/specks.py
+"$PYTHON" benchmarks/outlines.py --city demo
 "$PYTHON" benchmarks/target_layer.py
 "$PYTHON" benchmarks/planted.py build/planted

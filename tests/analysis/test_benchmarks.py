@@ -12,6 +12,7 @@ from pathlib import Path
 import geopandas as gpd
 import pytest
 import yaml
+from shapely import box
 from support.cities import blobs, colours_model, write_tif
 from support.outputs import write_output
 
@@ -136,6 +137,17 @@ def test_memory(tmp_path: Path) -> None:
     assert (row["size"], row["exit_code"]) == ("400x320", "0")
     assert int(row["peak_mb"]) > 0
     assert "classes" in products.read_text()
+
+
+def test_outlines(tmp_path: Path) -> None:
+    roofs = gpd.GeoSeries([box(0, 0, 4, 3), box(10, 0, 13, 9)], crs="ESRI:102562")
+    roofs.to_file(tmp_path / "roofs.gpkg")
+    options = ("--count", 2, "--polygons", tmp_path / "roofs.gpkg")
+    rows = benchmark("outlines", tmp_path / "outlines.csv", *options)
+    ways = ["pixels", "Douglas-Peucker, 1 px", "smallest rectangle", "regular"]
+    assert [row["outline"] for row in rows] == ways * 18
+    assert all(float(row["area_error_max"]) <= 0.02 for row in rows if row["outline"] == "regular")
+    assert {row["shape"] for row in rows} >= {"L", "disc", "roofs"}
 
 
 def test_planted(tmp_path: Path) -> None:

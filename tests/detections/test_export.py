@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from support.pieces import make_rules, pieces_of_cells
+from support.pieces import BLOCKS, make_rules, pieces_of_cells
+from support.runs import make_run
 
 from capecam.detections.assembly import assemble, write_detections
 from capecam.detections.export import FORMATS, export
@@ -21,6 +22,7 @@ from capecam.run.editable_products import write_geopackage
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
+    make_run(folder, BLOCKS)
     rules = make_rules(join_distance_px=1.0, min_area_m2=0.01)
     write_detections(folder, assemble(pieces_of_cells(folder, 20, 30), rules), rules)
     write_geopackage(folder, rules)
@@ -32,7 +34,7 @@ def test_every_format_has_the_same_columns_rows_and_locations(
     out: Path, tmp_path: Path, kind: str
 ) -> None:
     expected = gpd.read_parquet(out / "detections.parquet")
-    path = export(out, kind, tmp_path / f"given.{kind}")
+    path = export(out, kind, tmp_path / f"given.{kind}", "pixel")
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
     if kind == "csv":
         found = pd.read_csv(path)

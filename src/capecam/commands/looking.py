@@ -181,6 +181,7 @@ def explain_command(
 @with_common_options
 def export_command(
     out: Out,
+    *,
     kind: Annotated[
         str | None,
         typer.Option("--format", metavar="fgb|geojson|csv|parquet|gpkg", help="file format"),
@@ -189,6 +190,14 @@ def export_command(
         Path | None,
         typer.Option(
             "--to", metavar="FILE", help="file to write  [default: OUT/detections.FORMAT]"
+        ),
+    ] = None,
+    outline: Annotated[
+        str | None,
+        typer.Option(
+            "--outline",
+            metavar="regular|pixel",
+            help="edges with right angles, or the pixels' stairs  [default: regular]",
         ),
     ] = None,
     labels: Annotated[
@@ -208,11 +217,12 @@ def export_command(
 ) -> None:
     """Write the detections in another format, or labels to train on.
 
-    GeoJSON is in longitude and latitude, the other formats in the CRS of the imagery. With
+    GeoJSON is in longitude and latitude, the other formats in the CRS of the imagery. Outlines are
+    regular: few vertices and right angles, with the area of the pixels, and without overlaps. With
     --labels, only places that people have looked at are written, as tiles of imagery with masks,
     COCO and GeoPackage; --format and --labels exclude each other.
     """
-    if labels is not None and kind is None and to is None:
+    if labels is not None and kind is None and to is None and outline is None:
         from capecam.analysis.review.labels import export_labels
 
         made = export_labels(out, labels, reviews)
@@ -221,12 +231,13 @@ def export_command(
         return
     if kind is None or labels is not None:
         raise UsageError(
-            "export: exactly one of --format and --labels must be given, --to only with --format"
+            "export: exactly one of --format and --labels must be given, --to and --outline only "
+            "with --format"
         )
     if reviews is not None:
         raise UsageError("--reviews needs --labels; leave it out")
     from capecam.detections.export import export
 
-    path = export(out, kind, to)
+    path = export(out, kind, to, outline)
     if not quiet():
         print(path)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
 
+from capecam.detections.regular_detections import regular_copy
 from capecam.errors import OutputError, UsageError
 from capecam.io.vector_writer import crs_of, write_gpkg, write_layer
 from capecam.runtime.files import atomic_write
 from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER, REVIEW
-from capecam.store.run_folder import product
+from capecam.store.run_folder import known_run, product
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg")
+
+REGULAR, PIXEL = "regular", "pixel"
+OUTLINES = (REGULAR, PIXEL)
+"""Outlines of exports: with few vertices and right angles; along the pixels, as a run has them."""
 
 GDAL: dict[str, tuple[str, dict[str, str]]] = {
     "fgb": ("FlatGeobuf", {}),
@@ -22,7 +31,7 @@ GDAL: dict[str, tuple[str, dict[str, str]]] = {
 """GDAL driver and layer options of a format."""
 
 
-def export(out: Path, kind: str, to: Path | None = None) -> Path:
+def export(out: Path, kind: str, to: Path | None = None, outline: str | None = None) -> Path:
     """Write the detections of a run in one of ``FORMATS``; all but CSV have the geometry.
 
     GeoJSON is in longitude and latitude (RFC 7946), the others in the CRS of the imagery; CSV has
@@ -32,25 +41,39 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
         out: the folder of a run.
         kind: one of ``FORMATS``.
         to: the file to write; by default ``detections.KIND`` in ``out``.
+        outline: one of ``OUTLINES``; by default regular ones. The files that every run writes keep
+            those of pixels.
 
     Returns:
         Path of the file.
 
     Raises:
-        UsageError: the format is unknown.
+        UsageError: the format or the outline is unknown.
         OutputError: there are no detections, or the file cannot be written.
     """
     if kind not in FORMATS:
         raise UsageError(f"--format must be one of {', '.join(FORMATS)}; got {kind!r}")
+    if outline not in (None, *OUTLINES):
+        raise UsageError(f"--outline must be one of {', '.join(OUTLINES)}; got {outline!r}")
     source = product(out, DETECTIONS)
     target = to or out / f"{LAYER}.{kind}"
     if target.resolve() in (source.resolve(), (out / GEOPACKAGE).resolve()):
+        if outline == REGULAR:
+            raise OutputError(
+                f"{target}: keeps the outlines of pixels; name another file with --to"
+            )
+        if outline is None:
+            log.info("%s: has the outlines of pixels; --to FILE gets regular ones", target)
         return target  # every run writes these
     if target.name == REVIEW and target.exists():
         raise OutputError(f"{target}: holds what people say about a run; name another file")
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
-    with atomic_write(target) as temporary:
+    with ExitStack() as stack:
+        temporary = stack.enter_context(atomic_write(target))
+        if outline != PIXEL and kind != "csv":
+            grid = known_run(out).pixel_grid
+            source = stack.enter_context(regular_copy(source, grid))
         if kind == "csv":
             table = pd.read_parquet(source).drop(columns="geometry")
             table.to_csv(temporary, index=False, lineterminator="\n")
