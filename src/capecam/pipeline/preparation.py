@@ -11,6 +11,7 @@ from capecam.attribution.autotune import auto_batch_size, auto_precision
 from capecam.attribution.engine import Engine
 from capecam.errors import UsageError
 from capecam.mosaic.city import City
+from capecam.mosaic.mosaic import Source
 from capecam.mosaic.value_range import find_value_range
 from capecam.pipeline.calibration import (
     OnReading,
@@ -21,9 +22,11 @@ from capecam.pipeline.calibration import (
 )
 from capecam.pipeline.tiles import Tile, batches
 from capecam.runtime.progress import SILENT, Progress
-from capecam.settings import Settings, ValueRange
+from capecam.settings import AboutSettings, Settings, Triple, ValueRange
+from capecam.settings.capture_date import CaptureDate
+from capecam.store.about import SOFTWARE, About, model_title
 from capecam.store.provenance import recorded_value_range
-from capecam.store.records import CalibrationRecord, RunRecord
+from capecam.store.records import CalibrationRecord, CellInputs, RunRecord
 from capecam.store.staleness import Inputs
 
 log = logging.getLogger(__name__)
@@ -53,10 +56,33 @@ class RunConstants:
     target_layer: str
     ignored: tuple[str, ...]
     """Keys of the checkpoint that are not part of the network."""
+    mean: Triple
+    """Subtracted from the input of the network."""
+    std: Triple
+    """Divisor of the input after that."""
+    parameters: int
+    """Number of the network's parameters."""
 
     def inputs(self, settings: Settings, city: City) -> Inputs:
         """Return what the pixels of all cells depend on."""
         return Inputs(city, settings, self.checkpoint, self.precision, self.calibration)
+
+    def about(self, settings: Settings, inputs: CellInputs, image: Source) -> About:
+        """Return the statement about the products of a cell, which are to be made.
+
+        Args:
+            settings: of the run.
+            inputs: of the cell.
+            image: the cell's own.
+        """
+        file = settings.checkpoint.name if settings.checkpoint else ""
+        about = About(
+            software=SOFTWARE,
+            model=model_title(self.architecture, file),
+            model_sha256=self.checkpoint,
+            run=inputs.run,
+        )
+        return about.published(settings.about, captured(image, settings.about))
 
 
 def prepare(
@@ -105,7 +131,15 @@ def prepare(
         engine.model.architecture,
         engine.model.target_layer,
         engine.model.ignored,
+        engine.model.normalisation.mean,
+        engine.model.normalisation.std,
+        sum(parameter.numel() for parameter in engine.model.network.parameters()),
     )
+
+
+def captured(image: Source, settings: AboutSettings) -> CaptureDate | None:
+    """Return when an image was taken, if that is known."""
+    return settings.date_of(image.name, image.header.metadata.captured)
 
 
 def value_range(

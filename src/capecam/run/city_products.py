@@ -36,6 +36,7 @@ from capecam.run.applied_calibration import applied_calibration, calibration_rec
 from capecam.run.editable_products import EditableProducts
 from capecam.run.object_rasters import write_object_rasters
 from capecam.run.object_stage import Explain, explain_detections, object_table
+from capecam.run.statements import update_statements
 from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
@@ -116,6 +117,7 @@ def write_city_products(out: Path, explain: Explain, progress: Progress = SILENT
 
 
 def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
+    run = update_statements(run)
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
@@ -129,7 +131,9 @@ def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
         run = replace(run, record=run.record.model_copy(update={"objects": objects}))
         layers.start(run, [product for product in run.products if product == f"{OBJECTS}.tif"])
         write_styles(run)
-        table = write_detections(out, found, rules, object_table(explained), calibration)
+        table = write_detections(
+            out, found, rules, object_table(explained), calibration, texts=run.about.texts()
+        )
         summary = table.to_dict("records")
     counts = {row["class"]: row["count"] for row in summary}
     people_edit = editable.write(run, counts)
@@ -200,9 +204,9 @@ class _LayerWriter:
 
 def _write_layer(run: RunFolder, product: str) -> None:
     """Write a virtual raster of a product, over an overview."""
-    stem, layer = Path(product).stem, run.layer(product)
+    stem, layer, tags = Path(product).stem, run.layer(product), run.about.tiff_tags()
     overview = run.out / f"{stem}.overview.tif"
     with atomic_write(overview) as temporary:
-        write_overview(temporary, layer, previous=overview)
+        write_overview(temporary, layer, overview, tags)
     with atomic_write(run.out / f"{stem}.vrt") as vrt:
-        write_vrt(vrt, layer, overview)
+        write_vrt(vrt, layer, overview, tags)

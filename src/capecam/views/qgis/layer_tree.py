@@ -106,8 +106,10 @@ def _provenance(run: RunFolder) -> str:
         f"capecam {record.capecam}" + (f", run of {record.started[:10]}" if record.started else ""),
         f"network: {name}{record.checkpoint.architecture}, sha256 {record.checkpoint.sha256[:12]}",
     ]
-    if run.settings.qgis.attribution:
-        parts.append(f"imagery: {run.settings.qgis.attribution}")
+    if captured := run.about.captured:
+        parts.append(f"images of {captured}")
+    if rights := run.about.rights:
+        parts.append(f"rights: {rights}")
     return "; ".join(parts)
 
 
@@ -290,7 +292,7 @@ def _imagery(run: RunFolder) -> list[Group]:
         about += abstracts.IMAGERY_SCALE.format(scale=scale)
     layer = MapLayer(
         "imagery", "Images of the run", IMAGERY, about, imagery_style(run.grid),
-        legend={"legend/node-order": "empty"}, attribution=run.settings.qgis.attribution or "",
+        legend={"legend/node-order": "empty"}, attribution=run.about.attribution,
     )  # fmt: skip
     return [Group("Imagery", (layer,), ticked=True)]
 
