@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from capecam.attribution.autotune import auto_batch_size, auto_precision
 from capecam.attribution.engine import Engine
 from capecam.errors import UsageError
+from capecam.model.model import Model
 from capecam.mosaic.city import City
 from capecam.mosaic.mosaic import Source
 from capecam.mosaic.value_range import find_value_range
@@ -22,11 +23,11 @@ from capecam.pipeline.calibration import (
 )
 from capecam.pipeline.tiles import Tile, batches
 from capecam.runtime.progress import SILENT, Progress
-from capecam.settings import AboutSettings, Settings, Triple, ValueRange
+from capecam.settings import AboutSettings, Settings, ValueRange
 from capecam.settings.capture_date import CaptureDate
 from capecam.store.about import SOFTWARE, About, model_title
 from capecam.store.provenance import recorded_value_range
-from capecam.store.records import CalibrationRecord, CellInputs, RunRecord
+from capecam.store.records import CalibrationRecord, CellInputs, CheckpointRecord, RunRecord
 from capecam.store.staleness import Inputs
 
 log = logging.getLogger(__name__)
@@ -50,22 +51,11 @@ class RunConstants:
     calibration: CalibrationRecord
     calibrated_s: float
     """Seconds that calibrating took."""
-    checkpoint: str
-    """sha256."""
-    architecture: str
-    target_layer: str
-    ignored: tuple[str, ...]
-    """Keys of the checkpoint that are not part of the network."""
-    mean: Triple
-    """Subtracted from the input of the network."""
-    std: Triple
-    """Divisor of the input after that."""
-    parameters: int
-    """Number of the network's parameters."""
+    checkpoint: CheckpointRecord
 
     def inputs(self, settings: Settings, city: City) -> Inputs:
         """Return what the pixels of all cells depend on."""
-        return Inputs(city, settings, self.checkpoint, self.precision, self.calibration)
+        return Inputs(city, settings, self.checkpoint.sha256, self.precision, self.calibration)
 
     def about(self, settings: Settings, inputs: CellInputs, image: Source) -> About:
         """Return the statement about the products of a cell, which are to be made.
@@ -78,8 +68,8 @@ class RunConstants:
         file = settings.checkpoint.name if settings.checkpoint else ""
         about = About(
             software=SOFTWARE,
-            model=model_title(self.architecture, file),
-            model_sha256=self.checkpoint,
+            model=model_title(self.checkpoint.architecture, file),
+            model_sha256=self.checkpoint.sha256,
             run=inputs.run,
         )
         return about.published(settings.about, captured(image, settings.about))
@@ -127,13 +117,21 @@ def prepare(
         scale,
         calibration,
         time.perf_counter() - started,
-        engine.model.sha256,
-        engine.model.architecture,
-        engine.model.target_layer,
-        engine.model.ignored,
-        engine.model.normalisation.mean,
-        engine.model.normalisation.std,
-        sum(parameter.numel() for parameter in engine.model.network.parameters()),
+        _describe(engine.model),
+    )
+
+
+def _describe(model: Model) -> CheckpointRecord:
+    """Return the record of a network."""
+    return CheckpointRecord(
+        sha256=model.sha256,
+        architecture=model.architecture,
+        target_layer=model.target_layer,
+        ignored=model.ignored,
+        mean=model.normalisation.mean,
+        std=model.normalisation.std,
+        parameters=sum(parameter.numel() for parameter in model.network.parameters()),
+        channels=1 if model.sigmoid else len(model.classes),
     )
 
 

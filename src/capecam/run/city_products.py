@@ -36,6 +36,7 @@ from capecam.run.applied_calibration import applied_calibration, calibration_rec
 from capecam.run.editable_products import EditableProducts
 from capecam.run.object_rasters import write_object_rasters
 from capecam.run.object_stage import Explain, explain_detections, object_table
+from capecam.run.stac import write_catalogue
 from capecam.run.statements import update_statements
 from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
@@ -156,6 +157,7 @@ def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
             "detections": found.steps,
             "products": products,
             "written": products | people_edit,
+            "stac": write_catalogue(run, products),
             "unusual": (*of_headers, *of_pixels),
             "audit": run.record.audit if audit_holds else None,
             "p_right": calibration_record(run),

@@ -21,7 +21,6 @@ from capecam.pipeline.preparation import RunConstants, captured
 from capecam.run.unusual_images import unusual_records
 from capecam.settings import Settings
 from capecam.store.records import (
-    CheckpointRecord,
     GridRecord,
     ImageFacts,
     RunRecord,
@@ -136,15 +135,7 @@ class PreparedRun:
             device=constants.device,
             precision=constants.precision,
             batch_size=min(constants.batch_size, outcome.batch_size),
-            checkpoint=CheckpointRecord(
-                sha256=constants.checkpoint,
-                architecture=constants.architecture,
-                target_layer=constants.target_layer,
-                ignored=constants.ignored,
-                mean=constants.mean,
-                std=constants.std,
-                parameters=constants.parameters,
-            ),
+            checkpoint=constants.checkpoint,
             anchor=mosaic.grid.anchor,
             grid=GridRecord.of(mosaic.grid),
             scale=constants.scale,
@@ -174,6 +165,7 @@ class PreparedRun:
                     "audit": previous.audit,
                     "objects": previous.objects,
                     "written": previous.last_written,
+                    "stac": previous.stac,
                 }
             )
             record = record if outcome.done else record.with_times_of(previous)

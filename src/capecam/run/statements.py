@@ -47,16 +47,18 @@ def _update(run: RunFolder, name: str, about: About) -> CellRecord:
     record = run.cells[name]
     for file, facts in record.files.items():
         path = run.path(name, file)
-        if FileFacts.of(path) != facts:
+        now = FileFacts.of(path)
+        if (now.bytes, now.sha256) != (facts.bytes, facts.sha256):
             log.warning("%s: is not as it was written; its licence and date stay as they are", path)
             return record
     with ExitStack() as files:
         written = {}
-        for file in record.files:
+        for file, facts in record.files.items():
             path = run.path(name, file)
             copy = files.enter_context(atomic_write(path))
             _copy(path, copy, about)
-            written[file] = FileFacts.of(copy)
+            new = FileFacts.of(copy)
+            written[file] = new.model_copy(update={"pixels": facts.pixels or facts.sha256})
     record = record.model_copy(update={"files": written, "about": about})
     record.write(run.path(name, CELL_JSON))
     return record

@@ -24,6 +24,7 @@ MAX_BYTES = 256 << 20
 """The run of a city with 2,800 images writes 3 MB."""
 
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
+CataloguePath = Annotated[str, Field(pattern=r"^(cells/)?[^/\\]+$")]
 Positive = Annotated[float, Field(gt=0)]
 ScaleMax = dict[str, tuple[Positive | None, ...]]
 """By method and foreground class, the raw value that becomes the top of the city's scale; None
@@ -59,6 +60,8 @@ class FileFacts(Record):
 
     bytes: int
     sha256: str
+    pixels: str = ""
+    """sha256 of a raster before its tags were changed; its pixels are the same."""
 
     @classmethod
     def of(cls, path: Path) -> FileFacts:
@@ -211,6 +214,8 @@ class CheckpointRecord(Record):
     """Divisor of the input after that."""
     parameters: int = 0
     """Number of the network's parameters; 0 if it is not known."""
+    channels: int = 0
+    """Number of its output channels: 1 for a sigmoid, else that of the classes; 0 if not known."""
 
 
 class GridRecord(Record):
@@ -316,6 +321,8 @@ class RunRecord(Record):
     """Rasters of objects' explanations, by cell."""
     written: dict[FileName, FileFacts] = {}
     """Files of the city as they were last written, also those that people may edit."""
+    stac: dict[CataloguePath, FileFacts] = {}
+    """Files of the STAC catalogue, by their path in it."""
     audit: dict[str, object] | None = None
     """Result of ``capecam audit`` of the same detections."""
     p_right: AppliedCalibration | None = None
@@ -329,7 +336,8 @@ class RunRecord(Record):
     def with_products_of(self, other: RunRecord) -> RunRecord:
         """Return the record with the city products of another."""
         names = (
-            "totals", "detections", "products", "objects", "written", "audit", "unusual", "p_right",
+            "totals", "detections", "products", "objects", "written", "stac", "audit", "unusual",
+            "p_right",
         )  # fmt: skip
         return self.model_copy(update={name: getattr(other, name) for name in names})
 

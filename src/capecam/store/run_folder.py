@@ -202,7 +202,7 @@ class RunFolder:
         """Return the cells' rasters of one product, with their windows."""
         stride = self.stride(product)
         tiles = [
-            VrtTile(self.path(name, product), window, files[product].sha256)
+            VrtTile(self.path(name, product), window, files[product].sha256, files[product].pixels)
             for name in self.cells
             if product in (files := self.files(name))
             and (window := self.core(name).blocks(stride)) is not None
