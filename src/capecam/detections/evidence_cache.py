@@ -40,7 +40,7 @@ class EvidenceKeys:
         self._version, self._distance_px = version.encode(), distance_px
         self._index = shapely.STRtree([tile.window.box for tile in tiles])
         self._tiles = [
-            repr((t.path.parent.name, t.path.name, t.pixels or t.sha256, t.window)) for t in tiles
+            repr((t.path.parent.name, t.path.name, t.version or t.sha256, t.window)) for t in tiles
         ]
 
     def of(self, objects: Pieces) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -65,6 +66,17 @@ def texts_of(path: Path) -> dict[str, str]:
     metadata = pq.read_metadata(path).metadata or {}
     prefix = PREFIX.encode()
     return {k.decode(): v.decode() for k, v in metadata.items() if k.startswith(prefix)}
+
+
+def rows_digest(path: Path) -> str | None:
+    """Return a checksum of the rows of a Parquet file, without its metadata; None if there is no
+    such file."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    footer = int.from_bytes(data[-8:-4], "little") + 8  # Parquet: the metadata, their length, PAR1
+    return hashlib.sha256(data[:-footer]).hexdigest()
 
 
 def copy_with_texts(path: Path, copy: Path, texts: Mapping[str, str]) -> None:

@@ -24,8 +24,8 @@ class VrtTile:
     path: Path
     window: Window
     sha256: str
-    pixels: str = ""
-    """sha256 of a file with the same pixels, before its tags were changed."""
+    version: str = ""
+    """Checksum that stays when only tags change; empty: that of the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from capecam.errors import StoppedError
 from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
+from capecam.io.vector_writer import rows_digest
 from capecam.io.vrt import write_vrt
 from capecam.model.model import Model
 from capecam.pipeline.object_group import GroupResult, ObjectGroup
@@ -122,6 +123,7 @@ def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
+    rows = rows_digest(out / DETECTIONS)
     with _LayerWriter() as layers:
         layers.start(run, [product for product in run.products if product != f"{OBJECTS}.tif"])
         found = _assemble(run, rules, progress)
@@ -148,9 +150,13 @@ def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
         totals = totals.model_copy(update={"expected": expected})
     files = sorted(path for pattern in RECORDED for path in out.glob(pattern))
     products = {path.name: FileFacts.of(path) for path in files}
+    last = written.get(DETECTIONS)
+    if last and rows == rows_digest(out / DETECTIONS):
+        same = products[DETECTIONS].model_copy(update={"content": last.version})
+        products[DETECTIONS] = same if same.sha256 != last.sha256 else last
     of_headers = [entry for entry in run.record.unusual if entry.seen_in == "headers"]
     of_pixels = unusual_records(pixel_diagnostics(run.cells), "pixels")
-    audit_holds = products[DETECTIONS] == written.get(DETECTIONS)
+    audit_holds = last is not None and products[DETECTIONS].version == last.version
     record = run.record.model_copy(
         update={
             "totals": totals,

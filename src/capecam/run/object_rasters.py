@@ -132,10 +132,8 @@ def _update(
     path, product = run.path(cell, f"{OBJECTS}.tif"), _product(run)
     tags = run.about_cell(cell).tiff_tags()
     key, known = _key(run, grid, product, tags, objects), run.record.objects.get(cell)
-    if known is not None and known.key == key and path.is_file():
-        now = FileFacts.of(path)
-        if (now.bytes, now.sha256) == (known.bytes, known.sha256):
-            return known
+    if known is not None and known.key == key and path.is_file() and known.are_of(path):
+        return known
     write_cog(path, product, grid, _pixels(run, grid, objects), tags)
     return ObjectRasterRecord(key=key, **FileFacts.of(path).to_json())
 

@@ -47,8 +47,7 @@ def _update(run: RunFolder, name: str, about: About) -> CellRecord:
     record = run.cells[name]
     for file, facts in record.files.items():
         path = run.path(name, file)
-        now = FileFacts.of(path)
-        if (now.bytes, now.sha256) != (facts.bytes, facts.sha256):
+        if not facts.are_of(path):
             log.warning("%s: is not as it was written; its licence and date stay as they are", path)
             return record
     with ExitStack() as files:
@@ -58,7 +57,7 @@ def _update(run: RunFolder, name: str, about: About) -> CellRecord:
             copy = files.enter_context(atomic_write(path))
             _copy(path, copy, about)
             new = FileFacts.of(copy)
-            written[file] = new.model_copy(update={"pixels": facts.pixels or facts.sha256})
+            written[file] = new.model_copy(update={"content": facts.version})
     record = record.model_copy(update={"files": written, "about": about})
     record.write(run.path(name, CELL_JSON))
     return record

@@ -60,13 +60,22 @@ class FileFacts(Record):
 
     bytes: int
     sha256: str
-    pixels: str = ""
-    """sha256 of a raster before its tags were changed; its pixels are the same."""
+    content: str = ""
+    """sha256 of the first file with this content, where only statements have changed since."""
+
+    @property
+    def version(self) -> str:
+        """Checksum that stays when only statements about the origin change."""
+        return self.content or self.sha256
 
     @classmethod
     def of(cls, path: Path) -> FileFacts:
         """Read a file and return its size and checksum."""
         return cls(bytes=path.stat().st_size, sha256=file_digest(path))
+
+    def are_of(self, path: Path) -> bool:
+        """Return whether a file is as it was written."""
+        return path.stat().st_size == self.bytes and file_digest(path) == self.sha256
 
 
 class ObjectRasterRecord(FileFacts):

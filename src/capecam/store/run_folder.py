@@ -202,7 +202,7 @@ class RunFolder:
         """Return the cells' rasters of one product, with their windows."""
         stride = self.stride(product)
         tiles = [
-            VrtTile(self.path(name, product), window, files[product].sha256, files[product].pixels)
+            VrtTile(self.path(name, product), window, files[product].sha256, files[product].version)
             for name in self.cells
             if product in (files := self.files(name))
             and (window := self.core(name).blocks(stride)) is not None
@@ -232,6 +232,12 @@ class RunFolder:
             OutputError: it does not exist.
         """
         return product(self.out, DETECTIONS)
+
+    @property
+    def detections_version(self) -> str | None:
+        """Checksum of the city's detections, by which outdated results are recognised."""
+        facts = self.record.products.get(DETECTIONS)
+        return facts.version if facts else None
 
     def check_images(self, names: Iterable[str]) -> None:
         """Check that images still exist.

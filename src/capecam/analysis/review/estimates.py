@@ -299,7 +299,7 @@ def _facts(estimates: Sequence[YearEstimate], request: EstimateRequest) -> dict[
             "out": str(checked.year.out),
             "sample": str(checked.path),
             "draw": checked.design.digest,
-            "detections": file_digest(run.detections()),
+            "detections": run.detections_version or file_digest(run.detections()),
             "same_map": checked.same_map,
             "looks": checked.looks,
             "drawn": checked.drawn,
