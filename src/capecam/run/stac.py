@@ -20,6 +20,7 @@ import pyproj
 import shapely
 
 from capecam.detections.measurement import middle_pixel_m
+from capecam.grid import Grid
 from capecam.io.gdal import open_readonly
 from capecam.io.longitudes import TURN, in_one_turn
 from capecam.io.reprojection import WGS84, reproject
@@ -98,7 +99,9 @@ def write_catalogue(run: RunFolder, products: Mapping[str, FileFacts]) -> dict[s
     folder, written, before = run.out / CATALOGUE, dict[str, FileFacts](), run.record.stac
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
     for name, tree in _documents(run, products):
-        path, text = folder / name, f"{json.dumps(tree, indent=1)}\n"
+        # Those of cells have one line: json needs five times as long for several.
+        indent = None if name.startswith(CELLS) else 1
+        path, text = folder / name, f"{json.dumps(tree, indent=indent)}\n"
         if not path.is_file() or path.read_text("utf-8") != text:
             _keep(path, before.get(name))
             with atomic_write(path) as temporary:
@@ -195,7 +198,7 @@ def _cell(
     place: Tree,
 ) -> Tree:
     """Return the item of a cell."""
-    about, files = run.about_cell(name), run.files(name)
+    about, files, grid = run.about_cell(name), run.files(name), run.grid.crop(run.core(name))
     captured = CaptureDate(about.captured) if about.captured else None
     product, _, version = about.software.partition(" ")
     links = [
@@ -229,7 +232,7 @@ def _cell(
             **{
                 Path(product).stem: {
                     **_asset(f"../../cells/{name}/{product}", files[product]),
-                    **raster.asset(run, name),
+                    **raster.asset(grid),
                 }
                 for product, raster in rasters.items()
                 if product in files
@@ -282,7 +285,8 @@ class _Raster:
 
     tree: Tree
     """Fields that are the same in all cells."""
-    product: str
+    stride: int
+    """Edge of a pixel, in pixels of the imagery."""
 
     @classmethod
     def of(cls, run: RunFolder, product: str) -> Self:
@@ -311,16 +315,15 @@ class _Raster:
             values = enumerate(run.names)
             bands[0]["description"] = ", ".join(f"{value}: {name}" for value, name in values)
         tree = {"type": COG_TYPE, "title": _title(product), "roles": ["data"], "bands": bands}
-        return cls(tree, product)
+        return cls(tree, stride)
 
-    def asset(self, run: RunFolder, cell: str) -> Tree:
-        """Return the fields of the asset of a cell."""
-        own = run.grid.crop(run.core(cell))
-        grid = own.coarsen(run.stride(self.product)) or own
-        t = grid.transform
+    def asset(self, grid: Grid) -> Tree:
+        """Return the fields of the asset of a cell with this grid of pixels of the imagery."""
+        own = grid.coarsen(self.stride) or grid
+        t = own.transform
         return {
             **self.tree,
-            "proj:shape": list(grid.window.shape),
+            "proj:shape": list(own.window.shape),
             "proj:transform": [t.a, t.b, t.c, t.d, t.e, t.f],
         }
 

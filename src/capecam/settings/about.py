@@ -93,7 +93,7 @@ class AboutSettings(Section):
     captured_pattern: Annotated[str, AfterValidator(_pattern)] | None = Field(
         None,
         description="regular expression that finds the date in an image's name, with the groups "
-        "year and, if it has them, month and day: (?P<year>\\d{4})(?P<month>\\d\\d)",
+        "year and, if it has them, month and day: `(?P<year>\\d{4})(?P<month>\\d\\d)`",
     )
 
     @model_validator(mode="after")
