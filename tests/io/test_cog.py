@@ -21,7 +21,14 @@ from support.memory import at_most
 from support.tracing import LO19
 
 from capecam.grid import Window
-from capecam.io.cog import CogBlockWriter, CogSet, Product, why_not_cog, write_cog
+from capecam.io.cog import (
+    CogBlockWriter,
+    CogSet,
+    Product,
+    copy_with_tags,
+    why_not_cog,
+    write_cog,
+)
 from capecam.io.cog_layout import is_big
 from capecam.io.pyramid import is_valid, level_shapes, mean_of_2x2
 
@@ -281,6 +288,42 @@ def test_a_full_disk_is_said_and_leaves_no_file(tmp_path, monkeypatch) -> None:
         with pytest.raises(OSError, match="No space left"):
             cogs.writers["guided"].write(draw(product, (1000, 1000)))
     assert not list(tmp_path.iterdir())
+
+
+ONE = {"CAPECAM_LICENCE": "CC0-1.0", "TIFFTAG_SOFTWARE": "capecam 0.1"}
+OTHER = {"CAPECAM_LICENCE": "in words, © Müller & <c>", "TIFFTAG_COPYRIGHT": "© Müller"}
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["classic", "big"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_new_tags_give_the_bytes_of_a_file_written_with_them(
+    tmp_path, monkeypatch, name, big
+) -> None:
+    """Also where blocks are missing, and where there were no tags, or are none any more."""
+    monkeypatch.setattr("capecam.io.cog_layout.BIG", 1000 if big else 10**9)
+    product, shape, copy = PRODUCTS[name], (600, 600), tmp_path / "copy.tif"
+    pixels = draw(product, shape, valid=0.5)
+    tags = {"none": {}, "one": ONE, "other": OTHER}
+    for key, texts in tags.items():
+        write_cog(tmp_path / f"{key}.tif", product, grid(shape), pixels, texts)
+    for before, after in (("none", "one"), ("other", "none"), ("one", "other")):
+        copy_with_tags(tmp_path / f"{before}.tif", copy, tags[after])
+        assert copy.read_bytes() == (tmp_path / f"{after}.tif").read_bytes(), (before, after)
+    with rasterio.open(copy) as dataset:
+        assert OTHER.items() <= dataset.tags().items()
+    assert why_not_cog(copy) is None
+
+
+def test_files_of_gdal_get_tags_too(tmp_path) -> None:
+    """Those of version 0.1, which GDAL has laid out."""
+    product, shape = PRODUCTS["guided"], (1100, 1100)
+    write_with_gdal(tmp_path / "gdal.tif", product, draw(product, shape, valid=0.5))
+    copy_with_tags(tmp_path / "gdal.tif", tmp_path / "copy.tif", OTHER)
+    assert why_not_cog(tmp_path / "copy.tif") is None
+    with rasterio.open(tmp_path / "copy.tif") as dataset:
+        assert OTHER.items() <= dataset.tags().items()
+    pairs = zip(levels_of(tmp_path / "gdal.tif"), levels_of(tmp_path / "copy.tif"), strict=True)
+    assert all(np.array_equal(one, other) for one, other in pairs)
 
 
 def requests_of(host: str, name: str, read: Callable[[rasterio.DatasetReader], object]) -> int:

@@ -36,7 +36,7 @@ from capecam.io.reprojection import reproject, reproject_table
 from capecam.io.vector_reader import read_polygons
 from capecam.runtime.files import write_json
 from capecam.settings import Settings
-from capecam.store.file_names import DETECTIONS, EVALUATION_JSON
+from capecam.store.file_names import EVALUATION_JSON
 from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -256,16 +256,10 @@ def _save(evaluation: Evaluation, run: RunFolder | None) -> None:
     tree, to = evaluation.to_json(), evaluation.request.to
     out = run.out if run else to
     if run is not None:
-        tree["detections"] = _version(run)
+        tree["detections"] = run.detections_version
     if out is not None:
         with result_folder(out, to) as folder:
             write_json(folder / EVALUATION_JSON, tree)
-
-
-def _version(run: RunFolder) -> str | None:
-    """Return the sha256 of the detections, by which outdated scores are recognised."""
-    facts = run.record.products.get(DETECTIONS)
-    return facts.sha256 if facts else None
 
 
 def _read_run(run: RunFolder) -> gpd.GeoDataFrame:

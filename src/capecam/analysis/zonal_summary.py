@@ -26,10 +26,11 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.geopackage import holds, remove_journals
 from capecam.io.reprojection import metres_per_unit
 from capecam.io.vector_reader import read_polygons
-from capecam.io.vector_writer import write_geoparquet, write_gpkg
+from capecam.io.vector_writer import texts_of, write_geoparquet, write_gpkg
 from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
 from capecam.store.edited import set_aside
+from capecam.store.file_names import DETECTIONS
 from capecam.views.styles.layers import changes_style, zones_style
 from capecam.views.styles.qml import LayerStyle, embed_style
 
@@ -219,7 +220,8 @@ def summarize(
     table = _table(sheet, columns)
     files: list[Path] = []
     with result_folder(after.out, to) as folder:
-        files = _write(folder, table, changes, _style(table, after.classes))
+        texts = texts_of(after.out / DETECTIONS)
+        files = _write(folder, table, changes, _style(table, after.classes), texts)
     return ZoneSummary(table, int(np.sum(factor > 1)), tuple(files))
 
 
@@ -307,26 +309,34 @@ def _plain(attribute: pd.Series) -> pd.Series:
 
 
 def _write(
-    folder: Path, table: gpd.GeoDataFrame, changes: gpd.GeoDataFrame | None, style: LayerStyle
+    folder: Path,
+    table: gpd.GeoDataFrame,
+    changes: gpd.GeoDataFrame | None,
+    style: LayerStyle,
+    texts: Mapping[str, str],
 ) -> list[Path]:
-    """Write the files, and return their paths."""
+    """Write the files, with the statements about the detections, and return their paths."""
     csv = folder / "zones.csv"
     with atomic_write(csv) as temporary:
         table.drop(columns="geometry").to_csv(temporary, index=False, lineterminator="\n")
-    files = [csv, *_write_layer(folder, ZONES, table, style)]
+    files = [csv, *_write_layer(folder, ZONES, table, style, texts)]
     if changes is not None:
-        files += _write_layer(folder, CHANGES, changes, changes_style())
+        files += _write_layer(folder, CHANGES, changes, changes_style(), texts)
     return files
 
 
 def _write_layer(
-    folder: Path, layer: str, table: gpd.GeoDataFrame, style: LayerStyle
+    folder: Path,
+    layer: str,
+    table: gpd.GeoDataFrame,
+    style: LayerStyle,
+    texts: Mapping[str, str],
 ) -> tuple[Path, Path]:
     parquet, gpkg = folder / f"{layer}.parquet", folder / f"{layer}.gpkg"
     if gpkg.exists() and not holds(gpkg, {layer: parquet}):
         set_aside(gpkg)
     with atomic_write(parquet) as temporary:
-        write_geoparquet(temporary, table)
+        write_geoparquet(temporary, table, texts=texts)
     with atomic_write(gpkg) as temporary:
         write_gpkg(temporary, {layer: parquet}, pyproj.CRS(table.crs))
         embed_style(temporary, layer, style)

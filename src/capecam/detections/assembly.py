@@ -7,7 +7,7 @@ memory holds the pieces of two rows of cells, and the table of all detections.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -26,7 +26,7 @@ from capecam.detections.object_columns import OBJECT_COLUMNS, evidence_words
 from capecam.detections.regions import Pieces, first_pixels, join
 from capecam.detections.simplification import simplify_outlines
 from capecam.grid import Grid
-from capecam.io.vector_writer import write_geoparquet
+from capecam.io.vector_writer import NO_TEXTS, write_geoparquet
 from capecam.mosaic.aoi import read_shapes
 from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings, DetectionSettings
@@ -116,6 +116,8 @@ def write_detections(
     rules: AssemblyRules,
     explained: pd.DataFrame | None = None,
     calibration: ConfidenceCalibration | None = None,
+    *,
+    texts: Mapping[str, str] = NO_TEXTS,
 ) -> pd.DataFrame:
     """Write ``DETECTIONS``, ``SUMMARY`` and, if they are kept, the rejected objects.
 
@@ -126,6 +128,7 @@ def write_detections(
         explained: N rows of ``OBJECT_COLUMNS``, NaN for those without an explanation; None leaves
             these columns and the review queue out.
         calibration: gives each the probability of being right; None leaves this column out.
+        texts: statements about the origin of the tables, for their metadata.
 
     Returns:
         A row for each foreground class, also without detections.
@@ -141,13 +144,13 @@ def write_detections(
         review = review_ranks(table)
     summary = _summary(table, rules.names)
     with atomic_write(out / DETECTIONS) as parquet, atomic_write(out / SUMMARY) as csv:
-        write_geoparquet(parquet, table, review)
+        write_geoparquet(parquet, table, review, texts)
         summary.to_csv(csv, index=False, lineterminator="\n")
     if found.rejected is None:
         (out / f"{REJECTED}.parquet").unlink(missing_ok=True)
     else:
         with atomic_write(out / f"{REJECTED}.parquet") as parquet:
-            write_geoparquet(parquet, found.rejected)
+            write_geoparquet(parquet, found.rejected, texts=texts)
     return summary
 
 

@@ -39,7 +39,9 @@ class EvidenceKeys:
     def __init__(self, version: str, tiles: Sequence[VrtTile], distance_px: float) -> None:
         self._version, self._distance_px = version.encode(), distance_px
         self._index = shapely.STRtree([tile.window.box for tile in tiles])
-        self._tiles = [repr((t.path.parent.name, t.path.name, t.sha256, t.window)) for t in tiles]
+        self._tiles = [
+            repr((t.path.parent.name, t.path.name, t.version or t.sha256, t.window)) for t in tiles
+        ]
 
     def of(self, objects: Pieces) -> list[bytes]:
         """Return (N,) keys, equal for objects whose numbers must be equal."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import geopandas as gpd
@@ -19,6 +19,7 @@ from capecam.io.cog import LEVELS
 from capecam.io.longitudes import nearest_turn
 from capecam.io.polygon_repair import polygonal
 from capecam.io.reprojection import METRES_A_DEGREE, WGS84, metres_per_unit
+from capecam.io.vector_writer import NO_TEXTS, copy_with_texts
 
 Floats = NDArray[np.float64]
 
@@ -194,9 +195,25 @@ def inside_points(detections: pd.DataFrame, crs: pyproj.CRS, near: float) -> gpd
     return gpd.GeoSeries(gpd.points_from_xy(x, moved.y), index=moved.index, crs=crs)
 
 
-def write_pieces(pieces: Pieces, grid: Grid, names: Sequence[str], path: Path) -> None:
-    """Write a cell's unfiltered pieces as GeoParquet."""
+def write_pieces(
+    pieces: Pieces,
+    grid: Grid,
+    names: Sequence[str],
+    path: Path,
+    texts: Mapping[str, str] = NO_TEXTS,
+) -> None:
+    """Write a cell's unfiltered pieces as GeoParquet.
+
+    Args:
+        pieces: in lattice pixels.
+        grid: the pixel grid.
+        names: of all classes, 0 first.
+        path: the file to write.
+        texts: statements about its origin.
+    """
     to_table(pieces, grid, names).to_parquet(path, index=False)
+    if texts:
+        copy_with_texts(path, path, texts)
 
 
 def read_pieces(path: Path, grid: Grid) -> Pieces:

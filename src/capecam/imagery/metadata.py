@@ -15,6 +15,10 @@ from capecam.imagery.validation.file_type import cut_off
 from capecam.imagery.validation.sidecars import has_lossy_mask
 from capecam.io.paths import VRT, Location
 
+DATE_TAGS = ("ACQUISITIONDATETIME", "TIFFTAG_DATETIME")
+"""Tags that say when an image was taken. GDAL's domains IMAGERY and EXIF are left alone: for them,
+it would look for files of satellites beside each image."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
@@ -46,6 +50,8 @@ class ImageMetadata:
     """Images in the file, of which the first is used; overviews and masks do not count."""
     missing: str
     """Description of the part missing at the end of the file; empty if it is whole."""
+    captured: str
+    """Date in the first of ``DATE_TAGS`` that the file has, as it stands there; may be empty."""
 
     @classmethod
     def of(cls, path: Location, dataset: Any) -> Self:
@@ -72,6 +78,7 @@ class ImageMetadata:
             tuple(zip(dataset.scales, dataset.offsets, strict=True)),
             max(1, len(dataset.subdatasets)),
             cut_off(path) or "",
+            next(filter(None, (_tag(dataset, name) for name in DATE_TAGS)), ""),
         )
 
     @property
@@ -121,6 +128,15 @@ class ImageMetadata:
         if set(self.nodata) != {None}:
             return "where not all bands that are read are nodata; not all bands have one"
         return "everywhere: it has no mask, alpha or nodata (--collar auto looks for a border)"
+
+
+def _tag(dataset: Any, name: str) -> str | None:
+    """Return a tag, or None if the file has none, or one that is no text."""
+    try:
+        text: str | None = dataset.get_tag_item(name)
+    except UnicodeDecodeError:
+        return None
+    return text
 
 
 def has_mask(dataset: Any, band: int) -> bool:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +16,9 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
-from capecam.grid import Grid
-from capecam.io.cog_layout import Template, write_layout
+from capecam.grid import Grid, Window
+from capecam.io.cog_layout import Template, write_layout, write_with_tags
+from capecam.io.gdal import open_readonly
 from capecam.io.pyramid import BLOCK, Pyramid, level_shapes
 from capecam.runtime.files import atomic_write
 from capecam.runtime.machine import usable_cpus
@@ -138,7 +139,12 @@ class CogWriter:
     """
 
     def __init__(
-        self, path: Path, product: Product, grid: Grid, threads: ThreadPoolExecutor | None = None
+        self,
+        path: Path,
+        product: Product,
+        grid: Grid,
+        tags: Mapping[str, str] | None = None,
+        threads: ThreadPoolExecutor | None = None,
     ) -> None:
         """Start a file, of which nothing is to be seen before it is finished.
 
@@ -146,10 +152,11 @@ class CogWriter:
             path: the COG to write.
             product: description.
             grid: grid of the raster.
+            tags: metadata of the whole file.
             threads: threads that compress blocks; without them the caller's does.
         """
         self._path, self._window = path, grid.window
-        self._blocks = CogBlockWriter(path, product, grid)
+        self._blocks = CogBlockWriter(path, product, grid, tags)
         self._map = map if threads is None else threads.map
         self._buffer = np.empty((len(product.bands), BLOCK, grid.window.width), product.dtype)
         self._filled = 0
@@ -222,11 +229,42 @@ def _template(product: Product, grid: Grid, tags: Mapping[str, str], overviews: 
         return Template.of(cog.read())
 
 
-def write_cog(path: Path, product: Product, grid: Grid, pixels: NDArray[Any]) -> None:
+def write_cog(
+    path: Path,
+    product: Product,
+    grid: Grid,
+    pixels: NDArray[Any],
+    tags: Mapping[str, str] | None = None,
+) -> None:
     """Write the pixels (bands, height, width) of a small raster at once."""
-    with closing(CogWriter(path, product, grid)) as writer:
+    with closing(CogWriter(path, product, grid, tags)) as writer:
         writer.write(pixels)
         writer.finish()
+
+
+def copy_with_tags(path: Path, copy: Path, tags: Mapping[str, str]) -> None:
+    """Write a copy of a COG with other metadata of the whole file, without decoding a pixel.
+
+    Args:
+        path: a COG that was written here.
+        copy: the file to write; it has the bytes that a new COG with these tags would have.
+        tags: metadata.
+
+    Raises:
+        RasterioError: the file is damaged.
+        ValueError: the same.
+    """
+    with open_readonly(path) as dataset:
+        product = replace(
+            Product.like(dataset, path.stem),
+            tags=tuple(dataset.tags(band) for band in dataset.indexes),
+        )
+        transform, window = dataset.transform, Window(0, 0, *dataset.shape)
+        corner, pixel = (transform.c, transform.f), (transform.a, -transform.e)
+        grid = Grid(dataset.crs.to_wkt(), corner, pixel, window)
+    template = _template(product, grid, tags, overviews=False)
+    with path.open("rb") as source, copy.open("wb") as stream:
+        write_with_tags(source, stream, template.full)
 
 
 def write_rgb_cog(
@@ -257,14 +295,21 @@ def write_rgb_cog(
 class CogSet:
     """One writer per product; without ``finish`` or after an error there is no COG."""
 
-    def __init__(self, folder: Path, grid: Grid, coarse: Grid | None, products: Sequence[Product]):
+    def __init__(
+        self,
+        folder: Path,
+        grid: Grid,
+        coarse: Grid | None,
+        products: Sequence[Product],
+        tags: Mapping[str, str] | None = None,
+    ):
         self.writers: dict[str, CogWriter] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="compress")
         for product in products:
             target = coarse if product.coarse else grid
             if target is not None:  # None for a cell that is narrower than a block
                 path = folder / f"{product.name}.tif"
-                self.writers[product.name] = CogWriter(path, product, target, self._threads)
+                self.writers[product.name] = CogWriter(path, product, target, tags, self._threads)
 
     def finish(self) -> None:
         """Write the COGs."""

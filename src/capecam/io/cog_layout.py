@@ -10,8 +10,10 @@ order and the leaders of blocks.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
+from shutil import copyfileobj
 from typing import BinaryIO, Self
 
 import numpy as np
@@ -26,8 +28,15 @@ the raster, and the pixels of its overviews. GDAL 3.10 made one of 38,500 x 38,5
 LEADER = 4
 """Bytes before each block, with its size, and after it, where its last bytes are repeated."""
 
+TEXT_TAGS = SOFTWARE, COPYRIGHT, GDAL_METADATA = 305, 33432, 42112
+"""Tags with the metadata of the whole file."""
+
+COPY_BYTES = 1 << 20
+
 WIDTH, HEIGHT, OFFSETS, BYTE_COUNTS = 256, 257, 324, 325
 SHORT, LONG, LONG8 = 3, 4, 16
+INTEGERS = {SHORT: "<u2", LONG: "<u4", LONG8: "<u8"}
+"""Types of numpy."""
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
 """Bytes of a value of each type of TIFF."""
 
@@ -43,8 +52,12 @@ class Tag:
     @classmethod
     def of(cls, values: Sequence[int], type_: int) -> Self:
         """Return a tag with integers."""
-        dtype = {SHORT: "<u2", LONG: "<u4", LONG8: "<u8"}[type_]
-        return cls(type_, len(values), np.asarray(values, dtype).tobytes())
+        return cls(type_, len(values), np.asarray(values, INTEGERS[type_]).tobytes())
+
+    def values(self) -> list[int]:
+        """Return integers."""
+        found: list[int] = np.frombuffer(self.data, INTEGERS[self.type]).tolist()
+        return found
 
     @classmethod
     def of_size(cls, pixels: int) -> Self:
@@ -69,25 +82,55 @@ class Template:
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Parse a little-endian TIFF."""
-        if data[:4] != b"II*\0":
-            raise ValueError(f"not a little-endian TIFF: {data[:4]!r}")
-        (first,) = struct.unpack_from("<I", data, 4)
-        directories = list(_parse(data, first))
-        return cls(data[8:first], directories[0], directories[min(1, len(directories) - 1)])
+        ghost, directories, _ = _parse(data)
+        return cls(ghost, directories[0], directories[min(1, len(directories) - 1)])
 
 
-def _parse(data: bytes, at: int) -> Iterator[Directory]:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Sizes of numbers in a TIFF, or in a BigTIFF."""
+
+    header: int
+    """Bytes before the ghost area."""
+    count: str
+    """Format of the number of a directory's tags."""
+    entry: str
+    """Format of a tag without its value."""
+    offset: str
+    """Format of an offset; as long as a value that stands in its tag."""
+
+
+CLASSIC = _Form(8, "<H", "<HHI", "<I")
+BIGTIFF = _Form(16, "<Q", "<HHQ", "<Q")
+
+
+def _parse(data: bytes | mmap) -> tuple[bytes, list[Directory], bool]:
+    """Return the ghost area, all directories, and whether the file is a BigTIFF.
+
+    Raises:
+        ValueError: it is no little-endian TIFF.
+    """
+    big = data[:4] == b"II+\0"
+    if not big and data[:4] != b"II*\0":
+        raise ValueError(f"not a little-endian TIFF: {data[:4]!r}")
+    form = BIGTIFF if big else CLASSIC
+    inline, head = struct.calcsize(form.offset), struct.calcsize(form.entry)
+    (at,) = struct.unpack_from(form.offset, data, form.header - inline)
+    ghost, directories = data[form.header : at], list[Directory]()
     while at:
-        (count,) = struct.unpack_from("<H", data, at)
+        (count,) = struct.unpack_from(form.count, data, at)
+        at += struct.calcsize(form.count)
         tags = {}
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            number, type_, n = struct.unpack_from("<HHI", data, entry)
-            size, start = n * TYPE_BYTES[type_], entry + 8
-            if size > 4:
-                (start,) = struct.unpack_from("<I", data, start)
+        for _ in range(count):
+            number, type_, n = struct.unpack_from(form.entry, data, at)
+            size, start = n * TYPE_BYTES[type_], at + head
+            if size > inline:
+                (start,) = struct.unpack_from(form.offset, data, start)
             tags[number] = Tag(type_, n, data[start : start + size])
-        yield tags
-        (at,) = struct.unpack_from("<I", data, at + 2 + 12 * count)
+            at += head + inline
+        directories.append(tags)
+        (at,) = struct.unpack_from(form.offset, data, at)
+    return ghost, directories, big
 
 
 def is_big(shapes: Sequence[tuple[int, int]], pixel_bytes: int) -> bool:
@@ -113,7 +156,9 @@ def write_layout(stream: BinaryIO, template: Template, pyramid: Pyramid, pixel_b
     """
     levels = pyramid.levels
     big = is_big([(level.height, level.width) for level in levels], pixel_bytes)
-    header = len(_head(template, levels, [{}] * len(levels), big))
+    header = len(
+        _head(template.ghost, _directories(template, levels, [{}] * len(levels), big), big)
+    )
     offsets, at = list[dict[tuple[int, int], int]](), header
     for level in reversed(levels):
         offsets.insert(0, {})
@@ -121,7 +166,7 @@ def write_layout(stream: BinaryIO, template: Template, pyramid: Pyramid, pixel_b
             if corner in level.places:
                 offsets[0][corner] = at + LEADER
                 at += level.places[corner][1] + 2 * LEADER
-    stream.write(_head(template, levels, offsets, big))
+    stream.write(_head(template.ghost, _directories(template, levels, offsets, big), big))
     for level in reversed(levels):
         for data in pyramid.stored(level):
             stream.write(struct.pack("<I", len(data)))
@@ -129,17 +174,44 @@ def write_layout(stream: BinaryIO, template: Template, pyramid: Pyramid, pixel_b
             stream.write(data[-LEADER:])
 
 
-def _head(
+def write_with_tags(source: BinaryIO, stream: BinaryIO, tags: Directory) -> None:
+    """Copy a COG with other tags of the raster itself; blocks are copied as they are.
+
+    The copy has the bytes that the file would have if it had been written with these tags.
+
+    Args:
+        source: a COG whose blocks have leaders.
+        stream: an empty file.
+        tags: replace those with the numbers ``TEXT_TAGS``; a number that is missing is removed.
+
+    Raises:
+        ValueError: it is no little-endian TIFF.
+    """
+    with mmap(source.fileno(), 0, access=ACCESS_READ) as data:
+        ghost, (full, *overviews), big = _parse(data)
+        rest = {number: tag for number, tag in full.items() if number not in TEXT_TAGS}
+        directories = [rest | {n: tags[n] for n in TEXT_TAGS if n in tags}, *overviews]
+        offsets = [tags[OFFSETS].values() for tags in directories]
+        stored = [offset for level in offsets for offset in level if offset]
+        start = min(stored) - LEADER if stored else len(data)
+        shift = len(_head(ghost, directories, big)) - start
+        moved = [
+            {**tags, OFFSETS: Tag.of([at and at + shift for at in level], LONG8 if big else LONG)}
+            for tags, level in zip(directories, offsets, strict=True)
+        ]
+    stream.write(_head(ghost, moved, big))
+    source.seek(start)
+    copyfileobj(source, stream, COPY_BYTES)
+
+
+def _directories(
     template: Template,
     levels: Sequence[Level],
     offsets: Sequence[Mapping[tuple[int, int], int]],
     big: bool,
-) -> bytes:
-    """Return everything before the blocks; its size does not depend on the offsets."""
-    header = 16 if big else 8
-    start = header + len(template.ghost)
-    head = struct.pack("<4sHHQ", b"II+\0", 8, 0, start) if big else b"II*\0" + _long(start)
-    head += template.ghost
+) -> list[Directory]:
+    """Return the directories of a raster and its overviews, with the offsets of their blocks."""
+    directories = list[Directory]()
     for number, (level, places) in enumerate(zip(levels, offsets, strict=True)):
         corners = list(level.corners())
         tags = dict(template.overview if number else template.full)
@@ -148,7 +220,17 @@ def _head(
         tags[OFFSETS] = Tag.of(values, LONG8 if big else LONG)
         sizes = [level.places.get(corner, (0, 0))[1] for corner in corners]
         tags[BYTE_COUNTS] = Tag.of(sizes, LONG)
-        head += _directory(tags, len(head), big, last=number == len(levels) - 1)
+        directories.append(tags)
+    return directories
+
+
+def _head(ghost: bytes, directories: Sequence[Directory], big: bool) -> bytes:
+    """Return everything before the blocks; its size does not depend on the offsets."""
+    start = (BIGTIFF if big else CLASSIC).header + len(ghost)
+    head = struct.pack("<4sHHQ", b"II+\0", 8, 0, start) if big else b"II*\0" + _long(start)
+    head += ghost
+    for number, tags in enumerate(directories, start=1):
+        head += _directory(tags, len(head), big, last=number == len(directories))
     return head
 
 

@@ -49,6 +49,11 @@ def gdal_settings() -> Iterator[None]:
         yield
 
 
+def gdal_versions() -> dict[str, str]:
+    """Return the versions of GDAL and PROJ that read and write rasters."""
+    return {"gdal": rasterio.__gdal_version__, "proj": rasterio.__proj_version__}
+
+
 def overview_options(level: int | None) -> dict[str, int]:
     """Return the options of ``rasterio.open`` for an overview, 0 being the finest; None: for the
     raster itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from capecam.io.vector_writer import texts_of
+
 STYLES = "layer_styles"
 """Table in which QGIS looks up styles."""
 
 OWN_STYLE = "capecam"
 """Name of the styles that capecam writes into it."""
 
-PEOPLES = ("gpkg_data_columns", "gpkg_metadata")
-"""Tables of the format that only people fill: aliases of columns, and descriptions."""
+PEOPLES = ("gpkg_data_columns",)
+"""Table of the format that only people fill: aliases of columns."""
 
 JOURNALS = ("-wal", "-shm")
 """Suffixes of the files beside a database that another program has open."""
@@ -37,7 +39,12 @@ def holds(path: Path, tables: Mapping[str, Path]) -> bool:
     try:
         with closing(sqlite3.connect(path)) as database:
             own = _own_tables(database) == {*tables, STYLES} and not _is_annotated(database)
-        return own and all(_is_equal(path, layer, source) for layer, source in tables.items())
+        return (
+            own
+            and _metadata(path, tables)
+            == {layer: texts for layer, source in tables.items() if (texts := texts_of(source))}
+            and all(_is_equal(path, layer, source) for layer, source in tables.items())
+        )
     except (OSError, DataSourceError, DataLayerError, sqlite3.Error, pa.ArrowException):
         return False
 
@@ -53,6 +60,18 @@ def _own_tables(database: sqlite3.Connection) -> set[str]:
         name for name in names
         if name in PEOPLES or not name.startswith(("gpkg_", "rtree_", "sqlite_"))
     }  # fmt: skip
+
+
+def _metadata(path: Path, layers: Iterable[str]) -> dict[str, dict[str, str]] | None:
+    """Return the metadata of layers that GDAL has written; None if there are others."""
+    with closing(sqlite3.connect(path)) as database:
+        query = "SELECT count(*) FROM sqlite_master WHERE name = 'gpkg_metadata'"
+        ((exists,),) = database.execute(query)
+        rows = "SELECT count(*) FROM gpkg_metadata"
+        ((count,),) = database.execute(rows) if exists else ((0,),)
+    found = {layer: pyogrio.read_info(path, layer=layer)["layer_metadata"] for layer in layers}
+    found = {layer: metadata for layer, metadata in found.items() if metadata}
+    return found if len(found) == count else None
 
 
 def _is_annotated(database: sqlite3.Connection) -> bool:

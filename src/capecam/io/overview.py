@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -43,7 +44,9 @@ CACHE_BYTES = 128 << 20
 in blocks of 10 px have 18 kB each, and a block touches 50 of them."""
 
 
-def write_overview(path: Path, layer: Layer, previous: Path) -> None:
+def write_overview(
+    path: Path, layer: Layer, previous: Path, tags: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write a layer at 1/16 as a COG, from the overviews of its tiles.
 
     Blocks of the previous overview are copied if they were made from the same tiles.
@@ -52,6 +55,7 @@ def write_overview(path: Path, layer: Layer, previous: Path) -> None:
         path: the file to write.
         layer: the layer.
         previous: the overview of an old run, which may not exist.
+        tags: metadata of the whole file.
     """
     with ExitStack() as files:
         template = files.enter_context(open_readonly(layer.tiles[0].path))
@@ -60,7 +64,7 @@ def write_overview(path: Path, layer: Layer, previous: Path) -> None:
         old = _PreviousOverview.open(previous, files, grid.window.shape)
         resampling = Resampling.nearest if product.palette else Resampling.average
         reduced = _ReducedTiles(layer.grid.window, template, resampling)
-        writer = CogBlockWriter(path, product, grid, {KEYS: _keys(blocks)})
+        writer = CogBlockWriter(path, product, grid, {KEYS: _keys(blocks), **tags})
         files.enter_context(closing(writer))
         for block in blocks:
             if block.tiles:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -23,6 +24,8 @@ class VrtTile:
     path: Path
     window: Window
     sha256: str
+    version: str = ""
+    """Checksum that stays when only tags change; empty: that of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ class Layer:
         return cls(grid.crop(hull), tuple(tiles))
 
 
-def write_vrt(path: Path, layer: Layer, overview: Path) -> None:
+def write_vrt(
+    path: Path, layer: Layer, overview: Path, tags: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write a VRT of the tiles of a layer, with relative paths and without resampling.
 
     Only the first tile is opened, since all have the same bands.
@@ -49,10 +54,12 @@ def write_vrt(path: Path, layer: Layer, overview: Path) -> None:
         path: the VRT to write.
         layer: the layer.
         overview: overview of the layer, in the same folder as the VRT.
+        tags: metadata of the whole file.
     """
     with open_readonly(layer.tiles[0].path) as dataset:
         bands, crs = _bands(dataset), dataset.crs.wkt
     root = vrt_over(replace(layer.grid, crs=crs))
+    _add_metadata(root, tags)
     for index, properties in enumerate(bands, start=1):
         band = _add_band(root, index, properties)
         for tile in layer.tiles:
@@ -127,11 +134,15 @@ def _bands(dataset: Any) -> list[_Band]:
     ]
 
 
+def _add_metadata(parent: ET.Element, tags: Mapping[str, str]) -> None:
+    metadata = ET.SubElement(parent, "Metadata")
+    for key, value in sorted(tags.items()):
+        ET.SubElement(metadata, "MDI", key=key).text = value
+
+
 def _add_band(root: ET.Element, index: int, properties: _Band) -> ET.Element:
     band = ET.SubElement(root, "VRTRasterBand", dataType=properties.dtype, band=str(index))
-    metadata = ET.SubElement(band, "Metadata")
-    for key, value in sorted(properties.tags.items()):
-        ET.SubElement(metadata, "MDI", key=key).text = value
+    _add_metadata(band, properties.tags)
     ET.SubElement(band, "Description").text = properties.description
     ET.SubElement(band, "NoDataValue").text = properties.nodata
     if properties.scale != 1.0:

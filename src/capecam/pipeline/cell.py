@@ -29,6 +29,7 @@ from capecam.pipeline.stitching import FinishedRows, Stitcher, StitchPlan
 from capecam.pipeline.tiles import Tile, batches, read_tiles, with_first
 from capecam.runtime.background import in_background
 from capecam.settings import PIXEL_METHODS, Settings
+from capecam.store.about import About
 from capecam.store.file_names import PIECES
 
 OnTiles = Callable[[int], object]
@@ -72,13 +73,14 @@ class CellReport:
     for those that write each raster and trace polygons (``wait``), and finishes the rasters."""
 
 
-def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport:
+def process(cell: Cell, job: Job, folder: Path, about: About, on_tiles: OnTiles) -> CellReport:
     """Write all products of a cell into a folder.
 
     Args:
         cell: the pixels to cover.
         job: imagery, network, calibration and settings.
         folder: exists and is empty.
+        about: statement about their origin, for each of them.
         on_tiles: called with the number of tiles of each finished batch.
 
     Raises:
@@ -96,7 +98,9 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
 
     with (
         closing(_read(cell, job, open_reader, border)) as tiles,
-        CogSet(folder, grid, grid.coarsen(tiling.stride), _products(job)) as cogs,
+        CogSet(
+            folder, grid, grid.coarsen(tiling.stride), _products(job), about.tiff_tags()
+        ) as cogs,
     ):
         with _consumers(cogs, tracer, timer) as consume:
             tile_batches = batches(tiles, engine.tiles_per_call(batch_size))
@@ -120,7 +124,8 @@ def process(cell: Cell, job: Job, folder: Path, on_tiles: OnTiles) -> CellReport
 
     with timer("trace"):
         pieces = tracer.finish()
-        write_pieces(pieces, grid, [c.name for c in engine.model.classes], folder / PIECES)
+        names = [entry.name for entry in engine.model.classes]
+        write_pieces(pieces, grid, names, folder / PIECES, about.texts())
     return CellReport(
         count,
         int(stitcher.valid_px),

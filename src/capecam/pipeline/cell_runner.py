@@ -219,16 +219,19 @@ class CellRunner:
         with self._ledger.work_folder(cell) as work, ThreadPoolExecutor(1) as thread:
             # While the engine runs: the files are read anyway, and hashing waits for disks, too.
             facts = {s.name: thread.submit(self._hashes.of, s, cell) for s in images}
-            report = process(cell, job, work, on_tiles)
+            inputs = cell_inputs(cell, job.constants.inputs(self._settings, job.city), images)
+            about = job.constants.about(self._settings, inputs, job.city.mosaic.source(cell.image))
+            report = process(cell, job, work, about, on_tiles)
             record = CellRecord(
                 cell=cell.name,
                 image=cell.image,
                 status="done",
                 **asdict(report),
                 seconds=round(time.perf_counter() - started, 3),
-                inputs=cell_inputs(cell, job.constants.inputs(self._settings, job.city), images),
+                inputs=inputs,
                 images={name: future.result() for name, future in facts.items()},
                 files=products_in(work),
+                about=about,
             )
             self._ledger.commit(cell, work, record)
         return report

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from capecam.attribution.autotune import auto_batch_size, auto_precision
 from capecam.attribution.engine import Engine
 from capecam.errors import UsageError
+from capecam.model.model import Model
 from capecam.mosaic.city import City
+from capecam.mosaic.mosaic import Source
 from capecam.mosaic.value_range import find_value_range
 from capecam.pipeline.calibration import (
     OnReading,
@@ -21,9 +23,11 @@ from capecam.pipeline.calibration import (
 )
 from capecam.pipeline.tiles import Tile, batches
 from capecam.runtime.progress import SILENT, Progress
-from capecam.settings import Settings, ValueRange
+from capecam.settings import AboutSettings, Settings, ValueRange
+from capecam.settings.capture_date import CaptureDate
+from capecam.store.about import SOFTWARE, About, model_title
 from capecam.store.provenance import recorded_value_range
-from capecam.store.records import CalibrationRecord, RunRecord
+from capecam.store.records import CalibrationRecord, CellInputs, CheckpointRecord, RunRecord
 from capecam.store.staleness import Inputs
 
 log = logging.getLogger(__name__)
@@ -47,16 +51,28 @@ class RunConstants:
     calibration: CalibrationRecord
     calibrated_s: float
     """Seconds that calibrating took."""
-    checkpoint: str
-    """sha256."""
-    architecture: str
-    target_layer: str
-    ignored: tuple[str, ...]
-    """Keys of the checkpoint that are not part of the network."""
+    checkpoint: CheckpointRecord
 
     def inputs(self, settings: Settings, city: City) -> Inputs:
         """Return what the pixels of all cells depend on."""
-        return Inputs(city, settings, self.checkpoint, self.precision, self.calibration)
+        return Inputs(city, settings, self.checkpoint.sha256, self.precision, self.calibration)
+
+    def about(self, settings: Settings, inputs: CellInputs, image: Source) -> About:
+        """Return the statement about the products of a cell, which are to be made.
+
+        Args:
+            settings: of the run.
+            inputs: of the cell.
+            image: the cell's own.
+        """
+        file = settings.checkpoint.name if settings.checkpoint else ""
+        about = About(
+            software=SOFTWARE,
+            model=model_title(self.checkpoint.architecture, file),
+            model_sha256=self.checkpoint.sha256,
+            run=inputs.run,
+        )
+        return about.published(settings.about, captured(image, settings.about))
 
 
 def prepare(
@@ -101,11 +117,27 @@ def prepare(
         scale,
         calibration,
         time.perf_counter() - started,
-        engine.model.sha256,
-        engine.model.architecture,
-        engine.model.target_layer,
-        engine.model.ignored,
+        _describe(engine.model),
     )
+
+
+def _describe(model: Model) -> CheckpointRecord:
+    """Return the record of a network."""
+    return CheckpointRecord(
+        sha256=model.sha256,
+        architecture=model.architecture,
+        target_layer=model.target_layer,
+        ignored=model.ignored,
+        mean=model.normalisation.mean,
+        std=model.normalisation.std,
+        parameters=sum(parameter.numel() for parameter in model.network.parameters()),
+        channels=1 if model.sigmoid else len(model.classes),
+    )
+
+
+def captured(image: Source, settings: AboutSettings) -> CaptureDate | None:
+    """Return when an image was taken, if that is known."""
+    return settings.date_of(image.name, image.header.metadata.captured)
 
 
 def value_range(

@@ -28,6 +28,7 @@ from capecam.errors import StoppedError
 from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
+from capecam.io.vector_writer import rows_digest
 from capecam.io.vrt import write_vrt
 from capecam.model.model import Model
 from capecam.pipeline.object_group import GroupResult, ObjectGroup
@@ -36,6 +37,8 @@ from capecam.run.applied_calibration import applied_calibration, calibration_rec
 from capecam.run.editable_products import EditableProducts
 from capecam.run.object_rasters import write_object_rasters
 from capecam.run.object_stage import Explain, explain_detections, object_table
+from capecam.run.stac import write_catalogue
+from capecam.run.statements import update_statements
 from capecam.run.unusual_images import pixel_diagnostics, unusual_records
 from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
@@ -117,9 +120,11 @@ def write_city_products(out: Path, explain: Explain, progress: Progress = SILENT
 
 
 def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
+    run = update_statements(run)
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
+    rows = rows_digest(out / DETECTIONS)
     with _LayerWriter() as layers:
         layers.start(run, [product for product in run.products if product != f"{OBJECTS}.tif"])
         found = _assemble(run, rules, progress)
@@ -130,7 +135,9 @@ def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
         run = replace(run, record=run.record.model_copy(update={"objects": objects}))
         layers.start(run, [product for product in run.products if product == f"{OBJECTS}.tif"])
         write_styles(run)
-        table = write_detections(out, found, rules, object_table(explained), calibration)
+        table = write_detections(
+            out, found, rules, object_table(explained), calibration, texts=run.about.texts()
+        )
         summary = table.to_dict("records")
     counts = {row["class"]: row["count"] for row in summary}
     people_edit = editable.write(run, counts)
@@ -144,15 +151,20 @@ def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
         totals = totals.model_copy(update={"expected": expected})
     files = sorted(path for pattern in RECORDED for path in out.glob(pattern))
     products = {path.name: FileFacts.of(path) for path in files}
+    last = written.get(DETECTIONS)
+    if last and rows == rows_digest(out / DETECTIONS):
+        same = products[DETECTIONS].model_copy(update={"content": last.version})
+        products[DETECTIONS] = same if same.sha256 != last.sha256 else last
     of_headers = [entry for entry in run.record.unusual if entry.seen_in == "headers"]
     of_pixels = unusual_records(pixel_diagnostics(run.cells), "pixels")
-    audit_holds = products[DETECTIONS] == written.get(DETECTIONS)
+    audit_holds = last is not None and products[DETECTIONS].version == last.version
     record = run.record.model_copy(
         update={
             "totals": totals,
             "detections": found.steps,
             "products": products,
             "written": products | people_edit,
+            "stac": write_catalogue(run, products),
             "unusual": (*of_headers, *of_pixels),
             "audit": run.record.audit if audit_holds else None,
             "p_right": calibration_record(run),
@@ -201,9 +213,9 @@ class _LayerWriter:
 
 def _write_layer(run: RunFolder, product: str) -> None:
     """Write a virtual raster of a product, over an overview."""
-    stem, layer = Path(product).stem, run.layer(product)
+    stem, layer, tags = Path(product).stem, run.layer(product), run.about.tiff_tags()
     overview = run.out / f"{stem}.overview.tif"
     with atomic_write(overview) as temporary:
-        write_overview(temporary, layer, previous=overview)
+        write_overview(temporary, layer, overview, tags)
     with atomic_write(run.out / f"{stem}.vrt") as vrt:
-        write_vrt(vrt, layer, overview)
+        write_vrt(vrt, layer, overview, tags)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -130,12 +130,11 @@ def _update(
 ) -> ObjectRasterRecord:
     """Write the raster of a cell, unless it is there already."""
     path, product = run.path(cell, f"{OBJECTS}.tif"), _product(run)
-    key, known = _key(run, grid, product, objects), run.record.objects.get(cell)
-    if known is not None and known.key == key and path.is_file():
-        now = FileFacts.of(path)
-        if (now.bytes, now.sha256) == (known.bytes, known.sha256):
-            return known
-    write_cog(path, product, grid, _pixels(run, grid, objects))
+    tags = run.about_cell(cell).tiff_tags()
+    key, known = _key(run, grid, product, tags, objects), run.record.objects.get(cell)
+    if known is not None and known.key == key and path.is_file() and known.are_of(path):
+        return known
+    write_cog(path, product, grid, _pixels(run, grid, objects), tags)
     return ObjectRasterRecord(key=key, **FileFacts.of(path).to_json())
 
 
@@ -157,10 +156,16 @@ def _product(run: RunFolder) -> Product:
     )
 
 
-def _key(run: RunFolder, grid: Grid, product: Product, objects: Sequence[_DrawnObject]) -> str:
-    """Return a digest of everything that a raster shows."""
+def _key(
+    run: RunFolder,
+    grid: Grid,
+    product: Product,
+    tags: Mapping[str, str],
+    objects: Sequence[_DrawnObject],
+) -> str:
+    """Return a digest of everything that a raster shows and says."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{VERSION} {run.settings.tiling.tiling} {grid} {product}".encode())
+    digest.update(f"{VERSION} {run.settings.tiling.tiling} {grid} {product} {tags}".encode())
     for each in objects:
         each.add_to(digest)
     return digest.hexdigest()

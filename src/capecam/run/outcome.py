@@ -8,26 +8,28 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 from capecam import __version__
 from capecam.grid import Cell
+from capecam.io.gdal import gdal_versions
 from capecam.mosaic.city import City
 from capecam.mosaic.diagnostics import DiagnosticGroup
 from capecam.mosaic.mosaic import Source
-from capecam.pipeline.preparation import RunConstants
+from capecam.pipeline.preparation import RunConstants, captured
 from capecam.run.unusual_images import unusual_records
 from capecam.settings import Settings
 from capecam.store.records import (
-    CheckpointRecord,
     GridRecord,
     ImageFacts,
     RunRecord,
     TotalsRecord,
 )
 from capecam.store.staleness import ImageHashes, Inputs
+
+PACKAGES = ("torch", "segmentation_models_pytorch", "timm", "rasterio")
+"""Packages whose versions are recorded, beside those of GDAL and PROJ in rasterio."""
 
 
 @dataclass(slots=True)
@@ -125,16 +127,15 @@ class PreparedRun:
             capecam=__version__,
             settings=self.settings.model_dump(mode="json"),
             started_in=os.path.relpath(Path.cwd(), os.path.realpath(outcome.out)),
-            versions={"python": platform.python_version(), "torch": torch.__version__},
+            versions={
+                "python": platform.python_version(),
+                **{package: version(package) for package in PACKAGES},
+                **gdal_versions(),
+            },
             device=constants.device,
             precision=constants.precision,
             batch_size=min(constants.batch_size, outcome.batch_size),
-            checkpoint=CheckpointRecord(
-                sha256=constants.checkpoint,
-                architecture=constants.architecture,
-                target_layer=constants.target_layer,
-                ignored=constants.ignored,
-            ),
+            checkpoint=constants.checkpoint,
             anchor=mosaic.grid.anchor,
             grid=GridRecord.of(mosaic.grid),
             scale=constants.scale,
@@ -143,6 +144,11 @@ class PreparedRun:
             cells=tuple(cell.name for cell in self.cells),
             shifted={s.name: s.shift_px for s in mosaic.sources if any(s.shift_px)},
             warped=tuple(s.name for s in mosaic.sources if s.warped),
+            captured={
+                s.name: date.text
+                for s in mosaic.sources
+                if (date := captured(s, self.settings.about)) is not None
+            },
             unusual=unusual_records(self.diagnostics, "headers"),
             failures=outcome.failures,
             stopped=outcome.stopped,
@@ -159,6 +165,7 @@ class PreparedRun:
                     "audit": previous.audit,
                     "objects": previous.objects,
                     "written": previous.last_written,
+                    "stac": previous.stac,
                 }
             )
             record = record if outcome.done else record.with_times_of(previous)

@@ -4,6 +4,7 @@ The options of the command line and docs/configuration.md are made from this tre
 the fields that have an option.
 """
 
+from capecam.settings.about import AboutSettings
 from capecam.settings.attribution import ExplainSettings, ObjectSettings
 from capecam.settings.base import Option
 from capecam.settings.choices import (
@@ -55,6 +56,7 @@ __all__ = [
     "TITLES",
     "VSI",
     "WHERE",
+    "AboutSettings",
     "AuditSettings",
     "ByClass",
     "ClassSettings",

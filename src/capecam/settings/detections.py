@@ -98,10 +98,6 @@ class QgisSettings(Section):
         description="add the images to OUT/capecam.qgz as the lowest layer; the project then "
         "depends on their paths relative to OUT",
     )
-    attribution: str | None = Field(
-        None,
-        description="whose images they are, for the QGIS project and the pages printed from it",
-    )
 
 
 class AuditSettings(Section):

@@ -29,6 +29,9 @@ MAX_ERRORS = 5
 RETIRED = ("evidence.high", "evidence.certain", "evidence.outweighs")
 """Settings of version 0.1, of words that are not in use any more."""
 
+MOVED = {"qgis.attribution": "about.attribution"}
+"""Settings that earlier versions had under another key, which still holds."""
+
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +69,7 @@ def validated(tree: Mapping[str, object], where: str, options: Collection[str] =
     if problem := _oversized(tree, ""):
         raise SettingsError(where + problem)
     try:
-        return Settings.model_validate(_without_retired(tree))
+        return Settings.model_validate(_moved(_without_retired(tree)))
     except ValidationError as error:
         keys = {".".join(map(str, found["loc"])) for found in error.errors()}
         raise SettingsError((where if keys - set(options) else "") + _message(error)) from None
@@ -88,6 +91,24 @@ def _without_retired(tree: Mapping[str, object]) -> dict[str, object]:
             log.debug("%s is a setting of earlier versions, and has no effect", key)
             rest[name] = {other: value for other, value in section.items() if other != leaf}
     return rest
+
+
+def _moved(tree: dict[str, object]) -> dict[str, object]:
+    """Return a tree whose settings of earlier versions are under their present key.
+
+    Raises:
+        SettingsError: one is given under both.
+    """
+    for old, new in MOVED.items():
+        (name, leaf), (new_name, new_leaf) = old.split("."), new.split(".")
+        section, target = tree.get(name), tree.get(new_name) or {}
+        if not (isinstance(section, dict) and isinstance(target, dict) and leaf in section):
+            continue
+        if new_leaf in target:
+            raise SettingsError(f"{old} is now {new}, which is set, too; remove {old}")
+        rest = {key: value for key, value in section.items() if key != leaf}
+        tree = {**tree, name: rest, new_name: {**target, new_leaf: section[leaf]}}
+    return tree
 
 
 def _read_yaml(path: Path) -> dict[str, object]:

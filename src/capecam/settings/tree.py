@@ -10,6 +10,7 @@ from typing import Annotated, Self, get_args
 from pydantic import BaseModel, Field, model_validator
 
 from capecam.errors import SettingsError, UsageError
+from capecam.settings.about import AboutSettings
 from capecam.settings.attribution import ExplainSettings, ObjectSettings
 from capecam.settings.base import Option, Section, check_name
 from capecam.settings.compute import ComputeSettings, RunSettings
@@ -49,6 +50,7 @@ class Settings(Section):
     objects: ObjectSettings = ObjectSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     qgis: QgisSettings = QgisSettings()
+    about: AboutSettings = AboutSettings()
     audit: AuditSettings = AuditSettings()
     truth: TruthSettings = TruthSettings()
     run: RunSettings = RunSettings()

@@ -26,7 +26,8 @@ compares them."""
 
 def is_edited(path: Path, written: Mapping[str, FileFacts]) -> bool:
     """Return whether there is a file, and not as capecam last wrote it; a folder is none."""
-    return path.is_file() and written.get(path.name) != FileFacts.of(path)
+    facts = written.get(path.name)
+    return path.is_file() and not (facts and facts.are_of(path))
 
 
 def keep_edited(out: Path, written: Mapping[str, FileFacts]) -> None:

@@ -36,6 +36,9 @@ PROJECT = "capecam.qgz"
 
 REPORT = "report.html"
 
+CATALOGUE = "stac"
+"""Folder of the STAC catalogue."""
+
 PANELS = "panels"
 """Default folder of ``capecam panel``."""
 

@@ -6,6 +6,7 @@ default here may be missing in a file that another version has written.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -16,11 +17,14 @@ from capecam.grid import Grid, Window
 from capecam.runtime.files import file_digest, write_json
 from capecam.settings.choices import Precision
 from capecam.settings.imagery import OptionalRange
+from capecam.settings.model import Triple
+from capecam.store.about import About
 
 MAX_BYTES = 256 << 20
 """The run of a city with 2,800 images writes 3 MB."""
 
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
+CataloguePath = Annotated[str, Field(pattern=r"^(cells/)?[^/\\]+$")]
 Positive = Annotated[float, Field(gt=0)]
 ScaleMax = dict[str, tuple[Positive | None, ...]]
 """By method and foreground class, the raw value that becomes the top of the city's scale; None
@@ -56,11 +60,22 @@ class FileFacts(Record):
 
     bytes: int
     sha256: str
+    content: str = ""
+    """sha256 of the first file with this content, where only statements have changed since."""
+
+    @property
+    def version(self) -> str:
+        """Checksum that stays when only statements about the origin change."""
+        return self.content or self.sha256
 
     @classmethod
     def of(cls, path: Path) -> FileFacts:
         """Read a file and return its size and checksum."""
         return cls(bytes=path.stat().st_size, sha256=file_digest(path))
+
+    def are_of(self, path: Path) -> bool:
+        """Return whether a file is as it was written."""
+        return path.stat().st_size == self.bytes and file_digest(path) == self.sha256
 
 
 class ObjectRasterRecord(FileFacts):
@@ -108,6 +123,20 @@ class CellInputs(Record):
     reading: dict[str, JsonTree] = {}
     """Ways of reading images that differ from the default, by image."""
 
+    @property
+    def run(self) -> str:
+        """Digest of what all cells of a run have in common: network, tiles, methods, scale.
+
+        It is none of a time, host or path, and stays when images are added.
+        """
+        own = {"core", "taken", "windows", "reading"}
+        tree = {key: value for key, value in self.to_json().items() if key not in own}
+        text = json.dumps(tree, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:RUN_DIGITS]
+
+
+RUN_DIGITS = 16
+"""Length of the digest that names a run in its products."""
 
 WORKER_ENDED = "its worker ended"
 """Beginning of the reason of work that has ended worker processes: its images may crash others."""
@@ -152,6 +181,8 @@ class CellRecord(Record):
     images: dict[str, ImageFacts]
     """Images that the cell's tiles read, by name."""
     files: dict[FileName, FileFacts]
+    about: About | None = None
+    """Statement in its files; None for cells of versions that wrote none."""
 
 
 class CalibrationRecord(Record):
@@ -185,6 +216,15 @@ class CheckpointRecord(Record):
     target_layer: str = ""
     ignored: tuple[str, ...] = ()
     """Keys of the checkpoint that the network has no use for."""
+    mean: Triple | None = None
+    """Subtracted from the input of the network, which is 0 to ``model.input_max``; None in records
+    of versions that did not write it."""
+    std: Triple | None = None
+    """Divisor of the input after that."""
+    parameters: int = 0
+    """Number of the network's parameters; 0 if it is not known."""
+    channels: int = 0
+    """Number of its output channels: 1 for a sigmoid, else that of the classes; 0 if not known."""
 
 
 class GridRecord(Record):
@@ -261,6 +301,8 @@ class RunRecord(Record):
     shifted: dict[str, tuple[float, float]] = {}
     """Columns and rows to the nearest whole pixel of the grid, by image."""
     warped: tuple[str, ...] = ()
+    captured: dict[str, str] = {}
+    """When images were taken, by image; those of which it is not known are missing."""
     unusual: tuple[UnusualRecord, ...] = ()
     failures: dict[str, str]
     """Reasons by image or cell."""
@@ -288,6 +330,8 @@ class RunRecord(Record):
     """Rasters of objects' explanations, by cell."""
     written: dict[FileName, FileFacts] = {}
     """Files of the city as they were last written, also those that people may edit."""
+    stac: dict[CataloguePath, FileFacts] = {}
+    """Files of the STAC catalogue, by their path in it."""
     audit: dict[str, object] | None = None
     """Result of ``capecam audit`` of the same detections."""
     p_right: AppliedCalibration | None = None
@@ -301,7 +345,8 @@ class RunRecord(Record):
     def with_products_of(self, other: RunRecord) -> RunRecord:
         """Return the record with the city products of another."""
         names = (
-            "totals", "detections", "products", "objects", "written", "audit", "unusual", "p_right",
+            "totals", "detections", "products", "objects", "written", "stac", "audit", "unusual",
+            "p_right",
         )  # fmt: skip
         return self.model_copy(update={name: getattr(other, name) for name in names})
 

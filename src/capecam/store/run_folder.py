@@ -15,6 +15,8 @@ from capecam.io.vrt import Layer, VrtTile
 from capecam.mosaic.aoi import AreaOfInterest, read_aoi
 from capecam.mosaic.mosaic import Mosaic, Source
 from capecam.settings import METHODS, PIXEL_METHODS, Settings
+from capecam.settings.capture_date import CaptureDate
+from capecam.store.about import SOFTWARE, About, model_title
 from capecam.store.file_names import DETECTIONS, OBJECTS, RUN_JSON, check_is_run
 from capecam.store.ledger import Ledger
 from capecam.store.provenance import imagery_of, settings_of
@@ -145,6 +147,43 @@ class RunFolder:
         """
         return read_aoi(self.settings.mosaic, self.mosaic.grid)
 
+    @cached_property
+    def about(self) -> About:
+        """Statement about the products of the city."""
+        cells, file = self.cells.values(), self.settings.checkpoint
+        checkpoint = self.record.checkpoint
+        about = About(
+            software=SOFTWARE,
+            model=model_title(checkpoint.architecture, file.name if file else ""),
+            model_sha256=checkpoint.sha256,
+            run=" ".join(sorted({cell.inputs.run for cell in cells})),
+        )
+        dates = [self.captured(cell.image) for cell in cells]
+        return about.published(self.settings.about, CaptureDate.over(dates))
+
+    def about_cell(self, cell: str) -> About:
+        """Return the statement about the products of a cell: its own, with what holds now of the
+        publisher's."""
+        record = self.cells[cell]
+        about = record.about or self._about_unknown(record)
+        return about.published(self.settings.about, self.captured(record.image))
+
+    def _about_unknown(self, cell: CellRecord) -> About:
+        """Return what is known of a cell that a version without statements has made."""
+        inputs, checkpoint = cell.inputs, self.record.checkpoint
+        is_same = inputs.checkpoint == checkpoint.sha256
+        return About(
+            software="capecam",
+            model=checkpoint.architecture if is_same else "",
+            model_sha256=inputs.checkpoint,
+            run=inputs.run,
+        )
+
+    def captured(self, image: str) -> CaptureDate | None:
+        """Return when an image was taken, if that is known."""
+        text = self.record.captured.get(image)
+        return CaptureDate(text) if text else None
+
     def core(self, cell: str) -> Window:
         """Return the pixels that a cell covers."""
         return self.cells[cell].inputs.core
@@ -163,7 +202,7 @@ class RunFolder:
         """Return the cells' rasters of one product, with their windows."""
         stride = self.stride(product)
         tiles = [
-            VrtTile(self.path(name, product), window, files[product].sha256)
+            VrtTile(self.path(name, product), window, files[product].sha256, files[product].version)
             for name in self.cells
             if product in (files := self.files(name))
             and (window := self.core(name).blocks(stride)) is not None
@@ -193,6 +232,12 @@ class RunFolder:
             OutputError: it does not exist.
         """
         return product(self.out, DETECTIONS)
+
+    @property
+    def detections_version(self) -> str | None:
+        """Checksum of the city's detections, by which outdated results are recognised."""
+        facts = self.record.products.get(DETECTIONS)
+        return facts.version if facts else None
 
     def check_images(self, names: Iterable[str]) -> None:
         """Check that images still exist.

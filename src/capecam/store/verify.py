@@ -18,7 +18,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.paths import location
 from capecam.io.vrt import vrt_sources
 from capecam.runtime.files import file_digest
-from capecam.store.file_names import OBJECTS, PROJECT
+from capecam.store.file_names import CATALOGUE, OBJECTS, PROJECT
 from capecam.store.ledger import Ledger
 from capecam.store.records import FileFacts, RunRecord
 from capecam.store.run_folder import known_run
@@ -145,6 +145,7 @@ def _recorded_files(
         named = {style: run.products[style] for style in styles & run.products.keys()}
         yield folder, objects | named, finish
     yield out, run.products, finish
+    yield out / CATALOGUE, run.stac, finish
 
 
 def _problem(path: Path, recorded: FileFacts) -> str | None:

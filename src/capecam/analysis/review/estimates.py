@@ -35,10 +35,10 @@ from capecam.detections.measurement import multipolygons
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.io.geopackage import holds, remove_journals
-from capecam.io.vector_writer import write_geoparquet, write_gpkg
+from capecam.io.vector_writer import texts_of, write_geoparquet, write_gpkg
 from capecam.runtime.files import atomic_write, file_digest, write_json
 from capecam.store.edited import set_aside
-from capecam.store.file_names import ESTIMATES, ESTIMATES_JSON
+from capecam.store.file_names import DETECTIONS, ESTIMATES, ESTIMATES_JSON
 from capecam.store.run_folder import RunFolder
 from capecam.views.styles.layers import estimates_style
 from capecam.views.styles.qml import LayerStyle, embed_style
@@ -299,7 +299,7 @@ def _facts(estimates: Sequence[YearEstimate], request: EstimateRequest) -> dict[
             "out": str(checked.year.out),
             "sample": str(checked.path),
             "draw": checked.design.digest,
-            "detections": file_digest(run.detections()),
+            "detections": run.detections_version or file_digest(run.detections()),
             "same_map": checked.same_map,
             "looks": checked.looks,
             "drawn": checked.drawn,
@@ -328,7 +328,7 @@ def _written(found: Estimates, year: RunYear, to: Path | None) -> Estimates:
         if gpkg.exists() and not holds(gpkg, {ESTIMATES: parquet}):
             set_aside(gpkg)
         with atomic_write(parquet) as temporary:
-            write_geoparquet(temporary, found.table)
+            write_geoparquet(temporary, found.table, texts=texts_of(year.out / DETECTIONS))
         with atomic_write(gpkg) as temporary:
             write_gpkg(temporary, {ESTIMATES: parquet}, pyproj.CRS(found.table.crs))
             embed_style(temporary, ESTIMATES, _style(found.table, year))

@@ -99,16 +99,15 @@ def _ticked(*groups: Group) -> frozenset[str]:
 
 
 def _provenance(run: RunFolder) -> str:
-    """Return in a line which network found this, when, and in whose images."""
-    record, checkpoint = run.record, run.settings.checkpoint
-    name = f"{checkpoint.name}, " if checkpoint else ""
+    """Return in a line which network found this, when, in whose images, and who may use it."""
+    about, started = run.about, run.record.started
     parts = [
-        f"capecam {record.capecam}" + (f", run of {record.started[:10]}" if record.started else ""),
-        f"network: {name}{record.checkpoint.architecture}, sha256 {record.checkpoint.sha256[:12]}",
+        f"{about.software}, run {about.run}" + (f" of {started[:10]}" if started else ""),
+        f"network: {about.model}, sha256 {about.model_sha256[:12]}",
+        f"images of {about.captured}" if about.captured else "",
+        f"rights: {about.rights}" if about.rights else "",
     ]
-    if run.settings.qgis.attribution:
-        parts.append(f"imagery: {run.settings.qgis.attribution}")
-    return "; ".join(parts)
+    return "; ".join(filter(None, parts))
 
 
 def _abstract(run: RunFolder, counts: Mapping[str, int]) -> str:
@@ -290,7 +289,7 @@ def _imagery(run: RunFolder) -> list[Group]:
         about += abstracts.IMAGERY_SCALE.format(scale=scale)
     layer = MapLayer(
         "imagery", "Images of the run", IMAGERY, about, imagery_style(run.grid),
-        legend={"legend/node-order": "empty"}, attribution=run.settings.qgis.attribution or "",
+        legend={"legend/node-order": "empty"}, attribution=run.about.attribution,
     )  # fmt: skip
     return [Group("Imagery", (layer,), ticked=True)]
 

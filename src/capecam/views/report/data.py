@@ -62,7 +62,7 @@ class ReportData:
             )
         table = pd.DataFrame(gpd.read_parquet(out / DETECTIONS).drop(columns="geometry"))
         scores, estimates = (_read_json(out / name) for name in (EVALUATION_JSON, ESTIMATES_JSON))
-        now = run.record.products[DETECTIONS].sha256
+        now = run.detections_version
         if estimates is not None and estimates["runs"][-1]["detections"] != now:
             estimates = None
         return cls(run, table, _cells_on_map(run), scores, estimates)

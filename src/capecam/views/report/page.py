@@ -23,7 +23,6 @@ from capecam.detections.heatmap_stats import MEASURES
 from capecam.detections.object_columns import EVIDENCE_WORDS
 from capecam.grid import Window
 from capecam.settings import TITLES, ClassSettings
-from capecam.store.file_names import DETECTIONS
 from capecam.store.run_folder import stage_seconds
 from capecam.views.palette import DARK_PAGE, LIGHT_PAGE, PRINTED_PAGE, page_variables
 from capecam.views.report import captions
@@ -99,6 +98,7 @@ def render(data: ReportData, entries: Sequence[Entry], picture: CityPicture | No
     return environment.get_template("page.html").render(
         data=data,
         record=data.record,
+        about=data.run.about,
         classes=classes,
         class_ids={entry.settings.name: k for k, entry in enumerate(classes, start=1)},
         objects=sum(entry.count for entry in classes),
@@ -328,5 +328,4 @@ def _audit_picture(data: ReportData) -> str | None:
 def _has_stale_scores(data: ReportData) -> bool:
     """Return whether the scores are of other detections than those of now."""
     scored = (data.scores or {}).get("detections")
-    now = data.record.products[DETECTIONS].sha256
-    return scored is not None and scored != now
+    return scored is not None and scored != data.run.detections_version

@@ -74,7 +74,7 @@ def write_report(
         OutputError: the folder holds no run, no finished cell, or no city products.
     """
     data = ReportData.read(out)
-    last = ReportState.read(out, data.record.products[DETECTIONS].sha256)
+    last = ReportState.read(out, data.record.products[DETECTIONS].version)
     queue = last.queue if queue is None else queue
 
     def panel(number: int, id_: str) -> tuple[str | None, str | None]:

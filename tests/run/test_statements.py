@@ -1,0 +1,145 @@
+"""Licence, attribution, capture date, model, run and software in every product of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pyogrio
+import pytest
+import rasterio
+from support.commands import same_products
+
+from capecam import __version__
+from capecam.run.city_products import finish
+from capecam.run.statements import update_statements
+from capecam.run.supervisor import run
+from capecam.settings.loading import load
+from capecam.store.run_folder import RunFolder
+from capecam.store.verify import verify
+
+ABOUT = {"attribution": "© City of Blobs", "licence": "CC-BY-4.0", "captured": "2023-02"}
+SAID = {
+    "CAPECAM_ATTRIBUTION": "© City of Blobs",
+    "CAPECAM_LICENCE": "CC-BY-4.0",
+    "CAPECAM_LICENCE_URL": "https://spdx.org/licenses/CC-BY-4.0.html",
+    "CAPECAM_CAPTURED": "2023-02",
+}
+
+
+@pytest.fixture
+def out(city, tmp_path) -> Path:
+    """A copy of the run with three of its cells."""
+    shutil.copytree(city / "out", tmp_path / "out", ignore=shutil.ignore_patterns("[0-36-8]"))
+    return tmp_path / "out"
+
+
+def publish(out: Path, about: dict[str, str], captured: str = "") -> None:
+    """Change what the run says of its data, as a run with other settings records it."""
+    record = json.loads((out / "run.json").read_text())
+    record["settings"]["about"] = about
+    images = sorted({json.loads(p.read_text())["image"] for p in out.glob("cells/*/cell.json")})
+    record["captured"] = dict.fromkeys(images, captured) if captured else {}
+    (out / "run.json").write_text(json.dumps(record))
+
+
+def tags_of(path: Path) -> dict[str, str]:
+    with rasterio.open(path) as dataset:
+        return dataset.tags()
+
+
+def texts_of(path: Path) -> dict[str, str]:
+    metadata = pq.read_metadata(path).metadata
+    return {key.decode(): text.decode(errors="replace") for key, text in metadata.items()}
+
+
+def test_products_name_model_run_and_software(city) -> None:
+    out = city / "out"
+    record = json.loads((out / "run.json").read_text())
+    model = {
+        "CAPECAM_MODEL": "FPN (resnet18), model.pt",
+        "CAPECAM_MODEL_SHA256": record["checkpoint"]["sha256"],
+    }
+    rasters = [*out.glob("*.tif"), *out.glob("*.vrt"), *out.glob("cells/*/*.tif")]
+    found = [tags_of(path) for path in rasters]
+    assert all(model.items() <= tags.items() for tags in found)
+    assert {tags["TIFFTAG_SOFTWARE"] for tags in found} == {f"capecam {__version__}"}
+    tables = [*out.glob("*.parquet"), *out.glob("cells/*/*.parquet")]
+    texts = [texts_of(path) for path in tables]
+    assert all(model.items() <= entry.items() for entry in texts)
+    assert {entry["CAPECAM_SOFTWARE"] for entry in texts} == {f"capecam {__version__}"}
+    (run_key,) = {entry["CAPECAM_RUN"] for entry in [*found, *texts]}
+    layer = pyogrio.read_info(out / "detections.gpkg", layer="detections")["layer_metadata"]
+    assert (layer | model)["CAPECAM_RUN"] == run_key
+    assert model.items() <= layer.items()
+    assert f"run {run_key}, network FPN (resnet18), model.pt" in (out / "report.html").read_text()
+    unknown = {"CAPECAM_LICENCE", "CAPECAM_ATTRIBUTION", "CAPECAM_CAPTURED", "TIFFTAG_COPYRIGHT"}
+    assert not any(unknown & entry.keys() for entry in [*found, *texts])
+    libraries = {"gdal", "proj", "rasterio", "segmentation_models_pytorch", "timm", "torch"}
+    assert libraries <= record["versions"].keys()
+
+
+def test_cells_say_what_holds_now_and_again_what_they_said(city, out) -> None:
+    publish(out, ABOUT, "2023-02")
+    update_statements(RunFolder.open(out))
+    for path in out.glob("cells/*/*.tif"):
+        if path.stem != "objects":  # which finish draws
+            assert SAID.items() <= tags_of(path).items()
+            copyright = (
+                "© City of Blobs; licence: CC-BY-4.0 (https://spdx.org/licenses/CC-BY-4.0.html)"
+            )
+            assert tags_of(path)["TIFFTAG_COPYRIGHT"] == copyright
+    assert all(SAID.items() <= texts_of(p).items() for p in out.glob("cells/*/*.parquet"))
+    assert all("/cells/" not in finding.path for finding in verify(out).findings)
+    publish(out, {})
+    update_statements(RunFolder.open(out))
+    for path in out.glob("cells/*/*.*"):
+        if path.name != "cell.json":
+            assert path.read_bytes() == (city / "out" / path.relative_to(out)).read_bytes()
+
+
+def test_a_damaged_raster_is_not_made_to_look_whole(out, caplog) -> None:
+    damaged = out / "cells/4/gradcam.tif"
+    data = bytearray(damaged.read_bytes())
+    data[-9] ^= 255
+    damaged.write_bytes(data)
+    publish(out, ABOUT, "2023-02")
+    with caplog.at_level(logging.WARNING):
+        update_statements(RunFolder.open(out))
+    assert f"{damaged}: is not as it was written" in caplog.text
+    bad = [finding.path for finding in verify(out).findings if "/cells/" in finding.path]
+    assert bad == [str(damaged)]
+    assert SAID.items() <= tags_of(out / "cells/5/gradcam.tif").items()
+
+
+@pytest.mark.thorough
+def test_another_licence_makes_no_cell_and_the_bytes_of_a_new_run(city, tmp_path) -> None:
+    """Results about the detections stay, since these are the same."""
+    options = {f"about.{key}": value for key, value in ABOUT.items()}
+
+    def made(out: str, **more: object) -> int:
+        given = {"out": tmp_path / out, "run.in_process": True, **more}
+        return run(load(city / "city.yaml", given)).tiles
+
+    shutil.copytree(city / "out", tmp_path / "changed")
+    record = json.loads((tmp_path / "changed/run.json").read_text())
+    record["audit"] = {"conclusion": "kept"}
+    (tmp_path / "changed/run.json").write_text(json.dumps(record))
+    assert made("changed", **options) == 0
+    assert made("new", **options) > 0
+    same_products(tmp_path / "changed", tmp_path / "new")
+    for path in (tmp_path / "new/stac").rglob("*.json"):
+        other = tmp_path / "changed" / path.relative_to(tmp_path / "new")
+        assert other.read_text() == path.read_text()
+    record = json.loads((tmp_path / "changed/run.json").read_text())
+    assert record["audit"] == {"conclusion": "kept"}
+    layer = pyogrio.read_info(tmp_path / "changed/detections.gpkg", layer="detections")
+    assert SAID.items() <= layer["layer_metadata"].items()
+    assert "© City of Blobs; licence: <a href=" in (tmp_path / "changed/report.html").read_text()
+    assert verify(tmp_path / "changed").exit_code == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "changed").rglob("*.parquet")}
+    finish(tmp_path / "changed")
+    assert before == {p: p.read_bytes() for p in before}
