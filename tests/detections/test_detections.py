@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.dataset import dataset, field
 from support.pieces import make_rules, pieces_of_cells
 from support.tracing import LO19, NAMES, rasters, trace
 
@@ -77,6 +81,31 @@ def test_geopackage_and_geoparquet_have_the_same_rows(tmp_path) -> None:
     assert shapely.equals_exact(package.geometry, table.geometry).all()
     assert package.crs == table.crs
     assert table.crs.to_authority() == ("ESRI", "102562")
+
+
+def test_a_small_box_is_read_from_few_row_groups(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(vector_writer, "ROW_GROUP", 20)
+    cells, rules = (
+        pieces_of_cells(tmp_path, 10, 20),
+        make_rules(min_area_m2=0.0, join_distance_px=1.0),
+    )
+    write_detections(tmp_path, assemble(cells, rules), rules)
+    path = tmp_path / "detections.parquet"
+    table = gpd.read_parquet(path)
+    left, bottom, right, top = table.total_bounds
+    box = (left, bottom, left + (right - left) / 5, bottom + (top - bottom) / 5)
+    within = table.cx[box[0] : box[2], box[1] : box[3]]
+    found = gpd.read_parquet(path, bbox=box)
+    assert set(within["id"]) <= set(found["id"])  # of which the bounds alone may touch the box
+    assert len(found) < len(table) / 5
+    (file,) = dataset(path).get_fragments()
+    part = file.subset((field("bbox", "xmin") < box[2]) & (field("bbox", "ymin") < box[3]))
+    assert len(file.row_groups) == -(-len(table) // 20)
+    assert len(part.row_groups) < len(file.row_groups) / 3
+    geo = json.loads(pq.read_metadata(path).metadata[b"geo"])["columns"]["geometry"]
+    assert set(geo["covering"]["bbox"]) == {"xmin", "ymin", "xmax", "ymax"}
+    bounds = pd.DataFrame(pq.read_table(path, columns=["bbox"])["bbox"].to_pylist())
+    assert bounds.to_numpy().tolist() == table.bounds.to_numpy().tolist()
 
 
 def test_without_objects_the_files_are_empty(tmp_path) -> None:

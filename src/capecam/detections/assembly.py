@@ -141,13 +141,13 @@ def write_detections(
         review = review_ranks(table)
     summary = _summary(table, rules.names)
     with atomic_write(out / DETECTIONS) as parquet, atomic_write(out / SUMMARY) as csv:
-        write_geoparquet(parquet, table, review)
+        write_geoparquet(parquet, table, review, by_place=True)
         summary.to_csv(csv, index=False, lineterminator="\n")
     if found.rejected is None:
         (out / f"{REJECTED}.parquet").unlink(missing_ok=True)
     else:
         with atomic_write(out / f"{REJECTED}.parquet") as parquet:
-            write_geoparquet(parquet, found.rejected)
+            write_geoparquet(parquet, found.rejected, by_place=True)
     return summary
 
 

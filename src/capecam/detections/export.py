@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from capecam.errors import OutputError, UsageError
-from capecam.io.vector_writer import crs_of, write_gpkg, write_layer
+from capecam.io.vector_writer import crs_of, data_columns, write_gpkg, write_layer
 from capecam.runtime.files import atomic_write
 from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER, REVIEW
 from capecam.store.run_folder import product
@@ -52,7 +52,7 @@ def export(out: Path, kind: str, to: Path | None = None) -> Path:
         raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
     with atomic_write(target) as temporary:
         if kind == "csv":
-            table = pd.read_parquet(source).drop(columns="geometry")
+            table = pd.read_parquet(source, columns=data_columns(source)[:-1])
             table.to_csv(temporary, index=False, lineterminator="\n")
         elif kind == "parquet":
             shutil.copyfile(source, temporary)

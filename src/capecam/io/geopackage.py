@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from capecam.io.vector_writer import data_columns
+
 STYLES = "layer_styles"
 """Table in which QGIS looks up styles."""
 
@@ -90,7 +92,8 @@ def is_intact(path: Path) -> bool:
 
 def _is_equal(path: Path, layer: str, source: Path) -> bool:
     meta, found = pyogrio.read_arrow(path, layer=layer)
-    expected = pq.read_table(source).replace_schema_metadata()  # the types of the file alone
+    table = pq.read_table(source, columns=data_columns(source))
+    expected = table.replace_schema_metadata()  # the types of the file alone
     shape = meta["geometry_name"] or "geometry"
     names = ["geometry" if name == shape else name for name in found.column_names]
     if names != expected.column_names:
