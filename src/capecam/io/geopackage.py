@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from capecam.io.vector_writer import data_columns
+from capecam.io.vector_writer import column_descriptions, data_columns
 
 STYLES = "layer_styles"
 """Table in which QGIS looks up styles."""
@@ -22,8 +22,11 @@ STYLES = "layer_styles"
 OWN_STYLE = "capecam"
 """Name of the styles that capecam writes into it."""
 
-PEOPLES = ("gpkg_data_columns", "gpkg_metadata")
-"""Tables of the format that only people fill: aliases of columns, and descriptions."""
+PEOPLES = ("gpkg_metadata",)
+"""Tables of the format that only people fill: descriptions."""
+
+DESCRIPTIONS = "gpkg_data_columns"
+"""Table of the format with the descriptions of columns."""
 
 JOURNALS = ("-wal", "-shm")
 """Suffixes of the files beside a database that another program has open."""
@@ -38,7 +41,11 @@ def holds(path: Path, tables: Mapping[str, Path]) -> bool:
     """
     try:
         with closing(sqlite3.connect(path)) as database:
-            own = _own_tables(database) == {*tables, STYLES} and not _is_annotated(database)
+            own = (
+                _own_tables(database) == {*tables, STYLES}
+                and not _is_annotated(database)
+                and _descriptions(database) in (set(), _descriptions_of(tables))
+            )
         return own and all(_is_equal(path, layer, source) for layer, source in tables.items())
     except (OSError, DataSourceError, DataLayerError, sqlite3.Error, pa.ArrowException):
         return False
@@ -62,6 +69,24 @@ def _is_annotated(database: sqlite3.Connection) -> bool:
     described = "SELECT count(*) FROM gpkg_contents WHERE coalesce(description, '') != ''"
     ((count,),) = database.execute(described)
     return bool(count) or not all(is_own for _, is_own in styles_of(database))
+
+
+def _descriptions(database: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """Return layer, column, name and description of columns; older files have none."""
+    if not database.execute(f"PRAGMA table_info({DESCRIPTIONS})").fetchall():
+        return set()
+    return set(database.execute(
+        f"SELECT table_name, column_name, name, description FROM {DESCRIPTIONS}"
+    ))  # fmt: skip
+
+
+def _descriptions_of(tables: Mapping[str, Path]) -> set[tuple[str, ...]]:
+    """Return the same as it is written from GeoParquet files."""
+    return {
+        (layer, name, *described)
+        for layer, source in tables.items()
+        for name, described in column_descriptions(source).items()
+    }
 
 
 def styles_of(database: sqlite3.Connection, layer: str | None = None) -> list[tuple[str, bool]]:

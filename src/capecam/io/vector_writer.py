@@ -36,6 +36,7 @@ def write_geoparquet(
     review: NDArray[np.int64] | None = None,
     *,
     by_place: bool = False,
+    fields: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write a table of multipolygons as GeoParquet (specification 1.1.0).
 
@@ -47,6 +48,7 @@ def write_geoparquet(
         review: (N,) an additional column ``review``, put before the geometry.
         by_place: sort the rows along a Hilbert curve, and add the column ``BBOX``, so that a part
             of the area is read from a part of the file.
+        fields: by column, metadata of its field: ``title``, ``description``, ``unit``.
     """
     order = _hilbert_order(table) if by_place else np.arange(len(table))
     geo = json.dumps(_geo_metadata(table, has_bbox=by_place))
@@ -64,7 +66,11 @@ def write_geoparquet(
             rows = rows.add_column(at, "review", pa.array(review[index]))
         if by_place:
             rows = rows.append_column(BBOX, _bounds(part.geometry.to_numpy()))
-        return rows.replace_schema_metadata({"geo": geo, **metadata}).combine_chunks()
+        described = [
+            field.with_metadata({**(field.metadata or {}), **(fields or {}).get(field.name, {})})
+            for field in rows.schema
+        ]
+        return rows.cast(pa.schema(described, {"geo": geo, **metadata})).combine_chunks()
 
     with pq.ParquetWriter(path, to_arrow(0, 0).schema, compression=COMPRESSION) as writer:
         for start in range(0, max(len(table), 1), ROW_GROUP):
@@ -122,10 +128,18 @@ def write_layer(
         options: options of pyogrio, such as ``layer_options``.
     """
     columns = data_columns(source)
+    # GDAL's names: GeoPackage keeps these texts in its table gpkg_data_columns.
+    metadata = {
+        name: {"GDAL:OGR:alternative_name": title, "GDAL:OGR:comment": description}
+        for name, (title, description) in column_descriptions(source).items()
+    }
     with pq.ParquetFile(source) as table:
-        schema = pa.schema([table.schema_arrow.field(name) for name in columns])
+        schema = pa.schema([
+            table.schema_arrow.field(name).with_metadata(metadata.get(name)) for name in columns
+        ])  # fmt: skip
+        batches = (batch.cast(schema) for batch in table.iter_batches(columns=columns))
         pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(schema, table.iter_batches(columns=columns)),
+            pa.RecordBatchReader.from_batches(schema, batches),
             path,
             driver=driver,
             layer=layer,
@@ -134,6 +148,17 @@ def write_layer(
             crs=crs.to_wkt("WKT1_GDAL"),
             **options,
         )
+
+
+def column_descriptions(path: Path) -> dict[str, tuple[str, str]]:
+    """Return title and description, with its unit, of the described columns of a GeoParquet."""
+    found = {}
+    for field in pq.read_schema(path):
+        texts = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
+        if "title" in texts:
+            unit = f" [{texts['unit']}]" if "unit" in texts else ""
+            found[field.name] = (texts["title"], f"{texts['description']}{unit}")
+    return found
 
 
 def index_column(path: Path, layer: str, column: str) -> None:
