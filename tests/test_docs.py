@@ -44,6 +44,12 @@ def test_the_configuration_page_is_up_to_date() -> None:
     assert (ROOT / "docs/configuration.md").read_text() == made, "run scripts/configuration_docs.py"
 
 
+def test_the_table_of_columns_is_up_to_date() -> None:
+    text = (ROOT / "docs/outputs.md").read_text()
+    assert "<!-- columns -->" in text
+    assert text == script("columns_docs").fill(text), "run scripts/columns_docs.py"
+
+
 @pytest.mark.parametrize("page", ["docs/performance.md", "docs/method.md", "docs/review.md"])
 def test_tables_of_results_are_up_to_date(page: str) -> None:
     text = (ROOT / page).read_text()

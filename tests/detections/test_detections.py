@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
+import sqlite3
+from contextlib import closing
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.dataset import dataset, field
 from support.pieces import make_rules, pieces_of_cells
 from support.tracing import LO19, NAMES, rasters, trace
 
@@ -18,6 +24,7 @@ from capecam.detections.assembly import CellPieces, assemble, join_across_cells,
 from capecam.detections.measurement import write_pieces
 from capecam.detections.regions import Pieces, join
 from capecam.io import vector_writer
+from capecam.io.geopackage import holds
 from capecam.run.editable_products import write_geopackage
 from capecam.store.file_names import REJECTED
 
@@ -77,6 +84,50 @@ def test_geopackage_and_geoparquet_have_the_same_rows(tmp_path) -> None:
     assert shapely.equals_exact(package.geometry, table.geometry).all()
     assert package.crs == table.crs
     assert table.crs.to_authority() == ("ESRI", "102562")
+    field = pq.read_schema(tmp_path / "detections.parquet").field("area_m2")
+    assert field.metadata[b"unit"].decode() == "m²"
+    with closing(sqlite3.connect(tmp_path / "detections.gpkg")) as database:
+        described = database.execute("SELECT column_name, name, description FROM gpkg_data_columns")
+        names, titles, texts = zip(*described, strict=True)
+    assert list(names) == list(table.columns[:-1])
+    assert "Area (m²)" in titles
+    assert "mean probability of the object's class over its pixels [0..1]" in texts
+
+
+def test_a_description_of_somebody_elses_is_an_edit(tmp_path) -> None:
+    cells, rules = pieces_of_cells(tmp_path, 20, 30), make_rules()
+    write_detections(tmp_path, assemble(cells, rules), rules)
+    write_geopackage(tmp_path, rules)
+    path, tables = tmp_path / "detections.gpkg", {"detections": tmp_path / "detections.parquet"}
+    assert holds(path, tables)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE gpkg_data_columns SET name = 'm2' WHERE column_name = 'area_m2'")
+    assert not holds(path, tables)
+
+
+def test_a_small_box_is_read_from_few_row_groups(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(vector_writer, "ROW_GROUP", 20)
+    cells, rules = (
+        pieces_of_cells(tmp_path, 10, 20),
+        make_rules(min_area_m2=0.0, join_distance_px=1.0),
+    )
+    write_detections(tmp_path, assemble(cells, rules), rules)
+    path = tmp_path / "detections.parquet"
+    table = gpd.read_parquet(path)
+    left, bottom, right, top = table.total_bounds
+    box = (left, bottom, left + (right - left) / 5, bottom + (top - bottom) / 5)
+    within = table.cx[box[0] : box[2], box[1] : box[3]]
+    found = gpd.read_parquet(path, bbox=box)
+    assert set(within["id"]) <= set(found["id"])  # of which the bounds alone may touch the box
+    assert len(found) < len(table) / 5
+    (file,) = dataset(path).get_fragments()
+    part = file.subset((field("bbox", "xmin") < box[2]) & (field("bbox", "ymin") < box[3]))
+    assert len(file.row_groups) == -(-len(table) // 20)
+    assert len(part.row_groups) < len(file.row_groups) / 3
+    geo = json.loads(pq.read_metadata(path).metadata[b"geo"])["columns"]["geometry"]
+    assert set(geo["covering"]["bbox"]) == {"xmin", "ymin", "xmax", "ymax"}
+    bounds = pd.DataFrame(pq.read_table(path, columns=["bbox"])["bbox"].to_pylist())
+    assert bounds.to_numpy().tolist() == table.bounds.to_numpy().tolist()
 
 
 def test_without_objects_the_files_are_empty(tmp_path) -> None:

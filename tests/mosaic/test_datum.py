@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import rasterio.shutil
 from rasterio.transform import from_origin
 from support.cities import CORNER, CUSTOM_WKT, GSD, blobs, write_tif
 
-from capecam.imagery.datum import datum_of, is_assumed, same_crs
+from capecam.imagery.datum import datum_of, is_assumed, registered_crs, same_crs
 from capecam.imagery.header_reader import read_header
 from capecam.mosaic.city import City, open_city
 from capecam.mosaic.diagnostics import DiagnosticGroup, summarize_diagnostics
@@ -111,6 +112,30 @@ def test_a_datum_that_is_not_said_is_assumed(one: str, other: str) -> None:
 def test_datums_realisations_and_axes_keep_grids_apart(one: str, other: str) -> None:
     assert not same_crs(wkt(one), wkt(other))
     assert not same_crs(wkt(other), wkt(one))
+
+
+def without_code(code: str) -> str:
+    """A CRS under a name that no registry has."""
+    renamed = re.sub(r'^PROJCS\["[^"]*"', 'PROJCS["City grid"', wkt(code))
+    return re.sub(r',AUTHORITY\["EPSG","\d+"\]\]$', "]", renamed)
+
+
+@pytest.mark.parametrize(("code", "crs"), [
+    (LO19, wkt(LO19)), (LO19, CUSTOM_WKT), (LO19, lo19("D_Hartebeesthoek_1994")),
+    ("EPSG:2048", without_code("EPSG:2048")), ("EPSG:27700", SAME[7][1]),
+    ("EPSG:7855", mga55("GDA2020")),
+])  # fmt: skip
+def test_a_grid_gets_the_code_of_its_parameters(code: str, crs: str) -> None:
+    assert registered_crs(crs).to_authority(min_confidence=100) == tuple(code.split(":"))
+
+
+@pytest.mark.parametrize("crs", [
+    lo19("Moznet (ITRF94)"), "+proj=utm +zone=55 +south +ellps=GRS80 +units=m",
+    "+proj=longlat +ellps=GRS80",
+    lo19("Hartebeesthoek94")[:-1] + ',AXIS["Westing",WEST],AXIS["Southing",SOUTH]]',
+])  # fmt: skip
+def test_a_grid_of_no_registry_or_of_several_stays_as_it_is(crs: str) -> None:
+    assert registered_crs(wkt(crs)) == pyproj.CRS.from_wkt(wkt(crs))
 
 
 def test_without_projs_database_names_are_compared(monkeypatch, tmp_path: Path) -> None:

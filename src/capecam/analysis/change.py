@@ -17,6 +17,7 @@ from capecam.analysis.matching import match
 from capecam.detections.measurement import inside_points
 from capecam.errors import UsageError
 from capecam.grid import Grid
+from capecam.imagery.datum import registered_crs
 from capecam.io.coverage import Coverage
 from capecam.io.reprojection import reproject_table
 from capecam.settings import ClassSettings
@@ -69,7 +70,7 @@ class RunYear:
     @property
     def crs(self) -> pyproj.CRS:
         """Return the CRS of the imagery."""
-        return pyproj.CRS.from_wkt(self.grid.crs)
+        return registered_crs(self.grid.crs)
 
     @property
     def extent(self) -> shapely.Polygon:

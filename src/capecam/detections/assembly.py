@@ -18,6 +18,7 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
+from capecam.detections.column_descriptions import field_metadata
 from capecam.detections.confidence_calibration import P_RIGHT, ConfidenceCalibration
 from capecam.detections.evidence import Evidence
 from capecam.detections.filters import REASONS, rejection_reasons
@@ -144,13 +145,15 @@ def write_detections(
         review = review_ranks(table)
     summary = _summary(table, rules.names)
     with atomic_write(out / DETECTIONS) as parquet, atomic_write(out / SUMMARY) as csv:
-        write_geoparquet(parquet, table, review, texts)
+        fields = field_metadata([*table.columns, "review"])
+        write_geoparquet(parquet, table, review, texts, by_place=True, fields=fields)
         summary.to_csv(csv, index=False, lineterminator="\n")
     if found.rejected is None:
         (out / f"{REJECTED}.parquet").unlink(missing_ok=True)
     else:
         with atomic_write(out / f"{REJECTED}.parquet") as parquet:
-            write_geoparquet(parquet, found.rejected, texts=texts)
+            fields = field_metadata(found.rejected.columns)
+            write_geoparquet(parquet, found.rejected, texts=texts, by_place=True, fields=fields)
     return summary
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from capecam.detections.regular_detections import regular_copy
 from capecam.errors import OutputError, UsageError
-from capecam.io.vector_writer import crs_of, write_gpkg, write_layer
+from capecam.io.vector_writer import crs_of, data_columns, write_gpkg, write_layer
 from capecam.runtime.files import atomic_write
 from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER, REVIEW
 from capecam.store.run_folder import known_run, product
@@ -75,7 +75,7 @@ def export(out: Path, kind: str, to: Path | None = None, outline: str | None = N
             grid = known_run(out).pixel_grid
             source = stack.enter_context(regular_copy(source, grid))
         if kind == "csv":
-            table = pd.read_parquet(source).drop(columns="geometry")
+            table = pd.read_parquet(source, columns=data_columns(source)[:-1])
             table.to_csv(temporary, index=False, lineterminator="\n")
         elif kind == "parquet":
             shutil.copyfile(source, temporary)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from capecam.detections.regions import Pieces, Polygons, first_pixels
 from capecam.grid import Grid
 from capecam.imagery.crs import unit_m
+from capecam.imagery.datum import registered_crs
 from capecam.io.cog import LEVELS
 from capecam.io.longitudes import nearest_turn
 from capecam.io.polygon_repair import polygonal
@@ -68,7 +69,7 @@ def to_table(
     }
     shapes = pieces.geometry if outlines is None else outlines
     geometry = multipolygons(shapely.transform(shapes, grid.to_map))
-    table = gpd.GeoDataFrame(columns, geometry=geometry, crs=pyproj.CRS.from_wkt(grid.crs))
+    table = gpd.GeoDataFrame(columns, geometry=geometry, crs=registered_crs(grid.crs))
     return table.astype({"id": "str", "class": "str", "images": "str"})
 
 

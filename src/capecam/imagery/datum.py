@@ -158,6 +158,36 @@ def same_crs(one: str, other: str) -> bool:
     return _is_null(one, other, EQUAL_TO_WGS84_M if is_assumable else EQUAL_M)
 
 
+@cache
+def registered_crs(wkt: str) -> pyproj.CRS:
+    """Return a CRS with its code, by which databases know it, or as it is if no registry has it.
+
+    A CRS without a code is looked for by its parameters. Its datum may be assumed, as in
+    :func:`same_crs`, where a single CRS has these parameters: a transverse Mercator projection on
+    19° E is ESRI:102562, and EPSG:2048 only with both axes flipped.
+    """
+    crs = parse_crs(wkt)
+    if "id" in crs.to_json_dict():
+        return crs
+    wanted, parameters = crs, crs_parameters(wkt)
+    if crs.is_projected and parameters:  # PROJ finds a grid of no datum by its parameters alone
+        parameters.pop("towgs84", None)
+        wanted = pyproj.CRS.from_dict(parameters)
+    matches = wanted.list_authority(min_confidence=MIN_CONFIDENCE)
+    candidates = [pyproj.CRS.from_authority(match.auth_name, match.code) for match in matches]
+    same = [
+        found for found in candidates
+        if same_crs(wkt, found.to_wkt()) and _directions(found) == _directions(crs)
+    ]  # fmt: skip
+    certain = [found for found in same if not is_assumed(wkt, found.to_wkt())]
+    return (certain or same)[0] if certain or len(same) == 1 else crs
+
+
+def _directions(crs: pyproj.CRS) -> set[str]:
+    """Return the directions of the axes, whatever their order."""
+    return {axis.direction for axis in crs.axis_info}
+
+
 def is_assumed(one: str, other: str) -> bool:
     """Return whether two CRSs are the same grid only if a datum is what it is taken for."""
     first, second = datum_of(one), datum_of(other)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from capecam.io.vector_writer import texts_of
+from capecam.io.vector_writer import column_descriptions, data_columns, texts_of
 
 STYLES = "layer_styles"
 """Table in which QGIS looks up styles."""
@@ -22,8 +22,8 @@ STYLES = "layer_styles"
 OWN_STYLE = "capecam"
 """Name of the styles that capecam writes into it."""
 
-PEOPLES = ("gpkg_data_columns",)
-"""Table of the format that only people fill: aliases of columns."""
+DESCRIPTIONS = "gpkg_data_columns"
+"""Table of the format with the descriptions of columns."""
 
 JOURNALS = ("-wal", "-shm")
 """Suffixes of the files beside a database that another program has open."""
@@ -38,11 +38,15 @@ def holds(path: Path, tables: Mapping[str, Path]) -> bool:
     """
     try:
         with closing(sqlite3.connect(path)) as database:
-            own = _own_tables(database) == {*tables, STYLES} and not _is_annotated(database)
+            own = (
+                _own_tables(database) == {*tables, STYLES}
+                and not _is_annotated(database)
+                and _descriptions(database) in (set(), _descriptions_of(tables))
+            )
+        texts = {layer: texts_of(source) for layer, source in tables.items()}
         return (
             own
-            and _metadata(path, tables)
-            == {layer: texts for layer, source in tables.items() if (texts := texts_of(source))}
+            and _metadata(path, tables) == {layer: said for layer, said in texts.items() if said}
             and all(_is_equal(path, layer, source) for layer, source in tables.items())
         )
     except (OSError, DataSourceError, DataLayerError, sqlite3.Error, pa.ArrowException):
@@ -56,10 +60,7 @@ def _own_tables(database: sqlite3.Connection) -> set[str]:
     """
     query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
     names = {name for (name,) in database.execute(query)}
-    return {
-        name for name in names
-        if name in PEOPLES or not name.startswith(("gpkg_", "rtree_", "sqlite_"))
-    }  # fmt: skip
+    return {name for name in names if not name.startswith(("gpkg_", "rtree_", "sqlite_"))}
 
 
 def _metadata(path: Path, layers: Iterable[str]) -> dict[str, dict[str, str]] | None:
@@ -79,6 +80,24 @@ def _is_annotated(database: sqlite3.Connection) -> bool:
     described = "SELECT count(*) FROM gpkg_contents WHERE coalesce(description, '') != ''"
     ((count,),) = database.execute(described)
     return bool(count) or not all(is_own for _, is_own in styles_of(database))
+
+
+def _descriptions(database: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """Return layer, column, name and description of columns; older files have none."""
+    if not database.execute(f"PRAGMA table_info({DESCRIPTIONS})").fetchall():
+        return set()
+    return set(database.execute(
+        f"SELECT table_name, column_name, name, description FROM {DESCRIPTIONS}"
+    ))  # fmt: skip
+
+
+def _descriptions_of(tables: Mapping[str, Path]) -> set[tuple[str, ...]]:
+    """Return the same as it is written from GeoParquet files."""
+    return {
+        (layer, name, *described)
+        for layer, source in tables.items()
+        for name, described in column_descriptions(source).items()
+    }
 
 
 def styles_of(database: sqlite3.Connection, layer: str | None = None) -> list[tuple[str, bool]]:
@@ -109,7 +128,8 @@ def is_intact(path: Path) -> bool:
 
 def _is_equal(path: Path, layer: str, source: Path) -> bool:
     meta, found = pyogrio.read_arrow(path, layer=layer)
-    expected = pq.read_table(source).replace_schema_metadata()  # the types of the file alone
+    table = pq.read_table(source, columns=data_columns(source))
+    expected = table.replace_schema_metadata()  # the types of the file alone
     shape = meta["geometry_name"] or "geometry"
     names = ["geometry" if name == shape else name for name in found.column_names]
     if names != expected.column_names:

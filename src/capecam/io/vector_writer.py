@@ -16,12 +16,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
 import pyproj
+import shapely
 from numpy.typing import NDArray
 
 from capecam.settings.about import PREFIX
 
-ROW_GROUP = 65_536
-"""Rows that readers of a GeoParquet can skip together."""
+ROW_GROUP = 16_384
+"""Rows that readers of a GeoParquet can skip together: 12 MB of detections with 43 columns, 38 MB
+when they are read. A square kilometre of 200,000 detections is in one or two of 13 such groups."""
+
+COMPRESSION = "zstd"
+"""161 MB for these, and 220 MB with snappy, pyarrow's default, in 15 % less CPU time."""
+
+BBOX = "bbox"
+"""Column with the bounds of each geometry, by which readers skip row groups (GeoParquet 1.1)."""
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
@@ -31,6 +41,9 @@ def write_geoparquet(
     table: gpd.GeoDataFrame,
     review: NDArray[np.int64] | None = None,
     texts: Mapping[str, str] = NO_TEXTS,
+    *,
+    by_place: bool = False,
+    fields: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write a table of multipolygons as GeoParquet (specification 1.1.0).
 
@@ -38,26 +51,38 @@ def write_geoparquet(
 
     Args:
         path: the file to write.
-        table: N rows, with the geometry as the last column.
+        table: N rows, with the geometry as the last column; without empty ones to write by place.
         review: (N,) an additional column ``review``, put before the geometry.
         texts: further metadata of the file.
+        by_place: sort the rows along a Hilbert curve, and add the column ``BBOX``, so that a part
+            of the area is read from a part of the file.
+        fields: by column, metadata of its field: ``title``, ``description``, ``unit``.
     """
-    geo = json.dumps(_geo_metadata(table))
+    order = _hilbert_order(table) if by_place else np.arange(len(table))
+    geo = json.dumps(_geo_metadata(table, has_bbox=by_place))
 
-    def to_arrow(part: slice) -> pa.Table:
-        stream = table.iloc[part].to_arrow(index=False, geometry_encoding="WKB")
+    def to_arrow(start: int, stop: int | None = None) -> pa.Table:
+        index = order[start:stop]
+        part = table.iloc[index]
+        stream = part.to_arrow(index=False, geometry_encoding="WKB")
         with pa.RecordBatchReader.from_stream(stream) as batches:
             # pyarrow 26 cannot combine chunks where there are empty ones.
             rows = pa.Table.from_batches([b for b in batches if len(b)], batches.schema)
+        metadata = rows.schema.metadata
         if review is not None:
-            index = rows.schema.get_field_index("geometry")
-            rows = rows.add_column(index, "review", pa.array(review[part]))
-            rows = rows.replace_schema_metadata({"geo": geo, **rows.schema.metadata})
-        return rows.combine_chunks()
+            at = rows.schema.get_field_index("geometry")
+            rows = rows.add_column(at, "review", pa.array(review[index]))
+        if by_place:
+            rows = rows.append_column(BBOX, _bounds(part.geometry.to_numpy()))
+        described = [
+            field.with_metadata({**(field.metadata or {}), **(fields or {}).get(field.name, {})})
+            for field in rows.schema
+        ]
+        return rows.cast(pa.schema(described, {"geo": geo, **metadata})).combine_chunks()
 
-    with pq.ParquetWriter(path, to_arrow(slice(0)).schema) as writer:
+    with pq.ParquetWriter(path, to_arrow(0, 0).schema, compression=COMPRESSION) as writer:
         for start in range(0, max(len(table), 1), ROW_GROUP):
-            writer.write_table(to_arrow(slice(start, start + ROW_GROUP)))
+            writer.write_table(to_arrow(start, start + ROW_GROUP))
         writer.add_key_value_metadata({"geo": geo, **texts})
 
 
@@ -89,16 +114,36 @@ def copy_with_texts(path: Path, copy: Path, texts: Mapping[str, str]) -> None:
     """
     table = pq.read_table(path)
     rest = {k: v for k, v in table.schema.metadata.items() if not k.startswith(PREFIX.encode())}
-    pq.write_table(table.replace_schema_metadata({**rest, **texts}), copy)
+    said = table.replace_schema_metadata({**rest, **texts})
+    pq.write_table(said, copy, compression=COMPRESSION)
 
 
-def _geo_metadata(table: gpd.GeoDataFrame) -> dict[str, object]:
+def _hilbert_order(table: gpd.GeoDataFrame) -> NDArray[np.int64]:
+    """Return (N,) indices of the rows along a Hilbert curve through the centres of their bounds."""
+    if table.empty:
+        return np.arange(0)
+    return np.argsort(table.hilbert_distance().to_numpy(), kind="stable")
+
+
+def _bounds(shapes: NDArray[np.object_]) -> pa.StructArray:
+    corners = shapely.bounds(shapes).reshape(-1, 4).T
+    return pa.StructArray.from_arrays([pa.array(each) for each in corners], CORNERS)
+
+
+def _geo_metadata(table: gpd.GeoDataFrame, *, has_bbox: bool) -> dict[str, object]:
     """Return the file's metadata under the key ``geo``; an empty table has no bounding box."""
     crs = pyproj.CRS(table.crs).to_json_dict()
     column = {"encoding": "WKB", "crs": crs, "geometry_types": ["MultiPolygon"]}
     if len(table):
         column["bbox"] = table.total_bounds.tolist()
+    if has_bbox:
+        column["covering"] = {"bbox": {corner: [BBOX, corner] for corner in CORNERS}}
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def data_columns(path: Path) -> list[str]:
+    """Return the names of a GeoParquet's columns but ``BBOX``, which repeats the geometry."""
+    return [name for name in pq.read_schema(path).names if name != BBOX]
 
 
 def write_gpkg(path: Path, layers: Mapping[str, Path], crs: pyproj.CRS) -> None:
@@ -133,9 +178,19 @@ def write_layer(
         driver: GDAL's driver of the format.
         options: options of pyogrio, such as ``layer_options``.
     """
+    columns = data_columns(source)
+    # GDAL's names: GeoPackage keeps these texts in its table gpkg_data_columns.
+    metadata = {
+        name: {"GDAL:OGR:alternative_name": title, "GDAL:OGR:comment": description}
+        for name, (title, description) in column_descriptions(source).items()
+    }
     with pq.ParquetFile(source) as table:
+        schema = pa.schema([
+            table.schema_arrow.field(name).with_metadata(metadata.get(name)) for name in columns
+        ])  # fmt: skip
+        batches = (batch.cast(schema) for batch in table.iter_batches(columns=columns))
         pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(table.schema_arrow, table.iter_batches()),
+            pa.RecordBatchReader.from_batches(schema, batches),
             path,
             driver=driver,
             layer=layer,
@@ -144,6 +199,17 @@ def write_layer(
             crs=crs.to_wkt("WKT1_GDAL"),
             **options,
         )
+
+
+def column_descriptions(path: Path) -> dict[str, tuple[str, str]]:
+    """Return title and description, with its unit, of the described columns of a GeoParquet."""
+    found = {}
+    for field in pq.read_schema(path):
+        texts = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
+        if "title" in texts:
+            unit = f" [{texts['unit']}]" if "unit" in texts else ""
+            found[field.name] = (texts["title"], f"{texts['description']}{unit}")
+    return found
 
 
 def index_column(path: Path, layer: str, column: str) -> None:

@@ -11,11 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import pyarrow.parquet as pq
-import pyproj
 
 from capecam.detections.assembly import AssemblyRules
 from capecam.io.geopackage import holds, is_intact, remove_journals
-from capecam.io.vector_writer import index_column, write_gpkg
+from capecam.io.vector_writer import crs_of, index_column, write_gpkg
 from capecam.runtime.files import atomic_write, file_digest
 from capecam.store.edited import is_edited, set_aside
 from capecam.store.file_names import DETECTIONS, GEOPACKAGE, LAYER, PROJECT, REJECTED
@@ -96,7 +95,7 @@ class EditableProducts:
 def write_geopackage(out: Path, rules: AssemblyRules) -> None:
     """Write the finished tables of detections once more, as styled layers of a GeoPackage."""
     with atomic_write(out / GEOPACKAGE) as gpkg:
-        write_gpkg(gpkg, _tables(out, rules), pyproj.CRS.from_wkt(rules.grid.crs))
+        write_gpkg(gpkg, _tables(out, rules), crs_of(out / DETECTIONS))
         _embed_styles(gpkg, out, rules)
         index_column(gpkg, LAYER, "review")  # the queue is a few of many
         remove_journals(out / GEOPACKAGE)

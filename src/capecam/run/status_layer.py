@@ -19,6 +19,7 @@ import pandas as pd
 import shapely
 
 from capecam.grid import Cell, Grid
+from capecam.imagery.datum import registered_crs
 from capecam.runtime.files import atomic_write
 from capecam.store.ledger import Ledger
 from capecam.store.records import CellRecord, FailureRecord
@@ -73,7 +74,7 @@ class StatusLayer:
                 *shapely.transform([cell.core.box for cell in cells], grid.to_map),
                 *(None for _ in unusable),
             ],
-            crs=grid.crs,
+            crs=registered_crs(grid.crs),
         )
         table = table.astype({"tiles": "Int64", "detections": "Int64", "seconds": "Float64"})
         with atomic_write(self._path) as temporary:

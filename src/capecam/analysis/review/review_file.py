@@ -22,6 +22,7 @@ import shapely
 
 from capecam.analysis.review.strict_columns import check, flag_column, number_column, text_column
 from capecam.errors import OutputError, UsageError
+from capecam.imagery.datum import registered_crs
 from capecam.io.geopackage_editing import append_rows, edited_geopackage, layers_of, make_layer
 from capecam.io.vector_file_type import kind_of
 from capecam.io.vector_layers import EVERY_ROW
@@ -147,7 +148,7 @@ class ReviewFile:
     @classmethod
     def of(cls, run: RunFolder, path: Path | None = None) -> Self:
         """Return the review file of a run: by default ``review.gpkg`` in its folder."""
-        crs = pyproj.CRS.from_wkt(run.grid.crs)
+        crs = registered_crs(run.grid.crs)
         near = shapely.box(*run.grid.bounds)
         return cls(path or run.out / REVIEW, crs, tuple(run.settings.model.classes), near)
 

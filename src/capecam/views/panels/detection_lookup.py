@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from capecam.errors import UsageError
 from capecam.grid import Grid
+from capecam.io.vector_writer import data_columns
 
 SUGGESTIONS = 3
 """Number of similar ids that are suggested for an unknown one."""
@@ -72,12 +73,14 @@ def find(path: Path, id_: str, grid: Grid) -> Detection:
 
 def _read_row(path: Path, id_: str) -> dict[str, Any] | None:
     """Return one row, or None; reads all ids, then only the row group that has it."""
+    columns = data_columns(path)
     with pq.ParquetFile(path) as file:
         index = pc.index(file.read(columns=["id"])["id"], id_).as_py()
         for group in range(file.num_row_groups if index >= 0 else 0):
             count = file.metadata.row_group(group).num_rows
             if index < count:
-                rows = gpd.GeoDataFrame.from_arrow(file.read_row_group(group).slice(index, 1))
+                part = file.read_row_group(group, columns=columns).slice(index, 1)
+                rows = gpd.GeoDataFrame.from_arrow(part)
                 row: dict[str, Any] = rows.iloc[0].to_dict()
                 return row
             index -= count

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from xml.etree import ElementTree as ET
 
+from capecam.detections.object_columns import OBJECT_COLUMNS
 from capecam.views.qgis.project import Bounds, MapLayer, tree_layer
-from capecam.views.styles.columns import EVIDENCE_SENTENCE, OBJECT, OWN, shown
+from capecam.views.styles.columns import DETECTION, EVIDENCE_SENTENCE, shown
 from capecam.views.styles.vector_styles import expressions
 
 NAME = "Review queue"
@@ -31,9 +32,7 @@ ITEM = {
 """Types of items (QgsLayoutItemRegistry)."""
 
 NUMBERS = {
-    column: name
-    for column, name in (OBJECT | OWN).items()
-    if column in ("confidence", "p_right", "rival_in", *OWN)
+    column: DETECTION[column] for column in ("confidence", "p_right", "rival_in", *OBJECT_COLUMNS)
 }
 
 VERDICT = """Verdict     [    ] right     [    ] wrong     [    ] unsure

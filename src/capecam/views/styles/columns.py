@@ -5,69 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
-from capecam.detections.object_columns import MEANINGS
-from capecam.settings import METHODS, TITLES
+from capecam.detections.column_descriptions import DESCRIPTIONS, HEATMAPS
+from capecam.detections.object_columns import MEANINGS, OBJECT_COLUMNS
+from capecam.detections.signals import SIGNALS
 from capecam.store.file_names import PANELS
 from capecam.views.palette import WHITE
 
-OBJECT = {
-    "id": "Id",
-    "class": "Class",
-    "class_id": "Number of the class",
-    "area_m2": "Area (m²)",
-    "confidence": "Confidence (0 to 1)",
-    "p_right": "Probability of being right (0 to 1)",
-    "review": "Rank in the review queue",
-    "evidence": "Evidence",
-    "reason": "Reason for dropping it",
-    "rival": "Rival class",
-    "rival_in": "Probability of the rival inside (0 to 1)",
-    "images": "Images",
-    "lon": "Longitude (°)",
-    "lat": "Latitude (°)",
-}
+DETECTION = {name: column.title for name, column in DESCRIPTIONS.items()}
 """Names by column of a detection (docs/outputs.md)."""
-
-OWN = {
-    "own_share": "Its map: share on the object",
-    "own_near": "Its map: share on it or within 2 m",
-    "own_peak_m": "Its map: distance of the peak (m)",
-    "leak": "Its map: share on others of its class",
-    "own_drop": "Blurred where its map is highest: share lost",
-    "distance_drop": "Blurred where it is nearest: share lost",
-    "random_drop": "Blurred at random: share lost",
-    "alone": "The object alone: share left",
-    "without": "Without the object: share left",
-}
-"""Names of the numbers of its own explanation."""
-
-SIGNALS = {
-    "soft_edge": "Probability beside it (share of that inside)",
-    "margin": "Margin over the next class (-1 to 1)",
-    "border_entropy": "Entropy at the border (bit)",
-    "near_probability": "Probability near it (0 to 1)",
-    "compactness": "Compactness (0 to 1)",
-    "rectangularity": "Rectangularity (0 to 1)",
-}
-"""Names of what tells right ones from wrong ones."""
-
-HEATMAP = {
-    "in": "mean inside (0 to 1)",
-    "ring": "mean within 2 m (0 to 1)",
-    "share": "share inside",
-    "peak": "highest value (0 to 1)",
-    "peak_m": "distance of the peak (m)",
-}
-"""Names of the numbers of a heatmap, by the end of the column's name."""
-
-HEATMAPS = {
-    f"{method}_{end}": f"{TITLES[method]}: {name}"
-    for method in METHODS
-    for end, name in HEATMAP.items()
-}
-
-DETECTION = OBJECT | OWN | SIGNALS | HEATMAPS
-"""Names of all columns of a detection."""
 
 CELL = {
     "cell": "Image",
@@ -107,15 +52,18 @@ DECIMALS = {"lon": 6, "lat": 6, "area_m2": 1, "own_peak_m": 1}
 LARGEST = 10**6
 """Ends of the range of the widgets of numbers, which are as wide as these."""
 
-TEXTS = ("id", "class", "class_id", "review", "evidence", "reason", "rival", "images")
+TEXTS = tuple(name for name, column in DESCRIPTIONS.items() if column.decimals is None)
 """Columns that are shown as they are; all others are numbers with decimals."""
 
 TABS = {
-    "Object": tuple(column for column in OBJECT if column != "class_id"),
-    "Its explanation": ("evidence", *OWN),
-    "Signals": tuple(SIGNALS),
+    "Object": (
+        "id", "class", "area_m2", "confidence", "p_right", "review", "evidence", "rival",
+        "rival_in", "images", "lon", "lat",
+    ),
+    "Its explanation": ("evidence", *OBJECT_COLUMNS),
+    "Signals": SIGNALS,
     "Heatmaps of tiles": tuple(HEATMAPS),
-}
+}  # fmt: skip
 """Columns by tab of the form of a detection."""
 
 

@@ -25,7 +25,7 @@ from capecam.views.palette import (
     SELECTED_COLOR,
     STATUS_COLORS,
 )
-from capecam.views.styles.columns import CELL, OBJECT, detection_form, named
+from capecam.views.styles.columns import CELL, DETECTION, detection_form, named
 from capecam.views.styles.qml import LayerStyle
 from capecam.views.styles.raster_styles import (
     HEAT,
@@ -164,7 +164,7 @@ def rejected_style() -> LayerStyle:
         for reason, color in REASON_COLORS.items()
     ]
     label = Label(REASON_LABEL, from_scale=CLOSE)
-    return ruled(rules, named(OBJECT), labels=labelled(label))
+    return ruled(rules, named(DETECTION), labels=labelled(label))
 
 
 def cells_style() -> LayerStyle:
