@@ -18,7 +18,9 @@ from capecam.analysis.explain import Explained, explain_object
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps
 from capecam.io.gdal import open_readonly
+from capecam.model.adapter import adapt_network
 from capecam.model.model import Model, load_model
+from capecam.model.normalisation import Normalisation
 from capecam.run.outcome import RunOutcome as Outcome
 from capecam.run.supervisor import run
 from capecam.settings import ModelSettings, Settings
@@ -34,11 +36,13 @@ __all__ = [
     "Maps",
     "Model",
     "ModelSettings",
+    "Normalisation",
     "Outcome",
     "Panel",
     "Panels",
     "Settings",
     "Style",
+    "adapt_network",
     "explain_object",
     "load_model",
     "load_settings",
