@@ -24,6 +24,7 @@ from capecam.model.checkpoint_networks import (
 from capecam.model.introspection import PROBE_PX, why_not_size
 from capecam.model.normalisation import Normalisation, find_normalisation, why_doubtful
 from capecam.model.target_layer import ENCODER, find_layer
+from capecam.runtime import notebook_html
 from capecam.settings import ClassSettings, ModelSettings
 
 OPTIONAL = "num_batches_tracked"
@@ -65,6 +66,32 @@ class Model:
     def foreground(self) -> tuple[ClassSettings, ...]:
         """All classes except the background: the bands of every heatmap."""
         return self.classes[1:]
+
+    def __repr__(self) -> str:
+        """Return what it is in a line, without its modules."""
+        names = ", ".join(entry.name for entry in self.classes)
+        return (
+            f"Model({self.architecture}, classes: {names}; target layer: {self.target_layer}; "
+            f"sha256 {self.sha256[:12]})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what it is as a table."""
+        weights = sum(parameter.numel() for parameter in self.network.parameters())
+        classes = [
+            notebook_html.joined(notebook_html.swatch(entry.color), f" {entry.name}  ")
+            for entry in self.classes
+        ]
+        shown = self.normalisation
+        rows = {
+            "network": f"{self.architecture}, {weights:,} weights",
+            "classes": notebook_html.joined(*classes),
+            "input": f"(pixels of 0..{shown.input_max:g} - {shown.mean}) / {shown.std}",
+            "target layer": self.target_layer,
+            "sha256": self.sha256,
+            "doubt": self.doubt or "",
+        }
+        return notebook_html.table([(name, text) for name, text in rows.items() if text])
 
 
 def load_model(path: Path, settings: ModelSettings) -> Model:
