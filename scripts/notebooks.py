@@ -19,10 +19,13 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+"""tqdm, which timm imports, would like to draw bars in the notebook."""
+
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 
-COLORS = 64
-"""Number of colours of a figure, which makes it three times as small."""
+QUALITY = 80
+"""Quality of figures as JPEG, which are some times smaller than as PNG."""
 
 TIMEOUT_S = 300
 """Time that a cell may take on a busy machine."""
@@ -32,7 +35,6 @@ def execute(path: Path) -> NotebookNode:
     """Return a notebook with new outputs, computed in an empty folder."""
     notebook = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
-        os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
         NotebookClient(
             notebook,
             timeout=TIMEOUT_S,
@@ -43,16 +45,16 @@ def execute(path: Path) -> NotebookNode:
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
-            if "image/png" in output.get("data", {}):
-                output.data["image/png"] = _smaller(output.data["image/png"])
+            if png := output.get("data", {}).pop("image/png", None):
+                output.data["image/jpeg"] = _as_jpeg(png)
     return notebook
 
 
-def _smaller(png: str) -> str:
-    """Return a PNG, in base64, with fewer colours."""
+def _as_jpeg(png: str) -> str:
+    """Return a picture as JPEG; both in base64."""
     stream = io.BytesIO()
-    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    image.quantize(COLORS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    image.convert("RGB").save(stream, "JPEG", quality=QUALITY, optimize=True)
     return base64.b64encode(stream.getvalue()).decode()
 
 

@@ -138,12 +138,12 @@ def test_notebooks_show_tables_and_pictures(results: Results) -> None:
     corner = (*results.bounds[:2], -50_990, -3_763_040)
     shown = [
         (model, "Model(for tests, classes: background, solar panel", "water heater"),
-        (maps, "Maps(2 tiles of 64 x 64 px, 3 classes; gradcam 16 x 16, guided", "<img"),
+        (maps, "Maps(tiles: 2 of 64 x 64 px; classes: 3; gradcam 16 x 16, guided", "<img"),
         (explained, f"Explained({explained.id}, {explained.class_name}: ", "<img"),
         (results, "Results(", "<img"),
         (results.heatmap("gradcam", CLASS), "Raster(gradcam, solar panel: 75 x 75", "<img"),
         (results.imagery(corner), "Raster(imagery: 4 x 100 x 125", "<img"),
-        (Outcome(Path("out"), {"a<1>": "damaged"}), "Outcome(out: 0 cells", "a&lt;1&gt;"),
+        (Outcome(Path("out"), {"a<1>": "damaged"}), "Outcome(out; cells: 0 done, 0 kept, 1 failed", "a&lt;1&gt;"),
     ]
     for result, line, part in shown:
         assert repr(result).startswith(line)

@@ -13,6 +13,9 @@ from capecam.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TICKS = 4
+"""Maximum number of steps along an axis, whose numbers are long."""
+
 
 def plot_heatmap(
     heat: Raster | ArrayLike,
@@ -64,8 +67,10 @@ def plot_heatmap(
     if isinstance(heat, Raster):
         axes.set_title(heat.name)
         axes.ticklabel_format(useOffset=False, style="plain")
+        axes.locator_params(nbins=TICKS)
     else:
         axes.set_axis_off()
+    axes.set(xlim=under[:2], ylim=under[2:])
     return axes
 
 

@@ -202,7 +202,7 @@ class Results:
         """Return what there is in a line."""
         cells, found = len(self._run.cells), len(self.detections)
         maps = ", ".join(self.methods)
-        return f"Results({self.out}: {cells} cells, {found} detections; heatmaps: {maps})"
+        return f"Results({self.out}; cells: {cells}; detections: {found}; heatmaps: {maps})"
 
     def _repr_html_(self) -> str:
         """Return the picture of the city, and its detections by class."""

@@ -78,7 +78,7 @@ class Maps:
         """Return the sizes of the maps."""
         B, channels, height, width = self.probability.shape
         maps = ", ".join(f"{name} {_size(heat)}" for name, heat in self.heat.items())
-        return f"Maps({B} tiles of {height} x {width} px, {channels - 1} classes; {maps})"
+        return f"Maps(tiles: {B} of {height} x {width} px; classes: {channels - 1}; {maps})"
 
     def _repr_html_(self) -> str:
         """Return the maps of the first tiles as pictures, each up to its own maximum."""

@@ -94,8 +94,8 @@ class RunOutcome:
 
     def __repr__(self) -> str:
         """Return what was done in a line."""
-        cells = f"{self.done} cells done, {self.kept} kept, {len(self.failures)} failed"
-        return f"Outcome({self.out}: {cells}; {self.found} detections)"
+        cells = f"{self.done} done, {self.kept} kept, {len(self.failures)} failed"
+        return f"Outcome({self.out}; cells: {cells}; detections: {self.found})"
 
     def _repr_html_(self) -> str:
         """Return the detections by class, and what failed, as tables."""
