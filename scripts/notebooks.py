@@ -24,7 +24,7 @@ os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 
-QUALITY = 80
+QUALITY = 75
 """Quality of figures as JPEG, which are some times smaller than as PNG."""
 
 TIMEOUT_S = 300

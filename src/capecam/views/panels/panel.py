@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf")
 DPI = 300
 
-NOTEBOOK_PX = 1000
-"""Width of a panel in a notebook, whose pages are about as wide."""
+NOTEBOOK_PX = 800
+"""Width of a panel in a notebook."""
 
 
 class Panel(PanelData):
