@@ -14,7 +14,7 @@ import shapely
 
 from capecam.analysis.explain_selection import Selection
 from capecam.detections.measurement import pixel_m
-from capecam.detections.object_columns import OBJECT_COLUMNS, evidence_words
+from capecam.detections.object_columns import MEANINGS, OBJECT_COLUMNS, evidence_words
 from capecam.errors import CapecamError, UsageError
 from capecam.grid import Grid
 from capecam.io.cog import Product, write_cog
@@ -26,8 +26,12 @@ from capecam.pipeline.object_explainer import ObjectExplanation, ObjectPart
 from capecam.pipeline.object_tiles import ExplainedObject
 from capecam.pipeline.run_explainer import RunExplainer
 from capecam.run.text_table import text_table
+from capecam.runtime import notebook_html
 from capecam.store.run_folder import RunFolder
 from capecam.views.panels.detection_lookup import find, queue
+
+PICTURE_PX = 320
+"""Width of a tile with its map in a notebook."""
 
 PLACE_M = 1.0
 """Half the edge of the square that stands for a place without a detection."""
@@ -53,6 +57,26 @@ class Explained:
         confidence = round(self.explanation.probability, 6)
         names = {"id": self.id, "class": self.class_name, "confidence": confidence}
         return {**names, **rounded, "evidence": self.word}
+
+    def __repr__(self) -> str:
+        """Return what it says in a line, without the maps."""
+        numbers = ", ".join(f"{name} {_short(value)}" for name, value in self.numbers.items())
+        return f"Explained({self.id}, {self.class_name}: {self.word or 'no map'}; {numbers})"
+
+    def _repr_html_(self) -> str:
+        """Return its picture and numbers."""
+        from capecam.views.panels.tile_drawing import object_picture  # noqa: PLC0415 matplotlib
+
+        pictures = [
+            notebook_html.small_picture(
+                object_picture(part.pixels, part.at_pixels, part.tile.inside), self.id, PICTURE_PX
+            )
+            for part in self.explanation.parts
+        ]
+        meaning = MEANINGS.get(self.word, "Its map is 0 everywhere.")
+        rows = [("id", self.id), ("class", self.class_name), (self.word, meaning)]
+        rows += [(name, _short(value)) for name, value in self.numbers.items()]
+        return notebook_html.joined(*pictures, notebook_html.table(rows))
 
 
 @dataclass(frozen=True, slots=True)

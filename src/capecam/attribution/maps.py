@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from capecam.errors import NotFiniteError
+from capecam.runtime import notebook_html
+
+SHOWN_TILES = 2
+"""Number of tiles that a notebook shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,35 @@ class Maps:
     def broken(self) -> Tensor:
         """() int64; number of heatmap values that are not finite, in fp16 by overflow."""
         return torch.stack([(~maps.isfinite()).sum() for maps in self.heat.values()]).sum()
+
+    def __repr__(self) -> str:
+        """Return the sizes of the maps."""
+        B, channels, height, width = self.probability.shape
+        maps = ", ".join(f"{name} {_size(heat)}" for name, heat in self.heat.items())
+        return f"Maps(tiles: {B} of {height} x {width} px; classes: {channels - 1}; {maps})"
+
+    def _repr_html_(self) -> str:
+        """Return the maps of the first tiles as pictures, each up to its own maximum."""
+        _, channels, *_ = self.probability.shape
+        head = ["tile", "map", *(f"class {c}" for c in range(1, channels))]
+        rows = [
+            [str(tile), name, *map(_picture, maps[tile].float().cpu())]
+            for tile in range(min(SHOWN_TILES, len(self.probability)))
+            for name, maps in {"probability": self.probability[:, 1:], **self.heat}.items()
+        ]
+        return notebook_html.table([[repr(self)]]) + notebook_html.table(rows, head)
+
+
+def _size(heat: Tensor) -> str:
+    return f"{heat.shape[-2]} x {heat.shape[-1]}"
+
+
+def _picture(values: Tensor) -> str:
+    """Return a map as a picture, with its maximum below."""
+    top = float(values.max())
+    colors = notebook_html.heat_colors(values.numpy() / (top or 1.0))
+    shown = notebook_html.small_picture(colors, f"maximum {top:.3g}")
+    return notebook_html.joined(shown, notebook_html.Html("<br>"), f"{top:.3g}")
 
 
 def check_finite(broken: Tensor, precision: str) -> None:

@@ -187,9 +187,11 @@ class ObjectEngine:
 def _target(model: Model, stride: int, layer: str | None) -> ModuleOutput:
     """Return the activations to explain; those of the tile's CAMs if there is no encoder."""
     if layer is not None:
-        return ModuleOutput(find_layer(model.network, layer))
-    index = find_feature_map(model.network, stride)
-    return ModuleOutput(model.target_layer) if index is None else FeatureMap(index)
+        return ModuleOutput(find_layer(model.network, layer, model.encoder))
+    index = find_feature_map(model.network, stride, model.encoder)
+    if index is None:
+        return ModuleOutput(model.target_layer)
+    return FeatureMap(index, model.encoder)
 
 
 def at_pixels(heat: Tensor, valid: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from capecam.model.introspection import tensors_in
+from capecam.model.target_layer import ENCODER
 
 
 class ModuleOutput:
@@ -24,8 +25,8 @@ class ModuleOutput:
         """(h, w) of the last output."""
 
     def attach(self, network: nn.Module) -> None:
-        """Register the hook in a network."""
-        network.get_submodule(self._path).register_forward_hook(self._keep)
+        """Register the hook in a network, before those that read the output (transformers do)."""
+        network.get_submodule(self._path).register_forward_hook(self._keep, prepend=True)
 
     def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         """Keep the output, and return a copy, which the next layer may change in place."""
@@ -49,13 +50,14 @@ class FeatureMap(ModuleOutput):
     Deeper maps depend on it, so that the very tensor is kept, and the graph begins at the pixels.
 
     Args:
-        index: in the encoder's list (``model.feature_map.find_feature_map``).
+        index: among the encoder's tensors (``model.feature_map.find_feature_map``).
+        encoder: path of the encoder.
     """
 
     needs_graph = True
 
-    def __init__(self, index: int) -> None:
-        super().__init__("encoder")
+    def __init__(self, index: int, encoder: str = ENCODER) -> None:
+        super().__init__(encoder)
         self._index = index
 
     def _keep(self, _module: nn.Module, _inputs: object, output: object) -> None:  # type: ignore[override]
@@ -64,4 +66,4 @@ class FeatureMap(ModuleOutput):
         self.size = self._output.shape[-2:]
 
     def __str__(self) -> str:
-        return f"encoder, feature map {self._index}"
+        return f"{super().__str__()}, feature map {self._index}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from capecam.settings import CAPE_TOWN_CLASSES, ClassSettings
 
@@ -61,15 +61,16 @@ def guess_classes(channels: int, facts: Facts) -> tuple[tuple[ClassSettings, ...
             if len(names) == count - 1 and "background" not in map(str.lower, names):
                 names = ["background", *names]
             if len(names) == len(set(names)) == count:
-                return _colored(names), f"{key} of the checkpoint"
+                return colored_classes(names), f"{key} of the checkpoint"
     if count == len(CAPE_TOWN_CLASSES):
         return CAPE_TOWN_CLASSES, "capecam's own four classes: a guess"
     first = "solar panel" if count == 2 else "class 1"
     others = (f"class {n}" for n in range(2, count))
-    return _colored(["background", first, *others]), "a guess"
+    return colored_classes(["background", first, *others]), "a guess"
 
 
-def _colored(names: list[str]) -> tuple[ClassSettings, ...]:
+def colored_classes(names: Sequence[str]) -> tuple[ClassSettings, ...]:
+    """Return classes with a colour each: capecam's own, and then others that differ."""
     colors = [entry.color for entry in CAPE_TOWN_CLASSES]
     colors += [_color(n) for n in range(len(names) - len(colors))]
     return tuple(

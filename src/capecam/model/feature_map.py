@@ -5,20 +5,22 @@ from __future__ import annotations
 from torch import nn
 
 from capecam.model.introspection import ancestors, trace_forward
+from capecam.model.target_layer import ENCODER, find_encoder
 
 
-def find_feature_map(network: nn.Module, stride: int) -> int | None:
-    """Return the index of a feature map in the list that the network's encoder returns.
+def find_feature_map(network: nn.Module, stride: int, encoder_path: str = ENCODER) -> int | None:
+    """Return the index of a feature map among the tensors that the network's encoder returns.
 
     Args:
-        network: with an ``encoder``.
+        network: the network.
         stride: the map is the deepest of at most this stride that determines the logits.
+        encoder_path: path of the encoder.
 
     Returns:
         The index; None if there is no encoder, or no such map.
     """
-    encoder = getattr(network, "encoder", None)
-    if not isinstance(encoder, nn.Module):
+    encoder = find_encoder(network, encoder_path)
+    if encoder is None:
         return None
     trace = trace_forward(network, lambda module: module is encoder)
     used, found = ancestors(trace.root), []

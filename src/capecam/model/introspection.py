@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ class Call(NamedTuple):
     source: Node | None
     """Node that computed its input."""
     outputs: tuple[Output, ...]
-    """The tensor that it returned, or those in a list or tuple."""
+    """The tensor that it returned, or those in a list, tuple or mapping."""
 
     @property
     def result(self) -> Node | None:
@@ -122,7 +122,7 @@ def why_not_size(network: nn.Module, size: int) -> str | None:
     """Explain why a network refuses tiles of a size; None if it takes them."""
     try:
         with torch.no_grad():
-            network(_pixels(network, size))
+            network(black_tile(network, size))
     except REFUSALS as error:
         return shortened(error)
     return None
@@ -153,11 +153,12 @@ def _trace(network: nn.Module, interesting: Callable[[nn.Module], bool], size: i
         calls.append(Call(module, sources[0] if sources else None, tuple(outputs)))
 
     with _evaluating(network), _hooked([*filter(interesting, network.modules())], record):
-        logits = network(_pixels(network, size).requires_grad_())
+        logits = network(black_tile(network, size).requires_grad_())
     return Trace(calls, logits.grad_fn, size)
 
 
-def _pixels(network: nn.Module, size: int) -> Tensor:
+def black_tile(network: nn.Module, size: int) -> Tensor:
+    """Return an input (1, 3, size, size) of 0, of the network's type and on its device."""
     parameter = next(network.parameters())
     return torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device)
 
@@ -171,6 +172,8 @@ def tensors_in(value: object) -> list[Tensor]:
     """Return the tensors in a module's inputs or output, however they are nested."""
     if isinstance(value, Tensor):
         return [value]
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
     parts = value if isinstance(value, (list, tuple)) else ()
     return [tensor for part in parts for tensor in tensors_in(part)]
 

@@ -23,7 +23,8 @@ from capecam.model.checkpoint_networks import (
 )
 from capecam.model.introspection import PROBE_PX, why_not_size
 from capecam.model.normalisation import Normalisation, find_normalisation, why_doubtful
-from capecam.model.target_layer import find_layer
+from capecam.model.target_layer import ENCODER, find_layer
+from capecam.runtime import notebook_html
 from capecam.settings import ClassSettings, ModelSettings
 
 OPTIONAL = "num_batches_tracked"
@@ -45,7 +46,8 @@ class Model:
     """Path of the module from whose output CAMs are computed."""
     architecture: str
     sha256: str
-    """Checksum of the checkpoint file."""
+    """Checksum of the checkpoint file; of the tensors of a network that was adapted in memory
+    (``model.adapter.weights_sha256``)."""
     ignored: tuple[str, ...]
     """Keys of the checkpoint that are not part of the network."""
     sigmoid: bool = False
@@ -55,11 +57,41 @@ class Model:
     doubt: str | None = None
     """Remark about a normalisation that hardly fits the range of the input, and about averaged
     weights that are not read."""
+    encoder: str = ENCODER
+    """Path of the module whose feature maps the network's decoder reads."""
+    settings: ModelSettings | None = None
+    """Settings of a network that was adapted in memory; None: the run's own."""
 
     @property
     def foreground(self) -> tuple[ClassSettings, ...]:
         """All classes except the background: the bands of every heatmap."""
         return self.classes[1:]
+
+    def __repr__(self) -> str:
+        """Return what it is in a line, without its modules."""
+        names = ", ".join(entry.name for entry in self.classes)
+        return (
+            f"Model({self.architecture}, classes: {names}; target layer: {self.target_layer}; "
+            f"sha256 {self.sha256[:12]})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what it is as a table."""
+        weights = sum(parameter.numel() for parameter in self.network.parameters())
+        classes = [
+            notebook_html.joined(notebook_html.swatch(entry.color), f" {entry.name}  ")
+            for entry in self.classes
+        ]
+        shown = self.normalisation
+        rows = {
+            "network": f"{self.architecture}, {weights:,} weights",
+            "classes": notebook_html.joined(*classes),
+            "input": f"(pixels of 0..{shown.input_max:g} - {shown.mean}) / {shown.std}",
+            "target layer": self.target_layer,
+            "sha256": self.sha256,
+            "doubt": self.doubt or "",
+        }
+        return notebook_html.table([(name, text) for name, text in rows.items() if text])
 
 
 def load_model(path: Path, settings: ModelSettings) -> Model:
@@ -86,8 +118,8 @@ def build_model(weights: Weights, settings: ModelSettings) -> Model:
         network = build_network(settings, weights.config, channels)
     used = _fill(network, weights, prefix)
     _check_bands(network, path)
-    _check_finite(network, path)
-    _check_classes(len(settings.classes), path, channels)
+    check_finite(network, path)
+    check_classes(len(settings.classes), path, channels)
     network.eval().requires_grad_(False)
     _check_output(network, path)
     others = {key: tensor for key, tensor in tensors.items() if key not in used}
@@ -151,23 +183,35 @@ def _check_bands(network: nn.Module, path: Path) -> None:
         )
 
 
-def _check_finite(network: nn.Module, path: Path) -> None:
+def check_finite(network: nn.Module, source: Path | str) -> None:
+    """Check that the weights are finite numbers, and variances not negative.
+
+    Raises:
+        CheckpointError: they are not; the message begins with their source.
+    """
     for key, tensor in network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
-                f"{path}: {key} holds NaN or infinite numbers; the training failed or the file is "
-                "damaged; take an earlier checkpoint"
+                f"{source}: {key} holds NaN or infinite numbers; the training failed or the file "
+                "is damaged; take an earlier checkpoint"
             )
         if key.endswith("running_var") and (tensor < 0).any():
-            raise CheckpointError(f"{path}: {key} holds variances below 0: damaged; copy it again")
+            raise CheckpointError(
+                f"{source}: {key} holds variances below 0: damaged; copy it again"
+            )
 
 
-def _check_classes(configured: int, path: Path, channels: int) -> None:
+def check_classes(configured: int, source: Path | str, channels: int) -> None:
+    """Check that there are as many classes as the network has.
+
+    Raises:
+        CheckpointError: there are not; the message begins with the source of the network.
+    """
     classes = max(channels, 2)
     if configured != classes:
         kind = "one sigmoid channel, so 2 classes" if channels == 1 else f"{classes} classes"
         raise CheckpointError(
-            f"{path}: the network has {kind}, but the configuration "
+            f"{source}: the network has {kind}, but the configuration "
             f"names {configured}; correct model.classes"
         )
 

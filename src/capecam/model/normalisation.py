@@ -17,11 +17,19 @@ from capecam.settings import IMAGENET_MEAN, IMAGENET_STD, ModelSettings, Triple
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """``(pixels * input_max / 255 - mean) / std`` on pixels of 0..255."""
+    """``(pixels * input_max / 255 - mean) / std`` on pixels of 0..255; by default ImageNet's.
 
-    input_max: float
-    mean: Triple
-    std: Triple
+    >>> Normalisation()                      # torchvision's and transformers' networks
+    >>> Normalisation(input_max=255)         # the same mean and std, but pixels are not divided
+    >>> Normalisation(1, mean=(0, 0, 0), std=(1, 1, 1))  # pixels of 0..1
+
+    Raises:
+        SettingsError: a number is not finite, or a std not above 0.
+    """
+
+    input_max: float = 1.0
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
     prefix: str = field(default="", compare=False)
     """Prefix of ``mean`` and ``std`` in the checkpoint they are from."""
 
@@ -146,7 +154,9 @@ def _triple(path: Path, key: str, tensor: Tensor) -> Triple:
     return r, g, b
 
 
-def why_doubtful(normalisation: Normalisation, settings: ModelSettings, path: Path) -> str | None:
+def why_doubtful(
+    normalisation: Normalisation, settings: ModelSettings, source: Path | str
+) -> str | None:
     """Explain how mean and std do not fit the range of the input; None if they do.
 
     A network may have been trained on 0..255 with mean and std of 0..1: there is no doubt if all
@@ -157,9 +167,9 @@ def why_doubtful(normalisation: Normalisation, settings: ModelSettings, path: Pa
         return None
     right = 255 if normalisation.is_too_flat else 1
     return (
-        f"{path}: the input of 0..{normalisation.input_max:g} (model.input_max) does not fit mean "
-        f"{_shown(normalisation.mean)} and std {_shown(normalisation.std)}: a black pixel becomes "
-        f"{_shown(normalisation.black)}, a white one {_shown(normalisation.white)}; set "
+        f"{source}: the input of 0..{normalisation.input_max:g} (model.input_max) does not fit "
+        f"mean {_shown(normalisation.mean)} and std {_shown(normalisation.std)}: a black pixel "
+        f"becomes {_shown(normalisation.black)}, a white one {_shown(normalisation.white)}; set "
         f"model.input_max to {right}, or model.mean and model.std, to what the training used"
     )
 

@@ -8,9 +8,11 @@ values are negative; with a tile's mean score its maps are further from what the
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections import Counter
+from collections.abc import MutableMapping
 from functools import partial
 
 from torch import Tensor, nn
@@ -26,12 +28,17 @@ from capecam.model.introspection import (
     trace_forward,
 )
 
+ENCODER = "encoder"
+"""Path of the encoder in a network of segmentation_models_pytorch."""
+
 FEATURE_MAP = "feature_map"
 """Name of the module that passes on a feature map that is no module's output."""
 
 
-def find_layer(network: nn.Module, name: str | None) -> str:
+def find_layer(network: nn.Module, name: str | None, encoder: str = ENCODER) -> str:
     """Return the full path of a layer: ``layer4.2.conv3``, ``layer4[-1].conv3``, None (default).
+
+    A name may leave out the path of the encoder.
 
     Where the default is the output of no module (transformers reshape theirs), the encoder gets a
     module ``feature_map`` that passes it on; the same if a layer of that name is asked for.
@@ -42,23 +49,24 @@ def find_layer(network: nn.Module, name: str | None) -> str:
     """
     trace = trace_forward(network, lambda _module: True)
     if name is None:
-        return _default_layer(network, trace)
-    path = _resolve(network, name)
-    if path is None and name.removeprefix("encoder.") == FEATURE_MAP:
-        return _default_layer(network, trace, itself=True)
+        return _default_layer(network, trace, encoder)
+    path = _resolve(network, name, encoder)
+    if path is None and name.removeprefix(f"{encoder}.") == FEATURE_MAP:
+        return _default_layer(network, trace, encoder, itself=True)
     if path is None:
         problem = f"the network has no layer {name!r}"
     elif reason := _why_not(network.get_submodule(path), trace):
         problem = f"the network's layer {path} cannot be explained: it {reason}"
     else:
         return path
-    near = _near(network, (path or name).removeprefix("encoder."), trace)
+    near = _near(network, (path or name).removeprefix(f"{encoder}."), trace, encoder)
     raise SettingsError(f"{problem}; near it are: {near}")
 
 
-def _resolve(network: nn.Module, name: str) -> str | None:
+def _resolve(network: nn.Module, name: str, encoder: str) -> str | None:
     parts = re.sub(r"\[(-?\d+)\]", r".\1", name).split(".")
-    starts: list[list[str]] = [[], ["encoder"], ["encoder", "model"]]  # the last is timm's
+    start = encoder.split(".")
+    starts: list[list[str]] = [[], start, [*start, "model"]]  # the last is timm's
     paths = (_walk(network, [*start, *parts]) for start in starts)
     return next(filter(None, paths), None)
 
@@ -95,19 +103,24 @@ def _is_map(output: Output) -> bool:
     return len(output.shape) == 4 and output.shape[2] == output.shape[3]
 
 
-def _near(network: nn.Module, name: str, trace: Trace) -> str:
+def _near(network: nn.Module, name: str, trace: Trace, encoder: str) -> str:
     """Return layers that can be explained: the one around a layer, and those named like it."""
     layers = [path for path, m in network.named_modules() if path and _why_not(m, trace) is None]
-    around = [path for path in layers if f"encoder.{name}".startswith(f"{path}.")]
-    near = difflib.get_close_matches(f"encoder.{name}", layers, 3, cutoff=0.3)
+    around = [path for path in layers if f"{encoder}.{name}".startswith(f"{path}.")]
+    near = difflib.get_close_matches(f"{encoder}.{name}", layers, 3, cutoff=0.3)
     return ", ".join(dict.fromkeys([*around[-1:], *near]))
 
 
-def _default_layer(network: nn.Module, trace: Trace, *, itself: bool = False) -> str:
+def _default_layer(
+    network: nn.Module, trace: Trace, encoder_path: str, *, itself: bool = False
+) -> str:
     """Return the path of the layer whose output is the deepest feature map that is used."""
-    encoder = getattr(network, "encoder", None)
-    if not isinstance(encoder, nn.Module):
-        raise SettingsError("the network has no encoder; set model.target_layer")
+    encoder = find_encoder(network, encoder_path)
+    if encoder is None:
+        raise SettingsError(
+            f"the network has no module {encoder_path}; set model.target_layer, such as "
+            f"{_coarsest(network, trace)}"
+        )
     features = next((c.outputs for c in reversed(trace.calls) if c.module is encoder), ())
     index = _deepest(features, trace)
     inside = set(encoder.modules()) - {encoder}
@@ -118,6 +131,19 @@ def _default_layer(network: nn.Module, trace: Trace, *, itself: bool = False) ->
         encoder.register_forward_hook(partial(_pass_on, index))
     path: str = next(path for path, found in network.named_modules() if found is module)
     return path
+
+
+def find_encoder(network: nn.Module, path: str) -> nn.Module | None:
+    """Return the encoder of a network; None if it has none."""
+    return dict(network.named_modules()).get(path)
+
+
+def _coarsest(network: nn.Module, trace: Trace) -> str:
+    """Return the path of the last of the widest layers of the lowest resolution."""
+    calls = [call for call in reversed(trace.calls) if _why_not(call.module, trace) is None]
+    shapes = {call.module: call.outputs[0].shape for call in calls}
+    found = max(shapes, key=lambda module: (-shapes[module][-1], shapes[module][1]), default=None)
+    return next((path for path, module in network.named_modules() if module is found), "a layer")
 
 
 def _deepest(features: tuple[Output, ...], trace: Trace) -> int:
@@ -147,6 +173,11 @@ def _pass_on(index: int, encoder: nn.Module, _inputs: object, output: object) ->
     def replaced(value: object) -> object:
         if isinstance(value, Tensor):
             return passed if value is chosen else value
+        if isinstance(value, MutableMapping):
+            same_kind = copy.copy(value)
+            for key, part in value.items():
+                same_kind[key] = replaced(part)
+            return same_kind
         return type(value)(map(replaced, value)) if isinstance(value, (list, tuple)) else value
 
     return replaced(output)

@@ -18,6 +18,9 @@ from capecam.io.vector_reader import read_polygons
 from capecam.mosaic.place import in_degrees
 from capecam.settings import MosaicSettings
 
+Bounds = tuple[float, float, float, float]
+"""Left, bottom, right and top."""
+
 TileIndices = frozenset[tuple[int, int]]
 """Rows and columns on the tile grid."""
 
@@ -85,7 +88,7 @@ def read_aoi(settings: MosaicSettings, grid: Grid) -> AreaOfInterest:
     extent = grid.window.box
     layers = []
     if settings.bbox:
-        layers.append(("bbox", _box(settings.bbox, grid)))
+        layers.append(("bbox", rectangle(settings.bbox, grid)))
     for name, path in (("aoi", settings.aoi), ("footprints", settings.footprints)):
         if path:
             layers.append((name, read_shapes(path, grid)))
@@ -95,8 +98,14 @@ def read_aoi(settings: MosaicSettings, grid: Grid) -> AreaOfInterest:
     return AreaOfInterest(tuple(shapely.STRtree(shapes) for _, shapes in layers))
 
 
-def _box(bounds: tuple[float, float, float, float], grid: Grid) -> NDArray[np.object_]:
-    """Return a rectangle in pixels of the grid; it is in map units, or else in degrees."""
+def rectangle(bounds: Bounds, grid: Grid) -> NDArray[np.object_]:
+    """Return a rectangle, as the only shape, in pixels of a grid.
+
+    Args:
+        bounds: left, bottom, right, top in map units; in degrees (WGS 84) if that is nowhere on the
+            grid.
+        grid: the grid.
+    """
     box = np.array([shapely.box(*bounds)])
     extent = shapely.transform(grid.window.box, grid.to_map)
     if not shapely.intersects(box, extent).any() and in_degrees(bounds[:2], bounds[2:]):

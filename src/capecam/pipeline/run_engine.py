@@ -12,7 +12,6 @@ from capecam.attribution.object_engine import ObjectEngine
 from capecam.errors import CheckpointError, SettingsError
 from capecam.model.model import Model, check_tile, load_model
 from capecam.settings import ObjectSettings, Settings
-from capecam.settings.tree import required
 from capecam.store.run_folder import RunFolder
 
 
@@ -24,16 +23,21 @@ def load_run_model(run: RunFolder, loaded: Model | None = None) -> Model:
         loaded: the network, if it is loaded already.
 
     Raises:
-        CheckpointError: it is another.
+        CheckpointError: it is another, or was given in memory and is not here.
     """
-    checkpoint = run.settings.checkpoint
-    model = loaded or load_model(
-        required(checkpoint, "checkpoint", "--checkpoint FILE to capecam run"), run.settings.model
-    )
-    recorded = run.record.checkpoint.sha256
+    checkpoint, recorded = run.settings.checkpoint, run.record.checkpoint.sha256
+    if loaded is not None:
+        model = loaded
+    elif checkpoint is not None:
+        model = load_model(checkpoint, run.settings.model)
+    else:
+        raise CheckpointError(
+            f"{run.out}: its network ({run.record.checkpoint.architecture}, sha256 {recorded}) was "
+            "given in memory; adapt it again, and give it as model (docs/networks.md)"
+        )
     if model.sha256 != recorded:
         raise CheckpointError(
-            f"{checkpoint}: is not the checkpoint of the run: its sha256 is "
+            f"{checkpoint or model.architecture}: is not the checkpoint of the run: its sha256 is "
             f"{model.sha256}, the run's is {recorded}; bring that one back, or run again"
         )
     return model

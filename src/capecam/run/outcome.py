@@ -19,6 +19,7 @@ from capecam.mosaic.diagnostics import DiagnosticGroup
 from capecam.mosaic.mosaic import Source
 from capecam.pipeline.preparation import RunConstants, captured
 from capecam.run.unusual_images import unusual_records
+from capecam.runtime import notebook_html
 from capecam.settings import Settings
 from capecam.store.records import (
     GridRecord,
@@ -92,6 +93,22 @@ class RunOutcome:
         if not self.failures:
             return 0
         return 3 if self.done + self.kept else 2
+
+    def __repr__(self) -> str:
+        """Return what was done in a line."""
+        cells = f"{self.done} done, {self.kept} kept, {len(self.failures)} failed"
+        return f"Outcome({self.out}; cells: {cells}; detections: {self.found})"
+
+    def _repr_html_(self) -> str:
+        """Return the detections by class, and what failed, as tables."""
+        rows = [(name, f"{n:,}", f"{m2:,.1f}") for name, (n, m2) in self.totals.by_class.items()]
+        tables = [
+            notebook_html.table([[repr(self)]]),
+            notebook_html.table(rows, ("class", "count", "area m²")),
+        ]
+        if self.failures:
+            tables.append(notebook_html.table(self.failures.items(), ("failed", "reason")))
+        return notebook_html.joined(*tables)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from capecam.run.status_layer import StatusLayer
 from capecam.runtime.lock import output_lock
 from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import Settings
+from capecam.settings.loading import validated
 from capecam.settings.tree import required
 from capecam.store.edited import keep_edited
 from capecam.store.file_names import RUN_JSON
@@ -45,13 +46,15 @@ def run(
 
     Args:
         settings: at least ``sources`` and ``out``, and ``checkpoint`` where no model is given.
-        model: a network that is loaded already; then everything happens in this process.
+        model: a network that is loaded already; then everything happens in this process. One that
+            was adapted in memory takes the place of ``checkpoint`` and ``model`` in the settings.
         progress: hears how far the run is.
 
     Raises:
         UsageError: nothing could be started; no cell was touched.
         StoppedError: the machine failed; the same call continues where it stopped.
     """
+    settings = _with_adapted(settings, model)
     outcome = RunOutcome(required(settings.out, "out", "--out DIR"))
     read_for(settings)  # a calibration that does not fit is refused before any work
     ledger = Ledger.open(outcome.out)
@@ -68,6 +71,15 @@ def run(
             _write_city(prepared, executor, outcome, hashes, progress)
         _finish(prepared, outcome, progress)
     return outcome
+
+
+def _with_adapted(settings: Settings, model: Model | None) -> Settings:
+    """Return the settings of a run with a network that was adapted in memory, if it is one."""
+    if model is None or model.settings is None:
+        return settings
+    network = model.settings.model_copy(update={"gsd_m": settings.model.gsd_m})
+    tree = settings.model_dump(mode="json", exclude={"checkpoint"})
+    return validated(tree | {"model": network.model_dump(mode="json")}, "")
 
 
 def _diagnostics(city: City, settings: Settings) -> tuple[DiagnosticGroup, ...]:

@@ -18,14 +18,15 @@ from torch import nn
 
 from capecam.analysis.audit.block_maps import Heat, correlation
 from capecam.model.model import Model
+from capecam.model.target_layer import ENCODER
 
 
-def stages(network: nn.Module, target_layer: str) -> tuple[str, ...]:
+def stages(network: nn.Module, target_layer: str, encoder: str = ENCODER) -> tuple[str, ...]:
     """Return the names of the modules to randomize one after another, from the top.
 
     The modules defined after the target layer, last first, then the one that contains it: head,
-    decoder and last stage of the encoder in a network of segmentation_models_pytorch. Only
-    ``encoder``, lists, and a sole module with weights are divided further.
+    decoder and last stage of the encoder in a network of segmentation_models_pytorch. Only the
+    encoder, lists, and a sole module with weights are divided further.
     """
     result: list[str] = []
     path, module = "", network
@@ -35,7 +36,8 @@ def stages(network: nn.Module, target_layer: str) -> tuple[str, ...]:
         ]
         result += [path + name for name in reversed(names[names.index(part) + 1 :])]
         module, path = module.get_submodule(part), f"{path}{part}."
-        if len(names) > 1 and part != "encoder" and not isinstance(module, nn.ModuleList):
+        is_list = isinstance(module, nn.ModuleList)
+        if len(names) > 1 and not f"{encoder}.".startswith(path) and not is_list:
             break
     return (*result, path[:-1]) if _has_weights(module) else tuple(result)
 
@@ -48,7 +50,7 @@ def cascade(model: Model, seed: int) -> Iterator[tuple[str, Model]]:
     """Yield every stage with a copy of the model that is random from the top down to this stage."""
     generator = torch.Generator().manual_seed(seed)
     network = model.network
-    for stage in stages(model.network, model.target_layer):
+    for stage in stages(model.network, model.target_layer, model.encoder):
         network = copy.deepcopy(network)
         randomize(network.get_submodule(stage), generator)
         yield stage, replace(model, network=network)

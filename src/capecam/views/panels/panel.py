@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf")
 DPI = 300
 
+NOTEBOOK_PX = 800
+"""Width of a panel in a notebook."""
+
 
 class Panel(PanelData):
     """A tile of a run with its prediction and heatmaps, as a figure."""
@@ -54,6 +57,15 @@ class Panel(PanelData):
         drawing, file = self._draw(style), io.BytesIO()
         drawing.write(file, kind, width_px / drawing.width_in)
         return file.getvalue()
+
+    def __repr__(self) -> str:
+        """Return what it shows, without its maps."""
+        shown = f"detection {self.detection.id}" if self.detection else f"place {self.point}"
+        return f"Panel({shown}; {', '.join(self.heat)})"
+
+    def _repr_png_(self) -> bytes:
+        """Return the figure as a notebook shows it."""
+        return self.encoded("png", NOTEBOOK_PX)
 
     def _draw(self, style: PanelStyle) -> Drawing:
         from capecam.views.panels.figure import draw_panel  # noqa: PLC0415 matplotlib is slow to import

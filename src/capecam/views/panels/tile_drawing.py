@@ -17,6 +17,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.patheffects import AbstractPathEffect, Normal, withStroke
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from capecam.grid import Window
 from capecam.views.palette import BLACK, HATCH, NODATA
@@ -145,6 +146,22 @@ def tinted(
     strong = predicted == own if own is not None else predicted > 0
     opacity = np.where(strong, OWN, np.where(predicted > 0, OTHER, 0))[..., None]
     return (1 - opacity) * tile + opacity * colours[predicted]
+
+
+def object_picture(
+    pixels: NDArray[np.uint8], heat: NDArray[np.floating], inside: Mask
+) -> NDArray[np.uint8]:
+    """Return an object's own map over its tile, with a white edge around the object: (S, S, 3).
+
+    Args:
+        pixels: (3, S, S).
+        heat: (S, S) raw map.
+        inside: (S, S); True is a pixel of the object.
+    """
+    tile = pixels.transpose(1, 2, 0) / 255
+    image = COLORMAPS["inferno"].picture(stretched(heat, 0, float(heat.max())), tile)
+    image[binary_dilation(inside) & ~inside] = 1
+    return np.asarray(np.rint(255 * image), np.uint8)
 
 
 def draw_image(axes: Axes, image: Image, valid: Mask, *, smooth: bool) -> None:
