@@ -11,7 +11,7 @@ import pyproj
 
 from capecam import __version__
 from capecam.analysis.review.review_file import about
-from capecam.detections.object_columns import EVIDENCE_WORDS, MEANINGS
+from capecam.detections.object_columns import EVIDENCE_WORDS, MEANINGS, OBJECT_COLUMNS
 from capecam.imagery.crs import proj_string
 from capecam.io.cog import NODATA
 from capecam.io.overview import FACTOR
@@ -25,7 +25,7 @@ from capecam.viewer.imagery import max_z
 from capecam.viewer.outlines import COUNTS, OUTLINES, ZONES, ZONES_TABLE
 from capecam.views.palette import EVIDENCE_COLORS
 from capecam.views.qgis.product_styles import CLASSES, PROBABILITY
-from capecam.views.styles.columns import OWN as OWN_COLUMNS
+from capecam.views.styles.columns import DETECTION
 from capecam.views.styles.palettes import (
     Palette,
     classes_palette,
@@ -61,7 +61,7 @@ def city_json(runs: Sequence[Mapping[str, Any]], first: RunFolder) -> dict[str, 
             {"word": word, "color": EVIDENCE_COLORS[word], "meaning": MEANINGS[word]}
             for word in EVIDENCE_WORDS
         ],
-        "numbers": OWN_COLUMNS,
+        "numbers": {name: DETECTION[name] for name in OBJECT_COLUMNS},
         "runs": list(runs),
     }
 
