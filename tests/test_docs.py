@@ -236,12 +236,19 @@ def test_options_come_from_the_settings() -> None:
         assert flags - common - own == wanted
 
 
+OTHERS = [
+    *("--head", "--index-url", "--bind", "--nv"),
+    *("--build-arg", "--gpus", "--user", "--volume"),
+]
+"""Options of ray start, pip and Apptainer; of Docker."""
+
+
 def test_options_that_are_only_named_exist() -> None:
     commands = typer.main.get_command(cli.app).commands.values()
     known = {flag for c in commands for p in c.params for flag in (*p.opts, *p.secondary_opts)}
     for script in (*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")):
         known.update(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
-    known |= {"--help", "--head"}  # the second is an option of ray start
+    known |= {"--help", *OTHERS}
     for page in PAGES:
         named = {m for code in code_of(page) for m in re.findall(r"^(--[a-z][\w-]*)", code)}
         assert named - known == set(), page.name
