@@ -176,22 +176,22 @@ def scatter(moments: Floats) -> tuple[Floats, Floats, Floats]:
 def best_directions(knots: Knots, owner: Integers, prices: Floats) -> Floats:
     """Return (N,) the directions in radians in which objects have the edges of the lowest cost.
 
-    What is blurred to a blob has no direction in its outline that a vote would find. Edges are
-    found in the main direction and in others, which are fitted to them.
+    Edges are found in the main direction and in others, each of which is then fitted to its edges:
+    in the outline of what is blurred to a blob, the main direction is often not that of the object.
 
     Args:
         knots: of R rings.
         owner: (R,) the objects 0..N-1 that rings belong to.
         prices: (3,) prices of edges by kind, in px³.
     """
-    main, costs, fitted = main_directions(knots, owner), [], []
+    main, scaled = main_directions(knots, owner), _scaled(prices, knots)
+    costs, fitted = [], []
     for turn in TURNS:
         direction = main + turn
         edges = find_edges(knots, direction[owner], prices)
         direction = fitted_directions(edges, owner, direction)
-        off = edges.deviations(direction[owner])
-        price = _scaled(prices, knots)[edges.ring, edges.kind]
-        costs.append(np.bincount(owner[edges.ring], off + price))
+        cost = edges.deviations(direction[owner]) + scaled[edges.ring, edges.kind]
+        costs.append(np.bincount(owner[edges.ring], cost))
         fitted.append(direction)
     best = np.argmin(costs, axis=0)
     return np.asarray(np.take_along_axis(np.array(fitted), best[None], axis=0)[0])

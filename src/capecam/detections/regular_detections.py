@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,43 +33,6 @@ REGULAR, SIMPLIFIED, OWN = range(3)
 """Outlines that an object gets, one after the other, as long as it overlaps another object."""
 
 
-@dataclass(frozen=True, slots=True)
-class PixelOutlines:
-    """Outlines of detections as they were traced, in a file."""
-
-    path: Path
-    """GeoParquet of a run."""
-    grid: Grid
-
-    @property
-    def size(self) -> Floats:
-        """(2,) width and height of a pixel on the ground, divided by the root of its area."""
-        size_m = middle_pixel_m(self.grid)
-        return np.asarray(size_m / np.sqrt(size_m.prod()))
-
-    def batches(self) -> Iterator[Polygons]:
-        """Yield (n,) outlines in pixels that are square on the ground, in the order of the file."""
-        size = self.size
-        with pq.ParquetFile(self.path) as table:
-            for batch in table.iter_batches(BATCH, columns=["geometry"]):
-                shapes = shapely.from_wkb(batch["geometry"].to_numpy(zero_copy_only=False))
-                yield shapely.transform(shapes, lambda xy: self.grid.to_lattice(xy) * size)
-
-    def take(self, rows: Integers) -> Polygons:
-        """Return the (N,) outlines of ascending rows."""
-        found, start = [], 0
-        for shapes in self.batches():
-            inside = (rows >= start) & (rows < start + len(shapes))
-            found.append(shapes[rows[inside] - start])
-            start += len(shapes)
-        return np.concatenate([np.empty(0, object), *found])
-
-    def to_map(self, shapes: Polygons) -> Polygons:
-        """Return shapes in map coordinates."""
-        size = self.size
-        return np.asarray(shapely.transform(shapes, lambda xy: self.grid.to_map(xy / size)))
-
-
 @contextmanager
 def regular_copy(path: Path, grid: Grid) -> Iterator[Path]:
     """Yield a temporary copy of a GeoParquet of detections in which they have regular outlines.
@@ -91,34 +53,62 @@ def regular_copy(path: Path, grid: Grid) -> Iterator[Path]:
 def regular_geometry(path: Path, grid: Grid) -> Polygons:
     """Return (N,) regular outlines of all detections, in map coordinates.
 
-    Objects that would overlap are simplified together instead, by the borders that they share, and
-    keep their own outlines if that does not help.
+    Objects that would overlap are simplified together instead, with the borders that they share; if
+    that does not help, they keep their own outlines, which do not overlap. Memory holds all regular
+    outlines; of those of pixels, a batch and what would overlap.
 
     Args:
         path: GeoParquet of a run.
         grid: the pixel grid.
     """
-    pixels = PixelOutlines(path, grid)
-    outlines = np.concatenate([np.empty(0, object), *map(regular_outlines, pixels.batches())])
+    size = middle_pixel_m(grid)
+    outlines = np.concatenate(
+        [np.empty(0, object), *(_regular(pixels, size) for pixels in _batches(path, grid))]
+    )
     given = np.full(len(outlines), REGULAR)
     changed = np.arange(len(outlines))
     while len(changed):
-        invalid = changed[~shapely.is_valid(pixels.to_map(outlines[changed]))]
-        rows = np.union1d(overlapping(outlines, changed), invalid)
+        invalid = ~shapely.is_valid(shapely.transform(outlines[changed], grid.to_map))
+        rows = np.union1d(_overlapping(outlines, changed), changed[invalid])
         changed = rows[given[rows] != OWN]
-        own = pixels.take(changed)
+        own = _take(path, grid, changed)
+        # With a vertex at every pixel's corner, borders that shapes share have the same vertices.
         simple = shapely.coverage_simplify(shapely.segmentize(own, 1.0), TOLERANCE_PX)
         is_simple = (given[changed] == REGULAR) & is_usable(simple, own)
         outlines[changed] = multipolygons(np.where(is_simple, simple, own))
         given[changed] = np.where(is_simple, SIMPLIFIED, OWN)
-    return pixels.to_map(outlines)
+    return np.asarray(shapely.transform(outlines, grid.to_map))
 
 
-def overlapping(outlines: Polygons, some: Integers) -> Integers:
+def _regular(pixels: Polygons, size_m: Floats) -> Polygons:
+    """Return (n,) regular outlines; angles are right where pixels have (2,) this size."""
+    square = size_m / np.sqrt(size_m.prod())
+    outlines = regular_outlines(shapely.transform(pixels, lambda xy: xy * square))
+    return np.asarray(shapely.transform(outlines, lambda xy: xy / square))
+
+
+def _batches(path: Path, grid: Grid) -> Iterator[Polygons]:
+    """Yield (n,) outlines in lattice pixels, in the order of the file."""
+    with pq.ParquetFile(path) as table:
+        for batch in table.iter_batches(BATCH, columns=["geometry"]):
+            shapes = shapely.from_wkb(batch["geometry"].to_numpy(zero_copy_only=False))
+            yield shapely.transform(shapes, grid.to_lattice)
+
+
+def _take(path: Path, grid: Grid, rows: Integers) -> Polygons:
+    """Return the (N,) outlines of ascending rows in lattice pixels."""
+    found, start = [np.empty(0, object)], 0
+    for shapes in _batches(path, grid):
+        inside = (rows >= start) & (rows < start + len(shapes))
+        found.append(shapes[rows[inside] - start])
+        start += len(shapes)
+    return np.concatenate(found)
+
+
+def _overlapping(outlines: Polygons, some: Integers) -> Integers:
     """Return the rows of outlines that overlap, if one of the two is among ``some``; ascending."""
     first, second = shapely.STRtree(outlines).query(outlines[some], predicate="intersects")
     first = some[first]
-    first, second = first[first != second], second[first != second]
+    first, second = np.stack([first, second])[:, first != second]
     overlap = shapely.area(shapely.intersection(outlines[first], outlines[second]))
-    pairs = np.stack([first, second])[:, overlap > MAX_OVERLAP_PX2]
-    return np.unique(pairs)
+    return np.unique(np.stack([first, second])[:, overlap > MAX_OVERLAP_PX2])

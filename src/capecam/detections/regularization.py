@@ -174,7 +174,8 @@ class _Corners:
 
     @classmethod
     def of(cls, edges: Edges, direction: Floats) -> _Corners:
-        """Return intersections, or two vertices where there is none near by.
+        """Return intersections of neighbouring edges, or, where there is none near the knot between
+        them, the two points of their lines that are nearest to it.
 
         Args:
             edges: of R rings.
@@ -188,17 +189,17 @@ class _Corners:
         normal = np.column_stack([np.sin(angle), -np.cos(angle)])
         offset = (normal[:, 0] * x + normal[:, 1] * y) / length
 
+        foot = edges.xy + (offset - (normal * edges.xy).sum(axis=1))[:, None] * normal
         before = after.argsort()
-        other, other_offset = normal[before], offset[before]
-        feet = edges.xy + (other_offset - (other * edges.xy).sum(axis=1))[:, None] * other
-        feet_after = edges.xy + (offset - (normal * edges.xy).sum(axis=1))[:, None] * normal
-        met = _intersections(other, other_offset, normal, offset)
-        meet = np.hypot(*(met - edges.xy).T) <= MAX_DEVIATION_PX
+        last, last_offset = normal[before], offset[before]
+        last_foot = edges.xy + (last_offset - (last * edges.xy).sum(axis=1))[:, None] * last
+        met = _intersections(last, last_offset, normal, offset)
+        is_near = np.hypot(*(met - edges.xy).T) <= MAX_DEVIATION_PX
         ones = np.ones(len(normal))
-        velocity = _intersections(other, ones, normal, ones)
-        xy = np.stack([np.where(meet[:, None], met, feet), feet_after], axis=1)
-        velocity = np.stack([np.where(meet[:, None], velocity, other), normal], axis=1)
-        used = np.column_stack([np.ones_like(meet), ~meet])
+        velocity = _intersections(last, ones, normal, ones)
+        xy = np.stack([np.where(is_near[:, None], met, last_foot), foot], axis=1)
+        velocity = np.stack([np.where(is_near[:, None], velocity, last), normal], axis=1)
+        used = np.column_stack([np.ones_like(is_near), ~is_near])
         return cls(np.repeat(edges.ring, used.sum(axis=1)), xy[used], velocity[used])
 
     def with_areas(self, areas: Floats) -> _Corners:
