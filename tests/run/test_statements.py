@@ -101,6 +101,20 @@ def test_cells_say_what_holds_now_and_again_what_they_said(city, out) -> None:
             assert path.read_bytes() == (city / "out" / path.relative_to(out)).read_bytes()
 
 
+def test_a_cell_of_an_earlier_version_gets_what_is_known_of_it(out) -> None:
+    """Its version was not recorded."""
+    path = out / "cells/3/cell.json"
+    record = json.loads(path.read_text())
+    about = record.pop("about")
+    path.write_text(json.dumps(record))
+    before = (out / "cells/4/classes.tif").stat()
+    update_statements(RunFolder.open(out))
+    tags = tags_of(out / "cells/3/classes.tif")
+    assert (tags["TIFFTAG_SOFTWARE"], tags["CAPECAM_MODEL"]) == ("capecam", "FPN (resnet18)")
+    assert tags["CAPECAM_RUN"] == about["run"]
+    assert (out / "cells/4/classes.tif").stat() == before
+
+
 def test_a_damaged_raster_is_not_made_to_look_whole(out, caplog) -> None:
     damaged = out / "cells/4/gradcam.tif"
     data = bytearray(damaged.read_bytes())

@@ -51,7 +51,7 @@ def make(folder: Path, crs: str = "ESRI:102562", brightest: int = 255, **options
     defaults = {
         "sources": [str(images)], "out": str(folder / "out"), "compute.readers": 0,
         "explain.calibration_tiles": 8, "detections.min_area_m2": 0.0,
-        "qgis.imagery": True, "qgis.attribution": "City of Blobs",
+        "qgis.imagery": True, "about.attribution": "City of Blobs",
     }  # fmt: skip
     return run(load(None, defaults | given), model=colours_model()).out
 
@@ -139,7 +139,7 @@ def test_the_project_says_what_it_shows(out) -> None:
     abstract = project(out).findtext("projectMetadata/abstract")
     for text in (
         *(f"{name} {count}" for name, (count, _) in record["totals"]["by_class"].items()),
-        "2 of 2 images", f"capecam {record['capecam']}, run of {record['started'][:10]}",
+        "2 of 2 images", f"capecam {record['capecam']}, run ", f" of {record['started'][:10]};",
         record["checkpoint"]["architecture"], "City of Blobs", "capecam review",
     ):  # fmt: skip
         assert text in abstract

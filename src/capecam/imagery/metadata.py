@@ -16,8 +16,8 @@ from capecam.imagery.validation.sidecars import has_lossy_mask
 from capecam.io.paths import VRT, Location
 
 DATE_TAGS = ("ACQUISITIONDATETIME", "TIFFTAG_DATETIME")
-"""Tags that say when an image was taken. GDAL's domains IMAGERY and EXIF are left alone: for them,
-it would look for files of satellites beside each image."""
+"""Tags that say when an image was taken. GDAL's domain IMAGERY is left alone, since GDAL then looks
+for files of satellites beside each image."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,9 +156,11 @@ def write_layout(stream: BinaryIO, template: Template, pyramid: Pyramid, pixel_b
     """
     levels = pyramid.levels
     big = is_big([(level.height, level.width) for level in levels], pixel_bytes)
-    header = len(
-        _head(template.ghost, _directories(template, levels, [{}] * len(levels), big), big)
-    )
+
+    def head(offsets: Sequence[Mapping[tuple[int, int], int]]) -> bytes:
+        return _head(template.ghost, _directories(template, levels, offsets, big), big)
+
+    header = len(head([{}] * len(levels)))
     offsets, at = list[dict[tuple[int, int], int]](), header
     for level in reversed(levels):
         offsets.insert(0, {})
@@ -166,7 +168,7 @@ def write_layout(stream: BinaryIO, template: Template, pyramid: Pyramid, pixel_b
             if corner in level.places:
                 offsets[0][corner] = at + LEADER
                 at += level.places[corner][1] + 2 * LEADER
-    stream.write(_head(template.ghost, _directories(template, levels, offsets, big), big))
+    stream.write(head(offsets))
     for level in reversed(levels):
         for data in pyramid.stored(level):
             stream.write(struct.pack("<I", len(data)))

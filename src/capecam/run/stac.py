@@ -1,8 +1,8 @@
 """``OUT/stac``: a static STAC 1.1 catalogue of a run, with an item a cell and one of the network.
 
 ``catalog.json`` has the collection of the cells and the item of the network. All links are
-relative, so that the folder of the run can be moved and published as it is. Items are plain
-dictionaries: pystac would be another dependency, and takes longer to build them.
+relative, so that the folder of the run can be moved and published as it is. Everything is a plain
+dictionary: pystac would be a dependency for what json writes; tests validate with it.
 
 https://github.com/radiantearth/stac-spec; extensions in ``EXTENSIONS``
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,6 +62,8 @@ EXTENSIONS = [
 ]
 """Extensions of the item of a cell."""
 
+TITLE = "Maps of rooftop solar, and of why the network says so"
+
 UNKNOWN = "1900-01-01T00:00:00Z", "9999-12-31T23:59:59Z"
 """Interval of items whose capture date is not known: STAC demands one, without open ends. These are
 the ends that the best practices of MLM name; a collection says null."""
@@ -99,7 +102,7 @@ def write_catalogue(run: RunFolder, products: Mapping[str, FileFacts]) -> dict[s
     folder, written, before = run.out / CATALOGUE, dict[str, FileFacts](), run.record.stac
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
     for name, tree in _documents(run, products):
-        # Those of cells have one line: json needs five times as long for several.
+        # Those of cells have one line: for several, json has no encoder in C.
         indent = None if name.startswith(CELLS) else 1
         path, text = folder / name, f"{json.dumps(tree, indent=indent)}\n"
         if not path.is_file() or path.read_text("utf-8") != text:
@@ -136,14 +139,14 @@ def _documents(run: RunFolder, products: Mapping[str, FileFacts]) -> Iterator[tu
 
 
 def _catalog(run: RunFolder, *, has_model: bool) -> Tree:
-    links = [_link("root", CATALOG, "Catalogue"), _link("child", COLLECTION, "Cells")]
+    links = [_link("root", CATALOG, TITLE), _link("child", COLLECTION, "Cells")]
     if has_model:
-        links.append(_link("item", MODEL, "Network", GEOJSON_TYPE))
+        links.append(_link("item", MODEL, run.about.model, GEOJSON_TYPE))
     return {
         "type": "Catalog",
         "stac_version": "1.1.0",
         "id": f"capecam-{run.about.run.split()[0]}",
-        "title": "Maps of rooftop solar, and of why the network says so",
+        "title": TITLE,
         "description": f"A run of {run.about.software} with the network {run.about.model}.",
         "links": links,
     }
@@ -152,7 +155,11 @@ def _catalog(run: RunFolder, *, has_model: bool) -> Tree:
 def _collection(run: RunFolder, footprints: _Footprints, products: Mapping[str, FileFacts]) -> Tree:
     captured = CaptureDate(run.about.captured) if run.about.captured else None
     interval = [_time(captured.start), _time(captured.end)] if captured else [None, None]
-    tree = {
+    files = CITY_FILES | {
+        f"{Path(product).stem}.vrt": ("application/x-gdal-vrt", f"{_title(product)}, of all cells")
+        for product in run.products
+    }
+    return {
         "type": "Collection",
         "stac_version": "1.1.0",
         "stac_extensions": [FILE],
@@ -166,28 +173,21 @@ def _collection(run: RunFolder, footprints: _Footprints, products: Mapping[str, 
             "temporal": {"interval": [interval]},
         },
         "links": [
-            _link("root", CATALOG, "Catalogue"),
-            _link("parent", CATALOG, "Catalogue"),
+            _link("root", CATALOG, TITLE),
+            _link("parent", CATALOG, TITLE),
             *_licence_links(run),
             *(_link("item", f"{CELLS}/{name}.json", name, GEOJSON_TYPE) for name in run.cells),
         ],
         "assets": {
             name: {
-                **_asset(f"../{name}", products.get(name)), "type": kind, "title": title,
+                **_asset(f"../{name}", products.get(name)),
+                "type": kind,
+                "title": title,
                 "roles": ["data"],
             }
-            for name, (kind, title) in CITY_FILES.items()
-        } | {
-            f"{Path(product).stem}.vrt": {
-                **_asset(name := f"../{Path(product).stem}.vrt", products.get(name[3:])),
-                "type": "application/x-gdal-vrt",
-                "title": f"{_title(product)}, of all cells",
-                "roles": ["data"],
-            }
-            for product in run.products
+            for name, (kind, title) in files.items()
         },
-    }  # fmt: skip
-    return tree
+    }
 
 
 def _cell(
@@ -202,13 +202,13 @@ def _cell(
     captured = CaptureDate(about.captured) if about.captured else None
     product, _, version = about.software.partition(" ")
     links = [
-        _link("root", f"../{CATALOG}", "Catalogue"),
+        _link("root", f"../{CATALOG}", TITLE),
         _link("parent", f"../{COLLECTION}", "Cells"),
         _link("collection", f"../{COLLECTION}", "Cells"),
         *_licence_links(run),
     ]
     if run.settings.checkpoint is not None:
-        network = _link("derived_from", f"../{MODEL}", "Network", GEOJSON_TYPE)
+        network = _link("derived_from", f"../{MODEL}", run.about.model, GEOJSON_TYPE)
         links.append({**network, "mlm:name": model_name(run), "processing:level": "L4"})
     return {
         "type": "Feature",
@@ -274,7 +274,7 @@ def _model(run: RunFolder, footprints: _Footprints) -> Tree:
             **_times(CaptureDate(captured) if captured else None),
             **properties,
         },
-        "links": [_link("root", CATALOG, "Catalogue"), _link("parent", CATALOG, "Catalogue")],
+        "links": [_link("root", CATALOG, TITLE), _link("parent", CATALOG, TITLE)],
         "assets": {"model": model_asset(checkpoint, sha256, run.out / CATALOGUE)},
     }
 
@@ -393,7 +393,7 @@ def _times(captured: CaptureDate | None) -> Tree:
     return {"datetime": None, "start_datetime": start, "end_datetime": end}
 
 
-def _time(moment: Any) -> str:
+def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from capecam.settings.base import Section
-from capecam.settings.capture_date import CaptureDate, check_name_pattern
+from capecam.settings.capture_date import CaptureDate, DateText, check_name_pattern
 
 PREFIX = "CAPECAM_"
 """Beginning of the keys of these statements in products."""
@@ -24,11 +24,6 @@ def _one_line(text: str) -> str:
     if not text.strip() or any(ord(letter) < 32 for letter in text):
         raise ValueError("must be a text of one line")
     return text.strip()
-
-
-def _date(text: str) -> str:
-    CaptureDate(text)
-    return text
 
 
 def _pattern(text: str) -> str:
@@ -85,7 +80,7 @@ class AboutSettings(Section):
     licence_url: Annotated[str, AfterValidator(_url)] | None = Field(
         None, description="page of the licence; default is that of SPDX, for one identifier"
     )
-    captured: Annotated[str, BeforeValidator(_text), AfterValidator(_date)] | None = Field(
+    captured: Annotated[DateText, BeforeValidator(_text)] | None = Field(
         None,
         description="when all images were taken: 2023, 2023-02, 2023-02-14, 2023-02-14T09:30:00Z, "
         "or two of these, 2023-01-10/2023-03-02; default is from each image's name or tags",

@@ -7,7 +7,9 @@ from calendar import monthrange
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import Annotated, Self
+
+from pydantic import AfterValidator
 
 FORM = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d):(\d\d)Z)?)?)?",
@@ -84,6 +86,15 @@ class CaptureDate:
             return cls(f"{year}-{month}-{day}" + (f"T{time}Z" if time else ""))
         except ValueError:
             return None
+
+
+def _checked(text: str) -> str:
+    CaptureDate(text)
+    return text
+
+
+DateText = Annotated[str, AfterValidator(_checked)]
+"""Text of a ``CaptureDate`` in settings and records."""
 
 
 def _span(text: str) -> tuple[datetime, datetime]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from capecam.grid import Grid, Window
 from capecam.runtime.files import file_digest, write_json
+from capecam.settings.capture_date import DateText
 from capecam.settings.choices import Precision
 from capecam.settings.imagery import OptionalRange
 from capecam.settings.model import Triple
@@ -301,7 +302,7 @@ class RunRecord(Record):
     shifted: dict[str, tuple[float, float]] = {}
     """Columns and rows to the nearest whole pixel of the grid, by image."""
     warped: tuple[str, ...] = ()
-    captured: dict[str, str] = {}
+    captured: dict[str, DateText] = {}
     """When images were taken, by image; those of which it is not known are missing."""
     unusual: tuple[UnusualRecord, ...] = ()
     failures: dict[str, str]
