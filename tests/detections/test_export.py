@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyogrio
 import pytest
 import shapely
 from support.pieces import BLOCKS, make_rules, pieces_of_cells
 from support.runs import make_run
 
 from capecam.detections.assembly import assemble, write_detections
-from capecam.detections.export import FORMATS, export
+from capecam.detections.export import FORMATS, TILE_COLUMNS, export
 from capecam.errors import OutputError, UsageError
 from capecam.run.editable_products import write_geopackage
 
@@ -29,7 +31,7 @@ def out(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "pmtiles"])
 def test_every_format_has_the_same_columns_rows_and_locations(
     out: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -49,7 +51,8 @@ def test_every_format_has_the_same_columns_rows_and_locations(
         )
         assert distance.max() < 0.02  # GeoJSON has seven decimals of a degree
     found = found.set_index("id").loc[expected["id"]]  # FlatGeobuf sorts by location
-    assert np.allclose(found["area_m2"], expected["area_m2"], rtol=1e-12)
+    text = kind in ("csv", "geojson")  # which have the digits that a number deserves
+    assert np.allclose(found["area_m2"], expected["area_m2"], rtol=1e-12, atol=0.005 if text else 0)
     assert found["class"].tolist() == expected["class"].tolist()
 
 
@@ -64,6 +67,34 @@ def test_geojson_is_rfc_7946(out: Path) -> None:
         assert all(part.exterior.is_ccw for part in shape.geoms)
 
 
+def test_text_files_have_the_digits_that_numbers_deserve(out: Path, tmp_path: Path) -> None:
+    for kind in ("geojson", "csv"):
+        text = export(out, kind, tmp_path / f"given.{kind}").read_text()
+        digits = [len(found) for found in re.findall(r"\d\.(\d+)", text)]
+        assert max(digits) == 7  # of longitude and latitude, 1 cm
+    (feature, *_) = json.loads((tmp_path / "given.geojson").read_text())["features"]
+    found = feature["properties"]
+    for name, decimals in (("area_m2", 2), ("confidence", 4), ("lon", 7)):
+        assert found[name] == round(found[name], decimals)
+
+
+def test_vector_tiles_have_every_detection_at_the_largest_scale(out: Path, tmp_path: Path) -> None:
+    table = gpd.read_parquet(out / "detections.parquet").set_index("id")
+    expected = table[table["area_m2"] > 0.1]  # a unit of a tile is 0.12 m
+    path = export(out, "pmtiles", tmp_path / "given.pmtiles")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes()[:8] == b"PMTiles\3"
+    info = pyogrio.read_info(path)["dataset_metadata"]
+    assert (info["name"], info["minzoom"], info["maxzoom"]) == ("detections", "13", "16")
+    found = gpd.read_file(path).to_crs(expected.crs)
+    shapes = found.dissolve("id").loc[expected.index]  # an object on two tiles is in both
+    assert shapes.centroid.distance(expected.centroid).max() < 0.2
+    assert shapes.area.sum() == pytest.approx(expected.area.sum(), rel=0.1)
+    assert shapes["class"].tolist() == expected["class"].tolist()
+    assert np.allclose(shapes["area_m2"], expected["area_m2"], atol=0.005)
+    assert set(shapes.columns) <= {"mvt_id", *TILE_COLUMNS}
+
+
 def test_the_geopackage_of_the_run_is_not_written_again(out: Path) -> None:
     before = (out / "detections.gpkg").stat()
     assert export(out, "gpkg") == out / "detections.gpkg"
@@ -71,7 +102,9 @@ def test_the_geopackage_of_the_run_is_not_written_again(out: Path) -> None:
 
 
 def test_errors_name_the_format_or_the_missing_file_or_folder(out: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="one of fgb, geojson, csv, parquet, gpkg; got 'shp'"):
+    with pytest.raises(
+        UsageError, match="one of fgb, geojson, csv, parquet, gpkg, pmtiles; got 'shp'"
+    ):
         export(out, "shp")
     with pytest.raises(OutputError, match=r"holds no detections.parquet"):
         export(tmp_path, "csv")

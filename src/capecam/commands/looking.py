@@ -184,7 +184,9 @@ def export_command(
     *,
     kind: Annotated[
         str | None,
-        typer.Option("--format", metavar="fgb|geojson|csv|parquet|gpkg", help="file format"),
+        typer.Option(
+            "--format", metavar="fgb|geojson|csv|parquet|gpkg|pmtiles", help="file format"
+        ),
     ] = None,
     to: Annotated[
         Path | None,
@@ -217,10 +219,10 @@ def export_command(
 ) -> None:
     """Write the detections in another format, or labels to train on.
 
-    GeoJSON is in longitude and latitude, the other formats in the CRS of the imagery. Outlines are
-    regular: few vertices and right angles, with the area of the pixels, and without overlaps. With
-    --labels, only places that people have looked at are written, as tiles of imagery with masks,
-    COCO and GeoPackage; --format and --labels exclude each other.
+    GeoJSON is in longitude and latitude, PMTiles are in Web Mercator, the other formats in the CRS
+    of the imagery. Outlines are regular: few vertices and right angles, with the area of the
+    pixels, and without overlaps. With --labels, only places that people have looked at are written,
+    as tiles of imagery with masks, COCO and GeoPackage; --format and --labels exclude each other.
     """
     if labels is not None and kind is None and to is None and outline is None:
         from capecam.analysis.review.labels import export_labels

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pandas as pd
-
 from capecam.settings import METHODS, TITLES
 
 
@@ -146,13 +144,12 @@ REASON = {"reason": Column("Reason for dropping it", "", "the first rule that re
 DESCRIPTIONS = BEFORE_HEATMAPS | HEATMAPS | AFTER_HEATMAPS | REASON
 """Descriptions of all columns of detections and of rejected objects."""
 
+DECIMALS = {
+    name: column.decimals for name, column in DESCRIPTIONS.items() if column.decimals is not None
+}
+"""Decimals in text files of the numbers that are measured."""
+
 
 def field_metadata(columns: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return the metadata of the fields of a table, of those that are described."""
     return {name: DESCRIPTIONS[name].metadata for name in columns if name in DESCRIPTIONS}
-
-
-def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table for a text file, with the digits that its numbers deserve."""
-    decimals = {name: DESCRIPTIONS[name].decimals for name in table if name in DESCRIPTIONS}
-    return table.round({name: digits for name, digits in decimals.items() if digits is not None})

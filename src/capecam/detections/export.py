@@ -6,9 +6,11 @@ import logging
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from capecam.detections.column_descriptions import DECIMALS
 from capecam.detections.regular_detections import regular_copy
 from capecam.errors import OutputError, UsageError
 from capecam.io.vector_writer import crs_of, data_columns, write_gpkg, write_layer
@@ -18,24 +20,41 @@ from capecam.store.run_folder import known_run, product
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg")
+FORMATS = ("fgb", "geojson", "csv", "parquet", "gpkg", "pmtiles")
 
 REGULAR, PIXEL = "regular", "pixel"
 OUTLINES = (REGULAR, PIXEL)
 """Outlines of exports: with few vertices and right angles; along the pixels, as a run has them."""
 
-GDAL: dict[str, tuple[str, dict[str, str]]] = {
+TILE_COLUMNS = (
+    "id", "class_id", "class", "area_m2", "confidence", "evidence", "p_right", "review", "geometry",
+)  # fmt: skip
+"""Columns in vector tiles, which are for a map: a page loads them again at every scale."""
+
+ZOOM = {"MINZOOM": "13", "MAXZOOM": "16"}
+"""Scales of the tiles. At 16 a unit of the coordinates is 0.12 m in Cape Town, less than two
+pixels; a tile at 13 has 16 km², and GDAL leaves objects out of tiles of more than 500 kB."""
+
+GDAL: dict[str, tuple[str, dict[str, Any]]] = {
     "fgb": ("FlatGeobuf", {}),
-    "geojson": ("GeoJSON", {"RFC7946": "YES"}),
+    "geojson": ("GeoJSON", {"decimals": DECIMALS, "layer_options": {"RFC7946": "YES"}}),
+    "pmtiles": (
+        "PMTiles",
+        {
+            "columns": TILE_COLUMNS,
+            "decimals": DECIMALS,
+            "dataset_options": {"NAME": LAYER, "TYPE": "overlay", **ZOOM},
+        },
+    ),
 }
-"""GDAL driver and layer options of a format."""
+"""GDAL driver of a format, and options of ``write_layer``."""
 
 
 def export(out: Path, kind: str, to: Path | None = None, outline: str | None = None) -> Path:
     """Write the detections of a run in one of ``FORMATS``; all but CSV have the geometry.
 
     GeoJSON is in longitude and latitude (RFC 7946), the others in the CRS of the imagery; CSV has
-    the columns ``lon`` and ``lat``.
+    the columns ``lon`` and ``lat``. PMTiles are vector tiles in Web Mercator with few columns.
 
     Args:
         out: the folder of a run.
@@ -76,13 +95,12 @@ def export(out: Path, kind: str, to: Path | None = None, outline: str | None = N
             source = stack.enter_context(regular_copy(source, grid))
         if kind == "csv":
             table = pd.read_parquet(source, columns=data_columns(source)[:-1])
-            table.to_csv(temporary, index=False, lineterminator="\n")
+            table.round(DECIMALS).to_csv(temporary, index=False, lineterminator="\n")
         elif kind == "parquet":
             shutil.copyfile(source, temporary)
         elif kind == "gpkg":
             write_gpkg(temporary, {LAYER: source}, crs_of(source))
         else:
             driver, options = GDAL[kind]
-            crs = crs_of(source)
-            write_layer(source, temporary, LAYER, crs, driver=driver, layer_options=options)
+            write_layer(source, temporary, LAYER, crs_of(source), driver=driver, **options)
     return target

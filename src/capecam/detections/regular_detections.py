@@ -13,11 +13,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import shapely
 
+from capecam.detections.column_descriptions import field_metadata
 from capecam.detections.measurement import Floats, middle_pixel_m, multipolygons
 from capecam.detections.regions import Integers, Polygons
 from capecam.detections.regularization import is_usable, regular_outlines
 from capecam.grid import Grid
-from capecam.io.vector_writer import crs_of, write_geoparquet
+from capecam.io.vector_writer import crs_of, texts_of, write_geoparquet
 
 BATCH = 4_096
 """Objects whose outlines of pixels are in memory at once; more are not faster."""
@@ -44,9 +45,11 @@ def regular_copy(path: Path, grid: Grid) -> Iterator[Path]:
     geometry = regular_geometry(path, grid)
     names = pq.read_schema(path).names
     table = pd.read_parquet(path, columns=names[: names.index("geometry")])
+    regular = gpd.GeoDataFrame(table, geometry=geometry, crs=crs_of(path))
+    fields = field_metadata(table.columns)
     with TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        write_geoparquet(copy, gpd.GeoDataFrame(table, geometry=geometry, crs=crs_of(path)))
+        write_geoparquet(copy, regular, texts=texts_of(path), by_place=True, fields=fields)
         yield copy
 
 

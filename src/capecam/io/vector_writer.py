@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from types import MappingProxyType
 import geopandas as gpd
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyogrio
 import pyproj
@@ -166,7 +167,15 @@ def write_gpkg(path: Path, layers: Mapping[str, Path], crs: pyproj.CRS) -> None:
 
 
 def write_layer(
-    source: Path, path: Path, layer: str, crs: pyproj.CRS, *, driver: str, **options: object
+    source: Path,
+    path: Path,
+    layer: str,
+    crs: pyproj.CRS,
+    *,
+    driver: str,
+    columns: Sequence[str] | None = None,
+    decimals: Mapping[str, int] | None = None,
+    **options: object,
 ) -> None:
     """Write a GeoParquet as a layer of a file of another format, batch by batch.
 
@@ -176,19 +185,25 @@ def write_layer(
         layer: name of the layer.
         crs: CRS of the geometry.
         driver: GDAL's driver of the format.
+        columns: columns to write, of those that there are; None for all.
+        decimals: by column, decimals to which numbers are rounded.
         options: options of pyogrio, such as ``layer_options``.
     """
-    columns = data_columns(source)
+    names = [name for name in data_columns(source) if columns is None or name in columns]
     # GDAL's names: GeoPackage keeps these texts in its table gpkg_data_columns.
     metadata = {
         name: {"GDAL:OGR:alternative_name": title, "GDAL:OGR:comment": description}
         for name, (title, description) in column_descriptions(source).items()
     }
+    digits = decimals or {}
     with pq.ParquetFile(source) as table:
         schema = pa.schema([
-            table.schema_arrow.field(name).with_metadata(metadata.get(name)) for name in columns
+            table.schema_arrow.field(name).with_metadata(metadata.get(name)) for name in names
         ])  # fmt: skip
-        batches = (batch.cast(schema) for batch in table.iter_batches(columns=columns))
+        batches = (
+            pa.record_batch([_rounded(batch[name], digits.get(name)) for name in names], schema)
+            for batch in table.iter_batches(columns=names)
+        )
         pyogrio.write_arrow(
             pa.RecordBatchReader.from_batches(schema, batches),
             path,
@@ -199,6 +214,10 @@ def write_layer(
             crs=crs.to_wkt("WKT1_GDAL"),
             **options,
         )
+
+
+def _rounded(values: pa.Array, digits: int | None) -> pa.Array:
+    return values if digits is None else pc.round(values, digits)
 
 
 def column_descriptions(path: Path) -> dict[str, tuple[str, str]]:
