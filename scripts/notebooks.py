@@ -41,6 +41,7 @@ def execute(path: Path) -> NotebookNode:
             kernel_name="python3",
             resources={"metadata": {"path": folder}},
             record_timing=False,
+            coalesce_streams=True,
         ).execute()
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     for cell in notebook.cells:

@@ -30,7 +30,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_page_is_there_and_asks_for_nothing_elsewhere(site: Path) -> None:
     pages = {path.stem: path.read_text() for path in site.glob("*.html")}
-    assert {path.stem for path in (ROOT / "docs").glob("*.md")} | {"index"} <= pages.keys()
+    written = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("notebooks/*.ipynb")]
+    assert {path.stem for path in written} | {"index"} <= pages.keys()
     for name, text in pages.items():
         assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', text) == [], name
     assert 'id="capecam.api.read_heatmap"' in pages["api"]

@@ -189,6 +189,21 @@ def test_objects_are_explained_at_the_feature_map_of_the_encoder() -> None:
         assert heat.shape == (2, edge, edge), name
 
 
+def test_an_encoder_that_is_a_list_has_no_feature_maps() -> None:
+    class Listed(Own):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.ModuleList([self.down])
+
+    with pytest.raises(SettingsError, match=r"uses no feature map; set model.target_layer"):
+        adapt_network(Listed(), CLASSES)
+    model = adapt_network(Listed(), CLASSES, target_layer="0")
+    assert model.target_layer == "encoder.0"
+    inside = VALID & (torch.arange(64) < 30)
+    heat, _ = ObjectEngine(model).maps(PIXELS, VALID, Targets(torch.tensor([1, 2]), inside))
+    assert heat.shape == (2, 16, 16)
+
+
 def test_a_network_is_randomised_from_its_head() -> None:
     model = adapt_network(network_of("DeepLabV3"), CLASSES)
     found = stages(model.network, model.target_layer, model.encoder)

@@ -123,8 +123,8 @@ class Results:
         Raises:
             UsageError: there is no such heatmap or class; or the box is elsewhere, or too large.
         """
-        check_choice("heatmap", method, self.methods)
-        check_choice("class", class_name, self.classes)
+        _check_choice("heatmap", method, self.methods)
+        _check_choice("class", class_name, self.classes)
         heat, class_id = self._run.heat(method), self._run.names.index(class_name)
         if heat.layer is None:
             raise UsageError(
@@ -222,23 +222,26 @@ class Results:
 def _cropped(grid: Grid, bbox: Bounds | None, value_bytes: int) -> Grid:
     """Return the part of a grid that a box touches.
 
+    Args:
+        grid: the whole.
+        bbox: the box; None: all of it.
+        value_bytes: memory that a pixel takes.
+
     Raises:
         UsageError: none; or it has too many pixels for the memory.
     """
-    window: Window | None = grid.window
+    window = grid.window
     if bbox is not None:
-        left, top, right, bottom = shapely.total_bounds(rectangle(bbox, grid)).tolist()
-        low, high = (math.floor(value + TOUCH_PX) for value in (top, left))
-        touched = shapely.box(left, top, right, bottom)
-        window = None
-        if shapely.area(shapely.intersection(touched, grid.window.box)) > 0:
-            below, beside = (math.ceil(value - TOUCH_PX) for value in (bottom, right))
-            window = Window.between(low, high, below, beside).intersection(grid.window)
-    if window is None:
-        edges = ", ".join(f"{value:.10g}" for value in grid.bounds)
-        raise UsageError(
-            f"bbox {bbox} is not on the cells of the run, which have the bounds {edges} in the CRS "
-            "of the imagery; give left, bottom, right, top in it, or in degrees"
+        shared = shapely.intersection(rectangle(bbox, grid), window.box)
+        left, top, right, bottom = shapely.buffer(shared, -TOUCH_PX)[0].bounds or (np.nan,) * 4
+        if math.isnan(left):
+            edges = ", ".join(f"{value:.10g}" for value in grid.bounds)
+            raise UsageError(
+                f"bbox {bbox} is not on the cells of the run, which have the bounds {edges} in the "
+                "CRS of the imagery; give left, bottom, right, top in it, or in degrees"
+            )
+        window = Window.between(
+            math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right)
         )
     size = window.height * window.width * value_bytes
     if size > MAX_BYTES:
@@ -249,7 +252,7 @@ def _cropped(grid: Grid, bbox: Bounds | None, value_bytes: int) -> Grid:
     return grid.crop(window)
 
 
-def check_choice(kind: str, name: str, names: Sequence[str]) -> None:
+def _check_choice(kind: str, name: str, names: Sequence[str]) -> None:
     """Raise UsageError if a name is none of those that there are."""
     if name not in names:
         raise UsageError(f"the run has no {kind} {name!r}; it must be one of {', '.join(names)}")

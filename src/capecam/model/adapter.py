@@ -35,7 +35,7 @@ def adapt_network(
 ) -> Model:
     """Adapt a network that maps (B, 3, H, W) to logits (docs/networks.md).
 
-    >>> network = torchvision.models.segmentation.deeplabv3_resnet50(num_classes=2)
+    >>> network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=2)  # torchvision's
     >>> model = adapt_network(network, ["background", "solar panel"], Normalisation())
 
     The model has a copy of the network, so that the network itself stays as it is. Logits of a
@@ -115,12 +115,13 @@ def _to_logits(
 
 
 def _chosen(result: object, output: str | int | None) -> Tensor:
+    """Return the tensor (B, C, h, w) at a key or index; the first one if that is None."""
     if output is None:
         maps = [tensor for tensor in tensors_in(result) if tensor.ndim == 4]
         if maps:
             return maps[0]
-    else:
-        parts = dict(result if isinstance(result, Mapping) else enumerate(_listed(result)))
+    elif isinstance(result, (Mapping, list, tuple)):
+        parts = dict(result if isinstance(result, Mapping) else enumerate(result))
         if isinstance(logits := parts.get(output), Tensor) and logits.ndim == 4:
             return logits
     keys = f" with {', '.join(map(str, result))}" if isinstance(result, Mapping) else ""
@@ -129,10 +130,6 @@ def _chosen(result: object, output: str | int | None) -> Tensor:
         f"the network returns {type(result).__name__}{keys}, and no logits (B, C, h, w){where}; "
         "set output to the key or index of the logits"
     )
-
-
-def _listed(result: object) -> Sequence[object]:
-    return result if isinstance(result, (list, tuple)) else ()
 
 
 def _channels(network: nn.Module, name: str) -> int:

@@ -17,14 +17,15 @@ def find_feature_map(network: nn.Module, stride: int, encoder_path: str = ENCODE
         encoder_path: path of the encoder.
 
     Returns:
-        The index; None if there is no encoder, or no such map.
+        The index; None if there is no encoder that is called, or no such map.
     """
     encoder = find_encoder(network, encoder_path)
     if encoder is None:
         return None
     trace = trace_forward(network, lambda module: module is encoder)
     used, found = ancestors(trace.root), []
-    for index, feature in enumerate(trace.calls[-1].outputs):
+    returned = trace.calls[-1].outputs if trace.calls else ()  # a ModuleList is not called
+    for index, feature in enumerate(returned):
         if len(feature.shape) != 4 or feature.shape[2] != feature.shape[3]:
             continue  # tokens
         is_fine = 1 < trace.size / feature.shape[-1] <= stride
