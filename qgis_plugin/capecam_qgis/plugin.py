@@ -55,6 +55,7 @@ class CapecamPlugin:
 
     def _activate(self) -> None:
         self._iface.mapCanvas().setMapTool(self._tool)
+        self._action.setChecked(True)  # also when it was chosen already
         self._panel.show()
         self._panel.connect_viewer()
 

@@ -151,7 +151,6 @@ class Steps:
         """Return the layers of the project, from the top."""
         return [
             {
-                "group": node.parent().name(),
                 "name": node.name(),
                 "source": node.layer().source(),
                 "is_visible": node.isVisible(),
@@ -193,12 +192,6 @@ class Steps:
         way = QgsCoordinateTransform(layer.crs(), crs, QgsProject.instance())
         box = way.transformBoundingBox(layer.extent())
         return [box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum()]
-
-    def picture(self, path: str) -> None:
-        """Save the window as a PNG."""
-        self.window.canvas.refresh()
-        self.window.canvas.waitWhileRendering()
-        self.window.window.grab().save(path)
 
     def unload(self) -> list[str]:
         """Unload the plugin; return what is left of it."""
