@@ -43,6 +43,10 @@ MAX_DEVIATION_PX = 4.0
 
 MAX_AREA_ERROR = 0.02
 
+GRID_PX = 2.0**-20
+"""Multiples of this are the coordinates of vertices: whole pixels are added to them without
+rounding, so that parts that touch do so wherever an object is."""
+
 ROUNDS = 2
 """Times that edges are found: from the outermost vertex on, then from a corner that was found, in
 the direction that fits the edges."""
@@ -218,7 +222,7 @@ class _Corners:
             2 * short, denominator, out=np.zeros_like(short), where=denominator != 0
         )
         moved = self.xy + distance[self.ring, None] * self.velocity
-        return _Corners(self.ring, moved, self.velocity)
+        return _Corners(self.ring, np.rint(moved / GRID_PX) * GRID_PX, self.velocity)
 
     def replace_vertices(self, rings: _Rings) -> _Rings:
         """Return rings with these vertices; those with fewer than three keep their own."""
