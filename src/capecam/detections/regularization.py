@@ -1,8 +1,8 @@
 """Regular outlines of objects that were traced along pixels: straight edges and right angles.
 
-Each ring gets the edges of ``detections.outline_edges``, in the direction that most of the outline
-of its object has. Neighbouring edges are intersected, and all are moved in parallel until the ring
-has its area again. Round objects have free edges only, since right angles would make them worse.
+Each ring gets the edges of ``detections.outline_edges``, in the main direction of its object.
+Neighbouring edges are intersected, and all are moved in parallel until the ring has its area again.
+Round objects have free edges only, since right angles would make them worse.
 The outline of an object depends on nothing but its shape in pixels.
 """
 
