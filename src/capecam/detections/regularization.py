@@ -1,8 +1,8 @@
 """Regular outlines of objects that were traced along pixels: straight edges and right angles.
 
-Each ring gets the edges of ``detections.outline_edges``, in the direction that most of the outline
-of its object has. Neighbouring edges are intersected, and all are moved in parallel until the ring
-has its area again. Round objects have free edges only, since right angles would make them worse.
+Each ring gets the edges of ``detections.outline_edges``, in the main direction of its object.
+Neighbouring edges are intersected, and all are moved in parallel until the ring has its area again.
+Round objects have free edges only, since right angles would make them worse.
 The outline of an object depends on nothing but its shape in pixels.
 """
 
@@ -42,6 +42,10 @@ MAX_DEVIATION_PX = 4.0
 """Largest distance of an outline from that of the pixels, and of a corner from its knot."""
 
 MAX_AREA_ERROR = 0.02
+
+GRID_PX = 2.0**-20
+"""Multiples of this are the coordinates of vertices: whole pixels are added to them without
+rounding, so that parts that touch do so wherever an object is."""
 
 ROUNDS = 2
 """Times that edges are found: from the outermost vertex on, then from a corner that was found, in
@@ -218,7 +222,7 @@ class _Corners:
             2 * short, denominator, out=np.zeros_like(short), where=denominator != 0
         )
         moved = self.xy + distance[self.ring, None] * self.velocity
-        return _Corners(self.ring, moved, self.velocity)
+        return _Corners(self.ring, np.rint(moved / GRID_PX) * GRID_PX, self.velocity)
 
     def replace_vertices(self, rings: _Rings) -> _Rings:
         """Return rings with these vertices; those with fewer than three keep their own."""
