@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from types import MappingProxyType
 
 import geopandas as gpd
 import numpy as np
@@ -18,18 +16,17 @@ import pyogrio
 import pyproj
 from numpy.typing import NDArray
 
-from capecam.settings.about import PREFIX
+from capecam.io.parquet_texts import NO_TEXTS, texts_of
 
 ROW_GROUP = 65_536
 """Rows that readers of a GeoParquet can skip together."""
-
-NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
 def write_geoparquet(
     path: Path,
     table: gpd.GeoDataFrame,
     review: NDArray[np.int64] | None = None,
+    *,
     texts: Mapping[str, str] = NO_TEXTS,
 ) -> None:
     """Write a table of multipolygons as GeoParquet (specification 1.1.0).
@@ -59,37 +56,6 @@ def write_geoparquet(
         for start in range(0, max(len(table), 1), ROW_GROUP):
             writer.write_table(to_arrow(slice(start, start + ROW_GROUP)))
         writer.add_key_value_metadata({"geo": geo, **texts})
-
-
-def texts_of(path: Path) -> dict[str, str]:
-    """Return the statements about its origin in the metadata of a Parquet file."""
-    metadata = pq.read_metadata(path).metadata or {}
-    prefix = PREFIX.encode()
-    return {k.decode(): v.decode() for k, v in metadata.items() if k.startswith(prefix)}
-
-
-def rows_digest(path: Path) -> str | None:
-    """Return a checksum of the rows of a Parquet file, without its metadata; None if there is no
-    such file."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    footer = int.from_bytes(data[-8:-4], "little") + 8  # Parquet: the metadata, their length, PAR1
-    return hashlib.sha256(data[:-footer]).hexdigest()
-
-
-def copy_with_texts(path: Path, copy: Path, texts: Mapping[str, str]) -> None:
-    """Write a copy of a small Parquet file with other statements about its origin.
-
-    Args:
-        path: the file.
-        copy: the file to write, which may be the same.
-        texts: statements in place of those in the file, if it has any.
-    """
-    table = pq.read_table(path)
-    rest = {k: v for k, v in table.schema.metadata.items() if not k.startswith(PREFIX.encode())}
-    pq.write_table(table.replace_schema_metadata({**rest, **texts}), copy)
 
 
 def _geo_metadata(table: gpd.GeoDataFrame) -> dict[str, object]:
