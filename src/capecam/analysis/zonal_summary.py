@@ -24,9 +24,10 @@ from capecam.analysis.zones import COLUMNS, OUTSIDE, ZoneRules, Zones, shapes_of
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.io.geopackage import holds, remove_journals
+from capecam.io.parquet_texts import texts_of
 from capecam.io.reprojection import metres_per_unit
 from capecam.io.vector_reader import read_polygons
-from capecam.io.vector_writer import texts_of, write_geoparquet, write_gpkg
+from capecam.io.vector_writer import write_geoparquet, write_gpkg
 from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings
 from capecam.store.edited import set_aside

@@ -27,7 +27,8 @@ from capecam.detections.object_columns import OBJECT_COLUMNS, evidence_words
 from capecam.detections.regions import Pieces, first_pixels, join
 from capecam.detections.simplification import simplify_outlines
 from capecam.grid import Grid
-from capecam.io.vector_writer import NO_TEXTS, write_geoparquet
+from capecam.io.parquet_texts import NO_TEXTS
+from capecam.io.vector_writer import write_geoparquet
 from capecam.mosaic.aoi import read_shapes
 from capecam.runtime.files import atomic_write
 from capecam.settings import ClassSettings, DetectionSettings
@@ -146,7 +147,7 @@ def write_detections(
     summary = _summary(table, rules.names)
     with atomic_write(out / DETECTIONS) as parquet, atomic_write(out / SUMMARY) as csv:
         fields = field_metadata([*table.columns, "review"])
-        write_geoparquet(parquet, table, review, texts, by_place=True, fields=fields)
+        write_geoparquet(parquet, table, review, texts=texts, by_place=True, fields=fields)
         summary.to_csv(csv, index=False, lineterminator="\n")
     if found.rejected is None:
         (out / f"{REJECTED}.parquet").unlink(missing_ok=True)

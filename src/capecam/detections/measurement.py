@@ -18,9 +18,9 @@ from capecam.imagery.crs import unit_m
 from capecam.imagery.datum import registered_crs
 from capecam.io.cog import LEVELS
 from capecam.io.longitudes import nearest_turn
+from capecam.io.parquet_texts import NO_TEXTS, copy_with_texts
 from capecam.io.polygon_repair import polygonal
 from capecam.io.reprojection import METRES_A_DEGREE, WGS84, metres_per_unit
-from capecam.io.vector_writer import NO_TEXTS, copy_with_texts
 
 Floats = NDArray[np.float64]
 

@@ -18,7 +18,8 @@ from capecam.detections.measurement import Floats, middle_pixel_m, multipolygons
 from capecam.detections.regions import Integers, Polygons
 from capecam.detections.regularization import is_usable, regular_outlines
 from capecam.grid import Grid
-from capecam.io.vector_writer import crs_of, texts_of, write_geoparquet
+from capecam.io.parquet_texts import texts_of
+from capecam.io.vector_writer import crs_of, write_geoparquet
 
 BATCH = 4_096
 """Objects whose outlines of pixels are in memory at once; more are not faster."""

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from capecam.io.vector_writer import column_descriptions, data_columns, texts_of
+from capecam.io.parquet_texts import texts_of
+from capecam.io.vector_writer import column_descriptions, data_columns
 
 STYLES = "layer_styles"
 """Table in which QGIS looks up styles."""

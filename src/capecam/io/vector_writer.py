@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import MappingProxyType
 
 import geopandas as gpd
 import numpy as np
@@ -20,29 +18,24 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from capecam.settings.about import PREFIX
+from capecam.io.parquet_texts import COMPRESSION, NO_TEXTS, texts_of
 
 ROW_GROUP = 16_384
 """Rows that readers of a GeoParquet can skip together: 12 MB of detections with 43 columns, 38 MB
 when they are read. A square kilometre of 200,000 detections is in one or two of 13 such groups."""
-
-COMPRESSION = "zstd"
-"""161 MB for these, and 220 MB with snappy, pyarrow's default, in 15 % less CPU time."""
 
 BBOX = "bbox"
 """Column with the bounds of each geometry, by which readers skip row groups (GeoParquet 1.1)."""
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
-NO_TEXTS: Mapping[str, str] = MappingProxyType({})
-
 
 def write_geoparquet(
     path: Path,
     table: gpd.GeoDataFrame,
     review: NDArray[np.int64] | None = None,
-    texts: Mapping[str, str] = NO_TEXTS,
     *,
+    texts: Mapping[str, str] = NO_TEXTS,
     by_place: bool = False,
     fields: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
@@ -85,38 +78,6 @@ def write_geoparquet(
         for start in range(0, max(len(table), 1), ROW_GROUP):
             writer.write_table(to_arrow(start, start + ROW_GROUP))
         writer.add_key_value_metadata({"geo": geo, **texts})
-
-
-def texts_of(path: Path) -> dict[str, str]:
-    """Return the statements about its origin in the metadata of a Parquet file."""
-    metadata = pq.read_metadata(path).metadata or {}
-    prefix = PREFIX.encode()
-    return {k.decode(): v.decode() for k, v in metadata.items() if k.startswith(prefix)}
-
-
-def rows_digest(path: Path) -> str | None:
-    """Return a checksum of the rows of a Parquet file, without its metadata; None if there is no
-    such file."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    footer = int.from_bytes(data[-8:-4], "little") + 8  # Parquet: the metadata, their length, PAR1
-    return hashlib.sha256(data[:-footer]).hexdigest()
-
-
-def copy_with_texts(path: Path, copy: Path, texts: Mapping[str, str]) -> None:
-    """Write a copy of a small Parquet file with other statements about its origin.
-
-    Args:
-        path: the file.
-        copy: the file to write, which may be the same.
-        texts: statements in place of those in the file, if it has any.
-    """
-    table = pq.read_table(path)
-    rest = {k: v for k, v in table.schema.metadata.items() if not k.startswith(PREFIX.encode())}
-    said = table.replace_schema_metadata({**rest, **texts})
-    pq.write_table(said, copy, compression=COMPRESSION)
 
 
 def _hilbert_order(table: gpd.GeoDataFrame) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ from capecam.errors import StoppedError
 from capecam.imagery.header_reader import DAMAGED
 from capecam.io.gdal import gdal_settings
 from capecam.io.overview import write_overview
-from capecam.io.vector_writer import rows_digest
+from capecam.io.parquet_texts import rows_digest
 from capecam.io.vrt import write_vrt
 from capecam.model.model import Model
 from capecam.pipeline.object_group import GroupResult, ObjectGroup

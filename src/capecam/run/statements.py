@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from capecam.io.cog import copy_with_tags
-from capecam.io.vector_writer import copy_with_texts
+from capecam.io.parquet_texts import copy_with_texts
 from capecam.runtime.files import atomic_write
 from capecam.store.about import About
 from capecam.store.ledger import CELL_JSON

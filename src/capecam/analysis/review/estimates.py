@@ -35,7 +35,8 @@ from capecam.detections.measurement import multipolygons
 from capecam.errors import UsageError
 from capecam.io.gdal import gdal_settings
 from capecam.io.geopackage import holds, remove_journals
-from capecam.io.vector_writer import texts_of, write_geoparquet, write_gpkg
+from capecam.io.parquet_texts import texts_of
+from capecam.io.vector_writer import write_geoparquet, write_gpkg
 from capecam.runtime.files import atomic_write, file_digest, write_json
 from capecam.store.edited import set_aside
 from capecam.store.file_names import DETECTIONS, ESTIMATES, ESTIMATES_JSON
