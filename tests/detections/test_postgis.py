@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import geopandas as gpd
 import pytest
@@ -30,20 +31,19 @@ Query = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def query(tmp_path_factory) -> Iterator[Query]:
+def query() -> Iterator[Query]:
     """A server of its own, without a network."""
     if not (POSTGIS and shutil.which("ogr2ogr")):
         pytest.skip("no PostGIS; apt-get install postgresql-15-postgis-3 gdal-bin")
-    folder = tmp_path_factory.mktemp("postgis")
-    if SUPERUSER:
-        for parent in (folder, *folder.parents[:2]):  # down to pytest's folder, which is private
-            parent.chmod(0o755)
-        shutil.chown(folder, "postgres")
-
-    def run(*command: str | Path) -> None:
-        subprocess.run([*SUPERUSER, *command], check=True, capture_output=True, cwd=folder)
-
     with ExitStack() as ends, pytest.MonkeyPatch.context() as patch:
+        # Not in pytest's folder, which is private, and too long a path for a socket.
+        folder = Path(ends.enter_context(TemporaryDirectory(prefix="postgis-")))
+        if SUPERUSER:
+            shutil.chown(folder, "postgres")
+
+        def run(*command: str | Path) -> None:
+            subprocess.run([*SUPERUSER, *command], check=True, capture_output=True, cwd=folder)
+
         patch.setenv("PGHOST", str(folder))
         patch.setenv("PGUSER", "postgres")
         data = ["-D", folder / "data"]

@@ -105,7 +105,8 @@ def _geo_metadata(table: gpd.GeoDataFrame, *, has_bbox: bool) -> dict[str, objec
 
 def data_columns(path: Path) -> list[str]:
     """Return the names of a GeoParquet's columns but ``BBOX``, which repeats the geometry."""
-    return [name for name in pq.read_schema(path).names if name != BBOX]
+    # A zones file may have a column of this name; no other format has structures.
+    return [field.name for field in pq.read_schema(path) if not pa.types.is_struct(field.type)]
 
 
 def write_gpkg(path: Path, layers: Mapping[str, Path], crs: pyproj.CRS) -> None:
