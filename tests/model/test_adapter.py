@@ -106,6 +106,9 @@ KINDS = {
     "own": Kind(Own, lambda result: result[0], "down.3", "down[-1]"),
 }
 
+LONGER = ("FCN", "SegFormer", "SegFormer, stage 1")
+"""Networks of the longer tests; transformers takes seconds to import."""
+
 
 @cache
 def network_of(name: str) -> nn.Module:
@@ -142,7 +145,7 @@ def gradcam_by_hooks(name: str, x: Tensor, class_id: int) -> Tensor:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.thorough] * name.startswith("Seg")) for name in KINDS],
+    [pytest.param(name, marks=[pytest.mark.thorough] * (name in LONGER)) for name in KINDS],
 )
 def test_maps_are_those_of_hooks_by_hand_and_of_captum(name: str) -> None:
     kind, network = KINDS[name], network_of(name)
