@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.shutil
-from memory import append_rows, environment
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 from scipy.ndimage import gaussian_filter
@@ -53,6 +52,8 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(*arguments.measure, arguments.size)))
         return
+    from memory import append_rows, environment  # noqa: PLC0415 its torch would slow each child
+
     rows = []
     for name in PRODUCTS:
         rounds: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}

@@ -9,8 +9,7 @@ import pytest
 import torch
 from support.chromium import browser  # noqa: F401 a fixture
 from support.cities import blobs, write_tif
-from support.commands import capecam
-from support.networks import smp_network
+from support.commands import typed
 
 # The networks of most tests are so small that a second thread costs more than it brings, and many
 # times more on a machine that is busy otherwise; the same holds for processes that tests start.
@@ -21,7 +20,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.fixture(scope="session")
 def city(tmp_path_factory) -> Path:
     """Nine images, a network, and the output of an undisturbed run."""
-    folder, size = tmp_path_factory.mktemp("city"), 200
+    from support.networks import smp_network  # noqa: PLC0415 slow (timm); most modules need none
+
+    folder, size = tmp_path_factory.mktemp("city"), 130
     whole = blobs(3 * size, 3 * size, seed=4)
     for n in range(9):
         r, c = n // 3 * size, n % 3 * size
@@ -35,5 +36,5 @@ def city(tmp_path_factory) -> Path:
         "detections: {min_area_m2: 0}\ncompute: {workers: 2}\n"
         "objects: {explain: 4}\n"  # a network of random weights finds hundreds
     )
-    capecam("run", "--config", folder / "city.yaml", "--out", folder / "out", "--in-process")
+    typed("run", "--config", folder / "city.yaml", "--out", folder / "out", "--in-process")
     return folder

@@ -87,9 +87,7 @@ def test_a_plan_leaves_a_gpu_alone(
 @pytest.mark.thorough
 def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    plan = json.loads(
-        capecam("plan", "--config", city / "city.yaml", "--out", out, "--json").stdout
-    )
+    plan = json.loads(typed("plan", "--config", city / "city.yaml", "--out", out, "--json").stdout)
     assert set(plan["cells"]) == {"a", "b"}
     assert plan["trial"]["tiles"] == 12
     assert plan["seconds"] * plan["tiles_per_second"] == pytest.approx(plan["tiles"] + 2)
@@ -104,25 +102,24 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     assert run_json["settings"]["detections"]["min_area_m2"] == 0
     before = (out / "summary.csv").read_bytes()
     (out / "summary.csv").unlink()
-    assert not capecam("finish", out, "-q").stdout
+    assert not typed("finish", out, "-q").stdout
     assert (out / "summary.csv").read_bytes() == before
-    again = capecam("plan", "--config", city / "city.yaml", "--out", out).stdout
+    again = typed("plan", "--config", city / "city.yaml", "--out", out).stdout
     assert "as measured before" in again
-    explained = json.loads(capecam("explain", out, "--top", 2, "--json").stdout)
+    explained = json.loads(typed("explain", out, "--top", 2, "--json").stdout)
     assert len(explained["objects"]) == len(explained["files"]) == 2
     assert all(Path(file).exists() for file in explained["files"])
     row = gpd.read_parquet(out / "detections.parquet").iloc[0]
     point = row.geometry.representative_point()
     for place in (f"{row.lon},{row.lat}", f"{point.x},{point.y}"):
-        (found,) = json.loads(capecam("explain", out, "--at", place, "--json").stdout)["objects"]
+        (found,) = json.loads(typed("explain", out, "--at", place, "--json").stdout)["objects"]
         assert found["id"] == row.id
-    assert "exactly one of --detections" in capecam("explain", out, code=2).stderr
+    assert "exactly one of --detections" in typed("explain", out, code=2).stderr
     pdf = tmp_path / "panel.pdf"
-    assert capecam("panel", out, "--top", 1, "--to", pdf).stdout == f"{pdf}\n"
+    assert typed("panel", out, "--top", 1, "--to", pdf).stdout == f"{pdf}\n"
     assert pdf.read_bytes().startswith(b"%PDF")
     assert (
-        "with one of --detection ID, --at LON,LAT and --top N"
-        in capecam("panel", out, code=2).stderr
+        "with one of --detection ID, --at LON,LAT and --top N" in typed("panel", out, code=2).stderr
     )
 
 
@@ -131,7 +128,7 @@ def test_one_bad_image_is_exit_3(city: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.tif"
     bad.write_text("<html>")
     out = tmp_path / "out"
-    done = capecam("run", good, bad, "--config", city / "city.yaml", "--out", out, code=3)
+    done = typed("run", good, bad, "--config", city / "city.yaml", "--out", out, code=3)
     assert done.stderr.splitlines()[-1].startswith("capecam: bad failed: ")
     assert (out / "cells" / "a" / "cell.json").exists()
 
@@ -219,7 +216,7 @@ def test_a_program_that_reads_the_progress_gets_errors_as_json(tmp_path: Path) -
         "event": "error",
         "text": f"{tmp_path}: holds no run.json; start with capecam run",
     }
-    assert "must be auto or json, got 'xml'" in capecam("plan", "--progress", "xml", code=2).stderr
+    assert "must be auto or json, got 'xml'" in typed("plan", "--progress", "xml", code=2).stderr
 
 
 def bad_calls(city: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]:
@@ -277,7 +274,7 @@ def test_bad_calls_are_one_line_and_exit_2(city: Path, tmp_path: Path, name: str
 def test_inspect(city: Path) -> None:
     text = typed("inspect", city / "model.pt", "--config", city / "city.yaml").stdout
     assert "FPN (resnet18)" in text
-    facts = json.loads(capecam("inspect", city / "images" / "a.tif", "--json").stdout)
+    facts = json.loads(typed("inspect", city / "images" / "a.tif", "--json").stdout)
     assert facts["size"] == "330 x 200 px"
 
 

@@ -26,7 +26,7 @@ from capecam.attribution.graph.fake import (
 from capecam.attribution.graph.steps import take_steps
 from capecam.attribution.maps import Explanation
 from capecam.model.model import Model
-from capecam.settings import METHODS, PRECISIONS
+from capecam.settings import METHODS
 
 TILES = (torch.zeros(2, 3, 96, 96, dtype=torch.uint8), torch.ones(2, 96, 96, dtype=torch.bool))
 
@@ -52,10 +52,15 @@ EACH_PRECISION = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("precision", "score"),
-    [("bf16", "predicted"), *zip(PRECISIONS, ("mean", "predicted") * 2, strict=True)],
+    [
+        pytest.param("fp32", "mean", marks=pytest.mark.thorough),
+        pytest.param("bf16", "predicted", marks=pytest.mark.thorough),
+        pytest.param("tf32", "predicted", marks=pytest.mark.slow),
+        pytest.param("bf16", "mean", marks=pytest.mark.slow),
+        pytest.param("fp16", "predicted", marks=pytest.mark.slow),
+    ],
 )
 def test_the_cape_town_graph_runs_on_a_gpu(precision: str, score: str) -> None:
     graph = gpu_graph(cape_town_model(), precision, score)

@@ -14,7 +14,7 @@ import rasterio.shutil
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 from support.cities import CORNER, CRS, GSD, blobs, colours_model, write_tif
-from support.commands import capecam
+from support.commands import typed
 
 from capecam.errors import UsageError
 from capecam.grid import Window
@@ -596,7 +596,7 @@ def test_nothing_is_unusual_about_8_cm_rgb(tmp_path: Path) -> None:
 
 def test_an_image_that_is_refused_is_described_all_the_same(tmp_path: Path) -> None:
     path = plain(tmp_path / "a.tif", scene("uint16"))
-    done = capecam("inspect", path, code=2)
+    done = typed("inspect", path, code=2)
     assert "type               uint16" in done.stdout
     assert done.stderr.count("\n") == 1
     assert "expected uint8; say which values" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import geopandas as gpd
@@ -19,19 +20,38 @@ from capecam.store.object_store import FOLDER
 OPTIONS = {"tiling__size": 160, "tiling__overlap": 40, "compute__readers": 0}
 
 
+def table_of(city: Path) -> pd.DataFrame:
+    return gpd.read_parquet(city / "out" / "detections.parquet").set_index("id")
+
+
 def explain(city: Path, **options: object) -> pd.DataFrame:
     settings = quick_settings(city, **{**OPTIONS, **options})
     outcome = run(settings, model=colours_model())
     assert outcome.exit_code == 0
-    return gpd.read_parquet(city / "out" / "detections.parquet").set_index("id")
+    return table_of(city)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Four images and a finished run."""
+    folder, pixels = tmp_path_factory.mktemp("city"), blobs(160, 640, seed=3)
+    for n in range(4):
+        write_tif(folder / "in" / f"{n}.tif", pixels[:, :, n * 160 : (n + 1) * 160], n * 160)
+    explain(folder)
+    return folder
 
 
 @pytest.fixture
-def city(tmp_path: Path) -> Path:
-    pixels = blobs(160, 640, seed=3)
-    for n in range(4):
-        write_tif(tmp_path / "in" / f"{n}.tif", pixels[:, :, n * 160 : (n + 1) * 160], n * 160)
-    return tmp_path
+def city(finished, tmp_path: Path) -> Path:
+    """A copy of that city, of a test's own."""
+    return Path(shutil.copytree(finished, tmp_path / "city"))
+
+
+@pytest.fixture
+def fresh(city: Path) -> Path:
+    """The same city before its first run."""
+    shutil.rmtree(city / "out")
+    return city
 
 
 @pytest.fixture
@@ -48,8 +68,8 @@ def explained(monkeypatch) -> list[str]:
     return ids
 
 
-def test_every_detection_has_numbers_and_a_word(city: Path, explained: list[str]) -> None:
-    table = explain(city)
+def test_every_detection_has_numbers_and_a_word(fresh: Path, explained: list[str]) -> None:
+    table = explain(fresh)
     assert sorted(explained) == sorted(table.index)
     assert not table[[*OBJECT_COLUMNS]].drop(columns="leak").isna().all(axis=None)
     assert set(table["evidence"]) <= set(EVIDENCE_WORDS)
@@ -57,8 +77,7 @@ def test_every_detection_has_numbers_and_a_word(city: Path, explained: list[str]
 
 
 def test_only_what_changed_is_explained_again(city: Path, explained: list[str]) -> None:
-    before = explain(city)
-    explained.clear()
+    before = table_of(city)
     explain(city)
     assert explained == []
     pixels = blobs(160, 160, seed=9)
@@ -74,7 +93,7 @@ def test_only_what_changed_is_explained_again(city: Path, explained: list[str]) 
 
 
 def test_the_result_does_not_depend_on_the_cut(city: Path, tmp_path: Path) -> None:
-    parts = explain(city)
+    parts = table_of(city)
     whole = tmp_path / "whole"
     write_tif(whole / "in" / "all.tif", blobs(160, 640, seed=3))
     one = explain(whole)
@@ -83,7 +102,7 @@ def test_the_result_does_not_depend_on_the_cut(city: Path, tmp_path: Path) -> No
 
 
 def test_a_killed_run_continues_with_the_next_cell(
-    city: Path, explained: list[str], monkeypatch
+    fresh: Path, explained: list[str], monkeypatch
 ) -> None:
     write = np.savez_compressed
     done = []
@@ -96,28 +115,28 @@ def test_a_killed_run_continues_with_the_next_cell(
 
     monkeypatch.setattr(np, "savez_compressed", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        explain(city)
+        explain(fresh)
     monkeypatch.setattr(np, "savez_compressed", write)
     explained.clear()
-    table = explain(city)
+    table = explain(fresh)
     assert 0 < len(explained) == len(table) - len(done[0]["keys"])
     reference = table.copy()
-    (city / "out" / FOLDER / "0.npz").write_bytes(b"damaged")
-    pd.testing.assert_frame_equal(explain(city), reference)
+    (fresh / "out" / FOLDER / "0.npz").write_bytes(b"damaged")
+    pd.testing.assert_frame_equal(explain(fresh), reference)
 
 
-def test_as_many_as_are_wanted_are_explained(city: Path, explained: list[str]) -> None:
-    table = explain(city, objects__explain="none")
+def test_as_many_as_are_wanted_are_explained(fresh: Path, explained: list[str]) -> None:
+    table = explain(fresh, objects__explain="none")
     assert explained == []
     assert table["own_drop"].isna().all()
     assert set(table["evidence"]) == {""}
-    table = explain(city, objects__explain="2")
+    table = explain(fresh, objects__explain="2")
     assert sorted(explained) == sorted(table.index[table["review"] <= 2])
     assert table["own_drop"].notna().sum() == 2
 
 
 def test_finish_without_the_network_keeps_what_is_explained(city: Path, caplog) -> None:
-    table = explain(city)
+    table = table_of(city)
     next((city / "out" / FOLDER).glob("*.npz")).unlink()
     finish(city / "out")
     rest = gpd.read_parquet(city / "out" / "detections.parquet").set_index("id")

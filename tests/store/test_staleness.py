@@ -39,6 +39,7 @@ def settings(folder: Path, **options) -> Settings:
         "sources": [str(folder / "in")], "out": str(folder / "out"), "tiling.size": 64,
         "tiling.overlap": 24, "tiling.stride": 8, "tiling.anchor": (-51_000.0, -3_763_000.0),
         "explain.calibration_tiles": 4, "compute.readers": 0, "detections.min_area_m2": 0.0,
+        "objects.explain": "none",  # tests/run/test_object_stage.py is about them
     }  # fmt: skip
     return load(None, defaults | given)
 
