@@ -34,10 +34,10 @@ demo: setup
 	$(BIN)/capecam report $(DEMO)/out
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 thorough: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m thorough
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m thorough
 
 check: setup
 	$(BIN)/ruff check .

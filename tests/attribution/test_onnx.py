@@ -168,7 +168,7 @@ def tiles(count: int, size: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def tiny_file(score: str = "mean") -> tuple[Callable[..., dict[str, Tensor]], OnnxSession]:
+def tiny_file(score: str) -> tuple[Callable[..., dict[str, Tensor]], OnnxSession]:
     """Maps of the tiny network: what computes them, and the file that repeats it."""
     engine = Engine(in_float32(tiny_model(tiny_network())), STABLE, score=score)
     compute = results_of(engine, "maps")
@@ -184,7 +184,7 @@ def test_a_file_repeats_every_map(score: str) -> None:
 
 
 def test_a_file_takes_any_number_of_tiles_with_and_without_validity() -> None:
-    compute, session = tiny_file()
+    compute, session = tiny_file("mean")
     for count in (1, 2, 5):
         pixels, valid = tiles(count, 32, seed=count)
         everywhere = torch.ones_like(valid)
@@ -268,7 +268,7 @@ def test_layouts_for_deepness() -> None:
     model = in_float32(tiny_model(tiny_network()))
     engine = Engine(model, ("gradcam", "guided_gradcam"))
     pixels = images(2, 32, seed=3)
-    maps = tiny_file()[1](pixels)
+    maps = tiny_file("mean")[1](pixels)
     layers = OnnxSession(export(results_of(engine, "regressor"), pixels[0]))(pixels)
     assert {values.shape for values in layers.values()} == {(2, 1, 32, 32)}
     torch.testing.assert_close(
