@@ -78,9 +78,7 @@ class Feedback(QgsProcessingFeedback):
     def __init__(self, cancel_at: str | None) -> None:
         super().__init__()
         self.lines: list[str] = []
-        self.percents: list[float] = []
         self.cancel_at = cancel_at
-        self.progressChanged.connect(self.percents.append)
 
     def _keep(self, line: str) -> None:
         self.lines.append(line)
@@ -135,7 +133,7 @@ class Steps:
             results = Processing.runAlgorithm(algorithm, given, handleAlgorithmResults, feedback)
         except QgsProcessingException as error:
             return {"error": str(error), "log": feedback.lines}
-        return {"results": results, "log": feedback.lines, "percents": feedback.percents}
+        return {"results": results, "log": feedback.lines}
 
     def _value(self, value: Any) -> Any:
         """Return the value of a parameter; ``{"selected": PATH}`` is the first feature of a copy of
