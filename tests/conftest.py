@@ -22,7 +22,7 @@ def city(tmp_path_factory) -> Path:
     """Nine images, a network, and the output of an undisturbed run."""
     from support.networks import smp_network  # noqa: PLC0415 slow (timm); most modules need none
 
-    folder, size = tmp_path_factory.mktemp("city"), 130
+    folder, size = tmp_path_factory.mktemp("city"), 200
     whole = blobs(3 * size, 3 * size, seed=4)
     for n in range(9):
         r, c = n // 3 * size, n % 3 * size

@@ -17,7 +17,6 @@ from support.commands import (
     in_the_making,
     same_products,
     started,
-    typed,
     wait_for,
     workers_of,
 )
@@ -66,7 +65,7 @@ def test_a_run_that_gives_up_stops_its_workers_first(city, tmp_path) -> None:
     spoiled = tmp_path / "images" / "5.tif"
     spoiled.write_bytes(spoiled.read_bytes()[:4000])
     options = ("--max-failures", "0", "--out", out)
-    typed("run", tmp_path / "images", "--config", city / "city.yaml", *options, code=3)
+    capecam("run", tmp_path / "images", "--config", city / "city.yaml", *options, code=3)
     assert not in_the_making(out)
 
 
