@@ -13,6 +13,9 @@ from test_docs import script
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
+FIRST = "own-network"
+"""The notebook of the longer tests; each takes 40 CPU-seconds, and the others are slow tests."""
+
 MAX_BYTES = 400_000
 
 NUMBER = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,64}\b|[-\d][\d.,]*(?:e[-+]?\d+)?")
@@ -54,8 +57,14 @@ def test_notebooks_are_stored_with_their_outputs(path: Path) -> None:
     assert "stderr" not in {text for cell in outputs(notebook) for text in cell}
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.thorough if path.stem == FIRST else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+    ids=named,
+)
 def test_notebooks_give_what_is_stored(path: Path) -> None:
     """If not: python scripts/notebooks.py."""
     again = script("notebooks").execute(path)
