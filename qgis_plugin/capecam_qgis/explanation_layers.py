@@ -68,12 +68,14 @@ class ExplanationLayers:
             self._ids.append(layer.id())
 
     def clear(self) -> None:
-        """Take the layers off the map."""
+        """Take the layers off the map, also those that an earlier session has saved in a project:
+        their files are gone."""
         project = QgsProject.instance()
-        project.removeMapLayers([id_ for id_ in self._ids if project.mapLayer(id_)])
-        self._ids = []
         root = project.layerTreeRoot()
         group = root.findGroup(GROUP)
+        saved = [] if group is None else group.findLayerIds()
+        project.removeMapLayers([id_ for id_ in {*self._ids, *saved} if project.mapLayer(id_)])
+        self._ids = []
         if group is not None and not group.children():
             root.removeChildNode(group)
 

@@ -42,9 +42,17 @@ def add_run(out: Path, project: QgsProject) -> None:
     if not own.read(str(path)):
         raise QgsProcessingException(f"{path}: {own.error()}; write it again with capecam finish")
     layers, context = QDomDocument("qgis-layer-definition"), QgsReadWriteContext()
-    QgsLayerDefinition.exportLayerDefinition(layers, own.layerTreeRoot().children(), context)
+    nodes = own.layerTreeRoot().children()
+    _check(path, QgsLayerDefinition.exportLayerDefinition(layers, nodes, context))
     group = project.layerTreeRoot().insertGroup(0, out.name)
-    QgsLayerDefinition.loadLayerDefinition(layers, project, group, context)
+    _check(path, QgsLayerDefinition.loadLayerDefinition(layers, project, group, context))
+
+
+def _check(path: Path, result: tuple[bool, str]) -> None:
+    """Raise what QGIS says if it has not taken the layers."""
+    ok, message = result
+    if not ok:
+        raise QgsProcessingException(f"{path}: {message}; add the files of the run by themselves")
 
 
 def _file(layer: QgsMapLayer) -> Path | None:

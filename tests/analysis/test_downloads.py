@@ -82,5 +82,6 @@ def test_what_is_wrong_in_a_file_is_named_and_nothing_is_added(out: Path) -> Non
     ):
         path = download(out, *features, **content)
         assert reason in typed("review", out, "--add", path, code=2).stderr
-    assert "cannot be read" in typed("review", out, "--add", out / "no.geojson", code=2).stderr
+    absent = typed("review", out, "--add", out / "no.geojson", code=2)
+    assert "no.geojson: there is no such file" in absent.stderr
     assert not (out / "review.gpkg").exists()

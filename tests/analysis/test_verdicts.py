@@ -318,7 +318,7 @@ def test_a_verdict_without_a_detection_is_listed_and_stays(out) -> None:
     ("options", "message"),
     [
         ([], "exactly one of --truth and --reviews must be given"),
-        (["--reviews", "--truth", "a"], "exactly one of --truth and --reviews must be given"),
+        (["--reviews", "--truth", __file__], "exactly one of --truth and --reviews must be given"),
         (["--reviews", "--steps"], "--area, --steps and --misses need --truth; leave them out"),
         (["--reviews"], "there is no such file; check its path"),
         (["--reviews", "x.gpkg"], "x.gpkg: there is no such file"),

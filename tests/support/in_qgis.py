@@ -109,10 +109,13 @@ class Steps:
         qgis.utils.plugin_paths = [plugins]
         sys.path.insert(0, plugins)
         qgis.utils.updateAvailablePlugins()
-        assert qgis.utils.loadPlugin(PLUGIN)
-        assert qgis.utils.startPlugin(PLUGIN)
+        self._load()
         self.window.window.show()
         self._wait(lambda: self.window.canvas.width() > 200)
+
+    def _load(self) -> None:
+        assert qgis.utils.loadPlugin(PLUGIN)
+        assert qgis.utils.startPlugin(PLUGIN)
 
     def command(self, path: str) -> None:
         """Set the provider's setting."""
@@ -192,14 +195,16 @@ class Steps:
         return [box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum()]
 
     def unload(self) -> list[str]:
-        """Unload the plugin; return what is left of it."""
+        """Unload the plugin, and load it again; return what was left of it meanwhile."""
         assert qgis.utils.unloadPlugin(PLUGIN)
         providers = QgsApplication.processingRegistry().providers()
-        return [
+        left = [
             *(provider.id() for provider in providers if provider.id() == "capecam"),
             *(action.text() for action in self.window.toolbar.actions()),
             *(layer.name() for layer in QgsProject.instance().mapLayers().values()),
         ]
+        self._load()
+        return left
 
     def _wait(self, condition: Any) -> None:
         deadline = time.monotonic() + PATIENCE_S

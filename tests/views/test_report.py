@@ -290,9 +290,9 @@ def test_a_network_that_is_gone_leaves_a_report_without_panels(small: Path, capl
         "queue-data"
     ]  # it was only ever in memory
     assert [bool(entry["problems"]) for entry in queue[:3]] == [True, True, False]
-    assert "checkpoint is not set" in queue[0]["problems"][0]
+    assert "was given in memory" in queue[0]["problems"][0]
     (record,) = caplog.records
-    assert record.getMessage().startswith("2 panel(s) could not be drawn: checkpoint is")
+    assert record.getMessage().startswith("2 panel(s) could not be drawn: ")
 
 
 def test_names_cannot_break_out(tmp_path: Path) -> None:

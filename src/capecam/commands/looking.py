@@ -199,7 +199,8 @@ def export_command(
         typer.Option(
             "--outline",
             metavar="regular|pixel",
-            help="edges with right angles, or the pixels' stairs  [default: regular]",
+            help="edges with right angles, or the pixels' stairs, which the run's own files have  "
+            "[default: regular]",
         ),
     ] = None,
     labels: Annotated[

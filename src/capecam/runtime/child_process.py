@@ -14,6 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
+from capecam.errors import UsageError
 from capecam.runtime import logs
 
 
@@ -41,7 +42,15 @@ class ChildProcess:
                 the process ends when it returns.
             arguments: of the task.
             environment: variables to set in addition to those of this process.
+
+        Raises:
+            UsageError: the system gives a child no open pipe.
         """
+        if not hasattr(signal, "SIGKILL"):
+            raise UsageError(
+                "this system has no child processes of POSIX, in which images are read and cells "
+                "computed; use Linux or macOS, and on Windows WSL"
+            )
         self._connection, theirs = Pipe()
         with theirs:
             number = theirs.fileno()
