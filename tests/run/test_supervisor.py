@@ -146,6 +146,22 @@ def test_parts_of_a_large_image_are_the_image(reference, one, tmp_path) -> None:
     assert objects(tmp_path) == objects(reference.out)
 
 
+@pytest.mark.thorough
+def test_cuts_do_not_show_in_rasters_of_several_blocks(tmp_path) -> None:
+    """With overviews inside the files."""
+    size = {"tiling__size": 320, "tiling__overlap": 70}
+    source = write_tif(tmp_path / "whole.tif", blobs(613, 777, seed=5))
+    whole, parts = (
+        explain(source, tmp_path / str(cell), tiling__cell_size=cell, **size).out
+        for cell in (12_500, 250)
+    )
+    for product in PRODUCTS:
+        assert np.array_equal(layer(parts, product), layer(whole, product)), product
+    with rasterio.open(whole / "cells" / "whole" / "classes.tif") as classes:
+        assert classes.overviews(1)
+    assert objects(parts) == objects(whole)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_batch_size_is_within_the_identity_rule(reference, one, tmp_path, batch_size) -> None:
     explain(one, tmp_path, compute__batch_size=batch_size)
