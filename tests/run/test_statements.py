@@ -14,10 +14,13 @@ import rasterio
 from support.commands import same_products
 
 from capecam import __version__
+from capecam.io.cog import copy_with_tags
 from capecam.run.city_products import finish
 from capecam.run.statements import update_statements
 from capecam.run.supervisor import run
 from capecam.settings.loading import load
+from capecam.store.ledger import Ledger
+from capecam.store.records import CellRecord, FileFacts
 from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
 
@@ -127,6 +130,50 @@ def test_a_damaged_raster_is_not_made_to_look_whole(out, caplog) -> None:
     bad = [finding.path for finding in verify(out).findings if "/cells/" in finding.path]
     assert bad == [str(damaged)]
     assert SAID.items() <= tags_of(out / "cells/5/gradcam.tif").items()
+
+
+def test_an_interruption_between_files_and_record_is_made_good(out, monkeypatch) -> None:
+    """A cell of now, and one of version 0.1, whose tables were compressed otherwise."""
+    for path in out.glob("cells/[4-9]"):
+        shutil.rmtree(path)
+    for about in (ABOUT, {}):
+        publish(out, about, about.get("captured", ""))
+        if not about:
+            make_old(out / "cells/3")
+        with monkeypatch.context() as patch:
+            patch.setattr(CellRecord, "write", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                update_statements(RunFolder.open(out))
+        record = Ledger.of(out).read("3")
+        assert not any(facts.are_of(out / "cells/3" / file) for file, facts in record.files.items())
+        update_statements(RunFolder.open(out))
+        assert all("/cells/3" not in finding.path for finding in verify(out).findings)
+        captured = tags_of(out / "cells/3/classes.tif").get("CAPECAM_CAPTURED")
+        assert captured == about.get("captured")
+        versions = {file: facts.version for file, facts in record.files.items()}
+        files = Ledger.of(out).read("3").files
+        assert {file: facts.version for file, facts in files.items()} == versions
+
+
+def make_old(folder: Path) -> None:
+    """Take the statements out of a cell."""
+    record = json.loads((folder / "cell.json").read_text())
+    del record["about"]
+    for file in record["files"]:
+        path = folder / file
+        if path.suffix == ".tif":
+            copy_with_tags(path, folder / "copy", {})
+        else:
+            table = pq.read_table(path)
+            rest = {k: v for k, v in table.schema.metadata.items() if b"CAPECAM_" not in k}
+            pq.write_table(table.replace_schema_metadata(rest), folder / "copy")
+        (folder / "copy").replace(path)
+        record["files"][file] = FileFacts.of(path).to_json()
+    (folder / "cell.json").write_text(json.dumps(record))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.thorough

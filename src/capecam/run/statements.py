@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from pyarrow import ArrowException
+
+from capecam.imagery.header_reader import DAMAGED
 from capecam.io.cog import copy_with_tags
-from capecam.io.parquet_texts import copy_with_texts
+from capecam.io.parquet_texts import OLD_COMPRESSION, copy_with_texts
 from capecam.runtime.files import atomic_write
 from capecam.store.about import About
 from capecam.store.ledger import CELL_JSON
@@ -22,6 +27,9 @@ from capecam.store.records import CellRecord, FileFacts
 from capecam.store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
+
+UNREADABLE = (*DAMAGED, ArrowException, LookupError, OSError, ValueError, struct.error)
+"""Errors of copying a damaged file."""
 
 
 def update_statements(run: RunFolder) -> RunFolder:
@@ -47,7 +55,7 @@ def _update(run: RunFolder, name: str, about: About) -> CellRecord:
     record = run.cells[name]
     for file, facts in record.files.items():
         path = run.path(name, file)
-        if not facts.are_of(path):
+        if not facts.are_of(path) and not _said_otherwise(path, facts, record.about):
             log.warning("%s: is not as it was written; its licence and date stay as they are", path)
             return record
     with ExitStack() as files:
@@ -63,8 +71,25 @@ def _update(run: RunFolder, name: str, about: About) -> CellRecord:
     return record
 
 
-def _copy(path: Path, copy: Path, about: About) -> None:
+def _said_otherwise(path: Path, facts: FileFacts, about: About | None) -> bool:
+    """Return whether a file is as it was written if it gets the statements of its record again.
+
+    It has others after an interruption before they were recorded.
+    """
+    with TemporaryDirectory(dir=path.parent, prefix=".said-") as folder:
+        copy = Path(folder, path.name)
+        try:
+            _copy(path, copy, about)
+        except UNREADABLE:
+            return False
+        return facts.are_of(copy)
+
+
+def _copy(path: Path, copy: Path, about: About | None) -> None:
+    """Write a copy with other statements; None: as version 0.1 wrote it, which knew none."""
     if path.suffix == ".tif":
-        copy_with_tags(path, copy, about.tiff_tags())
-    else:
+        copy_with_tags(path, copy, about.tiff_tags() if about else {})
+    elif about:
         copy_with_texts(path, copy, about.texts())
+    else:
+        copy_with_texts(path, copy, {}, OLD_COMPRESSION)
