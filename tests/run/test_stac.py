@@ -28,6 +28,7 @@ from capecam.run.stac import write_catalogue
 from capecam.store.records import FileFacts
 from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
+from capecam.views.qgis.product_styles import write_styles
 
 SCHEMAS = Path(__file__).parent / "stac_schemas"
 PROJJSON = "https://proj.org/schemas/v0.7/projjson.schema.json"
@@ -171,6 +172,10 @@ def test_edits_are_kept_and_found_and_items_that_are_gone_removed(city, tmp_path
     assert finding.path == str(changed)
     assert "capecam finish" in finding.remedy
     run = RunFolder.open(out)
+    for edited in (out / "stac/catalog.json", out / "classes.qml"):
+        edited.write_bytes("Zürich".encode("latin-1"))
+    foreign = out / "stac/cells/mine.json"
+    foreign.write_text("{}")
     (out / "cells/8/cell.json").unlink()
     before = (out / "stac/cells/3.json").stat()
     written = write_catalogue(RunFolder.open(out), run.record.products)
@@ -179,5 +184,10 @@ def test_edits_are_kept_and_found_and_items_that_are_gone_removed(city, tmp_path
     assert '"My cells"' in (out / "stac/edited/collection-1.json").read_text()
     assert "is not as capecam wrote it" in caplog.text
     assert (out / "stac/cells/3.json").stat() == before
+    assert foreign.read_text() == "{}"
+    foreign.unlink()
     assert [*(out / "stac/cells").iterdir()] == [*(out / "stac/cells").glob("?.json")]
     assert written["collection.json"] == FileFacts.of(changed)
+    assert (out / "stac/edited/catalog-1.json").read_bytes() == b"Z\xfcrich"
+    write_styles(run)
+    assert "<qgis" in (out / "classes.qml").read_text()
