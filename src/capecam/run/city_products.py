@@ -120,7 +120,7 @@ def write_city_products(out: Path, explain: Explain, progress: Progress = SILENT
 
 
 def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
-    run = update_statements(run)
+    run = update_statements(run, progress)
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)

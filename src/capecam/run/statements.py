@@ -7,7 +7,6 @@ cell then get other tags, and the bytes that they would have if they had been ma
 from __future__ import annotations
 
 import logging
-import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +20,8 @@ from capecam.imagery.header_reader import DAMAGED
 from capecam.io.cog import copy_with_tags
 from capecam.io.parquet_texts import OLD_COMPRESSION, copy_with_texts
 from capecam.runtime.files import atomic_write
+from capecam.runtime.machine import usable_cpus
+from capecam.runtime.progress import SILENT, Progress
 from capecam.store.about import About
 from capecam.store.ledger import CELL_JSON
 from capecam.store.records import CellRecord, FileFacts
@@ -32,10 +33,14 @@ UNREADABLE = (*DAMAGED, ArrowException, LookupError, OSError, ValueError, struct
 """Errors of copying a damaged file."""
 
 
-def update_statements(run: RunFolder) -> RunFolder:
+def update_statements(run: RunFolder, progress: Progress = SILENT) -> RunFolder:
     """Write what holds now into the files of every cell that says something else.
 
     A cell with a damaged file stays as it is, so that ``capecam verify`` still finds the damage.
+
+    Args:
+        run: with all finished cells.
+        progress: hears how many cells are done.
     """
     outdated = {
         name: about
@@ -45,8 +50,15 @@ def update_statements(run: RunFolder) -> RunFolder:
     if not outdated:
         return run
     log.info("%d cells get new statements (licence, capture date ...)", len(outdated))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        records = list(threads.map(lambda name: _update(run, name, outdated[name]), outdated))
+    progress.at("statements", 0, len(outdated))
+
+    def update(name: str) -> CellRecord:
+        record = _update(run, name, outdated[name])
+        progress.advance(1)
+        return record
+
+    with ThreadPoolExecutor(usable_cpus()) as threads:
+        records = list(threads.map(update, outdated))
     return replace(run, cells={**run.cells, **dict(zip(outdated, records, strict=True))})
 
 
