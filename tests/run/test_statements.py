@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 import shutil
@@ -15,10 +17,13 @@ from support.commands import same_products
 
 from capecam import __version__
 from capecam.io.cog import copy_with_tags
+from capecam.io.parquet_texts import copy_with_texts, rows_digest
 from capecam.run.city_products import finish
 from capecam.run.statements import update_statements
 from capecam.run.supervisor import run
+from capecam.runtime.progress import LINE_S, ProgressLines
 from capecam.settings.loading import load
+from capecam.store.about import About, model_title
 from capecam.store.ledger import Ledger
 from capecam.store.records import CellRecord, FileFacts
 from capecam.store.run_folder import RunFolder
@@ -87,7 +92,11 @@ def test_products_name_model_run_and_software(city) -> None:
 
 def test_cells_say_what_holds_now_and_again_what_they_said(city, out) -> None:
     publish(out, ABOUT, "2023-02")
-    update_statements(RunFolder.open(out))
+    heard = io.StringIO()
+    with ProgressLines(heard, LINE_S) as progress:
+        update_statements(RunFolder.open(out), progress)
+        assert (progress.moment.done, progress.moment.total) == (3, 3)
+    assert heard.getvalue() == "updating licence and date: 0 of 3 cells\n"
     for path in out.glob("cells/*/*.tif"):
         if path.stem != "objects":  # which finish draws
             assert SAID.items() <= tags_of(path).items()
@@ -104,6 +113,18 @@ def test_cells_say_what_holds_now_and_again_what_they_said(city, out) -> None:
             assert path.read_bytes() == (city / "out" / path.relative_to(out)).read_bytes()
 
 
+def test_statements_do_not_change_the_checksum_of_rows(out) -> None:
+    path, copy = out / "cells/3/detections.parquet", out / "copy.parquet"
+    copy_with_texts(path, copy, {"CAPECAM_LICENCE": "another one"})
+    assert copy.read_bytes() != path.read_bytes()
+    data = copy.read_bytes()
+    rows = data[: -8 - int.from_bytes(data[-8:-4], "little")]
+    assert rows_digest(copy) == rows_digest(path) == hashlib.sha256(rows).hexdigest()
+    copy.write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
+    assert rows_digest(copy) != rows_digest(path)
+    assert rows_digest(out / "none.parquet") is None
+
+
 def test_a_cell_of_an_earlier_version_gets_what_is_known_of_it(out) -> None:
     """Its version was not recorded."""
     path = out / "cells/3/cell.json"
@@ -116,6 +137,12 @@ def test_a_cell_of_an_earlier_version_gets_what_is_known_of_it(out) -> None:
     assert (tags["TIFFTAG_SOFTWARE"], tags["CAPECAM_MODEL"]) == ("capecam", "FPN (resnet18)")
     assert tags["CAPECAM_RUN"] == about["run"]
     assert (out / "cells/4/classes.tif").stat() == before
+
+
+def test_the_name_of_a_checkpoint_need_not_be_text(out) -> None:
+    tags = About(model=model_title("FPN", "mod\udce8le.pt")).tiff_tags()
+    copy_with_tags(out / "cells/3/classes.tif", out / "copy.tif", tags)
+    assert tags_of(out / "copy.tif")["CAPECAM_MODEL"] == "FPN, mod?le.pt"
 
 
 def test_a_damaged_raster_is_not_made_to_look_whole(out, caplog) -> None:
