@@ -134,9 +134,23 @@ def test_a_cell_of_an_earlier_version_gets_what_is_known_of_it(out) -> None:
     before = (out / "cells/4/classes.tif").stat()
     update_statements(RunFolder.open(out))
     tags = tags_of(out / "cells/3/classes.tif")
-    assert (tags["TIFFTAG_SOFTWARE"], tags["CAPECAM_MODEL"]) == ("capecam", "FPN (resnet18)")
+    assert tags["TIFFTAG_SOFTWARE"] == "capecam"
+    assert tags["CAPECAM_MODEL"] == "FPN (resnet18), model.pt"
     assert tags["CAPECAM_RUN"] == about["run"]
     assert (out / "cells/4/classes.tif").stat() == before
+
+
+def test_all_cells_have_the_name_that_the_same_checkpoint_has_now(out) -> None:
+    record = json.loads((out / "run.json").read_text())
+    record["settings"]["checkpoint"] = "renamed.pt"
+    (out / "run.json").write_text(json.dumps(record))
+    path = out / "cells/3/cell.json"
+    cell = json.loads(path.read_text())
+    cell["about"] |= {"model": "another network", "model_sha256": "0"}
+    path.write_text(json.dumps(cell))
+    update_statements(RunFolder.open(out))
+    names = {n: tags_of(out / f"cells/{n}/classes.tif")["CAPECAM_MODEL"] for n in "34"}
+    assert names == {"3": "FPN (resnet18), model.pt", "4": "FPN (resnet18), renamed.pt"}
 
 
 def test_the_name_of_a_checkpoint_need_not_be_text(out) -> None:
