@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from support.runs import make_run
 
 from capecam.grid import Grid, Window
 from capecam.run.stac import write_catalogue
+from capecam.run.stac_model import model_properties
 from capecam.store.records import FileFacts
 from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
@@ -102,11 +104,23 @@ def test_the_network_is_an_item_of_mlm(city, validator) -> None:
     assert np.allclose(scaling, np.array([[0.485, 0.229], [0.456, 0.224], [0.406, 0.225]]) * 255)
     names = [entry.description for entry in properties.output[0].classes]
     assert names == ["background", "solar panel", "water heater", "pool heater"]
+    assert properties.output[0].result.shape == [-1, 4, 64, 64]
     asset = item.assets["model"]
     path = Path(asset.get_absolute_href())
     assert path.samefile(city / "model.pt")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert FileExtension.ext(asset).checksum == f"1220{digest}"
+
+
+def test_a_number_of_channels_that_is_not_known_is_open(city) -> None:
+    """As in records of version 0.1: two classes may have one channel or two."""
+    run = RunFolder.open(city / "out")
+    checkpoint = run.record.checkpoint.model_copy(update={"channels": 0})
+    record = run.record.model_copy(update={"checkpoint": checkpoint})
+    properties = model_properties(replace(run, record=record))
+    output = MLModelProperties(**{k: v for k, v in properties.items() if "mlm:" in k}).output[0]
+    assert output.result.shape == [-1, -1, 64, 64]
+    assert "softmax" not in output.description
 
 
 def test_a_capture_date_that_is_not_known_is_every_date(city, validator) -> None:
