@@ -12,6 +12,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 import torch
 import typer
 from support.cities import blobs, write_tif
@@ -108,7 +109,9 @@ def test_run_plan_finish(city: Path, tmp_path: Path) -> None:
     assert "as measured before" in again
     explained = json.loads(typed("explain", out, "--top", 2, "--json").stdout)
     assert len(explained["objects"]) == len(explained["files"]) == 2
-    assert all(Path(file).exists() for file in explained["files"])
+    for file in explained["files"]:
+        with rasterio.open(file) as dataset:
+            assert dataset.tags()["CAPECAM_MODEL_SHA256"] == run_json["checkpoint"]["sha256"]
     row = gpd.read_parquet(out / "detections.parquet").iloc[0]
     point = row.geometry.representative_point()
     for place in (f"{row.lon},{row.lat}", f"{point.x},{point.y}"):

@@ -18,12 +18,14 @@ from capecam.analysis.zonal_summary import summarize
 from capecam.analysis.zones import ZoneRules
 from capecam.errors import OutputError, StoppedError
 from capecam.io.geopackage import holds
+from capecam.run import city_products
 from capecam.run.city_products import finish
 from capecam.run.outcome import RunOutcome
 from capecam.run.plan import make_plan
 from capecam.run.supervisor import run
 from capecam.runtime.progress import SILENT, Progress
 from capecam.settings import AuditSettings
+from capecam.store.file_names import DETECTIONS
 from capecam.store.records import FileFacts, RunRecord
 from capecam.store.run_folder import known_run
 from capecam.store.verify import verify
@@ -109,6 +111,28 @@ def test_an_audit_outlives_an_interruption_but_not_its_detections(city) -> None:
         explain(city, Cut(), detections__min_area_m2=9.0)
     finish(out)
     assert known_run(out).audit is None, "other objects"
+
+
+def test_results_of_other_detections_do_not_hold_after_an_interruption(city, monkeypatch) -> None:
+    """The file of other detections is there already, and the record of it is not."""
+    out = city / "out"
+    record = json.loads((out / "run.json").read_text())
+    record["audit"] = {"of": "the first detections"}
+    record["settings"]["detections"]["min_area_m2"] = 9.0
+    (out / "run.json").write_text(json.dumps(record))
+    before = known_run(out).products[DETECTIONS].version
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(city_products, "write_catalogue", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            finish(out)
+    assert known_run(out).audit is not None
+    finish(out)
+    assert known_run(out).products[DETECTIONS].version != before
+    assert known_run(out).audit is None
 
 
 def test_panels_stay_in_the_report(city) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from support.runs import make_run
 
 from capecam.grid import Grid, Window
 from capecam.run.stac import write_catalogue
+from capecam.run.stac_model import model_properties
 from capecam.store.records import FileFacts
 from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
+from capecam.views.qgis.product_styles import write_styles
 
 SCHEMAS = Path(__file__).parent / "stac_schemas"
 PROJJSON = "https://proj.org/schemas/v0.7/projjson.schema.json"
@@ -101,11 +104,23 @@ def test_the_network_is_an_item_of_mlm(city, validator) -> None:
     assert np.allclose(scaling, np.array([[0.485, 0.229], [0.456, 0.224], [0.406, 0.225]]) * 255)
     names = [entry.description for entry in properties.output[0].classes]
     assert names == ["background", "solar panel", "water heater", "pool heater"]
+    assert properties.output[0].result.shape == [-1, 4, 64, 64]
     asset = item.assets["model"]
     path = Path(asset.get_absolute_href())
     assert path.samefile(city / "model.pt")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert FileExtension.ext(asset).checksum == f"1220{digest}"
+
+
+def test_a_number_of_channels_that_is_not_known_is_open(city) -> None:
+    """As in records of version 0.1: two classes may have one channel or two."""
+    run = RunFolder.open(city / "out")
+    checkpoint = run.record.checkpoint.model_copy(update={"channels": 0})
+    record = run.record.model_copy(update={"checkpoint": checkpoint})
+    properties = model_properties(replace(run, record=record))
+    output = MLModelProperties(**{k: v for k, v in properties.items() if "mlm:" in k}).output[0]
+    assert output.result.shape == [-1, -1, 64, 64]
+    assert "softmax" not in output.description
 
 
 def test_a_capture_date_that_is_not_known_is_every_date(city, validator) -> None:
@@ -171,6 +186,10 @@ def test_edits_are_kept_and_found_and_items_that_are_gone_removed(city, tmp_path
     assert finding.path == str(changed)
     assert "capecam finish" in finding.remedy
     run = RunFolder.open(out)
+    for edited in (out / "stac/catalog.json", out / "classes.qml"):
+        edited.write_bytes("Zürich".encode("latin-1"))
+    foreign = out / "stac/cells/mine.json"
+    foreign.write_text("{}")
     (out / "cells/8/cell.json").unlink()
     before = (out / "stac/cells/3.json").stat()
     written = write_catalogue(RunFolder.open(out), run.record.products)
@@ -179,5 +198,10 @@ def test_edits_are_kept_and_found_and_items_that_are_gone_removed(city, tmp_path
     assert '"My cells"' in (out / "stac/edited/collection-1.json").read_text()
     assert "is not as capecam wrote it" in caplog.text
     assert (out / "stac/cells/3.json").stat() == before
+    assert foreign.read_text() == "{}"
+    foreign.unlink()
     assert [*(out / "stac/cells").iterdir()] == [*(out / "stac/cells").glob("?.json")]
     assert written["collection.json"] == FileFacts.of(changed)
+    assert (out / "stac/edited/catalog-1.json").read_bytes() == b"Z\xfcrich"
+    write_styles(run)
+    assert "<qgis" in (out / "classes.qml").read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 import shutil
@@ -14,10 +16,16 @@ import rasterio
 from support.commands import same_products
 
 from capecam import __version__
+from capecam.io.cog import copy_with_tags
+from capecam.io.parquet_texts import copy_with_texts, rows_digest
 from capecam.run.city_products import finish
 from capecam.run.statements import update_statements
 from capecam.run.supervisor import run
+from capecam.runtime.progress import LINE_S, ProgressLines
 from capecam.settings.loading import load
+from capecam.store.about import About, model_title
+from capecam.store.ledger import Ledger
+from capecam.store.records import CellRecord, FileFacts
 from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
 
@@ -84,7 +92,11 @@ def test_products_name_model_run_and_software(city) -> None:
 
 def test_cells_say_what_holds_now_and_again_what_they_said(city, out) -> None:
     publish(out, ABOUT, "2023-02")
-    update_statements(RunFolder.open(out))
+    heard = io.StringIO()
+    with ProgressLines(heard, LINE_S) as progress:
+        update_statements(RunFolder.open(out), progress)
+        assert (progress.moment.done, progress.moment.total) == (3, 3)
+    assert heard.getvalue() == "updating licence and date: 0 of 3 cells\n"
     for path in out.glob("cells/*/*.tif"):
         if path.stem != "objects":  # which finish draws
             assert SAID.items() <= tags_of(path).items()
@@ -101,6 +113,18 @@ def test_cells_say_what_holds_now_and_again_what_they_said(city, out) -> None:
             assert path.read_bytes() == (city / "out" / path.relative_to(out)).read_bytes()
 
 
+def test_statements_do_not_change_the_checksum_of_rows(out) -> None:
+    path, copy = out / "cells/3/detections.parquet", out / "copy.parquet"
+    copy_with_texts(path, copy, {"CAPECAM_LICENCE": "another one"})
+    assert copy.read_bytes() != path.read_bytes()
+    data = copy.read_bytes()
+    rows = data[: -8 - int.from_bytes(data[-8:-4], "little")]
+    assert rows_digest(copy) == rows_digest(path) == hashlib.sha256(rows).hexdigest()
+    copy.write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
+    assert rows_digest(copy) != rows_digest(path)
+    assert rows_digest(out / "none.parquet") is None
+
+
 def test_a_cell_of_an_earlier_version_gets_what_is_known_of_it(out) -> None:
     """Its version was not recorded."""
     path = out / "cells/3/cell.json"
@@ -110,9 +134,29 @@ def test_a_cell_of_an_earlier_version_gets_what_is_known_of_it(out) -> None:
     before = (out / "cells/4/classes.tif").stat()
     update_statements(RunFolder.open(out))
     tags = tags_of(out / "cells/3/classes.tif")
-    assert (tags["TIFFTAG_SOFTWARE"], tags["CAPECAM_MODEL"]) == ("capecam", "FPN (resnet18)")
+    assert tags["TIFFTAG_SOFTWARE"] == "capecam"
+    assert tags["CAPECAM_MODEL"] == "FPN (resnet18), model.pt"
     assert tags["CAPECAM_RUN"] == about["run"]
     assert (out / "cells/4/classes.tif").stat() == before
+
+
+def test_all_cells_have_the_name_that_the_same_checkpoint_has_now(out) -> None:
+    record = json.loads((out / "run.json").read_text())
+    record["settings"]["checkpoint"] = "renamed.pt"
+    (out / "run.json").write_text(json.dumps(record))
+    path = out / "cells/3/cell.json"
+    cell = json.loads(path.read_text())
+    cell["about"] |= {"model": "another network", "model_sha256": "0"}
+    path.write_text(json.dumps(cell))
+    update_statements(RunFolder.open(out))
+    names = {n: tags_of(out / f"cells/{n}/classes.tif")["CAPECAM_MODEL"] for n in "34"}
+    assert names == {"3": "FPN (resnet18), model.pt", "4": "FPN (resnet18), renamed.pt"}
+
+
+def test_the_name_of_a_checkpoint_need_not_be_text(out) -> None:
+    tags = About(model=model_title("FPN", "mod\udce8le.pt")).tiff_tags()
+    copy_with_tags(out / "cells/3/classes.tif", out / "copy.tif", tags)
+    assert tags_of(out / "copy.tif")["CAPECAM_MODEL"] == "FPN, mod?le.pt"
 
 
 def test_a_damaged_raster_is_not_made_to_look_whole(out, caplog) -> None:
@@ -127,6 +171,50 @@ def test_a_damaged_raster_is_not_made_to_look_whole(out, caplog) -> None:
     bad = [finding.path for finding in verify(out).findings if "/cells/" in finding.path]
     assert bad == [str(damaged)]
     assert SAID.items() <= tags_of(out / "cells/5/gradcam.tif").items()
+
+
+def test_an_interruption_between_files_and_record_is_made_good(out, monkeypatch) -> None:
+    """A cell of now, and one of version 0.1, whose tables were compressed otherwise."""
+    for path in out.glob("cells/[4-9]"):
+        shutil.rmtree(path)
+    for about in (ABOUT, {}):
+        publish(out, about, about.get("captured", ""))
+        if not about:
+            make_old(out / "cells/3")
+        with monkeypatch.context() as patch:
+            patch.setattr(CellRecord, "write", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                update_statements(RunFolder.open(out))
+        record = Ledger.of(out).read("3")
+        assert not any(facts.are_of(out / "cells/3" / file) for file, facts in record.files.items())
+        update_statements(RunFolder.open(out))
+        assert all("/cells/3" not in finding.path for finding in verify(out).findings)
+        captured = tags_of(out / "cells/3/classes.tif").get("CAPECAM_CAPTURED")
+        assert captured == about.get("captured")
+        versions = {file: facts.version for file, facts in record.files.items()}
+        files = Ledger.of(out).read("3").files
+        assert {file: facts.version for file, facts in files.items()} == versions
+
+
+def make_old(folder: Path) -> None:
+    """Take the statements out of a cell."""
+    record = json.loads((folder / "cell.json").read_text())
+    del record["about"]
+    for file in record["files"]:
+        path = folder / file
+        if path.suffix == ".tif":
+            copy_with_tags(path, folder / "copy", {})
+        else:
+            table = pq.read_table(path)
+            rest = {k: v for k, v in table.schema.metadata.items() if b"CAPECAM_" not in k}
+            pq.write_table(table.replace_schema_metadata(rest), folder / "copy")
+        (folder / "copy").replace(path)
+        record["files"][file] = FileFacts.of(path).to_json()
+    (folder / "cell.json").write_text(json.dumps(record))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.thorough

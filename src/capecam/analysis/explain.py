@@ -241,7 +241,7 @@ def _write_map(path: Path, part: ObjectPart, explained: Explained, run: RunFolde
     tags = {"CAPECAM_OBJECT": explained.id, "CAPECAM_METHOD": run.settings.objects.method}
     product = Product(path.stem, (explained.class_name,), "float32", np.nan, tags=(tags,))
     values = np.where(part.valid, part.at_pixels, np.nan)[None].astype(np.float32)
-    write_cog(path, product, run.grid.crop(part.window), values)
+    write_cog(path, product, run.grid.crop(part.window), values, run.about.tiff_tags())
 
 
 def to_text(explained: Sequence[Explained]) -> str:

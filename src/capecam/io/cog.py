@@ -259,6 +259,8 @@ def copy_with_tags(path: Path, copy: Path, tags: Mapping[str, str]) -> None:
             Product.like(dataset, path.stem),
             tags=tuple(dataset.tags(band) for band in dataset.indexes),
         )
+        if dataset.crs is None:
+            raise ValueError(f"{path}: has no CRS")
         transform, window = dataset.transform, Window(0, 0, *dataset.shape)
         corner, pixel = (transform.c, transform.f), (transform.a, -transform.e)
         grid = Grid(dataset.crs.to_wkt(), corner, pixel, window)

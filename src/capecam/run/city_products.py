@@ -44,7 +44,7 @@ from capecam.runtime.files import atomic_write
 from capecam.runtime.lock import output_lock
 from capecam.runtime.machine import usable_cpus
 from capecam.runtime.progress import SILENT, Progress
-from capecam.store.edited import keep_edited
+from capecam.store.edited import is_edited, keep_edited
 from capecam.store.file_names import (
     DETECTIONS,
     OBJECTS,
@@ -120,11 +120,14 @@ def write_city_products(out: Path, explain: Explain, progress: Progress = SILENT
 
 
 def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
-    run = update_statements(run)
+    run = update_statements(run, progress)
     out, rules, written = run.out, assembly_rules(run), run.record.last_written
     keep_edited(out, written)
     editable = EditableProducts.before(out, rules, written)
-    rows = rows_digest(out / DETECTIONS)
+    last = written.get(DETECTIONS)
+    # Of other rows after an interruption: these are not those that results were made of.
+    is_last = last is not None and not is_edited(out / DETECTIONS, written)
+    rows = rows_digest(out / DETECTIONS) if is_last else None
     with _LayerWriter() as layers:
         layers.start(run, [product for product in run.products if product != f"{OBJECTS}.tif"])
         found = _assemble(run, rules, progress)
@@ -151,10 +154,11 @@ def _write(run: RunFolder, explain: Explain, progress: Progress) -> RunRecord:
         totals = totals.model_copy(update={"expected": expected})
     files = sorted(path for pattern in RECORDED for path in out.glob(pattern))
     products = {path.name: FileFacts.of(path) for path in files}
-    last = written.get(DETECTIONS)
-    if last and rows == rows_digest(out / DETECTIONS):
+    if last and products[DETECTIONS].sha256 == last.sha256:
+        products[DETECTIONS] = last
+    elif last and rows is not None and rows == rows_digest(out / DETECTIONS):
         same = products[DETECTIONS].model_copy(update={"content": last.version})
-        products[DETECTIONS] = same if same.sha256 != last.sha256 else last
+        products[DETECTIONS] = same
     of_headers = [entry for entry in run.record.unusual if entry.seen_in == "headers"]
     of_pixels = unusual_records(pixel_diagnostics(run.cells), "pixels")
     audit_holds = last is not None and products[DETECTIONS].version == last.version

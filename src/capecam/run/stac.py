@@ -105,15 +105,15 @@ def write_catalogue(run: RunFolder, products: Mapping[str, FileFacts]) -> dict[s
         # Those of cells have one line: for several, json has no encoder in C.
         indent = None if name.startswith(CELLS) else 1
         path, text = folder / name, f"{json.dumps(tree, indent=indent)}\n"
-        if not path.is_file() or path.read_text("utf-8") != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             _keep(path, before.get(name))
             with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         written[name] = FileFacts.of(path)
-    for path in (*folder.glob("*.json"), *folder.glob(f"{CELLS}/*.json")):
-        name = path.relative_to(folder).as_posix()
-        if name not in written:
-            _keep(path, before.get(name))
+    for name in sorted(before.keys() - written.keys()):  # and nothing that somebody has put there
+        path = folder / name
+        if path.is_file():
+            _keep(path, before[name])
             path.unlink()
     return written
 

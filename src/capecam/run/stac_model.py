@@ -42,7 +42,6 @@ def model_properties(run: RunFolder) -> dict[str, Any]:
     """Return the properties of the item that describe the network."""
     record, size = run.record, run.settings.tiling.size
     checkpoint, model, classes = record.checkpoint, run.settings.model, run.settings.model.classes
-    channels = checkpoint.channels or len(classes)
     scaling = None
     if checkpoint.mean and checkpoint.std:
         unit = 255 / model.input_max
@@ -50,7 +49,8 @@ def model_properties(run: RunFolder) -> dict[str, Any]:
             {"type": "z-score", "mean": round(mean * unit, 9), "stddev": round(std * unit, 9)}
             for mean, std in zip(checkpoint.mean, checkpoint.std, strict=True)
         ]
-    ending = "softmax over the channels" if channels > 1 else "a sigmoid"
+    endings = {0: "what its training used", 1: "a sigmoid"}
+    ending = endings.get(checkpoint.channels, "softmax over the channels")
     properties: dict[str, Any] = {
         "mlm:name": model_name(run),
         "mlm:architecture": checkpoint.architecture,
@@ -82,7 +82,7 @@ def model_properties(run: RunFolder) -> dict[str, Any]:
                 "description": f"{ending} gives probabilities",
                 "tasks": TASKS,
                 "result": {
-                    "shape": [-1, channels, size, size],
+                    "shape": [-1, checkpoint.channels or -1, size, size],
                     "dim_order": ["batch", "channel", "height", "width"],
                     "data_type": "float32",
                 },

@@ -20,6 +20,7 @@ STAGES = {
     "calibration": ("calibrating", "tile"),
     "check": ("comparing with finished cells", ""),
     "cells": ("processing cells", "tile"),
+    "statements": ("updating licence and date", "cell"),
     "joining": ("joining objects", ""),
     "evidence": ("measuring evidence", "object"),
     "explanation": ("explaining", "object"),

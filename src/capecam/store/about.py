@@ -70,5 +70,8 @@ class About(BaseModel):
 
 
 def model_title(architecture: str, file: str) -> str:
-    """Return the name of a network: its architecture, and its file if there is one."""
-    return f"{architecture}, {file}" if file else architecture
+    """Return the name of a network: its architecture, and its file if there is one.
+
+    Tags and XML are UTF-8, which the names of files need not be: other bytes become "?".
+    """
+    return f"{architecture}, {file.encode(errors='replace').decode()}" if file else architecture

@@ -150,12 +150,11 @@ class RunFolder:
     @cached_property
     def about(self) -> About:
         """Statement about the products of the city."""
-        cells, file = self.cells.values(), self.settings.checkpoint
-        checkpoint = self.record.checkpoint
+        cells = self.cells.values()
         about = About(
             software=SOFTWARE,
-            model=model_title(checkpoint.architecture, file.name if file else ""),
-            model_sha256=checkpoint.sha256,
+            model=self._model_title,
+            model_sha256=self.record.checkpoint.sha256,
             run=" ".join(sorted({cell.inputs.run for cell in cells})),
         )
         dates = [self.captured(cell.image) for cell in cells]
@@ -163,21 +162,23 @@ class RunFolder:
 
     def about_cell(self, cell: str) -> About:
         """Return the statement about the products of a cell: its own, with what holds now of the
-        publisher's."""
+        publisher's, and the name that the same network has now."""
         record = self.cells[cell]
         about = record.about or self._about_unknown(record)
+        if about.model_sha256 == self.record.checkpoint.sha256:
+            about = about.model_copy(update={"model": self._model_title})
         return about.published(self.settings.about, self.captured(record.image))
 
     def _about_unknown(self, cell: CellRecord) -> About:
         """Return what is known of a cell that a version without statements has made."""
-        inputs, checkpoint = cell.inputs, self.record.checkpoint
-        is_same = inputs.checkpoint == checkpoint.sha256
-        return About(
-            software="capecam",
-            model=checkpoint.architecture if is_same else "",
-            model_sha256=inputs.checkpoint,
-            run=inputs.run,
-        )
+        inputs = cell.inputs
+        return About(software="capecam", model_sha256=inputs.checkpoint, run=inputs.run)
+
+    @property
+    def _model_title(self) -> str:
+        """Name of the run's network."""
+        file = self.settings.checkpoint
+        return model_title(self.record.checkpoint.architecture, file.name if file else "")
 
     def captured(self, image: str) -> CaptureDate | None:
         """Return when an image was taken, if that is known."""

@@ -78,7 +78,7 @@ def write_styles(run: RunFolder) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     """Write a text file, unless it is there already: a city has thousands."""
-    if not path.exists() or path.read_text("utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
