@@ -283,6 +283,27 @@ def test_the_checksum_is_that_of_the_weights() -> None:
     assert checksum(same) != checksum(network)
 
 
+def test_the_checksum_tells_what_is_chosen_in_a_network() -> None:
+    class Encoded(Own):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = self.down[:2]
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.head(self.down[2:](self.encoder(x)))
+            return logits, -logits
+
+    network = Encoded()
+
+    def checksum(**chosen: str | int) -> str:
+        return adapt_network(network, CLASSES, target_layer="down.2", **chosen).sha256
+
+    found = checksum()
+    assert checksum(encoder="encoder") == found, "the one that is found by itself"
+    others = {checksum(output=0), checksum(output=1), checksum(encoder="down.2")}
+    assert len(others | {found}) == 4
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")

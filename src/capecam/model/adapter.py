@@ -64,7 +64,8 @@ def adapt_network(
     network.register_forward_hook(partial(_to_logits, output))
     channels = _channels(network, name)
     check_classes(len(classes), name, channels)
-    encoder = encoder or _usual_encoder(network)
+    usual = _usual_encoder(network)
+    encoder = encoder or usual
     layer = find_layer(network, target_layer, encoder)
     settings = ModelSettings(
         architecture=name,
@@ -81,7 +82,7 @@ def adapt_network(
         normalisation,
         layer,
         name,
-        weights_sha256(network),
+        network_sha256(network, output, encoder if encoder != usual else None),
         ignored=(),
         sigmoid=channels == 1,
         doubt=why_doubtful(normalisation, settings, name),
@@ -90,16 +91,27 @@ def adapt_network(
     )
 
 
-def weights_sha256(network: nn.Module) -> str:
-    """Return the sha256 of a network's parameters and buffers.
+def network_sha256(
+    network: nn.Module, output: str | int | None = None, encoder: str | None = None
+) -> str:
+    """Return the sha256 of a network's parameters and buffers, and of what is chosen in it.
 
-    It is over name, type, shape and bytes of each entry of ``state_dict()``, by name, so that it is
-    the same wherever the weights are loaded from; and not over the network's code.
+    It is over name, type, shape and bytes of each tensor of ``state_dict()``, by name, so that it
+    is the same wherever the weights are loaded from; and not over the network's code.
+
+    Args:
+        network: the network.
+        output: key or index of the logits; None, which adds nothing: they are found by themselves.
+        encoder: path of the encoder; None, likewise.
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        if isinstance(tensor, Tensor):  # get_extra_state() may return anything
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    for name, chosen in (("output", output), ("encoder", encoder)):
+        if chosen is not None:
+            digest.update(f"{name} {chosen!r}\n".encode())
     return digest.hexdigest()
 
 
