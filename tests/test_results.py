@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,22 @@ from matplotlib import pyplot as plt
 from support.cities import blobs, colours_model, quick_settings, write_tif
 from support.networks import images, tiny_model, tiny_network
 
-from capecam.api import Engine, Outcome, Raster, Results, plot_heatmap, read_heatmap, run
-from capecam.errors import UsageError
+from capecam.api import (
+    Engine,
+    Model,
+    ModelSettings,
+    Outcome,
+    Raster,
+    Results,
+    plot_heatmap,
+    read_detections,
+    read_heatmap,
+    run,
+)
+from capecam.errors import OutputError, UsageError
+from capecam.grid import Grid, Window
+from capecam.pipeline import run_engine
+from capecam.runtime.notebook_html import heat_colors
 
 CLASS = "solar panel"
 
@@ -100,6 +115,52 @@ def test_xarray_has_the_place(results: Results) -> None:
     assert array.attrs["units"] == "share of the city's scale"
     colours = results.imagery((left, bottom, left + 1, bottom + 1)).to_xarray()
     assert colours.sel(band="alpha").dims == ("y", "x")
+
+
+def test_xarray_has_degrees_in_a_geographic_crs() -> None:
+    grid = Grid("EPSG:4326", (18.4, -33.9), (1e-6, 1e-6), Window(0, 0, 2, 3))
+    array = Raster(np.zeros((2, 3), np.float32), grid, "heat").to_xarray()
+    assert array.x.attrs == {"standard_name": "longitude", "units": "degrees_east"}
+    assert array.y.attrs == {"standard_name": "latitude", "units": "degrees_north"}
+
+
+def test_a_large_raster_is_shrunk_before_it_is_coloured() -> None:
+    grid = Grid("EPSG:32734", (0, 0), (1, 1), Window(0, 0, 8, 6000))
+    values = np.full((8, 6000), 0.5, np.float32)
+    values[1, 1] = 1  # not drawn, but the top of the scale
+    colors = Raster(values, grid, "heat")._colors()
+    assert colors.shape == (3, 2000, 3)
+    assert (colors == heat_colors(np.array([[0.5]]))).all()
+
+
+def test_a_run_without_detections_says_so(city: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(city / "out", tmp_path / "out")
+    found = len(read_detections(copy))
+    (copy / "detections.parquet").unlink()
+    results = Results.open(copy)
+    assert f"detections: {found};" in repr(results)
+    assert CLASS in results._repr_html_()
+    with pytest.raises(OutputError, match=r"holds no detections.parquet; .* capecam finish"):
+        _ = results.detections
+    record = json.loads((copy / "run.json").read_text())
+    record["totals"] = {}
+    (copy / "run.json").write_text(json.dumps(record))
+    assert "detections: none yet;" in repr(Results.open(copy))
+
+
+def test_the_network_is_loaded_once(city: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, loaded = Results.open(city / "out"), list[Path]()
+    load = run_engine.load_model
+
+    def counted(path: Path, settings: ModelSettings) -> Model:
+        loaded.append(path)
+        return load(path, settings)
+
+    monkeypatch.setattr(run_engine, "load_model", counted)
+    id_ = results.detections["id"][0]
+    results.explain(id_)
+    results.panel(id_)
+    assert len(loaded) == 1
 
 
 def test_raw_values_and_roots(tmp_path: Path) -> None:

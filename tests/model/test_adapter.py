@@ -244,6 +244,14 @@ def test_what_cannot_be_adapted_says_why() -> None:
     with refused(SettingsError, r"Sequential returns probabilities"):
         chain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(dim=1))
         adapt_network(chain, CLASSES, target_layer="0")
+    for channels, last in ((4, nn.Sigmoid()), (1, nn.Sigmoid()), (1, nn.Hardsigmoid())):
+        chain = nn.Sequential(nn.Conv2d(3, channels, 1), last, nn.Upsample(scale_factor=0.5))
+        with refused(SettingsError, r"probabilities.* or sigmoid"):
+            adapt_network(chain, CLASSES[: max(channels, 2)], target_layer="0")
+    normed = Own()
+    normed.computed = 2 * normed.head.weight  # as nn.utils.weight_norm does, which is deprecated
+    with refused(SettingsError, r"^Own cannot be copied .*remove_weight_norm"):
+        adapt_network(normed, CLASSES, target_layer="down")
     with refused(SettingsError, r"std must be above 0"):
         Normalisation(std=(0.2, 0.2, 0.0))
     own.head.weight.data[0] = torch.nan
@@ -256,8 +264,9 @@ def test_logits_are_found_by_key_and_by_index() -> None:
     x = by_imagenet(PIXELS)
     with torch.no_grad():
         torch.testing.assert_close(auxiliary.network(x), network_of("FCN")(x)["aux"])
-        model = adapt_network(network_of("own"), CLASSES, target_layer="down", output=0)
-        torch.testing.assert_close(model.network(x), upsampled(network_of("own")(x)[0]))
+        for index in (0, -2):
+            model = adapt_network(network_of("own"), CLASSES, target_layer="down", output=index)
+            torch.testing.assert_close(model.network(x), upsampled(network_of("own")(x)[0]))
 
 
 def test_one_channel_is_a_sigmoid_and_colours_can_be_given() -> None:
@@ -281,6 +290,40 @@ def test_the_checksum_is_that_of_the_weights() -> None:
     assert checksum(copy.deepcopy(network).double()) != checksum(network), "another type"
     same.head.bias.data[3] += 1e-6
     assert checksum(same) != checksum(network)
+
+
+def test_states_that_are_no_tensors_are_left_out() -> None:
+    class Stateful(Own):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"steps": 3}
+
+        def set_extra_state(self, state: object) -> None: ...
+
+    network, plain = Stateful(), Own()
+    plain.load_state_dict(network.state_dict(), strict=False)
+    adapted = adapt_network(network, CLASSES, target_layer="down")
+    assert adapted.sha256 == adapt_network(plain, CLASSES, target_layer="down").sha256
+
+
+def test_the_checksum_tells_what_is_chosen_in_a_network() -> None:
+    class Encoded(Own):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = self.down[:2]
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.head(self.down[2:](self.encoder(x)))
+            return logits, -logits
+
+    network = Encoded()
+
+    def checksum(**chosen: str | int) -> str:
+        return adapt_network(network, CLASSES, target_layer="down.2", **chosen).sha256
+
+    found = checksum()
+    assert checksum(encoder="encoder") == found, "the one that is found by itself"
+    others = {checksum(output=0), checksum(output=1), checksum(encoder="down.2")}
+    assert len(others | {found}) == 4
 
 
 @pytest.fixture(scope="module")

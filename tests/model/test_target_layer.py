@@ -20,6 +20,7 @@ from capecam.attribution.engine import Engine
 from capecam.errors import SettingsError
 from capecam.model.introspection import trace_forward
 from capecam.model.model import Model, Normalisation, find_layer
+from capecam.model.target_layer import find_encoder
 from capecam.settings import CAPE_TOWN_CLASSES
 
 NETWORKS = {
@@ -196,6 +197,15 @@ def test_a_map_that_no_module_returns_gets_one() -> None:
     pixels, valid = images(2, 64), torch.ones(2, 64, 64, dtype=torch.bool)
     assert engine(pixels, valid).heat["gradcam"].shape == (2, 3, 2, 2)
     assert not network.get_submodule(path)._forward_hooks
+
+
+def test_an_encoder_is_found_by_each_of_its_names() -> None:
+    network = tiny_network()
+    path = find_layer(network, None)
+    network._modules = {"features": network.encoder, **network._modules}
+    assert find_layer(network, None, "encoder") == path.replace("encoder", "features")
+    assert find_encoder(network, "features") is find_encoder(network, "encoder") is network.encoder
+    assert find_encoder(network, "decoders") is None
 
 
 @pytest.mark.parametrize("name", ["feature_map", "encoder.feature_map"])

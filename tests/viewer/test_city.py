@@ -149,7 +149,10 @@ def test_what_is_missing_for_explanations_is_said(out: Path, tmp_path: Path) -> 
         (copy / "review.gpkg").write_text("my notes")
         with ServedRuns.open([out, copy]) as served:
             first, second = served.city()["runs"]
-            assert "does not name it" in first["explain_problem"]
+            assert re.search(
+                r"missing: its network \(.*\) was given in memory; adapt it again, and give it as",
+                first["explain_problem"],
+            )
             assert first["verdicts_problem"] == ""
             assert "review.gpkg" in second["verdicts_problem"]
             return str(second["explain_problem"])

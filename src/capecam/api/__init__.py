@@ -14,6 +14,7 @@ from capecam.api.raster import Raster
 from capecam.api.results import Results, read_detections, read_heatmap
 from capecam.attribution.engine import Engine
 from capecam.attribution.maps import Maps
+from capecam.errors import CapecamError, SettingsError
 from capecam.model.adapter import adapt_network
 from capecam.model.model import Model, load_model
 from capecam.model.normalisation import Normalisation
@@ -26,6 +27,7 @@ from capecam.views.panels.panel_data import PanelStyle as Style
 from capecam.views.panels.panels import Panels
 
 __all__ = [
+    "CapecamError",
     "ClassSettings",
     "Engine",
     "Explained",
@@ -39,6 +41,7 @@ __all__ = [
     "Raster",
     "Results",
     "Settings",
+    "SettingsError",
     "Style",
     "adapt_network",
     "explain_object",

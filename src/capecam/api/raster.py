@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyproj
 from affine import Affine
 from numpy.typing import NDArray
 
@@ -74,14 +75,20 @@ class Raster:
         transform = self.transform
         x = transform.c + transform.a * (np.arange(columns) + 0.5)
         y = transform.f + transform.e * (np.arange(rows) + 0.5)
+        if pyproj.CRS(self.crs).is_geographic:
+            about_x = {"standard_name": "longitude", "units": "degrees_east"}
+            about_y = {"standard_name": "latitude", "units": "degrees_north"}
+        else:
+            about_x = {"standard_name": "projection_x_coordinate"}
+            about_y = {"standard_name": "projection_y_coordinate"}
         spatial_ref = {
             "crs_wkt": self.crs,
             "spatial_ref": self.crs,
             "GeoTransform": " ".join(map(repr, transform.to_gdal())),
         }
         coordinates: dict[str, Any] = {
-            "y": ("y", y, {"standard_name": "projection_y_coordinate"}),
-            "x": ("x", x, {"standard_name": "projection_x_coordinate"}),
+            "y": ("y", y, about_y),
+            "x": ("x", x, about_x),
             "spatial_ref": ((), 0, spatial_ref),
         }
         if self.bands:
@@ -122,10 +129,16 @@ class Raster:
         )
 
     def _colors(self) -> NDArray[np.uint8]:
-        """Return the values as they are drawn, (rows, columns, 3 or 4); NaN is grey."""
-        if self.values.ndim == 3:
-            return np.asarray(self.values.transpose(1, 2, 0), np.uint8)
-        known = np.isfinite(self.values)
-        values = np.where(known, self.values, 0)
-        colors = notebook_html.heat_colors((values / (values.max() or 1)) ** self.gamma)
+        """Return the values as they are drawn, (rows, columns, 3 or 4); NaN is grey.
+
+        Of a large raster, each n-th row and column, of which the picture averages 4 x 4 or more.
+        """
+        step = max(1, self.shape[-1] // (4 * PICTURE_PX))
+        shown = self.values[..., ::step, ::step]
+        if shown.ndim == 3:
+            return np.asarray(shown.transpose(1, 2, 0), np.uint8)
+        known = np.isfinite(shown)
+        values = np.where(known, shown, 0)
+        top = np.nanmax(self.values, initial=0) or 1
+        colors = notebook_html.heat_colors((values / top) ** self.gamma)
         return np.where(known[..., None], colors, np.uint8(128))

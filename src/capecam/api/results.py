@@ -27,9 +27,10 @@ from capecam.io.layer_reader import LayerReader
 from capecam.model.model import Model
 from capecam.mosaic.aoi import Bounds, rectangle
 from capecam.mosaic.reader import Reader
+from capecam.pipeline.run_engine import load_run_model
 from capecam.runtime import notebook_html
 from capecam.store.file_names import DETECTIONS
-from capecam.store.run_folder import RunFolder
+from capecam.store.run_folder import RunFolder, product
 from capecam.views.panels.panel import Panel
 from capecam.views.panels.panels import Panels
 from capecam.views.report.picture import city_picture
@@ -56,11 +57,12 @@ class Results:
 
     Args:
         run: the folder of the run.
-        model: network of the run, for explanations; None: it is loaded from the checkpoint.
+        model: network of the run, for explanations; None: it is loaded from the checkpoint for
+            the first one, and kept.
     """
 
     def __init__(self, run: RunFolder, model: Model | None = None) -> None:
-        self._run, self._model = run, model
+        self._run, self._given = run, model
 
     @classmethod
     def open(cls, out: Path | str, *, model: Model | None = None) -> Self:
@@ -171,6 +173,11 @@ class Results:
         """Explain a detection by its id, or a place; see :func:`explain_object`."""
         return explain_object(self.out, detection, at=at, model=self._model)
 
+    @cached_property
+    def _model(self) -> Model:
+        """Load the network for the first explanation."""
+        return load_run_model(self._run, self._given)
+
     def panel(self, detection: str) -> Panel:
         """Return the panel of a detection by its id, which a notebook shows as a picture.
 
@@ -200,15 +207,15 @@ class Results:
 
     def __repr__(self) -> str:
         """Return what there is in a line."""
-        cells, found = len(self._run.cells), len(self.detections)
+        cells, by_class = len(self._run.cells), self._run.record.totals.by_class
+        found = sum(count for count, _ in by_class.values()) if by_class else "none yet"
         maps = ", ".join(self.methods)
         return f"Results({self.out}; cells: {cells}; detections: {found}; heatmaps: {maps})"
 
     def _repr_html_(self) -> str:
         """Return the picture of the city, and its detections by class."""
-        table = self.detections.groupby("class")["area_m2"].agg(["count", "sum"])
-        counts = table.reindex(list(self.classes), fill_value=0)
-        rows = [(name, f"{n:,.0f}", f"{m2:,.1f}") for name, n, m2 in counts.itertuples()]
+        by_class = self._run.record.totals.by_class
+        rows = [(name, f"{n:,}", f"{m2:,.1f}") for name, (n, m2) in by_class.items()]
         parts = [
             notebook_html.table([[repr(self)]]),
             notebook_html.table(rows, ("class", "count", "area m²")),
@@ -259,8 +266,12 @@ def _check_choice(kind: str, name: str, names: Sequence[str]) -> None:
 
 
 def read_detections(out: Path | str) -> gpd.GeoDataFrame:
-    """Return the detections of a run: one row per object, in the CRS of the imagery."""
-    return gpd.read_parquet(Path(out) / DETECTIONS)
+    """Return the detections of a run: one row per object, in the CRS of the imagery.
+
+    Raises:
+        OutputError: the run has none yet.
+    """
+    return gpd.read_parquet(product(Path(out), DETECTIONS))
 
 
 def read_heatmap(out: Path | str, cell: str, method: str, band: str) -> NDArray[np.float32]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,15 @@ from torch.nn import functional as F
 
 from capecam.errors import SettingsError
 from capecam.model.checkpoint_facts import colored_classes
-from capecam.model.introspection import PROBE_PX, black_tile, sizes, tensors_in, why_not_size
+from capecam.model.introspection import (
+    PROBE_PX,
+    black_tile,
+    last_operation,
+    shortened,
+    sizes,
+    tensors_in,
+    why_not_size,
+)
 from capecam.model.model import Model, check_classes, check_finite
 from capecam.model.normalisation import Normalisation, why_doubtful
 from capecam.model.target_layer import ENCODER, find_encoder, find_layer
@@ -21,6 +31,9 @@ from capecam.settings import ClassSettings, ModelSettings
 
 ENCODERS = (ENCODER, "backbone")
 """Names of encoders in segmentation_models_pytorch and timm, and in torchvision."""
+
+SIGMOIDS = "Sigmoid", "Hardsigmoid"
+"""Their names as autograd's nodes have them."""
 
 
 def adapt_network(
@@ -60,11 +73,12 @@ def adapt_network(
     """
     name = name or type(network).__name__
     check_finite(network, name)
-    network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    network = _copied(network, name).cpu().eval().requires_grad_(False)
     network.register_forward_hook(partial(_to_logits, output))
     channels = _channels(network, name)
     check_classes(len(classes), name, channels)
-    encoder = encoder or _usual_encoder(network)
+    usual = _usual_encoder(network)
+    encoder = encoder or usual
     layer = find_layer(network, target_layer, encoder)
     settings = ModelSettings(
         architecture=name,
@@ -81,7 +95,7 @@ def adapt_network(
         normalisation,
         layer,
         name,
-        weights_sha256(network),
+        network_sha256(network, output, encoder if encoder != usual else None),
         ignored=(),
         sigmoid=channels == 1,
         doubt=why_doubtful(normalisation, settings, name),
@@ -90,17 +104,43 @@ def adapt_network(
     )
 
 
-def weights_sha256(network: nn.Module) -> str:
-    """Return the sha256 of a network's parameters and buffers.
+def network_sha256(
+    network: nn.Module, output: str | int | None = None, encoder: str | None = None
+) -> str:
+    """Return the sha256 of a network's parameters and buffers, and of what is chosen in it.
 
-    It is over name, type, shape and bytes of each entry of ``state_dict()``, by name, so that it is
-    the same wherever the weights are loaded from; and not over the network's code.
+    It is over name, type, shape and bytes of each tensor of ``state_dict()``, by name, so that it
+    is the same wherever the weights are loaded from; and not over the network's code.
+
+    Args:
+        network: the network.
+        output: key or index of the logits; None, which adds nothing: they are found by themselves.
+        encoder: path of the encoder; None, likewise.
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        if isinstance(tensor, Tensor):  # get_extra_state() may return anything
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    for name, chosen in (("output", output), ("encoder", encoder)):
+        if chosen is not None:
+            digest.update(f"{name} {chosen!r}\n".encode())
     return digest.hexdigest()
+
+
+def _copied(network: nn.Module, name: str) -> nn.Module:
+    """Return a copy of a network.
+
+    Raises:
+        SettingsError: it has tensors that are no parameters, but computed from them.
+    """
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{name} cannot be copied ({shortened(error)}); make its weights ordinary parameters, "
+            "such as by torch.nn.utils.remove_weight_norm or remove_spectral_norm"
+        ) from error
 
 
 def _to_logits(
@@ -121,9 +161,11 @@ def _chosen(result: object, output: str | int | None) -> Tensor:
         if maps:
             return maps[0]
     elif isinstance(result, (Mapping, list, tuple)):
-        parts = dict(result if isinstance(result, Mapping) else enumerate(result))
-        if isinstance(logits := parts.get(output), Tensor) and logits.ndim == 4:
-            return logits
+        parts: Any = result
+        with suppress(LookupError, TypeError):  # TypeError: a list at a key
+            logits = parts[output]
+            if isinstance(logits, Tensor) and logits.ndim == 4:
+                return logits
     keys = f" with {', '.join(map(str, result))}" if isinstance(result, Mapping) else ""
     where = "" if output is None else f" at output {output!r}"
     raise SettingsError(
@@ -144,13 +186,15 @@ def _channels(network: nn.Module, name: str) -> int:
             f"{name} takes no tile (1, 3, H, W): {why_not_size(network, PROBE_PX)}; adapt a "
             "network for RGB images"
         )
-    with torch.no_grad():
-        logits = network(black_tile(network, size))
+    with torch.enable_grad():
+        logits = network(black_tile(network, size).requires_grad_())
     total = logits.sum(dim=1)
-    if logits.shape[1] > 1 and (logits >= 0).all() and total.allclose(torch.ones_like(total)):
+    is_softmax = logits.shape[1] > 1 and (logits >= 0).all() and total.allclose(total.new_ones(()))
+    # Logits may well lie within 0..1 on a tile, so that values do not tell a sigmoid.
+    if is_softmax or last_operation(logits.grad_fn) in SIGMOIDS:
         raise SettingsError(
             f"{name} returns probabilities, of which no score can be explained; leave out its last "
-            "softmax"
+            "softmax or sigmoid"
         )
     return int(logits.shape[1])
 

@@ -26,6 +26,12 @@ NOT_RELU = (
 """Activations for which guided backpropagation is not defined, as autograd's nodes name them.
 Sigmoid and softmax are not listed: as gates (squeeze-and-excitation) they are no activation."""
 
+VALUES_KEPT = (
+    "Alias", "Clone", "Expand", "Permute", "PixelShuffle", "Reshape", "Select", "Slice", "Squeeze",
+    "ToCopy", "Transpose", "Unsqueeze", "UnsafeView", "Upsample", "View",
+)  # fmt: skip
+"""Operations after which values mean what they did before, as the names of nodes begin."""
+
 PROBE_PX = 128
 """Edge of the tile with which a network is inspected; the strides of all encoders divide it."""
 
@@ -73,7 +79,7 @@ class Trace(NamedTuple):
 def why_not_guided(network: nn.Module) -> str | None:
     """Explain why a network has no guided gradient; None if every activation is an ``nn.ReLU``."""
     calls, root, _ = trace_forward(network, lambda module: isinstance(module, nn.ReLU))
-    names = [re.sub(r"Backward\d*$", "", node.name()) for node in ancestors(root)]
+    names = [operation(node) for node in ancestors(root)]
     others = sorted(set(names) & set(NOT_RELU))
     if others:
         return f"the network uses {', '.join(others)} where a ReLU is needed"
@@ -222,6 +228,19 @@ def original(node: Node | None) -> Node | None:
     while node is not None and node.name().startswith("Clone"):
         node = next(_parents(node), None)
     return node
+
+
+def last_operation(node: Node | None) -> str:
+    """Return the name of the operation that computed the values which nodes up to this one
+    resample, reshape or select; "" if there is none."""
+    while node is not None and node.name().startswith(VALUES_KEPT):
+        node = next(_parents(node), None)
+    return "" if node is None else operation(node)
+
+
+def operation(node: Node) -> str:
+    """Return the name of a node's operation, such as ``Relu`` of ``ReluBackward0``."""
+    return re.sub(r"Backward\d*$", "", node.name())
 
 
 def _parents(node: Node) -> Iterator[Node]:

@@ -47,7 +47,7 @@ class Model:
     architecture: str
     sha256: str
     """Checksum of the checkpoint file; of the tensors of a network that was adapted in memory
-    (``model.adapter.weights_sha256``)."""
+    (``model.adapter.network_sha256``)."""
     ignored: tuple[str, ...]
     """Keys of the checkpoint that are not part of the network."""
     sigmoid: bool = False
@@ -190,6 +190,8 @@ def check_finite(network: nn.Module, source: Path | str) -> None:
         CheckpointError: they are not; the message begins with their source.
     """
     for key, tensor in network.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            continue  # get_extra_state() may return anything
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"{source}: {key} holds NaN or infinite numbers; the training failed or the file "

@@ -135,7 +135,10 @@ def _default_layer(
 
 def find_encoder(network: nn.Module, path: str) -> nn.Module | None:
     """Return the encoder of a network; None if it has none."""
-    return dict(network.named_modules()).get(path)
+    try:  # named_modules() has a module that is registered twice by its first path alone
+        return network.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _coarsest(network: nn.Module, trace: Trace) -> str:

@@ -31,10 +31,7 @@ def load_run_model(run: RunFolder, loaded: Model | None = None) -> Model:
     elif checkpoint is not None:
         model = load_model(checkpoint, run.settings.model)
     else:
-        raise CheckpointError(
-            f"{run.out}: its network ({run.record.checkpoint.architecture}, sha256 {recorded}) was "
-            "given in memory; adapt it again, and give it as model (docs/networks.md)"
-        )
+        raise CheckpointError(f"{run.out}: {run.why_no_checkpoint}")
     if model.sha256 != recorded:
         raise CheckpointError(
             f"{checkpoint or model.architecture}: is not the checkpoint of the run: its sha256 is "

@@ -125,6 +125,16 @@ class RunFolder:
         return {**self.cells[cell].files, **({f"{OBJECTS}.tif": objects} if objects else {})}
 
     @property
+    def why_no_checkpoint(self) -> str:
+        """Return why a run that names no checkpoint has none, and the remedy."""
+        network = self.record.checkpoint
+        return (
+            f"its network ({network.architecture}, sha256 {network.sha256}) was given in memory; "
+            "adapt it again, and give it as model to Results.open or explain_object "
+            "(docs/networks.md)"
+        )
+
+    @property
     def raw(self) -> bool:
         """Return whether heatmaps are stored as raw values, not as levels of the scale."""
         return self.settings.explain.heatmap_dtype == "float32"

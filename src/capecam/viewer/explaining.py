@@ -48,7 +48,7 @@ def explain_problem(run: RunFolder, imagery: str) -> str:
     """
     checkpoint = run.settings.checkpoint
     if checkpoint is None:
-        return "the checkpoint is missing: the run does not name it"
+        return f"the checkpoint is missing: {run.why_no_checkpoint}"
     if not checkpoint.exists():
         return f"the checkpoint is missing: {checkpoint}; bring it back to where the run found it"
     return imagery
