@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,16 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import rasterio
+from support.cities import blobs, write_tif
 from support.commands import same_products
 
 from capecam import __version__
+from capecam.mosaic.city import open_city
+from capecam.pipeline.preparation import warn_of_names
 from capecam.run.city_products import finish
 from capecam.run.statements import update_statements
 from capecam.run.supervisor import run
+from capecam.settings import AboutSettings
 from capecam.settings.loading import load
 from capecam.store.run_folder import RunFolder
 from capecam.store.verify import verify
@@ -127,6 +132,17 @@ def test_a_damaged_raster_is_not_made_to_look_whole(out, caplog) -> None:
     bad = [finding.path for finding in verify(out).findings if "/cells/" in finding.path]
     assert bad == [str(damaged)]
     assert SAID.items() <= tags_of(out / "cells/5/gradcam.tif").items()
+
+
+def test_names_without_a_date_are_counted_in_a_line(tmp_path, caplog) -> None:
+    for n, name in enumerate(["2023_a", "b", "c"]):
+        write_tif(tmp_path / f"{name}.tif", blobs(50, 60, n), 60 * n)
+    images = open_city([str(tmp_path)], None).mosaic.sources
+    for pattern in (r"(?P<year>\d{4})_", r"(?P<year>\d{4})?", "^.*(?P<year>)", None):
+        warn_of_names(images, AboutSettings(captured_pattern=pattern))
+    found = [re.search(r"names of (.*);", line)[1] for line in caplog.messages]
+    assert found == ["2 of 3 images, such as b", "2 of 3 images, such as b",
+                     "3 of 3 images, such as 2023_a"]  # fmt: skip
 
 
 @pytest.mark.thorough
