@@ -50,7 +50,8 @@ MAX_AREA_ERROR = 0.02
 
 GRID_PX = 2.0**-20
 """Multiples of this are the coordinates of vertices: whole pixels are added to them without
-rounding, so that parts that touch do so wherever an object is."""
+rounding, so that parts that touch do so wherever an object is. This holds for square pixels; others
+are scaled before and after, which rounds."""
 
 ROUNDS = 2
 """Times that edges are found: from the outermost vertex on, then from a corner that was found, in
