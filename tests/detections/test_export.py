@@ -95,6 +95,29 @@ def test_vector_tiles_have_every_detection_at_the_largest_scale(out: Path, tmp_p
     assert set(shapes.columns) <= {"mvt_id", *TILE_COLUMNS}
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("outline", ["regular", "pixel"])
+def test_a_run_without_detections_is_an_empty_layer_or_an_error(
+    tmp_path: Path, kind: str, outline: str
+) -> None:
+    out = make_run(tmp_path / "out", np.zeros((20, 30), np.uint8))
+    path = tmp_path / f"given.{kind}"
+    if kind == "pmtiles":
+        message = r"given.pmtiles: there are no detections.*another --format: fgb, geojson"
+        with pytest.raises(OutputError, match=message):
+            export(out, kind, path, outline)
+        assert [p.name for p in tmp_path.iterdir()] == ["out"]
+        return
+    export(out, kind, path, outline)
+    if kind == "csv":
+        found = pd.read_csv(path)
+    else:
+        found = gpd.read_parquet(path) if kind == "parquet" else gpd.read_file(path)
+    assert len(found) == 0
+    if kind != "geojson":  # which has columns of its features only
+        assert "area_m2" in found.columns
+
+
 def test_the_geopackage_of_the_run_is_not_written_again(out: Path) -> None:
     before = (out / "detections.gpkg").stat()
     assert export(out, "gpkg") == out / "detections.gpkg"

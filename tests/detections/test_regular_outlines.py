@@ -21,7 +21,7 @@ from support.tracing import LO19, rasters, trace
 from capecam.detections.export import export
 from capecam.detections.outline_edges import ALONG, FREE, Knots, find_edges
 from capecam.detections.regions import Polygons, join, mask
-from capecam.detections.regularization import regular_outlines
+from capecam.detections.regularization import MANY_VERTICES, is_usable, regular_outlines
 from capecam.errors import OutputError, UsageError
 from capecam.grid import Grid, Window
 
@@ -139,6 +139,27 @@ def test_any_object_has_a_valid_outline_wherever_it_is(
     assert same(moved, np.array([translate(shape, *way) for shape in outlines], object))
     alone = [regular_outlines(pixels[[n]])[0] for n in range(len(pixels))]
     assert outlines.tolist() == alone
+
+
+@pytest.mark.parametrize("count", [MANY_VERTICES - 1, MANY_VERTICES + 1, 10_000])
+def test_an_outline_is_usable_up_to_4_px_however_many_vertices_it_has(count: int) -> None:
+    """Two combs with a hole, of which the tips or the hole are moved."""
+    teeth = (count - 7) // 2
+    x = np.arange(2 * teeth)
+
+    def comb(tip: float = 0, hole: float = 0) -> shapely.Polygon:
+        y = 20 + 3.0 * (x % 2)
+        y[teeth] += tip
+        ring = [(0, 0), (2 * teeth - 1, 0), *zip(x[::-1], y[::-1], strict=True)]
+        near = shapely.box(10 + hole, 5, 20 + hole, 15).exterior
+        return shapely.Polygon(ring, [near.coords])
+
+    shape = comb()
+    assert (shapely.get_num_coordinates(shape) > MANY_VERTICES) == (count > MANY_VERTICES)
+    others = np.array([comb(0.5), comb(hole=3.9), comb(hole=4.1), comb(30), comb(-10)], object)
+    shapes = np.array([shape] * len(others), object)
+    assert is_usable(others, shapes).tolist() == [True, True, False, False, False]
+    assert is_usable(shapes, others).tolist() == [True, True, False, False, False]
 
 
 @settings(max_examples=15, deadline=None)

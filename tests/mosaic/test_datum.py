@@ -120,10 +120,27 @@ def without_code(code: str) -> str:
     return re.sub(r',AUTHORITY\["EPSG","\d+"\]\]$', "]", renamed)
 
 
+def claiming(code: str, crs: str) -> str:
+    """A CRS that says it has the code of another one."""
+    authority, number = code.split(":")
+    return f'{re.sub(r",AUTHORITY[^,]*,[^,]*$", "", crs[:-1])},AUTHORITY["{authority}","{number}"]]'
+
+
+def geographic(crs: str) -> str:
+    """A geographic CRS without its code: longitude comes first then."""
+    return re.sub(r",AXIS.*$", ',AXIS["Longitude",EAST],AXIS["Latitude",NORTH]]', wkt(crs))
+
+
 @pytest.mark.parametrize(("code", "crs"), [
     (LO19, wkt(LO19)), (LO19, CUSTOM_WKT), (LO19, lo19("D_Hartebeesthoek_1994")),
     ("EPSG:2048", without_code("EPSG:2048")), ("EPSG:27700", SAME[7][1]),
     ("EPSG:7855", mga55("GDA2020")),
+    (LO19, claiming("EPSG:2048", wkt(LO19))), (LO19, claiming("EPSG:2048", lo19("unknown"))),
+    ("EPSG:2048", claiming(LO19, wkt("EPSG:2048"))),
+    ("EPSG:32734", claiming("EPSG:32733", wkt("EPSG:32734"))),
+    ("EPSG:28355", claiming("EPSG:7855", wkt("EPSG:28355"))),
+    ("EPSG:4326", wkt("+proj=longlat +datum=WGS84")), ("EPSG:4326", wkt("EPSG:4326")),
+    ("OGC:CRS84", wkt("OGC:CRS84")), ("EPSG:4148", geographic("EPSG:4148")),
 ])  # fmt: skip
 def test_a_grid_gets_the_code_of_its_parameters(code: str, crs: str) -> None:
     assert registered_crs(crs).to_authority(min_confidence=100) == tuple(code.split(":"))

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -13,15 +14,19 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import rasterio
+from support.cities import blobs, write_tif
 from support.commands import same_products
 
 from capecam import __version__
 from capecam.io.cog import copy_with_tags
 from capecam.io.parquet_texts import copy_with_texts, rows_digest
+from capecam.mosaic.city import open_city
+from capecam.pipeline.preparation import warn_of_names
 from capecam.run.city_products import finish
 from capecam.run.statements import update_statements
 from capecam.run.supervisor import run
 from capecam.runtime.progress import LINE_S, ProgressLines
+from capecam.settings import AboutSettings
 from capecam.settings.loading import load
 from capecam.store.about import About, model_title
 from capecam.store.ledger import Ledger
@@ -215,6 +220,17 @@ def make_old(folder: Path) -> None:
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_names_without_a_date_are_counted_in_a_line(tmp_path, caplog) -> None:
+    for n, name in enumerate(["2023_a", "b", "c"]):
+        write_tif(tmp_path / f"{name}.tif", blobs(50, 60, n), 60 * n)
+    images = open_city([str(tmp_path)], None).mosaic.sources
+    for pattern in (r"(?P<year>\d{4})_", r"(?P<year>\d{4})?", "^.*(?P<year>)", None):
+        warn_of_names(images, AboutSettings(captured_pattern=pattern))
+    found = [re.search(r"names of (.*);", line)[1] for line in caplog.messages]
+    assert found == ["2 of 3 images, such as b", "2 of 3 images, such as b",
+                     "3 of 3 images, such as 2023_a"]  # fmt: skip
 
 
 @pytest.mark.thorough

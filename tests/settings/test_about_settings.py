@@ -59,6 +59,12 @@ def test_dates_of_many_images_are_one_interval_if_all_are_known() -> None:
         ({"captured_pattern": PATTERN}, "2023_RGB_8cm_W57B_8", "2021:02:14 09:30:00", "2023"),
         ({"captured_pattern": PATTERN}, "ct_2023_4_W57B", "", "2023-04"),
         ({"captured_pattern": PATTERN}, "2023_77", "", None),
+        (
+            {"captured_pattern": r"(\d+_)?(?P<year>\d{4})(-(?P<month>\d\d))?_(?P<day>\d\d)"},
+            "2023_07",
+            "",
+            "2023",
+        ),
         ({"captured_pattern": PATTERN}, "W57B", "2021:02:14 09:30:00", "2021-02-14"),
     ],
 )
@@ -92,6 +98,7 @@ def test_a_licence_is_an_identifier_or_words(licence, is_read_as, page) -> None:
         ({"attribution": "two\nlines"}, "about.attribution: must be a text of one line"),
         ({"captured_pattern": "(x"}, "about.captured_pattern: must be a regular expression"),
         ({"captured_pattern": "x"}, "must have a group for the year"),
+        ({"captured_pattern": r"(?P<day>\d\d)_(?P<year>\d{4})"}, "a group for the month beside"),
         ({"captured": 2023, "captured_pattern": PATTERN}, "about: .* set one"),
         ({"license": "CC0-1.0"}, "did you mean 'about.licence'"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from capecam.detections.column_descriptions import DECIMALS
 from capecam.detections.regular_detections import regular_copy
@@ -84,10 +85,7 @@ def export(out: Path, kind: str, to: Path | None = None, outline: str | None = N
         if outline is None:
             log.info("%s: has the outlines of pixels; --to FILE gets regular ones", target)
         return target  # every run writes these
-    if target.name == REVIEW and target.exists():
-        raise OutputError(f"{target}: holds what people say about a run; name another file")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
+    _check_target(target, kind, source)
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic_write(target))
         if outline != PIXEL and kind != "csv":
@@ -104,3 +102,20 @@ def export(out: Path, kind: str, to: Path | None = None, outline: str | None = N
             driver, options = GDAL[kind]
             write_layer(source, temporary, LAYER, crs_of(source), driver=driver, **options)
     return target
+
+
+def _check_target(target: Path, kind: str, source: Path) -> None:
+    """Check that a file can be written, and have the detections of a GeoParquet.
+
+    Raises:
+        OutputError: it is a review, its folder is missing, or its format has no empty layers.
+    """
+    if target.name == REVIEW and target.exists():
+        raise OutputError(f"{target}: holds what people say about a run; name another file")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
+    if kind == "pmtiles" and pq.read_metadata(source).num_rows == 0:
+        raise OutputError(
+            f"{target}: there are no detections, and PMTiles have no empty layers; "
+            f"take another --format: {', '.join(name for name in FORMATS if name != kind)}"
+        )

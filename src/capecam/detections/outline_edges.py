@@ -33,10 +33,14 @@ SHORT_PX = 40.0
 """Length of a ring below which the tolerance falls with it, and prices with its cube."""
 
 MAX_SPAN = 64
-"""Largest number of possible corners along an edge, which bounds time and memory of long rings."""
+"""Largest number of possible corners along an edge, which bounds time and memory of long rings. Of
+the sample city's 371 detections, none changes with more, and 9 with 32; a ragged object of 7,700
+vertices takes 0.8 s on a core of an AMD EPYC, 1.5 s with 256."""
 
 PADDED = 20_000
-"""Possible corners that are worked on at once, those that fill up shorter rings included."""
+"""Possible corners that are worked on at once, those that fill up shorter rings included. On a core
+of an AMD EPYC, a detection of the sample city takes 0.27 ms, with 1,250 and 80,000 0.4 ms, with
+320,000 1 ms."""
 
 BINS = 90
 """Bins of the directions from 0° to 90°, after which they repeat."""

@@ -162,25 +162,45 @@ def same_crs(one: str, other: str) -> bool:
 def registered_crs(wkt: str) -> pyproj.CRS:
     """Return a CRS with its code, by which databases know it, or as it is if no registry has it.
 
-    A CRS without a code is looked for by its parameters. Its datum may be assumed, as in
-    :func:`same_crs`, where a single CRS has these parameters: a transverse Mercator projection on
-    19° E is ESRI:102562, and EPSG:2048 only with both axes flipped.
+    A CRS without a code, or with that of another CRS, is looked for by its parameters. Its datum
+    may be assumed, as in :func:`same_crs`, where a single CRS has these parameters: a transverse
+    Mercator projection on 19° E is ESRI:102562, and EPSG:2048 only with both axes flipped.
     """
     crs = parse_crs(wkt)
-    if "id" in crs.to_json_dict():
-        return crs
-    wanted, parameters = crs, crs_parameters(wkt)
+    text = crs.to_json_dict()
+    named = text.pop("id", None)
+    if named:
+        try:
+            claimed = pyproj.CRS.from_authority(named["authority"], named["code"])
+        except CRSError:  # an authority that PROJ does not know
+            return crs
+        is_so = _is_as(crs, claimed, wkt)
+        return crs if is_so else registered_crs(pyproj.CRS.from_json_dict(text).to_wkt())
+    wanted, parameters = [crs], crs_parameters(wkt)
     if crs.is_projected and parameters:  # PROJ finds a grid of no datum by its parameters alone
         parameters.pop("towgs84", None)
-        wanted = pyproj.CRS.from_dict(parameters)
-    matches = wanted.list_authority(min_confidence=MIN_CONFIDENCE)
+        wanted = [pyproj.CRS.from_dict(parameters)]
+    elif len(text.get("coordinate_system", {}).get("axis", [])) == 2:
+        # The order of axes is not that of coordinates in files, but tells OGC:CRS84, for which
+        # databases have no number, from EPSG:4326.
+        system = text["coordinate_system"]
+        turned = {**system, "axis": system["axis"][::-1]}
+        wanted.append(pyproj.CRS.from_json_dict({**text, "coordinate_system": turned}))
+    matches = [m for each in wanted for m in each.list_authority(min_confidence=MIN_CONFIDENCE)]
+    matches.sort(key=lambda match: (not match.code.isdigit(), match.auth_name != "EPSG"))
     candidates = [pyproj.CRS.from_authority(match.auth_name, match.code) for match in matches]
-    same = [
-        found for found in candidates
-        if same_crs(wkt, found.to_wkt()) and _directions(found) == _directions(crs)
-    ]  # fmt: skip
+    same = [found for found in candidates if _is_as(crs, found, wkt)]
     certain = [found for found in same if not is_assumed(wkt, found.to_wkt())]
     return (certain or same)[0] if certain or len(same) == 1 else crs
+
+
+def _is_as(crs: pyproj.CRS, registered: pyproj.CRS, wkt: str) -> bool:
+    """Return whether a CRS, with its WKT, is the registered one, in any order of axes."""
+    try:
+        is_same = same_crs(wkt, registered.to_wkt())
+    except CRSError:  # the registered one has no PROJ string, which that of every grid has
+        return False
+    return is_same and _directions(crs) == _directions(registered)
 
 
 def _directions(crs: pyproj.CRS) -> set[str]:

@@ -22,7 +22,8 @@ from capecam.io.parquet_texts import COMPRESSION, NO_TEXTS, texts_of
 
 ROW_GROUP = 16_384
 """Rows that readers of a GeoParquet can skip together: 12 MB of detections with 43 columns, 38 MB
-when they are read. A square kilometre of 200,000 detections is in one or two of 13 such groups."""
+when they are read. A square kilometre of 200,000 detections, copies of the sample city's side by
+side, is in one or two of 13 such groups."""
 
 BBOX = "bbox"
 """Column with the bounds of each geometry, by which readers skip row groups (GeoParquet 1.1)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from capecam.attribution.autotune import auto_batch_size, auto_precision
@@ -138,6 +138,20 @@ def _describe(model: Model) -> CheckpointRecord:
 def captured(image: Source, settings: AboutSettings) -> CaptureDate | None:
     """Return when an image was taken, if that is known."""
     return settings.date_of(image.name, image.header.metadata.captured)
+
+
+def warn_of_names(images: Sequence[Source], settings: AboutSettings) -> None:
+    """Log how many images have a name in which ``captured_pattern`` finds no date, in a line."""
+    pattern = settings.captured_pattern
+    if pattern is None:
+        return
+    undated = [image.name for image in images if CaptureDate.of_name(image.name, pattern) is None]
+    if undated:
+        log.warning(
+            "about.captured_pattern finds no date in the names of %d of %d images, such as %s; "
+            "their files' tags are taken, where they have a date",
+            len(undated), len(images), undated[0],
+        )  # fmt: skip
 
 
 def value_range(

@@ -15,6 +15,7 @@ from capecam.mosaic.city import City, city_of, find_cells
 from capecam.mosaic.diagnostics import DiagnosticGroup, summarize_diagnostics
 from capecam.pipeline.cell_runner import CellResult
 from capecam.pipeline.object_group import GroupResult, ObjectGroup
+from capecam.pipeline.preparation import warn_of_names
 from capecam.run.applied_calibration import read_for
 from capecam.run.city_products import write_city_products
 from capecam.run.early_process import EarlyEvidenceProcess
@@ -109,6 +110,7 @@ def _prepare(
 ) -> PreparedRun:
     """Find out what all cells have in common, and record it before the first one is processed."""
     diagnostics, cells = _diagnostics(city, settings), find_cells(city, settings.tiling)
+    warn_of_names(city.mosaic.sources, settings.about)
     outcome.workers = executor.count
     progress.at("network")
     constants = executor.prepare(city, previous, progress)

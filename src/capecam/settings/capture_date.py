@@ -7,6 +7,7 @@ from calendar import monthrange
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Annotated, Self
 
 from pydantic import AfterValidator
@@ -66,9 +67,10 @@ class CaptureDate:
         match = re.search(pattern, name)
         if match is None:
             return None
-        parts = [match.groupdict().get(part) for part in PARTS]
+        # A day is one only after a month, whose group may be optional.
+        parts = takewhile(bool, (match.groupdict().get(part) or "" for part in PARTS))
         try:
-            return cls("-".join(part.zfill(2) for part in parts if part))
+            return cls("-".join(part.zfill(2) for part in parts))
         except ValueError:
             return None
 
@@ -124,7 +126,8 @@ def check_name_pattern(pattern: str) -> None:
     """Check that a pattern finds dates in names.
 
     Raises:
-        ValueError: it is no regular expression, or has no group for the year.
+        ValueError: it is no regular expression, has no group for the year, or one for the day but
+            none for the month.
     """
     try:
         groups = re.compile(pattern).groupindex
@@ -132,3 +135,5 @@ def check_name_pattern(pattern: str) -> None:
         raise ValueError(f"must be a regular expression of Python ({error})") from None
     if "year" not in groups:
         raise ValueError("must have a group for the year: (?P<year>\\d{4})")
+    if "day" in groups and "month" not in groups:
+        raise ValueError("must have a group for the month beside the day: (?P<month>\\d\\d)")
