@@ -131,8 +131,13 @@ def test_the_default_layer_is_the_deepest_map(kind: str) -> None:
     assert check_default(network_of(kind, 1e9)) == f"encoder.{NETWORKS[kind]}"
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", SWEEP)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow if number % 3 else pytest.mark.thorough)
+        for number, kind in enumerate(SWEEP)
+    ],
+)
 def test_the_default_layer_of_every_encoder(kind: str) -> None:
     check_default(network_of(kind, 8e6))
 
