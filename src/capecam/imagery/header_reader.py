@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from capecam.io.gdal import gdal_settings
 from capecam.io.paths import Location
 from capecam.runtime import logs
 from capecam.runtime.child_process import ChildDiedError, ChildProcess, ParentConnection
+from capecam.runtime.machine import usable_cpus
 from capecam.settings import ImagerySettings
 
 DEFAULTS = ImagerySettings()
@@ -102,7 +102,7 @@ def read_headers(
         SettingsError: the CRS to be assigned is not valid.
     """
     crs_of_setting(rules.imagery.crs)
-    count = max(1, min(os.cpu_count() or 1, len(paths) // HEADERS_A_PROCESS))
+    count = max(1, min(usable_cpus(), len(paths) // HEADERS_A_PROCESS))
     items = list(enumerate(paths))
     answers: dict[int, Answer] = {}
     if count == 1 and not rules.apart:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -197,7 +196,7 @@ class _LayerWriter:
     """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._threads = ThreadPoolExecutor(usable_cpus())
         self._layers: list[Future[None]] = []
 
     def start(self, run: RunFolder, products: Sequence[str]) -> None:

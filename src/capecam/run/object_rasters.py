@@ -7,7 +7,6 @@ from the stored maps of all objects, again only where these differ.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from capecam.grid import Grid, Window
 from capecam.io.cog import LEVELS, NODATA, Product, write_cog
 from capecam.io.heat_layer import OBJECT_SHARE_MAX
 from capecam.pipeline.object_shares import object_shares
+from capecam.runtime.machine import usable_cpus
 from capecam.store.file_names import OBJECTS
 from capecam.store.object_store import StoredObject
 from capecam.store.records import FileFacts, ObjectRasterRecord
@@ -67,7 +67,7 @@ def write_object_rasters(
             return None
         return _update(run, cell, grid, near)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy and GDAL release Python's lock
+    with ThreadPoolExecutor(usable_cpus()) as threads:  # numpy and GDAL release Python's lock
         records = dict(zip(run.cells, threads.map(write, run.cells), strict=True))
     kept = {cell: record for cell, record in records.items() if record is not None}
     if not kept:
