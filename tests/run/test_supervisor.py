@@ -457,8 +457,9 @@ def test_a_run_records_the_time_of_its_stages(one, tmp_path) -> None:
     writes = {f"write {product}" for product in PRODUCTS}
     main = {"read", "engine", "stitch", "wait", "finish"}
     assert set(work) == {*main, *writes, "trace"}
-    assert sum(work[stage] for stage in main) <= wall
-    assert run_json["engine_waited"] == pytest.approx(1 - work["engine"] / wall, abs=1e-3)
+    ms = 1e-3  # all of them are rounded to it
+    assert sum(work[stage] for stage in main) <= wall + 3 * ms
+    assert run_json["engine_waited"] == pytest.approx(1 - work["engine"] / wall, abs=ms / wall)
     assert "the engine waited" in summary(outcome)
     again = explain(one, tmp_path, objects__explain="all")
     assert (again.engine_waited, again.tiles) == (None, 0)
