@@ -389,7 +389,7 @@ def test_floats_of_any_width_become_float32(folder: Path, tmp_path: Path) -> Non
     state = read_weights(folder).tensors
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         other = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-        network = load_model(saved(other, tmp_path / "a.pt"), UNET).network
+        network = load_model(str(saved(other, tmp_path / "a.pt")), UNET).network
         found = network.state_dict()["encoder.conv1.weight"]
         assert found.dtype == torch.float32
         assert torch.equal(found, state["encoder.conv1.weight"].to(dtype).float())

@@ -94,14 +94,18 @@ class Model:
         return notebook_html.table([(name, text) for name, text in rows.items() if text])
 
 
-def load_model(path: Path, settings: ModelSettings) -> Model:
+def load_model(path: Path | str, settings: ModelSettings) -> Model:
     """Load a checkpoint into the network that settings or its own folder describe.
+
+    Args:
+        path: of a checkpoint file, or of a folder as Hugging Face saves it.
+        settings: of the model.
 
     Raises:
         CheckpointError: the checkpoint is unreadable, unsafe, or not of this network.
         SettingsError: architecture, encoder or layer is missing or unknown.
     """
-    model = build_model(read_weights(path), settings)
+    model = build_model(read_weights(Path(path)), settings)
     if model.doubt:
         log.warning("%s", model.doubt)
     return model
