@@ -20,6 +20,7 @@ from capecam.attribution.graph.fake import CudaOperations
 from capecam.attribution.graph.graph_engine import difference
 from capecam.attribution.graph.network_passes import fold_batch_norms, use_channels_last
 from capecam.attribution.graph.passes import compute_constants, share_equal
+from capecam.attribution.graph.steps import TOLERANCE, correlation_lost
 from capecam.attribution.maps import Explanation
 from capecam.settings import METHODS
 
@@ -134,17 +135,21 @@ def test_one_and_true_are_not_equal() -> None:
     assert graph(torch.ones(3)).tolist() == [5.0] * 3
 
 
+JUDGED = ("gradcam", "gradcampp", "layercam", "guided_gradcam")
+"""Maps that do not divide by small sums."""
+
+
 def test_batch_norms_are_folded_in_16_bits() -> None:
     graph = graph_of("FPN", "bf16")
     norms = [node for node in graph.graph.nodes if node.target in BATCH_NORMS]
     count = fold_batch_norms(graph, *tiles())
     assert len(norms) - 1 <= count <= len(norms)  # the target layer's convolution is read twice
     batch, exact = tiles(seed=2), captured("FPN", "fp32")(*tiles(seed=2))
-    (half, folded) = (
-        map_error(g(*batch).heat, exact.heat) for g in (captured("FPN", "bf16"), graph)
+    half, folded = (
+        sum(1 - map_error(g(*batch).heat, exact.heat).correlation[name] for name in JUDGED)
+        for g in (captured("FPN", "bf16"), graph)
     )
-    for name in ("gradcam", "gradcampp", "layercam", "guided_gradcam"):
-        assert folded.correlation[name] > 2 * half.correlation[name] - 1, name
+    assert folded < 4 * half
 
 
 def test_batch_norms_are_not_folded_in_float32() -> None:
@@ -173,9 +178,11 @@ def test_a_folded_batch_norm_is_the_product() -> None:
 def test_channels_last_is_another_order_of_the_same(network: str, precision: str) -> None:
     graph = graph_of(network, precision)
     assert use_channels_last(graph, *tiles()) > 3
+    if network == "tiny":
+        assert off(graph, network, precision) < 1e-12
+    batch = tiles(seed=2)
+    found, expected = (g(*batch) for g in (graph, captured(network, precision)))
     if precision == "fp32":
-        assert off(graph, network, precision) < (1e-12 if network == "tiny" else 0.02)
+        assert correlation_lost(found, expected) < TOLERANCE["fp32"]
     else:
-        batch = tiles(seed=2)
-        heat, expected = (g(*batch).heat for g in (graph, captured(network, precision)))
-        assert map_error(heat, expected).correlation["gradcam"] > 0.95
+        assert map_error(found.heat, expected.heat).correlation["gradcam"] > 0.95
