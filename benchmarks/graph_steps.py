@@ -36,7 +36,7 @@ from capecam.attribution.comparison import map_error
 from capecam.attribution.device import HALF, pick_device, repeatable
 from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.cost import Cost, count_cost
-from capecam.attribution.graph.fake import CudaOperations, capture_without_values
+from capecam.attribution.graph.fake import CudaOperations
 from capecam.attribution.graph.graph_engine import difference
 from capecam.attribution.graph.steps import CUDA_GRAPH, ON_CUDA, take_steps
 from capecam.attribution.maps import Explanation
@@ -230,7 +230,7 @@ def counted(model: Model, case: Case, size: int) -> dict[str, object]:
     def explain(pixels: Tensor, valid: Tensor) -> Explanation:
         return engine.explain(pixels, valid)
 
-    graph = capture_without_values(explain, *tiles)
+    graph = capture(explain, *tiles)
     plain = count_cost(graph, *tiles).flops
     take_steps([step for step in case.steps if step not in NOT_COUNTED], graph, tiles)
     cost = count_cost(graph, *tiles)

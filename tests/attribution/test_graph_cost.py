@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from capecam.attribution.graph.capture import capture
 from capecam.attribution.graph.cost import Cost, count_cost
-from capecam.attribution.graph.fake import CudaOperations, capture_without_values
+from capecam.attribution.graph.fake import CudaOperations
 from capecam.attribution.graph.steps import take_steps
 from capecam.settings import DEFAULT_METHODS
 
@@ -18,7 +19,7 @@ BATCH, SIZE = 32, 320
 
 
 def cost_of(function: object, *inputs: Tensor) -> Cost:
-    return count_cost(capture_without_values(function, *inputs), *inputs)
+    return count_cost(capture(function, *inputs), *inputs)
 
 
 def test_elements_are_read_and_written_once() -> None:
@@ -54,7 +55,7 @@ def tiles() -> tuple[Tensor, Tensor]:
 
 def nine_maps(precision: str) -> GraphModule:
     engine = CudaOperations(cape_town_model(), DEFAULT_METHODS, precision=precision)
-    return capture_without_values(engine.explain, *tiles())
+    return capture(engine.explain, *tiles())
 
 
 def check_budget(graph: GraphModule, kernels: int, gigabytes: float) -> None:

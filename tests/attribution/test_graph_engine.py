@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 
@@ -93,6 +94,25 @@ def test_graphs_of_other_networks(kind: str) -> None:
     engine(*first)
     assert all(engine.replays.values())
     same(engine(*second), Engine(model, methods)(*second))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "guided_gradcam", "guided_gradcam_shared"])
+def test_capturing_keeps_no_activations(method: str) -> None:
+    model = tiny_model(smp_network("FPN", "resnet18"), None)
+    engine, batch = GraphEngine(model, [method]), tiles(2, 64)
+    engine.patience = 1
+    engine(*batch)
+    before = tensors_of_autograd()
+    engine(*batch)
+    assert all(engine.replays.values())
+    assert tensors_of_autograd() == before
+
+
+def tensors_of_autograd() -> int:
+    """Return how many tensors wait for a backward pass."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    return sum(x.grad_fn is not None for x in tensors)
 
 
 class Deciding(nn.Module):

