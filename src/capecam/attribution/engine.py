@@ -42,9 +42,8 @@ from capecam.settings import DEFAULT_METHODS, METHODS, PIXEL_METHODS, PRECISIONS
 log = logging.getLogger(__name__)
 
 CPU_BATCH = 4
-"""Maximum number of tiles that a CPU takes at once. With more, activations outgrow the heap and are
-paged in again: FPN resnext50_32x4d took 0.82 s a tile by 4, 0.92 by 8 and 1.27 by 32
-(docs/performance.md)."""
+"""Maximum number of tiles that a CPU takes at once. FPN resnext50_32x4d takes as long for a tile by
+8, and 1.1 GB more (docs/performance.md)."""
 
 DETECTED_BATCH = 32
 """Number of tiles that a GPU explains together if only some are explained."""
