@@ -110,11 +110,7 @@ class Subject:
         kind = Engine if device.type == "cuda" else CudaOperations
         engine = kind(model, METHODS, precision=precision, device=device)
         self.tiles = tuple(x.to(device) for x in tiles)
-
-        def explain(pixels: Tensor, valid: Tensor) -> Explanation:
-            return engine.explain(pixels, valid)
-
-        self.explain = explain
+        self.explain: Explain = engine.explain
 
     @cached_property
     def _graph(self) -> GraphModule:
@@ -226,11 +222,7 @@ def counted(model: Model, case: Case, size: int) -> dict[str, object]:
     """Count what a case costs a GPU, without one: no value is computed."""
     engine = CudaOperations(model, METHODS, precision=case.precision)
     tiles = tiles_of(case.batch, size)
-
-    def explain(pixels: Tensor, valid: Tensor) -> Explanation:
-        return engine.explain(pixels, valid)
-
-    graph = capture(explain, *tiles)
+    graph = capture(engine.explain, *tiles)
     plain = count_cost(graph, *tiles).flops
     take_steps([step for step in case.steps if step not in NOT_COUNTED], graph, tiles)
     cost = count_cost(graph, *tiles)

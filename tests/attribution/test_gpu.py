@@ -151,7 +151,7 @@ def test_the_graph_of_a_cpu_is_that_of_the_gpu(precision: str) -> None:
 
     def cost(engine: Engine, device: str) -> Cost:
         tiles = pixels.to(device), valid(pixels).to(device)
-        graph = capture(lambda pixels, valid: engine.explain(pixels, valid), *tiles)  # noqa: PLW0108
+        graph = capture(engine.explain, *tiles)
         return count_cost(graph, *tiles)
 
     cpu = cost(CudaOperations(sample_model(), METHODS, precision=precision), "cpu")

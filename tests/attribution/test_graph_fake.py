@@ -16,12 +16,7 @@ from torch.nn import functional as F
 
 from capecam.attribution.engine import Engine
 from capecam.attribution.graph.capture import capture
-from capecam.attribution.graph.fake import (
-    CUDA,
-    CudaAutocast,
-    CudaOperations,
-    on_fake_cuda,
-)
+from capecam.attribution.graph.fake import CUDA, CudaAutocast, CudaOperations, on_fake_cuda
 from capecam.attribution.graph.steps import take_steps
 from capecam.attribution.maps import Explanation
 from capecam.model.model import Model
@@ -94,11 +89,7 @@ def test_it_transposes_upsampling_by_matrix_products() -> None:
 def test_the_operations_of_a_gpu_give_the_maps_of_a_cpu() -> None:
     tiles = images(2, 96), TILES[1]
     engine = CudaOperations(sample_model(), METHODS)
-
-    def explain(pixels: Tensor, valid: Tensor) -> Explanation:
-        return engine.explain(pixels, valid)
-
-    found = capture(explain, *tiles)(*tiles).heat
+    found = capture(engine.explain, *tiles)(*tiles).heat
     heat = Engine(sample_model(), METHODS).explain(*tiles).heat
     for name, maps in found.items():
         torch.testing.assert_close(maps, heat[name], rtol=1e-3, atol=1e-5 * float(heat[name].max()))

@@ -21,7 +21,6 @@ from capecam.attribution.graph.graph_engine import difference
 from capecam.attribution.graph.network_passes import fold_batch_norms, use_channels_last
 from capecam.attribution.graph.passes import compute_constants, share_equal
 from capecam.attribution.graph.steps import TOLERANCE, correlation_lost
-from capecam.attribution.maps import Explanation
 from capecam.settings import METHODS
 
 NETWORKS = [
@@ -44,11 +43,7 @@ def captured(network: str, precision: str) -> GraphModule:
     else:
         model = tiny_model(smp_network(network, "resnet18"), None)
     engine = CudaOperations(model, METHODS, precision=precision)
-
-    def explain(pixels: Tensor, valid: Tensor) -> Explanation:
-        return engine.explain(pixels, valid)
-
-    return capture(explain, *tiles())
+    return capture(engine.explain, *tiles())
 
 
 def graph_of(network: str, precision: str) -> GraphModule:
@@ -184,5 +179,8 @@ def test_channels_last_is_another_order_of_the_same(network: str, precision: str
     found, expected = (g(*batch) for g in (graph, captured(network, precision)))
     if precision == "fp32":
         assert correlation_lost(found, expected) < TOLERANCE["fp32"]
+        for explanation in (found, expected):  # of an untrained network its denominators vanish
+            del explanation.heat["gradcampp_notebook"]
+        assert difference(found, expected) < 0.02
     else:
         assert map_error(found.heat, expected.heat).correlation["gradcam"] > 0.95

@@ -20,7 +20,6 @@ from capecam.attribution.graph.fake import CudaOperations, on_fake_cuda
 from capecam.attribution.graph.graph_engine import GraphEngine, Kind, difference
 from capecam.attribution.graph.passes import compute_constants, share_equal
 from capecam.attribution.graph.steps import NAMES, STEPS, default_steps, take_steps, tolerance
-from capecam.attribution.maps import Explanation
 from capecam.attribution.methods import CAMS
 from capecam.errors import SettingsError
 from capecam.model.introspection import why_not_guided
@@ -233,17 +232,13 @@ def test_other_networks_go_through_the_steps_and_run_on_a_gpu(kind: str) -> None
     model = tiny_model(smp_network(architecture, encoder), None)
     methods = tuple(CAMS) if why_not_guided(model.network) else METHODS
     engine = CudaOperations(model, methods)
-
-    def explain(pixels: Tensor, valid: Tensor) -> Explanation:
-        return engine.explain(pixels, valid)
-
     first, second = ((images(2, 64, seed), torch.ones(2, 64, 64).bool()) for seed in (1, 2))
-    graph = capture(explain, *first)
+    graph = capture(engine.explain, *first)
     expected = graph(*second)
     compute_constants(graph)
     share_equal(graph)
     on_fake_cuda(graph, *first)
     assert difference(graph(*second), expected) == 0
-    channels_last = take_steps(["channels_last"], capture(explain, *first), first)
+    channels_last = take_steps(["channels_last"], capture(engine.explain, *first), first)
     on_fake_cuda(channels_last, *first)
     assert steps.correlation_lost(channels_last(*second), expected) < 1e-3
