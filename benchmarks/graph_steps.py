@@ -122,8 +122,15 @@ class Subject:
             return self.explain
         return take_steps(steps, copy.deepcopy(self._graph), self.tiles)
 
+    @cached_property
+    def plain_cost(self) -> Cost:
+        """Cost of the graph before any step; kernels of Triton do not say how many FLOP they do."""
+        return count_cost(self._graph, *self.tiles)
+
     def cost(self, steps: Sequence[str]) -> Cost:
         """Count the cost of the graph after those steps that leave operations to count."""
+        if steps in (AUTOGRAD, GRAPH):
+            return self.plain_cost
         graph = copy.deepcopy(self._graph)
         take_steps([step for step in steps if step not in NOT_COUNTED], graph, self.tiles)
         return count_cost(graph, *self.tiles)
@@ -173,14 +180,13 @@ class Benchmark:
         tile = (
             statistics.median(seconds(run, self._device) for _ in range(self._rounds)) / case.batch
         )
-        plain = self._subject_now.cost(())  # a kernel of Triton does not say how many FLOP it does
-        cost = plain if case.steps == AUTOGRAD else self._subject_now.cost(case.steps)
+        flops, cost = self._subject_now.plain_cost.flops, self._subject_now.cost(case.steps)
         row |= {
             "tiles_per_s": round(1 / tile, 2),
             "kernels": cost.count,
-            "gflop_per_tile": round(plain.flops / case.batch / 1e9, 1),
+            "gflop_per_tile": round(flops / case.batch / 1e9, 1),
             "gb_per_tile": round(cost.bytes / case.batch / 1e9, 3),
-            "tflop_per_s": round(plain.flops / case.batch / tile / 1e12, 3),
+            "tflop_per_s": round(flops / case.batch / tile / 1e12, 3),
             "gb_per_s": round(cost.bytes / case.batch / tile / 1e9, 1),
             "peak_mb": round(peak_mb(run, self._device) or 0),
             "launched": self._launched(run),
@@ -218,24 +224,6 @@ class Benchmark:
         return sum(not event.name.startswith(("Memcpy", "Memset")) for event in events)
 
 
-def counted(model: Model, case: Case, size: int) -> dict[str, object]:
-    """Count what a case costs a GPU, without one: no value is computed."""
-    engine = CudaOperations(model, METHODS, precision=case.precision)
-    tiles = tiles_of(case.batch, size)
-    graph = capture(engine.explain, *tiles)
-    plain = count_cost(graph, *tiles).flops
-    take_steps([step for step in case.steps if step not in NOT_COUNTED], graph, tiles)
-    cost = count_cost(graph, *tiles)
-    return dict.fromkeys(COLUMNS) | {
-        "precision": case.precision,
-        "batch": case.batch,
-        "steps": " ".join(case.steps) or "graph",
-        "kernels": cost.count,
-        "gflop_per_tile": round(plain / case.batch / 1e9, 1),
-        "gb_per_tile": round(cost.bytes / case.batch / 1e9, 3),
-    }
-
-
 COUNTED = (
     GRAPH,
     ("constants",),
@@ -245,15 +233,22 @@ COUNTED = (
 """Steps whose operations can be counted."""
 
 
-def count(precisions: Sequence[str], batch: int, size: int) -> list[dict[str, object]]:
-    """Count the cases of :data:`COUNTED`, as far as a precision has them."""
-    model = untrained_model(sample_tiles(4, size))
-    return [
-        counted(model, Case(precision, batch, taken), size)
-        for precision in precisions
-        for taken in COUNTED
-        if precision in HALF or "folded" not in taken
-    ]
+def count(precisions: Sequence[str], batch: int, size: int) -> Iterator[dict[str, object]]:
+    """Count what :data:`COUNTED` cost a GPU, without one, as far as a precision has them."""
+    model, tiles = untrained_model(sample_tiles(4, size)), tiles_of(batch, size)
+    for precision in precisions:
+        subject = Subject(model, precision, torch.device("cpu"), tiles)
+        for taken in COUNTED:
+            if precision in HALF or "folded" not in taken:
+                cost = subject.cost(taken)
+                yield dict.fromkeys(COLUMNS) | {
+                    "precision": precision,
+                    "batch": batch,
+                    "steps": " ".join(taken) or "graph",
+                    "kernels": cost.count,
+                    "gflop_per_tile": round(subject.plain_cost.flops / batch / 1e9, 1),
+                    "gb_per_tile": round(cost.bytes / batch / 1e9, 3),
+                }
 
 
 COLUMNS = (

@@ -1,6 +1,7 @@
 """Measure speed and accuracy of each technique of the engine, and of the rejected ones.
 
-Usage: techniques.py [--device NAME] [--rounds N] [--size PX] [--model NAME] [--csv FILE]
+Usage: techniques.py [--device NAME] [--rounds N] [--size PX] [--detected TILES] [--model NAME]
+       [--csv FILE]
 
 Nine maps of an untrained FPN resnext50_32x4d. Rounds are interleaved; seconds are medians. In the
 waterfall every row includes the techniques of the rows above it. Accuracy is measured with the
@@ -39,7 +40,6 @@ METHODS_SHARED = ("gradcam", "gradcampp", SHARED)
 BACKWARD = "capecam.attribution.backward"
 ENGINE = "capecam.attribution.engine"
 ACCURACY_TILES = 8
-DETECTED_TILES = 40
 
 
 def switch_only(network: nn.Module, switch: ReluSwitch, memory_format: torch.memory_format) -> None:
@@ -211,9 +211,11 @@ def measure(
     return measured
 
 
-def measure_detected(device: torch.device, rounds: int, size: int) -> list[dict[str, object]]:
-    """Measure ``where="detected"`` by the share of tiles with one detected class."""
-    tiles = sample_tiles(DETECTED_TILES, size)
+def measure_detected(
+    device: torch.device, rounds: int, size: int, count: int
+) -> list[dict[str, object]]:
+    """Measure ``where="detected"`` by the share of ``count`` tiles with one detected class."""
+    tiles = sample_tiles(count, size)
     model = untrained_model(tiles[:4])
     engines = {
         where: Engine(model, METHODS, where=where, device=device) for where in ("all", "detected")
@@ -222,9 +224,9 @@ def measure_detected(device: torch.device, rounds: int, size: int) -> list[dict[
     masks = {"all": torch.ones_like(winner, dtype=torch.bool)}
     for share in (0.0, 0.05, 0.2, 1.0):
         # Every 1/share-th tile keeps the pixels of one class, the others only the background.
-        kept = torch.zeros(DETECTED_TILES, dtype=torch.long)
-        chosen = torch.linspace(0, DETECTED_TILES - 1, round(share * DETECTED_TILES)).long()
-        kept[chosen] = torch.tensor([1, 2, 3]).repeat(DETECTED_TILES)[: len(chosen)]
+        kept = torch.zeros(count, dtype=torch.long)
+        chosen = torch.linspace(0, count - 1, round(share * count)).long()
+        kept[chosen] = torch.tensor([1, 2, 3]).repeat(count)[: len(chosen)]
         masks[f"{share:.0%} detected"] = (winner == 0) | (winner == kept[:, None, None])
     masks["100% detected, every class"] = masks["all"]
     times: dict[str, list[float]] = {name: [] for name in masks}
@@ -233,7 +235,7 @@ def measure_detected(device: torch.device, rounds: int, size: int) -> list[dict[
             explain = engines["all" if name == "all" else "detected"]
             took = seconds(partial(run_through, explain, tiles, valid), device)
             if n:
-                times[name].append(took / DETECTED_TILES)
+                times[name].append(took / count)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return [
         {
@@ -246,9 +248,11 @@ def measure_detected(device: torch.device, rounds: int, size: int) -> list[dict[
     ]
 
 
-def measure_predicted(device: torch.device, rounds: int, size: int) -> list[dict[str, object]]:
+def measure_predicted(
+    device: torch.device, rounds: int, size: int, count: int
+) -> list[dict[str, object]]:
     """Measure ``score="predicted"`` on tiles of the sample city, by its own network."""
-    tiles = sample_tiles(DETECTED_TILES, size)
+    tiles = sample_tiles(count, size)
     valid = torch.ones_like(tiles[:, 0], dtype=torch.bool)
     engine = Engine(sample_model(), METHODS, score="predicted", device=device)
     found = torch.cat([predicted(engine.logits(part))[:, 1:] for part in tiles.split(4)])
@@ -267,7 +271,7 @@ def measure_predicted(device: torch.device, rounds: int, size: int) -> list[dict
         for name, way in ways.items():
             took = seconds(way, device)
             if n:
-                times[name].append(took / DETECTED_TILES)
+                times[name].append(took / count)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return [
         {
@@ -306,6 +310,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=320, help="edge of a tile in pixels")
+    parser.add_argument("--detected", type=int, default=40, help="tiles for --where detected")
     parser.add_argument("--model", choices=["original", "sample"], default="original")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/techniques.csv"))
     arguments = parser.parse_args()
@@ -314,8 +319,8 @@ def main() -> None:
     synchronize(device)
     print(class_blindness(device, arguments.size), flush=True)
     measured = [
-        *measure_detected(device, arguments.rounds, arguments.size),
-        *measure_predicted(device, arguments.rounds, arguments.size),
+        *measure_detected(device, arguments.rounds, arguments.size, arguments.detected),
+        *measure_predicted(device, arguments.rounds, arguments.size, arguments.detected),
     ]
     for row in measured:
         print(row, flush=True)

@@ -195,7 +195,7 @@ def test_specks(tmp_path: Path) -> None:
 
 
 def test_techniques(tmp_path: Path) -> None:
-    options = ("--rounds", 1, "--size", 64, "--model", "sample")
+    options = ("--rounds", 1, "--size", 64, "--detected", 8, "--model", "sample")
     rows = benchmark("techniques", tmp_path / "techniques.csv", *options)
     accurate = [row for row in rows if row["compared"] and not row["technique"].startswith("--")]
     assert len(accurate) == 12
