@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -17,12 +18,18 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_collection_finish() -> None:
+    """Leave libraries and tests out of garbage collections, each of which takes .6 s with torch."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def city(tmp_path_factory) -> Path:
     """Nine images, a network, and the output of an undisturbed run."""
     from support.networks import smp_network  # noqa: PLC0415 slow (timm); most modules need none
 
-    folder, size = tmp_path_factory.mktemp("city"), 200
+    folder, size = tmp_path_factory.mktemp("city"), 120
     whole = blobs(3 * size, 3 * size, seed=4)
     for n in range(9):
         r, c = n // 3 * size, n % 3 * size
@@ -33,7 +40,8 @@ def city(tmp_path_factory) -> Path:
         "sources: [images]\ncheckpoint: model.pt\nmodel: {architecture: FPN, encoder: resnet18}\n"
         "explain: {calibration_tiles: 4, methods: [gradcam]}\n"
         "tiling: {size: 64, overlap: 24, stride: 8}\n"
-        "detections: {min_area_m2: 0}\ncompute: {workers: 2}\n"
+        "detections: {min_area_m2: 0}\n"
+        "compute: {workers: 2, engine: autograd}\n"  # a graph takes longer than all cells
         "objects: {explain: 4}\n"  # a network of random weights finds hundreds
     )
     typed("run", "--config", folder / "city.yaml", "--out", folder / "out", "--in-process")

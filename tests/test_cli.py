@@ -281,6 +281,7 @@ def test_inspect(city: Path) -> None:
     assert facts["size"] == "330 x 200 px"
 
 
+@pytest.mark.thorough
 def test_cells_of_any_name(city: Path, tmp_path: Path) -> None:
     image = tmp_path / "it's ünïcode; 100 %.tif"
     write_tif(image, np.full((3, 160, 160), 200, np.uint8))

@@ -117,6 +117,7 @@ def test_shipped_configurations_are_valid(name: str) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_the_example_in_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -85,7 +85,7 @@ def test_the_imagery_is_that_of_the_files(results: Results, city: Path) -> None:
         np.testing.assert_array_equal(part.values[:3], dataset.read())
         assert part.transform.almost_equals(dataset.transform)
     assert (part.values[3] == 255).all()
-    assert (bounds[2] - bounds[0], bounds[3] - bounds[1]) == pytest.approx((48, 48))
+    assert (bounds[2] - bounds[0], bounds[3] - bounds[1]) == pytest.approx((28.8, 28.8))
 
 
 def test_what_there_is_not_says_what_there_is(results: Results, monkeypatch) -> None:
@@ -98,7 +98,7 @@ def test_what_there_is_not_says_what_there_is(results: Results, monkeypatch) -> 
     refused(r"bbox \(0, 0, 1, 1\) is not on the cells .* bounds -51000, ", "gradcam", CLASS,
             (0, 0, 1, 1))  # fmt: skip
     monkeypatch.setattr("capecam.api.results.MAX_BYTES", 1000)
-    refused("75 x 75 pixels would take 0.0 GiB; give a smaller bbox", "gradcam", CLASS)
+    refused("45 x 45 pixels would take 0.0 GiB; give a smaller bbox", "gradcam", CLASS)
 
 
 def test_xarray_has_the_place(results: Results) -> None:
@@ -196,13 +196,13 @@ def test_notebooks_show_tables_and_pictures(results: Results) -> None:
     pixels = images(2, 64)
     maps = Engine(model, ["gradcam", "guided_gradcam"])(pixels, torch.ones(2, 64, 64) > 0)
     explained = results.explain(results.detections["id"][0])
-    corner = (*results.bounds[:2], -50_990, -3_763_040)
+    corner = (*results.bounds[:2], -50_990, -3_763_020.8)
     shown = [
         (model, "Model(for tests, classes: background, solar panel", "water heater"),
         (maps, "Maps(tiles: 2 of 64 x 64 px; classes: 3; gradcam 16 x 16, guided", "<img"),
         (explained, f"Explained({explained.id}, {explained.class_name}: ", "<img"),
         (results, "Results(", "<img"),
-        (results.heatmap("gradcam", CLASS), "Raster(gradcam, solar panel: 75 x 75", "<img"),
+        (results.heatmap("gradcam", CLASS), "Raster(gradcam, solar panel: 45 x 45", "<img"),
         (results.imagery(corner), "Raster(imagery: 4 x 100 x 125", "<img"),
         (Outcome(Path("out"), {"a<1>": "damaged"}), "Outcome(out; cells: 0 done,", "a&lt;1&gt;"),
     ]

@@ -157,7 +157,7 @@ def shuffle() -> Callable[[np.ndarray], np.ndarray]:
     return lambda heat: rng.permuted(heat.reshape(*heat.shape[:2], -1), axis=2).reshape(heat.shape)
 
 
-@pytest.mark.parametrize("score", ["mean", "predicted"])
+@pytest.mark.parametrize("score", ["mean", pytest.param("predicted", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("away", [0, AWAY], ids=["looks at the object", "looks at its context"])
 def test_a_faithful_map_is_told_from_wrong_ones(away: int, score: str) -> None:
     honest = judged(measured(engines_of(KnownNetwork(away), score=score), away))
@@ -528,7 +528,10 @@ def test_an_audit_leaves_a_table_a_picture_and_numbers(out) -> None:
     assert kept == pytest.approx(numbers[[entry["id"] for entry in detections]], abs=1e-5)
 
 
-@pytest.mark.parametrize(("away", "word"), [(0, "itself"), (AWAY, "context")])
+@pytest.mark.parametrize(
+    ("away", "word"),
+    [pytest.param(0, "itself", marks=pytest.mark.thorough), (AWAY, "context")],
+)
 def test_evidence_and_audit_agree_on_where_a_network_looks(
     tmp_path: Path, away: int, word: str
 ) -> None:
@@ -553,6 +556,7 @@ def test_evidence_and_audit_agree_on_where_a_network_looks(
         assert method.above_random.low > 0.5, method
 
 
+@pytest.mark.thorough
 def test_an_audit_outlives_a_run_that_changes_nothing(out, made) -> None:
     found = audit(out, AuditSettings(sample=1), model=colours_model())
     settings = json.loads((out / "run.json").read_text())["settings"]

@@ -134,6 +134,7 @@ def test_the_fit_finds_the_odds() -> None:
     assert slope["ln(area_m2)"] == pytest.approx(0, abs=0.15)
 
 
+@pytest.mark.thorough
 def test_only_the_signal_that_pays_is_chosen() -> None:
     data = labelled(300)
     choice, again = choose(data, [FEW]), choose(labelled(300), [FEW])

@@ -461,6 +461,7 @@ def runner_json(capsys, *words: object) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.thorough
 def test_the_atlas_has_a_page_for_each_open_block(tmp_path) -> None:
     """On a run with imagery: outlines lie where the imagery is."""
     write_tif(tmp_path / "in" / "a.tif", blobs(300, 300))
@@ -482,6 +483,7 @@ def test_the_atlas_has_a_page_for_each_open_block(tmp_path) -> None:
         write_atlas(out, tmp_path / "atlas.pdf")
 
 
+@pytest.mark.thorough
 def test_the_report_shows_estimates_of_its_detections(tmp_path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(300, 300))
     run(quick_settings(tmp_path), model=colours_model())

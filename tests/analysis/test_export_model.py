@@ -55,6 +55,7 @@ def write_tile(path: Path) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_a_file_in_plain_onnxruntime(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_pixel_has_a_label_only_where_somebody_looked(out, tmp_path) -> None:
     assert (labels.tiles, labels.complete, labels.objects) == (7, 5, 4)
 
 
+@pytest.mark.thorough
 def test_what_was_not_looked_at_is_unknown_with_the_rest_of_its_tile(out, tmp_path) -> None:
     """d, with a hole, lies in four tiles; only the missed one beside it was looked at."""
     look(out, e="right")
@@ -209,6 +210,7 @@ def test_a_block_that_is_not_done_is_not_known(out, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "city"]
 
 
+@pytest.mark.thorough
 def test_a_point_and_a_contradiction_make_a_place_unknown(out, tmp_path) -> None:
     look(out, a="right", b="right")
     run_ = RunFolder.open(out)

@@ -482,6 +482,7 @@ def test_a_damaged_file_is_not_replaced(file) -> None:
     assert file.path.read_bytes() == before
 
 
+@pytest.mark.thorough
 @pytest.mark.qgis
 def test_the_form_of_real_qgis_is_filled_in(file) -> None:
     """While somebody edits, nothing is added; what is added between two edits loses neither."""

@@ -275,6 +275,7 @@ def test_commands_leave_the_review_alone(out, tmp_path) -> None:
     assert len(evaluate_reviews(out).unmatched) == 0
 
 
+@pytest.mark.thorough
 def test_verdicts_survive_a_moved_grid(out, tmp_path) -> None:
     review(out)
     before = evaluate_reviews(out)

@@ -215,7 +215,7 @@ def cape_town_results() -> tuple[Tensor, Signals, Maps]:
     ("size", "score", "pairs"),
     [
         (128, "mean", [(0, 1), (1, 1), (1, 2), (1, 3)]),
-        (128, "predicted", [(0, 2), (1, 1)]),
+        pytest.param(128, "predicted", [(0, 2), (1, 1)], marks=pytest.mark.thorough),
         pytest.param(320, "mean", [(1, 1)], marks=pytest.mark.thorough),
     ],
 )
@@ -591,6 +591,7 @@ def test_out_of_memory_with_a_single_tile_is_an_error(monkeypatch: pytest.Monkey
 # --- Precision ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_close_and_its_formulas_are_not_half(precision: str) -> None:
     model, pixels, valid = sample_model(), sample_tiles(4, 160), torch.ones(4, 160, 160).bool()
@@ -605,6 +606,7 @@ def test_half_precision_is_close_and_its_formulas_are_not_half(precision: str) -
     assert decided.float().mean() > 0.999
 
 
+@pytest.mark.thorough
 def test_half_precision_equals_plain_autocast() -> None:
     """The replaced backward gives PyTorch's own gradient of the same network."""
     model, pixels, valid = cape_town_model(), images(1, 96), torch.ones(1, 96, 96).bool()
@@ -741,7 +743,7 @@ def test_one_sigmoid_channel_is_two_classes_of_which_the_first_has_logit_0(
     ("architecture", "encoder", "layer", "methods"),
     [
         ("Unet", "resnet18", None, METHODS),
-        ("FPN", "tu-regnetx_002", None, METHODS),
+        pytest.param("FPN", "tu-regnetx_002", None, METHODS, marks=pytest.mark.thorough),
         ("DeepLabV3Plus", "resnet18", None, METHODS),  # dilated convolutions
         pytest.param("PAN", "resnext50_32x4d", None, METHODS, marks=pytest.mark.thorough),
         # The convolution's output goes straight into an in-place ReLU.

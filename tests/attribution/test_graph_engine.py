@@ -52,6 +52,7 @@ def test_graphs_repeat_autograd_bit_for_bit(score: str, where: str) -> None:
     assert any(engine.replays.values())
 
 
+@pytest.mark.thorough
 def test_graphs_of_the_cape_town_network() -> None:
     engine, first, second = prompt_engine(cape_town_model()), tiles(2, 96), tiles(2, 96, seed=2)
     engine(*first)
@@ -96,7 +97,14 @@ def test_graphs_of_other_networks(kind: str) -> None:
     same(engine(*second), Engine(model, methods)(*second))
 
 
-@pytest.mark.parametrize("method", ["gradcam", "guided_gradcam", "guided_gradcam_shared"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "gradcam",
+        pytest.param("guided_gradcam", marks=pytest.mark.thorough),
+        pytest.param("guided_gradcam_shared", marks=pytest.mark.thorough),
+    ],
+)
 def test_capturing_keeps_no_activations(method: str) -> None:
     model = tiny_model(smp_network("FPN", "resnet18"), None)
     engine, batch = GraphEngine(model, [method]), tiles(2, 64)

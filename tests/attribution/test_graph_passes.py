@@ -25,7 +25,7 @@ from capecam.settings import METHODS
 
 NETWORKS = [
     ("tiny", "fp32"),
-    ("FPN", "bf16"),
+    pytest.param("FPN", "bf16", marks=pytest.mark.thorough),
     pytest.param("FPN", "fp32", marks=pytest.mark.thorough),
     pytest.param("UnetPlusPlus", "fp32", marks=pytest.mark.thorough),
 ]
@@ -134,6 +134,7 @@ JUDGED = ("gradcam", "gradcampp", "layercam", "guided_gradcam")
 """Maps that do not divide by small sums."""
 
 
+@pytest.mark.thorough
 def test_batch_norms_are_folded_in_16_bits() -> None:
     graph = graph_of("FPN", "bf16")
     norms = [node for node in graph.graph.nodes if node.target in BATCH_NORMS]

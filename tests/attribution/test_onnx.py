@@ -176,7 +176,7 @@ def tiny_file(score: str) -> tuple[Callable[..., dict[str, Tensor]], OnnxSession
     return compute, OnnxSession(export(compute, images(1, 32)[0]))
 
 
-@pytest.mark.parametrize("score", ["mean", "predicted"])
+@pytest.mark.parametrize("score", ["mean", pytest.param("predicted", marks=pytest.mark.thorough)])
 def test_a_file_repeats_every_map(score: str) -> None:
     compute, session = tiny_file(score)
     pixels, valid = tiles(3, 32)
@@ -329,7 +329,12 @@ def eager_engine(model: Model, **options: object) -> OnnxEngine:
 
 
 @pytest.mark.parametrize(
-    ("score", "where"), [("mean", "all"), ("predicted", "all"), ("mean", "detected")]
+    ("score", "where"),
+    [
+        ("mean", "all"),
+        pytest.param("predicted", "all", marks=pytest.mark.thorough),
+        pytest.param("mean", "detected", marks=pytest.mark.thorough),
+    ],
 )
 def test_the_engine_repeats_autograd(score: str, where: str) -> None:
     model = in_float32(tiny_model(tiny_network()))
@@ -345,6 +350,7 @@ def test_the_engine_repeats_autograd(score: str, where: str) -> None:
     assert any(engine.replays.values())
 
 
+@pytest.mark.thorough
 def test_the_engine_leaves_to_autograd_what_is_not_exact(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

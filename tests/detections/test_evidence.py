@@ -258,6 +258,7 @@ def test_a_process_measures_beside_the_run(
     assert ("measured after the last cell" in caplog.text) is is_killed
 
 
+@pytest.mark.thorough
 def test_only_objects_near_a_change_are_measured_again(scene, tmp_path: Path, monkeypatch) -> None:
     for n in range(4):
         part = scene[:, :, n * 120 : (n + 1) * 120]

@@ -37,7 +37,7 @@ def mapped(folder: Path, **options: object) -> RunFolder:
     return RunFolder.open_finished(Path(settings.out))
 
 
-@pytest.mark.parametrize("in_process", [True, False])
+@pytest.mark.parametrize("in_process", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_misses_are_what_is_likely_apart_from_detections(tmp_path: Path, in_process: bool) -> None:
     folder = mapped(tmp_path, detections__min_area_m2=0.1, run__in_process=in_process)
     misses = find_misses(folder)

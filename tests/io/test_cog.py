@@ -226,6 +226,7 @@ def test_blocks_that_are_not_written_are_nodata(tmp_path) -> None:
     assert (tmp_path / "blocks.tif").read_bytes() == (tmp_path / "rows.tif").read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(600, 60_000), (60_000, 600)])
 def test_long_rasters_take_little_memory(tmp_path, shape) -> None:
     """Of 108 MB: 1.5 rows of blocks, at most 16 MB of compressed blocks, and the allocator's."""

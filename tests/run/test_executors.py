@@ -26,7 +26,7 @@ from support.commands import (
 def test_a_worker_that_dies_once_costs_no_cell(city, tmp_path) -> None:
     out = tmp_path / "out"
     with started(city, out) as run:
-        wait_for(lambda: done(out) and len(in_the_making(out)) == 4)
+        wait_for(lambda: done(out) and in_the_making(out))
         (victim, *_) = workers_of(run.pid)
         os.kill(victim, signal.SIGKILL)
         assert run.wait(2 * PATIENCE_S) == 0
@@ -45,7 +45,11 @@ def test_other_workers_continue_without_one_that_does_not_start(city, tmp_path) 
 
 
 @pytest.mark.parametrize(
-    ("number", "options"), [(signal.SIGTERM, ()), (signal.SIGINT, ("--in-process",))]
+    ("number", "options"),
+    [
+        pytest.param(signal.SIGTERM, (), marks=pytest.mark.thorough),
+        (signal.SIGINT, ("--in-process",)),
+    ],
 )
 def test_an_interrupted_run_ends_cleanly_within_seconds(city, tmp_path, number, options) -> None:
     out = tmp_path / "out"
@@ -59,6 +63,7 @@ def test_an_interrupted_run_ends_cleanly_within_seconds(city, tmp_path, number, 
     assert "continues where it stopped" in out.with_suffix(".log").read_text()
 
 
+@pytest.mark.thorough
 def test_a_run_that_gives_up_stops_its_workers_first(city, tmp_path) -> None:
     out = tmp_path / "out"
     shutil.copytree(city / "images", tmp_path / "images")

@@ -33,6 +33,7 @@ def checkpoint(folder: Path, normalisation: Normalisation, **facts) -> Path:
     return folder / "model.ckpt"
 
 
+@pytest.mark.thorough
 def test_a_run_takes_what_is_written(image: Path, tmp_path: Path) -> None:
     model = checkpoint(tmp_path, CAPE_TOWN_INPUT)
     config = tmp_path / "capecam.yaml"

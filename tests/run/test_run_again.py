@@ -135,6 +135,7 @@ def test_results_of_other_detections_do_not_hold_after_an_interruption(city, mon
     assert known_run(out).audit is None
 
 
+@pytest.mark.thorough
 def test_panels_stay_in_the_report(city) -> None:
     out = city / "out"
 

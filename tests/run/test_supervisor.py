@@ -105,7 +105,7 @@ def objects(out: Path) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize("readers", [0, 3])
+@pytest.mark.parametrize("readers", [pytest.param(0, marks=pytest.mark.thorough), 3])
 def test_four_abutting_images_are_one(reference, four, tmp_path, readers) -> None:
     found = explain(four, tmp_path, compute__readers=readers)
     assert (found.done, found.exit_code) == (4, 0)
@@ -162,7 +162,7 @@ def test_cuts_do_not_show_in_rasters_of_several_blocks(tmp_path) -> None:
     assert objects(parts) == objects(whole)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(3, marks=pytest.mark.thorough), 8])
 def test_batch_size_is_within_the_identity_rule(reference, one, tmp_path, batch_size) -> None:
     explain(one, tmp_path, compute__batch_size=batch_size)
     expected, found = ({p: layer(out, p) for p in PRODUCTS} for out in (reference.out, tmp_path))
@@ -184,7 +184,7 @@ def test_a_resumed_run_keeps_its_batch_size(one, tmp_path) -> None:
     assert recorded(tmp_path / "b") == CPU_BATCH
 
 
-@pytest.mark.parametrize("score", ["mean", "predicted"])
+@pytest.mark.parametrize("score", ["mean", pytest.param("predicted", marks=pytest.mark.thorough)])
 def test_graphs_give_the_bytes_of_autograd(one, tmp_path, monkeypatch, score) -> None:
     monkeypatch.setattr(GraphEngine, "patience", 1)
     captured = Mock(side_effect=capture)
@@ -214,6 +214,7 @@ def test_onnxruntime_gives_the_products_of_autograd_but_for_rounding(one, tmp_pa
     assert explain(one, tmp_path / "onnx", compute__engine="graph").done == 1
 
 
+@pytest.mark.thorough
 def test_channels_last_is_another_rounding_whose_cells_are_its_own(
     one, tmp_path, monkeypatch
 ) -> None:

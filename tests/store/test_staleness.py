@@ -110,6 +110,7 @@ def as_version_0_1(out: Path) -> None:
         path.write_text(json.dumps(record))
 
 
+@pytest.mark.thorough
 def test_levels_of_two_scales_are_never_mixed(nine) -> None:
     out = nine / "out"
     as_version_0_1(out)
@@ -131,6 +132,7 @@ def test_cells_without_guided_maps_are_kept(tmp_path) -> None:
     assert processed(tmp_path, **cams) == set()
 
 
+@pytest.mark.thorough
 def test_another_datum_is_another_crs(tmp_path) -> None:
     write_tif(tmp_path / "in" / "a.tif", blobs(SIZE, SIZE), crs=None)
     options = {"imagery__crs": "EPSG:28355", "tiling__anchor": None}
@@ -198,6 +200,7 @@ def test_too_many_failures_stop_the_run(nine) -> None:
     assert outcome.exit_code == 3
 
 
+@pytest.mark.thorough
 def test_shards_add_up_to_the_city(template, nine) -> None:
     shutil.rmtree(nine / "out")
     shares = [explain(nine, run__shard=f"{i}/2") for i in (2, 1)]
@@ -343,6 +346,7 @@ def test_an_updated_overview_equals_a_new_one(nine, tmp_path) -> None:
     assert "classes.overview.tif" in record["products"]
 
 
+@pytest.mark.thorough
 def test_a_run_logs_what_earlier_runs_have_done(nine, caplog) -> None:
     caplog.set_level("INFO", "capecam")
 

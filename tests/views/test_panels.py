@@ -232,6 +232,7 @@ def test_a_detection_is_found_in_any_row_group(out) -> None:
 # --- Texts ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_map_under_a_twentieth_of_the_citys_scale_is_faint(panel) -> None:
     """Stretched to full brightness, noise would look as strong as an explanation."""
     method, class_id = "gradcam", panel.detection.class_id
@@ -514,7 +515,9 @@ def stressed(panel: Panel, methods: int) -> Panel:
         own_map(size=(480, 160)),
     ],
 )
-@pytest.mark.parametrize("methods", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize(
+    "methods", [1, 3, 8, *(pytest.param(n, marks=pytest.mark.thorough) for n in (4, 5))]
+)
 @matplotlib.rc_context(TEXT)
 def test_nothing_is_clipped_and_nothing_overlaps(panel, methods: int, own) -> None:
     full = replace(stressed(panel, methods), own=own)
@@ -603,6 +606,7 @@ def test_pictures_are_smooth_and_stay_in_range() -> None:
 # --- Files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_panel_is_written_for_print_and_for_the_screen(panel, tmp_path) -> None:
     own = np.where(panel.predicted == panel.detection.class_id, panel.predicted, 0)
     panel = replace(

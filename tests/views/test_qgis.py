@@ -253,6 +253,7 @@ def test_finishing_again_gives_the_same_and_leaves_cells_alone(out) -> None:
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
+@pytest.mark.thorough
 def test_out_and_images_may_be_behind_links(tmp_path, monkeypatch) -> None:
     """The system follows a link before ``..``; a path is counted without it."""
     here = tmp_path / "here"
@@ -274,6 +275,7 @@ def test_out_behind_a_dangling_link_is_refused(tmp_path) -> None:
         make(tmp_path)
 
 
+@pytest.mark.thorough
 def test_verify_opens_what_products_name(tmp_path) -> None:
     out = make(tmp_path)
     assert not verify(out).findings
@@ -298,6 +300,7 @@ def test_a_damaged_style_is_found_and_mended(out) -> None:
     assert not verify(out).findings
 
 
+@pytest.mark.thorough
 def test_new_colours_are_new_styles_and_no_work(tmp_path) -> None:
     out = make(tmp_path)
     made = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*.tif")}
@@ -331,7 +334,7 @@ def check() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.mark.qgis
-@pytest.mark.parametrize("kind", ["out", "other"])
+@pytest.mark.parametrize("kind", ["out", pytest.param("other", marks=pytest.mark.thorough)])
 def test_real_qgis_opens_it(request, check, kind: str, tmp_path) -> None:
     done = check(request.getfixturevalue(kind), "--pictures", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -86,7 +86,7 @@ def focused(page) -> str:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.thorough)])
 def test_it_fits_and_can_be_read(opened, report, tmp_path, size, scheme) -> None:
     page = opened(report, viewport=size, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
@@ -308,6 +308,7 @@ def test_the_map_of_one_class_counts_that_class(opened, report) -> None:
     assert len(data["levels"]) > 1 or summary.inner_text().endswith(f"maximum {number}.")
 
 
+@pytest.mark.thorough
 def test_a_hundred_thousand_objects_open_at_once(opened, tmp_path) -> None:
     across = 12_500
     cells = [Window(across * r, across * c, across, across) for r in range(40) for c in range(70)]
