@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=320, help="edge of a tile in pixels")
-    parser.add_argument("--detected", type=int, default=40, help="tiles for --where detected")
+    parser.add_argument("--detected", type=int, default=40, help="tiles in --where, --score rows")
     parser.add_argument("--model", choices=["original", "sample"], default="original")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/techniques.csv"))
     arguments = parser.parse_args()
