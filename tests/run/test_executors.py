@@ -26,7 +26,7 @@ from support.commands import (
 def test_a_worker_that_dies_once_costs_no_cell(city, tmp_path) -> None:
     out = tmp_path / "out"
     with started(city, out) as run:
-        wait_for(lambda: done(out) and in_the_making(out))
+        wait_for(lambda: done(out) and len(in_the_making(out)) >= 2)
         (victim, *_) = workers_of(run.pid)
         os.kill(victim, signal.SIGKILL)
         assert run.wait(2 * PATIENCE_S) == 0
